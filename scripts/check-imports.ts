@@ -31,13 +31,16 @@ let imports = 0;
 for await (const file of glob('src/**/*.ts')) {
   modules++;
   const room = file.split(path.sep)[1]!;
-  if (layerOf(room) < 0) findings.push(`${file}: "${room}" is no room; add it to the layers of scripts/check-imports.ts`);
+  if (layerOf(room) < 0)
+    findings.push(`${file}: "${room}" is no room; add it to the layers of scripts/check-imports.ts`);
   const isTest = file.endsWith('.test.ts');
   const { module, program, errors } = parseSync(file, readFileSync(file, 'utf8'));
   if (errors.length > 0) findings.push(`${file}: cannot be parsed: ${errors[0]!.message}`);
   const specifiers = [
     ...module.staticImports.map((entry) => entry.moduleRequest.value),
-    ...module.staticExports.flatMap((entry) => entry.entries.flatMap((e) => (e.moduleRequest ? [e.moduleRequest.value] : []))),
+    ...module.staticExports.flatMap((entry) =>
+      entry.entries.flatMap((e) => (e.moduleRequest ? [e.moduleRequest.value] : [])),
+    ),
     ...module.dynamicImports.flatMap((entry) => {
       const text = readFileSync(file, 'utf8').slice(entry.moduleRequest.start, entry.moduleRequest.end);
       return /^['"]/.test(text) ? [text.slice(1, -1)] : [];

@@ -31,7 +31,13 @@ function field(type: FieldType, offset: number): Field {
   const none = { lo: unsupported, hi: unsupported };
   switch (type) {
     case 'u8':
-      return { offset, size: 1, get: (v, b) => v.getUint8(b + offset), set: (v, b, x) => v.setUint8(b + offset, x), ...none };
+      return {
+        offset,
+        size: 1,
+        get: (v, b) => v.getUint8(b + offset),
+        set: (v, b, x) => v.setUint8(b + offset, x),
+        ...none,
+      };
     case 'u16':
       return {
         offset,

@@ -1,0 +1,25 @@
+/** What the audit log keeps of one decision. Never a value. */
+export interface AuditRecord {
+  /** ISO 8601 with milliseconds, UTC. */
+  readonly time: string;
+  readonly vm: string;
+  readonly boot?: string;
+  readonly way: string;
+  readonly operation: string;
+  readonly path: string;
+  readonly uid: number;
+  readonly gid: number;
+  readonly pid: number;
+  readonly program?: string;
+  readonly revision: number;
+  readonly verdict: 'allowed' | 'denied';
+  /** The rule that decided: its glob and source, or `default`. */
+  readonly rule: string;
+  /** Name of the errno of a denial. */
+  readonly errno?: string;
+  /** How many denials of this uid and rule were not recorded since the last that was. */
+  readonly dropped?: number;
+}
+
+/** Takes records; false when it can't keep them now, and then a read of what is not world-readable is refused with EIO. */
+export type AuditSink = (record: AuditRecord) => boolean;

@@ -17,7 +17,6 @@
  * A job ends when its first process has ended and what it wrote has been sent; processes it left behind live on.
  * Runs as process 1 and then reaps every orphan as well.
  */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -32,6 +31,8 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#include "port.h"
 
 #define HELLO "\nporthole-hello1"
 #define SYNC "\nporthole-sync-1"
@@ -78,31 +79,6 @@ static void send_frame(uint32_t id, char type, const void *payload, uint32_t siz
   frame[8] = type;
   memcpy(frame + 9, payload, size);
   write_all(frame, 9 + size);
-}
-
-static int open_port(const char *wanted) {
-  for (int tries = 0; tries < 5000; tries++) {
-    DIR *dir = opendir("/sys/class/virtio-ports");
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-      char path[300], name[64] = "";
-      snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
-      FILE *file = fopen(path, "r");
-      if (!file) continue;
-      int found = fscanf(file, "%63s", name) == 1 && strcmp(name, wanted) == 0;
-      fclose(file);
-      if (!found) continue;
-      snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-      int fd = open(path, O_RDWR | O_CLOEXEC);
-      if (fd < 0) continue;
-      closedir(dir);
-      return fd;
-    }
-    if (dir) closedir(dir);
-    nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-  }
-  errno = ENODEV;
-  die(wanted);
-  return -1;
 }
 
 static void greet(void) {
@@ -297,6 +273,7 @@ int main(void) {
   setenv("PATH", "/usr/sbin:/usr/bin:/sbin:/bin", 1);
   setenv("LC_ALL", "C", 1);
   port = open_port("org.porthole.control");
+  if (port < 0) die("opening port org.porthole.control");
   greet();
 
   for (;;) {

@@ -9,6 +9,8 @@ import { ControlChannel, type GuestJob, type RunOptions, type RunResult } from '
 import { type TinyImage, tinyImage } from './image.ts';
 import { type Json, Qmp } from './qmp.ts';
 
+export type { GuestJob, RunOptions, RunResult } from './control.ts';
+
 export interface VirtiofsDevice {
   /** Path of the back end's listening vhost-user socket. */
   readonly socket: string;
@@ -33,6 +35,10 @@ export interface GuestOptions {
   readonly cpus?: number;
   readonly kernelArgs?: readonly string[];
   readonly qemuArgs?: readonly string[];
+  /** Gives the guest a port on which `sendNumber` tells it numbers; `probe/floor.c` keeps the last one there. */
+  readonly numbers?: boolean;
+  /** Lets the guest see its own kernel image, which `kexec()` needs. */
+  readonly allowKexec?: boolean;
   /** Lets the guest reset instead of ending QEMU; needed for `reset()`. */
   readonly allowReset?: boolean;
   /** Time from starting QEMU to the control service's hello; 60,000 unless given. */
@@ -59,6 +65,8 @@ const machines = {
   arm64: { qemu: 'qemu-system-aarch64', machine: 'virt', cpu: 'max', console: 'ttyAMA0' },
 } as const;
 
+const imageShare = { tag: 'porthole-image' };
+
 export class Guest implements AsyncDisposable {
   /** Time from starting QEMU until commands could run. */
   readonly bootMs: number;
@@ -69,6 +77,7 @@ export class Guest implements AsyncDisposable {
   readonly #qemu: ChildProcess;
   readonly #control: ControlChannel;
   readonly #qmp: Qmp;
+  readonly #numbers: Socket | undefined;
   readonly #options: GuestOptions;
   readonly #stderr: () => string;
 
@@ -80,6 +89,7 @@ export class Guest implements AsyncDisposable {
     ended: Promise<void>;
     control: ControlChannel;
     qmp: Qmp;
+    numbers: Socket | undefined;
     options: GuestOptions;
     stderr: () => string;
   }) {
@@ -90,6 +100,7 @@ export class Guest implements AsyncDisposable {
     this.#qemu = parts.qemu;
     this.#control = parts.control;
     this.#qmp = parts.qmp;
+    this.#numbers = parts.numbers;
     this.#options = parts.options;
     this.#stderr = parts.stderr;
   }
@@ -101,6 +112,7 @@ export class Guest implements AsyncDisposable {
     const startedAt = performance.now();
     const control = await acceptOne(join(dir, 'control'));
     const qmp = await acceptOne(join(dir, 'qmp'));
+    const numbers = options.numbers ? await acceptOne(join(dir, 'numbers')) : undefined;
     const { command, args } = commandLine(image, dir, options);
     const stdio = options.interactive ? 'inherit' : 'ignore';
     const qemu = spawn(command, args, { stdio: [stdio, stdio, 'pipe'] });
@@ -135,6 +147,7 @@ export class Guest implements AsyncDisposable {
         qemu,
         control: channel,
         qmp: client,
+        numbers: await numbers?.connection,
         options,
         bootMs: performance.now() - startedAt,
         ended: gone.promise,
@@ -149,6 +162,7 @@ export class Guest implements AsyncDisposable {
     } finally {
       control.server.close();
       qmp.server.close();
+      numbers?.server.close();
     }
   }
 
@@ -201,12 +215,41 @@ export class Guest implements AsyncDisposable {
     await this.sh(`mkdir -p '${dir}' && mount -t virtiofs -o '${options}' '${tag}' '${dir}'`);
   }
 
+  /** Tells the guest a number, in order after those before it; where it is kept is up to `floor` in the guest. */
+  sendNumber(value: number): void {
+    if (!this.#numbers) throw new Error('guest.sendNumber: start the guest with { numbers: true }');
+    const bytes = Buffer.alloc(8);
+    bytes.writeBigUInt64LE(BigInt(value));
+    this.#numbers.write(bytes);
+  }
+
+  /** Starts the program that keeps the numbers of `sendNumber` in a file of the guest, and waits until it listens. */
+  async keepNumbers(file = '/dev/shm/floor'): Promise<GuestJob> {
+    const job = this.spawn(`exec floor org.porthole.numbers '${file}'`);
+    await job.waitForOutput(/ready/);
+    return job;
+  }
+
   /** Resets the machine and waits for its next boot. */
   async reset(timeoutMs = 60_000): Promise<void> {
     if (!this.#options.allowReset) throw new Error('guest.reset: start the guest with { allowReset: true }');
     this.#control.expectReboot('the guest was reset');
     await this.qmp('system_reset');
     await this.#nextBoot('reset', timeoutMs);
+  }
+
+  /** Makes the guest's kernel start the same kernel anew by kexec, and waits for that boot. QEMU's devices live on. */
+  async kexec(timeoutMs = 60_000): Promise<void> {
+    if (!this.#options.allowKexec) throw new Error('guest.kexec: start the guest with { allowKexec: true }');
+    const [dir, at] = [imageShare.tag, `/run/${imageShare.tag}`];
+    await this.sh(
+      `mkdir -p ${at} && mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144 ${dir} ${at} &&
+       kexec ${at}/vmlinuz ${at}/initramfs && umount ${at}`,
+      { timeoutMs },
+    );
+    this.spawn('exec kexec');
+    this.#control.expectReboot('the guest started a new kernel by kexec');
+    await this.#nextBoot('kexec', timeoutMs);
   }
 
   /** Asks the guest to power off, and resolves when QEMU has ended. */
@@ -258,7 +301,12 @@ function commandLine(image: TinyImage, dir: string, options: GuestOptions): { co
     args.push('-chardev', `socket,id=fs${index},path=${socket}`);
     args.push('-device', `vhost-user-fs-pci,chardev=fs${index},tag=${tag},queue-size=${queueSize},id=fs-${tag}`);
   }
-  for (const [index, { tag, path }] of (options.shares ?? []).entries()) {
+  if (options.numbers) {
+    args.push('-chardev', `socket,id=numbers,path=${join(dir, 'numbers')}`);
+    args.push('-device', 'virtserialport,chardev=numbers,name=org.porthole.numbers');
+  }
+  const shares = [...(options.shares ?? []), ...(options.allowKexec ? [{ ...imageShare, path: image.dir }] : [])];
+  for (const [index, { tag, path }] of shares.entries()) {
     args.push('-fsdev', `local,id=share${index},path=${path},security_model=none,readonly=on,multidevs=remap`);
     args.push('-device', `virtio-9p-pci,fsdev=share${index},mount_tag=${tag}`);
   }

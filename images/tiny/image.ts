@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto';
 import {
   chmodSync,
   copyFileSync,
+  cpSync,
   existsSync,
   globSync,
   mkdirSync,
@@ -31,6 +32,8 @@ export interface TinyImage {
   readonly kernel: string;
   readonly vmlinuz: string;
   readonly initramfs: string;
+  /** Directory of the programs of `probe/`, which are static and run on this machine too. */
+  readonly probes: string;
   /** Release of the kernel, as `uname -r` prints it. */
   readonly release: string;
 }
@@ -81,6 +84,7 @@ function findImage(): TinyImage | undefined {
     kernel: join(dir, 'kernel'),
     vmlinuz: join(dir, 'vmlinuz'),
     initramfs: join(dir, 'initramfs'),
+    probes: join(dir, 'probes'),
     release: readFileSync(join(dir, 'release'), 'utf8').trim(),
   };
 }
@@ -94,7 +98,7 @@ function findPackages(): string | undefined {
 function inputsHash(packages: string): string {
   const hash = createHash('sha256');
   for (const name of globSync('*.deb', { cwd: packages }).sort()) hash.update(`${name}\n`);
-  for (const name of globSync('{init,*.c,image.ts,probe/*.c}', { cwd: here }).sort()) {
+  for (const name of globSync('{init,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).sort()) {
     hash.update(`${name}\n`);
     hash.update(readFileSync(join(here, name)));
   }
@@ -121,7 +125,7 @@ function run(command: string, args: readonly string[], options: { cwd?: string; 
   return result.stdout;
 }
 
-/** Fetches the kernel and kexec-tools once; delete the directory to move to a newer kernel. */
+/** Fetches the kernel once; delete the directory to move to a newer kernel. */
 function fetchPackages(): string {
   const ready = findPackages();
   if (ready !== undefined) return ready;
@@ -133,7 +137,7 @@ function fetchPackages(): string {
     const depends = run('apt-cache', ['depends', kernelPackage]);
     const real = /Depends: (linux-image-\S+)/.exec(depends)?.[1];
     if (real === undefined) throw new Error(`images/tiny: ${kernelPackage} depends on no linux-image-*`);
-    run('apt-get', ['download', '-qq', real, 'kexec-tools'], { cwd: partial });
+    run('apt-get', ['download', '-qq', real], { cwd: partial });
   };
   try {
     download();
@@ -172,9 +176,8 @@ function build(): string {
     }
     mkdirSync(out);
     const release = unpackKernel(packages, root, out);
-    unpackKexec(packages, root, work);
     addPrograms(root);
-    compileSources(root);
+    compileSources(root, out);
     writeAccounts(root);
     listBootModules(root, release);
     copyFileSync(join(here, 'init'), join(root, 'init'));
@@ -235,12 +238,6 @@ function unpackedKernel(path: string): Buffer {
   return result.stdout;
 }
 
-function unpackKexec(packages: string, root: string, work: string): void {
-  const dir = join(work, 'kexec');
-  run('dpkg-deb', ['-x', only(join(packages, 'kexec-tools_*.deb')), dir]);
-  addProgram(root, only(join(dir, '{sbin,usr/sbin}/kexec')), 'usr/sbin/kexec');
-}
-
 function addPrograms(root: string): void {
   addProgram(root, '/bin/busybox', 'bin/busybox');
   for (const applet of run('/bin/busybox', ['--list']).split('\n').filter(Boolean)) {
@@ -266,22 +263,16 @@ function addProgram(root: string, from: string, to: string): void {
   }
 }
 
-function compileSources(root: string): void {
-  for (const name of globSync('{*.c,probe/*.c}', { cwd: here })) {
-    const program = join(root, 'usr/bin', basename(name, '.c'));
-    run('gcc', [
-      '-static',
-      '-O2',
-      '-Wall',
-      '-Werror',
-      '-D_GNU_SOURCE',
-      '-pthread',
-      '-s',
-      '-o',
-      program,
-      join(here, name),
-    ]);
-  }
+function compileSources(root: string, out: string): void {
+  const probes = join(out, 'probes');
+  mkdirSync(probes);
+  const compile = (source: string, to: string): void => {
+    const flags = ['-static', '-O2', '-Wall', '-Wextra', '-Werror', '-D_GNU_SOURCE', '-s'];
+    run('gcc', [...flags, '-o', join(to, basename(source, '.c')), join(here, source)]);
+  };
+  for (const source of globSync('*.c', { cwd: here })) compile(source, join(root, 'usr/bin'));
+  for (const source of globSync('probe/*.c', { cwd: here })) compile(source, probes);
+  cpSync(probes, join(root, 'usr/bin'), { recursive: true });
 }
 
 function writeAccounts(root: string): void {

@@ -45,6 +45,8 @@ export type ToDevice =
   /** Answers a mutation. The delta of its commit was sent before. */
   | { readonly type: 'outcome'; readonly sequence: number; readonly outcome: Outcome }
   | { readonly type: 'askStatistics'; readonly id: number }
+  /** Whether the audit log can be written. While it can't, what must be recorded is refused (`AuditSink` answers false). */
+  | { readonly type: 'auditHealth'; readonly writable: boolean }
   /** Unmount, remove the sockets, end with exit code 0. */
   | { readonly type: 'shutdown' };
 
@@ -91,6 +93,7 @@ export const messageKinds = {
   outcome: { code: 3, from: 'host', maxBytes: limits.valueBytes + 4 * kibibyte },
   askStatistics: { code: 4, from: 'host', maxBytes: kibibyte },
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
+  auditHealth: { code: 6, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   audit: { code: 65, from: 'device', maxBytes: 8 * mebibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },

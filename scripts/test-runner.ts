@@ -58,12 +58,13 @@ const reporter = path.join(import.meta.dirname, 'test-events.ts');
 
 /** Pids of the processes that were started, at any remove, with this mark in their environment. */
 function markedProcesses(mark: string): number[] {
-  const wanted = `${MARK}=${mark}`;
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(wanted);
+        return readFileSync(`/proc/${pid}/environ`, 'latin1')
+          .split('\0')
+          .some((entry) => entry.startsWith(`${MARK}=`) && entry.includes(mark));
       } catch {
         return false; // gone meanwhile, or another user's
       }
@@ -132,7 +133,7 @@ async function runFile(file: string, options: RunOptions, limit: AbortSignal): P
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   const child = spawn(process.execPath, args, {
     cwd: root,
-    env: { ...env, [MARK]: mark },
+    env: { ...env, [MARK]: `${env[MARK] ?? ''}:${mark}` },
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });

@@ -6,9 +6,9 @@ import { runTiers, type Tier } from './test-runner.ts';
 const tiers: readonly Tier[] = [
   {
     name: 'unit',
-    title: 'rooms and scripts, in process',
-    files: ['src/**/*.test.ts', 'scripts/**/*.test.ts'],
-    minimumTests: 9,
+    title: 'rooms, scripts and the bench, in process',
+    files: ['src/**/*.test.ts', 'scripts/**/*.test.ts', 'bench/**/*.test.ts'],
+    minimumTests: 13,
     limitSeconds: 180,
     concurrency: 2,
   },

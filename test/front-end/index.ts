@@ -1,0 +1,4 @@
+export * from './front-end.ts';
+export * as fuse from './fuse-requests.ts';
+export * from './memory.ts';
+export * from './queue.ts';

@@ -1,13 +1,12 @@
 /** Group c: our mount on this machine against the least that libfuse can do, through the same kernel. */
-import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { compile } from './build.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';
+import { fileNames, isMounted, startOurs, unmount, VALUE_BYTES } from './ours.ts';
 import { output, Server } from './server.ts';
 
-const VALUE_BYTES = 1024;
 const OPERATIONS_PER_ROUND = 2_000;
 const TARGET = { atMost: 1.3 } as const;
 
@@ -27,40 +26,18 @@ const operations = [
   { name: 'pread', operation: 'pread' },
 ] as const;
 const files = [
-  { name: 'direct', note: 'never cached' },
-  { name: 'static', note: 'cached by the kernel' },
+  { name: fileNames.direct, note: 'never cached' },
+  { name: fileNames.static, note: 'cached by the kernel' },
 ] as const;
-
-const mounted = (directory: string): boolean => readFileSync('/proc/self/mountinfo', 'utf8').includes(` ${directory} `);
-
-const unmount = (directory: string) => () => {
-  if (mounted(directory)) spawnSync('umount', ['-l', directory]);
-};
 
 function startPeer(name: string, directory: string): Promise<Server> {
   const program = compile('bench/peers/libfuse-ll.c', ['-I/usr/include/fuse3', '-lfuse3']);
   mkdirSync(directory);
-  return Server.start(name, [program, directory, String(VALUE_BYTES)], () => mounted(directory), unmount(directory));
-}
-
-function startOurs(directory: string, scratch: string): Promise<Server> {
-  const value = 'x'.repeat(VALUE_BYTES);
-  const file = path.join(scratch, 'tree.yaml');
-  writeFileSync(
-    file,
-    `porthole: 1
-metadata: { static: "${value}", direct: "${value}" }
-policy:
-  - { path: /static, mode: "0444" }
-  - { path: /direct, mode: "0400" }
-`,
-  );
-  mkdirSync(directory);
   return Server.start(
-    'porthole serve',
-    ['./porthole', 'serve', file, '--mount', directory, '--state', path.join(scratch, 'state')],
-    () => mounted(directory),
-    unmount(directory),
+    name,
+    [program, directory, String(VALUE_BYTES)],
+    () => isMounted(directory),
+    () => unmount(directory),
   );
 }
 
@@ -78,7 +55,7 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
   const rows: Row[] = [];
   try {
     await using peer = await startPeer('libfuse-ll', there);
-    await using ours = await (selfTest ? startPeer('libfuse-ll (second)', here) : startOurs(here, scratch));
+    await using ours = await (selfTest ? startPeer('libfuse-ll (second)', here) : startOurs(scratch, { mount: here }));
     for (const server of [peer, ours]) server.pin(SERVER_CPU);
     for (const placement of placements)
       for (const file of files)

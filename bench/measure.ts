@@ -69,6 +69,9 @@ export function percentile(ascending: ArrayLike<number>, share: number): number 
 export const meets = (ratio: number, target: Target): boolean =>
   'atMost' in target ? ratio <= target.atMost : ratio >= target.atLeast;
 
+/** Two that cost nothing are alike. */
+const divide = (ours: number, peer: number): number => (ours === peer ? 1 : ours / peer);
+
 function overRounds(samples: readonly Sample[]): Sample {
   const tails = samples.flatMap(({ p99 }) => (p99 === undefined ? [] : [p99]));
   return {
@@ -89,8 +92,8 @@ export async function compare(
     peerSeen.push(await peer());
   }
   const [a, b] = [overRounds(oursSeen), overRounds(peerSeen)];
-  const ratio = a.p50 / b.p50;
-  const each = oursSeen.map(({ p50 }, round) => p50 / peerSeen[round]!.p50);
+  const ratio = divide(a.p50, b.p50);
+  const each = oursSeen.map(({ p50 }, round) => divide(p50, peerSeen[round]!.p50));
   return {
     group,
     name,

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { compile } from './build.ts';
+import { DRIVER, driverSample } from './driver.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';
 import { fileNames, isMounted, startOurs, unmount, VALUE_BYTES } from './ours.ts';
 import { output, Server } from './server.ts';
@@ -42,13 +43,13 @@ function startPeer(name: string, directory: string): Promise<Server> {
 }
 
 async function time(driver: string, operation: string, file: string, cpu: number): Promise<Sample> {
-  const line = await output('taskset', ['-c', String(cpu), driver, operation, file, String(OPERATIONS_PER_ROUND)]);
-  const [n, p50, p99] = line.trim().split(' ').map(Number);
-  return { n: n!, p50: p50! / 1000, p99: p99! / 1000 };
+  return driverSample(
+    await output('taskset', ['-c', String(cpu), driver, operation, String(OPERATIONS_PER_ROUND), file]),
+  );
 }
 
 async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
-  const driver = compile('bench/drivers/fs-ops.c');
+  const driver = compile(DRIVER);
   const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
   const here = path.join(scratch, 'ours');
   const there = path.join(scratch, 'peer');

@@ -13,10 +13,26 @@ const figures = (sample: Sample, unit: Unit): string[] =>
 
 /** One line a row; the ratio is ours by the peer's, with the smallest and largest of one round. */
 export function table(rows: readonly Row[]): string[] {
-  const header = ['', '', 'unit', 'n', 'rounds', 'ours p50', 'p99', 'peer p50', 'p99', 'ratio', 'range', 'target', ''];
+  const header = [
+    '',
+    '',
+    'peer',
+    'unit',
+    'n',
+    'rounds',
+    'ours p50',
+    'p99',
+    'peer p50',
+    'p99',
+    'ratio',
+    'range',
+    'target',
+    '',
+  ];
   const cells = rows.map((row) => [
     row.group,
     row.name,
+    row.peerName,
     row.unit,
     String(row.n),
     String(row.rounds),
@@ -32,7 +48,7 @@ export function table(rows: readonly Row[]): string[] {
   return all.map((line) =>
     line
       .map((cell, column) =>
-        column < 3 || column === 12 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!),
+        column < 4 || column === 13 ? cell.padEnd(widths[column]!) : cell.padStart(widths[column]!),
       )
       .join('  ')
       .trimEnd(),

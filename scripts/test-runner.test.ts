@@ -3,7 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
-import { type RunOptions, runTiers, type Tier } from './test-runner.ts';
+import { type RunOptions, runTiers, type Tier, unclaimed } from './test-runner.ts';
 
 /** Runs one tier over fixture files of these sources. */
 async function run(
@@ -130,4 +130,23 @@ test('runTiers runs only what has the text when a filter is given, and fails whe
   };
   assert.equal((await run(sources, { minimumTests: 9 }, { filter: 'lookup (' })).last, '1 passed, 0 failed');
   assert.equal((await run(sources, {}, { filter: 'nowhere' })).last, '0 passed, 1 failed');
+});
+
+test('unclaimed names the test files that no tier runs', () => {
+  const root = mkdtempSync(path.join(tmpdir(), 'porthole-fixture-'));
+  try {
+    for (const directory of ['a', 'b', 'node_modules']) {
+      mkdirSync(path.join(root, directory));
+      writeFileSync(path.join(root, directory, 'x.test.ts'), '');
+    }
+    const tier = { name: 'a', title: '', files: ['a/**/*.test.ts'], minimumTests: 0, limitSeconds: 1, concurrency: 1 };
+    assert.deepEqual(unclaimed([tier], root), ['b/x.test.ts']);
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});
+
+test('runTiers fails for each file that no tier runs', async () => {
+  const { last } = await run({ 'a.test.ts': `test('one', () => {});` }, {}, { unclaimed: ['b/x.test.ts'] });
+  assert.equal(last, '1 passed, 1 failed');
 });

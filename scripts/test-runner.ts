@@ -28,6 +28,8 @@ export interface RunOptions {
   /** Only files whose path has this text, and elsewhere only tests whose name has it. Minimums do not apply then. */
   readonly filter?: string | undefined;
   readonly print: (line: string) => void;
+  /** Files that no tier runs: each is a failure. */
+  readonly unclaimed?: readonly string[] | undefined;
   /** How long a file that ended may take to see its processes gone. Default 5,000. */
   readonly leftoverGraceMs?: number | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -213,13 +215,21 @@ function printFile(result: FileResult, print: (line: string) => void): void {
   }
 }
 
+const filesOf = (tier: Tier, root: string): string[] =>
+  [...new Set(tier.files.flatMap((pattern) => globSync(pattern, { cwd: root })))].sort();
+
+/** Test files that no tier would run. */
+export function unclaimed(tiers: readonly Tier[], root: string): string[] {
+  const claimed = new Set(tiers.flatMap((tier) => filesOf(tier, root)));
+  const isIn = (name: string): boolean => name === 'node_modules' || name === '.cache';
+  return globSync('**/*.test.ts', { cwd: root, exclude: isIn }).filter((file) => !claimed.has(file));
+}
+
 async function runTier(tier: Tier, options: RunOptions): Promise<Totals> {
   const { print, root, filter } = options;
   const started = performance.now();
   print(`${tier.name}: ${tier.title}`);
-  const files = [...new Set(tier.files.flatMap((pattern) => globSync(pattern, { cwd: root })))]
-    .filter((file) => !file.split(path.sep).includes('node_modules'))
-    .sort();
+  const files = filesOf(tier, root);
   let passed = 0;
   let failed = 0;
   let skipped = 0;
@@ -263,6 +273,10 @@ export async function runTiers(tiers: readonly Tier[], options: RunOptions): Pro
   let passed = 0;
   let failed = 0;
   let skipped = 0;
+  for (const file of options.unclaimed ?? []) {
+    failed++;
+    options.print(`FAIL ${file} belongs to no tier; give it one in scripts/test.ts`);
+  }
   for (const tier of tiers) {
     const totals = await runTier(tier, options);
     passed += totals.passed;

@@ -1,6 +1,6 @@
 /** `npm test`: all tiers, or `npm test -- TIER... [--filter TEXT]`. */
 import { parseArgs } from 'node:util';
-import { runTiers, type Tier } from './test-runner.ts';
+import { runTiers, type Tier, unclaimed } from './test-runner.ts';
 
 /** What there is to run, in order, and how many tests of each tier must have run: raise the number with the tests. */
 const tiers: readonly Tier[] = [
@@ -8,7 +8,7 @@ const tiers: readonly Tier[] = [
     name: 'unit',
     title: 'rooms, scripts and the bench, in process',
     files: ['src/**/*.test.ts', 'scripts/**/*.test.ts', 'bench/**/*.test.ts'],
-    minimumTests: 13,
+    minimumTests: 15,
     limitSeconds: 180,
     concurrency: 2,
   },
@@ -21,6 +21,14 @@ const tiers: readonly Tier[] = [
     concurrency: 2,
   },
   {
+    name: 'virtqueue',
+    title: 'back ends through our vhost-user front end',
+    files: ['test/front-end/**/*.test.ts', 'test/virtqueue/**/*.test.ts'],
+    minimumTests: 3,
+    limitSeconds: 180,
+    concurrency: 1,
+  },
+  {
     name: 'mount',
     title: 'the kernel of this machine, through /dev/fuse',
     files: ['test/mount/**/*.test.ts'],
@@ -31,7 +39,7 @@ const tiers: readonly Tier[] = [
   {
     name: 'guest',
     title: 'guests in QEMU, over virtiofs',
-    files: ['test/guest/**/*.test.ts'],
+    files: ['test/guest/**/*.test.ts', 'images/**/*.test.ts'],
     minimumTests: 0,
     limitSeconds: 300,
     concurrency: 1,
@@ -93,7 +101,13 @@ async function main(): Promise<number> {
     process.once(signal, () => interruption.abort(`the run was ended by ${signal}`));
   const { failed } = await runTiers(
     tiers.filter((tier) => selected.length === 0 || selected.includes(tier.name)),
-    { root: process.cwd(), filter, print: (line) => console.log(line), signal: interruption.signal },
+    {
+      root: process.cwd(),
+      filter,
+      unclaimed: selected.length === 0 ? unclaimed(tiers, process.cwd()) : [],
+      print: (line) => console.log(line),
+      signal: interruption.signal,
+    },
   );
   return failed > 0 ? 1 : 0;
 }

@@ -145,13 +145,14 @@ const malformed = (type: MessageType): LinkError =>
 
 /** Every node with the same keys in the same order, values in memory of their own: the frame can go. */
 const toDelta = (raw: Delta): Delta => {
-  const { revision, full, put, remove, policy, changes } = raw;
+  const { revision, full, put, remove, policy, changes, usage } = raw;
   return {
     revision,
     full,
     put: put.map(toNode),
     remove,
     changes: changes.map(({ ino, path, what }): Change => ({ ino, path, what })),
+    usage: { bytes: usage.bytes, nodes: usage.nodes },
     ...(policy !== undefined && { policy }),
   };
 };

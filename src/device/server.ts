@@ -34,6 +34,7 @@ class DeviceServer {
       },
       delta: (delta) => {
         this.#replica.apply(delta);
+        this.#link.send({ type: 'applied', revision: delta.revision });
         if (!this.#opened) this.#open();
       },
       askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),

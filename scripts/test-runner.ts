@@ -270,6 +270,7 @@ async function runTier(tier: Tier, options: RunOptions): Promise<Totals> {
 
 /** Runs the tiers in order. Finding no test at all, with or without a filter, counts as one failure. */
 export async function runTiers(tiers: readonly Tier[], options: RunOptions): Promise<Totals> {
+  const started = performance.now();
   let passed = 0;
   let failed = 0;
   let skipped = 0;
@@ -289,6 +290,7 @@ export async function runTiers(tiers: readonly Tier[], options: RunOptions): Pro
       options.filter === undefined ? 'no test ran' : `no test ran: none has "${options.filter}" in its name`,
     );
   }
+  options.print(`all tiers: ${((performance.now() - started) / 1000).toFixed(1)} s`);
   options.print(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
   return { passed, failed, skipped };
 }

@@ -1,8 +1,8 @@
 /** Group a: requests through a virtqueue from our own front end, against Debian's C virtiofsd. No guest, no kernel between. */
-import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { bindSelf, callerCpu, serverCpu } from './cpus.ts';
 import { compare, type Group, type GroupOptions, percentile, type Row, type Sample, type Unit } from './measure.ts';
 import { fileNames, startOurs, startVirtiofsd } from './ours.ts';
 import { VirtiofsClient } from './virtiofs-client.ts';
@@ -12,9 +12,6 @@ const TURNS_PER_ROUND = 5;
 const OPERATIONS_PER_TURN = 400;
 const FLOOD_PER_TURN = 10_000;
 const IN_FLIGHT = 32;
-/** The driver polls on one CPU, the back end has the other: nothing else is between them. */
-const BACK_END_CPU = 0;
-const DRIVER_CPU = 1;
 
 function each(n: number, operation: () => void): Sample {
   const took = new Float64Array(n);
@@ -85,10 +82,6 @@ const cases: readonly Case[] = [
   },
 ];
 
-const bindSelf = (cpus: string): void => {
-  spawnSync('taskset', ['-a', '-p', '-c', cpus, String(process.pid)]);
-};
-
 async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
   const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
   const [here, there] = [path.join(scratch, 'ours.sock'), path.join(scratch, 'peer.sock')];
@@ -103,8 +96,9 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
     clients.push(peer);
     const ours = new VirtiofsClient(here);
     clients.push(ours);
-    for (const server of [peerServer, ourServer]) server.pin(BACK_END_CPU);
-    bindSelf(String(DRIVER_CPU));
+    for (const server of [peerServer, ourServer]) server.pin(serverCpu);
+    // The driver polls on one CPU, the back end has the other: nothing else is between them.
+    using _ = bindSelf(callerCpu);
     for (const { name, unit, target, measure } of cases) {
       const row = await compare(
         { name, unit, target, ours: async () => measure(ours), peer: async () => measure(peer) },
@@ -115,7 +109,6 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
     }
     for (const client of clients.splice(0)) client.close();
   } finally {
-    bindSelf('0-1');
     for (const client of clients) client.close();
     rmSync(scratch, { recursive: true, force: true });
   }

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { compile } from './build.ts';
+import { callerCpu, serverCpu } from './cpus.ts';
 import { DRIVER, driverSample } from './driver.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';
 import { fileNames, isMounted, startOurs, unmount, VALUE_BYTES } from './ours.ts';
@@ -16,10 +17,9 @@ const TARGET = { atMost: 1.3 } as const;
  * halted CPU, which a server that waits a little before it sleeps can avoid.
  */
 const placements = [
-  { name: 'one CPU', caller: 0 },
-  { name: 'two CPUs', caller: 1 },
+  { name: 'one CPU', caller: serverCpu },
+  { name: 'two CPUs', caller: callerCpu },
 ] as const;
-const SERVER_CPU = 0;
 
 const operations = [
   { name: 'stat', operation: 'stat' },
@@ -57,7 +57,7 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
   try {
     await using peer = await startPeer('libfuse-ll', there);
     await using ours = await (selfTest ? startPeer('libfuse-ll (second)', here) : startOurs(scratch, { mount: here }));
-    for (const server of [peer, ours]) server.pin(SERVER_CPU);
+    for (const server of [peer, ours]) server.pin(serverCpu);
     for (const placement of placements)
       for (const file of files)
         for (const { name, operation } of operations) {

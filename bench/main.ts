@@ -43,7 +43,7 @@ async function main(): Promise<number> {
     }
   }
   const shown = selfTest ? rows.map((row) => ({ ...row, target: undefined, pass: undefined })) : rows;
-  for (const line of table(shown)) console.log(line);
+  if (rows.length > 0) for (const line of table(shown)) console.log(line);
   if (selfTest) {
     const off = rows.filter(({ ratio }) => ratio < SELF_TEST_RANGE.atLeast || ratio > SELF_TEST_RANGE.atMost);
     console.log(`self-test: ${rows.length - off.length} of ${rows.length} rows within 0.75 to 1.33`);

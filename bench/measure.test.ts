@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { firstTwo } from './cpus.ts';
 import { compare, median, meets, percentile, type Sample } from './measure.ts';
 import { table } from './report.ts';
 
@@ -21,7 +22,7 @@ test('meets holds a ratio to an upper or a lower bound', () => {
   assert.ok(!meets(2.4, { atLeast: 2.5 }));
 });
 
-test('compare takes turns and gives the ratio of the medians when rounds differ', async () => {
+test('compare takes turns and gives the median of the ratios when rounds differ', async () => {
   const turns: string[] = [];
   const side = (name: string, values: number[]) => async (): Promise<Sample> => {
     turns.push(name);
@@ -33,8 +34,15 @@ test('compare takes turns and gives the ratio of the medians when rounds differ'
   );
   assert.equal(turns.join(''), 'ABABAB');
   assert.equal(row.ratio, 2);
+  assert.equal(row.ours.p50, 6);
   assert.deepEqual(row.ratioRange, [2, 100 / 3]);
   assert.equal(row.pass, false);
   const [, line] = table([row]);
   assert.match(line!, /2\.00 .*<= 1\.50 +MISS$/);
+});
+
+test('firstTwo reads lists of CPUs as Linux writes them, and refuses one CPU', () => {
+  assert.deepEqual(firstTwo('0-3,8'), [0, 1]);
+  assert.deepEqual(firstTwo('2,5-7'), [2, 5]);
+  assert.throws(() => firstTwo('4'), /two CPUs/);
 });

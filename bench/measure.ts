@@ -31,7 +31,10 @@ export interface Row {
   readonly rounds: number;
   readonly ours: Sample;
   readonly peer: Sample;
-  /** Ours by the peer's, of the medians. */
+  /**
+   * Ours by the peer's, the median of the rounds' ratios: what else the machine does changes the figures of both from
+   * one round to the next by more than they differ.
+   */
   readonly ratio: number;
   /** The smallest and the largest ratio of one round. */
   readonly ratioRange: readonly [number, number];
@@ -92,8 +95,8 @@ export async function compare(
     peerSeen.push(await peer());
   }
   const [a, b] = [overRounds(oursSeen), overRounds(peerSeen)];
-  const ratio = divide(a.p50, b.p50);
   const each = oursSeen.map(({ p50 }, round) => divide(p50, peerSeen[round]!.p50));
+  const ratio = median(each);
   return {
     group,
     name,

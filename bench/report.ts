@@ -11,7 +11,7 @@ const showTarget = (target: Target): string =>
 const figures = (sample: Sample, unit: Unit): string[] =>
   [sample.p50, sample.p99].map((value) => (value === undefined ? '-' : value.toFixed(digits[unit])));
 
-/** One line a row; the ratio is ours by the peer's, with the smallest and largest of one round. */
+/** One line a row; the ratio is ours by the peer's, the median of all rounds, with the smallest and the largest. */
 export function table(rows: readonly Row[]): string[] {
   const header = [
     '',

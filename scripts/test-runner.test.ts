@@ -115,12 +115,20 @@ test('runTiers ends and reports processes that a file leaves behind, even in a s
     {
       'a.test.ts': `import { spawn } from 'node:child_process';
 test('leaves', () => { spawn('setsid', ['sleep', '100'], { detached: true, stdio: 'inherit' }).unref(); });`,
+      'b.test.ts': `import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+test('leaves one without its environment', async () => {
+  const child = spawn('sh', ['-c', 'sleep 0.6; sleep 101 & echo'], { env: {}, detached: true, stdio: ['ignore', 'pipe', 'ignore'] });
+  await once(child.stdout, 'data');
+  await new Promise((r) => setTimeout(r, 600));
+  child.stdout.destroy();
+});`,
     },
     {},
     { leftoverGraceMs: 300 },
   );
-  assert.equal(last, '1 passed, 1 failed');
-  assert.match(text, /left processes running: sleep/);
+  assert.equal(last, '2 passed, 2 failed');
+  assert.equal(text.match(/left processes running: sleep/g)?.length, 2);
 });
 
 test('runTiers runs only what has the text when a filter is given, and fails when nothing has it', async () => {

@@ -4,10 +4,11 @@
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
-import { globSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { nameOf, ProcessFamily } from './process-family.ts';
 import type { TestEvent } from './test-events.ts';
 
 export interface Tier {
@@ -55,51 +56,18 @@ interface FileResult {
 
 const OUTPUT_LIMIT_CHARS = 256 * 1024;
 const KILL_GRACE_MS = 10_000;
-const MARK = 'PORTHOLE_TEST_MARK';
 const reporter = path.join(import.meta.dirname, 'test-events.ts');
 
-/** Pids of the processes that were started, at any remove, with this mark in their environment. */
-function markedProcesses(mark: string): number[] {
-  return readdirSync('/proc')
-    .filter((name) => /^\d+$/.test(name))
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/environ`, 'latin1')
-          .split('\0')
-          .some((entry) => entry.startsWith(`${MARK}=`) && entry.includes(mark));
-      } catch {
-        return false; // gone meanwhile, or another user's
-      }
-    })
-    .map(Number);
-}
-
-function nameOf(pid: number): string {
-  try {
-    return `${readFileSync(`/proc/${pid}/comm`, 'utf8').trim()} (${pid})`;
-  } catch {
-    return `(${pid})`;
-  }
-}
-
-function kill(pid: number): void {
-  try {
-    process.kill(pid, 'SIGKILL');
-  } catch {
-    // gone meanwhile
-  }
-}
-
 /** Waits for the processes of a file that ended, kills what stays, and names it. */
-async function endLeftovers(mark: string, graceMs: number): Promise<string[]> {
+async function endLeftovers(family: ProcessFamily, graceMs: number): Promise<string[]> {
   const deadline = Date.now() + graceMs;
-  let left = markedProcesses(mark);
+  let left = family.alive();
   while (left.length > 0 && Date.now() < deadline) {
     await delay(50);
-    left = markedProcesses(mark);
+    left = family.alive();
   }
   const names = left.map(nameOf);
-  for (const pid of left) kill(pid);
+  family.kill();
   return names;
 }
 
@@ -122,7 +90,7 @@ async function runFile(file: string, options: RunOptions, limit: AbortSignal): P
   const started = performance.now();
   const directory = mkdtempSync(path.join(tmpdir(), 'porthole-test-'));
   const events = path.join(directory, 'events');
-  const mark = randomUUID();
+  const family = new ProcessFamily(randomUUID());
   const { filter, root } = options;
   const wholeFile = filter === undefined || file.includes(filter);
   const args = [
@@ -135,7 +103,7 @@ async function runFile(file: string, options: RunOptions, limit: AbortSignal): P
   const { NODE_TEST_CONTEXT: _, ...env } = process.env;
   const child = spawn(process.execPath, args, {
     cwd: root,
-    env: { ...env, [MARK]: `${env[MARK] ?? ''}:${mark}` },
+    env: family.environment(env),
     detached: true,
     stdio: ['ignore', 'pipe', 'pipe'],
   });
@@ -149,14 +117,14 @@ async function runFile(file: string, options: RunOptions, limit: AbortSignal): P
   const closed = exited(child);
   const left = new Promise<string[]>((resolve) => {
     child.once('error', () => resolve([]));
-    child.once('exit', () => resolve(endLeftovers(mark, limit.aborted ? 0 : (options.leftoverGraceMs ?? 5_000))));
+    child.once('exit', () => resolve(endLeftovers(family, limit.aborted ? 0 : (options.leftoverGraceMs ?? 5_000))));
   });
-  const stop = () => {
-    for (const pid of markedProcesses(mark)) kill(pid);
-  };
+  if (child.pid !== undefined) family.watch(child.pid);
+  const stop = () => family.kill();
   limit.addEventListener('abort', stop, { once: true });
   const [end, leftovers] = await Promise.race([Promise.all([closed, left]), unkillable(limit)]);
   limit.removeEventListener('abort', stop);
+  family.stop();
 
   const lines = readEvents(events);
   rmSync(directory, { recursive: true, force: true });
@@ -270,6 +238,7 @@ async function runTier(tier: Tier, options: RunOptions): Promise<Totals> {
 
 /** Runs the tiers in order. Finding no test at all, with or without a filter, counts as one failure. */
 export async function runTiers(tiers: readonly Tier[], options: RunOptions): Promise<Totals> {
+  const started = performance.now();
   let passed = 0;
   let failed = 0;
   let skipped = 0;
@@ -289,6 +258,7 @@ export async function runTiers(tiers: readonly Tier[], options: RunOptions): Pro
       options.filter === undefined ? 'no test ran' : `no test ran: none has "${options.filter}" in its name`,
     );
   }
+  options.print(`all tiers: ${((performance.now() - started) / 1000).toFixed(1)} s`);
   options.print(`${passed} passed, ${failed} failed${skipped > 0 ? `, ${skipped} skipped` : ''}`);
   return { passed, failed, skipped };
 }

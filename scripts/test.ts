@@ -8,7 +8,7 @@ const tiers: readonly Tier[] = [
     name: 'unit',
     title: 'rooms, scripts and the bench, in process',
     files: ['src/**/*.test.ts', 'scripts/**/*.test.ts', 'bench/**/*.test.ts'],
-    minimumTests: 15,
+    minimumTests: 40,
     limitSeconds: 180,
     concurrency: 2,
   },

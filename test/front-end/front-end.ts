@@ -143,7 +143,7 @@ export class FrontEnd {
     if (error !== 0) throw new Error(`the back end refused vhost-user request ${request}`);
   }
 
-  #ask(request: number, payload = new Uint8Array()): DataView {
+  #ask(request: number, payload: Uint8Array = new Uint8Array()): DataView {
     this.#send(request, payload);
     return this.receive();
   }
@@ -239,6 +239,7 @@ export class FrontEnd {
         this.#tell(vu.SET_VRING_KICK, this.#payload([queue.index]), [queue.kickFd]);
       }
       for (const queue of this.queues) this.#tell(vu.SET_VRING_ENABLE, this.#state(queue.index, 1), [], true);
+      this.#pump?.();
       return;
     }
     this.setMemory();
@@ -248,6 +249,7 @@ export class FrontEnd {
     }
     for (const queue of this.queues) this.#tell(vu.SET_VRING_ENABLE, this.#state(queue.index, 1));
     for (const queue of this.queues) this.#tell(vu.SET_VRING_CALL, this.#payload([queue.index]), [queue.callFd]);
+    this.#pump?.();
   }
 
   /** Stops all rings, as for QMP `stop` and for a reset; returns the base of each. */

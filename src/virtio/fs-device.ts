@@ -190,6 +190,20 @@ export class VirtioFsDevice implements Exchange {
     return hasMore;
   }
 
+  /** How many requests were taken so far. */
+  get servedCount(): number {
+    return this.counters.requests;
+  }
+
+  /** Runs what is due in the session. */
+  tick(nowMs: number): void {
+    this.#handler.tick(nowMs);
+  }
+
+  nextDeadlineMs(): number {
+    return this.#handler.nextDeadlineMs();
+  }
+
   /** Tells the guest whether to kick. Returns true when requests came that no kick will announce. */
   suppressKicks(suppress: boolean): boolean {
     let hasMore = false;

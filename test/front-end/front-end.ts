@@ -1,7 +1,7 @@
 /** The other half of vhost-user: plays the virtual machine monitor and the guest's driver against any back end. */
 import { close, connectUnix, POLLIN, pollOne, receiveWithFds, sendWithFds } from '../../src/sys/index.ts';
 import * as vu from '../../src/virtio/messages.ts';
-import { FrontMemory, type RegionSpec } from './memory.ts';
+import { FrontMemory, type FrontRegion, type RegionSpec } from './memory.ts';
 import { FrontQueue } from './queue.ts';
 
 const TWO_32 = 2 ** 32;
@@ -94,6 +94,11 @@ export class FrontEnd {
     vu.MessageHeader.size.set(this.#outView, 0, size);
     this.#out.set(payload, vu.MessageHeader.sizeBytes);
     return sendWithFds(this.fd, this.#out, vu.MessageHeader.sizeBytes + payload.byteLength, fds);
+  }
+
+  /** Sends bytes that need not be a message. */
+  sendBytes(bytes: Uint8Array, fds: readonly number[] = []): number {
+    return sendWithFds(this.fd, bytes, bytes.byteLength, fds);
   }
 
   #send(request: number, payload: Uint8Array, fds: readonly number[] = [], needsReply = false): void {
@@ -197,8 +202,8 @@ export class FrontEnd {
   }
 
   /** Tells all regions: by SET_MEM_TABLE, or one by one where the back end can do that and `bySlots` is set. */
-  setMemory(bySlots = false): void {
-    const { regions, fd } = this.memory;
+  setMemory(bySlots = false, regions: readonly FrontRegion[] = this.memory.regions): void {
+    const { fd } = this.memory;
     const rows = regions.map((r) => [r.guestAddr, r.sizeBytes, r.frontendAddr, r.fileOffset]);
     if (bySlots) {
       for (const row of rows) this.#tell(vu.ADD_MEM_REG, this.#payload([0, ...row]), [fd], true);
@@ -214,8 +219,8 @@ export class FrontEnd {
   }
 
   /** Takes regions away again, one by one. */
-  removeMemory(): void {
-    for (const r of this.memory.regions)
+  removeMemory(regions: readonly FrontRegion[] = this.memory.regions): void {
+    for (const r of regions)
       this.#tell(vu.REM_MEM_REG, this.#payload([0, r.guestAddr, r.sizeBytes, r.frontendAddr, r.fileOffset]), [], true);
   }
 

@@ -1,18 +1,18 @@
 /** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
 import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, connectUnix, listenUnix, setNonBlocking } from '../sys/index.ts';
+import { accept, close, connectUnix, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
 import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN, errnoName } from '../wire/index.ts';
 import { HostLink, LINK_FD } from './host-link.ts';
 import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
-import { Loop, type Source } from './loop.ts';
+import { Loop, type Served } from './loop.ts';
 
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
 
 /** A way in that is open: what the loop drives, and how it ends. */
-interface Served extends Source {
+interface Open extends Served {
   close(): void;
   counters(): Iterable<readonly [name: string, value: number]>;
 }
@@ -24,7 +24,7 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   #exitCode = 0;
   readonly #listening = new Map<number, LinkVhostUser>();
-  readonly #served = new Map<string, Served>();
+  readonly #served = new Map<string, Open>();
   #opened = false;
 
   constructor() {
@@ -40,14 +40,14 @@ class DeviceServer {
       askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
       shutdown: () => this.#end(0),
       ended: () => this.#end(0),
-      wantWritable: (wanted) => this.#loop.wantWritable(LINK_FD, wanted),
+      wantWritable: (wanted) => this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     });
   }
 
   async run(): Promise<number> {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
-    this.#loop.beforeWait = () => this.#link.flush();
+    this.#loop.beforePoll = () => this.#link.flush();
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
     try {
       await this.#loop.run();
@@ -61,7 +61,7 @@ class DeviceServer {
     const config = this.#config;
     if (config === undefined) return;
     this.#opened = true;
-    this.#loop.spinMicros = config.options.spinMicros;
+    this.#loop.spinMs = config.options.spinMicros / 1000;
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
@@ -114,16 +114,16 @@ class DeviceServer {
       allowUnsealed: this.#config!.options.allowUnsealedMemory,
       onFault: (message) => this.#tell(target, 'broken', message),
       onClosed: (reason) => {
-        this.#loop.removeSource(served);
+        this.#loop.unserve(served);
         this.#served.delete(target.path);
         fileSystem.close();
         this.#tell(target, 'disconnected', reason);
       },
     });
-    const served: Served = {
+    const served: Open = {
       process: (budget) => device.process(budget),
-      get served() {
-        return device.counters.requests;
+      get servedCount() {
+        return device.servedCount;
       },
       suppressKicks: (suppress) => device.suppressKicks(suppress),
       nextDeadlineMs: () => session.nextDeadlineMs(),
@@ -132,7 +132,7 @@ class DeviceServer {
       counters: () => [...session.counters(), ...Object.entries(device.counters)],
     };
     this.#served.set(target.path, served);
-    this.#loop.addSource(served);
+    this.#loop.serve(served);
     this.#tell(target, 'connected', '');
   }
 
@@ -146,19 +146,19 @@ class DeviceServer {
     transport.attach(session);
     const ended = (reason: string): void => {
       this.#loop.unwatch(transport.fd);
-      this.#loop.removeSource(served);
+      this.#loop.unserve(served);
       this.#served.delete(target.path);
       transport.close();
       fileSystem.close();
       this.#link.send({ type: 'failed', target, reason });
     };
-    const served: Served = {
+    const served: Open = {
       process: (budget) => {
         const more = transport.process(budget);
         if (transport.ended !== undefined) ended(transport.ended);
         return more;
       },
-      get served() {
+      get servedCount() {
         return transport.served;
       },
       suppressKicks: () => false,
@@ -169,7 +169,7 @@ class DeviceServer {
     };
     this.#served.set(target.path, served);
     this.#loop.watch(transport.fd, () => {});
-    this.#loop.addSource(served);
+    this.#loop.serve(served);
   }
 
   #fileSystem(way: Way): TreeFileSystem {

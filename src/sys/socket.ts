@@ -112,10 +112,15 @@ export function sendWithFds(fd: number, buffer: Uint8Array, bytes: number, fds: 
 
 /**
  * Receives up to `bytes` bytes into `buffer` without waiting, and appends the descriptors that came with them to `fds`,
- * which become the caller's. Where descriptors were lost because more came than `MAX_FDS`, the others are closed and the
- * result is -EPROTO.
+ * which become the caller's. Where more came than `mostFds`, all are closed and the result is -EPROTO.
  */
-export function receiveWithFds(fd: number, buffer: Uint8Array, bytes: number, fds: number[]): number {
+export function receiveWithFds(
+  fd: number,
+  buffer: Uint8Array,
+  bytes: number,
+  fds: number[],
+  mostFds = MAX_FDS,
+): number {
   if (bytes > buffer.byteLength) return -EINVAL;
   const control = new DataView(new ArrayBuffer(CONTROL_BYTES));
   const message: libc.MessageHeader = {
@@ -124,7 +129,7 @@ export function receiveWithFds(fd: number, buffer: Uint8Array, bytes: number, fd
     iov: { base: buffer, length: bytes },
     iovLength: 1,
     control,
-    controlLength: CONTROL_BYTES,
+    controlLength: CMSG_HEADER_BYTES + Math.min(mostFds, MAX_FDS) * 4,
     flags: 0,
   };
   const received = result(libc.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));

@@ -1,7 +1,7 @@
 /** The other half of vhost-user: plays the virtual machine monitor and the guest's driver against any back end. */
 import { close, connectUnix, POLLIN, pollOne, receiveWithFds, sendWithFds } from '../../src/sys/index.ts';
 import * as vu from '../../src/virtio/messages.ts';
-import { FrontMemory, type RegionSpec } from './memory.ts';
+import { FrontMemory, type FrontRegion, type RegionSpec } from './memory.ts';
 import { FrontQueue } from './queue.ts';
 
 const TWO_32 = 2 ** 32;
@@ -96,6 +96,11 @@ export class FrontEnd {
     return sendWithFds(this.fd, this.#out, vu.MessageHeader.sizeBytes + payload.byteLength, fds);
   }
 
+  /** Sends bytes that need not be a message. */
+  sendBytes(bytes: Uint8Array, fds: readonly number[] = []): number {
+    return sendWithFds(this.fd, bytes, bytes.byteLength, fds);
+  }
+
   #send(request: number, payload: Uint8Array, fds: readonly number[] = [], needsReply = false): void {
     const flags = vu.VERSION | (needsReply ? vu.FLAG_NEED_REPLY : 0);
     const sent = this.sendRaw(request, flags, payload.byteLength, payload, fds);
@@ -143,7 +148,7 @@ export class FrontEnd {
     if (error !== 0) throw new Error(`the back end refused vhost-user request ${request}`);
   }
 
-  #ask(request: number, payload = new Uint8Array()): DataView {
+  #ask(request: number, payload: Uint8Array = new Uint8Array()): DataView {
     this.#send(request, payload);
     return this.receive();
   }
@@ -197,8 +202,8 @@ export class FrontEnd {
   }
 
   /** Tells all regions: by SET_MEM_TABLE, or one by one where the back end can do that and `bySlots` is set. */
-  setMemory(bySlots = false): void {
-    const { regions, fd } = this.memory;
+  setMemory(bySlots = false, regions: readonly FrontRegion[] = this.memory.regions): void {
+    const { fd } = this.memory;
     const rows = regions.map((r) => [r.guestAddr, r.sizeBytes, r.frontendAddr, r.fileOffset]);
     if (bySlots) {
       for (const row of rows) this.#tell(vu.ADD_MEM_REG, this.#payload([0, ...row]), [fd], true);
@@ -214,8 +219,8 @@ export class FrontEnd {
   }
 
   /** Takes regions away again, one by one. */
-  removeMemory(): void {
-    for (const r of this.memory.regions)
+  removeMemory(regions: readonly FrontRegion[] = this.memory.regions): void {
+    for (const r of regions)
       this.#tell(vu.REM_MEM_REG, this.#payload([0, r.guestAddr, r.sizeBytes, r.frontendAddr, r.fileOffset]), [], true);
   }
 
@@ -239,6 +244,7 @@ export class FrontEnd {
         this.#tell(vu.SET_VRING_KICK, this.#payload([queue.index]), [queue.kickFd]);
       }
       for (const queue of this.queues) this.#tell(vu.SET_VRING_ENABLE, this.#state(queue.index, 1), [], true);
+      this.#pump?.();
       return;
     }
     this.setMemory();
@@ -248,6 +254,7 @@ export class FrontEnd {
     }
     for (const queue of this.queues) this.#tell(vu.SET_VRING_ENABLE, this.#state(queue.index, 1));
     for (const queue of this.queues) this.#tell(vu.SET_VRING_CALL, this.#payload([queue.index]), [queue.callFd]);
+    this.#pump?.();
   }
 
   /** Stops all rings, as for QMP `stop` and for a reset; returns the base of each. */

@@ -1,5 +1,5 @@
 /** One FUSE session: requests in, decisions of the file system out. Knows no transport beyond its kind. */
-import type { FileSystem } from '../tree/index.ts';
+import type { Clock, FileSystem } from '../tree/index.ts';
 import { EIO, ENOSYS, ESTALE, errnoName } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import type { Exchange, Notifier, RequestHandler } from './exchange.ts';
@@ -15,11 +15,15 @@ const TTL_SECONDS = 1;
 const MAX_INODES = 262_144;
 const MAX_HANDLES = 32_768;
 const EXTENSION_UNIT_BYTES = 8;
+const opcodeOf = (name: string): number => operations.find((operation) => operation.name === name)!.opcode;
+const LOOKUP = opcodeOf('LOOKUP');
+const OPEN = opcodeOf('OPEN');
 
 export interface FuseSessionOptions {
   readonly transport: TransportKind;
   /** Without one, nothing is cached longer than on virtiofs. Used on `dev-fuse` only. */
   readonly notifier?: Notifier;
+  readonly clock: Clock;
   /** For people: kernels that can't be served, and bugs, each once. */
   readonly log?: (message: string) => void;
   /** Told of every answered request: `LOOKUP unique=4 nodeid=1 uid=0 -> ENOENT`. */
@@ -48,6 +52,7 @@ export class FuseSession implements RequestHandler {
     this.#trace = options.trace;
     this.#state = new SessionState({
       fileSystem,
+      clock: options.clock,
       sharedTtlSeconds: this.#notifier === undefined ? TTL_SECONDS : TTL_WITH_NOTIFICATIONS_SECONDS,
       taken: takenFlags(options.transport),
       log: options.log ?? (() => undefined),
@@ -68,6 +73,20 @@ export class FuseSession implements RequestHandler {
     const row = name === 'UNKNOWN' ? operations.length : operations.findIndex((operation) => operation.name === name);
     if (row < 0) throw new TypeError(`no FUSE operation is named "${name}"`);
     return this.#counts[row]!;
+  }
+
+  /** Every counter by name, for metrics: requests by operation (only those that came), opens by path, what is held. */
+  counters(): [name: string, value: number][] {
+    const rows = operations.map(({ name }, index): [string, number] => [`fuse.${name}`, this.#counts[index]!]);
+    return [
+      ...rows.filter(([, value]) => value > 0),
+      ['fuse.UNKNOWN', this.#counts[operations.length]!],
+      ['fuse.opensCached', this.opensCached],
+      ['fuse.opensDirect', this.opensDirect],
+      ['fuse.bugs', this.#bugs],
+      ['fuse.inodes', this.held.inodes],
+      ['fuse.handles', this.held.handles],
+    ];
   }
 
   /** Opens whose bytes the kernel may keep. */
@@ -130,8 +149,10 @@ export class FuseSession implements RequestHandler {
     state.caller.gid = abi.InHeader.gid.get(view, 0);
     state.caller.pid = abi.InHeader.pid.get(view, 0);
     state.end = requestBytes - abi.InHeader.totalExtlen.get(view, 0) * EXTENSION_UNIT_BYTES;
-    const row = rowOf[abi.InHeader.opcode.get(view, 0)] ?? operations.length;
+    const opcode = abi.InHeader.opcode.get(view, 0);
+    const row = (opcode < rowOf.length ? rowOf[opcode] : undefined) ?? operations.length;
     this.#counts[row]!++;
+    if (state.retries.size > 0 && opcode !== LOOKUP && opcode !== OPEN) state.retries.delete(state.caller.pid);
     if (abi.InHeader.len.get(view, 0) !== requestBytes || state.end < BODY)
       return row < operations.length && operations[row]!.reply === 'none' ? row : -1;
     return row;

@@ -1,6 +1,6 @@
 /** What the handlers of one session share: the request being handled, the tables, and the ways to answer. */
-import type { Caching, Caller, FileSystem, Node } from '../tree/index.ts';
-import { EIO, S_IFMT, S_IFREG } from '../wire/index.ts';
+import type { Caching, Caller, Clock, FileSystem, Node } from '../tree/index.ts';
+import { EIO, ESTALE, S_IFMT, S_IFREG } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import type { Exchange, HeldExchange } from './exchange.ts';
 import { HandleTable, type OpenFile } from './handles.ts';
@@ -26,6 +26,7 @@ const PREFERRED_IO_BYTES = 4096;
 
 export interface StateOptions {
   readonly fileSystem: FileSystem;
+  readonly clock: Clock;
   /** How long the kernel may keep names and attributes that are the same for all. */
   readonly sharedTtlSeconds: number;
   /** INIT flags to take when they are offered. */
@@ -42,6 +43,20 @@ export interface WaitingRead {
   cancel: () => void;
 }
 
+/**
+ * Linux tries an open that met ESTALE once more, from LOOKUP on, and then gives up. A commit between that LOOKUP and its OPEN
+ * must not fail the program: the version that was current at the LOOKUP, within the same open(2), is what it gets.
+ */
+export interface Retry {
+  readonly startedMs: number;
+  nodeid: number;
+  node: Node | undefined;
+}
+
+/** A retried open is over by then; nothing later may profit from it. */
+export const RETRY_MS = 1000;
+const MAX_RETRIES = 64;
+
 type Answerable = Exchange | HeldExchange;
 
 /** Written over for every request. */
@@ -53,6 +68,7 @@ export class CallerRegister implements Caller {
 
 export class SessionState {
   readonly fileSystem: FileSystem;
+  readonly clock: Clock;
   readonly sharedTtlSeconds: number;
   readonly taken: FlagMask;
   readonly log: (message: string) => void;
@@ -62,6 +78,8 @@ export class SessionState {
   readonly waits = new Map<number, WaitingRead>();
   /** Uniques whose INTERRUPT came first. */
   readonly interrupted = new Set<number>();
+  /** By pid: opens that were answered ESTALE and are being tried again. */
+  readonly retries = new Map<number, Retry>();
   /** Files whose poll handle waits for a wake-up. */
   readonly polled = new Set<OpenFile>();
   /** Opens whose bytes the kernel may keep, and opens that always ask. */
@@ -96,6 +114,7 @@ export class SessionState {
 
   constructor(options: StateOptions) {
     this.fileSystem = options.fileSystem;
+    this.clock = options.clock;
     this.sharedTtlSeconds = options.sharedTtlSeconds;
     this.taken = options.taken;
     this.log = options.log;
@@ -176,6 +195,23 @@ export class SessionState {
     this.interrupted.add(unique);
   }
 
+  /** The OPEN at hand is answered ESTALE: the same thread's next LOOKUPs and OPEN are the kernel's second try. */
+  expectRetry(): typeof ESTALE {
+    const { pid } = this.caller;
+    this.retries.delete(pid);
+    if (this.retries.size >= MAX_RETRIES) this.retries.clear();
+    if (pid !== 0) this.retries.set(pid, { startedMs: this.clock.monotonicMs(), nodeid: 0, node: undefined });
+    return ESTALE;
+  }
+
+  /** The version that this thread's second try looked up as `nodeid`, if it did. Ends the retry. */
+  retried(nodeid: number): Node | undefined {
+    const retry = this.retries.get(this.caller.pid);
+    if (retry === undefined) return undefined;
+    this.retries.delete(this.caller.pid);
+    return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.startedMs < RETRY_MS ? retry.node : undefined;
+  }
+
   ttlSeconds(caching: Caching): number {
     return caching === 'shared' ? this.sharedTtlSeconds : 0;
   }
@@ -186,6 +222,11 @@ export class SessionState {
     const mode = this.fileSystem.shownMode(node);
     const inode = this.inodes.reference(node, caching, mode);
     if (inode === undefined) return false;
+    const retry = this.retries.size === 0 ? undefined : this.retries.get(this.caller.pid);
+    if (retry !== undefined) {
+      retry.nodeid = inode.nodeid;
+      retry.node = node;
+    }
     const ttl = this.ttlSeconds(caching);
     const { out } = this;
     abi.EntryOut.nodeid.set(out, base, inode.nodeid);
@@ -244,6 +285,7 @@ export class SessionState {
     this.waits.clear();
     this.interrupted.clear();
     this.polled.clear();
+    this.retries.clear();
     this.handles.clear();
     this.fileSystem.reset();
     this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));

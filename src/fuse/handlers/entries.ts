@@ -107,7 +107,7 @@ export function create(state: SessionState): number {
     }
     const at = REPLY + abi.EntryOut.sizeBytes;
     abi.OpenOut.fh.set(state.out, at, state.handles.addFile(handle).fh);
-    abi.OpenOut.openFlags.set(state.out, at, openFlags(state, handle));
+    abi.OpenOut.openFlags.set(state.out, at, openFlags(state, handle, state.fileSystem.caching(node)));
     abi.OpenOut.padding.set(state.out, at, 0);
     return pending.finish(abi.EntryOut.sizeBytes + abi.OpenOut.sizeBytes);
   });

@@ -1,5 +1,5 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
-import { type Handle, PENDING } from '../../tree/index.ts';
+import { type Caching, type Handle, PENDING } from '../../tree/index.ts';
 import { EAGAIN, EBADF, EINTR, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
@@ -8,12 +8,12 @@ import { isCurrent } from '../inodes.ts';
 import { BODY, REPLY, type SessionState, type WaitingRead } from '../state.ts';
 
 /** How the kernel treats an open file; counts the cached and the direct ones. */
-export function openFlags(state: SessionState, handle: Handle): number {
+export function openFlags(state: SessionState, handle: Handle, caching: Caching): number {
   if (handle.stream) {
     state.opensDirect++;
     return c.FOPEN_DIRECT_IO | c.FOPEN_STREAM | c.FOPEN_NONSEEKABLE | c.FOPEN_NOFLUSH;
   }
-  if (state.fileSystem.caching(handle.node) === 'shared') {
+  if (caching === 'shared') {
     state.opensCached++;
     return c.FOPEN_KEEP_CACHE | c.FOPEN_NOFLUSH;
   }
@@ -25,12 +25,17 @@ export function openFlags(state: SessionState, handle: Handle): number {
 export function open(state: SessionState): number {
   const { fileSystem, inode } = state;
   const node = fileSystem.node(inode.ino);
-  if (node === undefined || !isCurrent(inode, node, fileSystem.caching(node))) return ESTALE;
+  if (node === undefined) return ESTALE;
+  const caching = fileSystem.caching(node);
+  const retried = state.retries.size === 0 ? undefined : state.retried(state.nodeid);
+  const current = isCurrent(inode, node, caching);
+  if (!current && (retried === undefined || caching !== inode.caching)) return state.expectRetry();
   if (state.handles.full) return ENFILE;
-  const handle = fileSystem.open(state.caller, inode.ino, abi.OpenIn.flags.get(state.view, BODY));
+  const flags = abi.OpenIn.flags.get(state.view, BODY);
+  const handle = fileSystem.open(state.caller, inode.ino, flags, current ? undefined : retried);
   if (typeof handle === 'number') return handle;
   abi.OpenOut.fh.set(state.out, REPLY, state.handles.addFile(handle).fh);
-  abi.OpenOut.openFlags.set(state.out, REPLY, openFlags(state, handle));
+  abi.OpenOut.openFlags.set(state.out, REPLY, openFlags(state, handle, caching));
   abi.OpenOut.padding.set(state.out, REPLY, 0);
   return state.reply(abi.OpenOut.sizeBytes);
 }
@@ -44,11 +49,11 @@ export function read(state: SessionState): number {
   const result = state.fileSystem.read(file.handle, offset, sizeBytes);
   if (typeof result !== 'number') return state.reply(0, result);
   if (result !== PENDING) return result;
-  return wait(state, file, offset, sizeBytes, (abi.ReadIn.flags.get(view, BODY) & O_NONBLOCK) !== 0);
+  const nonblocking = file.handle.stream && (abi.ReadIn.flags.get(view, BODY) & O_NONBLOCK) !== 0;
+  return nonblocking ? EAGAIN : wait(state, file, offset, sizeBytes);
 }
 
-function wait(state: SessionState, file: OpenFile, offset: number, sizeBytes: number, nonblocking: boolean): number {
-  if (nonblocking) return EAGAIN;
+function wait(state: SessionState, file: OpenFile, offset: number, sizeBytes: number): number {
   const { unique } = state;
   if (state.interrupted.delete(unique)) return EINTR;
   if (state.waits.has(unique)) return EIO;

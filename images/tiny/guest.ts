@@ -122,8 +122,11 @@ export class Guest implements AsyncDisposable {
     const control = await acceptOne(join(dir, 'control'));
     const qmp = await acceptOne(join(dir, 'qmp'));
     const numbers = options.numbers ? await acceptOne(join(dir, 'numbers')) : undefined;
+    // QEMU must not outlive a killed test run, and it does not end when its sockets close.
     const { command, args } = commandLine(image, dir, options);
-    const qemu = spawn(command, args, { stdio: ['ignore', 'ignore', 'pipe'] });
+    const qemu = spawn('setpriv', ['--pdeathsig', 'SIGKILL', command, ...args], {
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
     let stderr = '';
     qemu.stderr.setEncoding('utf8').on('data', (text: string) => {
       stderr += text;

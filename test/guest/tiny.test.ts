@@ -1,9 +1,13 @@
 /** The guest itself: its users, its control channel, its lives. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { PassThrough } from 'node:stream';
 import { after, before, describe, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { Guest } from '../../images/tiny/guest.ts';
 
 describe('one guest', () => {
@@ -186,4 +190,23 @@ test('powerOff ends QEMU, and disposal leaves no process', async () => {
   await guest[Symbol.asyncDispose]();
   assert.equal(existsSync(`/proc/${qemuPid}`), false);
   await assert.rejects(guest.run('true'), /guest job after QEMU ended: true/);
+});
+
+test('QEMU ends when the process that started it is killed', async () => {
+  const face = new URL('../../images/tiny/guest.ts', import.meta.url).href;
+  const script = `import { Guest } from ${JSON.stringify(face)};
+    const guest = await Guest.start();
+    process.stdout.write(String(guest.qemuPid), () => process.kill(process.pid, 'SIGKILL'));`;
+  const dir = mkdtempSync(join(tmpdir(), 'porthole-killed-'));
+  const { stdout, signal } = spawnSync(process.execPath, ['--input-type=module', '-e', script], {
+    encoding: 'utf8',
+    env: { ...process.env, TMPDIR: dir },
+  });
+  rmSync(dir, { recursive: true });
+  assert.equal(signal, 'SIGKILL');
+  const cmdline = `/proc/${Number(stdout)}/cmdline`;
+  const isRunning = (): boolean => existsSync(cmdline) && readFileSync(cmdline, 'utf8').includes('qemu-system');
+  const deadline = performance.now() + 10_000;
+  while (isRunning() && performance.now() < deadline) await setImmediate();
+  assert.equal(isRunning(), false);
 });

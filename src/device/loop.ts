@@ -11,8 +11,7 @@
 import { setImmediate as turnOfNode } from 'node:timers/promises';
 import { EPOLLIN, Epoll, uvBackendFd } from '../sys/index.ts';
 import type { FdWatcher } from '../virtio/index.ts';
-
-const EINTR = 4;
+import { EINTR } from '../wire/index.ts';
 
 /** A device whose rings the loop serves. `VirtioFsDevice` is one. */
 export interface Served {
@@ -47,7 +46,10 @@ export class Loop implements FdWatcher {
   /** By fd. A gap for what is not watched. */
   readonly #callbacks: (((events: number) => void) | undefined)[] = [];
   #served: Served[] = [];
-  readonly #spinMs: number;
+  /** How long to look for more after a request; 0 never spins. */
+  spinMs: number;
+  /** Runs before every look at the descriptors: sends what has gathered. */
+  beforePoll: () => void = () => {};
   readonly #spinDuty: number;
   readonly #turnMs: number;
   readonly #budget: number;
@@ -62,11 +64,11 @@ export class Loop implements FdWatcher {
   readonly counters = { turns: 0, sleeps: 0, spins: 0, fruitlessSpins: 0 };
 
   constructor(options: LoopOptions = {}) {
-    this.#spinMs = options.spinMs ?? 0.05;
+    this.spinMs = options.spinMs ?? 0.05;
     this.#spinDuty = options.spinDuty ?? 0.2;
     this.#turnMs = options.turnMs ?? 1;
     this.#budget = options.budget ?? 64;
-    this.#allowanceMs = this.#spinMs * SAVED_SPINS;
+    this.#allowanceMs = this.spinMs * SAVED_SPINS;
     const nodeFd = uvBackendFd();
     if (nodeFd >= 0)
       this.watch(nodeFd, () => {
@@ -134,6 +136,7 @@ export class Loop implements FdWatcher {
   }
 
   #poll(timeoutMs: number): void {
+    this.beforePoll();
     if (timeoutMs !== 0) this.counters.sleeps++;
     const count = this.#epoll.wait(timeoutMs);
     if (count < 0 && count !== -EINTR) throw new Error(`waiting for events failed with errno ${-count}`);
@@ -158,7 +161,7 @@ export class Loop implements FdWatcher {
   #serveRings(): boolean {
     if (!this.#serveOnce()) return this.#hasMore;
     const start = performance.now();
-    if (this.#spinMs > 0 && this.#maySpin(start)) this.#spin(start);
+    if (this.spinMs > 0 && this.#maySpin(start)) this.#spin(start);
     // Always, or the driver's next request would come without a kick: serving has passed the event that was asked for.
     let hasMore = this.#hasMore;
     for (const device of this.#served) if (device.suppressKicks(false)) hasMore = true;
@@ -172,11 +175,11 @@ export class Loop implements FdWatcher {
     const turnEnd = start + this.#turnMs;
     let last = start;
     let now = start;
-    while (now < turnEnd && now - last < this.#spinMs) {
+    while (now < turnEnd && now - last < this.spinMs) {
       if (this.#serveOnce()) last = performance.now();
       now = performance.now();
     }
-    if (now - last >= this.#spinMs) {
+    if (now - last >= this.spinMs) {
       this.counters.fruitlessSpins++;
       this.#allowanceMs -= now - last;
     }
@@ -185,9 +188,9 @@ export class Loop implements FdWatcher {
   /** Lets the allowance grow by the time that has passed, and says whether a whole fruitless spin is left of it. */
   #maySpin(nowMs: number): boolean {
     const grown = this.#allowanceMs + (nowMs - this.#allowanceAt) * this.#spinDuty;
-    this.#allowanceMs = Math.min(grown, this.#spinMs * SAVED_SPINS);
+    this.#allowanceMs = Math.min(grown, this.spinMs * SAVED_SPINS);
     this.#allowanceAt = nowMs;
-    return this.#allowanceMs >= this.#spinMs;
+    return this.#allowanceMs >= this.spinMs;
   }
 
   /** Gives the epoll instance back. What was watched stays open: it is its owners'. */

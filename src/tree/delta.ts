@@ -1,5 +1,7 @@
 /** What one commit changed, for replicas, stores and watchers. */
-import type { Node } from './node.ts';
+import { isDirectory } from './access.ts';
+import { type Node, ROOT_INO } from './node.ts';
+import type { Snapshot } from './snapshot.ts';
 import type { PolicySpec } from './spec.ts';
 
 /** Applying all deltas in order to an empty tree gives the tree. The first one of a stream carries everything and has `full`. */
@@ -15,10 +17,34 @@ export interface Delta {
   readonly policy?: PolicySpec;
   /** For `/.changes` and watchers: one entry per path. */
   readonly changes: readonly Change[];
+  /** What guests have used of the quota. */
+  readonly usage: Usage;
+}
+
+export interface Usage {
+  readonly bytes: number;
+  readonly nodes: number;
 }
 
 export interface Change {
   readonly ino: number;
   readonly path: string;
   readonly what: 'created' | 'changed' | 'attributes' | 'removed';
+}
+
+/** What a watcher is told of the step from one snapshot to the next, for the nodes that the step touched. */
+export function changesBetween(before: Snapshot, after: Snapshot, touched: ReadonlySet<number>): Change[] {
+  const changes: Change[] = [];
+  for (const ino of touched) {
+    const old = before.node(ino);
+    const now = after.node(ino);
+    const oldPath = old === undefined || (old.parentIno === 0 && ino !== ROOT_INO) ? undefined : before.path(old);
+    const path = now === undefined || (now.parentIno === 0 && ino !== ROOT_INO) ? undefined : after.path(now);
+    if (oldPath !== undefined && oldPath !== path) changes.push({ ino, path: oldPath, what: 'removed' });
+    if (path === undefined) continue;
+    if (oldPath !== path) changes.push({ ino, path, what: 'created' });
+    else if (old!.dataRevision === now!.dataRevision) changes.push({ ino, path, what: 'attributes' });
+    else if (!isDirectory(now!)) changes.push({ ino, path, what: 'changed' });
+  }
+  return changes;
 }

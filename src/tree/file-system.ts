@@ -1,17 +1,10 @@
 import type { Caller, Way } from './caller.ts';
 import type { Change } from './delta.ts';
 import type { Node } from './node.ts';
+import type { Caching } from './replica.ts';
 
 /** Answer of a read that has to wait: call `waitRead`. No errno has this value. */
 export const PENDING = -1;
-
-/**
- * How a node's bytes and attributes may be cached by a kernel that all its users share.
- * `shared`: the same for every caller at any time, bytes fixed for one `dataRevision`: cache for ever by version.
- * `private`: the answer depends on who or when; bytes fixed for one `dataRevision`: never cache.
- * `mutable`: guests may write it: never cache, one identity for its whole life.
- */
-export type Caching = 'shared' | 'private' | 'mutable';
 
 /** An open file. Bytes of what was made outside and guests can't write are those of the version that was opened. */
 export interface Handle {
@@ -83,9 +76,10 @@ export interface FileSystem {
   readlink(caller: Caller, ino: number): Uint8Array | number;
   /**
    * Decides and opens. Checks search permission on every ancestor. O_TRUNC is pending until the first write, fsync or
-   * release. ESTALE when the node is gone.
+   * release. ESTALE when the node is gone. `version`: pins that version, which was looked up during the same open(2), although
+   * it is the current one no more.
    */
-  open(caller: Caller, ino: number, flags: number): Handle | number;
+  open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number;
   /** Waits for what `read` called PENDING. Returns how to give up (interrupt): `done` is then called with EINTR. */

@@ -1,8 +1,9 @@
 export type { AuditRecord, AuditSink } from './audit.ts';
+export { Authority, type AuthorityOptions, type Commit, type Kept, type Restored } from './authority.ts';
 export { type Caller, type Way, ways } from './caller.ts';
-export type { Change, Delta } from './delta.ts';
+export type { Change, Delta, Usage } from './delta.ts';
+export { type Explanation, explain, type Verdict } from './explain.ts';
 export {
-  type Caching,
   type DirectoryEntry,
   type DirectoryHandle,
   type Done,
@@ -13,7 +14,11 @@ export {
   type StatFs,
 } from './file-system.ts';
 export type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
+export { checkName, utf8Bytes } from './name.ts';
 export { type Acl, type AclEntry, type Node, ROOT_INO, type Time } from './node.ts';
+export { CHANGES_NAME, Policy, ruleName } from './policy.ts';
+export { type Caching, Replica } from './replica.ts';
+export { Snapshot } from './snapshot.ts';
 export {
   defaultQuota,
   type Group,
@@ -25,3 +30,4 @@ export {
   type Spec,
   type SpecEntry,
 } from './spec.ts';
+export { type Clock, TreeFileSystem, type TreeFileSystemOptions } from './tree-file-system.ts';

@@ -2,7 +2,6 @@
 import type { Caller } from './caller.ts';
 import type { Time } from './node.ts';
 
-/** Callers in mutations are copies: a mutation may wait. */
 export type Mutation = { readonly caller: Caller } & (
   | {
       readonly op: 'create';
@@ -90,5 +89,6 @@ export type Settle = (outcome: Outcome) => void;
 
 /** Where a `FileSystem` sends mutations: the authority in the same process, or the link to the host daemon. */
 export interface Upstream {
+  /** Reads `mutation` during the call only, its `data` and `value` too; what has to outlive it is copied. */
   submit(mutation: Mutation, settle: Settle): void;
 }

@@ -15,6 +15,7 @@ export interface Node {
   readonly acl: Acl | undefined;
   /** Default ACL of a directory, or undefined. */
   readonly defaultAcl: Acl | undefined;
+  /** 1, or 0 when unlinked; directories don't count their subdirectories (as on btrfs). */
   readonly nlink: number;
   /** Length of the value or of the link target; 0 for a directory. */
   readonly sizeBytes: number;
@@ -37,17 +38,15 @@ export interface Time {
   readonly nsec: number;
 }
 
-/** A POSIX ACL with named entries. The owner's and other's permissions stand in the mode; the mode's group bits are the mask. */
+/** A POSIX ACL (acl(5)). In an access ACL, userObj, other and the mask agree with the mode's three classes. Permissions are 0 to 7. */
 export interface Acl {
-  /** Permissions (0 to 7) of the owning group: ACL_GROUP_OBJ. */
+  readonly userObj: number;
   readonly groupObj: number;
-  /** ACL_MASK for default ACLs and as stored; equals the mode's group bits in an access ACL. */
+  readonly other: number;
+  /** −1 where the ACL has none, which only one without named entries may. */
   readonly mask: number;
   readonly users: readonly AclEntry[];
   readonly groups: readonly AclEntry[];
-  /** ACL_USER_OBJ and ACL_OTHER, needed in default ACLs only. */
-  readonly userObj: number;
-  readonly other: number;
 }
 
 export interface AclEntry {

@@ -1,0 +1,188 @@
+/** Brings a spec into a tree: one draft that holds what the outside now says, with what guests made kept. */
+import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../wire/index.ts';
+import { isDirectory } from './access.ts';
+import type { Acl, Node, Time } from './node.ts';
+import { ROOT_INO } from './node.ts';
+import { CHANGES_NAME, defaults, type Effective, isPattern, type Policy } from './policy.ts';
+import { CHANGES_INO } from './replica.ts';
+import type { Draft } from './snapshot.ts';
+import type { SpecEntry } from './spec.ts';
+
+/** Owner, mode and ACL that defaults and rules give to what is made outside. */
+export interface Attributes {
+  readonly mode: number;
+  readonly uid: number;
+  readonly gid: number;
+  readonly acl: Acl | undefined;
+}
+
+/** Lets a directory be searched where a pattern's mode lets it be read, as `chmod a+X` would. */
+const withSearch = (mode: number): number => mode | ((mode & 0o444) >> 2);
+
+export function outsideAttributes(effective: Effective, path: string, type: number): Attributes {
+  const uid = effective.owner ?? 0;
+  const gid = effective.group ?? 0;
+  if (type === S_IFLNK) return { mode: S_IFLNK | 0o777, uid, gid, acl: undefined };
+  const directory = type === S_IFDIR;
+  const rule = effective.sources.get('mode');
+  let bits = effective.mode ?? defaults(path, directory).mode;
+  if (directory && rule !== undefined && isPattern(rule)) bits = withSearch(bits);
+  if (effective.acl === undefined || effective.acl.length === 0) return { mode: type | bits, uid, gid, acl: undefined };
+  const groupObj = (bits >> 3) & 7;
+  const named = (tag: 'user' | 'group') =>
+    effective
+      .acl!.filter((entry) => entry.tag === tag)
+      .map(({ id, permissions }) => ({ id, permissions }))
+      .toSorted((a, b) => a.id - b.id);
+  const mask = effective.acl.reduce((union, entry) => union | entry.permissions, groupObj);
+  const acl: Acl = {
+    userObj: (bits >> 6) & 7,
+    groupObj,
+    other: bits & 7,
+    mask,
+    users: named('user'),
+    groups: named('group'),
+  };
+  return { mode: type | (bits & ~0o070) | (mask << 3), uid, gid, acl };
+}
+
+/** Directories that every tree has. */
+const standing: readonly SpecEntry[] = [
+  { path: '/guest', kind: 'directory' },
+  { path: '/guest/.agent', kind: 'directory' },
+];
+
+const encoder = new TextEncoder();
+const typeOf = { directory: S_IFDIR, file: S_IFREG, symlink: S_IFLNK } as const;
+
+export interface Placing {
+  readonly draft: Draft;
+  readonly policy: Policy;
+  readonly now: Time;
+  /** The next inode number, never used before. */
+  readonly allocate: () => number;
+  /**
+   * Whether a file's value differs from the one that was last loaded for this inode number: then the outside's new value
+   * counts, else what is there now (which a guest may have written).
+   */
+  readonly valueChanged: (ino: number, bytes: Uint8Array) => boolean;
+}
+
+const sameAcl = (a: Acl | undefined, b: Acl | undefined): boolean => a === b || JSON.stringify(a) === JSON.stringify(b);
+
+const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+};
+
+/** Puts every entry of the spec, and removes what was made outside and is in it no more. */
+export function placeSpec(entries: readonly SpecEntry[], placing: Placing): void {
+  const { draft } = placing;
+  const placed = new Map<string, number>();
+  const kept = new Set<number>([ROOT_INO, CHANGES_INO]);
+  placed.set('/', ROOT_INO);
+  placeNode(placing, { path: '/', kind: 'directory' }, ROOT_INO, '', ROOT_INO);
+  placeNode(
+    placing,
+    { path: `/${CHANGES_NAME}`, kind: 'file', bytes: new Uint8Array() },
+    ROOT_INO,
+    CHANGES_NAME,
+    CHANGES_INO,
+  );
+  const given = new Set(entries.map((entry) => entry.path));
+  const missing = standing.filter((entry) => !given.has(entry.path));
+  for (const entry of missing) if (entry.path === '/guest') place(placing, entry, placed, kept);
+  for (const entry of entries) place(placing, entry, placed, kept);
+  for (const entry of missing) if (entry.path !== '/guest') place(placing, entry, placed, kept);
+  for (const node of leavesFirst(draft)) {
+    if (node.madeBy === 'guest' || kept.has(node.ino)) continue;
+    // A directory that still holds what guests made stays until that is gone.
+    if (isDirectory(node) && draft.entryCount(node.ino) > 0) reattribute(placing, node);
+    else draft.remove(node.ino);
+  }
+}
+
+function place(placing: Placing, entry: SpecEntry, placed: Map<string, number>, kept: Set<number>): void {
+  const slash = entry.path.lastIndexOf('/');
+  const parentIno = placed.get(slash === 0 ? '/' : entry.path.slice(0, slash))!;
+  const name = entry.path.slice(slash + 1);
+  const there = placing.draft.child(parentIno, name);
+  const type = typeOf[entry.kind];
+  let ino = there?.ino;
+  if (there !== undefined && ((there.mode & S_IFMT) !== type || (there.madeBy === 'guest' && type !== S_IFDIR))) {
+    for (const node of [...placing.draft.now.descendants(there)].toReversed()) placing.draft.remove(node.ino);
+    ino = undefined;
+  }
+  ino ??= placing.allocate();
+  placed.set(entry.path, ino);
+  kept.add(ino);
+  placeNode(placing, entry, parentIno, name, ino);
+}
+
+function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: string, ino: number): void {
+  const { draft, now } = placing;
+  const before = draft.node(ino);
+  const type = typeOf[entry.kind];
+  const attributes = outsideAttributes(placing.policy.effective(entry.path), entry.path, type);
+  const value =
+    entry.kind === 'file' ? entry.bytes : entry.kind === 'symlink' ? encoder.encode(entry.target) : undefined;
+  const changed =
+    entry.kind === 'file'
+      ? placing.valueChanged(ino, entry.bytes)
+      : before !== undefined && value !== undefined && !sameBytes(before.bytes!, value);
+  const bytes = before === undefined || changed || before.bytes === undefined ? value : before.bytes;
+  const bytesMoved =
+    before === undefined ||
+    (changed && !(before.bytes !== undefined && value !== undefined && sameBytes(before.bytes, value)));
+  const burned = changed ? false : (before?.burned ?? false);
+  const shown = burned ? new Uint8Array() : bytes;
+  const next: Node = {
+    ino,
+    parentIno,
+    name,
+    madeBy: 'outside',
+    ...attributes,
+    defaultAcl: before?.madeBy === 'outside' ? before.defaultAcl : undefined,
+    nlink: 1,
+    sizeBytes: shown?.length ?? 0,
+    bytes: shown,
+    burned,
+    dataRevision: bytesMoved || burned !== (before?.burned ?? false) ? draft.revision : before!.dataRevision,
+    revision: draft.revision,
+    atime: before?.atime ?? now,
+    mtime: bytesMoved ? now : before!.mtime,
+    ctime: now,
+  };
+  if (before !== undefined && same(before, next)) {
+    // A restored node comes without the bytes that only the spec holds.
+    if (before.bytes !== next.bytes) draft.refill({ ...before, bytes: next.bytes });
+    return;
+  }
+  draft.put(next);
+}
+
+const same = (a: Node, b: Node): boolean =>
+  a.madeBy === b.madeBy &&
+  a.parentIno === b.parentIno &&
+  a.name === b.name &&
+  a.mode === b.mode &&
+  a.uid === b.uid &&
+  a.gid === b.gid &&
+  a.burned === b.burned &&
+  a.dataRevision === b.dataRevision &&
+  a.sizeBytes === b.sizeBytes &&
+  sameAcl(a.acl, b.acl);
+
+/** Gives a directory that lives on only for what guests made in it the attributes that the policy now says. */
+function reattribute(placing: Placing, node: Node): void {
+  const path = placing.draft.now.path(node);
+  const attributes = outsideAttributes(placing.policy.effective(path), path, S_IFDIR);
+  const next: Node = { ...node, ...attributes, revision: placing.draft.revision, ctime: placing.now };
+  if (!same(node, next)) placing.draft.put(next);
+}
+
+function leavesFirst(draft: Draft): Node[] {
+  const root = draft.node(ROOT_INO);
+  return root === undefined ? [] : [...draft.now.descendants(root)].toReversed();
+}

@@ -1,0 +1,184 @@
+/** A tree as it is served: the current snapshot and policy, and what follows from both for each node. */
+import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
+import { decide, isDirectory } from './access.ts';
+import type { Caller, Way } from './caller.ts';
+import type { Change, Delta, Usage } from './delta.ts';
+import { type Node, ROOT_INO } from './node.ts';
+import { type Effective, Policy } from './policy.ts';
+import { applyDelta, Snapshot } from './snapshot.ts';
+import { defaultQuota } from './spec.ts';
+
+/**
+ * How a node's bytes and attributes may be cached by a kernel that all its users share.
+ * `shared`: the same for every caller at any time, bytes fixed for one `dataRevision`: cache for ever by version.
+ * `private`: the answer depends on who or when; bytes fixed for one `dataRevision`: never cache.
+ * `mutable`: guests may write it: never cache, one identity for its whole life.
+ */
+export type Caching = 'shared' | 'private' | 'mutable';
+
+/** What follows for a node from the policy and from where it is. */
+export interface Facts {
+  readonly effective: Effective;
+  readonly caching: Caching;
+  /** Type and permission bits as guests are shown them. */
+  readonly shownMode: number;
+}
+
+/** Inode number of `/.changes`. */
+export const CHANGES_INO = 2;
+
+const noPolicy = new Policy({ rules: [], users: {}, groups: {}, quota: defaultQuota });
+
+export class Replica {
+  #snapshot = Snapshot.empty;
+  #policy = noPolicy;
+  #cutOffSinceMs: number | undefined;
+  #usage: Usage = { bytes: 0, nodes: 0 };
+  /** By ino; dropped when a directory or the policy changes, for both decide about all that lies below. */
+  #facts = new Map<number, Facts>();
+  readonly #listeners = new Set<(delta: Delta, before: Snapshot) => void>();
+
+  get snapshot(): Snapshot {
+    return this.#snapshot;
+  }
+
+  get policy(): Policy {
+    return this.#policy;
+  }
+
+  get usage(): Usage {
+    return this.#usage;
+  }
+
+  /** Seconds since this replica last knew that it was up to date; 0 while it is connected. */
+  ageSeconds(nowMs: number): number {
+    return this.#cutOffSinceMs === undefined ? 0 : Math.max(0, Math.round((nowMs - this.#cutOffSinceMs) / 1000));
+  }
+
+  /** Tells since when (monotonic milliseconds) no commits can arrive, or that they arrive again. */
+  set cutOffSinceMs(sinceMs: number | undefined) {
+    this.#cutOffSinceMs = sinceMs;
+  }
+
+  /** Becomes the next revision, and tells the listeners. */
+  apply(delta: Delta): void {
+    const before = this.#snapshot;
+    this.#snapshot = applyDelta(before, delta);
+    this.#usage = delta.usage;
+    if (delta.policy !== undefined) this.#policy = new Policy(delta.policy);
+    let all = delta.full || delta.policy !== undefined;
+    for (const node of delta.put) {
+      this.#facts.delete(node.ino);
+      if (all || !isDirectory(node)) continue;
+      const old = before.node(node.ino);
+      all = old !== undefined && !samePlaceAndRights(old, node);
+    }
+    for (const ino of delta.remove) this.#facts.delete(ino);
+    if (all) this.#facts.clear();
+    for (const listener of this.#listeners) listener(delta, before);
+  }
+
+  onApply(listener: (delta: Delta, before: Snapshot) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  facts(node: Node): Facts {
+    const known = this.#facts.get(node.ino);
+    if (known !== undefined) return known;
+    const facts = this.#deduce(node);
+    if (this.#snapshot.node(node.ino) === node) this.#facts.set(node.ino, facts);
+    return facts;
+  }
+
+  #deduce(node: Node): Facts {
+    const effective = this.#policy.effective(this.#snapshot.path(node));
+    return { effective, caching: this.#caching(node, effective), shownMode: shownMode(node, effective) };
+  }
+
+  #caching(node: Node, effective: Effective): Caching {
+    if (node.madeBy === 'guest') return 'mutable';
+    const parent = node.ino === ROOT_INO ? undefined : this.#snapshot.node(node.parentIno);
+    const seenByAll = node.ino === ROOT_INO || (parent !== undefined && this.facts(parent).caching === 'shared');
+    const type = node.mode & S_IFMT;
+    if (type === S_IFDIR)
+      return seenByAll && !effective.special && (node.mode & 0o001) !== 0 && allClasses(node, 0o1)
+        ? 'shared'
+        : 'private';
+    if (type === S_IFLNK) return seenByAll && !effective.special ? 'shared' : 'private';
+    if (writable(node)) return 'mutable';
+    if (node.ino === CHANGES_INO) return 'private';
+    return seenByAll && !effective.special && !node.burned && allClasses(node, 0o4) ? 'shared' : 'private';
+  }
+
+  decide(way: Way, node: Node, caller: Caller, mask: number, wallMs: number): number {
+    return decide(this.#policy, way, node, this.facts(node).effective, caller, mask, wallMs);
+  }
+
+  /** Whether a change may be told to a caller: it can reach the path, and nothing hides it. */
+  visible(way: Way, change: Change, node: Node, caller: Caller, wallMs: number): boolean {
+    const current = this.#snapshot.node(change.ino) ?? node;
+    const effective =
+      this.#snapshot.node(change.ino) === undefined
+        ? this.#policy.effective(change.path)
+        : this.facts(current).effective;
+    if (effective.hidden && decide(this.#policy, way, current, effective, caller, 4, wallMs) !== 0) return false;
+    return this.reachable(way, current, caller, wallMs, true);
+  }
+
+  /**
+   * Whether the caller may search every directory above a node. Where the guest's kernel checks, it has done so for what
+   * guests made, and better than we can (a process may hold a directory open whose ancestors it can't search).
+   */
+  reachable(way: Way, node: Node, caller: Caller, wallMs: number, alsoGuestMade = !way.kernelChecks): boolean {
+    let at = node;
+    while (at.ino !== ROOT_INO && at.parentIno !== 0) {
+      const parent = this.#snapshot.node(at.parentIno);
+      if (parent === undefined) return false;
+      const facts = this.facts(parent);
+      if (facts.caching === 'shared') return true;
+      if (
+        (alsoGuestMade || parent.madeBy === 'outside') &&
+        decide(this.#policy, way, parent, facts.effective, caller, 1, wallMs) !== 0
+      )
+        return false;
+      at = parent;
+    }
+    return true;
+  }
+}
+
+/** Whether each of owner, group, other and every ACL entry grants `mask`, so that nobody's answer differs. */
+function allClasses(node: Node, mask: number): boolean {
+  const { mode, acl } = node;
+  if ((mode & mask) === 0 || ((mode >> 3) & mask) === 0 || ((mode >> 6) & mask) === 0) return false;
+  return (
+    acl === undefined ||
+    [acl.groupObj, ...[...acl.users, ...acl.groups].map((entry) => entry.permissions)].every(
+      (bits) => (bits & mask) !== 0,
+    )
+  );
+}
+
+/** Whether a write bit of what was made outside applies to anybody. */
+function writable(node: Node): boolean {
+  if ((node.mode & 0o222) !== 0) return true;
+  return (
+    node.acl !== undefined && [...node.acl.users, ...node.acl.groups].some((entry) => (entry.permissions & 2) !== 0)
+  );
+}
+
+function shownMode(node: Node, effective: Effective): number {
+  const type = node.mode & S_IFMT;
+  if (node.burned) return type;
+  if (!effective.hostDecides || type === S_IFLNK) return node.mode;
+  return node.mode | (type === S_IFDIR ? 0o777 : 0o666);
+}
+
+const samePlaceAndRights = (a: Node, b: Node): boolean =>
+  a.parentIno === b.parentIno &&
+  a.name === b.name &&
+  a.mode === b.mode &&
+  a.uid === b.uid &&
+  a.gid === b.gid &&
+  a.acl === b.acl;

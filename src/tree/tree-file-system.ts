@@ -1,0 +1,606 @@
+import {
+  EACCES,
+  EBADF,
+  EEXIST,
+  EINTR,
+  EINVAL,
+  EIO,
+  EISDIR,
+  ELOOP,
+  ENODATA,
+  ENOENT,
+  ENOTDIR,
+  EPERM,
+  ESTALE,
+  O_ACCMODE,
+  O_APPEND,
+  O_EXCL,
+  O_RDONLY,
+  O_RDWR,
+  O_TRUNC,
+  O_WRONLY,
+  R_OK,
+  S_IFDIR,
+  S_IFLNK,
+  S_IFMT,
+  W_OK,
+  X_OK,
+} from '../wire/index.ts';
+import { isDirectory } from './access.ts';
+import { ACCESS_XATTR, DEFAULT_XATTR, encodeAcl } from './acl.ts';
+import type { AuditSink } from './audit.ts';
+import { Auditor } from './auditor.ts';
+import type { Caller, Way } from './caller.ts';
+import { ChangeStream } from './change-stream.ts';
+import type { Change, Delta } from './delta.ts';
+import { why } from './explain.ts';
+import {
+  type DirectoryEntry,
+  type DirectoryHandle,
+  type Done,
+  type FileSystem,
+  type Handle,
+  PENDING,
+  type SetAttributes,
+  type StatFs,
+} from './file-system.ts';
+import type { Mutation, Outcome, Upstream } from './mutation.ts';
+import { checkName } from './name.ts';
+import { type Node, ROOT_INO } from './node.ts';
+import { OpenFile, OpenFiles } from './open-files.ts';
+import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
+import type { Snapshot } from './snapshot.ts';
+import { limits } from './spec.ts';
+
+export interface Clock {
+  /** Milliseconds since the epoch. */
+  readonly wallMs: () => number;
+  /** Milliseconds that never run backwards. */
+  readonly monotonicMs: () => number;
+}
+
+export interface TreeFileSystemOptions {
+  readonly replica: Replica;
+  readonly way: Way;
+  readonly upstream: Upstream;
+  readonly audit: AuditSink;
+  readonly vm: string;
+  readonly clock: Clock;
+}
+
+/** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */
+const FMODE_EXEC = 0x20;
+const BLOCK_BYTES = 4096;
+const NOTHING = new Uint8Array();
+
+class OpenDirectory implements DirectoryHandle {
+  readonly ino: number;
+  readonly uid: number;
+  entries: readonly (readonly [name: string, ino: number])[] | undefined;
+  open = true;
+
+  constructor(ino: number, uid: number) {
+    this.ino = ino;
+    this.uid = uid;
+  }
+}
+
+/** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
+export class TreeFileSystem implements FileSystem {
+  readonly way: Way;
+  readonly #replica: Replica;
+  readonly #upstream: Upstream;
+  readonly #auditor: Auditor;
+  readonly #clock: Clock;
+  readonly #stream: ChangeStream;
+  readonly #listeners = new Set<(changes: readonly Change[]) => void>();
+  #files = new OpenFiles();
+  readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
+    name: '',
+    ino: 0,
+    type: 0,
+    node: undefined,
+  };
+  readonly #stop: () => void;
+
+  constructor(options: TreeFileSystemOptions) {
+    this.way = options.way;
+    this.#replica = options.replica;
+    this.#upstream = options.upstream;
+    this.#clock = options.clock;
+    this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
+    this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
+    this.#stop = options.replica.onApply((delta, before) => this.#applied(delta, before));
+  }
+
+  /** Leaves the replica. */
+  close(): void {
+    this.#stop();
+    this.reset();
+  }
+
+  get revision(): number {
+    return this.#replica.snapshot.revision;
+  }
+
+  /** Files and directories that are open. */
+  get openHandles(): number {
+    return this.#files.size;
+  }
+
+  node(ino: number): Node | undefined {
+    return this.#replica.snapshot.node(ino);
+  }
+
+  caching(node: Node): Caching {
+    return this.#replica.facts(node).caching;
+  }
+
+  shownMode(node: Node): number {
+    return this.#replica.facts(node).shownMode;
+  }
+
+  lookup(caller: Caller, parentIno: number, name: string): Node | number {
+    const { snapshot } = this.#replica;
+    const parent = snapshot.node(parentIno);
+    if (parent === undefined) return ESTALE;
+    if (!isDirectory(parent)) return ENOTDIR;
+    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller)) {
+      this.#denied('lookup', parent, caller, EACCES);
+      return EACCES;
+    }
+    if (name === '..') return snapshot.node(parent.parentIno) ?? ENOENT;
+    if (name === '.') return parent;
+    const node = snapshot.child(parentIno, name);
+    if (node === undefined) {
+      const bad = checkName(name);
+      return bad === 0 || bad === EINVAL ? ENOENT : bad;
+    }
+    return this.#hides(node, caller) ? ENOENT : node;
+  }
+
+  getattr(caller: Caller, ino: number): Node | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    return this.#hides(node, caller) ? ENOENT : node;
+  }
+
+  access(caller: Caller, ino: number, mask: number): number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    return this.#check('access', node, caller, mask);
+  }
+
+  readlink(caller: Caller, ino: number): Uint8Array | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
+    if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
+    return node.bytes!;
+  }
+
+  open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    const type = node.mode & S_IFMT;
+    if (type === S_IFDIR) return EISDIR;
+    if (type === S_IFLNK) return ELOOP;
+    const mask = openMask(flags);
+    const room = this.#files.room(caller.uid);
+    if (room !== 0) return room;
+    const errno = this.#check('open', node, caller, mask);
+    if (errno !== 0) return errno;
+    const { effective, caching } = this.#replica.facts(node);
+    if ((mask & W_OK) !== 0 && effective.writeOnce && node.sizeBytes > 0) {
+      this.#denied('open', node, caller, EPERM);
+      return EPERM;
+    }
+    // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
+    const recorded = (mask & R_OK) !== 0 && caching === 'private' && !effective.once && ino !== CHANGES_INO;
+    if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
+    if (version === undefined || version === node || caching === 'mutable')
+      return this.#opened(node, flags, caller, caching, false);
+    const file = this.#opened(version, flags, caller, caching, false);
+    this.#files.pinsOldVersion(file);
+    return file;
+  }
+
+  read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number {
+    const file = handle as OpenFile;
+    if (!file.open || !file.reads) return EBADF;
+    if (file.stream) {
+      const bytes = this.#stream.take(file, sizeBytes);
+      return bytes.length === 0 ? PENDING : bytes;
+    }
+    if (file.truncates) return NOTHING;
+    if (file.burnt !== undefined) return slice(file.burnt, offset, sizeBytes);
+    if (file.stale) return ESTALE;
+    const errno = this.#recheck(file, R_OK);
+    if (errno !== 0) return errno;
+    const node = file.pinned ? file.node : (this.#replica.snapshot.node(file.ino) ?? file.node);
+    if (node.bytes === undefined) return offset < node.sizeBytes && sizeBytes > 0 ? PENDING : NOTHING;
+    return slice(node.bytes, offset, sizeBytes);
+  }
+
+  waitRead(handle: Handle, offset: number, sizeBytes: number, done: Done<Uint8Array>): () => void {
+    const file = handle as OpenFile;
+    if (file.stream) return this.#stream.wait(file, sizeBytes, done);
+    let waiting = true;
+    const answer: Done<Uint8Array> = (errno, bytes) => {
+      if (!waiting) return;
+      waiting = false;
+      done(errno, bytes);
+    };
+    this.#upstream.submit({ op: 'burn', caller: file.caller, ino: file.ino }, (outcome) => {
+      if (outcome.errno === 0) file.burnt ??= outcome.bytes;
+      // Two reads of one handle may both have asked; the second is told that it is burnt, and has it already.
+      if (file.burnt === undefined) answer(outcome.errno, undefined);
+      else answer(0, slice(file.burnt, offset, sizeBytes));
+    });
+    return () => answer(EINTR, undefined);
+  }
+
+  readable(handle: Handle): boolean {
+    const file = handle as OpenFile;
+    return !file.stream || this.#stream.ready(file);
+  }
+
+  pendingTruncation(ino: number): boolean {
+    return this.#files.truncating(ino);
+  }
+
+  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void {
+    const file = handle as OpenFile;
+    if (!file.open || !file.writes) return done(EBADF, undefined);
+    const truncate = file.truncates;
+    this.#files.settleTruncation(file);
+    const append = (file.flags & O_APPEND) !== 0;
+    const written = data.length;
+    this.#upstream.submit(
+      { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
+      (outcome) => done(outcome.errno, outcome.errno === 0 ? written : undefined),
+    );
+  }
+
+  fsync(handle: Handle, done: Done): void {
+    this.#truncateNow(handle as OpenFile, done);
+  }
+
+  release(handle: Handle, done: Done): void {
+    const file = handle as OpenFile;
+    if (!file.open) return done(EBADF, undefined);
+    this.#truncateNow(file, (errno) => {
+      this.#stream.close(file);
+      this.#files.remove(file);
+      this.#dropIfUnlinked(file.ino);
+      done(errno, undefined);
+    });
+  }
+
+  opendir(caller: Caller, ino: number): DirectoryHandle | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    if (!isDirectory(node)) return ENOTDIR;
+    const room = this.#files.room(caller.uid);
+    if (room !== 0) return room;
+    const errno = this.#check('opendir', node, caller, R_OK);
+    if (errno !== 0) return errno;
+    this.#files.addDirectory(caller.uid);
+    return new OpenDirectory(ino, caller.uid);
+  }
+
+  entry(caller: Caller, directory: DirectoryHandle, index: number): DirectoryEntry | undefined {
+    const open = directory as OpenDirectory;
+    const { snapshot } = this.#replica;
+    const entry = this.#entry;
+    if (index < 2) {
+      if (index === 0) open.entries = undefined;
+      const self = snapshot.node(open.ino);
+      entry.name = index === 0 ? '.' : '..';
+      entry.node = index === 0 ? self : self && snapshot.node(self.parentIno);
+      entry.ino = entry.node?.ino ?? open.ino;
+      entry.type = S_IFDIR;
+      return entry;
+    }
+    open.entries ??= this.#list(snapshot, open.ino, caller);
+    const found = open.entries[index - 2];
+    if (found === undefined) return undefined;
+    entry.name = found[0];
+    entry.ino = found[1];
+    const node = snapshot.node(found[1]);
+    entry.node = node?.parentIno === open.ino && node.name === found[0] ? node : undefined;
+    entry.type = node === undefined ? 0 : node.mode & S_IFMT;
+    return entry;
+  }
+
+  releasedir(directory: DirectoryHandle): void {
+    const open = directory as OpenDirectory;
+    if (!open.open) return;
+    open.open = false;
+    this.#files.removeDirectory(open.uid);
+  }
+
+  create(
+    caller: Caller,
+    parentIno: number,
+    name: string,
+    mode: number,
+    umask: number,
+    flags: number,
+    done: Done<{ readonly node: Node; readonly handle: Handle }>,
+  ): void {
+    const there = this.#replica.snapshot.child(parentIno, name);
+    if (there !== undefined) return this.#createOver(caller, there, flags, done);
+    const room = this.#files.room(caller.uid);
+    if (room !== 0) return done(room, undefined);
+    const creator = { ...caller };
+    this.#upstream.submit({ op: 'create', caller: creator, parentIno, name, mode, umask }, (outcome) => {
+      const { snapshot } = this.#replica;
+      const node = outcome.errno === 0 ? snapshot.node(outcome.ino) : snapshot.child(parentIno, name);
+      if (outcome.errno === EEXIST && node !== undefined) return this.#createOver(creator, node, flags, done);
+      if (outcome.errno !== 0) return done(outcome.errno, undefined);
+      if (node === undefined) return done(ESTALE, undefined);
+      done(0, { node, handle: this.#opened(node, flags, creator, 'mutable', true) });
+    });
+  }
+
+  /** The name was there, or somebody else made it first. */
+  #createOver(
+    caller: Caller,
+    there: Node,
+    flags: number,
+    done: Done<{ readonly node: Node; readonly handle: Handle }>,
+  ): void {
+    if ((flags & O_EXCL) !== 0) return done(EEXIST, undefined);
+    const handle = this.open(caller, there.ino, flags);
+    if (typeof handle === 'number') return done(handle, undefined);
+    done(0, { node: there, handle });
+  }
+
+  mkdir(caller: Caller, parentIno: number, name: string, mode: number, umask: number, done: Done<Node>): void {
+    this.#make({ op: 'mkdir', caller, parentIno, name, mode, umask }, done);
+  }
+
+  symlink(caller: Caller, parentIno: number, name: string, target: Uint8Array, done: Done<Node>): void {
+    // The tree keeps it, and the request's buffer is used again.
+    this.#make({ op: 'symlink', caller, parentIno, name, target: target.slice() }, done);
+  }
+
+  unlink(caller: Caller, parentIno: number, name: string, done: Done): void {
+    this.#submit({ op: 'unlink', caller, parentIno, name }, done);
+  }
+
+  rmdir(caller: Caller, parentIno: number, name: string, done: Done): void {
+    this.#submit({ op: 'rmdir', caller, parentIno, name }, done);
+  }
+
+  rename(
+    caller: Caller,
+    parentIno: number,
+    name: string,
+    newParentIno: number,
+    newName: string,
+    flags: number,
+    done: Done,
+  ): void {
+    this.#submit({ op: 'rename', caller, parentIno, name, newParentIno, newName, flags }, done);
+  }
+
+  setattr(caller: Caller, ino: number, attributes: SetAttributes, handle: Handle | undefined, done: Done<Node>): void {
+    const { sizeBytes, mode, uid, gid, atime, mtime } = attributes;
+    const answer: Done = (errno) => {
+      const node = errno === 0 ? this.#replica.snapshot.node(ino) : undefined;
+      done(errno === 0 && node === undefined ? ESTALE : errno, node);
+    };
+    const rest =
+      mode !== undefined || uid !== undefined || gid !== undefined || atime !== undefined || mtime !== undefined;
+    const change: Mutation = {
+      op: 'setattr',
+      caller: rest ? { ...caller } : caller,
+      ino,
+      ...(mode === undefined ? {} : { mode }),
+      ...(uid === undefined ? {} : { uid }),
+      ...(gid === undefined ? {} : { gid }),
+      ...(atime === undefined ? {} : { atime }),
+      ...(mtime === undefined ? {} : { mtime }),
+    };
+    if (sizeBytes === undefined) return rest ? this.#submit(change, answer) : answer(0, undefined);
+    const file = handle as OpenFile | undefined;
+    if (file !== undefined && (!file.open || !file.writes)) return done(EINVAL, undefined);
+    const then: Done = (errno) => (errno === 0 && rest ? this.#submit(change, answer) : answer(errno, undefined));
+    const truncate: Mutation = {
+      op: 'truncate',
+      caller: file?.caller ?? { ...caller },
+      ino,
+      sizeBytes,
+      grantedAtOpen: file !== undefined,
+    };
+    if (file === undefined) return this.#submit(truncate, then);
+    this.#truncateNow(file, (errno) => (errno === 0 ? this.#submit(truncate, then) : then(errno, undefined)));
+  }
+
+  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    const wallMs = this.#clock.wallMs();
+    if (this.#hides(node, caller)) return ENOENT;
+    switch (name) {
+      case 'system.porthole.why':
+        return encoder.encode(why(this.#replica, this.way, node, caller, wallMs));
+      case 'system.porthole.revision':
+        return encoder.encode(String(node.dataRevision));
+      case 'system.porthole.age':
+        return encoder.encode(String(this.#replica.ageSeconds(this.#clock.monotonicMs())));
+      case ACCESS_XATTR:
+        return node.acl === undefined || this.#replica.facts(node).effective.hostDecides || node.burned
+          ? ENODATA
+          : encodeAcl(node.acl);
+      case DEFAULT_XATTR:
+        return node.defaultAcl === undefined ? ENODATA : encodeAcl(node.defaultAcl);
+      default:
+        return ENODATA;
+    }
+  }
+
+  listxattr(caller: Caller, ino: number): Uint8Array | number {
+    const names = [ACCESS_XATTR, DEFAULT_XATTR].filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
+    return this.node(ino) === undefined ? ESTALE : encoder.encode(names.map((name) => `${name}\0`).join(''));
+  }
+
+  setxattr(caller: Caller, ino: number, name: string, value: Uint8Array, flags: number, done: Done): void {
+    this.#submit({ op: 'setxattr', caller, ino, name, value, flags }, done);
+  }
+
+  removexattr(caller: Caller, ino: number, name: string, done: Done): void {
+    this.#submit({ op: 'removexattr', caller, ino, name }, done);
+  }
+
+  statfs(): StatFs {
+    const { quota } = this.#replica.policy.spec;
+    const { bytes, nodes } = this.#replica.usage;
+    return {
+      blockSizeBytes: BLOCK_BYTES,
+      blocks: Math.ceil(quota.bytes / BLOCK_BYTES),
+      blocksFree: Math.max(0, Math.floor((quota.bytes - bytes) / BLOCK_BYTES)),
+      files: quota.nodes,
+      filesFree: Math.max(0, quota.nodes - nodes),
+      nameBytes: limits.nameBytes,
+    };
+  }
+
+  subscribe(listener: (changes: readonly Change[]) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  flushWaiters(): void {
+    this.#stream.heartbeat(() => true);
+  }
+
+  reset(): void {
+    this.#stream.reset();
+    const open = new Set<number>();
+    for (const file of this.#files.all) open.add(file.ino);
+    this.#files = new OpenFiles();
+    for (const ino of open) this.#dropIfUnlinked(ino);
+  }
+
+  tick(nowMs: number): void {
+    this.#stream.heartbeat((waiter) => waiter.deadlineMs <= nowMs);
+  }
+
+  nextDeadlineMs(): number {
+    return this.#stream.nextDeadlineMs();
+  }
+
+  #maySearch(directory: Node, caller: Caller): boolean {
+    return this.#replica.decide(this.way, directory, caller, X_OK, this.#clock.wallMs()) === 0;
+  }
+
+  #hides(node: Node, caller: Caller): boolean {
+    return (
+      this.#replica.facts(node).effective.hidden &&
+      this.#replica.decide(this.way, node, caller, R_OK, this.#clock.wallMs()) !== 0
+    );
+  }
+
+  /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
+  #check(operation: string, node: Node, caller: Caller, mask: number): number {
+    const facts = this.#replica.facts(node);
+    if (facts.caching === 'shared' && (mask & ~R_OK) === 0) return 0;
+    const wallMs = this.#clock.wallMs();
+    const errno = this.#replica.reachable(this.way, node, caller, wallMs)
+      ? this.#replica.decide(this.way, node, caller, mask, wallMs)
+      : EACCES;
+    if (errno === 0) return 0;
+    this.#denied(operation, node, caller, errno);
+    return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
+  }
+
+  /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */
+  #recheck(file: OpenFile, mask: number): number {
+    const { revision } = this.#replica.snapshot;
+    const node = this.#replica.snapshot.node(file.ino);
+    if (node === undefined || node.madeBy === 'guest') return 0;
+    const { effective } = this.#replica.facts(node);
+    if (file.decidedRevision === revision && effective.untilMs === Number.POSITIVE_INFINITY) return 0;
+    // What this handle itself burned, it reads on.
+    const errno = this.#replica.decide(
+      this.way,
+      node.burned ? { ...node, burned: false } : node,
+      file.caller,
+      mask,
+      this.#clock.wallMs(),
+    );
+    if (errno === 0) file.decidedRevision = revision;
+    else this.#denied('read', node, file.caller, errno);
+    return errno;
+  }
+
+  #denied(operation: string, node: Node, caller: Caller, errno: number): void {
+    this.#auditor.record(this.way, operation, this.#replica, node, caller, errno);
+  }
+
+  #opened(node: Node, flags: number, caller: Caller, caching: Caching, made: boolean): OpenFile {
+    const as = { stream: node.ino === CHANGES_INO, pinned: caching !== 'mutable', made };
+    const file = new OpenFile(node, flags, { ...caller }, this.#replica.snapshot.revision, as);
+    this.#files.add(file);
+    return file;
+  }
+
+  #list(snapshot: Snapshot, ino: number, caller: Caller): (readonly [string, number])[] {
+    return [...snapshot.entries(ino)].filter(([, child]) => {
+      const node = snapshot.node(child);
+      return node !== undefined && !this.#hides(node, caller);
+    });
+  }
+
+  #submit(mutation: Mutation, done: Done): void {
+    this.#upstream.submit(mutation, (outcome) => done(outcome.errno, undefined));
+  }
+
+  #make(mutation: Mutation, done: Done<Node>): void {
+    this.#upstream.submit(mutation, (outcome: Outcome) => {
+      const node = outcome.errno === 0 ? this.#replica.snapshot.node(outcome.ino) : undefined;
+      done(outcome.errno === 0 && node === undefined ? ESTALE : outcome.errno, node);
+    });
+  }
+
+  #truncateNow(file: OpenFile, done: Done): void {
+    if (!file.open) return done(EBADF, undefined);
+    if (!file.truncates) return done(0, undefined);
+    this.#files.settleTruncation(file);
+    this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, done);
+  }
+
+  #dropIfUnlinked(ino: number): void {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || this.#files.isOpen(ino)) return;
+    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => {});
+  }
+
+  #applied(delta: Delta, before: Snapshot): void {
+    for (const node of delta.put) {
+      const old = before.node(node.ino);
+      if (old !== undefined && old.bytes !== node.bytes) this.#files.superseded(node.ino);
+      if (node.parentIno === 0) this.#dropIfUnlinked(node.ino);
+    }
+    for (const ino of delta.remove) this.#files.superseded(ino);
+    this.#stream.applied(delta, before);
+    if (delta.changes.length > 0) for (const listener of this.#listeners) listener(delta.changes);
+  }
+}
+
+const encoder = new TextEncoder();
+const nobody: Caller = { uid: 65_534, gid: 65_534, pid: 0 };
+
+function openMask(flags: number): number {
+  const access = flags & O_ACCMODE;
+  const mask = access === O_RDONLY ? R_OK : access === O_WRONLY ? W_OK : access === O_RDWR ? R_OK | W_OK : R_OK | W_OK;
+  const base = (flags & FMODE_EXEC) !== 0 ? X_OK : mask;
+  return (flags & O_TRUNC) !== 0 ? base | W_OK : base;
+}
+
+function slice(bytes: Uint8Array, offset: number, sizeBytes: number): Uint8Array {
+  return offset >= bytes.length ? NOTHING : bytes.subarray(offset, offset + sizeBytes);
+}

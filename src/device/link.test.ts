@@ -167,6 +167,7 @@ const delta: Delta = {
     quota: defaultQuota,
   },
   changes: [{ ino: 2, path: '/n2', what: 'created' }],
+  usage: { bytes: 3, nodes: 1 },
 };
 
 test('readerOnDevice gives back what the host encoded when it comes in pieces', () => {

@@ -145,7 +145,7 @@ const malformed = (type: MessageType): LinkError =>
 
 /** Every node with the same keys in the same order, values in memory of their own: the frame can go. */
 const toDelta = (raw: Delta): Delta => {
-  const { revision, full, put, remove, policy, changes } = raw;
+  const { revision, full, put, remove, policy, changes, usage } = raw;
   return {
     revision,
     full,
@@ -153,6 +153,7 @@ const toDelta = (raw: Delta): Delta => {
     remove,
     changes: changes.map(({ ino, path, what }): Change => ({ ino, path, what })),
     ...(policy !== undefined && { policy }),
+    usage: { bytes: usage.bytes, nodes: usage.nodes },
   };
 };
 
@@ -183,12 +184,12 @@ const toAcl = (raw: Acl | undefined): Acl | undefined =>
   raw === undefined
     ? undefined
     : {
+        userObj: raw.userObj,
         groupObj: raw.groupObj,
+        other: raw.other,
         mask: raw.mask,
         users: raw.users.map(toAclEntry),
         groups: raw.groups.map(toAclEntry),
-        userObj: raw.userObj,
-        other: raw.other,
       };
 
 const toAclEntry = ({ id, permissions }: AclEntry): AclEntry => ({ id, permissions });

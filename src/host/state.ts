@@ -15,29 +15,7 @@ import { createHash } from 'node:crypto';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
 import { Store, type StoreChange, StoreError } from '../store/index.ts';
-import type { Acl, Node, Time } from '../tree/index.ts';
-
-/** What has to be kept of a node, beyond the node itself. */
-export interface Kept {
-  readonly node: Node;
-  /** Digest of the value that the outside last gave this file. */
-  readonly base: string | undefined;
-  /** The bytes are not the outside's: they must be kept with the node. Else the spec gives them again. */
-  readonly keepBytes: boolean;
-}
-
-export interface Commit {
-  readonly revision: number;
-  readonly nextIno: number;
-  readonly put: readonly Kept[];
-  readonly remove: readonly number[];
-}
-
-export interface Restored {
-  readonly revision: number;
-  readonly nextIno: number;
-  readonly nodes: readonly Kept[];
-}
+import type { Acl, Commit, Kept, Node, Restored, Time } from '../tree/index.ts';
 
 /** SHA-256, as `Kept.base` holds it. */
 export const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('base64');

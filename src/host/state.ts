@@ -12,6 +12,7 @@
 
 import { Buffer } from 'node:buffer';
 import { createHash } from 'node:crypto';
+import { resolve } from 'node:path';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
 import { Store, type StoreChange, StoreError } from '../store/index.ts';
@@ -28,11 +29,13 @@ const nodeKey = (ino: number): string => nodePrefix + ino.toString(16).padStart(
 
 /** Keeps one tree in a store. The caller closes it. */
 export class State implements Disposable {
+  readonly readOnly: boolean;
   readonly #store: Store;
 
   /** StoreError as `Store`. */
   constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
-    this.#store = new Store({ directory, ...options });
+    this.readOnly = options.readOnly ?? false;
+    this.#store = new Store({ directory: resolve(directory), readOnly: this.readOnly });
   }
 
   /** Absolute path of the spec file that the tree was last loaded from. */

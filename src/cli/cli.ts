@@ -5,6 +5,7 @@ import {
   formatProblem,
   formatProblems,
   loadSpec,
+  loadSpecOrThrow,
   nearest,
   ServedTree,
   SpecError,
@@ -195,7 +196,7 @@ const runExport = (given: string | undefined, state: string | undefined, termina
   using kept = state === undefined ? undefined : new State(state, { readOnly: true });
   const file = given ?? kept?.specFile;
   if (file === undefined) throw new UsageError(`nothing was served from "${state}" yet; give a spec file as well`);
-  using tree = new ServedTree({ ...quiet, file, state: kept });
+  using tree = new ServedTree({ ...quiet, file, loaded: loadSpecOrThrow(file), state: kept });
   terminal.out(exportReplica(tree.authority.replica));
 };
 
@@ -220,7 +221,7 @@ const runExplain = (file: string, path: string, flags: ExplainFlags, terminal: T
     .filter((name) => name !== '')
     .join('/')}`;
   using kept = flags.state === undefined ? undefined : new State(flags.state, { readOnly: true });
-  using tree = new ServedTree({ ...quiet, file, state: kept });
+  using tree = new ServedTree({ ...quiet, file, loaded: loadSpecOrThrow(file), state: kept });
   const { replica } = tree.authority;
   const caller: Caller = { uid: flags.uid, gid: flags.gid ?? flags.uid, pid: 0, groups: flags.groups };
   const text = explainPath({ replica, path: normal, caller, way: ways[flags.way], wallMs: Date.now() });

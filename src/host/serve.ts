@@ -6,7 +6,8 @@ import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
 import { DeviceProcess } from './device-process.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
-import { ServedTree } from './served-tree.ts';
+import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
+import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
 import { State } from './state.ts';
 
@@ -58,13 +59,15 @@ const probeMs = 1_000;
  * The caller stops it.
  */
 export const serve = async (options: ServeOptions): Promise<Server> => {
+  // Before anything is made on the disk.
+  const loaded = loadSpecOrThrow(options.file);
   const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
   const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
   const mounts = options.mounts.map(prepareMount);
   const twice = [...vhostUser, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
-  const server = new Server(options, {
+  const server = new Server(options, loaded, {
     type: 'config',
     protocol: linkProtocol,
     vm,
@@ -101,7 +104,7 @@ export class Server implements AsyncDisposable {
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
-  constructor(options: ServeOptions, config: LinkConfig) {
+  constructor(options: ServeOptions, loaded: ServedTreeOptions['loaded'], config: LinkConfig) {
     this.#options = options;
     this.#config = config;
     this.#targets = [
@@ -119,6 +122,7 @@ export class Server implements AsyncDisposable {
       this.#tree = new ServedTree({
         vm: config.vm,
         file: options.file,
+        loaded,
         state: this.#state,
         audit: this.#audit.record,
         wallMs: Date.now,

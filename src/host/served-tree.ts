@@ -1,14 +1,16 @@
 /** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
 import { resolve } from 'node:path';
 import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
-import { loadSpecOrThrow } from './spec-file.ts';
-import { SpecError, type SpecProblem } from './spec-problem.ts';
+import { type LoadedSpec, loadSpecOrThrow } from './spec-file.ts';
+import type { SpecError, SpecProblem } from './spec-problem.ts';
 import { SpecWatch } from './spec-watch.ts';
-import { digestOf, State } from './state.ts';
+import { digestOf, type State } from './state.ts';
 
 export interface ServedTreeOptions {
   readonly vm: string;
   readonly file: string;
+  /** What `loadSpecOrThrow` read from the file. */
+  readonly loaded: LoadedSpec & { readonly spec: Spec };
   /** Where what guests write is kept; undefined: in memory only. Nothing is written to one that is open for reading. */
   readonly state: State | undefined;
   readonly audit: AuditSink;
@@ -35,11 +37,11 @@ export class ServedTree implements Disposable {
   #references: readonly string[];
   #watch: SpecWatch | undefined;
 
-  /** SpecError when the file is wrong; StoreError when the state is damaged or can't be written. The caller closes the state. */
+  /** StoreError when the state is damaged or can't be written. The caller closes the state. */
   constructor(options: ServedTreeOptions) {
     const { vm, audit, wallMs, state } = options;
     this.file = resolve(options.file);
-    const { spec, references, problems } = loadSpecOrThrow(options.file);
+    const { spec, references, problems } = options.loaded;
     this.warnings = problems;
     this.#references = references;
     const restored = state?.restore();

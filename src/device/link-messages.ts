@@ -65,6 +65,8 @@ export type ToHost =
       readonly way: 'virtiofs' | 'mount';
       readonly mutation: Mutation;
     }
+  /** The replica has applied the commit: whoever opens a file from now on sees it. */
+  | { readonly type: 'applied'; readonly revision: number }
   | { readonly type: 'audit'; readonly records: readonly AuditRecord[] }
   /** A target can be used now: the socket listens, the directory is mounted. */
   | { readonly type: 'ready'; readonly target: LinkTarget }
@@ -100,6 +102,7 @@ export const messageKinds = {
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },
   event: { code: 68, from: 'device', maxBytes: 16 * kibibyte },
   statistics: { code: 69, from: 'device', maxBytes: 256 * kibibyte },
+  applied: { code: 70, from: 'device', maxBytes: kibibyte },
 } as const satisfies Record<(ToDevice | ToHost)['type'], MessageKind>;
 
 export type MessageType = keyof typeof messageKinds;
@@ -206,6 +209,7 @@ export const fromDevice = {
     way: z.enum(['virtiofs', 'mount']),
     mutation,
   }),
+  applied: z.strictObject({ type: z.literal('applied'), revision: z.int().min(0) }),
   audit: z.strictObject({ type: z.literal('audit'), records: z.array(auditRecord).max(auditBatch) }),
   ready: z.strictObject({ type: z.literal('ready'), target }),
   failed: z.strictObject({ type: z.literal('failed'), target, reason: words(4096) }),

@@ -18,7 +18,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`${event.target.path}: ${event.what}${event.detail === '' ? '' : ` (${event.detail})`}`);
     case 'reloaded':
       return out(
-        `reloaded: ${event.changes} ${event.changes === 1 ? 'path' : 'paths'} changed, revision ${event.revision}`,
+        `reloaded: ${event.changes} ${event.changes === 1 ? 'path' : 'paths'} changed, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
       );
     case 'rejected':
       return err(`${rejection(event.error, paint)}\nthe tree stays as it was`);

@@ -152,7 +152,6 @@ const toDelta = (raw: Delta): Delta => {
     put: put.map(toNode),
     remove,
     changes: changes.map(({ ino, path, what }): Change => ({ ino, path, what })),
-    usage: { bytes: usage.bytes, nodes: usage.nodes },
     ...(policy !== undefined && { policy }),
     usage: { bytes: usage.bytes, nodes: usage.nodes },
   };

@@ -39,7 +39,10 @@ const run = (command: Command, answer: (value: object) => void): void => {
 
 link.on('data', (chunk: Uint8Array) => {
   for (const message of reader.feed(chunk)) {
-    if (message.type === 'delta') replica.apply(message.delta);
+    if (message.type === 'delta') {
+      replica.apply(message.delta);
+      send({ type: 'applied', revision: message.delta.revision });
+    }
     if (message.type === 'shutdown') {
       for (const path of sockets) rmSync(path, { force: true });
       process.exit(0);

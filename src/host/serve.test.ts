@@ -142,6 +142,14 @@ test('serve loads the file again when it changes, and keeps the old tree when it
   await until(async () => ((await stage.get('/app/settings')) === 'other' ? true : undefined), 'the new value');
   writeFileSync(join(stage.directory, 'note.txt'), 'two');
   await until(async () => ((await stage.get('/instance/note')) === 'two' ? true : undefined), 'the new note');
+  const reloads = stage.events.filter((found) => found.event === 'reloaded');
+  assert.deepEqual(
+    reloads.map(({ applied, changes }) => ({ applied, changes })),
+    [
+      { applied: true, changes: 1 },
+      { applied: true, changes: 1 },
+    ],
+  );
   stage.write(specText('wrong', 'polcy: []\n'));
   const rejected = await until(() => stage.find('rejected'), 'the refusal');
   assert.match(rejected.error.message, /unknown key "polcy"\n[^]*did you mean "policy"\?/);

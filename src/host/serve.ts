@@ -42,7 +42,8 @@ export type ServeEvent =
   | { readonly event: 'ready'; readonly target: LinkTarget }
   | { readonly event: 'failed'; readonly target: LinkTarget; readonly reason: string }
   | { readonly event: 'target'; readonly target: LinkTarget; readonly what: string; readonly detail: string }
-  | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number }
+  /** `applied`: whoever opens a file from now on sees it. False when the device process did not say so in time. */
+  | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number; readonly applied: boolean }
   | { readonly event: 'rejected'; readonly error: SpecError | Error }
   | { readonly event: 'device-ended'; readonly reason: string; readonly restartInMs: number }
   | { readonly event: 'trouble'; readonly what: string }
@@ -53,6 +54,8 @@ const restartsMs = [200, 1_000, 5_000, 30_000] as const;
 /** A device process that lived this long starts the waits anew. */
 const healthyMs = 60_000;
 const probeMs = 1_000;
+/** How long a reload waits to be applied before it is told without. */
+const applyWithinMs = 2_000;
 
 /**
  * Starts serving; resolves when every target is ready. SpecError, StoreError, ServeError: nothing is left behind.
@@ -101,6 +104,8 @@ export class Server implements AsyncDisposable {
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
+  /** Reloads that the device process has not applied yet, in their order. */
+  readonly #reloads: { readonly revision: number; readonly tell: (applied: boolean) => void }[] = [];
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
@@ -156,7 +161,7 @@ export class Server implements AsyncDisposable {
     this.#tree.watch({
       onReload: ({ revision, changes, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
-        if (changes > 0) this.#emit({ event: 'reloaded', revision, changes });
+        if (changes > 0) this.#tellReload(revision, changes);
       },
       onRejected: (error) => this.#emit({ event: 'rejected', error }),
     });
@@ -187,6 +192,7 @@ export class Server implements AsyncDisposable {
     clearInterval(this.#probe);
     await this.#device?.stop(this.#kills.signal);
     this.#unsubscribe?.();
+    for (const { tell } of [...this.#reloads]) tell(false);
     cleanUp(this.#targets);
     this.#tree[Symbol.dispose]();
     this.#state?.close();
@@ -238,6 +244,9 @@ export class Server implements AsyncDisposable {
         if (!this.#isOurs(message.target)) return;
         this.#emit({ event: 'target', target: message.target, what: message.event, detail: message.detail });
         return;
+      case 'applied':
+        this.#applied(message.revision);
+        return;
       case 'statistics':
     }
   }
@@ -258,6 +267,21 @@ export class Server implements AsyncDisposable {
       this.#emit({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
       return refused;
     }
+  }
+
+  #tellReload(revision: number, changes: number): void {
+    const tell = (applied: boolean): void => {
+      clearTimeout(late);
+      this.#reloads.splice(this.#reloads.indexOf(reload), 1);
+      this.#emit({ event: 'reloaded', revision, changes, applied });
+    };
+    const reload = { revision, tell };
+    const late = setTimeout(tell, applyWithinMs, false);
+    this.#reloads.push(reload);
+  }
+
+  #applied(revision: number): void {
+    while (this.#reloads.length > 0 && this.#reloads[0]!.revision <= revision) this.#reloads[0]!.tell(true);
   }
 
   #isOurs(target: LinkTarget): boolean {

@@ -52,7 +52,8 @@ export class Glob {
     this.segments = namesOf(glob);
     const tokens = this.segments.map((segment) => (segment === '**' ? undefined : [...segment]));
     // `/a/**` is all below `/a`, and not `/a` itself.
-    this.#tokens = tokens.length > 0 && tokens.at(-1) === undefined ? [...tokens.slice(0, -1), ['*'], undefined] : tokens;
+    this.#tokens =
+      tokens.length > 0 && tokens.at(-1) === undefined ? [...tokens.slice(0, -1), ['*'], undefined] : tokens;
   }
 
   matches(path: string): boolean {

@@ -111,19 +111,19 @@ export class Ledger {
   }
 
   /** A directory that moves takes all below it from the quotas that it leaves to those that it comes under. */
-  #growthByMoves(
-    draft: Draft,
-    policy: Policy,
-    guestWritten: GuestWritten,
-    byRule: Map<number, Account>,
-  ): void {
+  #growthByMoves(draft: Draft, policy: Policy, guestWritten: GuestWritten, byRule: Map<number, Account>): void {
     const after = draft.now;
     for (const touched of draft.touched) {
       const node = draft.node(touched);
       if (node === undefined) continue;
       for (const ino of bounding(after, policy, node)) {
         if (byRule.has(ino)) continue;
-        addTo(byRule, ino, this.#count(after, ino, (at) => entryOf(at, guestWritten)), 1);
+        addTo(
+          byRule,
+          ino,
+          this.#count(after, ino, (at) => entryOf(at, guestWritten)),
+          1,
+        );
         addTo(byRule, ino, this.#under(draft.base, ino), -1);
       }
     }

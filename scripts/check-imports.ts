@@ -17,7 +17,7 @@ const layers = [
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];
-const siblings = new Set(['virtio>fuse']);
+const siblings = new Set(['virtio>fuse', 'sys>wire']);
 const withoutNode = new Set(['wire', 'tree']);
 const withFfi = new Set(['sys']);
 /** `cluster` parses nothing that a guest sends. */

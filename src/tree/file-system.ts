@@ -76,9 +76,10 @@ export interface FileSystem {
   readlink(caller: Caller, ino: number): Uint8Array | number;
   /**
    * Decides and opens. Checks search permission on every ancestor. O_TRUNC is pending until the first write, fsync or
-   * release. ESTALE when the node is gone.
+   * release. ESTALE when the node is gone. `version`: pins that version, which was looked up during the same open(2), although
+   * it is the current one no more.
    */
-  open(caller: Caller, ino: number, flags: number): Handle | number;
+  open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number;
   /** Waits for what `read` called PENDING. Returns how to give up (interrupt): `done` is then called with EINTR. */

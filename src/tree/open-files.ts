@@ -133,18 +133,21 @@ export class OpenFiles {
   superseded(ino: number): void {
     const files = this.#byIno.get(ino);
     if (files === undefined) return;
-    for (const file of files) {
-      if (!file.pinned || file.stale) continue;
-      let pinning = this.#oldVersions.get(file.node);
-      if (pinning === undefined) {
-        this.#oldVersions.set(file.node, (pinning = new Set()));
-        this.#oldBytes += file.node.sizeBytes;
-      }
-      pinning.add(file);
+    for (const file of files) this.pinsOldVersion(file);
+  }
+
+  /** The version that this file pins is not the node as it is now. */
+  pinsOldVersion(file: OpenFile): void {
+    if (!file.pinned || file.stale) return;
+    let pinning = this.#oldVersions.get(file.node);
+    if (pinning === undefined) {
+      this.#oldVersions.set(file.node, (pinning = new Set()));
+      this.#oldBytes += file.node.sizeBytes;
     }
+    pinning.add(file);
     while (this.#oldBytes > openLimits.oldVersionBytes) {
       const [oldest, pinning] = this.#oldVersions.entries().next().value!;
-      for (const file of pinning) file.stale = true;
+      for (const stale of pinning) stale.stale = true;
       this.#forget(oldest);
     }
   }

@@ -179,7 +179,7 @@ export class TreeFileSystem implements FileSystem {
     return node.bytes!;
   }
 
-  open(caller: Caller, ino: number, flags: number): Handle | number {
+  open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
     const node = this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     const type = node.mode & S_IFMT;
@@ -198,7 +198,11 @@ export class TreeFileSystem implements FileSystem {
     // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
     const recorded = (mask & R_OK) !== 0 && caching === 'private' && !effective.once && ino !== CHANGES_INO;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
-    return this.#opened(node, flags, caller, caching, false);
+    if (version === undefined || version === node || caching === 'mutable')
+      return this.#opened(node, flags, caller, caching, false);
+    const file = this.#opened(version, flags, caller, caching, false);
+    this.#files.pinsOldVersion(file);
+    return file;
   }
 
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number {

@@ -1,0 +1,115 @@
+/** `npm test`: all tiers, or `npm test -- TIER... [--filter TEXT]`. */
+import { parseArgs } from 'node:util';
+import { runTiers, type Tier, unclaimed } from './test-runner.ts';
+
+/** What there is to run, in order, and how many tests of each tier must have run: raise the number with the tests. */
+const tiers: readonly Tier[] = [
+  {
+    name: 'unit',
+    title: 'rooms, scripts and the bench, in process',
+    files: ['src/**/*.test.ts', 'scripts/**/*.test.ts', 'bench/**/*.test.ts'],
+    minimumTests: 40,
+    limitSeconds: 180,
+    concurrency: 2,
+  },
+  {
+    name: 'fuzz',
+    title: 'malformed input kept from earlier finds, replayed',
+    files: ['test/fuzz/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 180,
+    concurrency: 2,
+  },
+  {
+    name: 'virtqueue',
+    title: 'back ends through our vhost-user front end',
+    files: ['test/front-end/**/*.test.ts', 'test/virtqueue/**/*.test.ts'],
+    minimumTests: 3,
+    limitSeconds: 180,
+    concurrency: 1,
+  },
+  {
+    name: 'mount',
+    title: 'the kernel of this machine, through /dev/fuse',
+    files: ['test/mount/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 240,
+    concurrency: 1,
+  },
+  {
+    name: 'guest',
+    title: 'guests in QEMU, over virtiofs',
+    files: ['test/guest/**/*.test.ts', 'images/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+  {
+    name: 'hostile',
+    title: 'malformed frames, rings, messages and memory that changes',
+    files: ['test/hostile/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+  {
+    name: 'tools',
+    title: 'tools that nobody here wrote',
+    files: ['test/tools/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+  {
+    name: 'consistency',
+    title: 'readers that overlap a writer outside',
+    files: ['test/consistency/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 420,
+    concurrency: 1,
+  },
+  {
+    name: 'lives',
+    title: 'stop, reset, rebind and remount with mutations in flight',
+    files: ['test/lives/**/*.test.ts'],
+    minimumTests: 0,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+];
+
+const usage = `usage: npm test -- [TIER...] [--filter TEXT]\ntiers: ${tiers.map((tier) => tier.name).join(', ')}`;
+
+async function main(): Promise<number> {
+  let selected: readonly string[];
+  let filter: string | undefined;
+  try {
+    const { positionals, values } = parseArgs({ allowPositionals: true, options: { filter: { type: 'string' } } });
+    selected = positionals;
+    filter = values.filter;
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${usage}`);
+    return 2;
+  }
+  const unknown = selected.filter((name) => !tiers.some((tier) => tier.name === name));
+  if (unknown.length > 0) {
+    console.error(`no tier is named "${unknown.join('", "')}"\n${usage}`);
+    return 2;
+  }
+  const interruption = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => interruption.abort(`the run was ended by ${signal}`));
+  const { failed } = await runTiers(
+    tiers.filter((tier) => selected.length === 0 || selected.includes(tier.name)),
+    {
+      root: process.cwd(),
+      filter,
+      unclaimed: selected.length === 0 ? unclaimed(tiers, process.cwd()) : [],
+      print: (line) => console.log(line),
+      signal: interruption.signal,
+    },
+  );
+  return failed > 0 ? 1 : 0;
+}
+
+process.exitCode = await main();

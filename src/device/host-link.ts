@@ -1,0 +1,139 @@
+/** The device process's end of the link: mutations go up, commits and outcomes come down. */
+import { read, send } from '../sys/index.ts';
+import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
+import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
+import { LinkQueue, readerOnDevice } from './link.ts';
+import { auditBatch, type LinkConfig, type ToDevice, type ToHost } from './link-messages.ts';
+
+/** The descriptor that the host daemon gives a device process. */
+export const LINK_FD = 3;
+
+/** What may wait to be read by the host daemon. */
+const QUEUE_BYTES = 64 * 1024 * 1024;
+const READ_BYTES = 256 * 1024;
+/** Audit records that wait to be sent together. */
+const AUDIT_WAITING = 4096;
+
+export interface HostLinkEvents {
+  config(config: LinkConfig): void;
+  delta(delta: Delta): void;
+  askStatistics(id: number): void;
+  shutdown(): void;
+  /** The host daemon is gone. */
+  ended(reason: string): void;
+  /** Whether there is more to write than the socket took. */
+  wantWritable(wanted: boolean): void;
+}
+
+const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
+
+export class HostLink {
+  readonly #fd: number;
+  readonly #events: HostLinkEvents;
+  readonly #reader = readerOnDevice();
+  readonly #queue = new LinkQueue(QUEUE_BYTES);
+  readonly #buffer = new Uint8Array(new ArrayBuffer(READ_BYTES));
+  readonly #waiting = new Map<number, Settle>();
+  #sequence = 0;
+  #audit: AuditRecord[] = [];
+  #auditWritable = true;
+  #wantsWritable = false;
+  #ended = false;
+
+  constructor(fd: number, events: HostLinkEvents) {
+    this.#fd = fd;
+    this.#events = events;
+  }
+
+  /** Where the file systems of one way in send their mutations. EIO when the host daemon does not take them. */
+  upstream(way: 'virtiofs' | 'mount'): Upstream {
+    return { submit: (mutation, settle) => this.#submit(way, mutation, settle) };
+  }
+
+  /** Keeps a record to be sent with the next batch; false when the log can't be written or too much waits. */
+  readonly audit = (record: AuditRecord): boolean => {
+    if (this.#ended || !this.#auditWritable || this.#audit.length >= AUDIT_WAITING) return false;
+    this.#audit.push(record);
+    return true;
+  };
+
+  /** Mutations that wait for the host daemon. */
+  get mutationsWaiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** Reads and acts on what is there, and writes what waits. */
+  readonly serve = (): void => {
+    this.flush();
+    while (!this.#ended) {
+      const got = read(this.#fd, this.#buffer);
+      if (got === -EINTR) continue;
+      if (got === -EAGAIN) return;
+      if (got <= 0)
+        return this.#end(got === 0 ? 'the host daemon hung up' : `reading the link failed with errno ${-got}`);
+      for (const message of this.#reader.feed(this.#buffer.subarray(0, got))) this.#take(message);
+      if (got < this.#buffer.length) return;
+    }
+  };
+
+  /** Queues a message; false when the queue is full. */
+  send(message: ToHost): boolean {
+    return !this.#ended && this.#queue.push(message);
+  }
+
+  flush(): void {
+    while (this.#audit.length > 0) {
+      if (!this.send({ type: 'audit', records: this.#audit.slice(0, auditBatch) })) break;
+      this.#audit = this.#audit.slice(auditBatch);
+    }
+    for (let frame = this.#queue.next(); frame !== undefined && !this.#ended; frame = this.#queue.next()) {
+      const wrote = send(this.#fd, frame);
+      if (wrote === -EINTR) continue;
+      if (wrote === -EAGAIN) break;
+      if (wrote < 0) return this.#end(`writing to the link failed with errno ${-wrote}`);
+      this.#queue.wrote(wrote);
+    }
+    const wanted = this.#queue.pendingBytes > 0;
+    if (wanted === this.#wantsWritable || this.#ended) return;
+    this.#wantsWritable = wanted;
+    this.#events.wantWritable(wanted);
+  }
+
+  #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
+    const sequence = ++this.#sequence;
+    // A record that was made before goes first, so that the log tells things in their order.
+    this.flush();
+    if (!this.send({ type: 'mutation', sequence, way, mutation })) return settle(refused);
+    this.#waiting.set(sequence, settle);
+    this.flush();
+  }
+
+  #take(message: ToDevice): void {
+    switch (message.type) {
+      case 'config':
+        return this.#events.config(message);
+      case 'delta':
+        return this.#events.delta(message.delta);
+      case 'outcome': {
+        const settle = this.#waiting.get(message.sequence);
+        this.#waiting.delete(message.sequence);
+        return settle?.(message.outcome);
+      }
+      case 'askStatistics':
+        return this.#events.askStatistics(message.id);
+      case 'auditHealth':
+        this.#auditWritable = message.writable;
+        return undefined;
+      case 'shutdown':
+        return this.#events.shutdown();
+    }
+  }
+
+  #end(reason: string): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    for (const settle of this.#waiting.values()) settle(refused);
+    this.#waiting.clear();
+    this.#events.ended(reason);
+  }
+}

@@ -1,0 +1,229 @@
+/** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
+import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
+import { DevFuse, FuseSession } from '../fuse/index.ts';
+import { accept, close, connectUnix, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
+import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
+import { VirtioFsDevice } from '../virtio/index.ts';
+import { EAGAIN, errnoName } from '../wire/index.ts';
+import { HostLink, LINK_FD } from './host-link.ts';
+import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
+import { Loop, type Served } from './loop.ts';
+
+const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
+
+/** A way in that is open: what the loop drives, and how it ends. */
+interface Open extends Served {
+  close(): void;
+  counters(): Iterable<readonly [name: string, value: number]>;
+}
+
+class DeviceServer {
+  readonly #replica = new Replica();
+  readonly #link: HostLink;
+  readonly #loop = new Loop();
+  #config: LinkConfig | undefined;
+  #exitCode = 0;
+  readonly #listening = new Map<number, LinkVhostUser>();
+  readonly #served = new Map<string, Open>();
+  #opened = false;
+
+  constructor() {
+    this.#link = new HostLink(LINK_FD, {
+      config: (config) => {
+        this.#config = config;
+      },
+      delta: (delta) => {
+        this.#replica.apply(delta);
+        this.#link.send({ type: 'applied', revision: delta.revision });
+        if (!this.#opened) this.#open();
+      },
+      askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
+      shutdown: () => this.#end(0),
+      ended: () => this.#end(0),
+      wantWritable: (wanted) => this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
+    });
+  }
+
+  async run(): Promise<number> {
+    setNonBlocking(LINK_FD, true);
+    this.#loop.watch(LINK_FD, this.#link.serve);
+    this.#loop.beforePoll = () => this.#link.flush();
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
+    try {
+      await this.#loop.run();
+    } finally {
+      this.#close();
+    }
+    return this.#exitCode;
+  }
+
+  #open(): void {
+    const config = this.#config;
+    if (config === undefined) return;
+    this.#opened = true;
+    this.#loop.spinMs = config.options.spinMicros / 1000;
+    for (const socket of config.vhostUser)
+      this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
+    for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
+  }
+
+  #attempt(target: LinkTarget, open: () => void): void {
+    try {
+      open();
+      this.#link.send({ type: 'ready', target });
+    } catch (error) {
+      this.#link.send({ type: 'failed', target, reason: error instanceof Error ? error.message : String(error) });
+    }
+  }
+
+  #tell(target: LinkTarget, event: LinkEvent, detail: string): void {
+    this.#link.send({ type: 'event', target, event, detail });
+  }
+
+  // --- vhost-user ---
+
+  #listen(socket: LinkVhostUser): void {
+    removeStaleSocket(socket.path);
+    const umask = process.umask(0o777);
+    const fd = listenUnix(socket.path);
+    process.umask(umask);
+    if (fd < 0) throw new Error(`listening on "${socket.path}" failed: ${errnoName(-fd)}`);
+    this.#listening.set(fd, socket);
+    if (socket.gid !== undefined) chownSync(socket.path, -1, socket.gid);
+    chmodSync(socket.path, socket.mode);
+    this.#loop.watch(fd, () => this.#accept(fd, socket));
+  }
+
+  #accept(listenFd: number, socket: LinkVhostUser): void {
+    const target: LinkTarget = { kind: 'vhost-user', path: socket.path };
+    for (let fd = accept(listenFd); fd !== -EAGAIN; fd = accept(listenFd)) {
+      if (fd < 0) return;
+      if (this.#served.has(socket.path)) {
+        close(fd);
+        this.#tell(target, 'broken', 'a second front end was turned away: one device serves one VM at a time');
+        continue;
+      }
+      this.#connect(fd, target);
+    }
+  }
+
+  #connect(fd: number, target: LinkTarget): void {
+    const fileSystem = this.#fileSystem(ways.virtiofs);
+    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock });
+    const device = new VirtioFsDevice(fd, session, this.#loop, {
+      allowUnsealed: this.#config!.options.allowUnsealedMemory,
+      onFault: (message) => this.#tell(target, 'broken', message),
+      onClosed: (reason) => {
+        this.#loop.unserve(served);
+        this.#served.delete(target.path);
+        fileSystem.close();
+        this.#tell(target, 'disconnected', reason);
+      },
+    });
+    const served: Open = {
+      process: (budget) => device.process(budget),
+      get servedCount() {
+        return device.servedCount;
+      },
+      suppressKicks: (suppress) => device.suppressKicks(suppress),
+      nextDeadlineMs: () => session.nextDeadlineMs(),
+      tick: (nowMs) => session.tick(nowMs),
+      close: () => device.close('the device process ends'),
+      counters: () => [...session.counters(), ...Object.entries(device.counters)],
+    };
+    this.#served.set(target.path, served);
+    this.#loop.serve(served);
+    this.#tell(target, 'connected', '');
+  }
+
+  // --- mounts ---
+
+  #mount(mount: LinkMount): void {
+    const target: LinkTarget = { kind: 'mount', path: mount.path };
+    const fileSystem = this.#fileSystem(ways.mount);
+    const transport = DevFuse.mount(mount.path);
+    const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock });
+    transport.attach(session);
+    const ended = (reason: string): void => {
+      this.#loop.unwatch(transport.fd);
+      this.#loop.unserve(served);
+      this.#served.delete(target.path);
+      transport.close();
+      fileSystem.close();
+      this.#link.send({ type: 'failed', target, reason });
+    };
+    const served: Open = {
+      process: (budget) => {
+        const more = transport.process(budget);
+        if (transport.ended !== undefined) ended(transport.ended);
+        return more;
+      },
+      get servedCount() {
+        return transport.served;
+      },
+      suppressKicks: () => false,
+      nextDeadlineMs: () => session.nextDeadlineMs(),
+      tick: (nowMs) => session.tick(nowMs),
+      close: () => transport.close(),
+      counters: () => session.counters(),
+    };
+    this.#served.set(target.path, served);
+    this.#loop.watch(transport.fd, () => {});
+    this.#loop.serve(served);
+  }
+
+  #fileSystem(way: Way): TreeFileSystem {
+    return new TreeFileSystem({
+      replica: this.#replica,
+      way,
+      upstream: this.#link.upstream(way.name === 'virtiofs' ? 'virtiofs' : 'mount'),
+      audit: this.#link.audit,
+      vm: this.#config!.vm,
+      clock,
+    });
+  }
+
+  #statistics(): Record<string, number> {
+    const counters: Record<string, number> = {};
+    for (const served of this.#served.values())
+      for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
+    return counters;
+  }
+
+  #end(exitCode: number): void {
+    this.#exitCode = exitCode;
+    this.#loop.stop();
+  }
+
+  /** Unmounts, hangs up, and removes the sockets. */
+  #close(): void {
+    for (const served of [...this.#served.values()]) served.close();
+    for (const [fd, socket] of this.#listening) {
+      close(fd);
+      try {
+        unlinkSync(socket.path);
+      } catch {
+        // Somebody removed it, which is what we wanted.
+      }
+    }
+    this.#link.flush();
+  }
+}
+
+/** Removes a socket that a process left behind when it died; one that somebody listens on stays. */
+function removeStaleSocket(path: string): void {
+  const there = lstatSync(path, { throwIfNoEntry: false });
+  if (there === undefined) return;
+  if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
+  const fd = connectUnix(path);
+  if (fd >= 0) {
+    close(fd);
+    throw new Error(`another process listens on "${path}"; stop it or choose another path`);
+  }
+  unlinkSync(path);
+}
+
+/** Serves until the host daemon says otherwise or is gone; resolves with the exit code. */
+export async function serveDevice(): Promise<void> {
+  process.exitCode = await new DeviceServer().run();
+}

@@ -1,0 +1,86 @@
+/** The audit log of `porthole serve`: one JSON object a line, in the order of the decisions. */
+import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs';
+import type { AuditRecord } from '../tree/index.ts';
+
+export interface AuditLogOptions {
+  /** A file to append to (made with mode 0600), '-' for standard output, undefined: records are dropped. */
+  readonly target: string | undefined;
+  readonly writeStdout: (text: string) => boolean;
+  /** Called when the log can't be written any more, and when it can again. */
+  readonly onHealth: (writable: boolean, reason: string) => void;
+}
+
+export class AuditLog implements Disposable {
+  readonly #options: AuditLogOptions;
+  readonly #fd: number | undefined;
+  #writable = true;
+  /** What is left of a line that was written in part: the next record goes after it. */
+  #rest: Uint8Array = new Uint8Array(0);
+
+  constructor(options: AuditLogOptions) {
+    this.#options = options;
+    if (options.target === undefined || options.target === '-') return;
+    try {
+      this.#fd = openSync(options.target, 'a', 0o600);
+      fchmodSync(this.#fd, 0o600);
+    } catch (error) {
+      const { code } = error as NodeJS.ErrnoException;
+      throw new Error(`opening the audit log "${options.target}" failed: ${code}; give a file that you may write`, {
+        cause: error,
+      });
+    }
+  }
+
+  get writable(): boolean {
+    return this.#writable;
+  }
+
+  /** An `AuditSink`: false when the record could not be kept. */
+  readonly record = (record: AuditRecord): boolean => {
+    if (this.#options.target === undefined) return true;
+    const line = `${JSON.stringify(record)}\n`;
+    if (this.#fd === undefined) return this.#options.writeStdout(line);
+    return this.#append(this.#fd, line);
+  };
+
+  #append(fd: number, line: string): boolean {
+    const bytes = new TextEncoder().encode(line);
+    try {
+      while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(fd, this.#rest));
+      let written = 0;
+      try {
+        while (written < bytes.length) written += writeSync(fd, bytes, written);
+      } catch (error) {
+        if (written > 0) this.#rest = bytes.subarray(written);
+        throw error;
+      }
+      this.#health(true, '');
+      return true;
+    } catch (error) {
+      this.#health(false, (error as NodeJS.ErrnoException).code ?? String(error));
+      return false;
+    }
+  }
+
+  #health(writable: boolean, reason: string): void {
+    if (writable === this.#writable) return;
+    this.#writable = writable;
+    this.#options.onHealth(writable, reason);
+  }
+
+  /** Tries whether a log that could not be written can be again. */
+  probe(): void {
+    if (this.#writable || this.#fd === undefined) return;
+    try {
+      while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(this.#fd, this.#rest));
+      writeSync(this.#fd, '\n');
+      this.#health(true, '');
+    } catch {
+      // Still not.
+    }
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#fd !== undefined) closeSync(this.#fd);
+  }
+}

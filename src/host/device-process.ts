@@ -1,0 +1,131 @@
+/** One device process, as the host daemon sees it: started, told, listened to, ended. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import type { Socket } from 'node:net';
+import { fileURLToPath } from 'node:url';
+import {
+  encodeMessage,
+  type LinkConfig,
+  LinkError,
+  readerOnHost,
+  type ToDevice,
+  type ToHost,
+} from '../device/index.ts';
+
+export interface DeviceProcessOptions {
+  readonly config: LinkConfig;
+  /** Program and arguments. Default: the device process of this checkout under this Node. */
+  readonly command?: readonly [string, ...string[]];
+  readonly onMessage: (message: ToHost) => void;
+  /** Called once, when the process is gone. `reason` is for people; undefined when it ended as it was told. */
+  readonly onEnd: (reason: string | undefined) => void;
+}
+
+/** What may wait to be read by a device process; one that falls behind by more is stuck. */
+const waitingBytes = 512 * 1024 * 1024;
+const wordsKept = 2_000;
+const endWithinMs = 5_000;
+const killAfterMs = 2_000;
+
+const defaultCommand = (): readonly [string, ...string[]] => [
+  process.execPath,
+  '--disable-warning=ExperimentalWarning',
+  fileURLToPath(new URL('../device/main.ts', import.meta.url)),
+];
+
+export class DeviceProcess {
+  readonly #child: ChildProcess;
+  readonly #link: Socket;
+  readonly #onEnd: DeviceProcessOptions['onEnd'];
+  readonly #ended: Promise<void>;
+  #lastWords = '';
+  #failure: string | undefined;
+  #told = false;
+
+  constructor(options: DeviceProcessOptions) {
+    this.#onEnd = options.onEnd;
+    const [program, ...args] = options.command ?? defaultCommand();
+    // A session of its own: Ctrl-C is for the daemon, which ends it in order. No environment: it may hold secrets.
+    this.#child = spawn(program, args, {
+      stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
+      env: {},
+      detached: true,
+      cwd: '/',
+    });
+    this.#link = this.#child.stdio[3] as Socket;
+    const reader = readerOnHost();
+    this.#link.on('data', (chunk: Uint8Array) => {
+      if (this.#failure !== undefined) return;
+      try {
+        for (const message of reader.feed(chunk)) options.onMessage(message);
+      } catch (error) {
+        if (!(error instanceof LinkError)) throw error;
+        this.#abandon(`it said what no device process may (${error.message}); a guest may have taken it over`);
+      }
+    });
+    // The process's end tells more than an error of its socket.
+    this.#link.on('error', () => {});
+    this.#child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.#lastWords = (this.#lastWords + text).slice(-wordsKept);
+    });
+    this.#ended = new Promise((resolve) => {
+      let over = false;
+      const end = (reason: string | undefined): void => {
+        if (over) return;
+        over = true;
+        resolve();
+        this.#onEnd(reason);
+      };
+      this.#child.once('error', (error) => end(`starting it failed: ${error.message}`));
+      this.#child.once('close', (code, signal) => end(this.#reason(code, signal)));
+    });
+    this.send(options.config);
+  }
+
+  get pid(): number | undefined {
+    return this.#child.pid;
+  }
+
+  /** Resolves when the process is gone. */
+  get ended(): Promise<void> {
+    return this.#ended;
+  }
+
+  /** Queues a message; they arrive in order. To a process that is gone or given up it does nothing. */
+  send(message: ToDevice): void {
+    if (this.#failure !== undefined || !this.#link.writable) return;
+    this.#link.write(encodeMessage(message));
+    if (this.#link.writableLength > waitingBytes) this.#abandon('it does not read what it is sent');
+  }
+
+  /** Has it unmount and remove its sockets; kills it when it does not end in time, or at once when `signal` is aborted. */
+  async stop(signal?: AbortSignal): Promise<void> {
+    this.#told = true;
+    this.send({ type: 'shutdown' });
+    const force = (): void => this.#kill('SIGKILL');
+    signal?.addEventListener('abort', force, { once: true });
+    if (signal?.aborted === true) force();
+    const term = setTimeout(() => this.#kill('SIGTERM'), endWithinMs);
+    const kill = setTimeout(force, endWithinMs + killAfterMs);
+    await this.#ended;
+    clearTimeout(term);
+    clearTimeout(kill);
+    signal?.removeEventListener('abort', force);
+  }
+
+  #abandon(reason: string): void {
+    this.#failure = reason;
+    this.#kill('SIGKILL');
+  }
+
+  #kill(signal: NodeJS.Signals): void {
+    if (this.#child.exitCode === null && this.#child.signalCode === null) this.#child.kill(signal);
+  }
+
+  #reason(code: number | null, signal: NodeJS.Signals | null): string | undefined {
+    if (this.#told && (code === 0 || signal !== null)) return undefined;
+    if (this.#failure !== undefined) return this.#failure;
+    const how = signal === null ? `it ended with exit code ${code}` : `it was killed by ${signal}`;
+    const words = this.#lastWords.trim();
+    return words === '' ? how : `${how}; its last words:\n${words.replaceAll(/^/gm, '  ')}`;
+  }
+}

@@ -1,0 +1,94 @@
+/** Tells when a spec file, or a file that its values come from, may have changed. */
+import { type FSWatcher, statSync, watch } from 'node:fs';
+import { dirname } from 'node:path';
+
+export interface SpecWatchOptions {
+  readonly file: string;
+  readonly onChange: () => void;
+  /** How long the files must have been quiet. Default 50. */
+  readonly settleMs?: number;
+  /** How often the files are looked at where the file system tells nothing (network file systems). Default 1000. */
+  readonly pollMs?: number;
+}
+
+/**
+ * Watches directories rather than files, because editors replace files by renaming; and compares what stat(2) says, so that
+ * other files there don't count.
+ */
+export class SpecWatch implements Disposable {
+  readonly #file: string;
+  readonly #onChange: () => void;
+  readonly #settleMs: number;
+  readonly #poll: NodeJS.Timeout;
+  readonly #directories = new Map<string, FSWatcher | undefined>();
+  #references: readonly string[] = [];
+  #seen: string;
+  #settling: NodeJS.Timeout | undefined;
+
+  constructor(options: SpecWatchOptions) {
+    this.#file = options.file;
+    this.#onChange = options.onChange;
+    this.#settleMs = options.settleMs ?? 50;
+    this.#watchDirectories();
+    this.#seen = this.#look();
+    this.#poll = setInterval(() => this.#compare(), options.pollMs ?? 1_000);
+  }
+
+  /** Files to be watched beside the spec file. */
+  follow(references: readonly string[]): void {
+    if (references.join('\0') === this.#references.join('\0')) return;
+    this.#references = references;
+    this.#watchDirectories();
+    this.#seen = this.#look();
+  }
+
+  #watchDirectories(): void {
+    const wanted = new Set([this.#file, ...this.#references].map((file) => dirname(file)));
+    for (const [directory, watcher] of this.#directories) {
+      if (wanted.has(directory)) continue;
+      watcher?.close();
+      this.#directories.delete(directory);
+    }
+    for (const directory of wanted) {
+      if (!this.#directories.has(directory)) this.#directories.set(directory, this.#watch(directory));
+    }
+  }
+
+  /** Undefined where watching is not possible: then the polling has to do. */
+  #watch(directory: string): FSWatcher | undefined {
+    try {
+      const watcher = watch(directory, { persistent: false }, () => this.#compare());
+      watcher.on('error', () => {
+        watcher.close();
+        this.#directories.set(directory, undefined);
+      });
+      return watcher;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #compare(): void {
+    const now = this.#look();
+    if (now === this.#seen) return;
+    this.#seen = now;
+    clearTimeout(this.#settling);
+    this.#settling = setTimeout(() => this.#onChange(), this.#settleMs);
+  }
+
+  #look(): string {
+    return [this.#file, ...this.#references].map(signature).join('\n');
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#poll);
+    clearTimeout(this.#settling);
+    for (const watcher of this.#directories.values()) watcher?.close();
+    this.#directories.clear();
+  }
+}
+
+const signature = (file: string): string => {
+  const stat = statSync(file, { bigint: true, throwIfNoEntry: false });
+  return stat === undefined ? 'none' : `${stat.dev} ${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`;
+};

@@ -1,0 +1,6 @@
+export * from './epoll.ts';
+export * from './event-fds.ts';
+export * from './fd.ts';
+export * from './memory.ts';
+export * from './mount.ts';
+export * from './socket.ts';

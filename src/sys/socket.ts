@@ -1,0 +1,148 @@
+/** Unix sockets with descriptors in their messages (SCM_RIGHTS), and who is at the other end (SO_PEERCRED). */
+import { EINVAL, ENAMETOOLONG, EPROTO } from '../wire/index.ts';
+import * as libc from './libc.ts';
+
+const { result } = libc;
+
+const AF_UNIX = 1;
+const SOCK_STREAM = 1;
+const SOCK_NONBLOCK = 0o4000;
+const SOCK_CLOEXEC = 0o2000000;
+const SOL_SOCKET = 1;
+const SO_PEERCRED = 17;
+const SCM_RIGHTS = 1;
+const MSG_CTRUNC = 0x8;
+const MSG_DONTWAIT = 0x40;
+const MSG_NOSIGNAL = 0x4000;
+const MSG_CMSG_CLOEXEC = 0x40000000;
+
+/** Length of `sun_path`, terminating zero included. */
+const PATH_BYTES = 108;
+
+function unixAddress(path: string): Uint8Array | number {
+  const bytes = new TextEncoder().encode(path);
+  if (bytes.length === 0 || bytes.includes(0)) return -EINVAL;
+  if (bytes.length >= PATH_BYTES) return -ENAMETOOLONG;
+  const address = new Uint8Array(new ArrayBuffer(2 + bytes.length + 1));
+  address[0] = AF_UNIX;
+  address.set(bytes, 2);
+  return address;
+}
+
+/** A connected pair of stream sockets. */
+export function socketPair(): [number, number] | number {
+  const pair = new Int32Array(new ArrayBuffer(8));
+  const error = result(libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+  return error < 0 ? error : [pair[0]!, pair[1]!];
+}
+
+/** A non-blocking socket that listens at `path`; the path must be free. The mode of its file follows the umask. */
+export function listenUnix(path: string, backlog = 8): number {
+  const address = unixAddress(path);
+  if (typeof address === 'number') return address;
+  const fd = result(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (fd < 0) return fd;
+  let error = result(libc.bindSocket(fd, address, address.length));
+  if (error === 0) error = result(libc.listen(fd, backlog));
+  if (error === 0) return fd;
+  libc.close(fd);
+  return error;
+}
+
+/** The next connection, non-blocking; -EAGAIN when there is none. */
+export const accept = (fd: number): number => result(libc.accept4(fd, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK));
+
+/** Connects to `path` and waits for it. The socket blocks. */
+export function connectUnix(path: string): number {
+  const address = unixAddress(path);
+  if (typeof address === 'number') return address;
+  const fd = result(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  const error = result(libc.connect(fd, address, address.length));
+  if (error === 0) return fd;
+  libc.close(fd);
+  return error;
+}
+
+export interface PeerCredentials {
+  pid: number;
+  uid: number;
+  gid: number;
+}
+
+/** Who connected: ids as of the connect(2). */
+export function peerCredentials(fd: number): PeerCredentials | number {
+  const ucred = new Uint32Array(new ArrayBuffer(12));
+  const length = new Uint32Array(new ArrayBuffer(4));
+  length[0] = 12;
+  const error = result(libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ucred, length));
+  return error < 0 ? error : { pid: ucred[0]!, uid: ucred[1]!, gid: ucred[2]! };
+}
+
+/** Sends without waiting and without SIGPIPE; may be short. */
+export const send = (fd: number, buffer: Uint8Array, bytes = buffer.byteLength): number =>
+  bytes > buffer.byteLength ? -EINVAL : result(libc.send(fd, buffer, bytes, MSG_NOSIGNAL | MSG_DONTWAIT));
+
+/** `struct cmsghdr`: u64 length, i32 level, i32 type, then the data, padded to 8. */
+const CMSG_HEADER_BYTES = 16;
+/** As many descriptors as one message may bring here. The kernel would carry 253. */
+export const MAX_FDS = 32;
+const CONTROL_BYTES = CMSG_HEADER_BYTES + MAX_FDS * 4;
+
+/** Sends `buffer` with `fds`, which stay the caller's. */
+export function sendWithFds(fd: number, buffer: Uint8Array, bytes: number, fds: readonly number[]): number {
+  if (bytes > buffer.byteLength || fds.length > MAX_FDS) return -EINVAL;
+  if (fds.length === 0) return send(fd, buffer, bytes);
+  const control = new DataView(new ArrayBuffer(CONTROL_BYTES));
+  control.setUint32(0, CMSG_HEADER_BYTES + fds.length * 4, true);
+  control.setInt32(8, SOL_SOCKET, true);
+  control.setInt32(12, SCM_RIGHTS, true);
+  for (const [i, sent] of fds.entries()) control.setInt32(CMSG_HEADER_BYTES + i * 4, sent, true);
+  const message: libc.MessageHeader = {
+    name: null,
+    nameLength: 0,
+    iov: { base: buffer, length: bytes },
+    iovLength: 1,
+    control,
+    controlLength: Math.ceil((CMSG_HEADER_BYTES + fds.length * 4) / 8) * 8,
+    flags: 0,
+  };
+  return result(libc.sendmsg(fd, message, MSG_NOSIGNAL));
+}
+
+/**
+ * Receives up to `bytes` bytes into `buffer` without waiting, and appends the descriptors that came with them to `fds`,
+ * which become the caller's. Where more came than `mostFds`, all are closed and the result is -EPROTO.
+ */
+export function receiveWithFds(
+  fd: number,
+  buffer: Uint8Array,
+  bytes: number,
+  fds: number[],
+  mostFds = MAX_FDS,
+): number {
+  if (bytes > buffer.byteLength) return -EINVAL;
+  const control = new DataView(new ArrayBuffer(CONTROL_BYTES));
+  const message: libc.MessageHeader = {
+    name: null,
+    nameLength: 0,
+    iov: { base: buffer, length: bytes },
+    iovLength: 1,
+    control,
+    controlLength: CMSG_HEADER_BYTES + Math.min(mostFds, MAX_FDS) * 4,
+    flags: 0,
+  };
+  const received = result(libc.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  if (received < 0) return received;
+  const first = fds.length;
+  for (let at = 0; at + CMSG_HEADER_BYTES <= message.controlLength; ) {
+    const length = control.getUint32(at, true);
+    if (length < CMSG_HEADER_BYTES) break;
+    if (control.getInt32(at + 8, true) === SOL_SOCKET && control.getInt32(at + 12, true) === SCM_RIGHTS)
+      for (let i = at + CMSG_HEADER_BYTES; i + 4 <= at + length; i += 4) fds.push(control.getInt32(i, true));
+    at += Math.ceil(length / 8) * 8;
+  }
+  if ((message.flags & MSG_CTRUNC) === 0) return received;
+  for (const lost of fds.splice(first)) libc.close(lost);
+  return -EPROTO;
+}

@@ -1,0 +1,383 @@
+/**
+ * The virtio file system device (virtio 1.2 §5.11) as a vhost-user back end: carries FUSE requests from the queues to a
+ * session and the answers back. Queue 0 is the hiprio queue (FORGET), the others carry requests. No configuration space
+ * (the monitor has the tag), no notification queue (no kernel has one).
+ */
+import type { Exchange, HeldExchange, RequestHandler } from '../fuse/index.ts';
+import { EIO } from '../wire/index.ts';
+import { BackEnd, type BackEndOptions, type FdWatcher } from './back-end.ts';
+import {
+  makeSegments,
+  POP_BROKEN,
+  POP_CHAIN,
+  POP_EMPTY,
+  POP_FAULT,
+  type Segments,
+  type Virtqueue,
+} from './virtqueue.ts';
+
+const IN_HEADER_BYTES = 40;
+const OUT_HEADER_BYTES = 16;
+/** The header, `fuse_write_in`, 1 MiB of data, and slack for what a kernel may put between. */
+const REQUEST_BYTES = IN_HEADER_BYTES + 40 + 1024 * 1024 + 4016;
+/** Hiprio and, at most, this many request queues: Linux from 6.10 on uses one per CPU where they are offered. */
+const DEFAULT_QUEUES = 1 + 16;
+
+export interface VirtioFsOptions extends Partial<BackEndOptions> {
+  /** Told once when the connection has ended, with the reason; the device is of no use then. */
+  onClosed?: (reason: string) => void;
+  /** Told of what must not happen: a session that throws or forgets to answer, a queue that broke. */
+  onFault?: (message: string) => void;
+}
+
+/** What has happened, since the device began. */
+export interface VirtioFsCounters {
+  requests: number;
+  /** Replies of held requests that were dropped because their ring was reset. */
+  droppedReplies: number;
+  /** Requests answered EIO because their descriptors were bad. */
+  badChains: number;
+  brokenQueues: number;
+  /** Bugs of the session: throws, missing answers, answers that do not fit. */
+  sessionFaults: number;
+}
+
+const IDLE = 0;
+const UNANSWERED = 1;
+const ANSWERED = 2;
+
+/** A request that the session keeps. Its segments are guest addresses; the table of the time of the answer counts. */
+class HeldRequest implements HeldExchange {
+  readonly queue: Virtqueue;
+  readonly generation: number;
+  readonly head: number;
+  readonly segments: Segments;
+  readonly unique: Uint8Array;
+  readonly #device: VirtioFsDevice;
+  #isDone = false;
+
+  constructor(device: VirtioFsDevice, queue: Virtqueue, segments: Segments, unique: Uint8Array) {
+    this.#device = device;
+    this.queue = queue;
+    this.generation = queue.generation;
+    this.head = queue.head;
+    this.segments = segments;
+    this.unique = unique;
+  }
+
+  get replyCapacity(): number {
+    return this.segments.sizeBytes;
+  }
+
+  reply(head: Uint8Array, headBytes: number, payload?: Uint8Array): void {
+    if (this.#isDone) return;
+    this.#isDone = true;
+    this.#device.completeHeld(this, head, headBytes, payload);
+  }
+
+  noReply(): void {
+    if (this.#isDone) return;
+    this.#isDone = true;
+    this.#device.completeHeld(this, nothing, 0, undefined);
+  }
+}
+
+const nothing = new Uint8Array(0);
+
+/** A reply that came while its ring stood still. */
+interface PendingReply {
+  held: HeldRequest;
+  bytes: Uint8Array;
+}
+
+export class VirtioFsDevice implements Exchange {
+  readonly counters: VirtioFsCounters = {
+    requests: 0,
+    droppedReplies: 0,
+    badChains: 0,
+    brokenQueues: 0,
+    sessionFaults: 0,
+  };
+  readonly request: Uint8Array;
+  readonly view: DataView;
+  readonly #backEnd: BackEnd;
+  readonly #handler: RequestHandler;
+  readonly #onFault: (message: string) => void;
+  readonly #error = new Uint8Array(new ArrayBuffer(OUT_HEADER_BYTES));
+  readonly #errorView = new DataView(this.#error.buffer);
+  #pending: PendingReply[] = [];
+  /** Queues that have ever run on this connection, in order; the loop looks at these alone. */
+  #active: Virtqueue[] = [];
+  /** Which of them is served first in the next turn. */
+  #turn = 0;
+  /** The request under way. */
+  #queue: Virtqueue;
+  #state = IDLE;
+  #isProcessing = false;
+
+  /** Takes `controlFd` over: an accepted, non-blocking control connection. `watcher` is told which fds to poll. */
+  constructor(controlFd: number, handler: RequestHandler, watcher: FdWatcher, options: VirtioFsOptions = {}) {
+    const buffer = new ArrayBuffer(REQUEST_BYTES);
+    this.request = new Uint8Array(buffer);
+    this.view = new DataView(buffer);
+    this.#handler = handler;
+    this.#onFault = options.onFault ?? (() => undefined);
+    this.#backEnd = new BackEnd(
+      controlFd,
+      { queues: options.queues ?? DEFAULT_QUEUES, allowUnsealed: options.allowUnsealed ?? false },
+      watcher,
+      {
+        queueRuns: (queue, forgets) => this.#queueRuns(queue, forgets),
+        queueStops: (queue) => this.#queueStops(queue),
+        closed: (reason) => {
+          this.#pending = [];
+          this.#active = [];
+          handler.reset();
+          options.onClosed?.(reason);
+        },
+      },
+      this.request,
+      new Uint32Array(buffer),
+    );
+    this.#queue = this.#backEnd.queues[0]!;
+  }
+
+  get isClosed(): boolean {
+    return this.#backEnd.isClosed;
+  }
+
+  /** Why a queue of the device stands still until the guest resets it, or undefined. */
+  get brokenBy(): string | undefined {
+    return this.#active.find((queue) => queue.brokenBy !== undefined)?.brokenBy;
+  }
+
+  close(reason: string): void {
+    this.#backEnd.close(reason);
+  }
+
+  /** Answers control messages that are there. The watcher's callback does this too. */
+  serveControl(): void {
+    this.#backEnd.serveControl();
+  }
+
+  // --- serving ---
+
+  /**
+   * Serves up to `budget` requests, a fair share of every queue, and interrupts the guest where it wants that. Returns
+   * whether more is waiting.
+   */
+  process(budget: number): boolean {
+    const active = this.#active;
+    const count = active.length;
+    if (count === 0) return false;
+    let left = budget;
+    this.#isProcessing = true;
+    const first = this.#turn;
+    this.#turn = (first + 1) % count;
+    for (let round = 0; round < 2 && left > 0; round++) {
+      // The first round keeps one queue from using up the budget of the others; the second gives out what is left.
+      const share = round === 0 ? Math.max(1, Math.ceil(left / count)) : left;
+      for (let i = 0; i < count && left > 0; i++)
+        left -= this.#serve(active[(first + i) % count]!, Math.min(share, left));
+      if (left === budget) break;
+    }
+    this.#isProcessing = false;
+    let hasMore = false;
+    for (const queue of this.#active) {
+      queue.notify();
+      if (queue.hasMore()) hasMore = true;
+    }
+    return hasMore;
+  }
+
+  /** How many requests were taken so far. */
+  get servedCount(): number {
+    return this.counters.requests;
+  }
+
+  /** Runs what is due in the session. */
+  tick(nowMs: number): void {
+    this.#handler.tick(nowMs);
+  }
+
+  nextDeadlineMs(): number {
+    return this.#handler.nextDeadlineMs();
+  }
+
+  /** Tells the guest whether to kick. Returns true when requests came that no kick will announce. */
+  suppressKicks(suppress: boolean): boolean {
+    let hasMore = false;
+    for (const queue of this.#active) if (queue.suppressKicks(suppress)) hasMore = true;
+    return hasMore;
+  }
+
+  /** Serves up to `most` requests of one queue; returns how many it took. */
+  #serve(queue: Virtqueue, most: number): number {
+    let taken = 0;
+    while (taken < most) {
+      const popped = queue.pop();
+      if (popped === POP_EMPTY) break;
+      if (popped === POP_BROKEN) {
+        this.#break(queue);
+        break;
+      }
+      taken++;
+      this.counters.requests++;
+      this.#queue = queue;
+      this.#state = UNANSWERED;
+      if (popped === POP_FAULT) {
+        this.counters.badChains++;
+        this.#answerError();
+      } else if (popped === POP_CHAIN) this.#handle();
+      if (this.#backEnd.isClosed) break;
+    }
+    this.#state = IDLE;
+    return taken;
+  }
+
+  #handle(): void {
+    try {
+      this.#handler.handle(this);
+      if (this.#state !== UNANSWERED) return;
+      this.#fault('the session did not answer a request');
+    } catch (error) {
+      this.#fault(`the session threw: ${error instanceof Error ? error.stack : String(error)}`);
+    }
+    if (this.#state === UNANSWERED) this.#answerError();
+  }
+
+  #fault(message: string): void {
+    this.counters.sessionFaults++;
+    this.#onFault(message);
+  }
+
+  #break(queue: Virtqueue): void {
+    this.counters.brokenQueues++;
+    this.#onFault(queue.brokenBy ?? 'a queue broke');
+  }
+
+  /** Answers EIO, or gives the chain back unanswered where no error fits. */
+  #answerError(): void {
+    const queue = this.#queue;
+    if (queue.writable.sizeBytes < OUT_HEADER_BYTES) {
+      this.noReply();
+      return;
+    }
+    this.#errorView.setUint32(0, OUT_HEADER_BYTES, true);
+    this.#errorView.setInt32(4, -EIO, true);
+    const hasUnique = queue.requestBytes >= OUT_HEADER_BYTES;
+    this.#errorView.setUint32(8, hasUnique ? this.view.getUint32(8, true) : 0, true);
+    this.#errorView.setUint32(12, hasUnique ? this.view.getUint32(12, true) : 0, true);
+    this.reply(this.#error, OUT_HEADER_BYTES);
+  }
+
+  // --- the exchange under way ---
+
+  get requestBytes(): number {
+    return this.#queue.requestBytes;
+  }
+
+  get replyCapacity(): number {
+    return this.#queue.writable.sizeBytes;
+  }
+
+  reply(head: Uint8Array, headBytes: number, payload?: Uint8Array): void {
+    if (this.#state !== UNANSWERED) {
+      this.#fault('the session answered twice');
+      return;
+    }
+    const queue = this.#queue;
+    const total = headBytes + (payload === undefined ? 0 : payload.byteLength);
+    if (total > queue.writable.sizeBytes) {
+      this.#fault(`the session answered ${total} bytes where ${queue.writable.sizeBytes} fit`);
+      this.#answerError();
+      return;
+    }
+    this.#state = ANSWERED;
+    if (queue.scatter(queue.writable, head, headBytes, payload) === total) queue.push(queue.head, total);
+    else {
+      queue.break('the memory of a reply is gone');
+      this.#break(queue);
+    }
+  }
+
+  noReply(): void {
+    if (this.#state !== UNANSWERED) {
+      this.#fault('the session answered twice');
+      return;
+    }
+    this.#state = ANSWERED;
+    this.#queue.push(this.#queue.head, 0);
+  }
+
+  hold(): HeldExchange {
+    const queue = this.#queue;
+    const { writable } = queue;
+    const segments = makeSegments(writable.count);
+    for (let i = 0; i < writable.count; i++) {
+      segments.addrs[i] = writable.addrs[i]!;
+      segments.lengths[i] = writable.lengths[i]!;
+    }
+    segments.count = writable.count;
+    segments.sizeBytes = writable.sizeBytes;
+    this.#state = ANSWERED;
+    return new HeldRequest(this, queue, segments, this.request.slice(8, OUT_HEADER_BYTES));
+  }
+
+  /**
+   * Gives a held request back: at once on a running ring, when it goes on where it stands still, never where it was reset
+   * meanwhile. `headBytes` 0 stands for no reply.
+   */
+  completeHeld(held: HeldRequest, head: Uint8Array, headBytes: number, payload: Uint8Array | undefined): void {
+    const { queue } = held;
+    if (held.generation !== queue.generation || this.#backEnd.isClosed) {
+      this.counters.droppedReplies++;
+      return;
+    }
+    const total = headBytes + (payload === undefined ? 0 : payload.byteLength);
+    if (total > held.segments.sizeBytes) {
+      this.#fault(`the session answered ${total} bytes where ${held.segments.sizeBytes} fit`);
+      this.#errorView.setUint32(0, OUT_HEADER_BYTES, true);
+      this.#errorView.setInt32(4, -EIO, true);
+      this.#error.set(held.unique, 8);
+      const fits = held.segments.sizeBytes >= OUT_HEADER_BYTES;
+      this.completeHeld(held, this.#error, fits ? OUT_HEADER_BYTES : 0, undefined);
+      return;
+    }
+    if (!queue.isRunning) {
+      const bytes = new Uint8Array(total);
+      bytes.set(head.subarray(0, headBytes));
+      if (payload !== undefined) bytes.set(payload, headBytes);
+      this.#pending.push({ held, bytes });
+      return;
+    }
+    if (queue.scatter(held.segments, head, headBytes, payload) !== total) {
+      queue.break('the memory of a reply is gone');
+      this.#break(queue);
+      return;
+    }
+    queue.push(held.head, total);
+    if (!this.#isProcessing) queue.notify();
+  }
+
+  // --- lives ---
+
+  #queueRuns(queue: Virtqueue, forgets: boolean): void {
+    if (!this.#active.includes(queue)) {
+      this.#active.push(queue);
+      this.#active.sort((a, b) => a.index - b.index);
+    }
+    if (forgets) this.#handler.reset();
+    const pending = this.#pending;
+    this.#pending = [];
+    for (const { held, bytes } of pending)
+      if (held.queue === queue) this.completeHeld(held, bytes, bytes.byteLength, undefined);
+      else this.#pending.push({ held, bytes });
+    queue.suppressKicks(false);
+  }
+
+  #queueStops(queue: Virtqueue): void {
+    this.#handler.flushWaiters();
+    queue.notify();
+  }
+}

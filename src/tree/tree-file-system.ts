@@ -44,7 +44,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
 
@@ -65,6 +65,7 @@ export interface TreeFileSystemOptions {
 }
 
 const BLOCK_BYTES = 4096;
+const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
 /** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
@@ -517,9 +518,18 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
+    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
   }
 
   /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */

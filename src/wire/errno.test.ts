@@ -3,7 +3,9 @@ import { constants } from 'node:os';
 import { test } from 'node:test';
 import * as errno from './errno.ts';
 
-const codes = Object.entries(errno).filter((entry): entry is [string, number] => typeof entry[1] === 'number');
+const codes = Object.entries(errno).flatMap(([name, value]): [string, number][] =>
+  typeof value === 'number' ? [[name, value]] : [],
+);
 
 test('errno numbers are those of this Linux', () => {
   assert.ok(codes.length >= 36);

@@ -54,6 +54,14 @@ export interface AuthorityOptions {
   /** Keeps a commit before it is published. When it throws, the commit never was: the caller gets EIO. */
   readonly persist?: (commit: Commit) => void;
   readonly restored?: Restored;
+  /** Told when a subscriber threw, which is a bug: the commit stands and the others are told of it. Default: throws it later. */
+  readonly listenerThrew?: (error: unknown) => void;
+}
+
+function throwLater(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
 }
 
 const FIRST_FREE_INO = 16;
@@ -126,7 +134,7 @@ export class Authority {
 
   /**
    * Sends `full()` and then every commit, in order. `holder` names the replica: unlinked files live while it has them open.
-   * A listener that throws is a bug; the commit stands, the other listeners are told, and the error surfaces by itself.
+   * A listener that throws is told to `listenerThrew`.
    */
   subscribe(holder: string, told: (delta: Delta) => void): () => void {
     const listener: Listener = { told, since: this.#published };
@@ -364,9 +372,7 @@ export class Authority {
         try {
           told(delta);
         } catch (error) {
-          queueMicrotask(() => {
-            throw error;
-          });
+          (this.#options.listenerThrew ?? throwLater)(error);
         }
       }
     }

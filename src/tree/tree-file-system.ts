@@ -281,7 +281,7 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
-    this.#files.addDirectory(caller.uid);
+    this.#files.addDirectory(ino, caller.uid);
     return new OpenDirectory(ino, caller.uid, this.#files);
   }
 
@@ -319,7 +319,8 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.uid);
+    open.files.removeDirectory(open.ino, open.uid);
+    this.#dropIfUnlinked(open.ino);
   }
 
   create(
@@ -485,7 +486,7 @@ export class TreeFileSystem implements FileSystem {
   reset(): void {
     this.#stream.reset();
     const open = new Set<number>();
-    for (const file of this.#files.all) open.add(file.ino);
+    for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
     this.#files = new OpenFiles();
     for (const ino of open) this.#dropIfUnlinked(ino);

@@ -78,6 +78,8 @@ export class OpenFiles {
   /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
   readonly #byIno = new Map<number, OpenFile>();
   readonly #byUid = new Map<number, number>();
+  /** How often each directory is open, by ino. */
+  readonly #directories = new Map<number, number>();
   #count = 0;
   readonly #truncating = new Map<number, number>();
   /** Old versions that handles pin, oldest first. */
@@ -116,6 +118,11 @@ export class OpenFiles {
     if (pinning?.delete(file) === true && pinning.size === 0) this.#forget(file.node);
   }
 
+  /** Numbers of the directories that are open. */
+  get directories(): Iterable<number> {
+    return this.#directories.keys();
+  }
+
   /** Ends all handles. Nothing may be added afterwards. */
   close(): void {
     for (const file of this.all) {
@@ -124,12 +131,16 @@ export class OpenFiles {
     }
   }
 
-  addDirectory(uid: number): void {
+  addDirectory(uid: number, ino: number): void {
     this.#add(uid, 1);
+    this.#directories.set(ino, (this.#directories.get(ino) ?? 0) + 1);
   }
 
-  removeDirectory(uid: number): void {
+  removeDirectory(uid: number, ino: number): void {
     this.#add(uid, -1);
+    const left = this.#directories.get(ino)! - 1;
+    if (left === 0) this.#directories.delete(ino);
+    else this.#directories.set(ino, left);
   }
 
   /** The file's truncation has taken effect, or never will. */
@@ -151,7 +162,7 @@ export class OpenFiles {
   }
 
   isOpen(ino: number): boolean {
-    return this.#byIno.has(ino);
+    return this.#byIno.has(ino) || this.#directories.has(ino);
   }
 
   /** A node has become another: handles that pin the old one now keep its bytes alive by themselves. */

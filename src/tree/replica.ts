@@ -136,6 +136,10 @@ export class Replica {
     const judged = stays ? there : node;
     const effective = stays ? this.facts(there).effective : this.#policy.effective(change.path);
     if (effective.hidden && decide(this.#policy, way, judged, effective, caller, R_OK, wallMs) !== 0) return false;
+    // In a directory that one may search and not list, a name is known to those only who may read what it names.
+    const parent = stays ? this.#snapshot.node(there.parentIno) : above[0];
+    const readable = decide(this.#policy, way, judged, effective, caller, R_OK, wallMs) === 0;
+    if (!readable && (parent === undefined || this.decide(way, parent, caller, R_OK, wallMs) !== 0)) return false;
     if (stays) return this.reachable(way, there, caller, wallMs, true);
     let path = change.path;
     for (const old of above) {

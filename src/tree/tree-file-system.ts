@@ -277,7 +277,7 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
-    this.#files.addDirectory(caller.uid);
+    this.#files.addDirectory(caller.uid, ino);
     return new OpenDirectory(ino, caller.uid, this.#files);
   }
 
@@ -315,7 +315,8 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.uid);
+    open.files.removeDirectory(open.uid, open.ino);
+    this.#dropIfUnlinked(open.ino);
   }
 
   create(
@@ -480,7 +481,7 @@ export class TreeFileSystem implements FileSystem {
 
   reset(): void {
     this.#stream.reset();
-    const open = new Set<number>();
+    const open = new Set<number>(this.#files.directories);
     for (const file of this.#files.all) open.add(file.ino);
     this.#files.close();
     this.#files = new OpenFiles();
@@ -509,7 +510,8 @@ export class TreeFileSystem implements FileSystem {
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
   #check(operation: string, node: Node, caller: Caller, mask: number): number {
     const facts = this.#replica.facts(node);
-    if (facts.caching === 'shared' && (mask & ~R_OK) === 0) return 0;
+    // Of a directory, `shared` says that all may search it, not that all may list it.
+    if (facts.caching === 'shared' && (mask & ~R_OK) === 0 && !isDirectory(node)) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)

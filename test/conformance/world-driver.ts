@@ -37,7 +37,7 @@ export abstract class WorldDriver implements Driver {
   abstract as(identity: Identity): Actor;
 
   async begin(spec: WorldSpec): Promise<void> {
-    await this[Symbol.asyncDispose]();
+    await this.end();
     this.#world = new World(spec);
     this.open(this.#world);
   }
@@ -71,9 +71,13 @@ export abstract class WorldDriver implements Driver {
     return Promise.resolve();
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
+  async end(): Promise<void> {
     if (this.#world === undefined) return;
-    await this.shut();
     this.#world = undefined;
+    await this.shut();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end();
   }
 }

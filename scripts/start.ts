@@ -108,7 +108,11 @@ async function story(guest: Guest): Promise<void> {
   await inGuest(guest, 1000, `cat ${at}/secrets/api-token; echo`);
 
   say('Why? Ask the file:');
-  await inGuest(guest, 1001, `getfattr --absolute-names --only-values -n system.porthole.why ${at}/secrets/api-token; echo`);
+  await inGuest(
+    guest,
+    1001,
+    `getfattr --absolute-names --only-values -n system.porthole.why ${at}/secrets/api-token; echo`,
+  );
 
   say('What a program writes inside is visible outside before its write(2) returns:');
   await inGuest(guest, 1000, `echo 'ready since boot' > ${at}/guest/status; ls -l ${at}/guest`);
@@ -131,19 +135,14 @@ async function story(guest: Guest): Promise<void> {
 
 try {
   await serving.event('ready');
-  {
-    await using guest = await Guest.start({ virtiofs: [{ socket, tag: 'metadata' }] });
-    console.log(`  a VM booted in ${(guest.bootMs / 1000).toFixed(1)} s and mounts it:`);
-    await inGuest(guest, 0, 'mkdir -p /run/metadata && mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
-    await story(guest);
-  }
+  await using guest = await Guest.start({ virtiofs: [{ socket, tag: 'metadata' }] });
+  console.log(`  a VM booted in ${(guest.bootMs / 1000).toFixed(1)} s and mounts it:`);
+  await inGuest(guest, 0, 'mkdir -p /run/metadata && mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
+  await story(guest);
   if (process.stdin.isTTY && process.stdout.isTTY) {
-    say('Now you: a shell in another such guest. Its metadata is in /run/metadata; the file behind it is');
-    show(`${file}\nEdit it and look again. Leave with "exit".`);
-    await serving.event('target');
-    await using guest = await Guest.start({ virtiofs: [{ socket, tag: 'metadata' }], interactive: true });
-    await guest.mount('metadata', '/run/metadata');
-    await guest.ended;
+    say('Now you: a shell in the guest. Its metadata is in /run/metadata; the file behind it is');
+    show(`${file}\nEdit it on this machine and look again in the guest. Leave with "exit".`);
+    await guest.shell();
   }
 } finally {
   await serving.stop();

@@ -179,6 +179,7 @@ export class ControlChannel {
   }
 
   spawn(script: string, options: Omit<RunOptions, 'timeoutMs' | 'signal'> = {}): GuestJob {
+    if (this.#socket.destroyed) throw new Error(`guest job after QEMU ended: ${script}`);
     if (!this.#greeted) throw new Error(`guest job before the guest was ready: ${script}`);
     const id = this.#nextId++;
     const job = new GuestJob((type, payload) => {

@@ -44,7 +44,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
 
@@ -65,7 +65,11 @@ export interface TreeFileSystemOptions {
 }
 
 const BLOCK_BYTES = 4096;
+const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
+
+/** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
+const grantedToAll = (node: Node): number => (isDirectory(node) ? X_OK : R_OK);
 
 /** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
 export class TreeFileSystem implements FileSystem {
@@ -510,15 +514,23 @@ export class TreeFileSystem implements FileSystem {
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
   #check(operation: string, node: Node, caller: Caller, mask: number): number {
     const facts = this.#replica.facts(node);
-    // Of a directory, sharing says that all may search it, not that they may list it.
-    if (facts.caching === 'shared' && (mask & ~R_OK) === 0 && !isDirectory(node)) return 0;
+    if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
+    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
   }
 
   /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */

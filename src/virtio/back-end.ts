@@ -6,8 +6,8 @@
  * front end asked to be told (REPLY_ACK), it is told; otherwise the connection ends, which is the only other way of saying
  * it. Descriptors that a message brings beyond what its row states make it invalid.
  */
-import { close, drainEventfd, setNonBlocking } from '../sys/index.ts';
-import { EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
+import { close, drainEventfd, isEventfd, setNonBlocking } from '../sys/index.ts';
+import { EBUSY, EINVAL, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
 import { ControlChannel, MESSAGE, NO_MESSAGE } from './control-channel.ts';
 import { GuestMemory, mapRegion, type Region, type RegionSpec } from './guest-memory.ts';
 import * as vu from './messages.ts';
@@ -479,7 +479,10 @@ export class BackEnd {
     const lo = vu.U64.value.lo(payload, 0);
     if (vu.U64.value.hi(payload, 0) !== 0 || (lo & ~(vu.VRING_INDEX_MASK | vu.VRING_NO_FD)) !== 0) return undefined;
     const wantsFd = (lo & vu.VRING_NO_FD) === 0;
-    return wantsFd === (fds.length === 1) ? this.#queue(lo & vu.VRING_INDEX_MASK) : undefined;
+    if (wantsFd !== (fds.length === 1)) return undefined;
+    // epoll takes no regular file, a write to a pipe may block, a read from a socket steals: eventfds do none of that.
+    if (wantsFd && !isEventfd(fds[0]!)) return undefined;
+    return this.#queue(lo & vu.VRING_INDEX_MASK);
   }
 
   #setKick(queue: Virtqueue, fd: number): void {
@@ -506,7 +509,7 @@ export class BackEnd {
 
   setVringFd(channel: ControlChannel, which: 'callFd' | 'errFd'): number {
     const queue = this.#queueOfFdMessage(channel);
-    if (queue === undefined) return -ENOENT;
+    if (queue === undefined) return -EINVAL;
     if (queue[which] >= 0) close(queue[which]);
     const fd = channel.takeFd(0);
     if (fd >= 0) setNonBlocking(fd, true);

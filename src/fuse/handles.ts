@@ -1,0 +1,68 @@
+/** Open files and directories of one session. File handles are numbers to look up, never reused. */
+import type { DirectoryHandle, Handle } from '../tree/index.ts';
+
+export interface OpenFile {
+  readonly fh: number;
+  readonly handle: Handle;
+  /** The kernel's poll handle, to be named by NOTIFY_POLL. */
+  pollLo: number;
+  pollHi: number;
+}
+
+export interface OpenDirectory {
+  readonly fh: number;
+  readonly directory: DirectoryHandle;
+}
+
+export class HandleTable {
+  readonly #files = new Map<number, OpenFile>();
+  readonly #directories = new Map<number, OpenDirectory>();
+  readonly #limit: number;
+  #nextFh = 1;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  get size(): number {
+    return this.#files.size + this.#directories.size;
+  }
+
+  /** Asked before anything is opened, so that nothing has to be undone. */
+  get full(): boolean {
+    return this.size >= this.#limit;
+  }
+
+  addFile(handle: Handle): OpenFile {
+    const file: OpenFile = { fh: this.#nextFh++, handle, pollLo: 0, pollHi: 0 };
+    this.#files.set(file.fh, file);
+    return file;
+  }
+
+  addDirectory(directory: DirectoryHandle): OpenDirectory {
+    const open: OpenDirectory = { fh: this.#nextFh++, directory };
+    this.#directories.set(open.fh, open);
+    return open;
+  }
+
+  file(fh: number): OpenFile | undefined {
+    return this.#files.get(fh);
+  }
+
+  directory(fh: number): OpenDirectory | undefined {
+    return this.#directories.get(fh);
+  }
+
+  removeFile(fh: number): void {
+    this.#files.delete(fh);
+  }
+
+  removeDirectory(fh: number): void {
+    this.#directories.delete(fh);
+  }
+
+  clear(): void {
+    this.#files.clear();
+    this.#directories.clear();
+  }
+}

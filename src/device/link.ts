@@ -152,8 +152,8 @@ const toDelta = (raw: Delta): Delta => {
     put: put.map(toNode),
     remove,
     changes: changes.map(({ ino, path, what }): Change => ({ ino, path, what })),
-    usage: { bytes: usage.bytes, nodes: usage.nodes },
     ...(policy !== undefined && { policy }),
+    usage: { bytes: usage.bytes, nodes: usage.nodes },
   };
 };
 
@@ -184,12 +184,12 @@ const toAcl = (raw: Acl | undefined): Acl | undefined =>
   raw === undefined
     ? undefined
     : {
+        userObj: raw.userObj,
         groupObj: raw.groupObj,
+        other: raw.other,
         mask: raw.mask,
         users: raw.users.map(toAclEntry),
         groups: raw.groups.map(toAclEntry),
-        userObj: raw.userObj,
-        other: raw.other,
       };
 
 const toAclEntry = ({ id, permissions }: AclEntry): AclEntry => ({ id, permissions });

@@ -65,10 +65,11 @@ const toFile = (bytes: Uint8Array): Scalar | YAMLMap => {
   return value === undefined ? special('base64', Buffer.from(bytes).toString('base64')) : text(value);
 };
 
-/** The text that these are the bytes of, or undefined. */
+/** The text that these are the bytes of; undefined for what is none, or has control characters. */
 const decodeUtf8 = (bytes: Uint8Array): string | undefined => {
   try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    const value = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
+    return /[^\P{Cc}\t\r\n]/u.test(value) ? undefined : value;
   } catch {
     return undefined;
   }

@@ -29,7 +29,7 @@ const syntax: Readonly<Record<ErrorCode, readonly [what: string, fix: string]>> 
   BAD_ALIAS: ['this alias names no anchor that stands before it', 'quote the value if it is text that starts with "*"'],
   BAD_DIRECTIVE: ['a directive that YAML does not have', 'quote the value if it is text that starts with "%"'],
   BAD_DQ_ESCAPE: ['an escape that YAML does not have', 'write \\\\ for a backslash, or use single quotes'],
-  BAD_INDENT: ['wrongly indented', 'indent it like its neighbours, with spaces'],
+  BAD_INDENT: ['wrongly indented, or a bracket is not closed', 'indent it like its neighbours, with spaces'],
   BAD_PROP_ORDER: ['an anchor or a tag stands in the wrong place', 'write it right before the value'],
   BAD_SCALAR_START: ['a plain value cannot start with this character', 'quote the value'],
   BLOCK_AS_IMPLICIT_KEY: ['a mapping stands where a name must', 'put it on a line of its own, or quote the name'],
@@ -77,7 +77,7 @@ export class SpecDocument {
       uniqueKeys: false,
       stringKeys: false,
       merge: false,
-      logLevel: 'silent',
+      logLevel: 'error',
     });
     for (const error of [...this.#document.errors, ...this.#document.warnings]) {
       const [what, fix] = syntax[error.code];
@@ -147,12 +147,12 @@ export class SpecDocument {
     for (const pair of map.items) {
       const key = pair.key as Node | null;
       const value = pair.value as Node | null;
-      if (!isScalar(key) || key.value === null) {
+      if (!isScalar(key) || (key.value === null && !key.source)) {
         this.error(key ?? map, path, 'a key must be text', 'write name: value');
         continue;
       }
       const plain = key.type === 'PLAIN';
-      const name = textOf(key);
+      const name = plain && key.source !== undefined ? key.source : textOf(key);
       const earlier = seen.get(name);
       if (earlier !== undefined) {
         const where = `"${name}" was given before, in line ${this.lineOf(earlier)}`;
@@ -180,24 +180,23 @@ export class SpecDocument {
     if (this.problems.length >= problemsKept) return;
     const at = offset === undefined ? { line: 1, col: 1 } : this.#counter.linePos(offset);
     const line = Math.max(1, at.line);
-    const { shown, column } = this.#shown(line, Math.max(1, at.col));
-    this.problems.push({ severity, file: this.file, line, column, path, what, fix, shown });
+    const column = Math.max(1, at.col);
+    const { shown, caret } = this.#shown(line, column);
+    this.problems.push({ severity, file: this.file, line, column, path, what, fix, shown, caret });
   }
 
   /** The line as it may be shown. Outside of sections known to hold no values, all after the key is cut off. */
-  #shown(line: number, column: number): { readonly shown: string; readonly column: number } {
+  #shown(line: number, column: number): { readonly shown: string; readonly caret: number } {
     const text = (this.#lines[line - 1] ?? '').replace(/\r$/, '');
     let section = '';
     for (let i = line; i > 0 && section === ''; i--) {
-      section = /^(?:"([^"]*)"|'([^']*)'|([^\s#:][^:]*))\s*:/.exec(this.#lines[i - 1] ?? '')?.[3] ?? '';
+      section = /^([^\s#][^:]*?)\s*:/.exec(this.#lines[i - 1] ?? '')?.[1] ?? '';
     }
-    if (['porthole', 'users', 'groups', 'policy', 'quota'].includes(section)) return { shown: text, column };
+    if (['porthole', 'users', 'groups', 'policy', 'quota'].includes(section)) return { shown: text, caret: column };
     const kept = /^\s*(?:- +)*(?:[\w.$@+-]+\s*:(?=\s|$))?/.exec(text)?.[0] ?? '';
-    if (text.slice(kept.length).trim() === '' || column <= kept.trimEnd().length) {
-      return { shown: text.slice(kept.length).trim() === '' ? text : `${kept} …`, column };
-    }
+    if (text.slice(kept.length).trim() === '') return { shown: text, caret: column };
     const shown = kept.trim() === '' ? `${kept}…` : `${kept} …`;
-    return { shown, column: Math.min(column, shown.length) };
+    return { shown, caret: Math.min(column, shown.length) };
   }
 }
 

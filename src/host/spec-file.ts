@@ -97,6 +97,6 @@ const finish = (document: SpecDocument, spec: Spec | undefined, references: read
 
 const failed = (file: string, what: string): LoadedSpec => ({
   spec: undefined,
-  problems: [{ severity: 'error', file, line: 0, column: 0, path: '', what, fix: '', shown: '' }],
+  problems: [{ severity: 'error', file, line: 0, column: 0, path: '', what, fix: '', shown: '', caret: 0 }],
   references: [],
 });

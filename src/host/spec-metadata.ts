@@ -2,7 +2,7 @@
 import { Buffer } from 'node:buffer';
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { limits, type SpecEntry } from '../tree/index.ts';
+import { CHANGES_NAME, limits, type SpecEntry } from '../tree/index.ts';
 import {
   type Entry,
   isMap,
@@ -21,8 +21,6 @@ type SpecialKey = (typeof specialKeys)[number];
 
 /** Bytes of all values of a tree, at most. */
 const totalBytes = 512 * 1024 * 1024;
-/** Names at the top that Porthole itself uses. */
-const reservedNames = ['.changes'];
 
 const text = new TextEncoder();
 
@@ -214,7 +212,7 @@ const wrongName = (entry: Entry, atTop: boolean): [what: string, fix: string] | 
   if (bytes > limits.nameBytes) return [`the name has ${bytes} bytes; ${limits.nameBytes} are allowed`, 'shorten it'];
   if (name === '<<' && plain)
     return ['merge keys are not part of YAML 1.2', 'write the entries out, or "<<" in quotes for a file of that name'];
-  if (atTop && reservedNames.includes(name))
+  if (atTop && name === CHANGES_NAME)
     return [`"${name}" is the stream of changes that every tree has`, 'choose another name'];
   return undefined;
 };

@@ -15,6 +15,8 @@ export interface SpecProblem {
   readonly fix: string;
   /** The line as it may be shown: values of `metadata` are cut off, they may be secrets. '' when there is none. */
   readonly shown: string;
+  /** Where in `shown` the caret goes, 1-based. */
+  readonly caret: number;
 }
 
 /** Everything wrong with a spec file at once. */
@@ -46,13 +48,13 @@ export const noPaint: Paint = {
 
 /** Like a compiler: `file:line:column: error: path: what`, the line with a caret, and what would be right. */
 export const formatProblem = (problem: SpecProblem, paint: Paint = noPaint): string => {
-  const { severity, file, line, column, path, what, fix, shown } = problem;
+  const { severity, file, line, column, path, what, fix, shown, caret } = problem;
   const label = severity === 'error' ? paint.error('error') : paint.warning('warning');
   const place = line > 0 ? `${file}:${line}:${column}` : file;
   const lines = [`${paint.strong(place)}: ${label}: ${path === '' ? '' : `${path}: `}${what}`];
   const margin = ' '.repeat(String(line).length + 2);
   if (shown !== '') {
-    const window = cutWindow(shown, column);
+    const window = cutWindow(shown, caret);
     lines.push(
       paint.dim(`  ${line} | `) + window.text,
       paint.dim(`${margin} | `) + ' '.repeat(window.caret) + paint.error('^'),

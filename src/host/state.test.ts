@@ -6,8 +6,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { Store, StoreError } from '../store/index.ts';
+import type { Kept } from '../tree/index.ts';
 import { keptFor } from './state.test-support.ts';
-import { type Kept, State } from './state.ts';
+import { State } from './state.ts';
 
 const temporary = (t: TestContext): string => {
   const directory = mkdtempSync(join(tmpdir(), 'porthole-state-'));

@@ -12,32 +12,11 @@
 
 import { Buffer } from 'node:buffer';
 import { createHash } from 'node:crypto';
+import { resolve } from 'node:path';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
 import { Store, type StoreChange, StoreError } from '../store/index.ts';
-import type { Acl, Node, Time } from '../tree/index.ts';
-
-/** What has to be kept of a node, beyond the node itself. */
-export interface Kept {
-  readonly node: Node;
-  /** Digest of the value that the outside last gave this file. */
-  readonly base: string | undefined;
-  /** The bytes are not the outside's: they must be kept with the node. Else the spec gives them again. */
-  readonly keepBytes: boolean;
-}
-
-export interface Commit {
-  readonly revision: number;
-  readonly nextIno: number;
-  readonly put: readonly Kept[];
-  readonly remove: readonly number[];
-}
-
-export interface Restored {
-  readonly revision: number;
-  readonly nextIno: number;
-  readonly nodes: readonly Kept[];
-}
+import type { Acl, Commit, Kept, Node, Restored, Time } from '../tree/index.ts';
 
 /** SHA-256, as `Kept.base` holds it. */
 export const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('base64');
@@ -50,11 +29,13 @@ const nodeKey = (ino: number): string => nodePrefix + ino.toString(16).padStart(
 
 /** Keeps one tree in a store. The caller closes it. */
 export class State implements Disposable {
+  readonly readOnly: boolean;
   readonly #store: Store;
 
   /** StoreError as `Store`. */
   constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
-    this.#store = new Store({ directory, ...options });
+    this.readOnly = options.readOnly ?? false;
+    this.#store = new Store({ directory: resolve(directory), readOnly: this.readOnly });
   }
 
   /** Absolute path of the spec file that the tree was last loaded from. */

@@ -1,0 +1,84 @@
+/** What `porthole serve` says. */
+import { formatProblem, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
+
+/** One event in words: where to, and the text without a last newline. */
+export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' | 'err'; readonly text: string } => {
+  const out = (text: string) => ({ to: 'out', text }) as const;
+  const err = (text: string) => ({ to: 'err', text }) as const;
+  switch (event.event) {
+    case 'loaded':
+      return out(`${event.vm}: ${event.nodes} nodes of ${event.file}, revision ${event.revision}`);
+    case 'warning':
+      return err(formatProblem(event.problem, paint));
+    case 'ready':
+      return out(event.target.kind === 'mount' ? `mounted on ${event.target.path}` : vhostUserWords(event.target.path));
+    case 'failed':
+      return err(`serving on "${event.target.path}" failed: ${event.reason}`);
+    case 'target':
+      return out(`${event.target.path}: ${event.what}${event.detail === '' ? '' : ` (${event.detail})`}`);
+    case 'reloaded':
+      return out(
+        `reloaded: ${event.changes} ${event.changes === 1 ? 'path' : 'paths'} changed, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
+      );
+    case 'rejected':
+      return err(`${rejection(event.error, paint)}\nthe tree stays as it was`);
+    case 'device-ended':
+      return err(
+        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, a VM on a socket must be restarted (QEMU cannot reconnect)`,
+      );
+    case 'trouble':
+      return err(event.what);
+    case 'stopped':
+      return out('stopped');
+  }
+};
+
+const rejection = (error: SpecError | Error, paint: Paint): string =>
+  error instanceof SpecError
+    ? error.problems.map((problem) => formatProblem(problem, paint)).join('\n')
+    : error.message;
+
+/** The same for programs: one JSON object a line. */
+export const asJson = (event: ServeEvent): string => {
+  if (event.event === 'rejected') {
+    const { error } = event;
+    return JSON.stringify({
+      event: 'rejected',
+      message: error.message,
+      problems: error instanceof SpecError ? error.problems : [],
+    });
+  }
+  if (event.event === 'ready' && event.target.kind === 'vhost-user') {
+    return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path), guest: guestCommand });
+  }
+  return JSON.stringify(event);
+};
+
+const guestCommand = 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata';
+
+/** QEMU's arguments for the device; guest memory must be shared with the device process. */
+export const qemuArguments = (socket: string): readonly string[] => [
+  '-object',
+  'memory-backend-memfd,id=mem,size=1G,share=on',
+  '-machine',
+  'q35,memory-backend=mem',
+  '-m',
+  '1G',
+  '-chardev',
+  `socket,id=metadata,path=${socket.replaceAll(',', ',,')}`,
+  '-device',
+  'vhost-user-fs-pci,chardev=metadata,tag=metadata,queue-size=1024',
+];
+
+const vhostUserWords = (socket: string): string => {
+  const words = qemuArguments(socket).map(shellQuoted);
+  const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
+  return `listening on ${socket}
+  QEMU (-m and both sizes as you need, the same):
+    ${pairs.join(' \\\n    ')}
+  in the guest:
+    mkdir -p /run/metadata && ${guestCommand}`;
+};
+
+const shellQuoted = (word: string): string =>
+  /^[\w./:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", String.raw`'\''`)}'`;

@@ -1,0 +1,72 @@
+/**
+ * Plays a device process for serve.test.ts: takes the link at descriptor 3, keeps a replica, and answers JSON lines on
+ * each vhost-user socket: { mutation } with the outcome, { get: path } with the value, { do: 'exit' | 'lie' }.
+ */
+import { rmSync } from 'node:fs';
+import { createServer, Socket } from 'node:net';
+import { createInterface } from 'node:readline';
+import { encodeMessage, readerOnDevice, type ToHost } from '../device/index.ts';
+import { type Mutation, Replica } from '../tree/index.ts';
+
+type Command = { readonly mutation?: Mutation; readonly get?: string; readonly do?: 'exit' | 'lie' | 'environment' };
+
+const link = new Socket({ fd: 3 });
+const send = (message: ToHost): void => void link.write(encodeMessage(message));
+const reader = readerOnDevice();
+const replica = new Replica();
+const waiting = new Map<number, (outcome: object) => void>();
+const sockets: string[] = [];
+let sequence = 0;
+
+const run = (command: Command, answer: (value: object) => void): void => {
+  if (command.do === 'exit') {
+    console.error('the fake gives up');
+    process.exit(7);
+  }
+  if (command.do === 'lie') link.write(Uint8Array.of(9, 0, 0, 0, 200));
+  if (command.do === 'environment') answer({ environment: Object.keys(process.env), arguments: process.argv.slice(2) });
+  if (command.get !== undefined) {
+    const node = replica.snapshot.resolve(command.get);
+    const value = node?.bytes === undefined ? null : new TextDecoder().decode(node.bytes);
+    answer({ value, ino: node?.ino ?? 0, revision: replica.snapshot.revision });
+  }
+  if (command.mutation === undefined) return;
+  const { mutation } = command;
+  const text = 'data' in mutation ? { data: new TextEncoder().encode(String(mutation.data)) } : {};
+  waiting.set(++sequence, answer);
+  send({ type: 'mutation', sequence, way: 'virtiofs', mutation: { ...mutation, ...text } as Mutation });
+};
+
+link.on('data', (chunk: Uint8Array) => {
+  for (const message of reader.feed(chunk)) {
+    if (message.type === 'delta') {
+      replica.apply(message.delta);
+      send({ type: 'applied', revision: message.delta.revision });
+    }
+    if (message.type === 'shutdown') {
+      for (const path of sockets) rmSync(path, { force: true });
+      process.exit(0);
+    }
+    if (message.type === 'outcome') {
+      const { bytes, ...outcome } = message.outcome;
+      waiting.get(message.sequence)?.({ ...outcome, ...(bytes && { value: new TextDecoder().decode(bytes) }) });
+      waiting.delete(message.sequence);
+    }
+    if (message.type !== 'config') continue;
+    for (const { path } of message.mounts) {
+      send({ type: 'failed', target: { kind: 'mount', path }, reason: 'the fake mounts nothing' });
+    }
+    for (const { path } of message.vhostUser) {
+      const server = createServer((socket) => {
+        const answer = (value: object): void => void socket.write(`${JSON.stringify(value)}\n`);
+        socket.on('error', () => {});
+        createInterface(socket).on('line', (line) => run(JSON.parse(line) as Command, answer));
+      });
+      server.listen(path, () => {
+        sockets.push(path);
+        send({ type: 'ready', target: { kind: 'vhost-user', path } });
+      });
+    }
+  }
+});
+link.on('close', () => process.exit(0));

@@ -1,0 +1,323 @@
+/** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
+import { basename } from 'node:path';
+import { type LinkConfig, type LinkOptions, type LinkTarget, linkProtocol, type ToHost } from '../device/index.ts';
+import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { EIO } from '../wire/index.ts';
+import { AuditLog } from './audit-log.ts';
+import { DeviceProcess } from './device-process.ts';
+import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
+import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
+import { loadSpecOrThrow } from './spec-file.ts';
+import type { SpecError, SpecProblem } from './spec-problem.ts';
+import { State } from './state.ts';
+
+export interface ServeOptions {
+  readonly file: string;
+  /** Paths of sockets for vhost-user front ends. */
+  readonly vhostUser: readonly string[];
+  /** Group by name or number that may connect to the sockets. Default: only the owner may. */
+  readonly socketGroup?: string;
+  /** Directories of this machine to mount on. */
+  readonly mounts: readonly string[];
+  readonly stateDirectory?: string;
+  /** File for the audit log, or '-'. */
+  readonly audit?: string;
+  readonly writeStdout: (text: string) => boolean;
+  readonly onEvent: (event: ServeEvent) => void;
+  readonly device?: Partial<LinkOptions>;
+  /** Another device process than that of this checkout. */
+  readonly deviceCommand?: readonly [string, ...string[]];
+}
+
+/** What people or programs are told while serving. `--json` prints one a line. */
+export type ServeEvent =
+  | {
+      readonly event: 'loaded';
+      readonly vm: string;
+      readonly file: string;
+      readonly revision: number;
+      readonly nodes: number;
+    }
+  | { readonly event: 'warning'; readonly problem: SpecProblem }
+  | { readonly event: 'ready'; readonly target: LinkTarget }
+  | { readonly event: 'failed'; readonly target: LinkTarget; readonly reason: string }
+  | { readonly event: 'target'; readonly target: LinkTarget; readonly what: string; readonly detail: string }
+  /** `applied`: whoever opens a file from now on sees it. False when the device process did not say so in time. */
+  | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number; readonly applied: boolean }
+  | { readonly event: 'rejected'; readonly error: SpecError | Error }
+  | { readonly event: 'device-ended'; readonly reason: string; readonly restartInMs: number }
+  | { readonly event: 'trouble'; readonly what: string }
+  | { readonly event: 'stopped' };
+
+/** Waits before a device process that ended is started again; the last one repeats. */
+const restartsMs = [200, 1_000, 5_000, 30_000] as const;
+/** A device process that lived this long starts the waits anew. */
+const healthyMs = 60_000;
+const probeMs = 1_000;
+/** How long a reload waits to be applied before it is told without. */
+const applyWithinMs = 2_000;
+
+/**
+ * Starts serving; resolves when every target is ready. SpecError, StoreError, ServeError: nothing is left behind.
+ * The caller stops it.
+ */
+export const serve = async (options: ServeOptions): Promise<Server> => {
+  // Before anything is made on the disk.
+  const loaded = loadSpecOrThrow(options.file);
+  const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
+  const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
+  const mounts = options.mounts.map(prepareMount);
+  const twice = [...vhostUser, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
+  if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
+  const vm = basename(options.file).replace(/\.ya?ml$/, '');
+  const server = new Server(options, loaded, {
+    type: 'config',
+    protocol: linkProtocol,
+    vm,
+    vhostUser,
+    mounts,
+    options: { spinMicros: 50, allowUnsealedMemory: false, ...options.device },
+  });
+  try {
+    await server.start();
+    return server;
+  } catch (error) {
+    await server.stop();
+    throw error;
+  }
+};
+
+export class Server implements AsyncDisposable {
+  readonly #options: ServeOptions;
+  readonly #config: LinkConfig;
+  readonly #targets: readonly LinkTarget[];
+  readonly #tree: ServedTree;
+  readonly #audit: AuditLog;
+  readonly #state: State | undefined;
+  readonly #ended = Promise.withResolvers<void>();
+  #probe: NodeJS.Timeout | undefined;
+  #device: DeviceProcess | undefined;
+  #unsubscribe: (() => void) | undefined;
+  #restart: NodeJS.Timeout | undefined;
+  #restarts = 0;
+  #generation = 0;
+  #startedMs = 0;
+  /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
+  readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
+  /** Reloads that the device process has not applied yet, in their order. */
+  readonly #reloads: { readonly revision: number; readonly tell: (applied: boolean) => void }[] = [];
+  #stopping: Promise<void> | undefined;
+  #kills = new AbortController();
+
+  constructor(options: ServeOptions, loaded: ServedTreeOptions['loaded'], config: LinkConfig) {
+    this.#options = options;
+    this.#config = config;
+    this.#targets = [
+      ...config.vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
+      ...config.mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
+    ];
+    this.#audit = new AuditLog({
+      target: options.audit,
+      writeStdout: options.writeStdout,
+      onHealth: (writable, reason) => this.#auditHealth(writable, reason),
+    });
+    try {
+      const { stateDirectory } = options;
+      this.#state = stateDirectory === undefined ? undefined : new State(stateDirectory);
+      this.#tree = new ServedTree({
+        vm: config.vm,
+        file: options.file,
+        loaded,
+        state: this.#state,
+        audit: this.#audit.record,
+        wallMs: Date.now,
+      });
+    } catch (error) {
+      this.#state?.close();
+      this.#audit[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  get tree(): ServedTree {
+    return this.#tree;
+  }
+
+  /** Process id of the device process, while there is one. */
+  get devicePid(): number | undefined {
+    return this.#device?.pid;
+  }
+
+  /** Resolves when it has stopped. */
+  get ended(): Promise<void> {
+    return this.#ended.promise;
+  }
+
+  async start(): Promise<void> {
+    const { snapshot } = this.#tree.authority;
+    const { vm } = this.#config;
+    this.#emit({ event: 'loaded', vm, file: this.#tree.file, revision: snapshot.revision, nodes: snapshot.nodes.size });
+    for (const problem of this.#tree.warnings) this.#emit({ event: 'warning', problem });
+    this.#tree.watch({
+      onReload: ({ revision, changes, warnings }) => {
+        for (const problem of warnings) this.#emit({ event: 'warning', problem });
+        if (changes > 0) this.#tellReload(revision, changes);
+      },
+      onRejected: (error) => this.#emit({ event: 'rejected', error }),
+    });
+    this.#probe = setInterval(() => this.#audit.probe(), probeMs);
+    for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
+    const ready = [...this.#awaited.values()].map(({ promise }) => promise);
+    this.#startDevice();
+    await Promise.all(ready);
+  }
+
+  /** Ends the device process, which unmounts and removes its sockets, and closes everything. Any number of times. */
+  stop(): Promise<void> {
+    this.#stopping ??= this.#stop();
+    return this.#stopping;
+  }
+
+  /** A stop that is under way kills instead of waiting. */
+  force(): void {
+    this.#kills.abort();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.stop();
+  }
+
+  async #stop(): Promise<void> {
+    clearTimeout(this.#restart);
+    clearInterval(this.#probe);
+    await this.#device?.stop(this.#kills.signal);
+    this.#unsubscribe?.();
+    for (const { tell } of [...this.#reloads]) tell(false);
+    cleanUp(this.#targets);
+    this.#tree[Symbol.dispose]();
+    this.#state?.close();
+    this.#audit[Symbol.dispose]();
+    this.#emit({ event: 'stopped' });
+    this.#ended.resolve();
+  }
+
+  #startDevice(): void {
+    this.#startedMs = performance.now();
+    const { deviceCommand } = this.#options;
+    this.#restarts++;
+    const holder = `device ${++this.#generation}`;
+    const device = new DeviceProcess({
+      config: this.#config,
+      ...(deviceCommand && { command: deviceCommand }),
+      onMessage: (message) => this.#onMessage(device, holder, message),
+      onEnd: (reason) => this.#onDeviceEnd(reason),
+    });
+    this.#device = device;
+    if (!this.#audit.writable) device.send({ type: 'auditHealth', writable: false });
+    this.#unsubscribe = this.#tree.authority.subscribe(holder, (delta) => device.send({ type: 'delta', delta }));
+  }
+
+  #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
+    switch (message.type) {
+      case 'mutation': {
+        const outcome = this.#commit(message.mutation, message.way, holder);
+        device.send({ type: 'outcome', sequence: message.sequence, outcome });
+        return;
+      }
+      case 'audit':
+        for (const record of message.records) this.#audit.record({ ...record, vm: this.#config.vm });
+        return;
+      case 'ready':
+      case 'failed': {
+        const { target } = message;
+        if (!this.#isOurs(target)) return;
+        const awaited = this.#awaited.get(target.path);
+        this.#awaited.delete(target.path);
+        if (message.type === 'ready') {
+          this.#emit({ event: 'ready', target });
+          awaited?.resolve();
+        } else if (awaited === undefined) this.#emit({ event: 'failed', target, reason: message.reason });
+        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${message.reason}`));
+        return;
+      }
+      case 'event':
+        if (!this.#isOurs(message.target)) return;
+        this.#emit({ event: 'target', target: message.target, what: message.event, detail: message.detail });
+        return;
+      case 'applied':
+        this.#applied(message.revision);
+        return;
+      case 'statistics':
+    }
+  }
+
+  /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
+  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string): Outcome {
+    const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
+    const kind = way === 'mount' ? 'mount' : 'vhost-user';
+    if (!this.#targets.some((target) => target.kind === kind)) return refused;
+    try {
+      const outcome = this.#tree.authority.commit(mutation, ways[way], holder);
+      const failure = this.#tree.authority.persistFailure;
+      if (outcome.errno === EIO && failure !== undefined)
+        this.#emit({ event: 'trouble', what: `a guest's write was refused: ${failure.message}` });
+      return outcome;
+    } catch (error) {
+      const what = error instanceof Error ? error.message : String(error);
+      this.#emit({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
+      return refused;
+    }
+  }
+
+  #tellReload(revision: number, changes: number): void {
+    const tell = (applied: boolean): void => {
+      clearTimeout(late);
+      this.#reloads.splice(this.#reloads.indexOf(reload), 1);
+      this.#emit({ event: 'reloaded', revision, changes, applied });
+    };
+    const reload = { revision, tell };
+    const late = setTimeout(tell, applyWithinMs, false);
+    this.#reloads.push(reload);
+  }
+
+  #applied(revision: number): void {
+    while (this.#reloads.length > 0 && this.#reloads[0]!.revision <= revision) this.#reloads[0]!.tell(true);
+  }
+
+  #isOurs(target: LinkTarget): boolean {
+    return this.#targets.some(({ kind, path }) => kind === target.kind && path === target.path);
+  }
+
+  #onDeviceEnd(reason: string | undefined): void {
+    this.#unsubscribe?.();
+    this.#unsubscribe = undefined;
+    this.#device = undefined;
+    if (this.#stopping !== undefined) return;
+    const why = reason ?? 'it ended without being told to';
+    if (this.#awaited.size > 0) {
+      for (const awaited of this.#awaited.values())
+        awaited.reject(new ServeError(`the device process could not start: ${why}`));
+      this.#awaited.clear();
+      if (this.#restarts === 1) return;
+    }
+    if (performance.now() - this.#startedMs > healthyMs) this.#restarts = 1;
+    const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
+    this.#emit({ event: 'device-ended', reason: why, restartInMs });
+    this.#restart = setTimeout(() => {
+      cleanUp(this.#targets);
+      this.#startDevice();
+    }, restartInMs);
+  }
+
+  #auditHealth(writable: boolean, reason: string): void {
+    const what = writable
+      ? 'the audit log can be written again'
+      : `the audit log cannot be written (${reason}): what must be recorded is refused until it can`;
+    this.#emit({ event: 'trouble', what });
+    this.#device?.send({ type: 'auditHealth', writable });
+  }
+
+  #emit(event: ServeEvent): void {
+    this.#options.onEvent(event);
+  }
+}

@@ -1,0 +1,91 @@
+/** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
+import { resolve } from 'node:path';
+import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
+import { type LoadedSpec, loadSpecOrThrow } from './spec-file.ts';
+import type { SpecError, SpecProblem } from './spec-problem.ts';
+import { SpecWatch } from './spec-watch.ts';
+import { digestOf, type State } from './state.ts';
+
+export interface ServedTreeOptions {
+  readonly vm: string;
+  readonly file: string;
+  /** What `loadSpecOrThrow` read from the file. */
+  readonly loaded: LoadedSpec & { readonly spec: Spec };
+  /** Where what guests write is kept; undefined: in memory only. Nothing is written to one that is open for reading. */
+  readonly state: State | undefined;
+  readonly audit: AuditSink;
+  readonly wallMs: () => number;
+}
+
+export interface Reload {
+  readonly revision: number;
+  /** Paths that changed. 0: the file says what it said before. */
+  readonly changes: number;
+  readonly warnings: readonly SpecProblem[];
+}
+
+export interface ReloadWatcher {
+  onReload(reload: Reload): void;
+  /** The old tree is still served. */
+  onRejected(error: SpecError | Error): void;
+}
+
+export class ServedTree implements Disposable {
+  readonly authority: Authority;
+  readonly file: string;
+  readonly warnings: readonly SpecProblem[];
+  #references: readonly string[];
+  #watch: SpecWatch | undefined;
+
+  /** StoreError when the state is damaged or can't be written. The caller closes the state. */
+  constructor(options: ServedTreeOptions) {
+    const { vm, audit, wallMs, state } = options;
+    this.file = resolve(options.file);
+    const { spec, references, problems } = options.loaded;
+    this.warnings = problems;
+    this.#references = references;
+    const restored = state?.restore();
+    const writable = state?.readOnly === false ? state : undefined;
+    this.authority = new Authority({
+      vm,
+      wallMs,
+      audit,
+      digest: digestOf,
+      ...(writable && { persist: writable.persist }),
+      ...(restored && { restored }),
+    });
+    this.authority.load(spec);
+    writable?.rememberSpecFile(this.file);
+  }
+
+  /** Loads the file again whenever it, or a file that its values come from, changes. */
+  watch(watcher: ReloadWatcher): void {
+    this.#watch ??= new SpecWatch({ file: this.file, onChange: () => this.reload(watcher) });
+    this.#watch.follow(this.#references);
+  }
+
+  reload(watcher: ReloadWatcher): void {
+    let spec: Spec;
+    let warnings: readonly SpecProblem[];
+    try {
+      const loaded = loadSpecOrThrow(this.file);
+      ({ spec } = loaded);
+      warnings = loaded.problems;
+      this.#references = loaded.references;
+      this.#watch?.follow(this.#references);
+    } catch (error) {
+      watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
+      return;
+    }
+    try {
+      const { revision, changes } = this.authority.load(spec);
+      watcher.onReload({ revision, changes: changes.length, warnings });
+    } catch (error) {
+      watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
+    }
+  }
+
+  [Symbol.dispose](): void {
+    this.#watch?.[Symbol.dispose]();
+  }
+}

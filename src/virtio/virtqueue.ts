@@ -206,10 +206,11 @@ export class Virtqueue {
     if (!resumes) {
       this.generation++;
       this.inFlight = 0;
-      this.brokenBy = undefined;
       this.#lastAvail = base;
       this.#usedIdx = usedIdx;
     }
+    // A queue that broke before it gave anything back looks the same after a reset. Whoever starts it deserves a try.
+    this.brokenBy = undefined;
     this.#seenAvail = this.#lastAvail;
     this.#signalledIdx = this.#usedIdx;
     this.#hasSignalled = false;

@@ -1,0 +1,70 @@
+/** Replays the kept corpora, and tries new inputs with a seed that a failure prints; failing inputs belong in test/corpus. */
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { fuzzRing } from './ring.ts';
+import { fuzzVhostUser } from './vhost-user.ts';
+
+const corpus = path.join(import.meta.dirname, '..', 'corpus');
+const targets = { ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+
+for (const [name, fuzz] of Object.entries(targets)) {
+  test(`fuzz ${name} survives its corpus`, (t) => {
+    const files = readdirSync(path.join(corpus, name));
+    assert.ok(files.length > 0, 'the corpus is there');
+    for (const file of files) fuzz(readFileSync(path.join(corpus, name, file)));
+    t.diagnostic(`${files.length} inputs`);
+  });
+
+  test(`fuzz ${name} survives random bytes`, () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 700 }), (bytes) => fuzz(bytes)),
+      { numRuns: 300 },
+    );
+  });
+}
+
+/** Mostly sensible messages: the interesting codes, small numbers, the right sizes. */
+const message = fc
+  .tuple(
+    fc.constantFrom(1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 36, 37, 38, 99, 0x80),
+    fc.constantFrom(1, 9, 0, 5),
+    fc.constantFrom(0, 1, 2, 17, 18, 31),
+    fc.array(fc.oneof(fc.constantFrom(0, 1, 2, 16, 128, 4096), fc.nat()), { maxLength: 20 }),
+  )
+  .map(([request, flags, fds, words]) => {
+    const payload = new Uint8Array(Uint32Array.from(words).buffer);
+    return [request, flags, fds, payload.length, ...payload];
+  });
+
+test('fuzz vhost-user survives sensible messages', () => {
+  fc.assert(
+    fc.property(fc.nat(3), fc.array(message, { maxLength: 12 }), (how, messages) =>
+      fuzzVhostUser(Uint8Array.from([how, ...messages.flat()])),
+    ),
+    { numRuns: 300 },
+  );
+});
+
+const descriptor = fc
+  .tuple(fc.nat(), fc.nat(1), fc.nat(600), fc.constantFrom(0, 1, 2, 3, 4, 5, 6, 7), fc.nat(17))
+  .map(([low, high, length, flags, next]) => [
+    ...new Uint8Array(Uint32Array.of(low, high, length, flags | (next << 16)).buffer),
+  ]);
+
+test('fuzz ring survives sensible descriptors', () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom(14, 15, 6, 7),
+      fc.nat(20),
+      fc.array(descriptor, { minLength: 16, maxLength: 16 }),
+      fc.array(fc.nat(16), { minLength: 16, maxLength: 16 }),
+      fc.array(descriptor, { maxLength: 64 }),
+      (how, count, table, heads, tables) =>
+        fuzzRing(Uint8Array.from([how, count, ...table.flat(), ...heads, ...tables.flat()])),
+    ),
+    { numRuns: 1000 },
+  );
+});

@@ -1,4 +1,5 @@
 /** eventfd(2), timerfd(2), signalfd(2): things that happen, as descriptors. */
+import { readlinkSync } from 'node:fs';
 import * as libc from './libc.ts';
 
 const { result } = libc;
@@ -8,6 +9,15 @@ const EFD_NONBLOCK = 0o4000;
 
 /** A non-blocking eventfd with `value` on its counter. */
 export const eventfd = (value = 0): number => result(libc.eventfd(value, EFD_CLOEXEC | EFD_NONBLOCK));
+
+/** Whether a descriptor is an eventfd, by what the kernel says in /proc. False also where that cannot be read. */
+export function isEventfd(fd: number): boolean {
+  try {
+    return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventfd]';
+  } catch {
+    return false;
+  }
+}
 
 const counter = new Uint8Array(new ArrayBuffer(8));
 const one = new Uint8Array(new ArrayBuffer(8));

@@ -6,7 +6,7 @@
  * front end asked to be told (REPLY_ACK), it is told; otherwise the connection ends, which is the only other way of saying
  * it. Descriptors that a message brings beyond what its row states make it invalid.
  */
-import { close, drainEventfd, setNonBlocking } from '../sys/index.ts';
+import { close, drainEventfd, isEventfd, setNonBlocking } from '../sys/index.ts';
 import { EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
 import { ControlChannel, MESSAGE, NO_MESSAGE } from './control-channel.ts';
 import { GuestMemory, mapRegion, type Region, type RegionSpec } from './guest-memory.ts';
@@ -474,12 +474,16 @@ export class BackEnd {
     return 0;
   }
 
-  /** The queue of SET_VRING_KICK, CALL and ERR, if the message is as it must be. */
+  /**
+   * The queue of SET_VRING_KICK, CALL and ERR, if the message is as it must be. Nothing but an eventfd is taken: a regular
+   * file cannot be watched, a closed pipe is readable for ever, and a write to whatever else might wait.
+   */
   #queueOfFdMessage({ payload, fds }: ControlChannel): Virtqueue | undefined {
     const lo = vu.U64.value.lo(payload, 0);
     if (vu.U64.value.hi(payload, 0) !== 0 || (lo & ~(vu.VRING_INDEX_MASK | vu.VRING_NO_FD)) !== 0) return undefined;
     const wantsFd = (lo & vu.VRING_NO_FD) === 0;
-    return wantsFd === (fds.length === 1) ? this.#queue(lo & vu.VRING_INDEX_MASK) : undefined;
+    if (wantsFd !== (fds.length === 1) || (wantsFd && !isEventfd(fds[0]!))) return undefined;
+    return this.#queue(lo & vu.VRING_INDEX_MASK);
   }
 
   #setKick(queue: Virtqueue, fd: number): void {

@@ -7,6 +7,7 @@ const checks: readonly { name: string; command: readonly [string, ...string[]] }
   { name: 'lint', command: [`${bin}oxlint`, '--deny-warnings', '.'] },
   { name: 'types', command: [`${bin}tsc`] },
   { name: 'imports', command: [process.execPath, 'scripts/check-imports.ts'] },
+  { name: 'docs', command: [process.execPath, 'scripts/generate-docs.ts', '--check'] },
 ];
 
 let failed = 0;

@@ -108,7 +108,11 @@ async function story(guest: Guest): Promise<void> {
   await inGuest(guest, 1000, `cat ${at}/secrets/api-token; echo`);
 
   say('Why? Ask the file:');
-  await inGuest(guest, 1001, `getfattr --absolute-names --only-values -n system.porthole.why ${at}/secrets/api-token; echo`);
+  await inGuest(
+    guest,
+    1001,
+    `getfattr --absolute-names --only-values -n system.porthole.why ${at}/secrets/api-token; echo`,
+  );
 
   say('What a program writes inside is visible outside before its write(2) returns:');
   await inGuest(guest, 1000, `echo 'ready since boot' > ${at}/guest/status; ls -l ${at}/guest`);

@@ -22,7 +22,7 @@ const until = async <T>(look: () => Promise<T | undefined> | T | undefined, what
 
 const specText = (settings: string, more = ''): string => `porthole: 1
 metadata:
-  instance: { id: i-1, note: { file: note.txt } }
+  instance: { id: i-1, note: { file: note.txt }, latest: { symlink: id } }
   app: { settings: ${settings} }
   secrets: { token: t-1 }
 users: { app: 1000 }
@@ -175,6 +175,7 @@ test('serve keeps what guests wrote, inode numbers and burned values when it sta
   const after = await stage.ask({ get: '/guest/mine' });
   assert.deepEqual([after?.['value'], after?.['ino']], ['content', made['ino']]);
   assert.ok(Number(after?.['revision']) >= Number(before?.['revision']));
+  assert.equal(await stage.get('/instance/latest'), 'id');
   assert.deepEqual([await stage.get('/app/settings'), await stage.ino('/app/settings')], ['by guest', settings]);
   const again = await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
   assert.notEqual(again['errno'], 0);

@@ -17,6 +17,7 @@ import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
 import { Store, type StoreChange, StoreError } from '../store/index.ts';
 import type { Acl, Commit, Kept, Node, Restored, Time } from '../tree/index.ts';
+import { S_IFLNK, S_IFMT } from '../wire/index.ts';
 
 /** SHA-256, as `Kept.base` holds it. */
 export const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('base64');
@@ -147,7 +148,8 @@ const encodeKept = ({ node, base, keepBytes }: Kept): Uint8Array => {
     defaultAcl: node.defaultAcl && toAclRecord(node.defaultAcl),
     nlink: node.nlink,
     size: node.sizeBytes,
-    bytes: keepBytes ? node.bytes : undefined,
+    // A link has no digest: its target itself tells whether the outside has changed it.
+    bytes: keepBytes || (node.mode & S_IFMT) === S_IFLNK ? node.bytes : undefined,
     burned: node.burned || undefined,
     dataRevision: node.dataRevision,
     revision: node.revision,

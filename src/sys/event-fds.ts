@@ -10,7 +10,7 @@ const EFD_NONBLOCK = 0o4000;
 /** A non-blocking eventfd with `value` on its counter. */
 export const eventfd = (value = 0): number => result(libc.eventfd(value, EFD_CLOEXEC | EFD_NONBLOCK));
 
-/** Whether a descriptor is an eventfd, by what the kernel says in /proc. False also where that cannot be read. */
+/** Whether `fd` is an eventfd, as /proc tells. Of an fd from a stranger that is worth knowing before reading or polling it. */
 export function isEventfd(fd: number): boolean {
   try {
     return readlinkSync(`/proc/self/fd/${fd}`) === 'anon_inode:[eventfd]';

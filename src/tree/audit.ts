@@ -19,6 +19,11 @@ export interface AuditRecord {
   readonly errno?: string;
   /** How many denials of this uid and rule were not recorded since the last that was. */
   readonly dropped?: number;
+  /**
+   * How many denials of other uids and rules were not recorded and are in nobody's `dropped`, since the last record that
+   * says so: a guest that goes through more uids than can be remembered.
+   */
+  readonly droppedOthers?: number;
 }
 
 /** Takes records; false when it can't keep them now, and then a read of what is not world-readable is refused with EIO. */

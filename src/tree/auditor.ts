@@ -1,20 +1,57 @@
-/** Turns decisions into audit records; keeps floods of denials out of the log, never the first of a kind. */
+/**
+ * Turns decisions into audit records. Whatever a guest does, the log gets a bounded number of denials a second, this
+ * memory stays bounded, and each denial is either recorded or counted in a later record.
+ */
 import { errnoName } from '../wire/index.ts';
 import type { AuditRecord, AuditSink } from './audit.ts';
 import type { Caller, Way } from './caller.ts';
+import { UID_SHARE } from './ledger.ts';
 import type { Node } from './node.ts';
 import { ruleName } from './policy.ts';
 import type { Replica } from './replica.ts';
 
-/** Denials recorded of one uid and rule: at once, and then a second. */
-const BURST = 20;
-const PER_SECOND = 5;
-/** Kinds (uid and rule) that are remembered at once; beyond it the oldest is forgotten, and counts as new when it returns. */
-const KINDS = 4096;
+/**
+ * How many denials are recorded: at once, and then a second. A kind is one uid and one rule. The first of each kind is
+ * recorded whatever the others used up, unless a guest makes up new uids faster than `newKinds`: a guest has 2^32 of them,
+ * and each would be a first.
+ */
+export const auditLimits = {
+  kind: { burst: 20, perSecond: 5 },
+  uid: { burst: 400 / UID_SHARE, perSecond: 100 / UID_SHARE },
+  vm: { burst: 400, perSecond: 100 },
+  newKinds: { burst: 4096, perSecond: 20 },
+  /** Kinds that are remembered at once; beyond it the one that was longest without a denial is forgotten. */
+  kinds: 4096,
+} as const;
 
-interface Bucket {
-  tokens: number;
-  filledMs: number;
+class TokenBucket {
+  readonly #burst: number;
+  readonly #perSecond: number;
+  #tokens: number;
+  #filledMs: number;
+
+  constructor({ burst, perSecond }: { readonly burst: number; readonly perSecond: number }, nowMs: number) {
+    this.#burst = burst;
+    this.#perSecond = perSecond;
+    this.#tokens = burst;
+    this.#filledMs = nowMs;
+  }
+
+  has(nowMs: number): boolean {
+    const elapsedMs = Math.max(0, nowMs - this.#filledMs);
+    this.#tokens = Math.min(this.#burst, this.#tokens + (elapsedMs / 1000) * this.#perSecond);
+    this.#filledMs = nowMs;
+    return this.#tokens >= 1;
+  }
+
+  take(): void {
+    this.#tokens--;
+  }
+}
+
+interface Kind {
+  readonly bucket: TokenBucket;
+  /** Denials that were not recorded since the last that was. */
   dropped: number;
 }
 
@@ -22,19 +59,36 @@ export class Auditor {
   readonly #vm: string;
   readonly #sink: AuditSink;
   readonly #wallMs: () => number;
-  readonly #denials = new Map<string, Bucket>();
+  /** By uid and rule; the one that was longest without a denial first. */
+  readonly #kinds = new Map<string, Kind>();
+  /** By uid, in the same order. */
+  readonly #uids = new Map<number, TokenBucket>();
+  readonly #ofVm: TokenBucket;
+  readonly #newKinds: TokenBucket;
+  /** Not recorded, and of kinds that are forgotten or were never remembered. */
+  #droppedOthers = 0;
 
   constructor(vm: string, sink: AuditSink, wallMs: () => number) {
     this.#vm = vm;
     this.#sink = sink;
     this.#wallMs = wallMs;
+    this.#ofVm = new TokenBucket(auditLimits.vm, wallMs());
+    this.#newKinds = new TokenBucket(auditLimits.newKinds, wallMs());
   }
 
   /** Records a verdict: `errno` 0 is allowed. False when the sink can't keep it. A denial that is too many counts as kept. */
   record(way: Way, operation: string, replica: Replica, node: Node, caller: Caller, errno: number): boolean {
     const rule = ruleName(replica.facts(node).effective.rule);
-    const dropped = errno === 0 ? 0 : this.#admit(`${caller.uid} ${rule}`);
-    if (dropped < 0) return true;
+    let dropped = 0;
+    let droppedOthers = 0;
+    if (errno !== 0) {
+      const kind = this.#admit(caller.uid, rule);
+      if (kind === undefined) return true;
+      ({ dropped } = kind);
+      kind.dropped = 0;
+      droppedOthers = this.#droppedOthers;
+      this.#droppedOthers = 0;
+    }
     const record: AuditRecord = {
       time: new Date(this.#wallMs()).toISOString(),
       vm: this.#vm,
@@ -50,28 +104,45 @@ export class Auditor {
       rule,
       ...(errno === 0 ? {} : { errno: errnoName(errno) }),
       ...(dropped === 0 ? {} : { dropped }),
+      ...(droppedOthers === 0 ? {} : { droppedOthers }),
     };
     return this.#sink(record);
   }
 
-  /** How many of this kind were dropped since the last that was recorded, or −1 to drop this one. */
-  #admit(kind: string): number {
+  /** The kind of a denial that is to be recorded; undefined for one that was counted as dropped. */
+  #admit(uid: number, rule: string): Kind | undefined {
     const nowMs = this.#wallMs();
-    let bucket = this.#denials.get(kind);
-    if (bucket === undefined) {
-      if (this.#denials.size >= KINDS) this.#denials.delete(this.#denials.keys().next().value!);
-      bucket = { tokens: BURST, filledMs: nowMs, dropped: 0 };
-      this.#denials.set(kind, bucket);
+    const key = `${uid} ${rule}`;
+    let kind = this.#kinds.get(key);
+    const isNew = kind === undefined;
+    if (isNew && !this.#newKinds.has(nowMs)) {
+      this.#droppedOthers++;
+      return undefined;
     }
-    bucket.tokens = Math.min(BURST, bucket.tokens + (Math.max(0, nowMs - bucket.filledMs) / 1000) * PER_SECOND);
-    bucket.filledMs = nowMs;
-    if (bucket.tokens < 1) {
-      bucket.dropped++;
-      return -1;
+    kind ??= { bucket: new TokenBucket(auditLimits.kind, nowMs), dropped: 0 };
+    const forgotten = remember(this.#kinds, key, kind);
+    if (forgotten !== undefined) this.#droppedOthers += forgotten.dropped;
+    const ofUid = this.#uids.get(uid) ?? new TokenBucket(auditLimits.uid, nowMs);
+    remember(this.#uids, uid, ofUid);
+    const mayHave = [kind.bucket, ofUid, this.#ofVm].every((bucket) => bucket.has(nowMs));
+    if (isNew) this.#newKinds.take();
+    else if (!mayHave) {
+      kind.dropped++;
+      return undefined;
     }
-    bucket.tokens--;
-    const { dropped } = bucket;
-    bucket.dropped = 0;
-    return dropped;
+    if (mayHave) for (const bucket of [kind.bucket, ofUid, this.#ofVm]) bucket.take();
+    return kind;
   }
+}
+
+/** Puts an entry last, and returns the one that had to go for it. */
+function remember<K, V>(map: Map<K, V>, key: K, value: V): V | undefined {
+  if (!map.delete(key) && map.size >= auditLimits.kinds) {
+    const [oldestKey, oldest] = map.entries().next().value!;
+    map.delete(oldestKey);
+    map.set(key, value);
+    return oldest;
+  }
+  map.set(key, value);
+  return undefined;
 }

@@ -2,16 +2,17 @@
  * The one place where a tree changes. Decides every mutation, applies it to the next snapshot, has it kept, and only then
  * publishes it. Everything is synchronous: a mutation is one step that nobody sees the middle of.
  */
-import { EIO } from '../wire/index.ts';
+import { EIO, EOVERFLOW } from '../wire/index.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Way } from './caller.ts';
-import { type Change, changesBetween, type Delta } from './delta.ts';
+import { type Change, changesBetween, type Delta, movedWithParent } from './delta.ts';
 import { Ledger } from './ledger.ts';
 import { type MutationContext, type MutationResult, mutate } from './mutate.ts';
 import type { Mutation, Outcome, Upstream } from './mutation.ts';
-import { type Node, ROOT_INO, type Time } from './node.ts';
+import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { placeSpec } from './outside.ts';
+import { IntMap } from './persistent.ts';
 import { Policy } from './policy.ts';
 import { Replica } from './replica.ts';
 import { Draft, Snapshot } from './snapshot.ts';
@@ -56,21 +57,36 @@ export interface AuthorityOptions {
 
 const FIRST_FREE_INO = 16;
 
+/** What the authority knows beyond the nodes. Immutable, so that a commit that can't be kept leaves it as it was. */
+interface Records {
+  /** The next inode number to give out. */
+  readonly nextIno: number;
+  /** Digest of the value that the outside last gave a file or symlink, by ino. */
+  readonly bases: IntMap<string>;
+  /** Files made outside whose bytes a guest wrote, by ino. */
+  readonly guestWritten: IntMap<true>;
+}
+
+interface Listener {
+  readonly told: (delta: Delta) => void;
+  /** It has been told of everything up to this number of `#published`. */
+  readonly since: number;
+}
+
 export class Authority {
   readonly #options: AuthorityOptions;
   readonly #replica = new Replica();
   readonly #auditor: Auditor;
-  readonly #listeners = new Set<(delta: Delta) => void>();
-  /** Digest of the value that the outside last gave a file, by ino. */
-  readonly #bases = new Map<number, string>();
-  /** Files made outside whose bytes a guest wrote. */
-  readonly #guestWritten = new Set<number>();
+  readonly #listeners = new Set<Listener>();
   /** Replicas that may hold handles of an unlinked node, by ino. */
   readonly #orphans = new Map<number, Set<string>>();
   readonly #holders = new Set<string>();
-  readonly #ledger = new Ledger((node) => this.#guestWritten.has(node.ino));
-  readonly #unpublished: Delta[] = [];
-  #nextIno = FIRST_FREE_INO;
+  readonly #ledger = new Ledger();
+  readonly #unpublished: { readonly delta: Delta | 'full'; readonly number: number }[] = [];
+  /** Counts what was given to `#unpublished`. */
+  #published = 0;
+  #publishing = false;
+  #records: Records = { nextIno: FIRST_FREE_INO, bases: IntMap.empty(), guestWritten: IntMap.empty() };
   #persistFailure: Error | undefined;
 
   constructor(options: AuthorityOptions) {
@@ -107,28 +123,33 @@ export class Authority {
     });
   }
 
-  /** Sends `full()` and then every commit. `holder` names the replica: unlinked files live while it has them open. */
-  subscribe(holder: string, listener: (delta: Delta) => void): () => void {
-    const stripped = (delta: Delta) => listener(delta.full ? delta : this.#forReplica(delta));
+  /**
+   * Sends `full()` and then every commit, in order. `holder` names the replica: unlinked files live while it has them open.
+   * A listener that throws is a bug; the commit stands, the other listeners are told, and the error surfaces by itself.
+   */
+  subscribe(holder: string, told: (delta: Delta) => void): () => void {
+    const listener: Listener = { told, since: this.#published };
     this.#holders.add(holder);
-    stripped(this.full());
-    this.#listeners.add(stripped);
+    told(this.full());
+    this.#listeners.add(listener);
     return () => {
-      this.#listeners.delete(stripped);
+      if (!this.#listeners.delete(listener)) return;
       this.#holders.delete(holder);
       for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
     };
   }
 
-  /** Makes the tree what the spec says, in one commit, or leaves it as it was and throws what `persist` threw. */
+  /**
+   * Makes the tree what the spec says, in one commit. Throws, and leaves it as it was, when the spec's entries make no
+   * tree, and what `persist` threw.
+   */
   load(spec: Spec): { readonly revision: number; readonly changes: readonly Change[] } {
     const before = this.#replica.policy.spec;
     const policyChanged =
       this.snapshot.node(ROOT_INO) === undefined || JSON.stringify(before) !== JSON.stringify(spec.policy);
     const policy = policyChanged ? new Policy(spec.policy) : this.#replica.policy;
     const draft = new Draft(this.snapshot);
-    const bases = new Map<number, string>();
-    let nextIno = this.#nextIno;
+    let { nextIno, bases, guestWritten } = this.#records;
     placeSpec(spec.entries, {
       draft,
       policy,
@@ -136,27 +157,13 @@ export class Authority {
       allocate: () => nextIno++,
       valueChanged: (ino, bytes) => {
         const digest = this.#options.digest(bytes);
-        bases.set(ino, digest);
-        return this.#bases.get(ino) !== digest;
+        if (bases.get(ino) === digest) return false;
+        bases = bases.set(ino, digest);
+        guestWritten = guestWritten.delete(ino);
+        return true;
       },
     });
-    for (const ino of draft.touched)
-      if (bases.has(ino) && bases.get(ino) !== this.#bases.get(ino)) this.#guestWritten.delete(ino);
-    const rebased = [...bases].filter(([ino, digest]) => this.#bases.get(ino) !== digest);
-    const previous = rebased.map(([ino]) => [ino, this.#bases.get(ino)] as const);
-    for (const [ino, digest] of rebased) this.#bases.set(ino, digest);
-    const nextInoBefore = this.#nextIno;
-    this.#nextIno = nextIno;
-    try {
-      return this.#finish(draft, policyChanged ? policy : undefined);
-    } catch (error) {
-      this.#nextIno = nextInoBefore;
-      for (const [ino, digest] of previous) {
-        if (digest === undefined) this.#bases.delete(ino);
-        else this.#bases.set(ino, digest);
-      }
-      throw error;
-    }
+    return this.#finish(draft, policyChanged ? policy : undefined, { nextIno, bases, guestWritten });
   }
 
   /** Decides and applies what a guest asks for. `holder` as in `subscribe`. Never throws for what a guest sends. */
@@ -165,25 +172,25 @@ export class Authority {
       this.#drop(mutation.ino, holder);
       return { errno: 0, revision: this.snapshot.revision, ino: 0 };
     }
+    if (!isId(mutation.caller.uid) || !isId(mutation.caller.gid)) return refused(EOVERFLOW);
     const draft = new Draft(this.snapshot);
+    let { nextIno, guestWritten } = this.#records;
     const context: MutationContext = {
       draft,
       replica: this.#replica,
       way,
       now: this.#now(),
       wallMs: this.#options.wallMs(),
-      allocate: () => this.#nextIno++,
+      allocate: () => nextIno++,
     };
     const result = mutate(mutation, context);
-    const written =
-      result.errno === 0 && result.writes !== undefined && !this.#guestWritten.has(result.writes)
-        ? result.writes
-        : undefined;
-    if (written !== undefined) this.#guestWritten.add(written);
-    const errno = result.errno !== 0 ? result.errno : this.#ledger.check(draft, this.#replica.policy);
-    const outcome = this.#record(mutation, way, result, errno) ? this.#settle(draft, result, errno) : refused(EIO);
-    if (outcome.errno !== 0 && written !== undefined) this.#guestWritten.delete(written);
-    return outcome;
+    if (result.errno === 0 && result.writes !== undefined) guestWritten = guestWritten.set(result.writes, true);
+    const errno =
+      result.errno === 0
+        ? this.#ledger.check(draft, this.#replica.policy, (ino) => guestWritten.get(ino) === true)
+        : result.errno;
+    if (!this.#record(mutation, way, result, errno)) return refused(EIO);
+    return errno === 0 ? this.#settle(draft, result, { ...this.#records, nextIno, guestWritten }) : refused(errno);
   }
 
   /** False when the log can't keep what it must: then nobody gets a value. */
@@ -195,16 +202,20 @@ export class Authority {
     );
   }
 
-  #settle(draft: Draft, result: MutationResult, errno: number): Outcome {
-    if (errno !== 0) return refused(errno);
-    for (const ino of draft.touched) this.#orphan(draft, ino);
+  #settle(draft: Draft, result: MutationResult, records: Records): Outcome {
+    const unlinked = [...draft.touched].filter((ino) => draft.node(ino)?.parentIno === 0);
+    if (this.#holders.size === 0) for (const ino of unlinked) draft.remove(ino);
+    let revision: number;
     try {
-      const { revision } = this.#finish(draft, undefined);
-      const outcome: Outcome = { errno: 0, revision, ino: result.ino };
-      return result.bytes === undefined ? outcome : { ...outcome, bytes: result.bytes };
+      ({ revision } = this.#finish(draft, undefined, records, () => {
+        for (const ino of unlinked)
+          if (this.#holders.size > 0 && !this.#orphans.has(ino)) this.#orphans.set(ino, new Set(this.#holders));
+      }));
     } catch {
       return refused(EIO);
     }
+    const outcome: Outcome = { errno: 0, revision, ino: result.ino };
+    return result.bytes === undefined ? outcome : { ...outcome, bytes: result.bytes };
   }
 
   /** Where a `FileSystem` in this process sends its mutations. */
@@ -213,30 +224,37 @@ export class Authority {
   }
 
   #restore(restored: Restored): void {
-    this.#nextIno = Math.max(restored.nextIno, FIRST_FREE_INO);
     const draft = new Draft(Snapshot.empty, restored.revision);
+    let { bases, guestWritten } = this.#records;
     for (const { node, base, keepBytes } of restored.nodes) {
       draft.put(node);
-      if (base !== undefined) this.#bases.set(node.ino, base);
-      if (keepBytes && node.madeBy === 'outside') this.#guestWritten.add(node.ino);
+      if (base !== undefined) bases = bases.set(node.ino, base);
+      if (keepBytes && node.madeBy === 'outside') guestWritten = guestWritten.set(node.ino, true);
     }
-    const snapshot = draft.finish();
-    this.#ledger.add(draft);
-    const put = [...snapshot.nodes.values()];
+    this.#records = { nextIno: Math.max(restored.nextIno, FIRST_FREE_INO), bases, guestWritten };
+    this.#ledger.add(draft, this.#replica.policy, this.#isGuestWritten);
     this.#replica.apply({
       revision: restored.revision,
       full: true,
-      put,
+      put: [...draft.finish().nodes.values()],
       remove: [],
       changes: [],
       usage: this.#ledger.usage,
     });
   }
 
-  /** Has the draft kept, becomes it, and publishes it. */
-  #finish(draft: Draft, policy: Policy | undefined): { revision: number; changes: readonly Change[] } {
+  readonly #isGuestWritten = (ino: number): boolean => this.#records.guestWritten.get(ino) === true;
+
+  /** Has the draft kept, becomes it, and publishes it. Throws what `persist` threw; then nothing has changed. */
+  #finish(
+    draft: Draft,
+    policy: Policy | undefined,
+    records: Records,
+    kept: () => void = () => {},
+  ): { revision: number; changes: readonly Change[] } {
     const before = this.snapshot;
     if (draft.touched.size === 0 && policy === undefined) {
+      this.#records = records;
       if (draft.filled) this.#become(draft, before.revision, [], [], [], undefined);
       return { revision: before.revision, changes: [] };
     }
@@ -244,28 +262,32 @@ export class Authority {
     const remove = [...draft.touched].filter((ino) => next.node(ino) === undefined);
     const put = [...draft.touched].flatMap((ino) => next.node(ino) ?? []);
     const changes = changesBetween(before, next, draft.touched);
-    this.#persist(draft.revision, put, remove);
-    const onceChanged = policy === undefined ? [] : this.#onceChanged(next, policy, draft.touched);
+    let { bases, guestWritten } = records;
     for (const ino of remove) {
-      this.#bases.delete(ino);
-      this.#guestWritten.delete(ino);
+      bases = bases.delete(ino);
+      guestWritten = guestWritten.delete(ino);
     }
+    const after = { nextIno: records.nextIno, bases, guestWritten };
+    this.#persist(draft.revision, put, remove, after);
+    this.#records = after;
+    kept();
+    const onceChanged = this.#onceChanged(draft, next, policy ?? this.#replica.policy);
     this.#become(draft, draft.revision, [...put, ...onceChanged], remove, changes, policy);
     return { revision: draft.revision, changes };
   }
 
   /** What has no name is not kept: after a restart nobody can have it open. */
-  #persist(revision: number, put: readonly Node[], remove: readonly number[]): void {
+  #persist(revision: number, put: readonly Node[], remove: readonly number[], records: Records): void {
     const named = put.filter((node) => node.parentIno !== 0);
     const unnamed = put.filter((node) => node.parentIno === 0).map((node) => node.ino);
     try {
       this.#options.persist?.({
         revision,
-        nextIno: this.#nextIno,
+        nextIno: records.nextIno,
         put: named.map((node) => ({
           node,
-          base: this.#bases.get(node.ino),
-          keepBytes: node.madeBy === 'guest' || this.#guestWritten.has(node.ino),
+          base: records.bases.get(node.ino),
+          keepBytes: node.madeBy === 'guest' || records.guestWritten.get(node.ino) === true,
         })),
         remove: [...remove, ...unnamed],
       });
@@ -284,43 +306,55 @@ export class Authority {
     changes: readonly Change[],
     policy: Policy | undefined,
   ): void {
-    const next = draft.finish();
-    this.#ledger.add(draft);
+    this.#ledger.add(draft, policy ?? this.#replica.policy, this.#isGuestWritten);
     const whole = draft.filled;
     const delta: Delta = {
       revision,
       full: whole,
-      put: whole ? [...next.nodes.values()] : put,
+      put: whole ? [...draft.finish().nodes.values()] : put,
       remove: whole ? [] : remove,
       ...(policy === undefined ? {} : { policy: policy.spec }),
       changes,
       usage: this.#ledger.usage,
     };
+    // Before our own replica tells its listeners, for they may make the next commit, which has to be published after this.
+    this.#unpublished.push({ delta: whole ? 'full' : delta, number: ++this.#published });
     this.#replica.apply(delta);
-    this.#publish(whole ? this.full() : delta);
+    this.#publish();
   }
 
   /** In order to everyone, also when a listener makes the next commit while it is told of this one. */
-  #publish(delta: Delta): void {
-    this.#unpublished.push(delta);
-    if (this.#unpublished.length > 1) return;
-    while (this.#unpublished.length > 0) {
-      const next = this.#unpublished[0]!;
-      try {
-        for (const listener of this.#listeners) listener(next);
-      } finally {
-        this.#unpublished.shift();
+  #publish(): void {
+    if (this.#publishing) return;
+    this.#publishing = true;
+    for (let next = this.#unpublished.shift(); next !== undefined; next = this.#unpublished.shift()) {
+      const delta = next.delta === 'full' ? this.full() : this.#forReplica(next.delta);
+      for (const { told, since } of this.#listeners) {
+        if (since >= next.number) continue;
+        try {
+          told(delta);
+        } catch (error) {
+          queueMicrotask(() => {
+            throw error;
+          });
+        }
       }
     }
+    this.#publishing = false;
   }
 
-  /** Nodes whose `once` the new policy turns on or off: replicas must drop or get their bytes. */
-  #onceChanged(next: Snapshot, policy: Policy, touched: ReadonlySet<number>): Node[] {
+  /**
+   * Untouched nodes whose `once` changes, by a new policy or because a directory above them moved: replicas must drop or
+   * get their bytes.
+   */
+  #onceChanged(draft: Draft, next: Snapshot, policy: Policy): Node[] {
+    const before = this.#replica.policy;
+    if (!before.hasOnce && !policy.hasOnce) return [];
     const nodes: Node[] = [];
-    for (const node of next.nodes.values()) {
-      if (touched.has(node.ino)) continue;
-      const path = next.path(node);
-      if (policy.effective(path).once !== this.#replica.policy.effective(path).once) nodes.push(node);
+    for (const node of policy === before ? movedWithParent(draft, next) : next.nodes.values()) {
+      if (draft.touched.has(node.ino) || node.sizeBytes === 0) continue;
+      const old = this.snapshot.node(node.ino)!;
+      if (policy.effective(next.path(node)).once !== before.effective(this.snapshot.path(old)).once) nodes.push(node);
     }
     return nodes;
   }
@@ -342,18 +376,11 @@ export class Authority {
     return { sec, nsec: Math.min(999_999_999, Math.round((wallMs - sec * 1000) * 1e6)) };
   }
 
-  /** An unlinked file lives on for the replicas that are there; with none it goes with the same commit. */
-  #orphan(draft: Draft, ino: number): void {
-    const node = draft.node(ino);
-    if (node === undefined || node.parentIno !== 0) return;
-    if (this.#holders.size === 0) draft.remove(ino);
-    else if (!this.#orphans.has(ino)) this.#orphans.set(ino, new Set(this.#holders));
-  }
-
   #drop(ino: number, holder: string): void {
     const holders = this.#orphans.get(ino);
     if (holders === undefined || !holders.delete(holder) || holders.size > 0) return;
     this.#orphans.delete(ino);
+    if (this.snapshot.node(ino)?.parentIno !== 0) return;
     const draft = new Draft(this.snapshot, this.snapshot.revision);
     draft.remove(ino);
     this.#become(draft, draft.revision, [], [ino], [], undefined);

@@ -4,9 +4,9 @@ import type { Way } from './caller.ts';
 import type { Change, Delta } from './delta.ts';
 import type { Done } from './file-system.ts';
 import { UID_SHARE } from './ledger.ts';
-import type { Node } from './node.ts';
+import { type Node, ROOT_INO } from './node.ts';
 import type { OpenFile } from './open-files.ts';
-import type { Replica } from './replica.ts';
+import type { RememberedChange, Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 
 export const changeLimits = {
@@ -14,11 +14,15 @@ export const changeLimits = {
   waiters: 16,
   /** Commits that are remembered for readers that are behind; older ones are told as missed. */
   backlog: 256,
+  /** A reader is given no more lines at once when they have this many characters; the next read gives the rest. */
+  batchChars: 4096,
+  /** A commit that takes a longer line is told as missed: the reader looks at the tree instead. */
+  lineChars: 65_536,
 } as const;
 
 interface Remembered {
   readonly revision: number;
-  readonly changes: readonly { readonly change: Change; readonly node: Node }[];
+  readonly changes: readonly RememberedChange[];
 }
 
 interface Waiter {
@@ -52,15 +56,11 @@ export class ChangeStream {
   /** Remembers a commit, and answers the waiting readers that it concerns. */
   applied(delta: Delta, before: Snapshot): void {
     if (delta.full) {
+      // What happened between the last commit that arrived and this one is not known.
       this.#backlog.length = 0;
-      this.#forgotten = delta.revision - (delta.changes.length > 0 ? 0 : 1);
-    }
-    if (delta.changes.length > 0) {
-      const after = this.#replica.snapshot;
-      const changes = delta.changes.flatMap((change) => {
-        const node = after.node(change.ino) ?? before.node(change.ino);
-        return node === undefined ? [] : [{ change, node }];
-      });
+      this.#forgotten = delta.revision;
+    } else if (delta.changes.length > 0) {
+      const changes = delta.changes.flatMap((change) => remembered(change, before, this.#replica.snapshot) ?? []);
       this.#backlog.push({ revision: delta.revision, changes });
       if (this.#backlog.length > changeLimits.backlog) this.#forgotten = this.#backlog.shift()!.revision;
     }
@@ -90,7 +90,13 @@ export class ChangeStream {
     return text !== '';
   }
 
+  /** Answers when there is something to tell, or with a heartbeat line; at once when there is already. */
   wait(file: OpenFile, sizeBytes: number, done: Done<Uint8Array>): () => void {
+    const bytes = this.take(file, sizeBytes);
+    if (bytes.length > 0) {
+      done(0, bytes);
+      return () => {};
+    }
     let ofUid = 0;
     for (const waiter of this.#waiters) if (waiter.file.caller.uid === file.caller.uid) ofUid++;
     if (this.#waiters.size >= changeLimits.waiters || ofUid >= changeLimits.waiters / UID_SHARE) {
@@ -105,7 +111,8 @@ export class ChangeStream {
   heartbeat(due: (waiter: { readonly deadlineMs: number }) => boolean): void {
     for (const waiter of [...this.#waiters]) {
       if (!due(waiter)) continue;
-      waiter.file.rest = encoder.encode(
+      // Another reader of the same handle may have been given the first half of a line.
+      waiter.file.rest ??= encoder.encode(
         `${JSON.stringify({ revision: this.#replica.snapshot.revision, heartbeat: true })}\n`,
       );
       this.#answer(waiter, 0, this.take(waiter.file, waiter.sizeBytes));
@@ -136,18 +143,38 @@ export class ChangeStream {
   #news(file: OpenFile): string {
     let text = '';
     if (file.toldRevision < this.#forgotten) {
-      text = `${JSON.stringify({ revision: this.#forgotten, missed: true })}\n`;
+      text = missed(this.#forgotten);
       file.toldRevision = this.#forgotten;
     }
     for (const { revision, changes } of this.#backlog) {
       if (revision <= file.toldRevision) continue;
+      if (text.length >= changeLimits.batchChars) break;
       file.toldRevision = revision;
-      const seen = changes.filter(({ change, node }) =>
-        this.#replica.visible(this.#way, change, node, file.caller, this.#wallMs()),
-      );
+      const seen = changes.filter((change) => this.#replica.visible(this.#way, change, file.caller, this.#wallMs()));
       if (seen.length === 0) continue;
-      text += `${JSON.stringify({ revision, changes: seen.map(({ change }) => ({ path: change.path, change: change.what })) })}\n`;
+      const line = JSON.stringify({
+        revision,
+        changes: seen.map(({ change }) => ({ path: change.path, change: change.what })),
+      });
+      text += line.length <= changeLimits.lineChars ? `${line}\n` : missed(revision);
     }
     return text;
   }
+}
+
+const missed = (revision: number): string => `${JSON.stringify({ revision, missed: true })}\n`;
+
+/** Keeps the nodes' rights and nothing of their bytes: a backlog of values would be as large as a guest likes. */
+function remembered(change: Change, before: Snapshot, after: Snapshot): RememberedChange | undefined {
+  const snapshot = change.what === 'removed' ? before : after;
+  const node = snapshot.node(change.ino);
+  if (node === undefined) return undefined;
+  const above: Node[] = [];
+  for (let at = node; at.ino !== ROOT_INO; ) {
+    const parent = snapshot.node(at.parentIno);
+    if (parent === undefined) break;
+    above.push(parent);
+    at = parent;
+  }
+  return { change, node: { ...node, bytes: undefined }, above };
 }

@@ -1,7 +1,7 @@
 /** What one commit changed, for replicas, stores and watchers. */
 import { isDirectory } from './access.ts';
-import { type Node, ROOT_INO } from './node.ts';
-import type { Snapshot } from './snapshot.ts';
+import { type Node, ROOT_INO, samePlace } from './node.ts';
+import type { Draft, Snapshot } from './snapshot.ts';
 import type { PolicySpec } from './spec.ts';
 
 /** Applying all deltas in order to an empty tree gives the tree. The first one of a stream carries everything and has `full`. */
@@ -47,4 +47,14 @@ export function changesBetween(before: Snapshot, after: Snapshot, touched: Reado
     else if (!isDirectory(now!)) changes.push({ ino, path, what: 'changed' });
   }
   return changes;
+}
+
+/** The nodes that got another path because a directory above them moved. */
+export function* movedWithParent(draft: Draft, next: Snapshot): Generator<Node> {
+  for (const ino of draft.touched) {
+    const old = draft.base.node(ino);
+    const now = next.node(ino);
+    if (old === undefined || now === undefined || !isDirectory(now) || samePlace(old, now)) continue;
+    for (const node of next.descendants(now)) if (node !== now) yield node;
+  }
 }

@@ -44,6 +44,8 @@ export function explain(replica: Replica, way: Way, node: Node, caller: Caller, 
     const allowed = replica.decide(way, node, caller, mask, wallMs) === 0;
     if (special !== undefined) return { allowed: false, because: special };
     if (node.burned && mask !== X_OK) return { allowed: false, because: 'once: it has been read' };
+    if (effective.writeOnce && mask === W_OK && type !== S_IFDIR && node.sizeBytes > 0)
+      return { allowed: false, because: 'writeOnce: it has been written' };
     const acl = node.acl === undefined ? '' : ' and ACL';
     const override = caller.uid === 0 && allowed && !(mask === W_OK && node.madeBy === 'outside') ? ', root may' : '';
     return { allowed, because: `mode ${octal(node.mode)}${acl}${override}` };

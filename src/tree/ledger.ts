@@ -1,7 +1,8 @@
 /** Who uses how much of the quota. Counts what guests made, and what was made outside and a guest has written. */
 import { EDQUOT, ENOSPC } from '../wire/index.ts';
+import { isDirectory } from './access.ts';
 import type { Usage } from './delta.ts';
-import { type Node, ROOT_INO } from './node.ts';
+import { type Node, ROOT_INO, samePlace } from './node.ts';
 import type { Policy } from './policy.ts';
 import type { Draft, Snapshot } from './snapshot.ts';
 import type { Quota } from './spec.ts';
@@ -14,105 +15,179 @@ interface Account {
   nodes: number;
 }
 
+/** What one node was counted as. */
+interface Entry {
+  readonly uid: number;
+  readonly bytes: number;
+  readonly nodes: number;
+}
+
+interface Growth {
+  readonly total: Account;
+  readonly byUid: ReadonlyMap<number, Account>;
+  /** Growth of what lies under each directory (or is the file) that a rule gives a quota. */
+  readonly byRule: ReadonlyMap<number, Account>;
+}
+
+const nothing: Entry = { uid: 0, bytes: 0, nodes: 0 };
+
+/** Tells of a file made outside whether the bytes that it has in a draft are a guest's. */
+export type GuestWritten = (ino: number) => boolean;
+
 export class Ledger {
-  readonly #guestWritten: (node: Node) => boolean;
   #total: Account = { bytes: 0, nodes: 0 };
   readonly #byUid = new Map<number, Account>();
-
-  constructor(guestWritten: (node: Node) => boolean) {
-    this.#guestWritten = guestWritten;
-  }
+  /** What counts, by ino: a file made outside begins to count when a guest writes it, and ends when the outside does. */
+  readonly #entries = new Map<number, Entry>();
+  /** What lies under each path that a rule bounds, by ino; found out when first asked for. */
+  readonly #underRule = new Map<number, Account>();
+  #policy: Policy | undefined;
 
   get usage(): Usage {
     return { ...this.#total };
   }
 
   /** 0, ENOSPC when the draft grows past the VM's quota, EDQUOT when it grows past a uid's share or a rule's quota. */
-  check(draft: Draft, policy: Policy): number {
+  check(draft: Draft, policy: Policy, guestWritten: GuestWritten): number {
     const { quota } = policy.spec;
-    const { total, byUid } = this.#difference(draft);
+    const { total, byUid, byRule } = this.#growth(draft, policy, guestWritten);
     if (grown(total, this.#total, quota)) return ENOSPC;
-    for (const [uid, growth] of byUid) {
-      const share = { bytes: Math.floor(quota.bytes / UID_SHARE), nodes: Math.floor(quota.nodes / UID_SHARE) };
-      if (grown(growth, this.#byUid.get(uid), share)) return EDQUOT;
-    }
-    return total.bytes > 0 || total.nodes > 0 ? this.#checkRules(draft, policy) : 0;
-  }
-
-  /** Counts what the draft changed. */
-  add(draft: Draft): void {
-    const { total, byUid } = this.#difference(draft);
-    this.#total = { bytes: this.#total.bytes + total.bytes, nodes: this.#total.nodes + total.nodes };
-    for (const [uid, growth] of byUid) {
-      const account = this.#byUid.get(uid) ?? { bytes: 0, nodes: 0 };
-      account.bytes += growth.bytes;
-      account.nodes += growth.nodes;
-      if (account.bytes === 0 && account.nodes === 0) this.#byUid.delete(uid);
-      else this.#byUid.set(uid, account);
-    }
-  }
-
-  #bytes(node: Node): number {
-    return node.madeBy === 'guest' || this.#guestWritten(node) ? node.sizeBytes : 0;
-  }
-
-  #difference(draft: Draft): { total: Account; byUid: Map<number, Account> } {
-    const total = { bytes: 0, nodes: 0 };
-    const byUid = new Map<number, Account>();
-    const count = (node: Node | undefined, sign: 1 | -1) => {
-      if (node === undefined) return;
-      const bytes = sign * this.#bytes(node);
-      const nodes = node.madeBy === 'guest' ? sign : 0;
-      if (bytes === 0 && nodes === 0) return;
-      const account = byUid.get(node.uid) ?? { bytes: 0, nodes: 0 };
-      account.bytes += bytes;
-      account.nodes += nodes;
-      byUid.set(node.uid, account);
-      total.bytes += bytes;
-      total.nodes += nodes;
-    };
-    for (const ino of draft.touched) {
-      count(draft.base.node(ino), -1);
-      count(draft.node(ino), 1);
-    }
-    return { total, byUid };
-  }
-
-  /** Rules with a quota bound what lies under the directory that they name. */
-  #checkRules(draft: Draft, policy: Policy): number {
-    if (!policy.hasQuotas) return 0;
-    const after = draft.now;
-    const bounded = new Map<number, Partial<Quota>>();
-    for (const ino of draft.touched) {
-      let at = after.node(ino);
-      while (at !== undefined && at.parentIno !== 0) {
-        const quota = policy.effective(after.path(at)).quota;
-        if (quota !== undefined) bounded.set(at.ino, quota);
-        if (at.ino === ROOT_INO) break;
-        at = after.node(at.parentIno);
-      }
-    }
-    for (const [ino, quota] of bounded) {
-      const now = this.#under(after, ino);
-      const before = this.#under(draft.base, ino);
-      if (now.bytes > before.bytes && now.bytes > (quota.bytes ?? Number.POSITIVE_INFINITY)) return EDQUOT;
-      if (now.nodes > before.nodes && now.nodes > (quota.nodes ?? Number.POSITIVE_INFINITY)) return EDQUOT;
+    const share = { bytes: Math.floor(quota.bytes / UID_SHARE), nodes: Math.floor(quota.nodes / UID_SHARE) };
+    for (const [uid, growth] of byUid) if (grown(growth, this.#byUid.get(uid), share)) return EDQUOT;
+    for (const [ino, growth] of byRule) {
+      if (growth.bytes <= 0 && growth.nodes <= 0) continue;
+      const quota = policy.effective(draft.now.path(draft.node(ino)!)).quota!;
+      if (grown(growth, this.#under(draft.base, ino), { ...unbounded, ...quota })) return EDQUOT;
     }
     return 0;
   }
 
+  /** Counts what the draft changed. `policy` is the one that holds after it. */
+  add(draft: Draft, policy: Policy, guestWritten: GuestWritten): void {
+    const { total, byUid, byRule } = this.#growth(draft, policy, guestWritten);
+    this.#total = sum(this.#total, total);
+    for (const [uid, growth] of byUid) {
+      const account = sum(this.#byUid.get(uid), growth);
+      if (account.bytes === 0 && account.nodes === 0) this.#byUid.delete(uid);
+      else this.#byUid.set(uid, account);
+    }
+    if (policy !== this.#policy || movesDirectory(draft)) this.#underRule.clear();
+    this.#policy = policy;
+    for (const [ino, growth] of byRule) {
+      const known = this.#underRule.get(ino);
+      if (known !== undefined) this.#underRule.set(ino, sum(known, growth));
+    }
+    for (const ino of draft.touched) {
+      const entry = entryOf(draft.node(ino), guestWritten);
+      if (entry === nothing) this.#entries.delete(ino);
+      else this.#entries.set(ino, entry);
+      if (draft.node(ino) === undefined) this.#underRule.delete(ino);
+    }
+  }
+
+  #growth(draft: Draft, policy: Policy, guestWritten: GuestWritten): Growth {
+    const total = { bytes: 0, nodes: 0 };
+    const byUid = new Map<number, Account>();
+    const byRule = new Map<number, Account>();
+    const moves = policy.hasQuotas && movesDirectory(draft);
+    const count = (node: Node | undefined, entry: Entry, sign: 1 | -1) => {
+      if (entry === nothing) return;
+      addTo(byUid, entry.uid, entry, sign);
+      total.bytes += sign * entry.bytes;
+      total.nodes += sign * entry.nodes;
+      if (!policy.hasQuotas || moves || node === undefined) return;
+      const snapshot = sign === 1 ? draft.now : draft.base;
+      for (const ino of bounding(snapshot, policy, node)) {
+        // A directory does not count against its own quota of nodes.
+        addTo(byRule, ino, ino === node.ino ? { ...entry, nodes: 0 } : entry, sign);
+      }
+    };
+    for (const ino of draft.touched) {
+      count(draft.base.node(ino), this.#entries.get(ino) ?? nothing, -1);
+      count(draft.node(ino), entryOf(draft.node(ino), guestWritten), 1);
+    }
+    if (moves) this.#growthByMoves(draft, policy, guestWritten, byRule);
+    return { total, byUid, byRule };
+  }
+
+  /** A directory that moves takes all below it from the quotas that it leaves to those that it comes under. */
+  #growthByMoves(draft: Draft, policy: Policy, guestWritten: GuestWritten, byRule: Map<number, Account>): void {
+    const after = draft.now;
+    for (const touched of draft.touched) {
+      const node = draft.node(touched);
+      if (node === undefined) continue;
+      for (const ino of bounding(after, policy, node)) {
+        if (byRule.has(ino)) continue;
+        addTo(
+          byRule,
+          ino,
+          this.#count(after, ino, (at) => entryOf(at, guestWritten)),
+          1,
+        );
+        addTo(byRule, ino, this.#under(draft.base, ino), -1);
+      }
+    }
+  }
+
   #under(snapshot: Snapshot, ino: number): Account {
+    let account = this.#underRule.get(ino);
+    if (account === undefined) {
+      account = this.#count(snapshot, ino, (node) => this.#entries.get(node.ino) ?? nothing);
+      this.#underRule.set(ino, account);
+    }
+    return account;
+  }
+
+  #count(snapshot: Snapshot, ino: number, entryAt: (node: Node) => Entry): Account {
     const account = { bytes: 0, nodes: 0 };
     const top = snapshot.node(ino);
     if (top === undefined) return account;
     for (const node of snapshot.descendants(top)) {
-      account.bytes += this.#bytes(node);
-      if (node.madeBy === 'guest' && node.ino !== ino) account.nodes++;
+      const entry = entryAt(node);
+      account.bytes += entry.bytes;
+      if (node.ino !== ino) account.nodes += entry.nodes;
     }
     return account;
   }
 }
 
+function entryOf(node: Node | undefined, guestWritten: GuestWritten): Entry {
+  if (node === undefined) return nothing;
+  const ofGuest = node.madeBy === 'guest';
+  if (!ofGuest && !guestWritten(node.ino)) return nothing;
+  return { uid: node.uid, bytes: node.sizeBytes, nodes: ofGuest ? 1 : 0 };
+}
+
+const unbounded: Quota = { bytes: Number.POSITIVE_INFINITY, nodes: Number.POSITIVE_INFINITY };
+
+const sum = (a: Account | undefined, b: Account): Account => ({
+  bytes: (a?.bytes ?? 0) + b.bytes,
+  nodes: (a?.nodes ?? 0) + b.nodes,
+});
+
+function addTo(accounts: Map<number, Account>, key: number, { bytes, nodes }: Account, sign: 1 | -1): void {
+  accounts.set(key, sum(accounts.get(key), { bytes: sign * bytes, nodes: sign * nodes }));
+}
+
 const grown = (growth: Account, used: Account | undefined, limit: Quota): boolean =>
   (growth.bytes > 0 && growth.bytes + (used?.bytes ?? 0) > limit.bytes) ||
   (growth.nodes > 0 && growth.nodes + (used?.nodes ?? 0) > limit.nodes);
+
+/** The node itself and the directories above it, as far as rules give them a quota. */
+function* bounding(snapshot: Snapshot, policy: Policy, node: Node): Generator<number> {
+  for (let at: Node | undefined = node; at !== undefined && at.parentIno !== 0; at = snapshot.node(at.parentIno)) {
+    if (policy.effective(snapshot.path(at)).quota !== undefined) yield at.ino;
+    if (at.ino === ROOT_INO) return;
+  }
+}
+
+/** Whether a directory that may have something below it gets another path. */
+function movesDirectory(draft: Draft): boolean {
+  for (const ino of draft.touched) {
+    const before = draft.base.node(ino);
+    const now = draft.node(ino);
+    if (before === undefined || now === undefined || !isDirectory(before)) continue;
+    if (!samePlace(before, now)) return true;
+  }
+  return false;
+}

@@ -16,6 +16,7 @@ import {
   EOPNOTSUPP,
   EPERM,
   ESTALE,
+  EXDEV,
   R_OK,
   RENAME_EXCHANGE,
   RENAME_NOREPLACE,
@@ -36,9 +37,9 @@ import { ACCESS_XATTR, aclMode, chmodAcl, DEFAULT_XATTR, decodeAcl, inheritAcl, 
 import type { Caller, Way } from './caller.ts';
 import type { Mutation } from './mutation.ts';
 import { checkName } from './name.ts';
-import { type Node, ROOT_INO, type Time } from './node.ts';
+import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { defaults } from './policy.ts';
-import type { Replica } from './replica.ts';
+import { CHANGES_INO, type Replica } from './replica.ts';
 import type { Draft } from './snapshot.ts';
 import { limits } from './spec.ts';
 
@@ -100,6 +101,10 @@ export function mutate(mutation: Exclude<Mutation, { op: 'drop' }>, context: Mut
 const decide = (context: MutationContext, node: Node, caller: Caller, mask: number): number =>
   context.replica.decide(context.way, node, caller, mask, context.wallMs);
 
+/** Whether the caller may search all directories above a node, as far as nobody else has checked that. */
+const reachable = ({ replica, way, wallMs }: MutationContext, node: Node, caller: Caller): boolean =>
+  replica.reachable(way, node, caller, wallMs);
+
 /** Marks a directory's entries as changed. */
 function touchDirectory({ draft, now }: MutationContext, ino: number): void {
   const directory = draft.node(ino)!;
@@ -112,6 +117,7 @@ function directoryOf(context: MutationContext, ino: number, caller: Caller): Nod
   if (directory === undefined) return ESTALE;
   if (!isDirectory(directory)) return ENOTDIR;
   if (directory.parentIno === 0 && ino !== ROOT_INO) return ENOENT;
+  if (!reachable(context, directory, caller)) return EACCES;
   return decide(context, directory, caller, X_OK) === 0 ? directory : EACCES;
 }
 
@@ -213,9 +219,13 @@ function height(draft: Draft, node: Node): number {
   return most;
 }
 
-/** Takes a node's name away; who has it open keeps it. */
-function orphan({ draft, now }: MutationContext, node: Node): void {
-  draft.put({ ...node, parentIno: 0, nlink: 0, revision: draft.revision, ctime: now });
+/** Takes a node's name away; who has it open keeps it, but for a `once` value, which no rule would guard without a name. */
+function orphan({ draft, now, replica }: MutationContext, node: Node): void {
+  const gone =
+    replica.facts(node).effective.once && !isDirectory(node)
+      ? { burned: true, bytes: new Uint8Array(), sizeBytes: 0, dataRevision: draft.revision }
+      : {};
+  draft.put({ ...node, ...gone, parentIno: 0, nlink: 0, revision: draft.revision, ctime: now });
 }
 
 /** 0 if the caller may take `node` out of `directory`. */
@@ -293,12 +303,39 @@ function rename(mutation: Of<'rename'>, context: MutationContext): MutationResul
     orphan(context, over);
   }
   if (depth(draft, to) + 1 + height(draft, node) > limits.depth) return refuse(ENAMETOOLONG);
+  if (flags === RENAME_EXCHANGE && depth(draft, from) + 1 + height(draft, over!) > limits.depth)
+    return refuse(ENAMETOOLONG);
+  if (escapes(context, node, pathIn(context, to, newName))) return refuse(EXDEV, node);
+  if (flags === RENAME_EXCHANGE && escapes(context, over!, pathIn(context, from, name))) return refuse(EXDEV, over);
   draft.put({ ...node, parentIno: newParentIno, name: newName, revision: draft.revision, ctime: now });
   if (over !== undefined && flags === RENAME_EXCHANGE)
     draft.put({ ...over, parentIno, name, revision: draft.revision, ctime: now });
   touchDirectory(context, parentIno);
   if (newParentIno !== parentIno) touchDirectory(context, newParentIno);
   return done(node);
+}
+
+const pathIn = ({ replica }: MutationContext, directory: Node, name: string): string => {
+  const path = replica.snapshot.path(directory);
+  return path === '/' ? `/${name}` : `${path}/${name}`;
+};
+
+/**
+ * Whether a node, or one below it, would leave a rule that guards it by more than mode and ACL (`root: deny`, `hidden`,
+ * `writeOnce`, …). Then it is as with another file system: who may read it can copy it, and is asked for that.
+ */
+function escapes({ draft, replica }: MutationContext, top: Node, newPath: string): boolean {
+  const { policy, snapshot } = replica;
+  if (!policy.hasSpecialKeys) return false;
+  const oldPath = snapshot.path(top);
+  for (const node of draft.now.descendants(top)) {
+    const path = node === top ? oldPath : snapshot.path(node);
+    const before = policy.effective(path);
+    if (before.special || before.writeOnce) {
+      if (policy.effective(newPath + path.slice(oldPath.length)) !== before) return true;
+    }
+  }
+  return false;
 }
 
 /** Whether `directory` is `top` or lies below it. */
@@ -314,6 +351,8 @@ function isWithin(draft: Draft, directory: Node, top: Node): boolean {
 function mayWrite(context: MutationContext, node: Node, caller: Caller, grantedAtOpen: boolean): number {
   if (isDirectory(node)) return EISDIR;
   if ((node.mode & S_IFMT) !== S_IFREG) return EINVAL;
+  if (node.ino === CHANGES_INO) return EACCES;
+  if (!grantedAtOpen && !reachable(context, node, caller)) return EACCES;
   if (!(grantedAtOpen && node.madeBy === 'guest')) {
     const errno = decide(context, node, caller, W_OK);
     if (errno !== 0) return errno;
@@ -349,11 +388,13 @@ function write(mutation: Of<'write'>, context: MutationContext): MutationResult 
   if (errno !== 0) return refuse(errno, node);
   const old = mutation.truncate ? new Uint8Array() : node.bytes!;
   const offset = mutation.append ? old.length : mutation.offset;
-  const end = offset + data.length;
-  if (!(offset >= 0) || end > limits.valueBytes) return refuse(EFBIG);
+  if (!Number.isSafeInteger(offset) || offset < 0) return refuse(EINVAL);
+  // Writing nothing changes nothing, not even the size.
+  const end = data.length === 0 ? old.length : offset + data.length;
+  if (end > limits.valueBytes) return refuse(EFBIG);
   const bytes = new Uint8Array(Math.max(old.length, end));
   bytes.set(old);
-  bytes.set(data, offset);
+  if (data.length > 0) bytes.set(data, offset);
   return replaceBytes(context, node, bytes, caller);
 }
 
@@ -362,7 +403,7 @@ function truncate({ caller, ino, sizeBytes, grantedAtOpen }: Of<'truncate'>, con
   if (node === undefined) return refuse(ESTALE);
   const errno = mayWrite(context, node, caller, grantedAtOpen);
   if (errno !== 0) return refuse(errno, node);
-  if (!(sizeBytes >= 0)) return refuse(EINVAL);
+  if (!Number.isSafeInteger(sizeBytes) || sizeBytes < 0) return refuse(EINVAL);
   if (sizeBytes > limits.valueBytes) return refuse(EFBIG);
   const bytes = new Uint8Array(sizeBytes);
   bytes.set(node.bytes!.subarray(0, sizeBytes));
@@ -374,6 +415,9 @@ function setattr(mutation: Of<'setattr'>, context: MutationContext): MutationRes
   const { caller } = mutation;
   const node = draft.node(mutation.ino);
   if (node === undefined) return refuse(ESTALE);
+  for (const id of [mutation.uid, mutation.gid]) if (id !== undefined && !isId(id)) return refuse(EINVAL);
+  for (const time of [mutation.atime, mutation.mtime]) if (!isTime(time)) return refuse(EINVAL);
+  if (!reachable(context, node, caller)) return refuse(EACCES, node);
   const timesOnly = mutation.mode === undefined && mutation.uid === undefined && mutation.gid === undefined;
   if (node.madeBy === 'outside') {
     // touch(1) on what one may write is no change that anybody sees: its times tell when bytes changed.
@@ -426,12 +470,17 @@ function setattr(mutation: Of<'setattr'>, context: MutationContext): MutationRes
   return done(node);
 }
 
+const isTime = (time: Time | 'now' | undefined): boolean =>
+  typeof time !== 'object' ||
+  (Number.isSafeInteger(time.sec) && Number.isInteger(time.nsec) && time.nsec >= 0 && time.nsec < 1e9);
+
 /** A node whose ACL the caller may change, or why not. */
 function aclOwner(ino: number, name: string, caller: Caller, context: MutationContext): Node | MutationResult {
   const node = context.draft.node(ino);
   if (node === undefined) return refuse(ESTALE);
   if (name !== ACCESS_XATTR && name !== DEFAULT_XATTR) return refuse(EOPNOTSUPP);
   if ((node.mode & S_IFMT) === S_IFLNK) return refuse(EOPNOTSUPP);
+  if (!reachable(context, node, caller)) return refuse(EACCES, node);
   if (node.madeBy === 'outside' || (caller.uid !== 0 && caller.uid !== node.uid)) return refuse(EPERM, node);
   return node;
 }

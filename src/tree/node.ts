@@ -57,3 +57,8 @@ export interface AclEntry {
 }
 
 export const ROOT_INO = 1;
+
+/** Whether a number is a uid or gid. 2^32 − 1 is none: it means "no change" to chown(2). */
+export const isId = (id: number): boolean => id >>> 0 === id && id !== 0xffff_ffff;
+
+export const samePlace = (a: Node, b: Node): boolean => a.parentIno === b.parentIno && a.name === b.name;

@@ -1,5 +1,5 @@
 /** The open files of one `FileSystem`: caps per VM and uid, versions they pin, pending truncations. */
-import { EMFILE, ENFILE, O_ACCMODE, O_RDONLY, O_TRUNC, O_WRONLY } from '../wire/index.ts';
+import { EMFILE, ENFILE, O_ACCMODE, O_RDONLY, O_TRUNC, O_WRONLY, R_OK, W_OK, X_OK } from '../wire/index.ts';
 import type { Caller } from './caller.ts';
 import type { Handle } from './file-system.ts';
 import { UID_SHARE } from './ledger.ts';
@@ -15,15 +15,12 @@ export const openLimits = {
 /** One open file. */
 export class OpenFile implements Handle {
   readonly ino: number;
-  readonly node: Node;
   readonly flags: number;
   readonly stream: boolean;
   /** The opener, by whom every read and write is decided. */
   readonly caller: Caller;
   /** Reads are answered from `node` rather than from the node as it is now. */
   readonly pinned: boolean;
-  /** The file was made by this open, which grants what its mode may not. */
-  readonly made: boolean;
   /** Takes effect with the first write, fsync or release. */
   truncates: boolean;
   /** Policy and rights of this tree revision have been checked. */
@@ -32,28 +29,40 @@ export class OpenFile implements Handle {
   burnt: Uint8Array | undefined;
   /** Its version was given up because too much was pinned. */
   stale = false;
+  #node: Node;
   /** `/.changes`: last revision that the reader was told of, and what is left of a line that did not fit. */
   toldRevision: number;
   rest: Uint8Array | undefined;
   open = true;
+  /** Neighbours among the open files of the same ino, which `OpenFiles` keeps. */
+  previous: OpenFile | undefined;
+  next: OpenFile | undefined;
 
-  constructor(
-    node: Node,
-    flags: number,
-    caller: Caller,
-    revision: number,
-    as: { stream: boolean; pinned: boolean; made: boolean },
-  ) {
+  /** `caller` is kept. What is not pinned keeps no bytes alive: a guest could pin a version with each handle. */
+  constructor(node: Node, flags: number, caller: Caller, revision: number, stream: boolean, pinned: boolean) {
     this.ino = node.ino;
-    this.node = node;
+    this.#node = pinned || node.bytes === undefined ? node : { ...node, bytes: undefined };
     this.flags = flags;
     this.caller = caller;
-    this.stream = as.stream;
-    this.pinned = as.pinned;
-    this.made = as.made;
+    this.stream = stream;
+    this.pinned = pinned;
     this.truncates = (flags & O_TRUNC) !== 0 && node.sizeBytes > 0;
     this.decidedRevision = revision;
     this.toldRevision = revision;
+    this.burnt = undefined;
+    this.rest = undefined;
+    this.previous = undefined;
+    this.next = undefined;
+  }
+
+  get node(): Node {
+    return this.#node;
+  }
+
+  /** Lets the bytes of its version go. */
+  giveUp(): void {
+    this.stale = true;
+    this.#node = { ...this.#node, bytes: undefined };
   }
 
   get reads(): boolean {
@@ -66,10 +75,10 @@ export class OpenFile implements Handle {
 }
 
 export class OpenFiles {
-  readonly #files = new Set<OpenFile>();
-  readonly #byIno = new Map<number, Set<OpenFile>>();
+  /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
+  readonly #byIno = new Map<number, OpenFile>();
   readonly #byUid = new Map<number, number>();
-  #directories = 0;
+  #count = 0;
   readonly #truncating = new Map<number, number>();
   /** Old versions that handles pin, oldest first. */
   readonly #oldVersions = new Map<Node, Set<OpenFile>>();
@@ -77,48 +86,64 @@ export class OpenFiles {
 
   /** 0, ENFILE when the VM has too many open, EMFILE when the uid has. */
   room(uid: number): number {
-    if (this.#files.size + this.#directories >= openLimits.handles) return ENFILE;
+    if (this.#count >= openLimits.handles) return ENFILE;
     return (this.#byUid.get(uid) ?? 0) >= openLimits.handles / UID_SHARE ? EMFILE : 0;
   }
 
   add(file: OpenFile): void {
-    this.#files.add(file);
-    let same = this.#byIno.get(file.ino);
-    if (same === undefined) this.#byIno.set(file.ino, (same = new Set()));
-    same.add(file);
-    this.#count(file.caller.uid, 1);
-    if (file.truncates) this.#truncating.set(file.ino, (this.#truncating.get(file.ino) ?? 0) + 1);
+    const first = this.#byIno.get(file.ino);
+    if (first !== undefined) {
+      file.next = first;
+      first.previous = file;
+    }
+    this.#byIno.set(file.ino, file);
+    this.#add(file.caller.uid, 1);
+    if (file.truncates) this.#addTruncation(file.ino, 1);
   }
 
   remove(file: OpenFile): void {
-    if (!this.#files.delete(file)) return;
+    if (!file.open) return;
     file.open = false;
-    const same = this.#byIno.get(file.ino)!;
-    same.delete(file);
-    if (same.size === 0) this.#byIno.delete(file.ino);
-    this.#count(file.caller.uid, -1);
+    const { previous, next } = file;
+    if (next !== undefined) next.previous = previous;
+    if (previous !== undefined) previous.next = next;
+    else if (next !== undefined) this.#byIno.set(file.ino, next);
+    else this.#byIno.delete(file.ino);
+    this.#add(file.caller.uid, -1);
     this.settleTruncation(file);
+    if (this.#oldVersions.size === 0) return;
     const pinning = this.#oldVersions.get(file.node);
     if (pinning?.delete(file) === true && pinning.size === 0) this.#forget(file.node);
   }
 
+  /** Ends all handles. Nothing may be added afterwards. */
+  close(): void {
+    for (const file of this.all) {
+      file.open = false;
+      file.truncates = false;
+    }
+  }
+
   addDirectory(uid: number): void {
-    this.#directories++;
-    this.#count(uid, 1);
+    this.#add(uid, 1);
   }
 
   removeDirectory(uid: number): void {
-    this.#directories--;
-    this.#count(uid, -1);
+    this.#add(uid, -1);
   }
 
   /** The file's truncation has taken effect, or never will. */
   settleTruncation(file: OpenFile): void {
     if (!file.truncates) return;
     file.truncates = false;
-    const left = this.#truncating.get(file.ino)! - 1;
-    if (left === 0) this.#truncating.delete(file.ino);
-    else this.#truncating.set(file.ino, left);
+    this.#addTruncation(file.ino, -1);
+  }
+
+  /** The write that was to bring the truncation was refused: it is pending again. */
+  renewTruncation(file: OpenFile): void {
+    if (!file.open || file.truncates) return;
+    file.truncates = true;
+    this.#addTruncation(file.ino, 1);
   }
 
   truncating(ino: number): boolean {
@@ -131,9 +156,7 @@ export class OpenFiles {
 
   /** A node has become another: handles that pin the old one now keep its bytes alive by themselves. */
   superseded(ino: number): void {
-    const files = this.#byIno.get(ino);
-    if (files === undefined) return;
-    for (const file of files) this.pinsOldVersion(file);
+    for (let file = this.#byIno.get(ino); file !== undefined; file = file.next) this.pinsOldVersion(file);
   }
 
   /** The version that this file pins is not the node as it is now. */
@@ -147,17 +170,22 @@ export class OpenFiles {
     pinning.add(file);
     while (this.#oldBytes > openLimits.oldVersionBytes) {
       const [oldest, pinning] = this.#oldVersions.entries().next().value!;
-      for (const stale of pinning) stale.stale = true;
+      for (const stale of pinning) stale.giveUp();
       this.#forget(oldest);
     }
   }
 
   get size(): number {
-    return this.#files.size + this.#directories;
+    return this.#count;
   }
 
   get all(): Iterable<OpenFile> {
-    return this.#files;
+    return inOrder(this.#byIno.values());
+  }
+
+  /** Bytes of old versions that only handles keep. */
+  get oldVersionBytes(): number {
+    return this.#oldBytes;
   }
 
   #forget(version: Node): void {
@@ -165,9 +193,32 @@ export class OpenFiles {
     this.#oldBytes -= version.sizeBytes;
   }
 
-  #count(uid: number, by: 1 | -1): void {
+  #addTruncation(ino: number, by: 1 | -1): void {
+    const count = (this.#truncating.get(ino) ?? 0) + by;
+    if (count === 0) this.#truncating.delete(ino);
+    else this.#truncating.set(ino, count);
+  }
+
+  #add(uid: number, by: 1 | -1): void {
+    this.#count += by;
     const count = (this.#byUid.get(uid) ?? 0) + by;
     if (count === 0) this.#byUid.delete(uid);
     else this.#byUid.set(uid, count);
   }
+}
+
+function* inOrder(firsts: Iterable<OpenFile>): Generator<OpenFile> {
+  for (const first of firsts)
+    for (let file: OpenFile | undefined = first; file !== undefined; file = file.next) yield file;
+}
+
+/** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */
+const FMODE_EXEC = 0x20;
+
+/** What open(2) flags ask for: R_OK, W_OK, or X_OK of execve(2), which reads what it may execute. */
+export function openMask(flags: number): number {
+  const access = flags & O_ACCMODE;
+  const mask = access === O_RDONLY ? R_OK : access === O_WRONLY ? W_OK : R_OK | W_OK;
+  const base = (flags & FMODE_EXEC) !== 0 ? X_OK : mask;
+  return (flags & O_TRUNC) !== 0 ? base | W_OK : base;
 }

@@ -1,12 +1,13 @@
 /** Brings a spec into a tree: one draft that holds what the outside now says, with what guests made kept. */
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
+import { checkName } from './name.ts';
 import type { Acl, Node, Time } from './node.ts';
-import { ROOT_INO } from './node.ts';
+import { ROOT_INO, samePlace } from './node.ts';
 import { CHANGES_NAME, defaults, type Effective, isPattern, type Policy } from './policy.ts';
 import { CHANGES_INO } from './replica.ts';
 import type { Draft } from './snapshot.ts';
-import type { SpecEntry } from './spec.ts';
+import { limits, type SpecEntry } from './spec.ts';
 
 /** Owner, mode and ACL that defaults and rules give to what is made outside. */
 export interface Attributes {
@@ -62,7 +63,7 @@ export interface Placing {
   /** The next inode number, never used before. */
   readonly allocate: () => number;
   /**
-   * Whether a file's value differs from the one that was last loaded for this inode number: then the outside's new value
+   * Whether the value of a file or symlink differs from the one that was last loaded for this inode number: then the outside's new value
    * counts, else what is there now (which a guest may have written).
    */
   readonly valueChanged: (ino: number, bytes: Uint8Array) => boolean;
@@ -76,7 +77,10 @@ const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
   return true;
 };
 
-/** Puts every entry of the spec, and removes what was made outside and is in it no more. */
+/**
+ * Puts every entry of the spec, and removes what was made outside and is in it no more. Throws for entries that make no
+ * tree; the draft is not to be used then.
+ */
 export function placeSpec(entries: readonly SpecEntry[], placing: Placing): void {
   const { draft } = placing;
   const placed = new Map<string, number>();
@@ -101,12 +105,52 @@ export function placeSpec(entries: readonly SpecEntry[], placing: Placing): void
     if (isDirectory(node) && draft.entryCount(node.ino) > 0) reattribute(placing, node);
     else draft.remove(node.ino);
   }
+  touchParents(placing);
+}
+
+/** A directory's entries are its data: it changes with them. */
+function touchParents({ draft, now }: Placing): void {
+  const parents = new Set<number>();
+  for (const ino of draft.touched) {
+    const before = draft.base.node(ino);
+    const after = draft.node(ino);
+    if (before !== undefined && after !== undefined && samePlace(before, after)) continue;
+    if (before !== undefined) parents.add(before.parentIno);
+    if (after !== undefined) parents.add(after.parentIno);
+  }
+  for (const ino of parents) {
+    const directory = draft.node(ino);
+    if (directory === undefined || directory.dataRevision === draft.revision) continue;
+    draft.put({ ...directory, dataRevision: draft.revision, revision: draft.revision, mtime: now, ctime: now });
+  }
+}
+
+/** The directory that an entry goes into, and its name there. */
+function destination(path: string, placed: ReadonlyMap<string, number>): { parentIno: number; name: string } {
+  const slash = path.lastIndexOf('/');
+  const parentIno = placed.get(slash <= 0 ? '/' : path.slice(0, slash));
+  const name = path.slice(slash + 1);
+  const problem =
+    slash < 0 || checkName(name) !== 0
+      ? 'is no absolute path of names'
+      : placed.has(path)
+        ? 'is there twice'
+        : path === `/${CHANGES_NAME}`
+          ? "is the tree's own stream of changes"
+          : parentIno === undefined
+            ? 'has no directory before it'
+            : path.split('/').length - 1 > limits.depth
+              ? `is deeper than ${limits.depth} names`
+              : undefined;
+  if (problem !== undefined)
+    throw new TypeError(`cannot place the spec's entry ${JSON.stringify(path)}: it ${problem}`);
+  return { parentIno: parentIno!, name };
 }
 
 function place(placing: Placing, entry: SpecEntry, placed: Map<string, number>, kept: Set<number>): void {
-  const slash = entry.path.lastIndexOf('/');
-  const parentIno = placed.get(slash === 0 ? '/' : entry.path.slice(0, slash))!;
-  const name = entry.path.slice(slash + 1);
+  const { parentIno, name } = destination(entry.path, placed);
+  if (!isDirectory(placing.draft.node(parentIno)!))
+    throw new TypeError(`cannot place the spec's entry ${JSON.stringify(entry.path)}: what it lies in is no directory`);
   const there = placing.draft.child(parentIno, name);
   const type = typeOf[entry.kind];
   let ino = there?.ino;
@@ -127,10 +171,7 @@ function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: 
   const attributes = outsideAttributes(placing.policy.effective(entry.path), entry.path, type);
   const value =
     entry.kind === 'file' ? entry.bytes : entry.kind === 'symlink' ? encoder.encode(entry.target) : undefined;
-  const changed =
-    entry.kind === 'file'
-      ? placing.valueChanged(ino, entry.bytes)
-      : before !== undefined && value !== undefined && !sameBytes(before.bytes!, value);
+  const changed = value !== undefined && placing.valueChanged(ino, value);
   const bytes = before === undefined || changed || before.bytes === undefined ? value : before.bytes;
   const bytesMoved =
     before === undefined ||
@@ -154,7 +195,8 @@ function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: 
     mtime: bytesMoved ? now : before!.mtime,
     ctime: now,
   };
-  if (before !== undefined && same(before, next)) {
+  // The outside's value counts from now on also where a guest had written the same: that has to be kept.
+  if (before !== undefined && !changed && same(before, next)) {
     // A restored node comes without the bytes that only the spec holds.
     if (before.bytes !== next.bytes) draft.refill({ ...before, bytes: next.bytes });
     return;
@@ -164,8 +206,7 @@ function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: 
 
 const same = (a: Node, b: Node): boolean =>
   a.madeBy === b.madeBy &&
-  a.parentIno === b.parentIno &&
-  a.name === b.name &&
+  samePlace(a, b) &&
   a.mode === b.mode &&
   a.uid === b.uid &&
   a.gid === b.gid &&

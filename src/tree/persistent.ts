@@ -8,10 +8,15 @@ const WIDTH = 1 << BITS;
 
 type Slot = unknown[];
 
-/** Integers from 0 to 2^31 − 1 to values: a radix tree of width 32, dense because inode numbers are given out in order. */
+/**
+ * Non-negative safe integers to values: a radix tree of width 32, dense because inode numbers are given out in order.
+ * What is deleted leaves nothing behind, so that making and removing files for ever costs no memory.
+ */
 export class IntMap<T> {
   readonly #root: Slot;
   readonly #shift: number;
+  /** Keys from here on need a deeper tree. */
+  readonly #limit: number;
   readonly size: number;
 
   static empty<T>(): IntMap<T> {
@@ -21,24 +26,26 @@ export class IntMap<T> {
   private constructor(root: Slot, shift: number, size: number) {
     this.#root = root;
     this.#shift = shift;
+    this.#limit = 2 ** (shift + BITS);
     this.size = size;
   }
 
   get(key: number): T | undefined {
-    if (!(key >= 0) || key >= 2 ** 31 || key >>> this.#shift >= WIDTH) return undefined;
+    if (!Number.isSafeInteger(key) || key < 0 || key >= this.#limit) return undefined;
     let slot: Slot = this.#root;
     for (let shift = this.#shift; shift > 0; shift -= BITS) {
-      const next = slot[(key >>> shift) & (WIDTH - 1)];
+      const next = slot[digit(key, shift)];
       if (next === undefined) return undefined;
       slot = next as Slot;
     }
     return slot[key & (WIDTH - 1)] as T | undefined;
   }
 
+  /** `key` must be a non-negative safe integer. */
   set(key: number, value: T): IntMap<T> {
     let root = this.#root;
     let shift = this.#shift;
-    while (key >>> shift >= WIDTH) {
+    while (key >= 2 ** (shift + BITS)) {
       root = root.length === 0 ? [] : [root];
       shift += BITS;
     }
@@ -48,7 +55,8 @@ export class IntMap<T> {
 
   delete(key: number): IntMap<T> {
     if (this.get(key) === undefined) return this;
-    return new IntMap<T>(setSlot(this.#root, this.#shift, key, undefined), this.#shift, this.size - 1);
+    if (this.size === 1) return IntMap.empty();
+    return new IntMap<T>(clearSlot(this.#root, this.#shift, key) ?? [], this.#shift, this.size - 1);
   }
 
   *values(): Generator<T> {
@@ -56,12 +64,25 @@ export class IntMap<T> {
   }
 }
 
+/** Bits `shift` to `shift + 4` of a key; bit operations see only the low 32. */
+const digit = (key: number, shift: number): number =>
+  shift <= 25 ? (key >>> shift) & (WIDTH - 1) : Math.floor(key / 2 ** shift) % WIDTH;
+
 function setSlot(slot: Slot, shift: number, key: number, value: unknown): Slot {
-  const index = (key >>> shift) & (WIDTH - 1);
+  const index = digit(key, shift);
   const copy = slot.slice();
   while (copy.length < index) copy.push(undefined);
   copy[index] = shift === 0 ? value : setSlot((copy[index] as Slot | undefined) ?? [], shift - BITS, key, value);
   return copy;
+}
+
+/** The slot without a key that it has; undefined when nothing is left in it. */
+function clearSlot(slot: Slot, shift: number, key: number): Slot | undefined {
+  const index = digit(key, shift);
+  const copy = slot.slice();
+  copy[index] = shift === 0 ? undefined : clearSlot(slot[index] as Slot, shift - BITS, key);
+  while (copy.length > 0 && copy.at(-1) === undefined) copy.pop();
+  return copy.length === 0 ? undefined : copy;
 }
 
 function* slotValues<T>(slot: Slot, shift: number): Generator<T> {
@@ -110,6 +131,22 @@ export class NameMap {
     while (at !== undefined) {
       if (name === at.name) return at.ino;
       at = name < at.name ? at.left : at.right;
+    }
+    return undefined;
+  }
+
+  /** The entry that `rank` others come before; undefined past the end. */
+  at(rank: number): readonly [name: string, ino: number] | undefined {
+    let at = this.#root;
+    let skip = rank;
+    while (at !== undefined) {
+      const before = sizeOf(at.left);
+      if (skip === before) return [at.name, at.ino];
+      if (skip < before) at = at.left;
+      else {
+        skip -= before + 1;
+        at = at.right;
+      }
     }
     return undefined;
   }

@@ -1,4 +1,5 @@
-/** The rules of a spec, compiled: what they say of a path, and how their globs match. */
+/** The rules of a spec, compiled: what they say of a path, and which rule is the more specific. */
+import { Glob } from './glob.ts';
 import type { Group, PolicySpec, Quota, Rule, RuleAclEntry } from './spec.ts';
 
 /** Whether a rule's path is a pattern. */
@@ -48,9 +49,8 @@ const LITERAL = 3;
 interface Compiled {
   readonly rule: Rule;
   readonly index: number;
-  readonly segments: readonly string[];
+  readonly glob: Glob;
   readonly weights: readonly number[];
-  readonly pattern: RegExp;
 }
 
 const segmentWeight = (segment: string): number => {
@@ -59,39 +59,24 @@ const segmentWeight = (segment: string): number => {
   return /[*?]/.test(segment) ? MIXED : LITERAL;
 };
 
-const segmentPattern = (segment: string): string =>
-  segment
-    .replace(/[.+^${}()|[\]\\]/g, '\\$&')
-    .replaceAll(/\*+/g, '[^/]*')
-    .replaceAll('?', '[^/]');
-
-/** A glob as an anchored expression over normalised absolute paths. `/a/**` matches all below `/a`, and not `/a` itself. */
-export function globPattern(glob: string): RegExp {
-  const segments = glob.split('/').filter((segment) => segment !== '');
-  const last = segments.length - 1;
-  const body = segments
-    .map((segment, index) =>
-      segment === '**' ? `(?:/[^/]+)${index === last ? '+' : '*'}` : `/${segmentPattern(segment)}`,
-    )
-    .join('');
-  return new RegExp(`^${body === '' ? '/' : body}$`, 'su');
-}
-
 function compile(rule: Rule, index: number): Compiled {
-  const segments = rule.path.split('/').filter((segment) => segment !== '');
-  return { rule, index, segments, weights: segments.map(segmentWeight), pattern: globPattern(rule.path) };
+  const glob = new Glob(rule.path);
+  return { rule, index, glob, weights: glob.segments.map(segmentWeight) };
 }
 
-/** Most specific first: segment by segment from the root, a name before a pattern before `*` before `**`; then the longer; then the later. */
+const literalCount = (segment: string): number => segment.replaceAll(/[*?]/g, '').length;
+
+/**
+ * Most specific first: segment by segment from the root, a name before a pattern (the one with more literal characters
+ * first) before `*` before `**`; then the longer; then the later.
+ */
 function bySpecificity(a: Compiled, b: Compiled): number {
   const length = Math.min(a.weights.length, b.weights.length);
   for (let i = 0; i < length; i++) {
     const difference = b.weights[i]! - a.weights[i]!;
     if (difference !== 0) return difference;
-    if (a.weights[i] === MIXED && a.segments[i] !== b.segments[i]) {
-      const literal = b.segments[i]!.replaceAll(/[*?]/g, '').length - a.segments[i]!.replaceAll(/[*?]/g, '').length;
-      if (literal !== 0) return literal;
-    }
+    const literals = a.weights[i] === MIXED ? literalCount(b.glob.segments[i]!) - literalCount(a.glob.segments[i]!) : 0;
+    if (literals !== 0) return literals;
   }
   return b.weights.length - a.weights.length || b.index - a.index;
 }
@@ -162,9 +147,20 @@ function combine(rules: readonly Compiled[]): Effective {
   };
 }
 
+const EFFECTIVE_KEPT = 4096;
+
 export class Policy {
   readonly spec: PolicySpec;
+  /** Whether any rule bounds what lies under a path. */
+  readonly hasQuotas: boolean;
+  /** Whether any rule hides anything. */
+  readonly hides: boolean;
+  /** Whether any value can be read once only. */
+  readonly hasOnce: boolean;
+  /** Whether what a rule says can depend on who asks, when or how often, beyond modes and ACLs. */
+  readonly hasSpecialKeys: boolean;
   readonly #rules: readonly Compiled[];
+  /** By the rules that match. Guests choose names and so, where patterns overlap, which: bounded. */
   readonly #effective = new Map<string, Effective>();
   readonly #groups: ReadonlyMap<number, Group>;
   readonly #members: ReadonlyMap<number, ReadonlySet<number>>;
@@ -172,6 +168,13 @@ export class Policy {
   constructor(spec: PolicySpec) {
     this.spec = spec;
     this.#rules = spec.rules.map(compile).toSorted(bySpecificity);
+    this.hasQuotas = spec.rules.some((rule) => rule.quota !== undefined);
+    this.hasOnce = spec.rules.some((rule) => rule.once === true);
+    this.hides = spec.rules.some((rule) => rule.hidden === true);
+    this.hasSpecialKeys = spec.rules.some((rule) => {
+      const { special, writeOnce } = combine([compile(rule, 0)]);
+      return special || writeOnce;
+    });
     this.#groups = new Map(Object.values(spec.groups).map((group) => [group.gid, group]));
     this.#members = new Map(
       [...this.#groups.values()].flatMap((group) =>
@@ -182,19 +185,15 @@ export class Policy {
 
   /** What the rules say of a normalised absolute path. */
   effective(path: string): Effective {
-    const matching = this.#rules.filter((compiled) => compiled.pattern.test(path));
+    const matching = this.#rules.filter((compiled) => compiled.glob.matches(path));
     const key = matching.map((compiled) => compiled.index).join();
     let effective = this.#effective.get(key);
     if (effective === undefined) {
       effective = combine(matching);
+      if (this.#effective.size >= EFFECTIVE_KEPT) this.#effective.clear();
       this.#effective.set(key, effective);
     }
     return effective;
-  }
-
-  /** Whether any rule bounds what lies under a path. */
-  get hasQuotas(): boolean {
-    return this.#rules.some(({ rule }) => rule.quota !== undefined);
   }
 
   /** The members of a group that the spec lists members of, and undefined for any other group. */

@@ -1,9 +1,9 @@
 /** A tree as it is served: the current snapshot and policy, and what follows from both for each node. */
-import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
+import { R_OK, S_IFDIR, S_IFLNK, S_IFMT, X_OK } from '../wire/index.ts';
 import { decide, isDirectory } from './access.ts';
 import type { Caller, Way } from './caller.ts';
 import type { Change, Delta, Usage } from './delta.ts';
-import { type Node, ROOT_INO } from './node.ts';
+import { type Node, ROOT_INO, samePlace } from './node.ts';
 import { type Effective, Policy } from './policy.ts';
 import { applyDelta, Snapshot } from './snapshot.ts';
 import { defaultQuota } from './spec.ts';
@@ -22,6 +22,17 @@ export interface Facts {
   readonly caching: Caching;
   /** Type and permission bits as guests are shown them. */
   readonly shownMode: number;
+  /** Each open for reading is recorded: made outside, and not readable by the whole world at any time. */
+  readonly readsAudited: boolean;
+}
+
+/** A change with what it takes to judge later who may be told of it. Holds no values. */
+export interface RememberedChange {
+  readonly change: Change;
+  /** As it was at the change's path, without its bytes. */
+  readonly node: Node;
+  /** The directories above that path, nearest first. */
+  readonly above: readonly Node[];
 }
 
 /** Inode number of `/.changes`. */
@@ -93,37 +104,46 @@ export class Replica {
 
   #deduce(node: Node): Facts {
     const effective = this.#policy.effective(this.#snapshot.path(node));
-    return { effective, caching: this.#caching(node, effective), shownMode: shownMode(node, effective) };
+    const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
+    return {
+      effective,
+      caching: caching(node, forAll),
+      shownMode: shownMode(node, effective),
+      // Burning records itself.
+      readsAudited:
+        node.madeBy === 'outside' && node.ino !== CHANGES_INO && !effective.once && !(forAll && allClasses(node, 0o4)),
+    };
   }
 
-  #caching(node: Node, effective: Effective): Caching {
-    if (node.madeBy === 'guest') return 'mutable';
-    const parent = node.ino === ROOT_INO ? undefined : this.#snapshot.node(node.parentIno);
-    const seenByAll = node.ino === ROOT_INO || (parent !== undefined && this.facts(parent).caching === 'shared');
-    const type = node.mode & S_IFMT;
-    if (type === S_IFDIR)
-      return seenByAll && !effective.special && (node.mode & 0o001) !== 0 && allClasses(node, 0o1)
-        ? 'shared'
-        : 'private';
-    if (type === S_IFLNK) return seenByAll && !effective.special ? 'shared' : 'private';
-    if (writable(node)) return 'mutable';
-    if (node.ino === CHANGES_INO) return 'private';
-    return seenByAll && !effective.special && !node.burned && allClasses(node, 0o4) ? 'shared' : 'private';
+  /** Whether everybody may search all directories above it, at any time. */
+  #seenByAll(node: Node): boolean {
+    if (node.ino === ROOT_INO) return true;
+    const parent = this.#snapshot.node(node.parentIno);
+    return parent !== undefined && this.facts(parent).caching === 'shared';
   }
 
   decide(way: Way, node: Node, caller: Caller, mask: number, wallMs: number): number {
     return decide(this.#policy, way, node, this.facts(node).effective, caller, mask, wallMs);
   }
 
-  /** Whether a change may be told to a caller: it can reach the path, and nothing hides it. */
-  visible(way: Way, change: Change, node: Node, caller: Caller, wallMs: number): boolean {
-    const current = this.#snapshot.node(change.ino) ?? node;
-    const effective =
-      this.#snapshot.node(change.ino) === undefined
-        ? this.#policy.effective(change.path)
-        : this.facts(current).effective;
-    if (effective.hidden && decide(this.#policy, way, current, effective, caller, 4, wallMs) !== 0) return false;
-    return this.reachable(way, current, caller, wallMs, true);
+  /**
+   * Whether a change may be told to a caller: it can reach the path, and nothing hides it. What is no longer at that path
+   * (removed, moved) is judged as it was there: a move to a public place tells nobody of the private one.
+   */
+  visible(way: Way, { change, node, above }: RememberedChange, caller: Caller, wallMs: number): boolean {
+    const there = this.#snapshot.node(change.ino);
+    const stays = there !== undefined && this.#snapshot.path(there) === change.path;
+    const judged = stays ? there : node;
+    const effective = stays ? this.facts(there).effective : this.#policy.effective(change.path);
+    if (effective.hidden && decide(this.#policy, way, judged, effective, caller, R_OK, wallMs) !== 0) return false;
+    if (stays) return this.reachable(way, there, caller, wallMs, true);
+    let path = change.path;
+    for (const old of above) {
+      path = path.slice(0, Math.max(1, path.lastIndexOf('/')));
+      const directory = this.#snapshot.node(old.ino) ?? old;
+      if (decide(this.#policy, way, directory, this.#policy.effective(path), caller, X_OK, wallMs) !== 0) return false;
+    }
+    return true;
   }
 
   /**
@@ -139,13 +159,23 @@ export class Replica {
       if (facts.caching === 'shared') return true;
       if (
         (alsoGuestMade || parent.madeBy === 'outside') &&
-        decide(this.#policy, way, parent, facts.effective, caller, 1, wallMs) !== 0
+        decide(this.#policy, way, parent, facts.effective, caller, X_OK, wallMs) !== 0
       )
         return false;
       at = parent;
     }
     return true;
   }
+}
+
+function caching(node: Node, forAll: boolean): Caching {
+  if (node.madeBy === 'guest') return 'mutable';
+  const type = node.mode & S_IFMT;
+  if (type === S_IFDIR) return forAll && allClasses(node, 0o1) ? 'shared' : 'private';
+  if (type === S_IFLNK) return forAll ? 'shared' : 'private';
+  if (node.ino === CHANGES_INO) return 'private';
+  if (writable(node)) return 'mutable';
+  return forAll && allClasses(node, 0o4) ? 'shared' : 'private';
 }
 
 /** Whether each of owner, group, other and every ACL entry grants `mask`, so that nobody's answer differs. */
@@ -176,8 +206,8 @@ function shownMode(node: Node, effective: Effective): number {
 }
 
 const samePlaceAndRights = (a: Node, b: Node): boolean =>
-  a.parentIno === b.parentIno &&
-  a.name === b.name &&
+  samePlace(a, b) &&
+  a.madeBy === b.madeBy &&
   a.mode === b.mode &&
   a.uid === b.uid &&
   a.gid === b.gid &&

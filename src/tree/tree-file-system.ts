@@ -12,13 +12,8 @@ import {
   ENOTDIR,
   EPERM,
   ESTALE,
-  O_ACCMODE,
   O_APPEND,
   O_EXCL,
-  O_RDONLY,
-  O_RDWR,
-  O_TRUNC,
-  O_WRONLY,
   R_OK,
   S_IFDIR,
   S_IFLNK,
@@ -47,7 +42,8 @@ import {
 import type { Mutation, Outcome, Upstream } from './mutation.ts';
 import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
-import { OpenFile, OpenFiles } from './open-files.ts';
+import { OpenDirectory } from './open-directories.ts';
+import { OpenFile, OpenFiles, openMask } from './open-files.ts';
 import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
@@ -68,22 +64,8 @@ export interface TreeFileSystemOptions {
   readonly clock: Clock;
 }
 
-/** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */
-const FMODE_EXEC = 0x20;
 const BLOCK_BYTES = 4096;
 const NOTHING = new Uint8Array();
-
-class OpenDirectory implements DirectoryHandle {
-  readonly ino: number;
-  readonly uid: number;
-  entries: readonly (readonly [name: string, ino: number])[] | undefined;
-  open = true;
-
-  constructor(ino: number, uid: number) {
-    this.ino = ino;
-    this.uid = uid;
-  }
-}
 
 /** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
 export class TreeFileSystem implements FileSystem {
@@ -190,17 +172,18 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask);
     if (errno !== 0) return errno;
-    const { effective, caching } = this.#replica.facts(node);
+    const { effective, caching, readsAudited } = this.#replica.facts(node);
     if ((mask & W_OK) !== 0 && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
       return EPERM;
     }
     // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
-    const recorded = (mask & R_OK) !== 0 && caching === 'private' && !effective.once && ino !== CHANGES_INO;
+    const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
+    const copy = { ...caller };
     if (version === undefined || version === node || caching === 'mutable')
-      return this.#opened(node, flags, caller, caching, false);
-    const file = this.#opened(version, flags, caller, caching, false);
+      return this.#opened(node, flags, copy, caching);
+    const file = this.#opened(version, flags, copy, caching);
     this.#files.pinsOldVersion(file);
     return file;
   }
@@ -208,6 +191,7 @@ export class TreeFileSystem implements FileSystem {
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number {
     const file = handle as OpenFile;
     if (!file.open || !file.reads) return EBADF;
+    if (sizeBytes === 0) return NOTHING;
     if (file.stream) {
       const bytes = this.#stream.take(file, sizeBytes);
       return bytes.length === 0 ? PENDING : bytes;
@@ -217,8 +201,10 @@ export class TreeFileSystem implements FileSystem {
     if (file.stale) return ESTALE;
     const errno = this.#recheck(file, R_OK);
     if (errno !== 0) return errno;
-    const node = file.pinned ? file.node : (this.#replica.snapshot.node(file.ino) ?? file.node);
-    if (node.bytes === undefined) return offset < node.sizeBytes && sizeBytes > 0 ? PENDING : NOTHING;
+    const node = file.pinned ? file.node : this.#replica.snapshot.node(file.ino);
+    if (node === undefined) return ESTALE;
+    if (node.burned) return EACCES;
+    if (node.bytes === undefined) return offset < node.sizeBytes ? PENDING : NOTHING;
     return slice(node.bytes, offset, sizeBytes);
   }
 
@@ -258,7 +244,10 @@ export class TreeFileSystem implements FileSystem {
     const written = data.length;
     this.#upstream.submit(
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
-      (outcome) => done(outcome.errno, outcome.errno === 0 ? written : undefined),
+      (outcome) => {
+        if (truncate && outcome.errno !== 0) this.#files.renewTruncation(file);
+        done(outcome.errno, outcome.errno === 0 ? written : undefined);
+      },
     );
   }
 
@@ -269,12 +258,15 @@ export class TreeFileSystem implements FileSystem {
   release(handle: Handle, done: Done): void {
     const file = handle as OpenFile;
     if (!file.open) return done(EBADF, undefined);
-    this.#truncateNow(file, (errno) => {
-      this.#stream.close(file);
-      this.#files.remove(file);
-      this.#dropIfUnlinked(file.ino);
-      done(errno, undefined);
-    });
+    if (!file.truncates) return this.#released(file, 0, done);
+    this.#truncateNow(file, (errno) => this.#released(file, errno, done));
+  }
+
+  #released(file: OpenFile, errno: number, done: Done): void {
+    if (file.stream) this.#stream.close(file);
+    this.#files.remove(file);
+    this.#dropIfUnlinked(file.ino);
+    done(errno, undefined);
   }
 
   opendir(caller: Caller, ino: number): DirectoryHandle | number {
@@ -286,7 +278,7 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
     this.#files.addDirectory(caller.uid);
-    return new OpenDirectory(ino, caller.uid);
+    return new OpenDirectory(ino, caller.uid, this.#files);
   }
 
   entry(caller: Caller, directory: DirectoryHandle, index: number): DirectoryEntry | undefined {
@@ -294,7 +286,7 @@ export class TreeFileSystem implements FileSystem {
     const { snapshot } = this.#replica;
     const entry = this.#entry;
     if (index < 2) {
-      if (index === 0) open.entries = undefined;
+      if (index === 0) open.rewind();
       const self = snapshot.node(open.ino);
       entry.name = index === 0 ? '.' : '..';
       entry.node = index === 0 ? self : self && snapshot.node(self.parentIno);
@@ -302,8 +294,14 @@ export class TreeFileSystem implements FileSystem {
       entry.type = S_IFDIR;
       return entry;
     }
-    open.entries ??= this.#list(snapshot, open.ino, caller);
-    const found = open.entries[index - 2];
+    if (!open.listed) {
+      const hides = (child: number) => {
+        const node = snapshot.node(child);
+        return node !== undefined && this.#hides(node, caller);
+      };
+      open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
+    }
+    const found = open.at(index - 2);
     if (found === undefined) return undefined;
     entry.name = found[0];
     entry.ino = found[1];
@@ -317,7 +315,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    this.#files.removeDirectory(open.uid);
+    open.files.removeDirectory(open.uid);
   }
 
   create(
@@ -334,13 +332,16 @@ export class TreeFileSystem implements FileSystem {
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
     const creator = { ...caller };
+    const files = this.#files;
     this.#upstream.submit({ op: 'create', caller: creator, parentIno, name, mode, umask }, (outcome) => {
+      // Reset meanwhile: nobody would ever release the handle.
+      if (files !== this.#files) return done(ESTALE, undefined);
       const { snapshot } = this.#replica;
       const node = outcome.errno === 0 ? snapshot.node(outcome.ino) : snapshot.child(parentIno, name);
       if (outcome.errno === EEXIST && node !== undefined) return this.#createOver(creator, node, flags, done);
       if (outcome.errno !== 0) return done(outcome.errno, undefined);
       if (node === undefined) return done(ESTALE, undefined);
-      done(0, { node, handle: this.#opened(node, flags, creator, 'mutable', true) });
+      done(0, { node, handle: this.#opened(node, flags, creator, 'mutable') });
     });
   }
 
@@ -406,7 +407,7 @@ export class TreeFileSystem implements FileSystem {
     };
     if (sizeBytes === undefined) return rest ? this.#submit(change, answer) : answer(0, undefined);
     const file = handle as OpenFile | undefined;
-    if (file !== undefined && (!file.open || !file.writes)) return done(EINVAL, undefined);
+    if (file !== undefined && (!file.open || !file.writes || file.ino !== ino)) return done(EINVAL, undefined);
     const then: Done = (errno) => (errno === 0 && rest ? this.#submit(change, answer) : answer(errno, undefined));
     const truncate: Mutation = {
       op: 'truncate',
@@ -481,6 +482,7 @@ export class TreeFileSystem implements FileSystem {
     this.#stream.reset();
     const open = new Set<number>();
     for (const file of this.#files.all) open.add(file.ino);
+    this.#files.close();
     this.#files = new OpenFiles();
     for (const ino of open) this.#dropIfUnlinked(ino);
   }
@@ -541,18 +543,11 @@ export class TreeFileSystem implements FileSystem {
     this.#auditor.record(this.way, operation, this.#replica, node, caller, errno);
   }
 
-  #opened(node: Node, flags: number, caller: Caller, caching: Caching, made: boolean): OpenFile {
-    const as = { stream: node.ino === CHANGES_INO, pinned: caching !== 'mutable', made };
-    const file = new OpenFile(node, flags, { ...caller }, this.#replica.snapshot.revision, as);
+  #opened(node: Node, flags: number, caller: Caller, caching: Caching): OpenFile {
+    const { revision } = this.#replica.snapshot;
+    const file = new OpenFile(node, flags, caller, revision, node.ino === CHANGES_INO, caching !== 'mutable');
     this.#files.add(file);
     return file;
-  }
-
-  #list(snapshot: Snapshot, ino: number, caller: Caller): (readonly [string, number])[] {
-    return [...snapshot.entries(ino)].filter(([, child]) => {
-      const node = snapshot.node(child);
-      return node !== undefined && !this.#hides(node, caller);
-    });
   }
 
   #submit(mutation: Mutation, done: Done): void {
@@ -593,13 +588,6 @@ export class TreeFileSystem implements FileSystem {
 
 const encoder = new TextEncoder();
 const nobody: Caller = { uid: 65_534, gid: 65_534, pid: 0 };
-
-function openMask(flags: number): number {
-  const access = flags & O_ACCMODE;
-  const mask = access === O_RDONLY ? R_OK : access === O_WRONLY ? W_OK : access === O_RDWR ? R_OK | W_OK : R_OK | W_OK;
-  const base = (flags & FMODE_EXEC) !== 0 ? X_OK : mask;
-  return (flags & O_TRUNC) !== 0 ? base | W_OK : base;
-}
 
 function slice(bytes: Uint8Array, offset: number, sizeBytes: number): Uint8Array {
   return offset >= bytes.length ? NOTHING : bytes.subarray(offset, offset + sizeBytes);

@@ -26,6 +26,8 @@ interface BadMessage {
   size?: number;
   /** Sent on a device that serves. */
   running?: boolean;
+  /** The descriptors are eventfds instead. */
+  eventfds?: boolean;
 }
 
 const MIB = 2 ** 20;
@@ -75,14 +77,23 @@ const bad: BadMessage[] = [
   },
   { name: 'the base asked of no queue', request: vu.GET_VRING_BASE, payload: u32s(17, 0) },
   { name: 'a kick without its descriptor', request: vu.SET_VRING_KICK, payload: u64s(0) },
-  { name: 'a kick with a descriptor it denies', request: vu.SET_VRING_KICK, payload: u64s(0x100), fds: 1 },
-  { name: 'a kick with two descriptors', request: vu.SET_VRING_KICK, payload: u64s(0), fds: 2 },
-  { name: 'a kick of no queue', request: vu.SET_VRING_KICK, payload: u64s(99), fds: 1 },
-  { name: 'a kick with unknown bits', request: vu.SET_VRING_KICK, payload: u64s(0x200), fds: 1 },
-  { name: 'a kick with high bits', request: vu.SET_VRING_KICK, payload: u64s(2 ** 32), fds: 1 },
+  {
+    name: 'a kick with a descriptor it denies',
+    request: vu.SET_VRING_KICK,
+    payload: u64s(0x100),
+    fds: 1,
+    eventfds: true,
+  },
+  { name: 'a kick with two descriptors', request: vu.SET_VRING_KICK, payload: u64s(0), fds: 2, eventfds: true },
+  { name: 'a kick of no queue', request: vu.SET_VRING_KICK, payload: u64s(99), fds: 1, eventfds: true },
+  { name: 'a kick with unknown bits', request: vu.SET_VRING_KICK, payload: u64s(0x200), fds: 1, eventfds: true },
+  { name: 'a kick with high bits', request: vu.SET_VRING_KICK, payload: u64s(2 ** 32), fds: 1, eventfds: true },
   { name: 'a call without its descriptor', request: vu.SET_VRING_CALL, payload: u64s(1) },
-  { name: 'a call of no queue', request: vu.SET_VRING_CALL, payload: u64s(255), fds: 1 },
-  { name: 'an error fd of no queue', request: vu.SET_VRING_ERR, payload: u64s(40), fds: 1 },
+  { name: 'a call of no queue', request: vu.SET_VRING_CALL, payload: u64s(255), fds: 1, eventfds: true },
+  { name: 'an error fd of no queue', request: vu.SET_VRING_ERR, payload: u64s(40), fds: 1, eventfds: true },
+  { name: 'a kick that is no eventfd', request: vu.SET_VRING_KICK, payload: u64s(0), fds: 1 },
+  { name: 'a call that is no eventfd', request: vu.SET_VRING_CALL, payload: u64s(0), fds: 1 },
+  { name: 'an error fd that is no eventfd', request: vu.SET_VRING_ERR, payload: u64s(0), fds: 1 },
   { name: 'enable of no queue', request: vu.SET_VRING_ENABLE, payload: u32s(17, 1) },
   { name: 'enable by 2', request: vu.SET_VRING_ENABLE, payload: u32s(0, 2) },
   { name: 'a table of 9 regions', request: vu.SET_MEM_TABLE, payload: u64s(9, ...good), fds: 1 },
@@ -152,13 +163,13 @@ function offered(): InProcess {
 
 for (const wantsAck of [true, false])
   test(`BackEnd refuses ${bad.length} bad messages when ${wantsAck ? 'told to answer' : 'told nothing'}`, (t) => {
-    for (const { name, request, payload, fds = 0, flags, size, running } of bad) {
+    for (const { name, request, payload, fds = 0, flags, size, running, eventfds } of bad) {
       const before = openFds();
       const vm = offered();
       if (running === true) vm.front.start();
       const file = memfd('region', MIB);
       addSeals(file, F_SEAL_SHRINK);
-      const sent = Array.from({ length: fds }, () => file);
+      const sent = Array.from({ length: fds }, () => (eventfds ? vm.front.queues[0]!.kickFd : file));
       const asks = wantsAck && rows.find((row) => row.code === request)?.answersData !== true;
       const sentFlags = flags ?? vu.VERSION | (asks ? vu.FLAG_NEED_REPLY : 0);
       vm.front.sendRaw(request, sentFlags, size ?? payload.length, payload, sent);

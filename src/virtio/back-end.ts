@@ -7,7 +7,7 @@
  * it. Descriptors that a message brings beyond what its row states make it invalid.
  */
 import { close, drainEventfd, isEventfd, setNonBlocking } from '../sys/index.ts';
-import { EBUSY, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
+import { EBUSY, EINVAL, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
 import { ControlChannel, MESSAGE, NO_MESSAGE } from './control-channel.ts';
 import { GuestMemory, mapRegion, type Region, type RegionSpec } from './guest-memory.ts';
 import * as vu from './messages.ts';
@@ -474,15 +474,14 @@ export class BackEnd {
     return 0;
   }
 
-  /**
-   * The queue of SET_VRING_KICK, CALL and ERR, if the message is as it must be. Nothing but an eventfd is taken: a regular
-   * file cannot be watched, a closed pipe is readable for ever, and a write to whatever else might wait.
-   */
+  /** The queue of SET_VRING_KICK, CALL and ERR, if the message is as it must be. */
   #queueOfFdMessage({ payload, fds }: ControlChannel): Virtqueue | undefined {
     const lo = vu.U64.value.lo(payload, 0);
     if (vu.U64.value.hi(payload, 0) !== 0 || (lo & ~(vu.VRING_INDEX_MASK | vu.VRING_NO_FD)) !== 0) return undefined;
     const wantsFd = (lo & vu.VRING_NO_FD) === 0;
-    if (wantsFd !== (fds.length === 1) || (wantsFd && !isEventfd(fds[0]!))) return undefined;
+    if (wantsFd !== (fds.length === 1)) return undefined;
+    // epoll takes no regular file, a write to a pipe may block, a read from a socket steals: eventfds do none of that.
+    if (wantsFd && !isEventfd(fds[0]!)) return undefined;
     return this.#queue(lo & vu.VRING_INDEX_MASK);
   }
 
@@ -510,7 +509,7 @@ export class BackEnd {
 
   setVringFd(channel: ControlChannel, which: 'callFd' | 'errFd'): number {
     const queue = this.#queueOfFdMessage(channel);
-    if (queue === undefined) return -ENOENT;
+    if (queue === undefined) return -EINVAL;
     if (queue[which] >= 0) close(queue[which]);
     const fd = channel.takeFd(0);
     if (fd >= 0) setNonBlocking(fd, true);

@@ -1,0 +1,77 @@
+/**
+ * Writes the tables in docs/ that come from code, each between `<!-- table: NAME -->` and `<!-- end of table -->`.
+ * `--check`: writes nothing, and fails when a document does not say what the code says.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
+import { errnoName } from '../src/wire/index.ts';
+
+interface Table {
+  readonly document: string;
+  readonly name: string;
+  readonly head: readonly string[];
+  readonly rows: () => readonly (readonly string[])[];
+}
+
+/** Another table is another entry here, and its two markers in its document. */
+const tables: readonly Table[] = [
+  {
+    document: 'docs/fuse.md',
+    name: 'operations',
+    head: ['opcode', 'operation', 'answer', 'why, or what is special'],
+    rows: () =>
+      operations.map(({ opcode, name, reply, handler, errno, refusedOn, reason }) => {
+        const refusal = errno === undefined ? '' : errnoName(errno);
+        const answer = handler === undefined ? refusal : reply === 'none' ? 'no answer' : reply;
+        return [
+          String(opcode),
+          name,
+          refusedOn === undefined ? answer : `${answer}; ${refusedOn}: ${refusal}`,
+          reason ?? '',
+        ];
+      }),
+  },
+  {
+    document: 'docs/fuse.md',
+    name: 'init-flags',
+    head: ['bit', 'flag', 'virtiofs', '/dev/fuse', 'why'],
+    rows: () =>
+      initFlags.map(({ bit, name, reason }) => {
+        const on = (transport: 'virtiofs' | 'dev-fuse') => {
+          const { lo, hi } = takenFlags(transport);
+          return ((bit < 32 ? lo >>> bit : hi >>> (bit - 32)) & 1) === 1 ? 'taken' : 'left';
+        };
+        return [String(bit), name, on('virtiofs'), on('dev-fuse'), reason];
+      }),
+  },
+];
+
+const line = (cells: readonly string[]): string =>
+  `| ${cells.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`;
+
+function filled(text: string, table: Table): string {
+  const start = `<!-- table: ${table.name} -->`;
+  const end = '<!-- end of table -->';
+  const from = text.indexOf(start);
+  const to = text.indexOf(end, from);
+  if (from < 0 || to < 0) throw new Error(`${table.document} has no "${start}" followed by "${end}"; add both lines`);
+  const rows = [line(table.head), line(table.head.map(() => '---')), ...table.rows().map(line)];
+  return `${text.slice(0, from + start.length)}\n${rows.join('\n')}\n${text.slice(to)}`;
+}
+
+const { values } = parseArgs({ options: { check: { type: 'boolean', default: false } } });
+const documents = [...new Set(tables.map(({ document }) => document))];
+for (const document of documents) {
+  const text = readFileSync(document, 'utf8');
+  const wanted = tables.filter((table) => table.document === document).reduce(filled, text);
+  if (wanted === text) continue;
+  if (values.check) {
+    console.error(`${document} differs from the code; run: node scripts/generate-docs.ts`);
+    process.exitCode = 1;
+  } else {
+    writeFileSync(document, wanted);
+    console.log(`wrote ${document}`);
+  }
+}
+if (process.exitCode === undefined) console.log(`docs: ${tables.length} tables in ${documents.length} documents agree`);

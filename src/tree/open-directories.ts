@@ -1,0 +1,48 @@
+/** The open directories of one `FileSystem`: each lists the entries as they were when it was opened or rewound. */
+import type { DirectoryHandle } from './file-system.ts';
+import type { OpenFiles } from './open-files.ts';
+import { NameMap } from './persistent.ts';
+
+export class OpenDirectory implements DirectoryHandle {
+  readonly ino: number;
+  readonly uid: number;
+  /** Where it is counted. */
+  readonly files: OpenFiles;
+  open = true;
+  /** Shared with the tree: a listing of any length costs this handle nothing. Undefined until entries are asked for. */
+  #entries: NameMap | undefined;
+  /** Ranks in `#entries`, ascending, of what the caller is not told of. */
+  #hidden: readonly number[] = [];
+
+  constructor(ino: number, uid: number, files: OpenFiles) {
+    this.ino = ino;
+    this.uid = uid;
+    this.files = files;
+  }
+
+  get listed(): boolean {
+    return this.#entries !== undefined;
+  }
+
+  list(entries: NameMap, isHidden: ((ino: number) => boolean) | undefined): void {
+    this.#entries = entries;
+    const hidden: number[] = [];
+    if (isHidden !== undefined)
+      for (const [rank, [, ino]] of [...entries].entries()) if (isHidden(ino)) hidden.push(rank);
+    this.#hidden = hidden;
+  }
+
+  rewind(): void {
+    this.#entries = undefined;
+  }
+
+  /** The entry of that index among those that the caller is told of. */
+  at(index: number): readonly [name: string, ino: number] | undefined {
+    let rank = index;
+    for (const hidden of this.#hidden) {
+      if (hidden > rank) break;
+      rank++;
+    }
+    return (this.#entries ?? NameMap.empty).at(rank);
+  }
+}

@@ -31,6 +31,8 @@
  *   - Each field of a descriptor is loaded exactly once, into a local, and only the local is checked and used.
  *   - Our own indices live here. Neither used.idx nor avail_event is ever read back while the ring runs.
  *   - A chain is at most `num` descriptors long (§2.7.5.3.1), which also ends every loop.
+ *   - At most `num` chains are in flight: each takes a descriptor that is not free before it is given back. So what a device
+ *     keeps for held requests is bounded by the queue.
  *   - One table of indirect descriptors may end a chain (§2.7.5.3.2); none may stand in another.
  *   - What is readable is copied into memory of ours before a byte of it is parsed. Readable parts come before writable
  *     ones (§2.7.4.2).
@@ -301,10 +303,12 @@ export class Virtqueue {
     }
     const head = this.#avail[AVAIL_RING + (this.#lastAvail & (num - 1))]!;
     if (head >= num) return this.#broken(`head ${head} is outside of ${num} descriptors`);
+    if (this.inFlight >= num) return this.#broken(`more than ${num} chains in flight`);
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
-    this.inFlight++;
     this.head = head;
-    return this.#walk(desc, head);
+    const taken = this.#walk(desc, head);
+    if (taken !== POP_BROKEN) this.inFlight++;
+    return taken;
   }
 
   /** Follows a chain from descriptor `first` on. */

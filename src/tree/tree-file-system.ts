@@ -7,7 +7,6 @@ import {
   EIO,
   EISDIR,
   ELOOP,
-  ENODATA,
   ENOENT,
   ENOTDIR,
   EPERM,
@@ -22,13 +21,13 @@ import {
   X_OK,
 } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
-import { ACCESS_XATTR, DEFAULT_XATTR, encodeAcl } from './acl.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
+import type { Clock } from './clock.ts';
 import type { Change, Delta } from './delta.ts';
-import { why } from './explain.ts';
+import { aclNames, attributeOf } from './extended-attributes.ts';
 import {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -47,13 +46,6 @@ import { OpenFile, OpenFiles, openMask } from './open-files.ts';
 import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
-
-export interface Clock {
-  /** Milliseconds since the epoch. */
-  readonly wallMs: () => number;
-  /** Milliseconds that never run backwards. */
-  readonly monotonicMs: () => number;
-}
 
 export interface TreeFileSystemOptions {
   readonly replica: Replica;
@@ -87,7 +79,7 @@ export class TreeFileSystem implements FileSystem {
     type: 0,
     node: undefined,
   };
-  readonly #stop: () => void;
+  readonly #stops: readonly (() => void)[];
 
   constructor(options: TreeFileSystemOptions) {
     this.way = options.way;
@@ -96,12 +88,15 @@ export class TreeFileSystem implements FileSystem {
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
     this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
-    this.#stop = options.replica.onApply((delta, before) => this.#applied(delta, before));
+    this.#stops = [
+      options.replica.onApply((delta, before) => this.#applied(delta, before)),
+      options.replica.unlinked.ask((ino) => this.#files.isOpen(ino)),
+    ];
   }
 
   /** Leaves the replica. */
   close(): void {
-    this.#stop();
+    for (const stop of this.#stops) stop();
     this.reset();
   }
 
@@ -157,8 +152,8 @@ export class TreeFileSystem implements FileSystem {
     return this.#check('access', node, caller, mask);
   }
 
-  readlink(caller: Caller, ino: number): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
+    const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
     if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
@@ -166,18 +161,21 @@ export class TreeFileSystem implements FileSystem {
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
-    const node = this.#replica.snapshot.node(ino);
+    const current = this.#replica.unlinked.isLeaving(ino) ? undefined : this.#replica.snapshot.node(ino);
+    const node = current ?? version;
     if (node === undefined) return ESTALE;
     const type = node.mode & S_IFMT;
     if (type === S_IFDIR) return EISDIR;
     if (type === S_IFLNK) return ELOOP;
     const mask = openMask(flags);
+    const writes = (mask & W_OK) !== 0;
+    if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask);
     if (errno !== 0) return errno;
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if ((mask & W_OK) !== 0 && effective.writeOnce && node.sizeBytes > 0) {
+    if (writes && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
       return EPERM;
     }
@@ -185,9 +183,8 @@ export class TreeFileSystem implements FileSystem {
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
     const copy = { ...caller };
-    if (version === undefined || version === node || caching === 'mutable')
-      return this.#opened(node, flags, copy, caching);
-    const file = this.#opened(version, flags, copy, caching);
+    if (version === undefined || version === current || writes) return this.#opened(node, flags, copy, caching);
+    const file = this.#opened(version, flags, copy, 'private');
     this.#files.pinsOldVersion(file);
     return file;
   }
@@ -425,31 +422,14 @@ export class TreeFileSystem implements FileSystem {
     this.#truncateNow(file, (errno) => (errno === 0 ? this.#submit(truncate, then) : then(errno, undefined)));
   }
 
-  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number {
+    const node = this.#replica.snapshot.node(ino) ?? version;
     if (node === undefined) return ESTALE;
-    const wallMs = this.#clock.wallMs();
-    if (this.#hides(node, caller)) return ENOENT;
-    switch (name) {
-      case 'system.porthole.why':
-        return encoder.encode(why(this.#replica, this.way, node, caller, wallMs));
-      case 'system.porthole.revision':
-        return encoder.encode(String(node.dataRevision));
-      case 'system.porthole.age':
-        return encoder.encode(String(this.#replica.ageSeconds(this.#clock.monotonicMs())));
-      case ACCESS_XATTR:
-        return node.acl === undefined || this.#replica.facts(node).effective.hostDecides || node.burned
-          ? ENODATA
-          : encodeAcl(node.acl);
-      case DEFAULT_XATTR:
-        return node.defaultAcl === undefined ? ENODATA : encodeAcl(node.defaultAcl);
-      default:
-        return ENODATA;
-    }
+    return this.#hides(node, caller) ? ENOENT : attributeOf(node, name, caller, this.way, this.#replica, this.#clock);
   }
 
   listxattr(caller: Caller, ino: number): Uint8Array | number {
-    const names = [ACCESS_XATTR, DEFAULT_XATTR].filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
+    const names = aclNames.filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
     return this.node(ino) === undefined ? ESTALE : encoder.encode(names.map((name) => `${name}\0`).join(''));
   }
 
@@ -584,8 +564,9 @@ export class TreeFileSystem implements FileSystem {
 
   #dropIfUnlinked(ino: number): void {
     const node = this.#replica.snapshot.node(ino);
-    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || this.#files.isOpen(ino)) return;
-    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => {});
+    const { unlinked } = this.#replica;
+    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || !unlinked.giveUp(ino)) return;
+    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => unlinked.left(ino));
   }
 
   #applied(delta: Delta, before: Snapshot): void {

@@ -87,6 +87,8 @@ export class SessionState {
   /** Opens whose bytes the kernel may keep, and opens that always ask. */
   opensCached = 0;
   opensDirect = 0;
+  /** Answers that came after their transport was gone, and were not given. */
+  droppedReplies = 0;
   initialized = false;
   /** Rises with every INIT, DESTROY and reset: what began in an earlier life has nothing to do with the tables any more. */
   life = 0;
@@ -355,6 +357,8 @@ export class PendingReply {
   #settle(): boolean {
     if (this.#settled) return false;
     this.#settled = true;
-    return this.#connection === this.#state.connection;
+    if (this.#connection === this.#state.connection) return true;
+    this.#state.droppedReplies++;
+    return false;
   }
 }

@@ -215,11 +215,17 @@ export class SessionState {
     return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.atMs < RETRY_MS ? retry.node : undefined;
   }
 
-  /** The same at OPEN, which ends the retry. */
-  retried(nodeid: number): Node | undefined {
-    const node = this.lookedUpAgain(nodeid);
-    if (this.retries.size > 0) this.retries.delete(this.caller.pid);
-    return node;
+  /**
+   * The same at OPEN, which ends the retry. A second try that looked nothing up came by a file that is open,
+   * `/proc/self/fd/N`, and there is no newer one to go to: it gets what that file has.
+   */
+  retried(inode: Inode): Node | undefined {
+    if (this.retries.size === 0) return undefined;
+    const { pid } = this.caller;
+    const lookedUp = this.retries.get(pid)?.nodeid !== 0;
+    const node = this.lookedUpAgain(inode.nodeid);
+    if (!this.retries.delete(pid) || lookedUp) return node;
+    return this.handles.version(inode.ino, inode.pinned.dataRevision);
   }
 
   ttlSeconds(caching: Caching): number {

@@ -225,7 +225,7 @@ export class Server implements AsyncDisposable {
         return;
       }
       case 'audit':
-        for (const record of message.records) this.#audit.record({ ...record, vm: this.#config.vm });
+        this.#audit.recordAll(message.records.map((record) => ({ ...record, vm: this.#config.vm })));
         return;
       case 'ready':
       case 'failed': {

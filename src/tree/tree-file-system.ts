@@ -67,6 +67,9 @@ export interface TreeFileSystemOptions {
 const BLOCK_BYTES = 4096;
 const NOTHING = new Uint8Array();
 
+/** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
+const grantedToAll = (node: Node): number => (isDirectory(node) ? X_OK : R_OK);
+
 /** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
 export class TreeFileSystem implements FileSystem {
   readonly way: Way;
@@ -510,8 +513,7 @@ export class TreeFileSystem implements FileSystem {
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
   #check(operation: string, node: Node, caller: Caller, mask: number): number {
     const facts = this.#replica.facts(node);
-    // Of a directory, `shared` says that all may search it, not that all may list it.
-    if (facts.caching === 'shared' && (mask & ~R_OK) === 0 && !isDirectory(node)) return 0;
+    if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)

@@ -44,7 +44,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
 
@@ -65,6 +65,7 @@ export interface TreeFileSystemOptions {
 }
 
 const BLOCK_BYTES = 4096;
+const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
 /** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
@@ -280,7 +281,7 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
-    this.#files.addDirectory(caller.uid);
+    this.#files.addDirectory(ino, caller.uid);
     return new OpenDirectory(ino, caller.uid, this.#files);
   }
 
@@ -318,7 +319,8 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.uid);
+    open.files.removeDirectory(open.ino, open.uid);
+    this.#dropIfUnlinked(open.ino);
   }
 
   create(
@@ -484,7 +486,7 @@ export class TreeFileSystem implements FileSystem {
   reset(): void {
     this.#stream.reset();
     const open = new Set<number>();
-    for (const file of this.#files.all) open.add(file.ino);
+    for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
     this.#files = new OpenFiles();
     for (const ino of open) this.#dropIfUnlinked(ino);
@@ -517,9 +519,18 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
+    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
   }
 
   /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */

@@ -10,9 +10,8 @@ import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { type FrontEnd, type FrontQueue, fuse } from '../front-end/index.ts';
-import { Client } from '../fuse/client.ts';
 import type { SpoilerData } from '../fuzz/spoiler-worker.ts';
-import { Bystander, connect, init, Served } from './device.ts';
+import { Bystander, connect, guessingClient, init, Served } from './device.ts';
 import { allFuseCases } from './fuse-cases.ts';
 import { MemoryGuard } from './memory-guard.ts';
 
@@ -36,13 +35,7 @@ function random(from: number): (below: number) => number {
 
 /** Every malformed request that fits a slot, from a guest that guesses what it holds. */
 function frames(): Uint8Array[] {
-  const client = new Client({
-    handle: () => undefined,
-    reset: () => undefined,
-    flushWaiters: () => undefined,
-    tick: () => undefined,
-    nextDeadlineMs: () => Number.POSITIVE_INFINITY,
-  });
+  const client = guessingClient();
   const held = { client, file: 3, link: 4, guest: 2, fh: 1, directoryFh: 2 };
   return allFuseCases.map(({ frame }) => frame(held)).filter(({ length }) => length >= 1 && length <= REQUEST_BYTES);
 }

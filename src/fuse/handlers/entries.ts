@@ -1,7 +1,7 @@
 /** MKDIR, SYMLINK, UNLINK, RMDIR, RENAME, RENAME2, CREATE: what changes a directory. */
 
-import type { Node } from '../../tree/index.ts';
-import { EINVAL, EIO, ENFILE, ESTALE, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../../wire/index.ts';
+import { limits, type Node } from '../../tree/index.ts';
+import { EINVAL, EIO, ENAMETOOLONG, ENFILE, ESTALE, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import { decodeName, endOfName } from '../names.ts';
 import { BODY, type PendingReply, REPLY, type SessionState } from '../state.ts';
@@ -36,6 +36,7 @@ export function symlink(state: SessionState): number {
   const name = decodeName(bytes, BODY, nameEnd);
   if (typeof name === 'number') return name;
   if (targetEnd === nameEnd + 1) return EINVAL;
+  if (targetEnd - nameEnd - 1 > limits.symlinkBytes) return ENAMETOOLONG;
   if (state.inodes.full) return ENFILE;
   const target = bytes.slice(nameEnd + 1, targetEnd);
   const pending = state.later();

@@ -129,10 +129,7 @@ const words = (max: number) => z.string().max(max);
 /** Only an agent proves groups, program and unit, and no agent is at the other end. */
 const caller = z.strictObject({ uid: u32, gid: u32, pid: u32 });
 const time = z.strictObject({
-  sec: z
-    .int()
-    .min(-(2 ** 40))
-    .max(2 ** 40),
+  sec: z.int().min(-limits.timeSeconds).max(limits.timeSeconds),
   nsec: z.int().min(0).max(999_999_999),
 });
 const timeOrNow = z.union([time, z.literal('now')]);

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, entriesIn } from '../../test/fuse/client.ts';
 import { World, type WorldSpec } from '../../test/tree/world.ts';
-import { type FileSystem, ways } from '../tree/index.ts';
+import { type FileSystem, limits, ways } from '../tree/index.ts';
 import {
   EACCES,
   EAGAIN,
@@ -228,6 +228,23 @@ test('names that no kernel sends are refused, each with its errno', () => {
   assert.equal(client.send('LOOKUP', { rest: [new Uint8Array([0xc3, 0x28, 0])] }).errno, ENOENT);
   assert.equal(mkdir('\uFEFFmarked'), 0);
   assert.equal(client.lookup(guest, 'marked').errno, ENOENT, 'a byte order mark belongs to the name');
+});
+
+test('what is longer or later than the tree keeps is refused or clamped before it is sent upstream', () => {
+  const { client } = begin();
+  const guest = client.walk('/guest');
+  const long = client.send('SYMLINK', { nodeid: guest, rest: ['long', 'x'.repeat(limits.symlinkBytes + 1)] });
+  assert.equal(long.errno, ENAMETOOLONG);
+  assert.equal(client.send('SYMLINK', { nodeid: guest, rest: ['fits', 'x'.repeat(limits.symlinkBytes)] }).errno, 0);
+  const made = client.send('CREATE', { nodeid: guest, in: { flags: O_RDWR, mode: 0o644 }, rest: ['file'] });
+  const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+  const write = (bytes: number) =>
+    client.send('WRITE', { in: { fh, size: bytes }, rest: [new Uint8Array(bytes)] }).errno;
+  assert.equal(write(limits.valueBytes + 1), EINVAL);
+  assert.equal(write(limits.valueBytes), 0);
+  const nodeid = made.get(abi.EntryOut.nodeid);
+  const timed = client.send('SETATTR', { nodeid, in: { valid: c.FATTR_MTIME, mtime: 2 ** 62 } });
+  assert.equal(timed.get(abi.Attr.mtime, abi.AttrOut.attr.offset), limits.timeSeconds);
 });
 
 test('frames that lie about themselves are answered EIO', () => {

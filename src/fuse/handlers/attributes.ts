@@ -1,5 +1,5 @@
 /** LOOKUP, GETATTR, SETATTR, ACCESS, READLINK, STATFS. */
-import type { Handle, SetAttributes } from '../../tree/index.ts';
+import { type Handle, limits, type SetAttributes } from '../../tree/index.ts';
 import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
@@ -30,10 +30,11 @@ export function getattr(state: SessionState): number {
   return state.reply(abi.AttrOut.sizeBytes);
 }
 
-const time = (state: SessionState, secOffset: number, nsec: number) => ({
-  sec: state.view.getUint32(BODY + secOffset, true) + state.view.getInt32(BODY + secOffset + 4, true) * TWO_32,
-  nsec,
-});
+/** A time beyond what the tree can keep becomes the last that it can, as in other file systems of Linux. */
+const time = (state: SessionState, secOffset: number, nsec: number) => {
+  const sec = state.view.getUint32(BODY + secOffset, true) + state.view.getInt32(BODY + secOffset + 4, true) * TWO_32;
+  return { sec: Math.max(-limits.timeSeconds, Math.min(limits.timeSeconds, sec)), nsec };
+};
 
 export function setattr(state: SessionState): number {
   const { view } = state;

@@ -64,7 +64,7 @@ const tiers: readonly Tier[] = [
     name: 'consistency',
     title: 'readers that overlap a writer outside',
     files: ['test/consistency/**/*.test.ts'],
-    minimumTests: 0,
+    minimumTests: 6,
     limitSeconds: 420,
     concurrency: 1,
   },

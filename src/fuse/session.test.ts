@@ -7,6 +7,7 @@ import {
   EACCES,
   EAGAIN,
   EBADF,
+  EEXIST,
   EILSEQ,
   EINTR,
   EINVAL,
@@ -25,6 +26,7 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  S_IFREG,
 } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as c from './constants.ts';
@@ -121,6 +123,33 @@ test('OPEN that met ESTALE and lost the race again opens the version of its own 
   assert.equal(opened.errno, 0);
   assert.equal(client.read(opened.get(abi.OpenOut.fh)).text, 'i-2');
   assert.equal(client.open(second).errno, ESTALE, 'the next open(2) sees the newest');
+});
+
+test('OPEN that is tried again may look at attributes and ACLs in between, as kernels do to check permissions', () => {
+  for (const name of ['GETATTR', 'GETXATTR', 'READLINK', 'ACCESS']) {
+    const { client, world } = begin('dev-fuse');
+    const first = client.walk('instance/id');
+    world.load(spec('i-2'));
+    assert.equal(client.open(first).errno, ESTALE);
+    const second = client.walk('instance/id');
+    client.send(name, { nodeid: second, ...(name === 'GETXATTR' ? { rest: ['system.posix_acl_access'] } : {}) });
+    world.load(spec('i-333'));
+    assert.equal(client.open(second).errno, 0, name);
+  }
+});
+
+test('OPEN is ESTALE when the thread did something else since, or let too much time pass', () => {
+  for (const other of ['STATFS', '']) {
+    const { client, world } = begin();
+    const first = client.walk('instance/id');
+    world.load(spec('i-2'));
+    assert.equal(client.open(first).errno, ESTALE);
+    const second = client.walk('instance/id');
+    if (other !== '') client.send(other);
+    else world.clock.advance(6000);
+    world.load(spec('i-333'));
+    assert.equal(client.open(second).errno, ESTALE, other);
+  }
 });
 
 test('OPEN of a removed file is ESTALE, and its attributes stay with nlink 0', () => {
@@ -222,9 +251,23 @@ test('operations without a handler are answered with the errno of their row', ()
   for (const { name, handler, errno } of operations)
     if (handler === undefined) assert.equal(client.send(name, { rest: [new Uint8Array(64)] }).errno, errno, name);
   assert.equal(client.send('LINK').errno, EPERM);
-  assert.equal(client.send('MKNOD').errno, EPERM);
   assert.equal(client.send('IOCTL').errno, ENOTTY);
   assert.equal(client.send('POLL').errno, ENOSYS, 'on virtiofs');
+});
+
+test('MKNOD makes a regular file, once, and no pipe, socket or device', () => {
+  const { client, fileSystem } = begin();
+  const guest = client.walk('guest');
+  const mknod = (mode: number, name: string) =>
+    client.send('MKNOD', { nodeid: guest, uid: 1000, in: { mode, umask: 0o022 }, rest: [name] });
+  const made = mknod(S_IFREG | 0o666, 'f');
+  assert.equal(made.errno, 0);
+  assert.equal(made.get(abi.EntryOut.nodeid), client.walk('guest/f'));
+  assert.equal(made.get(abi.Attr.mode, abi.EntryOut.attr.offset), S_IFREG | 0o644);
+  assert.equal(mknod(S_IFREG | 0o666, 'f').errno, EEXIST);
+  for (const type of [0o010000, 0o140000, 0o020000, 0o060000, 0]) assert.equal(mknod(type | 0o666, 'g').errno, EPERM);
+  assert.equal(client.lookup(guest, 'g').errno, ENOENT);
+  assert.equal(fileSystem.openHandles, 0);
 });
 
 test('CREATE, WRITE, SETATTR, RENAME2, UNLINK and RMDIR change the tree', () => {

@@ -17,6 +17,7 @@ import {
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
+  S_IFREG,
   W_OK,
   X_OK,
 } from '../wire/index.ts';
@@ -165,7 +166,7 @@ export class TreeFileSystem implements FileSystem {
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
     const node = this.#replica.snapshot.node(ino);
-    if (node === undefined) return ESTALE;
+    if (node === undefined) return version === undefined ? ESTALE : this.#openGone(version, caller, flags);
     const type = node.mode & S_IFMT;
     if (type === S_IFDIR) return EISDIR;
     if (type === S_IFLNK) return ELOOP;
@@ -186,6 +187,24 @@ export class TreeFileSystem implements FileSystem {
     if (version === undefined || version === node || caching === 'mutable')
       return this.#opened(node, flags, copy, caching);
     const file = this.#opened(version, flags, copy, caching);
+    this.#files.pinsOldVersion(file);
+    return file;
+  }
+
+  /** A file that a guest made and that was removed after it was looked up: readers get it as it was, writers look again. */
+  #openGone(version: Node, caller: Caller, flags: number): Handle | number {
+    const { snapshot } = this.#replica;
+    const isFile = (version.mode & S_IFMT) === S_IFREG;
+    if (!isFile || version.madeBy !== 'guest' || openMask(flags) !== R_OK) return ESTALE;
+    if (snapshot.node(version.parentIno) === undefined) return ESTALE;
+    const { effective, readsAudited } = this.#replica.facts(version);
+    if (effective.special) return ESTALE;
+    const room = this.#files.room(caller.uid);
+    if (room !== 0) return room;
+    const errno = this.#check('open', version, caller, R_OK);
+    if (errno !== 0) return errno;
+    if (readsAudited && !this.#auditor.record(this.way, 'open', this.#replica, version, caller, 0)) return EIO;
+    const file = this.#opened(version, flags, { ...caller }, 'private');
     this.#files.pinsOldVersion(file);
     return file;
   }

@@ -79,9 +79,12 @@ export class GuestDriver extends DeviceDriver {
   async end(): Promise<void> {
     if (!this.#mounted) return;
     this.#mounted = false;
-    await this.recallActors();
-    await this.assertNothingHeld();
-    await this.#guest!.sh(`umount ${MOUNT}`);
+    try {
+      await this.recallActors();
+      await this.assertNothingHeld();
+    } finally {
+      await this.#guest!.sh(`umount ${MOUNT}`);
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

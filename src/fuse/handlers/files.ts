@@ -1,6 +1,6 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
 import { type Caching, type Handle, PENDING } from '../../tree/index.ts';
-import { EAGAIN, EBADF, EINTR, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
+import { EAGAIN, EBADF, EINTR, EIO, ENFILE, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import type { OpenFile } from '../handles.ts';
@@ -25,11 +25,11 @@ export function openFlags(state: SessionState, handle: Handle, caching: Caching)
 export function open(state: SessionState): number {
   const { fileSystem, inode } = state;
   const node = fileSystem.node(inode.ino);
-  if (node === undefined) return ESTALE;
-  const caching = fileSystem.caching(node);
+  const caching = node === undefined ? 'private' : fileSystem.caching(node);
   const retried = state.retries.size === 0 ? undefined : state.retried(state.nodeid);
-  const current = isCurrent(inode, node, caching);
-  if (!current && (retried === undefined || caching !== inode.caching)) return state.expectRetry();
+  const current = node !== undefined && isCurrent(inode, node, caching);
+  if (!current && (retried === undefined || (node !== undefined && caching !== inode.caching)))
+    return state.expectRetry();
   if (state.handles.full) return ENFILE;
   const flags = abi.OpenIn.flags.get(state.view, BODY);
   const handle = fileSystem.open(state.caller, inode.ino, flags, current ? undefined : retried);

@@ -10,6 +10,13 @@ export const LINK_FD = 3;
 
 /** What may wait to be read by the host daemon. */
 const QUEUE_BYTES = 64 * 1024 * 1024;
+/**
+ * Mutations that the host daemon has at once; the others wait here. Each may come back as a commit with a whole value: a
+ * guest that filled its rings with writes of one byte to a long file would have the daemon send more than it may.
+ */
+const UNDERWAY = 32;
+/** What a mutation that waits takes beside the bytes that it carries. */
+const MUTATION_BYTES = 1024;
 const READ_BYTES = 256 * 1024;
 /** Audit records that may wait to be sent. */
 const AUDIT_WAITING = 4096;
@@ -30,6 +37,17 @@ export interface HostLinkEvents {
   wantWritable(wanted: boolean): void;
 }
 
+interface Unsent {
+  readonly way: 'virtiofs' | 'mount';
+  readonly mutation: Mutation;
+  readonly settle: Settle;
+}
+
+const sizeOf = ({ mutation }: Unsent): number => {
+  if (mutation.op === 'write') return MUTATION_BYTES + mutation.data.length;
+  return mutation.op === 'setxattr' ? MUTATION_BYTES + mutation.value.length : 4 * MUTATION_BYTES;
+};
+
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export class HostLink {
@@ -39,6 +57,8 @@ export class HostLink {
   readonly #queue = new LinkQueue(QUEUE_BYTES);
   readonly #buffer = new Uint8Array(new ArrayBuffer(READ_BYTES));
   readonly #waiting = new Map<number, Settle>();
+  readonly #unsent: Unsent[] = [];
+  #unsentBytes = 0;
   #sequence = 0;
   #audit: AuditRecord[] = [];
   #auditDueMs = Number.POSITIVE_INFINITY;
@@ -77,7 +97,7 @@ export class HostLink {
 
   /** Mutations that wait for the host daemon. */
   get mutationsWaiting(): number {
-    return this.#waiting.size;
+    return this.#waiting.size + this.#unsent.length;
   }
 
   /** Reads and acts on what is there, and writes what waits. */
@@ -124,12 +144,30 @@ export class HostLink {
   }
 
   #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
+    const unsent = { way, mutation, settle };
+    if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#sendMutation(unsent);
+    const sizeBytes = sizeOf(unsent);
+    if (this.#ended || this.#unsentBytes + sizeBytes > QUEUE_BYTES) return settle(refused);
+    this.#unsentBytes += sizeBytes;
+    this.#unsent.push(unsent);
+  }
+
+  #sendMutation({ way, mutation, settle }: Unsent): void {
     const sequence = ++this.#sequence;
     // A record that was made before goes first, so that the log tells things in their order.
     this.flush();
     if (!this.send({ type: 'mutation', sequence, way, mutation })) return settle(refused);
     this.#waiting.set(sequence, settle);
     this.flush();
+  }
+
+  #sendWaiting(): void {
+    while (this.#waiting.size < UNDERWAY) {
+      const next = this.#unsent.shift();
+      if (next === undefined) return;
+      this.#unsentBytes -= sizeOf(next);
+      this.#sendMutation(next);
+    }
   }
 
   #take(message: ToDevice): void {
@@ -141,7 +179,8 @@ export class HostLink {
       case 'outcome': {
         const settle = this.#waiting.get(message.sequence);
         this.#waiting.delete(message.sequence);
-        return settle?.(message.outcome);
+        settle?.(message.outcome);
+        return this.#sendWaiting();
       }
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
@@ -158,6 +197,7 @@ export class HostLink {
     this.#ended = true;
     for (const settle of this.#waiting.values()) settle(refused);
     this.#waiting.clear();
+    for (const { settle } of this.#unsent.splice(0)) settle(refused);
     this.#events.ended(reason);
   }
 }

@@ -7,6 +7,7 @@ import {
   EACCES,
   EAGAIN,
   EBADF,
+  EEXIST,
   EILSEQ,
   EINTR,
   EINVAL,
@@ -25,6 +26,7 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  S_IFREG,
 } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as c from './constants.ts';
@@ -266,9 +268,23 @@ test('operations without a handler are answered with the errno of their row', ()
   for (const { name, handler, errno } of operations)
     if (handler === undefined) assert.equal(client.send(name, { rest: [new Uint8Array(64)] }).errno, errno, name);
   assert.equal(client.send('LINK').errno, EPERM);
-  assert.equal(client.send('MKNOD').errno, EPERM);
   assert.equal(client.send('IOCTL').errno, ENOTTY);
   assert.equal(client.send('POLL').errno, ENOSYS, 'on virtiofs');
+});
+
+test('MKNOD makes a regular file, once, and no pipe, socket or device', () => {
+  const { client, fileSystem } = begin();
+  const guest = client.walk('guest');
+  const mknod = (mode: number, name: string) =>
+    client.send('MKNOD', { nodeid: guest, uid: 1000, in: { mode, umask: 0o022 }, rest: [name] });
+  const made = mknod(S_IFREG | 0o666, 'f');
+  assert.equal(made.errno, 0);
+  assert.equal(made.get(abi.EntryOut.nodeid), client.walk('guest/f'));
+  assert.equal(made.get(abi.Attr.mode, abi.EntryOut.attr.offset), S_IFREG | 0o644);
+  assert.equal(mknod(S_IFREG | 0o666, 'f').errno, EEXIST);
+  for (const type of [0o010000, 0o140000, 0o020000, 0o060000, 0]) assert.equal(mknod(type | 0o666, 'g').errno, EPERM);
+  assert.equal(client.lookup(guest, 'g').errno, ENOENT);
+  assert.equal(fileSystem.openHandles, 0);
 });
 
 test('CREATE, WRITE, SETATTR, RENAME2, UNLINK and RMDIR change the tree', () => {

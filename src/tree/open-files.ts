@@ -74,9 +74,12 @@ export class OpenFile implements Handle {
   }
 }
 
+/** Keys that the maps by ino and by uid keep when nothing is open any more: adding and deleting a key allocates. */
+const KEYS_KEPT = 256;
+
 export class OpenFiles {
   /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
-  readonly #byIno = new Map<number, OpenFile>();
+  readonly #byIno = new Map<number, OpenFile | undefined>();
   readonly #byUid = new Map<number, number>();
   /** How many handles each open directory has. */
   readonly #directories = new Map<number, number>();
@@ -109,7 +112,7 @@ export class OpenFiles {
     const { previous, next } = file;
     if (next !== undefined) next.previous = previous;
     if (previous !== undefined) previous.next = next;
-    else if (next !== undefined) this.#byIno.set(file.ino, next);
+    else if (next !== undefined || this.#byIno.size <= KEYS_KEPT) this.#byIno.set(file.ino, next);
     else this.#byIno.delete(file.ino);
     this.#add(file.caller.uid, -1);
     this.settleTruncation(file);
@@ -155,7 +158,7 @@ export class OpenFiles {
   }
 
   isOpen(ino: number): boolean {
-    return this.#byIno.has(ino) || this.#directories.has(ino);
+    return this.#byIno.get(ino) !== undefined || this.#directories.has(ino);
   }
 
   /** A node has become another: handles that pin the old one now keep its bytes alive by themselves. */
@@ -185,7 +188,8 @@ export class OpenFiles {
 
   /** Of all files and directories that are open. */
   get inos(): Iterable<number> {
-    return [...this.#byIno.keys(), ...this.#directories.keys()];
+    const files = [...this.#byIno].flatMap(([ino, first]) => (first === undefined ? [] : [ino]));
+    return [...files, ...this.#directories.keys()];
   }
 
   /** Bytes of old versions that only handles keep. */
@@ -200,7 +204,9 @@ export class OpenFiles {
 
   #add(uid: number, by: 1 | -1): void {
     this.#count += by;
-    addCount(this.#byUid, uid, by);
+    const count = (this.#byUid.get(uid) ?? 0) + by;
+    if (count > 0 || this.#byUid.size <= KEYS_KEPT) this.#byUid.set(uid, count);
+    else this.#byUid.delete(uid);
   }
 }
 
@@ -210,9 +216,8 @@ function addCount(counts: Map<number, number>, key: number, by: 1 | -1): void {
   else counts.set(key, count);
 }
 
-function* inOrder(firsts: Iterable<OpenFile>): Generator<OpenFile> {
-  for (const first of firsts)
-    for (let file: OpenFile | undefined = first; file !== undefined; file = file.next) yield file;
+function* inOrder(firsts: Iterable<OpenFile | undefined>): Generator<OpenFile> {
+  for (const first of firsts) for (let file = first; file !== undefined; file = file.next) yield file;
 }
 
 /** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */

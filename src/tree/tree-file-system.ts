@@ -7,7 +7,6 @@ import {
   EIO,
   EISDIR,
   ELOOP,
-  ENODATA,
   ENOENT,
   ENOTDIR,
   EPERM,
@@ -22,13 +21,11 @@ import {
   X_OK,
 } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
-import { ACCESS_XATTR, DEFAULT_XATTR, encodeAcl } from './acl.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
 import type { Change, Delta } from './delta.ts';
-import { why } from './explain.ts';
 import {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -47,6 +44,7 @@ import { OpenFile, OpenFiles, openMask } from './open-files.ts';
 import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
+import { listedXattrs, xattrOf } from './xattrs.ts';
 
 export interface Clock {
   /** Milliseconds since the epoch. */
@@ -428,28 +426,13 @@ export class TreeFileSystem implements FileSystem {
   getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
     const node = this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
-    const wallMs = this.#clock.wallMs();
     if (this.#hides(node, caller)) return ENOENT;
-    switch (name) {
-      case 'system.porthole.why':
-        return encoder.encode(why(this.#replica, this.way, node, caller, wallMs));
-      case 'system.porthole.revision':
-        return encoder.encode(String(node.dataRevision));
-      case 'system.porthole.age':
-        return encoder.encode(String(this.#replica.ageSeconds(this.#clock.monotonicMs())));
-      case ACCESS_XATTR:
-        return node.acl === undefined || this.#replica.facts(node).effective.hostDecides || node.burned
-          ? ENODATA
-          : encodeAcl(node.acl);
-      case DEFAULT_XATTR:
-        return node.defaultAcl === undefined ? ENODATA : encodeAcl(node.defaultAcl);
-      default:
-        return ENODATA;
-    }
+    const { wallMs, monotonicMs } = this.#clock;
+    return xattrOf(this.#replica, this.way, node, caller, name, wallMs(), monotonicMs());
   }
 
   listxattr(caller: Caller, ino: number): Uint8Array | number {
-    const names = [ACCESS_XATTR, DEFAULT_XATTR].filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
+    const names = listedXattrs.filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
     return this.node(ino) === undefined ? ESTALE : encoder.encode(names.map((name) => `${name}\0`).join(''));
   }
 

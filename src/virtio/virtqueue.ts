@@ -356,7 +356,7 @@ export class Virtqueue {
         continue;
       }
       if (++taken > this.num) return this.#broken('a chain longer than the queue');
-      if (length === 0 || !this.#memory.covers(addr, length)) hasFault = true;
+      if (length === 0 || !this.#memory.has(addr, length)) hasFault = true;
       else if ((flagsAndNext & DESC_WRITE) !== 0) {
         addrs[count] = addr;
         lengths[count] = length;

@@ -24,7 +24,7 @@ export function getattr(state: SessionState): number {
   const { inode } = state;
   const node = state.fileSystem.getattr(state.caller, inode.ino);
   if (typeof node === 'number') {
-    if (node !== ESTALE || !inode.versioned) return node;
+    if (node !== ESTALE) return node;
     state.attributes(inode, undefined);
   } else state.attributes(inode, node);
   return state.reply(abi.AttrOut.sizeBytes);

@@ -11,8 +11,13 @@ export const LINK_FD = 3;
 /** What may wait to be read by the host daemon. */
 const QUEUE_BYTES = 64 * 1024 * 1024;
 const READ_BYTES = 256 * 1024;
-/** Audit records that wait to be sent together. */
+/** Audit records that may wait to be sent. */
 const AUDIT_WAITING = 4096;
+/** Records go out together: so many, or after this time. Each batch wakes the host daemon once. */
+const AUDIT_BATCH = 64;
+const AUDIT_DELAY_MS = 2;
+/** When the queue had no room. */
+const AUDIT_RETRY_MS = 50;
 
 export interface HostLinkEvents {
   config(config: LinkConfig): void;
@@ -36,6 +41,7 @@ export class HostLink {
   readonly #waiting = new Map<number, Settle>();
   #sequence = 0;
   #audit: AuditRecord[] = [];
+  #auditDueMs = Number.POSITIVE_INFINITY;
   #auditWritable = true;
   #wantsWritable = false;
   #ended = false;
@@ -53,8 +59,20 @@ export class HostLink {
   /** Keeps a record to be sent with the next batch; false when the log can't be written or too much waits. */
   readonly audit = (record: AuditRecord): boolean => {
     if (this.#ended || !this.#auditWritable || this.#audit.length >= AUDIT_WAITING) return false;
+    if (this.#audit.length === 0) this.#auditDueMs = performance.now() + AUDIT_DELAY_MS;
     this.#audit.push(record);
     return true;
+  };
+
+  /** Monotonic milliseconds until which the audit records may wait, or Infinity. */
+  get auditDueMs(): number {
+    return this.#auditDueMs;
+  }
+
+  /** Sends what waits, audit records only when they are due. */
+  readonly beforePoll = (): void => {
+    if (this.#audit.length >= AUDIT_BATCH || this.#auditDueMs <= performance.now()) this.flush();
+    else this.#write();
   };
 
   /** Mutations that wait for the host daemon. */
@@ -81,11 +99,17 @@ export class HostLink {
     return !this.#ended && this.#queue.push(message);
   }
 
+  /** Sends everything that waits. */
   flush(): void {
     while (this.#audit.length > 0) {
       if (!this.send({ type: 'audit', records: this.#audit.slice(0, auditBatch) })) break;
       this.#audit = this.#audit.slice(auditBatch);
     }
+    this.#auditDueMs = this.#audit.length === 0 ? Number.POSITIVE_INFINITY : performance.now() + AUDIT_RETRY_MS;
+    this.#write();
+  }
+
+  #write(): void {
     for (let frame = this.#queue.next(); frame !== undefined && !this.#ended; frame = this.#queue.next()) {
       const wrote = send(this.#fd, frame);
       if (wrote === -EINTR) continue;

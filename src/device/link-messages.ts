@@ -197,7 +197,8 @@ const auditRecord = z.strictObject({
   rule: words(32_768),
   errno: words(32).exactOptional(),
   dropped: z.int().min(0).exactOptional(),
-});
+  droppedOthers: z.int().min(0).exactOptional(),
+} satisfies Record<keyof AuditRecord, z.ZodType>);
 
 const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: words(4096) });
 

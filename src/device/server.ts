@@ -17,6 +17,15 @@ interface Open extends Served {
   counters(): Iterable<readonly [name: string, value: number]>;
 }
 
+/** Has the loop wake when audit records are due. */
+const auditTimer = (link: HostLink): Served => ({
+  process: () => false,
+  servedCount: 0,
+  suppressKicks: () => false,
+  nextDeadlineMs: () => link.auditDueMs,
+  tick: () => link.flush(),
+});
+
 class DeviceServer {
   readonly #replica = new Replica();
   readonly #link: HostLink;
@@ -47,7 +56,8 @@ class DeviceServer {
   async run(): Promise<number> {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
-    this.#loop.beforePoll = () => this.#link.flush();
+    this.#loop.beforePoll = this.#link.beforePoll;
+    this.#loop.serve(auditTimer(this.#link));
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
     try {
       await this.#loop.run();

@@ -8,6 +8,10 @@ const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 const NUL = 0;
 const SLASH = 0x2f;
 const DOT = 0x2e;
+const FIRST_NOT_ASCII = 0x80;
+
+/** Works on any Uint8Array without a view of its own: a quarter of the time of a TextDecoder. */
+const { latin1Slice } = Buffer.prototype;
 
 /** Position of the NUL that ends what starts at `start`, or -1. */
 export function endOfName(bytes: Uint8Array, start: number, end: number): number {
@@ -33,6 +37,11 @@ export function decodeName(bytes: Uint8Array, start: number, end: number): strin
   if (length === 0) return EINVAL;
   if (length > limits.nameBytes) return ENAMETOOLONG;
   if (bytes[start] === DOT && (length === 1 || (length === 2 && bytes[start + 1] === DOT))) return EINVAL;
-  for (let at = start; at < end; at++) if (bytes[at] === SLASH) return EINVAL;
-  return decodeText(bytes, start, end);
+  let seen = 0;
+  for (let at = start; at < end; at++) {
+    const byte = bytes[at]!;
+    if (byte === SLASH) return EINVAL;
+    seen |= byte;
+  }
+  return seen < FIRST_NOT_ASCII ? latin1Slice.call(bytes, start, end) : decodeText(bytes, start, end);
 }

@@ -126,6 +126,33 @@ test('OPEN that met ESTALE and lost the race again opens the version of its own 
   assert.equal(client.open(second).errno, ESTALE, 'the next open(2) sees the newest');
 });
 
+test('OPEN that is tried again may look at attributes and ACLs in between, as kernels do to check permissions', () => {
+  for (const name of ['GETATTR', 'GETXATTR', 'READLINK', 'ACCESS']) {
+    const { client, world } = begin('dev-fuse');
+    const first = client.walk('instance/id');
+    world.load(spec('i-2'));
+    assert.equal(client.open(first).errno, ESTALE);
+    const second = client.walk('instance/id');
+    client.send(name, { nodeid: second, ...(name === 'GETXATTR' ? { rest: ['system.posix_acl_access'] } : {}) });
+    world.load(spec('i-333'));
+    assert.equal(client.open(second).errno, 0, name);
+  }
+});
+
+test('OPEN is ESTALE when the thread did something else since, or let too much time pass', () => {
+  for (const other of ['STATFS', '']) {
+    const { client, world } = begin();
+    const first = client.walk('instance/id');
+    world.load(spec('i-2'));
+    assert.equal(client.open(first).errno, ESTALE);
+    const second = client.walk('instance/id');
+    if (other !== '') client.send(other);
+    else world.clock.advance(6000);
+    world.load(spec('i-333'));
+    assert.equal(client.open(second).errno, ESTALE, other);
+  }
+});
+
 test('OPEN of a removed file is ESTALE, and its attributes stay with nlink 0', () => {
   const { client, world } = begin();
   const nodeid = client.walk('instance/id');

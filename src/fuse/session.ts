@@ -15,9 +15,12 @@ const TTL_SECONDS = 1;
 const MAX_INODES = 262_144;
 const MAX_HANDLES = 32_768;
 const EXTENSION_UNIT_BYTES = 8;
-const opcodeOf = (name: string): number => operations.find((operation) => operation.name === name)!.opcode;
-const LOOKUP = opcodeOf('LOOKUP');
-const OPEN = opcodeOf('OPEN');
+/** What one open(2) may ask for on its way: names, links, and the attributes and ACLs that permissions are checked by. */
+const asksOfOpen = new Set(
+  ['LOOKUP', 'READLINK', 'GETATTR', 'GETXATTR', 'ACCESS', 'OPEN'].map(
+    (name) => operations.find((operation) => operation.name === name)!.opcode,
+  ),
+);
 
 export interface FuseSessionOptions {
   readonly transport: TransportKind;
@@ -152,7 +155,7 @@ export class FuseSession implements RequestHandler {
     const opcode = abi.InHeader.opcode.get(view, 0);
     const row = (opcode < rowOf.length ? rowOf[opcode] : undefined) ?? operations.length;
     this.#counts[row]!++;
-    if (state.retries.size > 0 && opcode !== LOOKUP && opcode !== OPEN) state.retries.delete(state.caller.pid);
+    if (state.retries.size > 0 && !asksOfOpen.has(opcode)) state.retries.delete(state.caller.pid);
     if (abi.InHeader.len.get(view, 0) !== requestBytes || state.end < BODY)
       return row < operations.length && operations[row]!.reply === 'none' ? row : -1;
     return row;

@@ -48,14 +48,16 @@ export interface WaitingRead {
  * must not fail the program: the version that was current at the LOOKUP, within the same open(2), is what it gets.
  */
 export interface Retry {
-  readonly startedMs: number;
+  /** Of the last LOOKUP. */
+  atMs: number;
   nodeid: number;
   node: Node | undefined;
 }
 
-/** A retried open is over by then; nothing later may profit from it. */
-export const RETRY_MS = 1000;
-const MAX_RETRIES = 64;
+/** From LOOKUP to OPEN; a guest that is short of CPU takes its time. Nothing later may profit from it. */
+export const RETRY_MS = 5000;
+/** Each may keep one old version alive. */
+const MAX_RETRIES = 256;
 
 type Answerable = Exchange | HeldExchange;
 
@@ -199,8 +201,8 @@ export class SessionState {
   expectRetry(): typeof ESTALE {
     const { pid } = this.caller;
     this.retries.delete(pid);
-    if (this.retries.size >= MAX_RETRIES) this.retries.clear();
-    if (pid !== 0) this.retries.set(pid, { startedMs: this.clock.monotonicMs(), nodeid: 0, node: undefined });
+    if (this.retries.size >= MAX_RETRIES) this.retries.delete(this.retries.keys().next().value!);
+    if (pid !== 0) this.retries.set(pid, { atMs: this.clock.monotonicMs(), nodeid: 0, node: undefined });
     return ESTALE;
   }
 
@@ -209,7 +211,7 @@ export class SessionState {
     const retry = this.retries.get(this.caller.pid);
     if (retry === undefined) return undefined;
     this.retries.delete(this.caller.pid);
-    return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.startedMs < RETRY_MS ? retry.node : undefined;
+    return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.atMs < RETRY_MS ? retry.node : undefined;
   }
 
   ttlSeconds(caching: Caching): number {
@@ -224,6 +226,7 @@ export class SessionState {
     if (inode === undefined) return false;
     const retry = this.retries.size === 0 ? undefined : this.retries.get(this.caller.pid);
     if (retry !== undefined) {
+      retry.atMs = this.clock.monotonicMs();
       retry.nodeid = inode.nodeid;
       retry.node = node;
     }

@@ -36,15 +36,18 @@ export class AuditLog implements Disposable {
   }
 
   /** An `AuditSink`: false when the record could not be kept. */
-  readonly record = (record: AuditRecord): boolean => {
-    if (this.#options.target === undefined) return true;
-    const line = `${JSON.stringify(record)}\n`;
-    if (this.#fd === undefined) return this.#options.writeStdout(line);
-    return this.#append(this.#fd, line);
-  };
+  readonly record = (record: AuditRecord): boolean => this.recordAll([record]);
 
-  #append(fd: number, line: string): boolean {
-    const bytes = new TextEncoder().encode(line);
+  /** The same for several, by one write(2): all are kept or, as far as the log can tell, none. */
+  recordAll(records: readonly AuditRecord[]): boolean {
+    if (this.#options.target === undefined) return true;
+    const lines = records.map((record) => `${JSON.stringify(record)}\n`).join('');
+    if (this.#fd === undefined) return this.#options.writeStdout(lines);
+    return this.#append(this.#fd, lines);
+  }
+
+  #append(fd: number, lines: string): boolean {
+    const bytes = new TextEncoder().encode(lines);
     try {
       while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(fd, this.#rest));
       let written = 0;

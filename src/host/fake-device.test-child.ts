@@ -43,6 +43,7 @@ link.on('data', (chunk: Uint8Array) => {
       replica.apply(message.delta);
       send({ type: 'applied', revision: message.delta.revision });
     }
+    if (message.type === 'askStatistics') send({ type: 'statistics', id: message.id, counters: { asked: message.id } });
     if (message.type === 'shutdown') {
       for (const path of sockets) rmSync(path, { force: true });
       process.exit(0);

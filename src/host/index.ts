@@ -1,6 +1,6 @@
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 export { nearest } from './near-miss.ts';
-export { type ServeEvent, type ServeOptions, Server, serve } from './serve.ts';
+export { type Counters, type ServeEvent, type ServeOptions, Server, serve } from './serve.ts';
 export { ServeError } from './serve-targets.ts';
 export { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 export { type LoadedSpec, loadSpec, loadSpecOrThrow, parseSpec } from './spec-file.ts';

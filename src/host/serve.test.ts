@@ -158,6 +158,21 @@ test('serve loads the file again when it changes, and keeps the old tree when it
   await until(async () => ((await stage.get('/app/settings')) === 'right' ? true : undefined), 'the mended value');
 });
 
+test('Server.applied and Server.statistics answer for the device process that there is', async (t) => {
+  const stage = new Stage(t);
+  const server = await stage.serve(t);
+  const { revision } = server.tree.authority.snapshot;
+  assert.equal(await server.applied(revision), true);
+  assert.equal(await server.applied(revision + 1, 50), false);
+  assert.deepEqual(await server.statistics(), { asked: 1 });
+  assert.deepEqual(await server.statistics(), { asked: 2 });
+  const next = server.applied(revision + 1);
+  stage.write(specText('other'));
+  assert.equal(await next, true);
+  await server.stop();
+  assert.equal(await server.statistics(), undefined);
+});
+
 test('serve keeps what guests wrote, inode numbers and burned values when it starts again', async (t) => {
   const stage = new Stage(t);
   const stateDirectory = join(stage.directory, 'state');

@@ -56,6 +56,9 @@ const healthyMs = 60_000;
 const probeMs = 1_000;
 /** How long a reload waits to be applied before it is told without. */
 const applyWithinMs = 2_000;
+const answerWithinMs = 2_000;
+
+export type Counters = Readonly<Record<string, number>>;
 
 /**
  * Starts serving; resolves when every target is ready. SpecError, StoreError, ServeError: nothing is left behind.
@@ -104,8 +107,11 @@ export class Server implements AsyncDisposable {
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
-  /** Reloads that the device process has not applied yet, in their order. */
-  readonly #reloads: { readonly revision: number; readonly tell: (applied: boolean) => void }[] = [];
+  /** The commit up to which the device process has told that it applied them. */
+  #appliedRevision = 0;
+  readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
+  #questions = 0;
+  readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
@@ -153,6 +159,30 @@ export class Server implements AsyncDisposable {
     return this.#ended.promise;
   }
 
+  /**
+   * Resolves with true once the device process has applied the commit: whoever opens a file from then on sees it. With false
+   * when it did not say so in time.
+   */
+  applied(revision: number, withinMs = applyWithinMs): Promise<boolean> {
+    return new Promise((resolve) => this.#whenApplied(revision, withinMs, resolve));
+  }
+
+  /** Counters of the device process, summed over its ways in; undefined when there is none, or it does not answer in time. */
+  statistics(withinMs = answerWithinMs): Promise<Counters | undefined> {
+    return new Promise((resolve) => {
+      const id = ++this.#questions;
+      const answer = (counters: Counters | undefined): void => {
+        clearTimeout(late);
+        this.#asked.delete(id);
+        resolve(counters);
+      };
+      const late = setTimeout(answer, withinMs, undefined);
+      this.#asked.set(id, answer);
+      if (this.#device === undefined) answer(undefined);
+      else this.#device.send({ type: 'askStatistics', id });
+    });
+  }
+
   async start(): Promise<void> {
     const { snapshot } = this.#tree.authority;
     const { vm } = this.#config;
@@ -192,7 +222,7 @@ export class Server implements AsyncDisposable {
     clearInterval(this.#probe);
     await this.#device?.stop(this.#kills.signal);
     this.#unsubscribe?.();
-    for (const { tell } of [...this.#reloads]) tell(false);
+    for (const { tell } of this.#unapplied) tell(false);
     cleanUp(this.#targets);
     this.#tree[Symbol.dispose]();
     this.#state?.close();
@@ -225,7 +255,7 @@ export class Server implements AsyncDisposable {
         return;
       }
       case 'audit':
-        for (const record of message.records) this.#audit.record({ ...record, vm: this.#config.vm });
+        this.#audit.recordAll(message.records.map((record) => ({ ...record, vm: this.#config.vm })));
         return;
       case 'ready':
       case 'failed': {
@@ -245,9 +275,11 @@ export class Server implements AsyncDisposable {
         this.#emit({ event: 'target', target: message.target, what: message.event, detail: message.detail });
         return;
       case 'applied':
-        this.#applied(message.revision);
+        this.#deviceApplied(message.revision);
         return;
       case 'statistics':
+        this.#asked.get(message.id)?.(message.counters);
+        return;
     }
   }
 
@@ -270,18 +302,26 @@ export class Server implements AsyncDisposable {
   }
 
   #tellReload(revision: number, changes: number): void {
-    const tell = (applied: boolean): void => {
-      clearTimeout(late);
-      this.#reloads.splice(this.#reloads.indexOf(reload), 1);
-      this.#emit({ event: 'reloaded', revision, changes, applied });
-    };
-    const reload = { revision, tell };
-    const late = setTimeout(tell, applyWithinMs, false);
-    this.#reloads.push(reload);
+    this.#whenApplied(revision, applyWithinMs, (applied) =>
+      this.#emit({ event: 'reloaded', revision, changes, applied }),
+    );
   }
 
-  #applied(revision: number): void {
-    while (this.#reloads.length > 0 && this.#reloads[0]!.revision <= revision) this.#reloads[0]!.tell(true);
+  #whenApplied(revision: number, withinMs: number, told: (applied: boolean) => void): void {
+    if (revision <= this.#appliedRevision) return told(true);
+    const tell = (applied: boolean): void => {
+      clearTimeout(late);
+      this.#unapplied.delete(waiting);
+      told(applied);
+    };
+    const waiting = { revision, tell };
+    const late = setTimeout(tell, withinMs, false);
+    this.#unapplied.add(waiting);
+  }
+
+  #deviceApplied(revision: number): void {
+    this.#appliedRevision = revision;
+    for (const waiting of this.#unapplied) if (waiting.revision <= revision) waiting.tell(true);
   }
 
   #isOurs(target: LinkTarget): boolean {
@@ -292,6 +332,8 @@ export class Server implements AsyncDisposable {
     this.#unsubscribe?.();
     this.#unsubscribe = undefined;
     this.#device = undefined;
+    this.#appliedRevision = 0;
+    for (const answer of this.#asked.values()) answer(undefined);
     if (this.#stopping !== undefined) return;
     const why = reason ?? 'it ended without being told to';
     if (this.#awaited.size > 0) {

@@ -202,3 +202,13 @@ test('writeParts writes head and payload at once, small and large', () => {
   }
   for (const fd of pair) sys.close(fd);
 });
+
+test('isEventfd tells an eventfd from everything else', () => {
+  const event = sys.eventfd();
+  const others = [sys.timerfd(), sys.memfd('no event', 4096)];
+  assert.equal(sys.isEventfd(event), true);
+  for (const fd of others) assert.equal(sys.isEventfd(fd), false);
+  for (const fd of [event, ...others]) sys.close(fd);
+  assert.equal(sys.isEventfd(event), false);
+  assert.equal(sys.isEventfd(-1), false);
+});

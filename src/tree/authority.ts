@@ -3,6 +3,7 @@
  * publishes it. Everything is synchronous: a mutation is one step that nobody sees the middle of.
  */
 import { EIO, EOVERFLOW } from '../wire/index.ts';
+import { isDirectory } from './access.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Way } from './caller.ts';
@@ -53,6 +54,14 @@ export interface AuthorityOptions {
   /** Keeps a commit before it is published. When it throws, the commit never was: the caller gets EIO. */
   readonly persist?: (commit: Commit) => void;
   readonly restored?: Restored;
+  /** Told when a subscriber threw, which is a bug: the commit stands and the others are told of it. Default: throws it later. */
+  readonly listenerThrew?: (error: unknown) => void;
+}
+
+function throwLater(error: unknown): void {
+  queueMicrotask(() => {
+    throw error;
+  });
 }
 
 const FIRST_FREE_INO = 16;
@@ -125,7 +134,7 @@ export class Authority {
 
   /**
    * Sends `full()` and then every commit, in order. `holder` names the replica: unlinked files live while it has them open.
-   * A listener that throws is a bug; the commit stands, the other listeners are told, and the error surfaces by itself.
+   * A listener that throws is told to `listenerThrew`.
    */
   subscribe(holder: string, told: (delta: Delta) => void): () => void {
     const listener: Listener = { told, since: this.#published };
@@ -226,7 +235,10 @@ export class Authority {
   #restore(restored: Restored): void {
     const draft = new Draft(Snapshot.empty, restored.revision);
     let { bases, guestWritten } = this.#records;
+    const known = new Map(restored.nodes.map(({ node }) => [node.ino, node]));
     for (const { node, base, keepBytes } of restored.nodes) {
+      // What lay below something that was not kept went with it.
+      if (!isAnchored(node, known)) continue;
       draft.put(node);
       if (base !== undefined) bases = bases.set(node.ino, base);
       if (keepBytes && node.madeBy === 'outside') guestWritten = guestWritten.set(node.ino, true);
@@ -268,7 +280,7 @@ export class Authority {
       guestWritten = guestWritten.delete(ino);
     }
     const after = { nextIno: records.nextIno, bases, guestWritten };
-    this.#persist(draft.revision, put, remove, after);
+    this.#persist(draft.revision, this.#toKeep(before, next, put, policy ?? this.#replica.policy), remove, after);
     this.#records = after;
     kept();
     const onceChanged = this.#onceChanged(draft, next, policy ?? this.#replica.policy);
@@ -276,20 +288,46 @@ export class Authority {
     return { revision: draft.revision, changes };
   }
 
-  /** What has no name is not kept: after a restart nobody can have it open. */
-  #persist(revision: number, put: readonly Node[], remove: readonly number[], records: Records): void {
-    const named = put.filter((node) => node.parentIno !== 0);
-    const unnamed = put.filter((node) => node.parentIno === 0).map((node) => node.ino);
+  /**
+   * What to keep of what was put, and what not: a node without a name (after a restart nobody can have it open), and what
+   * a rule calls `durable: none`. A directory that moves takes what lies below it in or out of such a rule.
+   */
+  #toKeep(before: Snapshot, next: Snapshot, put: readonly Node[], policy: Policy): { kept: Node[]; unkept: number[] } {
+    const concerned = new Map(put.map((node) => [node.ino, node]));
+    if (policy.hasVolatileRules) {
+      for (const node of put) {
+        const old = before.node(node.ino);
+        const moved = old !== undefined && (old.parentIno !== node.parentIno || old.name !== node.name);
+        if (moved && isDirectory(node)) for (const below of next.descendants(node)) concerned.set(below.ino, below);
+      }
+    }
+    const kept: Node[] = [];
+    const unkept: number[] = [];
+    for (const node of concerned.values()) {
+      const volatile =
+        policy.hasVolatileRules && node.madeBy === 'guest' && policy.effective(next.path(node)).durable === 'none';
+      if (node.parentIno === 0 || volatile) unkept.push(node.ino);
+      else kept.push(node);
+    }
+    return { kept, unkept };
+  }
+
+  #persist(
+    revision: number,
+    { kept, unkept }: { readonly kept: readonly Node[]; readonly unkept: readonly number[] },
+    remove: readonly number[],
+    records: Records,
+  ): void {
     try {
       this.#options.persist?.({
         revision,
         nextIno: records.nextIno,
-        put: named.map((node) => ({
+        put: kept.map((node) => ({
           node,
           base: records.bases.get(node.ino),
           keepBytes: node.madeBy === 'guest' || records.guestWritten.get(node.ino) === true,
         })),
-        remove: [...remove, ...unnamed],
+        remove: [...remove, ...unkept],
       });
       this.#persistFailure = undefined;
     } catch (error) {
@@ -334,9 +372,7 @@ export class Authority {
         try {
           told(delta);
         } catch (error) {
-          queueMicrotask(() => {
-            throw error;
-          });
+          (this.#options.listenerThrew ?? throwLater)(error);
         }
       }
     }
@@ -385,6 +421,13 @@ export class Authority {
     draft.remove(ino);
     this.#become(draft, draft.revision, [], [ino], [], undefined);
   }
+}
+
+/** Whether every directory above a node was kept. */
+function isAnchored(node: Node, known: ReadonlyMap<number, Node>): boolean {
+  for (let at: Node | undefined = node; at !== undefined; at = known.get(at.parentIno))
+    if (at.ino === ROOT_INO) return true;
+  return false;
 }
 
 const refused = (errno: number): Outcome => ({ errno, revision: 0, ino: 0 });

@@ -1,3 +1,4 @@
+export { isDirectory } from './access.ts';
 export type { AuditRecord, AuditSink } from './audit.ts';
 export { Authority, type AuthorityOptions, type Commit, type Kept, type Restored } from './authority.ts';
 export { type Caller, type Way, ways } from './caller.ts';

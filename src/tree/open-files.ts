@@ -74,10 +74,15 @@ export class OpenFile implements Handle {
   }
 }
 
+/** Keys that the maps by ino and by uid keep when nothing is open any more: adding and deleting a key allocates. */
+const KEYS_KEPT = 256;
+
 export class OpenFiles {
   /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
-  readonly #byIno = new Map<number, OpenFile>();
+  readonly #byIno = new Map<number, OpenFile | undefined>();
   readonly #byUid = new Map<number, number>();
+  /** How many handles each open directory has. */
+  readonly #directories = new Map<number, number>();
   #count = 0;
   readonly #truncating = new Map<number, number>();
   /** Old versions that handles pin, oldest first. */
@@ -98,7 +103,7 @@ export class OpenFiles {
     }
     this.#byIno.set(file.ino, file);
     this.#add(file.caller.uid, 1);
-    if (file.truncates) this.#addTruncation(file.ino, 1);
+    if (file.truncates) addCount(this.#truncating, file.ino, 1);
   }
 
   remove(file: OpenFile): void {
@@ -107,7 +112,7 @@ export class OpenFiles {
     const { previous, next } = file;
     if (next !== undefined) next.previous = previous;
     if (previous !== undefined) previous.next = next;
-    else if (next !== undefined) this.#byIno.set(file.ino, next);
+    else if (next !== undefined || this.#byIno.size <= KEYS_KEPT) this.#byIno.set(file.ino, next);
     else this.#byIno.delete(file.ino);
     this.#add(file.caller.uid, -1);
     this.settleTruncation(file);
@@ -118,32 +123,34 @@ export class OpenFiles {
 
   /** Ends all handles. Nothing may be added afterwards. */
   close(): void {
-    for (const file of this.all) {
+    for (const file of inOrder(this.#byIno.values())) {
       file.open = false;
       file.truncates = false;
     }
   }
 
-  addDirectory(uid: number): void {
+  addDirectory(ino: number, uid: number): void {
     this.#add(uid, 1);
+    addCount(this.#directories, ino, 1);
   }
 
-  removeDirectory(uid: number): void {
+  removeDirectory(ino: number, uid: number): void {
     this.#add(uid, -1);
+    addCount(this.#directories, ino, -1);
   }
 
   /** The file's truncation has taken effect, or never will. */
   settleTruncation(file: OpenFile): void {
     if (!file.truncates) return;
     file.truncates = false;
-    this.#addTruncation(file.ino, -1);
+    addCount(this.#truncating, file.ino, -1);
   }
 
   /** The write that was to bring the truncation was refused: it is pending again. */
   renewTruncation(file: OpenFile): void {
     if (!file.open || file.truncates) return;
     file.truncates = true;
-    this.#addTruncation(file.ino, 1);
+    addCount(this.#truncating, file.ino, 1);
   }
 
   truncating(ino: number): boolean {
@@ -151,7 +158,7 @@ export class OpenFiles {
   }
 
   isOpen(ino: number): boolean {
-    return this.#byIno.has(ino);
+    return this.#byIno.get(ino) !== undefined || this.#directories.has(ino);
   }
 
   /** A node has become another: handles that pin the old one now keep its bytes alive by themselves. */
@@ -179,8 +186,10 @@ export class OpenFiles {
     return this.#count;
   }
 
-  get all(): Iterable<OpenFile> {
-    return inOrder(this.#byIno.values());
+  /** Of all files and directories that are open. */
+  get inos(): Iterable<number> {
+    const files = [...this.#byIno].flatMap(([ino, first]) => (first === undefined ? [] : [ino]));
+    return [...files, ...this.#directories.keys()];
   }
 
   /** Bytes of old versions that only handles keep. */
@@ -193,23 +202,22 @@ export class OpenFiles {
     this.#oldBytes -= version.sizeBytes;
   }
 
-  #addTruncation(ino: number, by: 1 | -1): void {
-    const count = (this.#truncating.get(ino) ?? 0) + by;
-    if (count === 0) this.#truncating.delete(ino);
-    else this.#truncating.set(ino, count);
-  }
-
   #add(uid: number, by: 1 | -1): void {
     this.#count += by;
     const count = (this.#byUid.get(uid) ?? 0) + by;
-    if (count === 0) this.#byUid.delete(uid);
-    else this.#byUid.set(uid, count);
+    if (count > 0 || this.#byUid.size <= KEYS_KEPT) this.#byUid.set(uid, count);
+    else this.#byUid.delete(uid);
   }
 }
 
-function* inOrder(firsts: Iterable<OpenFile>): Generator<OpenFile> {
-  for (const first of firsts)
-    for (let file: OpenFile | undefined = first; file !== undefined; file = file.next) yield file;
+function addCount(counts: Map<number, number>, key: number, by: 1 | -1): void {
+  const count = (counts.get(key) ?? 0) + by;
+  if (count === 0) counts.delete(key);
+  else counts.set(key, count);
+}
+
+function* inOrder(firsts: Iterable<OpenFile | undefined>): Generator<OpenFile> {
+  for (const first of firsts) for (let file = first; file !== undefined; file = file.next) yield file;
 }
 
 /** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */

@@ -153,6 +153,8 @@ export class Policy {
   readonly spec: PolicySpec;
   /** Whether any rule bounds what lies under a path. */
   readonly hasQuotas: boolean;
+  /** Whether any rule lets writes be lost with the host daemon (`durable: none`). */
+  readonly hasVolatileRules: boolean;
   /** Whether any rule hides anything. */
   readonly hides: boolean;
   /** Whether any value can be read once only. */
@@ -169,6 +171,7 @@ export class Policy {
     this.spec = spec;
     this.#rules = spec.rules.map(compile).toSorted(bySpecificity);
     this.hasQuotas = spec.rules.some((rule) => rule.quota !== undefined);
+    this.hasVolatileRules = spec.rules.some((rule) => rule.durable === 'none');
     this.hasOnce = spec.rules.some((rule) => rule.once === true);
     this.hides = spec.rules.some((rule) => rule.hidden === true);
     this.hasSpecialKeys = spec.rules.some((rule) => {

@@ -127,23 +127,26 @@ export class Replica {
   }
 
   /**
-   * Whether a change may be told to a caller: it can reach the path, and nothing hides it. What is no longer at that path
-   * (removed, moved) is judged as it was there: a move to a public place tells nobody of the private one.
+   * Whether a change may be told to a caller: it can reach the path, and may read what is there or list the directory, for
+   * else it would learn a name. What is no longer at that path (removed, moved) is judged as it was there: a move to a
+   * public place tells nobody of the private one.
    */
   visible(way: Way, { change, node, above }: RememberedChange, caller: Caller, wallMs: number): boolean {
     const there = this.#snapshot.node(change.ino);
     const stays = there !== undefined && this.#snapshot.path(there) === change.path;
     const judged = stays ? there : node;
     const effective = stays ? this.facts(there).effective : this.#policy.effective(change.path);
-    if (effective.hidden && decide(this.#policy, way, judged, effective, caller, R_OK, wallMs) !== 0) return false;
-    if (stays) return this.reachable(way, there, caller, wallMs, true);
+    let known = decide(this.#policy, way, judged, effective, caller, R_OK, wallMs) === 0;
+    if (!known && effective.hidden) return false;
     let path = change.path;
     for (const old of above) {
       path = path.slice(0, Math.max(1, path.lastIndexOf('/')));
       const directory = this.#snapshot.node(old.ino) ?? old;
-      if (decide(this.#policy, way, directory, this.#policy.effective(path), caller, X_OK, wallMs) !== 0) return false;
+      const rights = this.#policy.effective(path);
+      known ||= old === above[0] && decide(this.#policy, way, directory, rights, caller, R_OK, wallMs) === 0;
+      if (!known || decide(this.#policy, way, directory, rights, caller, X_OK, wallMs) !== 0) return false;
     }
-    return true;
+    return known;
   }
 
   /**

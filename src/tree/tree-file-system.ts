@@ -7,7 +7,6 @@ import {
   EIO,
   EISDIR,
   ELOOP,
-  ENODATA,
   ENOENT,
   ENOTDIR,
   EPERM,
@@ -22,13 +21,11 @@ import {
   X_OK,
 } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
-import { ACCESS_XATTR, DEFAULT_XATTR, encodeAcl } from './acl.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
 import type { Change, Delta } from './delta.ts';
-import { why } from './explain.ts';
 import {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -44,9 +41,10 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { limits } from './spec.ts';
+import { listedXattrs, xattrOf } from './xattrs.ts';
 
 export interface Clock {
   /** Milliseconds since the epoch. */
@@ -65,7 +63,11 @@ export interface TreeFileSystemOptions {
 }
 
 const BLOCK_BYTES = 4096;
+const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
+
+/** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
+const grantedToAll = (node: Node): number => (isDirectory(node) ? X_OK : R_OK);
 
 /** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
 export class TreeFileSystem implements FileSystem {
@@ -277,7 +279,7 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
-    this.#files.addDirectory(caller.uid);
+    this.#files.addDirectory(ino, caller.uid);
     return new OpenDirectory(ino, caller.uid, this.#files);
   }
 
@@ -315,7 +317,8 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.uid);
+    open.files.removeDirectory(open.ino, open.uid);
+    this.#dropIfUnlinked(open.ino);
   }
 
   create(
@@ -423,28 +426,13 @@ export class TreeFileSystem implements FileSystem {
   getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
     const node = this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
-    const wallMs = this.#clock.wallMs();
     if (this.#hides(node, caller)) return ENOENT;
-    switch (name) {
-      case 'system.porthole.why':
-        return encoder.encode(why(this.#replica, this.way, node, caller, wallMs));
-      case 'system.porthole.revision':
-        return encoder.encode(String(node.dataRevision));
-      case 'system.porthole.age':
-        return encoder.encode(String(this.#replica.ageSeconds(this.#clock.monotonicMs())));
-      case ACCESS_XATTR:
-        return node.acl === undefined || this.#replica.facts(node).effective.hostDecides || node.burned
-          ? ENODATA
-          : encodeAcl(node.acl);
-      case DEFAULT_XATTR:
-        return node.defaultAcl === undefined ? ENODATA : encodeAcl(node.defaultAcl);
-      default:
-        return ENODATA;
-    }
+    const { wallMs, monotonicMs } = this.#clock;
+    return xattrOf(this.#replica, this.way, node, caller, name, wallMs(), monotonicMs());
   }
 
   listxattr(caller: Caller, ino: number): Uint8Array | number {
-    const names = [ACCESS_XATTR, DEFAULT_XATTR].filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
+    const names = listedXattrs.filter((name) => typeof this.getxattr(caller, ino, name) !== 'number');
     return this.node(ino) === undefined ? ESTALE : encoder.encode(names.map((name) => `${name}\0`).join(''));
   }
 
@@ -481,7 +469,7 @@ export class TreeFileSystem implements FileSystem {
   reset(): void {
     this.#stream.reset();
     const open = new Set<number>();
-    for (const file of this.#files.all) open.add(file.ino);
+    for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
     this.#files = new OpenFiles();
     for (const ino of open) this.#dropIfUnlinked(ino);
@@ -509,14 +497,23 @@ export class TreeFileSystem implements FileSystem {
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
   #check(operation: string, node: Node, caller: Caller, mask: number): number {
     const facts = this.#replica.facts(node);
-    if (facts.caching === 'shared' && (mask & ~R_OK) === 0) return 0;
+    if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
+    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
   }
 
   /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */

@@ -31,6 +31,8 @@
  *   - Each field of a descriptor is loaded exactly once, into a local, and only the local is checked and used.
  *   - Our own indices live here. Neither used.idx nor avail_event is ever read back while the ring runs.
  *   - A chain is at most `num` descriptors long (§2.7.5.3.1), which also ends every loop.
+ *   - At most `num` chains are in flight: each takes a descriptor that is not free before it is given back. So what a device
+ *     keeps for held requests is bounded by the queue.
  *   - One table of indirect descriptors may end a chain (§2.7.5.3.2); none may stand in another.
  *   - What is readable is copied into memory of ours before a byte of it is parsed. Readable parts come before writable
  *     ones (§2.7.4.2).
@@ -49,7 +51,33 @@ const DESC_INDIRECT = 4;
 const AVAIL_NO_INTERRUPT = 1;
 const USED_NO_NOTIFY = 1;
 const DESC_BYTES = 16;
+/** Indices of fields in the arrays over the rings: 16-bit ones, but words (32 bits) where it says so. */
+const DESC_LENGTH_WORD = 2;
+const DESC_FLAGS_WORD = 3;
+const AVAIL_IDX = 1;
+const AVAIL_RING = 2;
+const USED_IDX = 1;
+const USED_RING_WORD = 1;
+const USED_ENTRY_WORDS = 2;
+/** The layout, for the test that compares it with the kernel's header. */
+export const ring = {
+  NEXT: DESC_NEXT,
+  WRITE: DESC_WRITE,
+  INDIRECT: DESC_INDIRECT,
+  NO_INTERRUPT: AVAIL_NO_INTERRUPT,
+  NO_NOTIFY: USED_NO_NOTIFY,
+  descBytes: DESC_BYTES,
+  descLengthWord: DESC_LENGTH_WORD,
+  descFlagsWord: DESC_FLAGS_WORD,
+  availIdx: AVAIL_IDX,
+  availRing: AVAIL_RING,
+  usedIdx: USED_IDX,
+  usedRing32: USED_RING_WORD,
+  usedEntryWords: USED_ENTRY_WORDS,
+} as const;
 const TWO_32 = 2 ** 32;
+/** Chains that are given back before the driver sees them, at most. */
+const BATCH = 8;
 /** Addresses from 2^53 on are no numbers any more; no machine has them. */
 const MAX_HIGH_WORD = 0x1fffff;
 
@@ -127,6 +155,8 @@ export class Virtqueue {
   /** avail.idx as last seen. */
   #seenAvail = 0;
   #usedIdx = 0;
+  /** used.idx as the driver sees it. */
+  #shownIdx = 0;
   /** used.idx when the driver was last asked whether it wants an interrupt. */
   #signalledIdx = 0;
   #hasSignalled = false;
@@ -200,7 +230,7 @@ export class Virtqueue {
    */
   start(base: number): boolean {
     if (this.#isStarted || this.#desc === undefined) return false;
-    const usedIdx = Atomics.load(this.#used, 1);
+    const usedIdx = Atomics.load(this.#used, USED_IDX);
     const resumes = this.#hasRun && base === this.#lastAvail && usedIdx === this.#usedIdx;
     const forgets = this.#hasRun && !resumes;
     if (!resumes) {
@@ -213,6 +243,7 @@ export class Virtqueue {
     this.brokenBy = undefined;
     this.#seenAvail = this.#lastAvail;
     this.#signalledIdx = this.#usedIdx;
+    this.#shownIdx = this.#usedIdx;
     this.#hasSignalled = false;
     this.#isStarted = true;
     this.#hasRun = true;
@@ -249,7 +280,7 @@ export class Virtqueue {
 
   /** Whether a chain is available. */
   hasMore(): boolean {
-    return this.isRunning && Atomics.load(this.#avail, 1) !== this.#lastAvail;
+    return this.isRunning && Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail;
   }
 
   #broken(reason: string): number {
@@ -266,16 +297,18 @@ export class Virtqueue {
     if (desc === undefined || !this.isRunning) return POP_EMPTY;
     const { num } = this;
     if (this.#lastAvail === this.#seenAvail) {
-      this.#seenAvail = Atomics.load(this.#avail, 1);
+      this.#seenAvail = Atomics.load(this.#avail, AVAIL_IDX);
       if (this.#lastAvail === this.#seenAvail) return POP_EMPTY;
       if (((this.#seenAvail - this.#lastAvail) & 0xffff) > num) return this.#broken('avail.idx ran away');
     }
-    const head = this.#avail[2 + (this.#lastAvail & (num - 1))]!;
+    const head = this.#avail[AVAIL_RING + (this.#lastAvail & (num - 1))]!;
     if (head >= num) return this.#broken(`head ${head} is outside of ${num} descriptors`);
+    if (this.inFlight >= num) return this.#broken(`more than ${num} chains in flight`);
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
-    this.inFlight++;
     this.head = head;
-    return this.#walk(desc, head);
+    const taken = this.#walk(desc, head);
+    if (taken !== POP_BROKEN) this.inFlight++;
+    return taken;
   }
 
   /** Follows a chain from descriptor `first` on. */
@@ -298,8 +331,8 @@ export class Virtqueue {
       const word = base + at * 4;
       const low = table[word]!;
       const high = table[word + 1]!;
-      const length = table[word + 2]!;
-      const flagsAndNext = table[word + 3]!;
+      const length = table[word + DESC_LENGTH_WORD]!;
+      const flagsAndNext = table[word + DESC_FLAGS_WORD]!;
       const addr = high > MAX_HIGH_WORD ? Number.POSITIVE_INFINITY : high * TWO_32 + low;
       if ((flagsAndNext & DESC_INDIRECT) !== 0) {
         if (isIndirect || !this.hasIndirect) return this.#broken('an indirect table where none may be');
@@ -323,7 +356,7 @@ export class Virtqueue {
         continue;
       }
       if (++taken > this.num) return this.#broken('a chain longer than the queue');
-      if (length === 0 || !this.#memory.covers(addr, length)) hasFault = true;
+      if (length === 0 || !this.#memory.has(addr, length)) hasFault = true;
       else if ((flagsAndNext & DESC_WRITE) !== 0) {
         addrs[count] = addr;
         lengths[count] = length;
@@ -374,21 +407,30 @@ export class Virtqueue {
     return done;
   }
 
-  /** Gives the chain of `head` back with `written` bytes in it. The caller calls `notify` when it is done with a batch. */
+  /**
+   * Gives the chain of `head` back with `written` bytes in it. The driver sees it with the batch: `notify` ends one. A store
+   * of used.idx takes the cache line from a driver that polls it, so there is one for a few chains.
+   */
   push(head: number, written: number): void {
-    const entry = 1 + (this.#usedIdx & (this.num - 1)) * 2;
+    const entry = USED_RING_WORD + (this.#usedIdx & (this.num - 1)) * USED_ENTRY_WORDS;
     this.#used32[entry] = head;
     this.#used32[entry + 1] = written;
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
     this.inFlight--;
-    Atomics.store(this.#used, 1, this.#usedIdx);
+    if (((this.#usedIdx - this.#shownIdx) & 0xffff) >= BATCH) this.#show();
   }
 
-  /** Interrupts the driver if something was given back since the last time and it wants to know (§2.7.7.2). */
+  #show(): void {
+    this.#shownIdx = this.#usedIdx;
+    Atomics.store(this.#used, USED_IDX, this.#usedIdx);
+  }
+
+  /** Shows the driver what was given back since the last time, and interrupts it if it wants to know (§2.7.7.2). */
   notify(): void {
     const now = this.#usedIdx;
     const before = this.#signalledIdx;
     if (now === before || this.#desc === undefined) return;
+    if (now !== this.#shownIdx) this.#show();
     this.#signalledIdx = now;
     let wants: boolean;
     if (this.hasEventIdx) {
@@ -412,6 +454,6 @@ export class Virtqueue {
       // A past position as the event is as good as none: the driver compares it with the step it makes.
       if (!suppress) Atomics.store(this.#used, 2 + this.num * 4, this.#lastAvail);
     } else Atomics.store(this.#used, 0, suppress ? USED_NO_NOTIFY : 0);
-    return !suppress && Atomics.load(this.#avail, 1) !== this.#lastAvail;
+    return !suppress && Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail;
   }
 }

@@ -1,5 +1,6 @@
 /** Calls on `TreeFileSystem`, by paths that are walked here as a kernel walks them. */
 
+import assert from 'node:assert/strict';
 import type { DirectoryHandle, Done, Handle } from '../../src/tree/index.ts';
 import { type Caller, type Node, PENDING, ROOT_INO, type TreeFileSystem, ways } from '../../src/tree/index.ts';
 import {
@@ -8,7 +9,6 @@ import {
   EINVAL,
   EISDIR,
   ELOOP,
-  ENAMETOOLONG,
   ENOENT,
   ENOSYS,
   ENOTDIR,
@@ -22,67 +22,25 @@ import {
   O_NOFOLLOW,
   O_RDONLY,
   O_TRUNC,
-  S_IFDIR,
-  S_IFLNK,
-  S_IFMT,
-  S_IFREG,
 } from '../../src/wire/index.ts';
-import { World, type WorldSpec } from '../tree/world.ts';
+import type { World } from '../tree/world.ts';
 import {
   Actor,
-  type Driver,
   type Entry,
   type Errno,
   type Fd,
   type FileSystemStat,
   type Identity,
-  type OutsideView,
   type PathName,
   type Stat,
   type Timespec,
   type Verdict,
 } from './driver.ts';
-
-const PATH_MAX = 4096;
-const MAX_LINKS = 40;
+import { type Place, parentOf, resolve, typeOf, type Walkable } from './walk.ts';
+import { WorldDriver } from './world-driver.ts';
 
 export const errno = (code: number): Errno => errnoName(code) as Errno;
 export const verdict = (code: number): Verdict => errnoName(code) as Verdict;
-
-export const typeOf = (mode: number): Stat['type'] => {
-  switch (mode & S_IFMT) {
-    case S_IFREG:
-      return 'file';
-    case S_IFDIR:
-      return 'directory';
-    case S_IFLNK:
-      return 'symlink';
-    default:
-      return 'other';
-  }
-};
-
-/** Text of a name; a byte that is no UTF-8 becomes a lone surrogate, which no name may hold. */
-export function nameText(bytes: Uint8Array): string {
-  try {
-    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(bytes);
-  } catch {
-    return [...bytes].map((byte) => String.fromCharCode(byte < 0x80 ? byte : 0xdc00 + byte)).join('');
-  }
-}
-
-interface Walked {
-  readonly names: string[];
-  readonly slash: boolean;
-}
-
-/** Names of a path, and whether it ends as only a directory's may. */
-function namesOf(path: PathName): Walked | number {
-  const text = typeof path === 'string' ? path : nameText(path);
-  if (text === '') return ENOENT;
-  if (text.length >= PATH_MAX) return ENAMETOOLONG;
-  return { names: text.split('/').filter((name) => name !== ''), slash: text.endsWith('/') };
-}
 
 interface OpenFile {
   readonly ino: number;
@@ -94,6 +52,7 @@ interface OpenFile {
 class DirectActor extends Actor {
   readonly #fs: TreeFileSystem;
   readonly #caller: Caller;
+  readonly #tree: Walkable<Node>;
   readonly #fds = new Map<Fd, OpenFile>();
   #nextFd = 3;
   #umask = 0o022;
@@ -103,7 +62,14 @@ class DirectActor extends Actor {
     super(identity);
     this.#fs = fs;
     const { uid, gid, groups, program } = identity;
-    this.#caller = { uid, gid, groups, pid, program };
+    const caller: Caller = { uid, gid, groups, pid, program };
+    this.#caller = caller;
+    this.#tree = {
+      top: () => fs.getattr(caller, ROOT_INO),
+      lookup: (parent, name) => fs.lookup(caller, parent.ino, name),
+      readlink: (node) => fs.readlink(caller, node.ino),
+      modeOf: (node) => node.mode,
+    };
   }
 
   umask(mask: number): Promise<Verdict> {
@@ -439,47 +405,12 @@ class DirectActor extends Actor {
     return { type: typeOf(mode), mode: mode & 0o7777, uid, gid, size, ino, nlink, atime, mtime, ctime };
   }
 
-  /** path_lookupat() of the kernel: every name is looked up, symlinks are followed, absolute ones lead out of the tree. */
   #resolve(path: PathName, follow: boolean): Node | number {
-    const walked = namesOf(path);
-    if (typeof walked === 'number') return walked;
-    return this.#walk(ROOT_INO, walked, follow);
+    return resolve(this.#tree, path, follow);
   }
 
-  #walk(fromIno: number, { names, slash }: Walked, follow: boolean): Node | number {
-    let at = this.#fs.getattr(this.#caller, fromIno);
-    let links = 0;
-    let directory = slash;
-    const rest = [...names];
-    while (typeof at !== 'number' && rest.length > 0) {
-      if (typeOf(at.mode) !== 'directory') return ENOTDIR;
-      const parent: Node = at;
-      const next: Node | number = this.#fs.lookup(this.#caller, parent.ino, rest.shift()!);
-      if (typeof next === 'number') return next;
-      if (typeOf(next.mode) !== 'symlink' || (rest.length === 0 && !follow && !directory)) {
-        at = next;
-        continue;
-      }
-      if (++links > MAX_LINKS) return ELOOP;
-      const target = this.#fs.readlink(this.#caller, next.ino);
-      if (typeof target === 'number') return target;
-      const text = nameText(target);
-      if (text.startsWith('/')) return ENOENT;
-      if (rest.length === 0) directory ||= text.endsWith('/');
-      rest.unshift(...text.split('/').filter((name) => name !== ''));
-    }
-    if (typeof at !== 'number' && directory && typeOf(at.mode) !== 'directory') return ENOTDIR;
-    return at;
-  }
-
-  /** filename_parentat(): the directory that the last name is in. */
-  #parent(path: PathName): { readonly parent: Node; readonly name: string; readonly slash: boolean } | number {
-    const walked = namesOf(path);
-    if (typeof walked === 'number') return walked;
-    const name = walked.names.pop();
-    if (name === undefined) return EEXIST;
-    const parent = this.#walk(ROOT_INO, { names: walked.names, slash: true }, true);
-    return typeof parent === 'number' ? parent : { parent, name, slash: walked.slash };
+  #parent(path: PathName): Place<Node> | number {
+    return parentOf(this.#tree, path);
   }
 }
 
@@ -502,33 +433,14 @@ function settled<T>(call: (done: Done<T>) => void, wrap?: 0): Promise<T | number
   });
 }
 
-/** What the outside of an in-process world shows. */
-export function lookAt(world: World, path: string): OutsideView | undefined {
-  const { snapshot } = world.authority;
-  let node = snapshot.node(ROOT_INO);
-  for (const name of path.split('/').filter((part) => part !== ''))
-    node = node === undefined ? undefined : snapshot.child(node.ino, name);
-  if (node === undefined) return undefined;
-  return {
-    type: typeOf(node.mode),
-    mode: node.mode & 0o7777,
-    uid: node.uid,
-    gid: node.gid,
-    text: new TextDecoder().decode(node.bytes ?? new Uint8Array()),
-  };
-}
-
-export class DirectDriver implements Driver {
+export class DirectDriver extends WorldDriver {
   readonly way = 'direct';
   readonly heartbeatMs = ways.direct.heartbeatMs;
   readonly #actors: DirectActor[] = [];
-  #world: World | undefined;
   #fs: TreeFileSystem | undefined;
 
-  async begin(spec: WorldSpec): Promise<void> {
-    await this[Symbol.asyncDispose]();
-    this.#world = new World(spec);
-    this.#fs = this.#world.fileSystem(ways.direct);
+  protected open(world: World): void {
+    this.#fs = world.fileSystem(ways.direct);
   }
 
   as(identity: Identity): Actor {
@@ -537,41 +449,16 @@ export class DirectDriver implements Driver {
     return actor;
   }
 
-  load(spec: WorldSpec): Promise<void> {
-    this.#world!.load(spec);
-    return Promise.resolve();
+  protected tick(nowMs: number): void {
+    this.#fs!.tick(nowMs);
   }
 
-  look(path: string): Promise<OutsideView | undefined> {
-    return Promise.resolve(lookAt(this.#world!, path));
-  }
-
-  audit() {
-    return Promise.resolve([...this.#world!.audit]);
-  }
-
-  breakAudit(broken: boolean): Promise<void> {
-    this.#world!.auditWorks = !broken;
-    return Promise.resolve();
-  }
-
-  nowMs(): number {
-    return this.#world!.clock.nowMs;
-  }
-
-  pass(ms: number): Promise<void> {
-    const { clock } = this.#world!;
-    clock.advance(ms);
-    this.#fs!.tick(clock.nowMs);
-    return Promise.resolve();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
+  protected async shut(): Promise<void> {
     for (const actor of this.#actors.splice(0)) {
       actor.interrupt();
       await actor.exit();
     }
-    this.#fs?.close();
-    this.#fs = undefined;
+    assert.equal(this.#fs!.openHandles, 0);
+    this.#fs!.close();
   }
 }

@@ -172,6 +172,8 @@ export interface Driver extends AsyncDisposable {
   readonly way: WayName;
   /** Gives the tree up and starts with a new one: no descriptor, no actor, no audit record, nothing made by guests is left. */
   begin(spec: WorldSpec): Promise<void>;
+  /** Ends what `begin` began; fails when the way in kept what it should have let go. */
+  end(): Promise<void>;
   as(identity: Identity): Actor;
   /** Changes the tree from outside; resolves when an open from inside sees it. */
   load(spec: WorldSpec): Promise<void>;

@@ -4,7 +4,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import type { PolicySpec } from '../../src/tree/index.ts';
 import { O_CREAT, O_EXCL, O_RDONLY, O_WRONLY } from '../../src/wire/index.ts';
 import type { WorldSpec } from '../tree/world.ts';
-import type { Actor, Fd, Identity, PathName, Stat } from './driver.ts';
+import type { Actor, Errno, Fd, Identity, PathName, Stat } from './driver.ts';
 
 export const root: Identity = { uid: 0, gid: 0, groups: [] };
 export const postgres: Identity = { uid: 114, gid: 114, groups: [] };
@@ -67,8 +67,12 @@ export async function workshop(actor: Actor, path = '/guest/w', mode = 0o777): P
   return path;
 }
 
+/** Bytes as text, errnos as they are. */
+export const textIn = (answer: Uint8Array | Errno): string =>
+  typeof answer === 'string' ? answer : new TextDecoder().decode(answer);
+
 export async function textOf(actor: Actor, fd: Fd, offset = 0): Promise<string> {
-  return new TextDecoder().decode(ok(await actor.pread(fd, 65_536, offset)));
+  return textIn(await actor.pread(fd, 65_536, offset));
 }
 
 /** Polls until `check` passes; throws what it threw last when `withinMs` have gone. */

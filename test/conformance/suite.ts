@@ -45,7 +45,13 @@ export function conformance(way: WayName, open: () => Promise<Driver>): void {
           test(one.name, async () => {
             ran.set(one, false);
             await driver!.begin(one.spec);
-            await (one.cannot?.[way]?.instead ?? one.run)(driver!);
+            try {
+              await (one.cannot?.[way]?.instead ?? one.run)(driver!);
+            } catch (error) {
+              await driver!.end().catch(() => {});
+              throw error;
+            }
+            await driver!.end();
             ran.set(one, true);
           });
         }

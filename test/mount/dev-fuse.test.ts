@@ -28,24 +28,24 @@ async function serve(content: Content, script: string, said: (line: string, worl
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   let output = '';
-  let ended = false;
+  const run = { ended: false };
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     output += text;
     for (const line of text.split('\n').filter(Boolean)) said(line, world);
   });
   child.on('close', () => {
-    ended = true;
+    run.ended = true;
   });
   const started = performance.now();
-  while (!ended && performance.now() - started < LIMIT_MS) {
+  while (!run.ended && performance.now() - started < LIMIT_MS) {
     pollOne(transport.fd, POLLIN, 5);
     while (transport.process(64)) continue;
     await setImmediate();
   }
-  if (!ended) child.kill('SIGKILL');
+  if (!run.ended) child.kill('SIGKILL');
   transport.close();
   rmdirSync(directory);
-  assert.ok(ended, `the script did not end within ${LIMIT_MS} ms; it said:\n${output}`);
+  assert.ok(run.ended, `the script did not end within ${LIMIT_MS} ms; it said:\n${output}`);
   assert.equal(session.bugs, 0);
   return { output, session };
 }

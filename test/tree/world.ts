@@ -6,6 +6,8 @@ import {
   type AuthorityOptions,
   type Clock,
   defaultQuota,
+  type Mutation,
+  type Outcome,
   type PolicySpec,
   Replica,
   type Rule,
@@ -13,6 +15,7 @@ import {
   type SpecEntry,
   TreeFileSystem,
   type Way,
+  ways,
 } from '../../src/tree/index.ts';
 
 /** A nested object as a spec's entries: strings and bytes are files, `{ symlink }` is a link, other objects are directories. */
@@ -78,6 +81,11 @@ export class World {
 
   load(spec: WorldSpec) {
     return this.authority.load(specOf(spec));
+  }
+
+  /** Asks the authority directly, as nobody's replica. */
+  commit(mutation: Mutation, way: Way = ways.direct): Outcome {
+    return this.authority.commit(mutation, way, 'nobody');
   }
 
   /** A file system with a replica of its own. */

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_RDONLY, O_WRONLY } from '../../../src/wire/index.ts';
-import { app, ok, plain, postgres, root, stranger } from '../people.ts';
+import { app, ok, plain, postgres, root, stranger, textIn } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
 const secret = '/secrets/db-password';
@@ -77,7 +77,7 @@ export const audit: Topic = {
         const fd = ok(await actor.open(secret, O_RDONLY));
         assert.equal(await actor.read(fd, 10), 'EIO');
         await tree.breakAudit(false);
-        assert.deepEqual(await actor.pread(fd, 10, 0), Buffer.from('hunter2'));
+        assert.equal(textIn(await actor.pread(fd, 10, 0)), 'hunter2');
       },
     },
     {

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_RDONLY, O_WRONLY } from '../../../src/wire/index.ts';
-import type { Actor, Fd, Identity } from '../driver.ts';
+import type { Actor, Errno, Fd, Identity } from '../driver.ts';
 import { app, eventually, ok, plain, policy, postgres, root, stranger, visitor } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
@@ -20,7 +20,9 @@ const linesOf = (bytes: Uint8Array): Line[] =>
 /** The next line that is no heartbeat. */
 async function next(actor: Actor, fd: Fd): Promise<Line> {
   for (;;) {
-    const line = linesOf(ok(await actor.read(fd, 65_536))).find((one) => one.heartbeat === undefined);
+    const lines = linesOf(ok(await actor.read(fd, 65_536)));
+    assert.ok(lines.length > 0, 'a read without a whole line');
+    const line = lines.find((one) => one.heartbeat === undefined);
     if (line !== undefined) return line;
   }
 }
@@ -28,14 +30,30 @@ async function next(actor: Actor, fd: Fd): Promise<Line> {
 const pathsOf = (line: Line): string[] =>
   (line.changes ?? []).map((change) => `${change.change} ${change.path}`).toSorted();
 
-/** Whether a promise is still open after everything that is due has happened. */
-async function waits(promise: Promise<unknown>): Promise<boolean> {
-  let settled = false;
-  void promise.then(() => {
-    settled = true;
+/** A read that may wait, and whether it has been answered. */
+function started(read: Promise<Uint8Array | Errno>): {
+  readonly answer: Promise<Uint8Array | Errno>;
+  settled: boolean;
+} {
+  const watched = { answer: read, settled: false };
+  watched.answer = (async () => {
+    try {
+      return await read;
+    } finally {
+      watched.settled = true;
+    }
+  })();
+  return watched;
+}
+
+/** Signals until the read is answered: the first may come before it waits. */
+async function interrupted(actor: Actor, read: ReturnType<typeof started>): Promise<Uint8Array | Errno> {
+  await eventually(async () => {
+    actor.interrupt();
+    await Promise.resolve();
+    assert.ok(read.settled);
   });
-  await new Promise((resolve) => setTimeout(resolve, 30));
-  return !settled;
+  return await read.answer;
 }
 
 const watch = async (actor: Actor): Promise<Fd> => ok(await actor.open('/.changes', O_RDONLY));
@@ -51,7 +69,6 @@ export const changes: Topic = {
         const actor = tree.as(stranger);
         const fd = await watch(actor);
         const line = next(actor, fd);
-        assert.ok(await waits(line));
         await tree.load(withId('i-2'));
         const first = await line;
         assert.deepEqual(pathsOf(first), ['changed /instance/id']);
@@ -154,10 +171,10 @@ export const changes: Topic = {
       run: async (tree) => {
         const actor = tree.as(stranger);
         const fd = await watch(actor);
-        const read = actor.read(fd, 4096);
-        assert.ok(await waits(read));
+        const read = started(actor.read(fd, 4096));
+        assert.ok(!read.settled);
         await tree.pass(tree.heartbeatMs + 100);
-        const [line] = linesOf(ok(await read));
+        const [line] = linesOf(ok(await read.answer));
         assert.equal(line?.heartbeat, true);
         assert.ok(line.revision > 0);
       },
@@ -166,11 +183,10 @@ export const changes: Topic = {
           because: 'a reader waits 30 s for its heartbeat, and can be interrupted; the clock is the machine’s',
           instead: async (tree) => {
             const actor = tree.as(stranger);
-            const read = actor.read(await watch(actor), 4096);
+            const read = started(actor.read(await watch(actor), 4096));
             await tree.pass(2500);
-            assert.ok(await waits(read));
-            actor.interrupt();
-            assert.equal(await read, 'EINTR');
+            assert.ok(!read.settled);
+            assert.equal(await interrupted(actor, read), 'EINTR');
           },
         },
       },
@@ -181,10 +197,7 @@ export const changes: Topic = {
       run: async (tree) => {
         const actor = tree.as(stranger);
         const fd = await watch(actor);
-        const read = actor.read(fd, 4096);
-        assert.ok(await waits(read));
-        actor.interrupt();
-        assert.equal(await read, 'EINTR');
+        assert.equal(await interrupted(actor, started(actor.read(fd, 4096))), 'EINTR');
         await tree.load(withId('i-2'));
         assert.deepEqual(pathsOf(await next(actor, fd)), ['changed /instance/id']);
       },
@@ -193,10 +206,7 @@ export const changes: Topic = {
           because: 'virtiofs tells nothing of signals; the heartbeat ends the read',
           instead: async (tree) => {
             const actor = tree.as(stranger);
-            const read = actor.read(await watch(actor), 4096);
-            assert.ok(await waits(read));
-            actor.interrupt();
-            const answer = await read;
+            const answer = await interrupted(actor, started(actor.read(await watch(actor), 4096)));
             assert.ok(answer === 'EINTR' || linesOf(ok(answer))[0]?.heartbeat === true);
           },
         },
@@ -206,13 +216,13 @@ export const changes: Topic = {
       name: 'read of /.changes answers EBUSY to the fifth waiting reader of a uid and the seventeenth of all',
       spec: plain,
       run: async (tree) => {
-        const started = [];
+        const reads = [];
         for (const who of [app, postgres, stranger, visitor]) {
           for (let reader = 0; reader < 4; reader++) {
             const actor = tree.as(who);
             const fd = await watch(actor);
             const read = actor.read(fd, 4096);
-            started.push({ actor, read });
+            reads.push(read);
           }
           const fifth = tree.as(who);
           const fd = await watch(fifth);
@@ -221,7 +231,7 @@ export const changes: Topic = {
         const late = tree.as(root);
         assert.equal(await late.read(await watch(late), 4096), 'EBUSY');
         await tree.load(withId('i-2'));
-        for (const { read } of started) assert.ok(linesOf(ok(await read)).length > 0);
+        for (const read of reads) assert.ok(linesOf(ok(await read)).length > 0);
         assert.equal(await tree.as(app).readText('/instance/id'), 'i-2');
       },
     },

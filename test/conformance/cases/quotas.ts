@@ -18,6 +18,7 @@ export const quotas: Topic = {
           assert.equal(await actor.write(fd, Buffer.alloc(2000)), 2000);
           assert.equal(await actor.write(fd, bytes('x')), who === visitor ? 'ENOSPC' : 'EDQUOT');
           assert.equal(ok(await actor.fstat(fd)).size, 2000);
+          await actor.close(fd);
         }
         const actor = tree.as(fifth);
         const fd = ok(await actor.open('/guest/fifth', O_RDWR | O_CREAT));

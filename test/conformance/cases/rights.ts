@@ -2,9 +2,18 @@ import assert from 'node:assert/strict';
 import { O_CREAT, O_WRONLY } from '../../../src/wire/index.ts';
 import type { Actor } from '../driver.ts';
 import { app, appInSslCert, bytes, ok, plain, root, sslCert, stranger, touch, workshop } from '../people.ts';
-import type { Topic } from '../suite.ts';
+import type { Cannot, Topic } from '../suite.ts';
 
 const modeOf = async (actor: Actor, path: string): Promise<number> => ok(await actor.stat(path)).mode;
+
+const primaryGroupOnly: Cannot = {
+  because: 'a FUSE request carries the primary gid alone, and nobody has checked the others before us',
+  instead: async (tree) => {
+    const actor = tree.as(appInSslCert);
+    await touch(actor, '/guest/f');
+    assert.equal(await actor.chown('/guest/f', -1, sslCert), 'EPERM');
+  },
+};
 
 export const rights: Topic = {
   name: 'modes and owners of what guests made',
@@ -59,6 +68,7 @@ export const rights: Topic = {
         assert.equal(await actor.chown('/guest/f', -1, sslCert), 'OK');
         assert.equal(ok(await actor.stat('/guest/f')).gid, sslCert);
       },
+      cannot: { session: primaryGroupOnly, mount: primaryGroupOnly },
     },
     {
       name: 'chown takes set-user-id and set-group-id away',

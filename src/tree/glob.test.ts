@@ -1,0 +1,69 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { Glob } from './glob.ts';
+
+/** The meaning of a glob, by trying everything. */
+function means(tokens: readonly string[], names: readonly string[], last = true): boolean {
+  const [token, ...rest] = tokens;
+  if (token === undefined) return names.length === 0;
+  if (token === '**') {
+    const least = rest.length === 0 && last ? 1 : 0;
+    for (let taken = least; taken <= names.length; taken++) if (means(rest, names.slice(taken))) return true;
+    return false;
+  }
+  return names.length > 0 && meansName([...token], [...names[0]!]) && means(rest, names.slice(1));
+}
+
+function meansName(tokens: readonly string[], characters: readonly string[]): boolean {
+  const [token, ...rest] = tokens;
+  if (token === undefined) return characters.length === 0;
+  if (token === '*')
+    return meansName(rest, characters) || (characters.length > 0 && meansName(tokens, characters.slice(1)));
+  return characters.length > 0 && (token === '?' || token === characters[0]) && meansName(rest, characters.slice(1));
+}
+
+test('Glob agrees with its definition when patterns and paths are short', () => {
+  const segment = fc.oneof(
+    fc.constantFrom('**', '*', '?', 'a', '*a', 'a*b', '?a*'),
+    fc
+      .string({ unit: fc.constantFrom('a', 'b', '*', '?'), minLength: 1, maxLength: 4 })
+      .filter((text) => text !== '**'),
+  );
+  const name = fc.string({ unit: fc.constantFrom('a', 'b', '😀'), minLength: 1, maxLength: 4 });
+  fc.assert(
+    fc.property(fc.array(segment, { maxLength: 4 }), fc.array(name, { maxLength: 4 }), (segments, names) => {
+      assert.equal(new Glob(`/${segments.join('/')}`).matches(`/${names.join('/')}`), means(segments, names));
+    }),
+    { numRuns: 3000 },
+  );
+});
+
+test('Glob matches all below and not the directory itself when it ends in **', () => {
+  const glob = new Glob('/secrets/**');
+  assert.deepEqual(
+    ['/secrets', '/secrets/a', '/secrets/a/b', '/secretsx/a', '/', '/other/secrets/a'].map((path) =>
+      glob.matches(path),
+    ),
+    [false, true, true, false, false, false],
+  );
+  assert.deepEqual(
+    ['/', '/a', '/a/b'].map((path) => new Glob('/**').matches(path)),
+    [false, true, true],
+  );
+  assert.ok(new Glob('/').matches('/'));
+  assert.ok(new Glob('/a/**/z').matches('/a/z'));
+});
+
+test('Glob takes characters of regular expressions as they are', () => {
+  assert.ok(new Glob('/tls.key').matches('/tls.key'));
+  assert.ok(!new Glob('/tls.key').matches('/tlsxkey'));
+  assert.ok(new Glob('/a+(b)[c]{d}^$|\\').matches('/a+(b)[c]{d}^$|\\'));
+});
+
+test('Glob answers at once when a guest makes the worst name for a pattern', () => {
+  const started = performance.now();
+  const glob = new Glob(`/guest/${'*a'.repeat(60)}b/${'**/x/'.repeat(10)}y`);
+  for (let round = 0; round < 100; round++) assert.ok(!glob.matches(`/guest/${'a'.repeat(255)}/${'x/'.repeat(60)}z`));
+  assert.ok(performance.now() - started < 2000);
+});

@@ -1,0 +1,105 @@
+/**
+ * DESIGN's promise on consistency: readers that overlap a writer outside see one whole value, never one older than the last
+ * write that was completed before their open.
+ */
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { Counters } from '../../src/host/index.ts';
+import { Outside, secretOwner, values } from './outside.ts';
+import { guestPlace, modes, mountPlace, type Place, type Report } from './readers.ts';
+
+const DIRECT_WRITES = 850;
+const FILE_WRITES = 200;
+const LONGEST_PAUSE_MS = 3000;
+
+/** From nothing to 3 s: most so short that readers meet several writes, some so long that everything cached expires. */
+function pauseMs(number: number): number {
+  if (number % 100 === 0) return 1000 + ((number / 100) % 3) * 1000;
+  if (number % 10 === 0) return 60 + (number % 7) * 30;
+  return number % 3 === 0 ? 0 : 1 + (number % 29);
+}
+
+interface Seen {
+  readonly way: string;
+  readonly value: string;
+  readonly report: Report;
+}
+
+describe('a value that is changed outside', () => {
+  const places: Place[] = [];
+  const seen: Seen[] = [];
+  let outside: Outside;
+  let counters: Counters | undefined;
+  let longestPauseMs = 0;
+
+  before(async () => {
+    outside = await Outside.start();
+    places.push(await guestPlace(outside.socket), await mountPlace(outside.mountPoint));
+    const readers = places.flatMap((place) =>
+      Object.values(values).flatMap((value) =>
+        modes.map((mode) => ({
+          way: place.name,
+          value,
+          end: place.read(mode, value, value === values.secret ? secretOwner : 1001),
+        })),
+      ),
+    );
+    const completed = (number: number): void => {
+      for (const place of places) place.tell(number);
+    };
+    completed(outside.number);
+    for (let i = 0; i < DIRECT_WRITES + FILE_WRITES; i++) {
+      // Every change by a file is in its middle, so that both kinds meet readers that have been at it for a while.
+      const byFile = i >= DIRECT_WRITES / 2 && i < DIRECT_WRITES / 2 + FILE_WRITES;
+      completed(await (byFile ? outside.writeFile() : outside.write()));
+      const ms = pauseMs(i);
+      longestPauseMs = Math.max(longestPauseMs, ms);
+      if (ms > 0) await pause(ms);
+    }
+    counters = await outside.server.statistics();
+    for (const { way, value, end } of readers) seen.push({ way, value, report: await end() });
+  });
+
+  after(async () => {
+    for (const place of places) await place[Symbol.asyncDispose]();
+    await outside[Symbol.asyncDispose]();
+  });
+
+  for (const [way, atLeast] of [
+    ['a guest over virtiofs', 100],
+    ['this machine over /dev/fuse', 500],
+  ] as const)
+    for (const value of Object.values(values))
+      test(`${value} reaches readers in ${way} whole and never older than what was told before`, (t) => {
+        const reports = seen.filter((each) => each.way === way && each.value === value).map(({ report }) => report);
+        assert.deepEqual(
+          reports.map(({ mode }) => mode),
+          modes,
+        );
+        for (const report of reports) {
+          t.diagnostic(JSON.stringify(report));
+          const { mode, details } = report;
+          assert.equal(report.violations, 0, `${mode}: ${JSON.stringify(details)}`);
+          assert.equal(report.movedWhileHeld, 0, `${mode}: an open file changed`);
+          const least = mode === 'held' ? 20 : atLeast;
+          assert.ok(
+            report.distinct >= least && report.floors >= least,
+            `${mode} saw too few: ${JSON.stringify(report)}`,
+          );
+          assert.ok(report.highest > outside.number - 100, `${mode} stopped at ${report.highest} of ${outside.number}`);
+        }
+      });
+
+  test('write was completed at least a thousand times, with pauses up to 3 s', () => {
+    assert.ok(outside.number > 1000);
+    assert.equal(longestPauseMs, LONGEST_PAUSE_MS);
+  });
+
+  test('open was answered from the cached and from the direct path', (t) => {
+    t.diagnostic(JSON.stringify(counters));
+    assert.ok(counters!['fuse.opensCached']! > 1000);
+    assert.ok(counters!['fuse.opensDirect']! > 1000);
+    assert.equal(counters!['fuse.bugs'], 0);
+  });
+});

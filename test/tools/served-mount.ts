@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
@@ -60,6 +60,7 @@ export class ServedMount implements AsyncDisposable {
   static async start(spec: string = toolsSpec): Promise<ServedMount> {
     const top = mkdtempSync(path.join(tmpdir(), 'porthole-tools-'));
     const directory = path.join(top, 'mount');
+    chmodSync(top, 0o755); // users go through it
     mkdirSync(directory);
     writeFileSync(path.join(top, 'spec.yaml'), spec);
     const server = spawn(porthole, ['serve', path.join(top, 'spec.yaml'), '--mount', directory], {

@@ -103,7 +103,9 @@ export const operations: readonly Operation[] = [
     reason: 'ESTALE for a target that changed since LOOKUP',
   }),
   row(6, 'SYMLINK', { rest: 'two names', reply: 'entry' }, entries.symlink),
-  refused(8, 'MKNOD', EPERM, 'devices, pipes and sockets have no place here; regular files are made by CREATE'),
+  row(8, 'MKNOD', { in: abi.MknodIn, rest: 'name', reply: 'entry' }, entries.mknod, {
+    reason: 'regular files; EPERM for devices, pipes and sockets, which have no place here',
+  }),
   row(9, 'MKDIR', { in: abi.MkdirIn, rest: 'name', reply: 'entry' }, entries.mkdir),
   row(10, 'UNLINK', { rest: 'name', reply: 'empty' }, entries.unlink),
   row(11, 'RMDIR', { rest: 'name', reply: 'empty' }, entries.rmdir),

@@ -2,11 +2,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, entriesIn } from '../../test/fuse/client.ts';
 import { World, type WorldSpec } from '../../test/tree/world.ts';
-import { type FileSystem, ways } from '../tree/index.ts';
+import { type FileSystem, limits, ways } from '../tree/index.ts';
 import {
   EACCES,
   EAGAIN,
   EBADF,
+  EEXIST,
   EILSEQ,
   EINTR,
   EINVAL,
@@ -25,6 +26,8 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  S_IFDIR,
+  S_IFREG,
 } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as c from './constants.ts';
@@ -208,6 +211,18 @@ test('OPEN of a removed file is ESTALE, and its attributes stay with nlink 0', (
   assert.equal(attrIn(answer, 'size'), 6);
 });
 
+test('GETATTR of a directory that was removed answers with nlink 0, as fstat(2) on a disk', () => {
+  const { client } = begin();
+  const guest = client.walk('guest');
+  assert.equal(client.send('MKDIR', { nodeid: guest, in: { mode: 0o750 }, rest: ['d'] }).errno, 0);
+  const nodeid = client.walk('guest/d');
+  assert.equal(client.send('RMDIR', { nodeid: guest, rest: ['d'] }).errno, 0);
+  const answer = client.send('GETATTR', { nodeid });
+  assert.equal(answer.errno, 0);
+  assert.equal(attrIn(answer, 'nlink'), 0);
+  assert.equal(attrIn(answer, 'mode'), S_IFDIR | 0o750);
+});
+
 test('LOOKUP caches for a second what all see alike, and nothing else', () => {
   const { client } = begin();
   const ttl = (parent: number, name: string) => {
@@ -276,6 +291,23 @@ test('names that no kernel sends are refused, each with its errno', () => {
   assert.equal(client.lookup(guest, 'marked').errno, ENOENT, 'a byte order mark belongs to the name');
 });
 
+test('what is longer or later than the tree keeps is refused or clamped before it is sent upstream', () => {
+  const { client } = begin();
+  const guest = client.walk('/guest');
+  const long = client.send('SYMLINK', { nodeid: guest, rest: ['long', 'x'.repeat(limits.symlinkBytes + 1)] });
+  assert.equal(long.errno, ENAMETOOLONG);
+  assert.equal(client.send('SYMLINK', { nodeid: guest, rest: ['fits', 'x'.repeat(limits.symlinkBytes)] }).errno, 0);
+  const made = client.send('CREATE', { nodeid: guest, in: { flags: O_RDWR, mode: 0o644 }, rest: ['file'] });
+  const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+  const write = (bytes: number) =>
+    client.send('WRITE', { in: { fh, size: bytes }, rest: [new Uint8Array(bytes)] }).errno;
+  assert.equal(write(limits.valueBytes + 1), EINVAL);
+  assert.equal(write(limits.valueBytes), 0);
+  const nodeid = made.get(abi.EntryOut.nodeid);
+  const timed = client.send('SETATTR', { nodeid, in: { valid: c.FATTR_MTIME, mtime: 2 ** 62 } });
+  assert.equal(timed.get(abi.Attr.mtime, abi.AttrOut.attr.offset), limits.timeSeconds);
+});
+
 test('frames that lie about themselves are answered EIO', () => {
   const { client } = begin();
   const frame = client.frame('GETATTR');
@@ -297,9 +329,23 @@ test('operations without a handler are answered with the errno of their row', ()
   for (const { name, handler, errno } of operations)
     if (handler === undefined) assert.equal(client.send(name, { rest: [new Uint8Array(64)] }).errno, errno, name);
   assert.equal(client.send('LINK').errno, EPERM);
-  assert.equal(client.send('MKNOD').errno, EPERM);
   assert.equal(client.send('IOCTL').errno, ENOTTY);
   assert.equal(client.send('POLL').errno, ENOSYS, 'on virtiofs');
+});
+
+test('MKNOD makes a regular file, once, and no pipe, socket or device', () => {
+  const { client, fileSystem } = begin();
+  const guest = client.walk('guest');
+  const mknod = (mode: number, name: string) =>
+    client.send('MKNOD', { nodeid: guest, uid: 1000, in: { mode, umask: 0o022 }, rest: [name] });
+  const made = mknod(S_IFREG | 0o666, 'f');
+  assert.equal(made.errno, 0);
+  assert.equal(made.get(abi.EntryOut.nodeid), client.walk('guest/f'));
+  assert.equal(made.get(abi.Attr.mode, abi.EntryOut.attr.offset), S_IFREG | 0o644);
+  assert.equal(mknod(S_IFREG | 0o666, 'f').errno, EEXIST);
+  for (const type of [0o010000, 0o140000, 0o020000, 0o060000, 0]) assert.equal(mknod(type | 0o666, 'g').errno, EPERM);
+  assert.equal(client.lookup(guest, 'g').errno, ENOENT);
+  assert.equal(fileSystem.openHandles, 0);
 });
 
 test('CREATE, WRITE, SETATTR, RENAME2, UNLINK and RMDIR change the tree', () => {

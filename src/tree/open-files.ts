@@ -74,14 +74,20 @@ export class OpenFile implements Handle {
   }
 }
 
+/** Keys that the maps by ino and by uid keep when nothing is open any more: adding and deleting a key allocates. */
+const KEYS_KEPT = 256;
+
 export class OpenFiles {
   /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
-  readonly #byIno = new Map<number, OpenFile>();
+  readonly #byIno = new Map<number, OpenFile | undefined>();
   readonly #byUid = new Map<number, number>();
   /** How many handles each open directory has. */
   readonly #directories = new Map<number, number>();
   #count = 0;
+  /** How many truncations of an ino are pending, or sent upstream and not answered. */
   readonly #truncating = new Map<number, number>();
+  /** Whom to tell when the truncation that a release has sent upstream is answered, by ino. */
+  readonly #releasing = new Map<number, Set<() => void>>();
   /** Old versions that handles pin, oldest first. */
   readonly #oldVersions = new Map<Node, Set<OpenFile>>();
   #oldBytes = 0;
@@ -109,10 +115,10 @@ export class OpenFiles {
     const { previous, next } = file;
     if (next !== undefined) next.previous = previous;
     if (previous !== undefined) previous.next = next;
-    else if (next !== undefined) this.#byIno.set(file.ino, next);
+    else if (next !== undefined || this.#byIno.size <= KEYS_KEPT) this.#byIno.set(file.ino, next);
     else this.#byIno.delete(file.ino);
     this.#add(file.caller.uid, -1);
-    this.settleTruncation(file);
+    this.truncationSettled(file.ino, this.takeTruncation(file));
     if (this.#oldVersions.size === 0) return;
     const pinning = this.#oldVersions.get(file.node);
     if (pinning?.delete(file) === true && pinning.size === 0) this.#forget(file.node);
@@ -124,6 +130,7 @@ export class OpenFiles {
       file.open = false;
       file.truncates = false;
     }
+    this.#releasing.clear();
   }
 
   addDirectory(ino: number, uid: number): void {
@@ -136,11 +143,16 @@ export class OpenFiles {
     addCount(this.#directories, ino, -1);
   }
 
-  /** The file's truncation has taken effect, or never will. */
-  settleTruncation(file: OpenFile): void {
-    if (!file.truncates) return;
+  /** The file's truncation goes upstream, if one is pending: true, and `truncationSettled` is due when it is answered. */
+  takeTruncation(file: OpenFile): boolean {
+    const taken = file.truncates;
     file.truncates = false;
-    addCount(this.#truncating, file.ino, -1);
+    return taken;
+  }
+
+  /** What `takeTruncation` took has taken effect, or never will. */
+  truncationSettled(ino: number, taken: boolean): void {
+    if (taken) addCount(this.#truncating, ino, -1);
   }
 
   /** The write that was to bring the truncation was refused: it is pending again. */
@@ -154,8 +166,28 @@ export class OpenFiles {
     return this.#truncating.size > 0 && this.#truncating.has(ino);
   }
 
+  /** A release has sent a truncation upstream: who opened after that close(2) may not see what was there before. */
+  releaseTruncates(ino: number): () => void {
+    const waiting = this.#releasing.get(ino) ?? new Set();
+    this.#releasing.set(ino, waiting);
+    return () => {
+      if (this.#releasing.get(ino) !== waiting) return;
+      this.#releasing.delete(ino);
+      for (const wake of waiting) wake();
+    };
+  }
+
+  isReleasing(ino: number): boolean {
+    return this.#releasing.size > 0 && this.#releasing.has(ino);
+  }
+
+  /** Calls `wake` when that truncation is answered. */
+  onReleased(ino: number, wake: () => void): void {
+    this.#releasing.get(ino)?.add(wake);
+  }
+
   isOpen(ino: number): boolean {
-    return this.#byIno.has(ino) || this.#directories.has(ino);
+    return this.#byIno.get(ino) !== undefined || this.#directories.has(ino);
   }
 
   /** A node has become another: handles that pin the old one now keep its bytes alive by themselves. */
@@ -185,7 +217,8 @@ export class OpenFiles {
 
   /** Of all files and directories that are open. */
   get inos(): Iterable<number> {
-    return [...this.#byIno.keys(), ...this.#directories.keys()];
+    const files = [...this.#byIno].flatMap(([ino, first]) => (first === undefined ? [] : [ino]));
+    return [...files, ...this.#directories.keys()];
   }
 
   /** Bytes of old versions that only handles keep. */
@@ -200,7 +233,9 @@ export class OpenFiles {
 
   #add(uid: number, by: 1 | -1): void {
     this.#count += by;
-    addCount(this.#byUid, uid, by);
+    const count = (this.#byUid.get(uid) ?? 0) + by;
+    if (count > 0 || this.#byUid.size <= KEYS_KEPT) this.#byUid.set(uid, count);
+    else this.#byUid.delete(uid);
   }
 }
 
@@ -210,9 +245,8 @@ function addCount(counts: Map<number, number>, key: number, by: 1 | -1): void {
   else counts.set(key, count);
 }
 
-function* inOrder(firsts: Iterable<OpenFile>): Generator<OpenFile> {
-  for (const first of firsts)
-    for (let file: OpenFile | undefined = first; file !== undefined; file = file.next) yield file;
+function* inOrder(firsts: Iterable<OpenFile | undefined>): Generator<OpenFile> {
+  for (const first of firsts) for (let file = first; file !== undefined; file = file.next) yield file;
 }
 
 /** execve(2) opens with this flag, which only a kernel can set (`__FMODE_EXEC`, linux/fs.h). */

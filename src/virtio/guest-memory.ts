@@ -151,7 +151,12 @@ export class GuestMemory {
   }
 
   /** Whether all of `sizeBytes` bytes at `guestAddr` are mapped. */
-  covers(guestAddr: number, sizeBytes: number): boolean {
+  has(guestAddr: number, sizeBytes: number): boolean {
+    return this.regionOf(guestAddr, sizeBytes) !== undefined || this.#covers(guestAddr, sizeBytes);
+  }
+
+  /** The same for a range that may go on in other regions. */
+  #covers(guestAddr: number, sizeBytes: number): boolean {
     let at = guestAddr;
     const end = guestAddr + sizeBytes;
     if (!Number.isSafeInteger(end)) return false;
@@ -163,35 +168,31 @@ export class GuestMemory {
     return true;
   }
 
+  /** The one region that holds all of `sizeBytes` bytes at `guestAddr`, which is nearly always the case. */
+  regionOf(guestAddr: number, sizeBytes: number): Region | undefined {
+    const end = guestAddr + sizeBytes;
+    const last = this.#last;
+    if (last !== undefined && guestAddr >= last.guestAddr && end <= last.guestEnd) return last;
+    const region = this.regionAt(guestAddr);
+    return region !== undefined && end <= region.guestEnd ? region : undefined;
+  }
+
   /**
    * Copies `sizeBytes` bytes at `guestAddr` to `into` from `at` on; `words` is over the same bytes. False, and nothing
    * copied, where not all of them are mapped. `into` has the room.
    */
   copyOut(guestAddr: number, sizeBytes: number, into: Uint8Array, words: Uint32Array, at: number): boolean {
-    if (!this.covers(guestAddr, sizeBytes)) return false;
-    let from = guestAddr;
-    let to = at;
-    let left = sizeBytes;
-    while (left > 0) {
-      const region = this.regionAt(from)!;
-      const offset = from - region.guestAddr;
-      const bytes = Math.min(left, region.guestEnd - from);
-      const { u8, u32 } = region;
-      if (bytes > COPY_WORDS_UP_TO) into.set(u8.subarray(offset, offset + bytes), to);
-      else {
-        let i = 0;
-        if (offset % 4 === 0 && to % 4 === 0) {
-          const fromWord = offset / 4;
-          const toWord = to / 4;
-          const count = bytes >> 2;
-          for (let w = 0; w < count; w++) words[toWord + w] = u32[fromWord + w]!;
-          i = count << 2;
-        }
-        for (; i < bytes; i++) into[to + i] = u8[offset + i]!;
-      }
-      from += bytes;
-      to += bytes;
-      left -= bytes;
+    const whole = this.regionOf(guestAddr, sizeBytes);
+    if (whole !== undefined) {
+      copy(whole.u8, whole.u32, guestAddr - whole.guestAddr, into, words, at, sizeBytes);
+      return true;
+    }
+    if (!this.#covers(guestAddr, sizeBytes)) return false;
+    for (let done = 0; done < sizeBytes; ) {
+      const region = this.regionAt(guestAddr + done)!;
+      const bytes = Math.min(sizeBytes - done, region.guestEnd - guestAddr - done);
+      copy(region.u8, region.u32, guestAddr + done - region.guestAddr, into, words, at + done, bytes);
+      done += bytes;
     }
     return true;
   }
@@ -201,32 +202,18 @@ export class GuestMemory {
    * range is mapped.
    */
   copyIn(guestAddr: number, source: Uint8Array, at: number, sizeBytes: number): boolean {
-    if (!this.covers(guestAddr, sizeBytes)) return false;
-    let from = at;
-    let to = guestAddr;
-    let left = sizeBytes;
-    while (left > 0) {
-      const region = this.regionAt(to)!;
-      const offset = to - region.guestAddr;
-      const bytes = Math.min(left, region.guestEnd - to);
-      const { u8, u32 } = region;
-      if (bytes > COPY_WORDS_UP_TO)
-        u8.set(from === 0 && bytes === source.byteLength ? source : source.subarray(from, from + bytes), offset);
-      else {
-        let i = 0;
-        if (offset % 4 === 0 && from % 4 === 0 && source.byteOffset % 4 === 0) {
-          const words = this.#wordsOf(source);
-          const fromWord = from / 4;
-          const toWord = offset / 4;
-          const count = bytes >> 2;
-          for (let w = 0; w < count; w++) u32[toWord + w] = words[fromWord + w]!;
-          i = count << 2;
-        }
-        for (; i < bytes; i++) u8[offset + i] = source[from + i]!;
-      }
-      from += bytes;
-      to += bytes;
-      left -= bytes;
+    const words = source.byteOffset % 4 === 0 ? this.#wordsOf(source) : NO_WORDS;
+    const whole = this.regionOf(guestAddr, sizeBytes);
+    if (whole !== undefined) {
+      copy(source, words, at, whole.u8, whole.u32, guestAddr - whole.guestAddr, sizeBytes);
+      return true;
+    }
+    if (!this.#covers(guestAddr, sizeBytes)) return false;
+    for (let done = 0; done < sizeBytes; ) {
+      const region = this.regionAt(guestAddr + done)!;
+      const bytes = Math.min(sizeBytes - done, region.guestEnd - guestAddr - done);
+      copy(source, words, at + done, region.u8, region.u32, guestAddr + done - region.guestAddr, bytes);
+      done += bytes;
     }
     return true;
   }
@@ -238,4 +225,34 @@ export class GuestMemory {
     }
     return this.#sourceWords;
   }
+}
+
+const NO_WORDS = new Uint32Array(0);
+
+/**
+ * Copies bytes between two arrays, each with a view in words of the same bytes. A few bytes, which most parts of a request
+ * are, are cheaper to copy word by word than by a call.
+ */
+function copy(
+  from: Uint8Array,
+  fromWords: Uint32Array,
+  fromAt: number,
+  into: Uint8Array,
+  intoWords: Uint32Array,
+  intoAt: number,
+  sizeBytes: number,
+): void {
+  if (sizeBytes > COPY_WORDS_UP_TO) {
+    into.set(fromAt === 0 && sizeBytes === from.byteLength ? from : from.subarray(fromAt, fromAt + sizeBytes), intoAt);
+    return;
+  }
+  let i = 0;
+  if (fromWords.length > 0 && intoWords.length > 0 && ((fromAt | intoAt) & 3) === 0) {
+    const fromWord = fromAt / 4;
+    const intoWord = intoAt / 4;
+    const count = sizeBytes >> 2;
+    for (let w = 0; w < count; w++) intoWords[intoWord + w] = fromWords[fromWord + w]!;
+    i = count << 2;
+  }
+  for (; i < sizeBytes; i++) into[intoAt + i] = from[fromAt + i]!;
 }

@@ -141,6 +141,8 @@ export class Virtqueue {
   /** Of the chain that `pop` took last. */
   head = 0;
   requestBytes = 0;
+  /** How many descriptors it has. */
+  chainLength = 0;
   #writable: Segments = makeSegments(0);
 
   #isStarted = false;
@@ -356,7 +358,7 @@ export class Virtqueue {
         continue;
       }
       if (++taken > this.num) return this.#broken('a chain longer than the queue');
-      if (length === 0 || !this.#memory.covers(addr, length)) hasFault = true;
+      if (length === 0 || !this.#memory.has(addr, length)) hasFault = true;
       else if ((flagsAndNext & DESC_WRITE) !== 0) {
         addrs[count] = addr;
         lengths[count] = length;
@@ -372,6 +374,7 @@ export class Virtqueue {
       if (at >= size) return this.#broken(`descriptor ${at} is outside of ${size}`);
     }
     this.requestBytes = requestBytes;
+    this.chainLength = taken;
     writable.count = count;
     writable.sizeBytes = sizeBytes;
     if (!hasFault) return POP_CHAIN;

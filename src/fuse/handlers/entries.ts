@@ -1,7 +1,20 @@
-/** MKDIR, SYMLINK, UNLINK, RMDIR, RENAME, RENAME2, CREATE: what changes a directory. */
+/** MKNOD, MKDIR, SYMLINK, UNLINK, RMDIR, RENAME, RENAME2, CREATE: what changes a directory. */
 
-import type { Node } from '../../tree/index.ts';
-import { EINVAL, EIO, ENFILE, ESTALE, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../../wire/index.ts';
+import { limits, type Node } from '../../tree/index.ts';
+import {
+  EINVAL,
+  EIO,
+  ENAMETOOLONG,
+  ENFILE,
+  EPERM,
+  ESTALE,
+  O_EXCL,
+  O_WRONLY,
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+  S_IFMT,
+  S_IFREG,
+} from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import { decodeName, endOfName } from '../names.ts';
 import { BODY, type PendingReply, REPLY, type SessionState } from '../state.ts';
@@ -14,6 +27,23 @@ const answerEntry = (state: SessionState, pending: PendingReply, errno: number, 
   else if (state.entry(REPLY, node)) pending.finish(abi.EntryOut.sizeBytes);
   else pending.fail(ENFILE);
 };
+
+/** A regular file only: `tar --xattrs` makes one so, to set its attributes before it is opened. */
+export function mknod(state: SessionState): number {
+  const mode = abi.MknodIn.mode.get(state.view, BODY);
+  if ((mode & S_IFMT) !== S_IFREG) return EPERM;
+  const name = onlyName(state, abi.MknodIn.sizeBytes);
+  if (typeof name === 'number') return name;
+  if (state.inodes.full) return ENFILE;
+  const { caller, fileSystem, inode } = state;
+  const umask = abi.MknodIn.umask.get(state.view, BODY) & 0o777;
+  const pending = state.later();
+  fileSystem.create(caller, inode.ino, name, mode & 0o7777, umask, O_WRONLY | O_EXCL, (errno, made) => {
+    if (made !== undefined) fileSystem.release(made.handle, () => undefined);
+    answerEntry(state, pending, errno, made?.node);
+  });
+  return 0;
+}
 
 export function mkdir(state: SessionState): number {
   const name = onlyName(state, abi.MkdirIn.sizeBytes);
@@ -36,6 +66,7 @@ export function symlink(state: SessionState): number {
   const name = decodeName(bytes, BODY, nameEnd);
   if (typeof name === 'number') return name;
   if (targetEnd === nameEnd + 1) return EINVAL;
+  if (targetEnd - nameEnd - 1 > limits.symlinkBytes) return ENAMETOOLONG;
   if (state.inodes.full) return ENFILE;
   const target = bytes.slice(nameEnd + 1, targetEnd);
   const pending = state.later();

@@ -1,11 +1,12 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
 import { type Caching, type Handle, PENDING } from '../../tree/index.ts';
-import { EAGAIN, EBADF, EINTR, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
+import { EAGAIN, EBADF, EINTR, EINVAL, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import type { OpenFile } from '../handles.ts';
 import { isCurrent } from '../inodes.ts';
 import { BODY, REPLY, type SessionState, type WaitingRead } from '../state.ts';
+import { MAX_WRITE_BYTES } from './lifecycle.ts';
 
 /** How the kernel treats an open file; counts the cached and the direct ones. */
 export function openFlags(state: SessionState, handle: Handle, caching: Caching): number {
@@ -81,6 +82,8 @@ export function write(state: SessionState): number {
   const start = BODY + abi.WriteIn.sizeBytes;
   const sizeBytes = abi.WriteIn.size.get(view, BODY);
   if (start + sizeBytes !== state.end) return EIO;
+  // More than INIT allowed: no kernel does it.
+  if (sizeBytes > MAX_WRITE_BYTES) return EINVAL;
   const file = state.handles.file(abi.WriteIn.fh.get(view, BODY));
   if (file === undefined) return EBADF;
   const offset = abi.WriteIn.offset.get(view, BODY);

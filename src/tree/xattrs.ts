@@ -1,33 +1,33 @@
-/** What getxattr(2) answers: ACLs, and what Porthole itself says of a node. */
+/** The extended attributes that nodes have: POSIX ACLs, and what Porthole says of a node. */
 import { ENODATA } from '../wire/index.ts';
 import { ACCESS_XATTR, DEFAULT_XATTR, encodeAcl } from './acl.ts';
 import type { Caller, Way } from './caller.ts';
-import type { Clock } from './clock.ts';
 import { why } from './explain.ts';
 import type { Node } from './node.ts';
 import type { Replica } from './replica.ts';
 
-/** The attributes that listxattr(2) shows where there are any. */
-export const aclNames = [ACCESS_XATTR, DEFAULT_XATTR] as const;
+/** Those that LISTXATTR tells of where a node has them; `system.porthole.*` is never listed, or `cp -a` would copy it. */
+export const listedXattrs: readonly string[] = [ACCESS_XATTR, DEFAULT_XATTR];
 
 const encoder = new TextEncoder();
 
-/** The value, or ENODATA. */
-export function attributeOf(
-  node: Node,
-  name: string,
-  caller: Caller,
-  way: Way,
+/** The value, or ENODATA. Never ENOSYS, which would turn attributes off for the whole mount. */
+export function xattrOf(
   replica: Replica,
-  clock: Clock,
+  way: Way,
+  node: Node,
+  caller: Caller,
+  name: string,
+  wallMs: number,
+  monotonicMs: number,
 ): Uint8Array | number {
   switch (name) {
     case 'system.porthole.why':
-      return encoder.encode(why(replica, way, node, caller, clock.wallMs()));
+      return encoder.encode(why(replica, way, node, caller, wallMs));
     case 'system.porthole.revision':
       return encoder.encode(String(node.dataRevision));
     case 'system.porthole.age':
-      return encoder.encode(String(replica.ageSeconds(clock.monotonicMs())));
+      return encoder.encode(String(replica.ageSeconds(monotonicMs)));
     case ACCESS_XATTR:
       return node.acl === undefined || replica.facts(node).effective.hostDecides || node.burned
         ? ENODATA

@@ -1,0 +1,192 @@
+/** The outside of ways in that a device process serves: the tree and its authority are here, as in the host daemon. */
+import assert from 'node:assert/strict';
+import { type LinkConfig, linkProtocol, type ToHost } from '../../src/device/index.ts';
+import { DeviceProcess } from '../../src/host/device-process.ts';
+import { type AuditRecord, ways } from '../../src/tree/index.ts';
+import { TestClock, World, type WorldSpec } from '../tree/world.ts';
+import type { Actor, Driver, Identity, OutsideView, WayName } from './driver.ts';
+import { eventually } from './people.ts';
+import { AgentPool, type StartAgent } from './posix-agent.ts';
+import { lookAt } from './world-driver.ts';
+
+const CLOCK_STEP_MS = 5;
+/** Inode numbers that one case may use; the next one's begin after them, for a kernel that remembers. */
+const NUMBERS_PER_CASE = 1_000_000;
+
+/** The machine's own time. */
+class MachineClock extends TestClock {
+  override readonly wallMs = (): number => Date.now();
+}
+
+type Statistics = Extract<ToHost, { type: 'statistics' }>['counters'];
+
+export abstract class DeviceDriver implements Driver {
+  abstract readonly way: WayName;
+  abstract readonly heartbeatMs: number;
+  readonly #pool: AgentPool;
+  #world: World | undefined;
+  #unsubscribe: (() => void) | undefined;
+  #device: DeviceProcess | undefined;
+  #ready = Promise.withResolvers<void>();
+  #applied = 0;
+  #case = 0;
+  #revision = 0;
+  readonly #appliedWaiters: { readonly revision: number; readonly done: () => void }[] = [];
+  readonly #statistics = new Map<number, (counters: Statistics) => void>();
+  #questions = 0;
+
+  constructor(start: StartAgent) {
+    this.#pool = new AgentPool(start);
+  }
+
+  protected get world(): World {
+    return this.#world!;
+  }
+
+  /** Starts a device process that serves what `targets` say; resolves when it is ready, with the world's tree. */
+  protected async startDevice(targets: Pick<LinkConfig, 'vhostUser' | 'mounts'>): Promise<void> {
+    this.#ready = Promise.withResolvers();
+    this.#ready.promise.catch(() => {});
+    const options = { spinMicros: 0, allowUnsealedMemory: false };
+    this.#device = new DeviceProcess({
+      config: { type: 'config', protocol: linkProtocol, vm: 'test', options, ...targets },
+      onMessage: (message) => this.#take(message),
+      onEnd: (reason) => {
+        if (reason !== undefined) this.#ready.reject(new Error(`the device process ended: ${reason}`));
+      },
+    });
+    if (this.#world !== undefined) this.#connect();
+    await this.#ready.promise;
+  }
+
+  protected async stopDevice(): Promise<void> {
+    this.#unsubscribe?.();
+    await this.#device?.stop();
+    this.#device = undefined;
+    this.#applied = 0;
+  }
+
+  /** Makes a tree that has never been seen, and gives it to the device process, if one runs. */
+  protected async newWorld(spec: WorldSpec): Promise<void> {
+    this.#unsubscribe?.();
+    const nextIno = ++this.#case * NUMBERS_PER_CASE;
+    const restored = { revision: ++this.#revision, nextIno, nodes: [] };
+    this.#world = new World(spec, { clock: new MachineClock(), restored });
+    if (this.#device !== undefined) {
+      this.#connect();
+      await this.#untilApplied();
+    }
+  }
+
+  /** What the device process has counted; whatever it sent before has arrived then. */
+  protected statistics(): Promise<Statistics> {
+    const id = ++this.#questions;
+    return new Promise((resolve) => {
+      this.#statistics.set(id, resolve);
+      this.#device!.send({ type: 'askStatistics', id });
+    });
+  }
+
+  protected recallActors(): Promise<void> {
+    return this.#pool.recall();
+  }
+
+  protected endActors(): Promise<void> {
+    return this.#pool.end();
+  }
+
+  #connect(): void {
+    const device = this.#device!;
+    this.#unsubscribe = this.world.authority.subscribe('device', (delta) => device.send({ type: 'delta', delta }));
+  }
+
+  #take(message: ToHost): void {
+    switch (message.type) {
+      case 'mutation': {
+        const { sequence, mutation, way } = message;
+        const outcome = this.world.authority.commit(mutation, ways[way], 'device');
+        this.#device?.send({ type: 'outcome', sequence, outcome });
+        return;
+      }
+      case 'audit':
+        this.world.audit.push(...message.records.map((record) => ({ ...record, vm: 'test' })));
+        return;
+      case 'ready':
+        this.#ready.resolve();
+        return;
+      case 'failed':
+        this.#ready.reject(new Error(message.reason));
+        return;
+      case 'applied':
+        this.#applied = message.revision;
+        for (const waiter of this.#appliedWaiters.splice(0)) {
+          if (waiter.revision <= message.revision) waiter.done();
+          else this.#appliedWaiters.push(waiter);
+        }
+        return;
+      case 'statistics':
+        this.#statistics.get(message.id)?.(message.counters);
+        this.#statistics.delete(message.id);
+        return;
+      case 'event':
+    }
+  }
+
+  #untilApplied(): Promise<void> {
+    const { revision } = this.world.authority.snapshot;
+    this.#revision = Math.max(this.#revision, revision);
+    if (this.#applied >= revision) return Promise.resolve();
+    return new Promise((done) => {
+      this.#appliedWaiters.push({ revision, done });
+    });
+  }
+
+  abstract begin(spec: WorldSpec): Promise<void>;
+  abstract end(): Promise<void>;
+  abstract [Symbol.asyncDispose](): Promise<void>;
+
+  as(identity: Identity): Actor {
+    return this.#pool.take(identity);
+  }
+
+  async load(spec: WorldSpec): Promise<void> {
+    this.world.load(spec);
+    await this.#untilApplied();
+  }
+
+  look(path: string): Promise<OutsideView | undefined> {
+    return Promise.resolve(lookAt(this.world, path));
+  }
+
+  async audit(): Promise<readonly AuditRecord[]> {
+    await this.statistics();
+    return [...this.world.audit];
+  }
+
+  async breakAudit(broken: boolean): Promise<void> {
+    this.world.auditWorks = !broken;
+    this.#device!.send({ type: 'auditHealth', writable: !broken });
+    await this.statistics();
+  }
+
+  nowMs(): number {
+    return Date.now();
+  }
+
+  /** This clock can't be moved: it is waited for. */
+  async pass(ms: number): Promise<void> {
+    const end = Date.now() + ms;
+    while (Date.now() < end) await new Promise((resolve) => setTimeout(resolve, CLOCK_STEP_MS));
+  }
+
+  /** After a case the device process holds the root and no handle. */
+  protected async assertNothingHeld(): Promise<void> {
+    // /dev/fuse tells of a close when it has returned.
+    await eventually(async () => {
+      const counters = await this.statistics();
+      assert.equal(counters['fuse.bugs'] ?? 0, 0, 'requests that were answered EIO by a mistake');
+      assert.equal(counters['fuse.handles'] ?? 0, 0, 'handles that were not given back');
+    });
+    this.#revision = Math.max(this.#revision, this.world.authority.snapshot.revision);
+  }
+}

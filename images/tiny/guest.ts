@@ -277,8 +277,11 @@ export class Guest implements AsyncDisposable {
     await this.#nextBoot('reset', timeoutMs);
   }
 
-  /** Makes the guest's kernel start the same kernel anew by kexec, and waits for that boot. QEMU's devices live on. */
-  async kexec(timeoutMs = 60_000): Promise<void> {
+  /**
+   * Makes the guest's kernel start the same kernel anew by kexec, and waits for that boot. QEMU's devices live on. `loaded` is
+   * called between the two steps: loading the kernel, which takes seconds, and starting it.
+   */
+  async kexec(timeoutMs = 60_000, loaded: () => Promise<void> = async () => {}): Promise<void> {
     if (!this.#options.allowKexec) throw new Error('guest.kexec: start the guest with { allowKexec: true }');
     const [dir, at] = [imageShare.tag, `/run/${imageShare.tag}`];
     await this.sh(
@@ -286,6 +289,7 @@ export class Guest implements AsyncDisposable {
        kexec ${at}/vmlinuz ${at}/initramfs && umount ${at}`,
       { timeoutMs },
     );
+    await loaded();
     this.spawn('exec kexec');
     this.#control.expectReboot('the guest started a new kernel by kexec');
     await this.#nextBoot('kexec', timeoutMs);

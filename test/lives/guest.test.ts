@@ -128,18 +128,26 @@ describe('a guest with mutations in flight', () => {
   });
 
   for (const [how, boot] of [
-    ['system_reset', () => stage.guest.reset()],
-    ['kexec', () => stage.guest.kexec()],
-  ] as const)
+    [
+      'system_reset',
+      async (hold) => {
+        await hold();
+        await stage.guest.reset();
+      },
+    ],
+    ['kexec', (hold) => stage.guest.kexec(60_000, hold)],
+  ] as const satisfies [string, (hold: () => Promise<void>) => Promise<void>][])
     test(`${how} leaves the next boot alone: late answers are dropped, and what was acknowledged is kept`, async (t) => {
       const before = await droppedReplies();
       const writers = await writersAt();
       const waiting = reader();
       await waiting.waitForOutput(/\n/);
-      stage.holdLink();
-      await stage.inFlight(writers);
-      const told = writers.map(acknowledged);
-      await boot();
+      let told: number[] = [];
+      await boot(async () => {
+        stage.holdLink();
+        await stage.inFlight(writers);
+        told = writers.map(acknowledged);
+      });
       await takeMemory();
       await stage.guest.mount('metadata', '/run/metadata');
       assert.equal(await stage.guest.sh('cat /run/metadata/instance/id'), 'i-1');
@@ -148,7 +156,8 @@ describe('a guest with mutations in flight', () => {
       const dropped = (await droppedReplies()) - before;
       t.diagnostic(`${dropped} late answers were dropped`);
       await memoryIsUntouched();
-      assert.ok(dropped >= writers.length, `${dropped} late answers were dropped`);
+      // A kernel that boots anew by kexec resets the device late; what had expired by then was answered before.
+      if (how === 'system_reset') assert.ok(dropped >= writers.length, `${dropped} late answers were dropped`);
       assert.deepEqual(writers.map(acknowledged), told);
       for (const writer of writers) stage.check(writer);
       const next = await writersAt();

@@ -125,6 +125,31 @@ test('OPEN that met ESTALE and lost the race again opens the version of its own 
   assert.equal(client.open(second).errno, ESTALE, 'the next open(2) sees the newest');
 });
 
+test('OPEN of a file that is renamed over after each of its LOOKUPs reads what it looked up, and cannot write it', () => {
+  const { client } = begin('dev-fuse');
+  const guest = client.walk('guest');
+  const replace = (text: string) => {
+    const made = client.send('CREATE', { nodeid: guest, in: { flags: 2, mode: 0o644 }, rest: ['new'] });
+    const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+    const data = new TextEncoder().encode(text);
+    assert.equal(client.send('WRITE', { in: { fh, size: data.length }, rest: [data] }).errno, 0);
+    client.release(fh);
+    assert.equal(client.send('RENAME', { nodeid: guest, in: { newdir: guest }, rest: ['new', 'f'] }).errno, 0);
+  };
+  for (const flags of [0, 1]) {
+    replace('one');
+    const first = client.walk('guest/f');
+    replace('two');
+    assert.equal(client.open(first, flags, 0, 7).errno, ESTALE);
+    const second = client.send('LOOKUP', { nodeid: guest, pid: 7, rest: ['f'] }).get(abi.EntryOut.nodeid);
+    replace('three');
+    const opened = client.open(second, flags, 0, 7);
+    assert.equal(opened.errno, flags === 0 ? 0 : ESTALE);
+    if (flags === 0) assert.equal(client.read(opened.get(abi.OpenOut.fh)).text, 'two');
+    assert.equal(client.open(second, flags, 0, 7).errno, ESTALE, 'the next open(2) looks again');
+  }
+});
+
 test('OPEN that is tried again may look at attributes and ACLs in between, as kernels do to check permissions', () => {
   for (const name of ['GETATTR', 'GETXATTR', 'READLINK', 'ACCESS']) {
     const { client, world } = begin('dev-fuse');

@@ -64,7 +64,7 @@ const tiers: readonly Tier[] = [
     name: 'consistency',
     title: 'readers that overlap a writer outside',
     files: ['test/consistency/**/*.test.ts'],
-    minimumTests: 6,
+    minimumTests: 8,
     limitSeconds: 420,
     concurrency: 1,
   },

@@ -3,7 +3,7 @@ import { read, send } from '../sys/index.ts';
 import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
 import { LinkQueue, readerOnDevice } from './link.ts';
-import { auditBatch, type LinkConfig, type ToDevice, type ToHost } from './link-messages.ts';
+import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
 
 /** The descriptor that the host daemon gives a device process. */
 export const LINK_FD = 3;
@@ -30,6 +30,19 @@ export interface HostLinkEvents {
   wantWritable(wanted: boolean): void;
 }
 
+/** How long a mutation may wait for the host daemon; it refuses one that it comes to later. */
+const MUTATION_MS = 5_000;
+/** What an answer that was on time may take to arrive. */
+const ANSWER_MS = 500;
+/** A daemon that has not answered for so long is away, and then no more than so many mutations wait for it. */
+const AWAY_MS = 1_000;
+const WAITING_WHILE_AWAY = 32;
+
+interface Waiting {
+  readonly settle: Settle;
+  readonly sinceMs: number;
+}
+
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export class HostLink {
@@ -38,7 +51,8 @@ export class HostLink {
   readonly #reader = readerOnDevice();
   readonly #queue = new LinkQueue(QUEUE_BYTES);
   readonly #buffer = new Uint8Array(new ArrayBuffer(READ_BYTES));
-  readonly #waiting = new Map<number, Settle>();
+  /** Oldest first. */
+  readonly #waiting = new Map<number, Waiting>();
   #sequence = 0;
   #audit: AuditRecord[] = [];
   #auditDueMs = Number.POSITIVE_INFINITY;
@@ -63,11 +77,6 @@ export class HostLink {
     this.#audit.push(record);
     return true;
   };
-
-  /** Monotonic milliseconds until which the audit records may wait, or Infinity. */
-  get auditDueMs(): number {
-    return this.#auditDueMs;
-  }
 
   /** Sends what waits, audit records only when they are due. */
   readonly beforePoll = (): void => {
@@ -127,10 +136,39 @@ export class HostLink {
     const sequence = ++this.#sequence;
     // A record that was made before goes first, so that the log tells things in their order.
     this.flush();
-    if (!this.send({ type: 'mutation', sequence, way, mutation })) return settle(refused);
-    this.#waiting.set(sequence, settle);
+    const sinceMs = monotonicMs();
+    if (this.#isAway(sinceMs)) return settle(refused);
+    if (!this.send({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS }))
+      return settle(refused);
+    this.#waiting.set(sequence, { settle, sinceMs });
     this.flush();
   }
+
+  #oldestSinceMs(): number {
+    for (const { sinceMs } of this.#waiting.values()) return sinceMs;
+    return Number.POSITIVE_INFINITY;
+  }
+
+  #isAway(nowMs: number): boolean {
+    return this.#waiting.size >= WAITING_WHILE_AWAY && nowMs - this.#oldestSinceMs() > AWAY_MS;
+  }
+
+  /** Monotonic milliseconds (`performance.now`) of the next thing due, or Infinity. */
+  nextDeadlineMs(): number {
+    const expiresInMs = this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
+    return Math.min(this.#auditDueMs, performance.now() + expiresInMs);
+  }
+
+  /** Sends what is due, and answers EIO for what waited too long: the daemon will refuse it. */
+  readonly tick = (): void => {
+    this.flush();
+    const nowMs = monotonicMs();
+    for (const [sequence, { settle, sinceMs }] of this.#waiting) {
+      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) return;
+      this.#waiting.delete(sequence);
+      settle(refused);
+    }
+  };
 
   #take(message: ToDevice): void {
     switch (message.type) {
@@ -139,9 +177,9 @@ export class HostLink {
       case 'delta':
         return this.#events.delta(message.delta);
       case 'outcome': {
-        const settle = this.#waiting.get(message.sequence);
+        const waiting = this.#waiting.get(message.sequence);
         this.#waiting.delete(message.sequence);
-        return settle?.(message.outcome);
+        return waiting?.settle(message.outcome);
       }
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
@@ -156,7 +194,7 @@ export class HostLink {
   #end(reason: string): void {
     if (this.#ended) return;
     this.#ended = true;
-    for (const settle of this.#waiting.values()) settle(refused);
+    for (const { settle } of this.#waiting.values()) settle(refused);
     this.#waiting.clear();
     this.#events.ended(reason);
   }

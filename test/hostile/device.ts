@@ -5,6 +5,7 @@ import path from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type ServeEvent, type Server, serve } from '../../src/host/index.ts';
 import { FrontEnd, type FrontEndOptions, type FrontQueue, fuse } from '../front-end/index.ts';
+import { Client } from '../fuse/client.ts';
 
 const tree = `porthole: 1
 metadata:
@@ -160,3 +161,13 @@ export class Bystander implements Disposable {
     this.front.close();
   }
 }
+
+/** Builds requests for a session that is elsewhere. */
+export const guessingClient = (): Client =>
+  new Client({
+    handle: () => undefined,
+    reset: () => undefined,
+    flushWaiters: () => undefined,
+    tick: () => undefined,
+    nextDeadlineMs: () => Number.POSITIVE_INFINITY,
+  });

@@ -56,7 +56,7 @@ const tiers: readonly Tier[] = [
     name: 'tools',
     title: 'tools that nobody here wrote',
     files: ['test/tools/**/*.test.ts'],
-    minimumTests: 0,
+    minimumTests: 60,
     limitSeconds: 300,
     concurrency: 1,
   },

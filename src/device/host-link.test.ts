@@ -12,16 +12,20 @@ function linked(t: { after: (done: () => void) => void }) {
   const pair = socketPair();
   assert(typeof pair !== 'number');
   for (const fd of pair) setNonBlocking(fd, true);
+  let open = [...pair];
   t.after(() => {
-    for (const fd of pair) close(fd);
+    for (const fd of open) close(fd);
   });
-  const ended: string[] = [];
+  const hangUp = (): void => {
+    close(pair[1]);
+    open = [pair[0]];
+  };
   const link = new HostLink(pair[0], {
     config: () => {},
     delta: () => {},
     askStatistics: () => {},
     shutdown: () => {},
-    ended: (reason) => ended.push(reason),
+    ended: () => {},
     wantWritable: () => {},
   });
   const reader = readerOnHost();
@@ -34,7 +38,7 @@ function linked(t: { after: (done: () => void) => void }) {
     write(pair[1], encodeMessage(message));
     link.serve();
   };
-  return { link, received, answer, ended };
+  return { link, received, answer, hangUp };
 }
 
 const caller = { uid: 0, gid: 0, pid: 1 };
@@ -89,7 +93,7 @@ test('HostLink answers EIO when the host daemon is silent for 5 s, and takes few
     Array.from({ length: 41 }, () => EIO),
   );
   const sent = received();
-  assert.equal(sent.length, 40);
+  assert.equal(sent.length, 32);
   for (const message of sent) assert(message.type === 'mutation' && message.expiresMs === 6_000);
   answer({ type: 'outcome', sequence: 1, outcome: { errno: 0, revision: 2, ino: 0 } });
   assert.equal(errnos.length, 41, 'a late outcome is nobody’s');
@@ -117,4 +121,59 @@ test('HostLink keeps no record when the log cannot be written or the daemon take
   let kept = 0;
   while (link.audit(record)) kept++;
   assert.equal(kept, 4096);
+});
+
+test('HostLink has the host daemon do 32 mutations at once, the others in their order and by their callers', (t) => {
+  const { link, received, answer } = linked(t);
+  const upstream = link.upstream('virtiofs');
+  const register = { uid: 0, gid: 0, pid: 1 };
+  const outcomes: Outcome[] = [];
+  for (let i = 1; i <= 100; i++) {
+    register.uid = i;
+    upstream.submit({ op: 'unlink', caller: register, parentIno: 1, name: `name-${i}` }, (outcome) =>
+      outcomes.push(outcome),
+    );
+  }
+  assert.equal(link.mutationsWaiting, 100);
+  assert.equal(received().length, 32);
+  const outcome = { errno: 0, revision: 1, ino: 0 };
+  for (let i = 1; i <= 68; i++) {
+    answer({ type: 'outcome', sequence: i, outcome });
+    const [next] = received();
+    assert(next?.type === 'mutation' && next.sequence === i + 32);
+    const { mutation } = next;
+    assert(mutation.op === 'unlink' && mutation.name === `name-${i + 32}` && mutation.caller.uid === i + 32);
+  }
+  for (let i = 69; i <= 100; i++) answer({ type: 'outcome', sequence: i, outcome });
+  assert.deepEqual(received(), []);
+  assert.equal(outcomes.length, 100);
+  assert.equal(link.mutationsWaiting, 0);
+});
+
+test('HostLink refuses what waits when it is too much, and all of it when the host daemon is gone', (t) => {
+  const { link, hangUp } = linked(t);
+  const upstream = link.upstream('virtiofs');
+  const data = new Uint8Array(1024 * 1024);
+  const tooMuch = {
+    op: 'write',
+    caller,
+    ino: 2,
+    offset: 0,
+    data,
+    append: false,
+    truncate: false,
+    grantedAtOpen: true,
+  } as const;
+  let refusals = 0;
+  const settle = ({ errno }: Outcome): void => {
+    assert.equal(errno, EIO);
+    refusals++;
+  };
+  for (let i = 0; i < 32; i++) upstream.submit(unlink, settle);
+  for (let i = 0; i < 100; i++) upstream.submit(tooMuch, settle);
+  assert.ok(refusals >= 36 && refusals < 60, `${refusals} of 100 MiB were refused`);
+  hangUp();
+  link.serve();
+  assert.equal(refusals, 132);
+  assert.equal(link.mutationsWaiting, 0);
 });

@@ -2,7 +2,7 @@
 import { read, send } from '../sys/index.ts';
 import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
-import { LinkQueue, readerOnDevice } from './link.ts';
+import { encodeMessage, LinkQueue, readerOnDevice } from './link.ts';
 import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
 
 /** The descriptor that the host daemon gives a device process. */
@@ -10,6 +10,11 @@ export const LINK_FD = 3;
 
 /** What may wait to be read by the host daemon. */
 const QUEUE_BYTES = 64 * 1024 * 1024;
+/**
+ * Mutations that the host daemon has at once; the others wait here. Each may come back as a commit with a whole value: a
+ * guest that filled its rings with writes of one byte to a long file would have the daemon send more than it may.
+ */
+const UNDERWAY = 32;
 const READ_BYTES = 256 * 1024;
 /** Audit records that may wait to be sent. */
 const AUDIT_WAITING = 4096;
@@ -34,13 +39,18 @@ export interface HostLinkEvents {
 const MUTATION_MS = 5_000;
 /** What an answer that was on time may take to arrive. */
 const ANSWER_MS = 500;
-/** A daemon that has not answered for so long is away, and then no more than so many mutations wait for it. */
+/** A daemon that has not answered for so long is away: no mutations but those that it has wait for it. */
 const AWAY_MS = 1_000;
-const WAITING_WHILE_AWAY = 32;
 
 interface Waiting {
   readonly settle: Settle;
   readonly sinceMs: number;
+}
+
+/** Encoded already: the mutation and its caller are the file system's to use again. */
+interface Unsent extends Waiting {
+  readonly sequence: number;
+  readonly frame: Uint8Array;
 }
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
@@ -53,6 +63,8 @@ export class HostLink {
   readonly #buffer = new Uint8Array(new ArrayBuffer(READ_BYTES));
   /** Oldest first. */
   readonly #waiting = new Map<number, Waiting>();
+  readonly #unsent: Unsent[] = [];
+  #unsentBytes = 0;
   #sequence = 0;
   #audit: AuditRecord[] = [];
   #auditDueMs = Number.POSITIVE_INFINITY;
@@ -86,7 +98,7 @@ export class HostLink {
 
   /** Mutations that wait for the host daemon. */
   get mutationsWaiting(): number {
-    return this.#waiting.size;
+    return this.#waiting.size + this.#unsent.length;
   }
 
   /** Reads and acts on what is there, and writes what waits. */
@@ -133,13 +145,21 @@ export class HostLink {
   }
 
   #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
+    const sinceMs = monotonicMs();
+    if (this.#ended || this.#isAway(sinceMs)) return settle(refused);
     const sequence = ++this.#sequence;
+    const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
+    const unsent = { sequence, frame, settle, sinceMs };
+    if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#sendMutation(unsent);
+    if (this.#unsentBytes + frame.length > QUEUE_BYTES) return settle(refused);
+    this.#unsentBytes += frame.length;
+    this.#unsent.push(unsent);
+  }
+
+  #sendMutation({ sequence, frame, settle, sinceMs }: Unsent): void {
     // A record that was made before goes first, so that the log tells things in their order.
     this.flush();
-    const sinceMs = monotonicMs();
-    if (this.#isAway(sinceMs)) return settle(refused);
-    if (!this.send({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS }))
-      return settle(refused);
+    if (this.#ended || !this.#queue.pushFrame(frame)) return settle(refused);
     this.#waiting.set(sequence, { settle, sinceMs });
     this.flush();
   }
@@ -150,7 +170,7 @@ export class HostLink {
   }
 
   #isAway(nowMs: number): boolean {
-    return this.#waiting.size >= WAITING_WHILE_AWAY && nowMs - this.#oldestSinceMs() > AWAY_MS;
+    return this.#waiting.size >= UNDERWAY && nowMs - this.#oldestSinceMs() > AWAY_MS;
   }
 
   /** Monotonic milliseconds (`performance.now`) of the next thing due, or Infinity. */
@@ -168,7 +188,17 @@ export class HostLink {
       this.#waiting.delete(sequence);
       settle(refused);
     }
+    this.#sendWaiting();
   };
+  #sendWaiting(): void {
+    while (this.#waiting.size < UNDERWAY) {
+      const next = this.#unsent.shift();
+      if (next === undefined) return;
+      this.#unsentBytes -= next.frame.length;
+      if (monotonicMs() - next.sinceMs > MUTATION_MS) next.settle(refused);
+      else this.#sendMutation(next);
+    }
+  }
 
   #take(message: ToDevice): void {
     switch (message.type) {
@@ -179,7 +209,8 @@ export class HostLink {
       case 'outcome': {
         const waiting = this.#waiting.get(message.sequence);
         this.#waiting.delete(message.sequence);
-        return waiting?.settle(message.outcome);
+        waiting?.settle(message.outcome);
+        return this.#sendWaiting();
       }
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
@@ -196,6 +227,7 @@ export class HostLink {
     this.#ended = true;
     for (const { settle } of this.#waiting.values()) settle(refused);
     this.#waiting.clear();
+    for (const { settle } of this.#unsent.splice(0)) settle(refused);
     this.#events.ended(reason);
   }
 }

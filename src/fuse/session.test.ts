@@ -26,6 +26,7 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  S_IFDIR,
   S_IFREG,
 } from '../wire/index.ts';
 import * as abi from './abi.ts';
@@ -195,6 +196,18 @@ test('OPEN of a removed file is ESTALE, and its attributes stay with nlink 0', (
   const answer = client.send('GETATTR', { nodeid });
   assert.equal(attrIn(answer, 'nlink'), 0);
   assert.equal(attrIn(answer, 'size'), 6);
+});
+
+test('GETATTR of a directory that was removed answers with nlink 0, as fstat(2) on a disk', () => {
+  const { client } = begin();
+  const guest = client.walk('guest');
+  assert.equal(client.send('MKDIR', { nodeid: guest, in: { mode: 0o750 }, rest: ['d'] }).errno, 0);
+  const nodeid = client.walk('guest/d');
+  assert.equal(client.send('RMDIR', { nodeid: guest, rest: ['d'] }).errno, 0);
+  const answer = client.send('GETATTR', { nodeid });
+  assert.equal(answer.errno, 0);
+  assert.equal(attrIn(answer, 'nlink'), 0);
+  assert.equal(attrIn(answer, 'mode'), S_IFDIR | 0o750);
 });
 
 test('LOOKUP caches for a second what all see alike, and nothing else', () => {

@@ -83,11 +83,15 @@ export interface FileSystem {
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number;
-  /** Waits for what `read` called PENDING. Returns how to give up (interrupt): `done` is then called with EINTR. */
+  /**
+   * Waits for what `read` called PENDING: a change, a burned value, or the truncation that a release has sent upstream and
+   * that is not answered (the kernel does not wait for RELEASE: who opens after close(2) must not see the old bytes). Returns
+   * how to give up (interrupt): `done` is then called with EINTR.
+   */
   waitRead(handle: Handle, offset: number, sizeBytes: number, done: Done<Uint8Array>): () => void;
   /** True when `read` would not wait (POLLIN). */
   readable(handle: Handle): boolean;
-  /** Size that the handle's file shows: 0 while a truncation is pending. */
+  /** The file shows size 0: a truncation is pending, or sent upstream and not answered. */
   pendingTruncation(ino: number): boolean;
   write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void;
   fsync(handle: Handle, done: Done): void;

@@ -44,7 +44,7 @@ import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
 import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
-import { limits } from './spec.ts';
+import { statFs } from './stat-fs.ts';
 import { listedXattrs, xattrOf } from './xattrs.ts';
 
 export interface TreeFileSystemOptions {
@@ -56,7 +56,6 @@ export interface TreeFileSystemOptions {
   readonly clock: Clock;
 }
 
-const BLOCK_BYTES = 4096;
 const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
@@ -200,6 +199,7 @@ export class TreeFileSystem implements FileSystem {
     if (file.truncates) return NOTHING;
     if (file.burnt !== undefined) return slice(file.burnt, offset, sizeBytes);
     if (file.stale) return ESTALE;
+    if (this.#files.isReleasing(file.ino)) return PENDING;
     const errno = this.#recheck(file, R_OK);
     if (errno !== 0) return errno;
     const node = file.pinned ? file.node : this.#replica.snapshot.node(file.ino);
@@ -218,6 +218,15 @@ export class TreeFileSystem implements FileSystem {
       waiting = false;
       done(errno, bytes);
     };
+    if (this.#files.isReleasing(file.ino)) {
+      this.#files.onReleased(file.ino, () => {
+        const result = waiting ? this.read(file, offset, sizeBytes) : EINTR;
+        if (result === PENDING) this.waitRead(file, offset, sizeBytes, answer);
+        else if (typeof result === 'number') answer(result, undefined);
+        else answer(0, result);
+      });
+      return () => answer(EINTR, undefined);
+    }
     this.#upstream.submit({ op: 'burn', caller: file.caller, ino: file.ino }, (outcome) => {
       if (outcome.errno === 0) file.burnt ??= outcome.bytes;
       // Two reads of one handle may both have asked; the second is told that it is burnt, and has it already.
@@ -239,14 +248,15 @@ export class TreeFileSystem implements FileSystem {
   write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void {
     const file = handle as OpenFile;
     if (!file.open || !file.writes) return done(EBADF, undefined);
-    const truncate = file.truncates;
-    this.#files.settleTruncation(file);
+    const files = this.#files;
+    const truncate = files.takeTruncation(file);
     const append = (file.flags & O_APPEND) !== 0;
     const written = data.length;
     this.#upstream.submit(
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
       (outcome) => {
-        if (truncate && outcome.errno !== 0) this.#files.renewTruncation(file);
+        if (truncate && outcome.errno !== 0) files.renewTruncation(file);
+        files.truncationSettled(file.ino, truncate);
         done(outcome.errno, outcome.errno === 0 ? written : undefined);
       },
     );
@@ -260,7 +270,11 @@ export class TreeFileSystem implements FileSystem {
     const file = handle as OpenFile;
     if (!file.open) return done(EBADF, undefined);
     if (!file.truncates) return this.#released(file, 0, done);
-    this.#truncateNow(file, (errno) => this.#released(file, errno, done));
+    const settle = this.#files.releaseTruncates(file.ino);
+    this.#truncateNow(file, (errno) => {
+      settle();
+      this.#released(file, errno, done);
+    });
   }
 
   #released(file: OpenFile, errno: number, done: Done): void {
@@ -444,16 +458,7 @@ export class TreeFileSystem implements FileSystem {
   }
 
   statfs(): StatFs {
-    const { quota } = this.#replica.policy.spec;
-    const { bytes, nodes } = this.#replica.usage;
-    return {
-      blockSizeBytes: BLOCK_BYTES,
-      blocks: Math.ceil(quota.bytes / BLOCK_BYTES),
-      blocksFree: Math.max(0, Math.floor((quota.bytes - bytes) / BLOCK_BYTES)),
-      files: quota.nodes,
-      filesFree: Math.max(0, quota.nodes - nodes),
-      nameBytes: limits.nameBytes,
-    };
+    return statFs(this.#replica);
   }
 
   subscribe(listener: (changes: readonly Change[]) => void): () => void {
@@ -559,9 +564,12 @@ export class TreeFileSystem implements FileSystem {
 
   #truncateNow(file: OpenFile, done: Done): void {
     if (!file.open) return done(EBADF, undefined);
-    if (!file.truncates) return done(0, undefined);
-    this.#files.settleTruncation(file);
-    this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, done);
+    const files = this.#files;
+    if (!files.takeTruncation(file)) return done(0, undefined);
+    this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, (errno) => {
+      files.truncationSettled(file.ino, true);
+      done(errno, undefined);
+    });
   }
 
   #dropIfUnlinked(ino: number): void {

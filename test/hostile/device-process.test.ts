@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { VIRTIO_RING_F_INDIRECT_DESC } from '../../src/virtio/messages.ts';
-import { fuse } from '../front-end/index.ts';
+import { DESC_INDIRECT, DESC_NEXT, DESC_WRITE, fuse } from '../front-end/index.ts';
 import { Bystander, complete, connect, guessingClient, init, Served } from './device.ts';
 import { allFuseCases } from './fuse-cases.ts';
 import { hold } from './held.ts';
@@ -95,5 +95,43 @@ test('a device process serves another VM while one sends every malformed FUSE re
   assert.equal(counters['fuse.bugs'], 0);
   assert.equal(counters['sessionFaults'], 0);
   t.diagnostic(`${allFuseCases.length} requests`);
+  t.diagnostic(bystander.report('second VM of the device process'));
+});
+
+test('a device process serves another VM while one makes the longest chains that there can be', async (t) => {
+  await using served = await Served.start(2);
+  const [hostile = '', innocent = ''] = served.sockets;
+  using bystander = await Bystander.connect(innocent);
+  const size = 1024;
+  const front = connect(hostile, { queueSize: size, requestBytes: 1024, replyBytes: 64 });
+  t.after(() => front.close());
+  await init(front);
+  const queue = front.queues[1]!;
+  const { memory } = front;
+  // One table that all heads point to: 1,023 pieces of 1,024 bytes to read, and room for an error.
+  const table = new Uint32Array(memory.u8.buffer, queue.layout.tablesOffset, size * 4);
+  const pieces = memory.guestAddrOf(queue.layout.buffersOffset);
+  for (let i = 0; i < size; i++) {
+    const isLast = i === size - 1;
+    const address = pieces + (isLast ? 1024 : i * 1088);
+    const flags = isLast ? DESC_WRITE : DESC_NEXT | ((i + 1) << 16);
+    table.set([address % 2 ** 32, Math.floor(address / 2 ** 32), isLast ? 16 : 1024, flags], i * 4);
+  }
+  const at = memory.guestAddrOf(queue.layout.tablesOffset);
+  for (let head = 0; head < size; head++)
+    queue.desc.set([at % 2 ** 32, Math.floor(at / 2 ** 32), size * 16, DESC_INDIRECT], head * 4);
+  let given = 1;
+  for (let round = 0; round < 20; round++) {
+    for (let head = 0; head < size; head++) queue.addHead(head);
+    queue.publish();
+    for (let done = 0; done < size; ) {
+      bystander.ask();
+      const now = Atomics.load(queue.used, 1);
+      done += (now - given) & 0xffff;
+      given = now;
+    }
+  }
+  served.assertAlive();
+  t.diagnostic(`${20 * size} chains of ${size} descriptors and 1 MiB`);
   t.diagnostic(bystander.report('second VM of the device process'));
 });

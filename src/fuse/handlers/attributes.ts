@@ -19,7 +19,10 @@ export function lookup(state: SessionState): number {
   return state.entry(REPLY, node) ? state.reply(abi.EntryOut.sizeBytes) : ENFILE;
 }
 
-/** fstat(2) of an old version, or of what is gone, shows that: the kernel sends no file handle, so the nodeid must tell. */
+/**
+ * fstat(2) of an old version shows that version: the kernel sends no file handle, so the nodeid must tell. What is gone is
+ * shown as it was, without links: a process may stand in a removed directory, and ESTALE would reach it.
+ */
 export function getattr(state: SessionState): number {
   const { inode } = state;
   const node = state.fileSystem.getattr(state.caller, inode.ino);

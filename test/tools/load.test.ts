@@ -52,7 +52,7 @@ const limitedBy: Readonly<Record<string, string>> = {
 };
 
 const stressors =
-  'access chdir chmod chown dentry dir dirdeep dirmany dup fallocate fcntl file-ioctl filename flock fstat getdent handle hdd inotify io lease locka lockf open readahead rename seek sendfile splice symlink sync-file touch utime';
+  'access chdir chmod chown dentry dir dirdeep dirmany dup fallocate fcntl filename flock fstat getdent handle hdd inotify io lease locka lockf open readahead rename seek sendfile splice symlink sync-file touch utime';
 
 describe('load generators on a mount', () => {
   let mount: ServedMount;

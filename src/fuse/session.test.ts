@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, entriesIn } from '../../test/fuse/client.ts';
 import { World, type WorldSpec } from '../../test/tree/world.ts';
-import { type FileSystem, ways } from '../tree/index.ts';
+import { type FileSystem, limits, ways } from '../tree/index.ts';
 import {
   EACCES,
   EAGAIN,
@@ -139,6 +139,41 @@ test('OPEN that is tried again may look at attributes and ACLs in between, as ke
   }
 });
 
+test('OPEN and READLINK that are tried again meet what they looked up, though it is gone by then', () => {
+  const { client } = begin('dev-fuse');
+  const guest = client.walk('guest');
+  const other = { pid: 7, nodeid: guest };
+  const file = (name: string): void => {
+    const made = client.send('CREATE', { ...other, in: { mode: 0o644, flags: O_RDWR }, rest: [name] });
+    const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+    client.send('WRITE', { ...other, in: { fh, size: 1 }, rest: [new TextEncoder().encode(name)] });
+    client.send('RELEASE', { ...other, in: { fh } });
+  };
+  const link = (name: string): void => void client.send('SYMLINK', { ...other, rest: [name, `to ${name}`] });
+  const replace = (name: string, by: string): void => {
+    assert.equal(client.send('RENAME', { ...other, in: { newdir: guest }, rest: [by, name] }).errno, 0);
+  };
+  for (const make of [file, link]) {
+    for (const name of ['a', 'b', 'c']) make(name);
+    const first = client.walk('guest/a');
+    replace('a', 'b');
+    const ask = (nodeid: number) => (make === file ? client.open(nodeid) : client.send('READLINK', { nodeid }));
+    assert.equal(ask(first).errno, ESTALE);
+    const second = client.walk('guest/a');
+    replace('a', 'c');
+    assert.equal(client.send('GETATTR', { nodeid: second }).errno, 0);
+    const acl = { in: { size: 100 }, rest: ['system.posix_acl_access'] };
+    assert.equal(client.send('GETXATTR', { nodeid: second, ...acl }).errno, ENODATA);
+    const answer = ask(second);
+    assert.equal(answer.errno, 0);
+    assert.equal(
+      make === file ? client.read(answer.get(abi.OpenOut.fh)).text : answer.text,
+      make === file ? 'b' : 'to b',
+    );
+    assert.equal(client.send('UNLINK', { ...other, rest: ['a'] }).errno, 0);
+  }
+});
+
 test('OPEN is ESTALE when the thread did something else since, or let too much time pass', () => {
   for (const other of ['STATFS', '']) {
     const { client, world } = begin();
@@ -241,6 +276,23 @@ test('names that no kernel sends are refused, each with its errno', () => {
   assert.equal(client.send('LOOKUP', { rest: [new Uint8Array([0xc3, 0x28, 0])] }).errno, ENOENT);
   assert.equal(mkdir('\uFEFFmarked'), 0);
   assert.equal(client.lookup(guest, 'marked').errno, ENOENT, 'a byte order mark belongs to the name');
+});
+
+test('what is longer or later than the tree keeps is refused or clamped before it is sent upstream', () => {
+  const { client } = begin();
+  const guest = client.walk('/guest');
+  const long = client.send('SYMLINK', { nodeid: guest, rest: ['long', 'x'.repeat(limits.symlinkBytes + 1)] });
+  assert.equal(long.errno, ENAMETOOLONG);
+  assert.equal(client.send('SYMLINK', { nodeid: guest, rest: ['fits', 'x'.repeat(limits.symlinkBytes)] }).errno, 0);
+  const made = client.send('CREATE', { nodeid: guest, in: { flags: O_RDWR, mode: 0o644 }, rest: ['file'] });
+  const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+  const write = (bytes: number) =>
+    client.send('WRITE', { in: { fh, size: bytes }, rest: [new Uint8Array(bytes)] }).errno;
+  assert.equal(write(limits.valueBytes + 1), EINVAL);
+  assert.equal(write(limits.valueBytes), 0);
+  const nodeid = made.get(abi.EntryOut.nodeid);
+  const timed = client.send('SETATTR', { nodeid, in: { valid: c.FATTR_MTIME, mtime: 2 ** 62 } });
+  assert.equal(timed.get(abi.Attr.mtime, abi.AttrOut.attr.offset), limits.timeSeconds);
 });
 
 test('frames that lie about themselves are answered EIO', () => {

@@ -73,11 +73,12 @@ export interface FileSystem {
   getattr(caller: Caller, ino: number): Node | number;
   /** access(2), where the way in asks us. */
   access(caller: Caller, ino: number, mask: number): number;
-  readlink(caller: Caller, ino: number): Uint8Array | number;
+  /** `version` as in `open`. */
+  readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number;
   /**
    * Decides and opens. Checks search permission on every ancestor. O_TRUNC is pending until the first write, fsync or
-   * release. ESTALE when the node is gone. `version`: pins that version, which was looked up during the same open(2), although
-   * it is the current one no more.
+   * release. ESTALE when the node is gone. `version`: pins that version for reading, which was looked up during the same
+   * open(2), although it is the current one no more, or gone by now; who wants to write gets the current one, or ENOENT.
    */
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
@@ -125,7 +126,8 @@ export interface FileSystem {
   ): void;
   /** `handle` when the guest gave one (ftruncate). */
   setattr(caller: Caller, ino: number, attributes: SetAttributes, handle: Handle | undefined, done: Done<Node>): void;
-  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number;
+  /** `version`: the node as it was known last, for when it is gone. */
+  getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number;
   /** Names, each ended by NUL. */
   listxattr(caller: Caller, ino: number): Uint8Array | number;
   setxattr(caller: Caller, ino: number, name: string, value: Uint8Array, flags: number, done: Done): void;

@@ -77,6 +77,8 @@ export const limits = {
   nameBytes: 255,
   depth: 64,
   symlinkBytes: 4095,
+  /** Seconds before and after 1970 that a time can be. */
+  timeSeconds: 2 ** 40,
   aclEntries: 64,
 } as const;
 

@@ -25,6 +25,7 @@ import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
+import type { Clock } from './clock.ts';
 import type { Change, Delta } from './delta.ts';
 import {
   type DirectoryEntry,
@@ -45,13 +46,6 @@ import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.t
 import type { Snapshot } from './snapshot.ts';
 import { statFs } from './stat-fs.ts';
 import { listedXattrs, xattrOf } from './xattrs.ts';
-
-export interface Clock {
-  /** Milliseconds since the epoch. */
-  readonly wallMs: () => number;
-  /** Milliseconds that never run backwards. */
-  readonly monotonicMs: () => number;
-}
 
 export interface TreeFileSystemOptions {
   readonly replica: Replica;
@@ -84,7 +78,7 @@ export class TreeFileSystem implements FileSystem {
     type: 0,
     node: undefined,
   };
-  readonly #stop: () => void;
+  readonly #stops: readonly (() => void)[];
 
   constructor(options: TreeFileSystemOptions) {
     this.way = options.way;
@@ -93,12 +87,15 @@ export class TreeFileSystem implements FileSystem {
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
     this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
-    this.#stop = options.replica.onApply((delta, before) => this.#applied(delta, before));
+    this.#stops = [
+      options.replica.onApply((delta, before) => this.#applied(delta, before)),
+      options.replica.unlinked.ask((ino) => this.#files.isOpen(ino)),
+    ];
   }
 
   /** Leaves the replica. */
   close(): void {
-    this.#stop();
+    for (const stop of this.#stops) stop();
     this.reset();
   }
 
@@ -154,8 +151,8 @@ export class TreeFileSystem implements FileSystem {
     return this.#check('access', node, caller, mask);
   }
 
-  readlink(caller: Caller, ino: number): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
+    const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
     if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
@@ -163,18 +160,21 @@ export class TreeFileSystem implements FileSystem {
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
-    const node = this.#replica.snapshot.node(ino);
+    const current = this.#replica.unlinked.isLeaving(ino) ? undefined : this.#replica.snapshot.node(ino);
+    const node = current ?? version;
     if (node === undefined) return ESTALE;
     const type = node.mode & S_IFMT;
     if (type === S_IFDIR) return EISDIR;
     if (type === S_IFLNK) return ELOOP;
     const mask = openMask(flags);
+    const writes = (mask & W_OK) !== 0;
+    if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask);
     if (errno !== 0) return errno;
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if ((mask & W_OK) !== 0 && effective.writeOnce && node.sizeBytes > 0) {
+    if (writes && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
       return EPERM;
     }
@@ -182,9 +182,8 @@ export class TreeFileSystem implements FileSystem {
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
     const copy = { ...caller };
-    if (version === undefined || version === node || caching === 'mutable')
-      return this.#opened(node, flags, copy, caching);
-    const file = this.#opened(version, flags, copy, caching);
+    if (version === undefined || version === current || writes) return this.#opened(node, flags, copy, caching);
+    const file = this.#opened(version, flags, copy, 'private');
     this.#files.pinsOldVersion(file);
     return file;
   }
@@ -437,8 +436,8 @@ export class TreeFileSystem implements FileSystem {
     this.#truncateNow(file, (errno) => (errno === 0 ? this.#submit(truncate, then) : then(errno, undefined)));
   }
 
-  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number {
+    const node = this.#replica.snapshot.node(ino) ?? version;
     if (node === undefined) return ESTALE;
     if (this.#hides(node, caller)) return ENOENT;
     const { wallMs, monotonicMs } = this.#clock;
@@ -575,8 +574,9 @@ export class TreeFileSystem implements FileSystem {
 
   #dropIfUnlinked(ino: number): void {
     const node = this.#replica.snapshot.node(ino);
-    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || this.#files.isOpen(ino)) return;
-    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => {});
+    const { unlinked } = this.#replica;
+    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || !unlinked.giveUp(ino)) return;
+    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => unlinked.left(ino));
   }
 
   #applied(delta: Delta, before: Snapshot): void {

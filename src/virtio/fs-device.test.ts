@@ -178,3 +178,17 @@ test('VirtioFsDevice resets the session and closes when the front end hangs up',
   handler.answer(handler.held[0]!);
   assert.equal(vm.watcher.watched.size, 0);
 });
+
+test('VirtioFsDevice ends its turn sooner when requests are long', (t) => {
+  const vm = started({ requestBytes: 131_072, replyBytes: 64, queueSize: 16 });
+  t.after(vm.close);
+  const queue = vm.front.queues[1]!;
+  for (let slot = 0; slot < 16; slot++)
+    queue.add(slot, fuse.writeRequest(queue.request(slot), { opcode: 1, unique: slot }, 131_072 - 40), 16);
+  queue.publish();
+  assert.equal(vm.device.process(64), true);
+  // 128 KiB count as eight requests beside the one that they are.
+  assert.equal(vm.device.counters.requests, 8);
+  assert.equal(vm.device.process(64), false);
+  assert.equal(vm.device.counters.requests, 16);
+});

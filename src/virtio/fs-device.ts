@@ -42,6 +42,10 @@ export interface VirtioFsCounters {
   sessionFaults: number;
 }
 
+/** A turn is measured in requests; one that copies this many bytes or walks this many descriptors more counts as one more. */
+const BYTES_PER_UNIT = 16_384;
+const DESCRIPTORS_PER_UNIT = 256;
+
 const IDLE = 0;
 const UNANSWERED = 1;
 const ANSWERED = 2;
@@ -113,6 +117,8 @@ export class VirtioFsDevice implements Exchange {
   /** The request under way. */
   #queue: Virtqueue;
   #state = IDLE;
+  /** Of the answer that the request under way has got. */
+  #repliedBytes = 0;
   #isProcessing = false;
 
   /** Takes `controlFd` over: an accepted, non-blocking control connection. `watcher` is told which fds to poll. */
@@ -163,8 +169,8 @@ export class VirtioFsDevice implements Exchange {
   // --- serving ---
 
   /**
-   * Serves up to `budget` requests, a fair share of every queue, and interrupts the guest where it wants that. Returns
-   * whether more is waiting.
+   * Serves up to `budget` requests, fewer of them when they are long, a fair share of every queue, and interrupts the guest
+   * where it wants that. Returns whether more is waiting.
    */
   process(budget: number): boolean {
     const active = this.#active;
@@ -211,28 +217,30 @@ export class VirtioFsDevice implements Exchange {
     return hasMore;
   }
 
-  /** Serves up to `most` requests of one queue; returns how many it took. */
+  /** Serves requests of one queue until they have cost `most`; returns what they cost. */
   #serve(queue: Virtqueue, most: number): number {
-    let taken = 0;
-    while (taken < most) {
+    let cost = 0;
+    while (cost < most) {
       const popped = queue.pop();
       if (popped === POP_EMPTY) break;
       if (popped === POP_BROKEN) {
         this.#break(queue);
         break;
       }
-      taken++;
       this.counters.requests++;
       this.#queue = queue;
+      this.#repliedBytes = 0;
       this.#state = UNANSWERED;
       if (popped === POP_FAULT) {
         this.counters.badChains++;
         this.#answerError();
       } else if (popped === POP_CHAIN) this.#handle();
+      const bytes = queue.requestBytes + this.#repliedBytes;
+      cost += 1 + Math.floor(bytes / BYTES_PER_UNIT) + Math.floor(queue.chainLength / DESCRIPTORS_PER_UNIT);
       if (this.#backEnd.isClosed) break;
     }
     this.#state = IDLE;
-    return taken;
+    return cost;
   }
 
   #handle(): void {
@@ -294,6 +302,7 @@ export class VirtioFsDevice implements Exchange {
       return;
     }
     this.#state = ANSWERED;
+    this.#repliedBytes = total;
     if (queue.scatter(queue.writable, head, headBytes, payload) === total) queue.push(queue.head, total);
     else {
       queue.break('the memory of a reply is gone');

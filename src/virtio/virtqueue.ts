@@ -141,6 +141,8 @@ export class Virtqueue {
   /** Of the chain that `pop` took last. */
   head = 0;
   requestBytes = 0;
+  /** How many descriptors it has. */
+  chainLength = 0;
   #writable: Segments = makeSegments(0);
 
   #isStarted = false;
@@ -372,6 +374,7 @@ export class Virtqueue {
       if (at >= size) return this.#broken(`descriptor ${at} is outside of ${size}`);
     }
     this.requestBytes = requestBytes;
+    this.chainLength = taken;
     writable.count = count;
     writable.sizeBytes = sizeBytes;
     if (!hasFault) return POP_CHAIN;

@@ -1,10 +1,12 @@
 /** A real device process under `serve`, and VMs that connect to it by their sockets. */
 import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { setImmediate as turn } from 'node:timers/promises';
 import { type ServeEvent, type Server, serve } from '../../src/host/index.ts';
 import { FrontEnd, type FrontEndOptions, type FrontQueue, fuse } from '../front-end/index.ts';
+import { Client } from '../fuse/client.ts';
 
 const tree = `porthole: 1
 metadata:
@@ -22,10 +24,19 @@ export class Served implements AsyncDisposable {
   readonly file: string;
   readonly sockets: readonly string[];
   readonly events: ServeEvent[];
+  /** Emits the name of every event of the server, as it occurs. */
+  readonly occurs: EventEmitter;
   readonly server: Server;
   readonly pid: number;
 
-  private constructor(directory: string, sockets: readonly string[], events: ServeEvent[], server: Server) {
+  private constructor(
+    directory: string,
+    sockets: readonly string[],
+    events: ServeEvent[],
+    occurs: EventEmitter,
+    server: Server,
+  ) {
+    this.occurs = occurs;
     this.directory = directory;
     this.file = path.join(directory, 'vm.yaml');
     this.sockets = sockets;
@@ -40,14 +51,18 @@ export class Served implements AsyncDisposable {
     writeFileSync(file, tree);
     const paths = Array.from({ length: sockets }, (_, i) => path.join(directory, `${i}.sock`));
     const events: ServeEvent[] = [];
+    const occurs = new EventEmitter();
     const server = await serve({
       file,
       vhostUser: paths,
       mounts: [],
       writeStdout: () => true,
-      onEvent: (event) => events.push(event),
+      onEvent: (event) => {
+        events.push(event);
+        occurs.emit(event.event);
+      },
     });
-    return new Served(directory, paths, events, server);
+    return new Served(directory, paths, events, occurs, server);
   }
 
   /** Changes the value of `/instance/note` from outside. */
@@ -160,3 +175,13 @@ export class Bystander implements Disposable {
     this.front.close();
   }
 }
+
+/** Builds requests for a session that is elsewhere. */
+export const guessingClient = (): Client =>
+  new Client({
+    handle: () => undefined,
+    reset: () => undefined,
+    flushWaiters: () => undefined,
+    tick: () => undefined,
+    nextDeadlineMs: () => Number.POSITIVE_INFINITY,
+  });

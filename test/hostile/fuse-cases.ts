@@ -299,6 +299,9 @@ const genericCases: FuseCase[] = [
   generic('RENAME2 with flags of ones', 'errno', ({ client, guest }) =>
     client.frame('RENAME2', { nodeid: guest, in: { newdir: guest, flags: 0xffff_ffff }, rest: ['own', 'x'] }),
   ),
+  generic('SYMLINK to 4096 bytes', 'errno', ({ client, guest }) =>
+    client.frame('SYMLINK', { nodeid: guest, rest: ['long', 'x'.repeat(4096)] }),
+  ),
   generic('SYMLINK to 70000 bytes', 'errno', ({ client, guest }) =>
     client.frame('SYMLINK', { nodeid: guest, rest: ['long', 'x'.repeat(70_000)] }),
   ),

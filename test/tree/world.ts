@@ -66,6 +66,8 @@ export class World {
   readonly authority: Authority;
   readonly audit: AuditRecord[] = [];
   auditWorks = true;
+  /** Hears of every mutation on its way up. */
+  onMutation: (mutation: Mutation) => void = () => {};
   #holders = 0;
 
   constructor(spec: WorldSpec, options: Partial<AuthorityOptions> & { readonly clock?: TestClock } = {}) {
@@ -92,10 +94,16 @@ export class World {
   fileSystem(way: Way): TreeFileSystem {
     const replica = new Replica();
     const holder = `replica ${this.#holders++}`;
+    const upstream = this.authority.upstream(way, holder);
     const fileSystem = new TreeFileSystem({
       replica,
       way,
-      upstream: this.authority.upstream(way, holder),
+      upstream: {
+        submit: (mutation, settle) => {
+          this.onMutation(mutation);
+          upstream.submit(mutation, settle);
+        },
+      },
       audit: this.sink,
       vm: 'test',
       clock: this.clock,

@@ -1,5 +1,5 @@
 /** LOOKUP, GETATTR, SETATTR, ACCESS, READLINK, STATFS. */
-import type { Handle, SetAttributes } from '../../tree/index.ts';
+import { type Handle, limits, type Node, type SetAttributes } from '../../tree/index.ts';
 import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
@@ -19,7 +19,10 @@ export function lookup(state: SessionState): number {
   return state.entry(REPLY, node) ? state.reply(abi.EntryOut.sizeBytes) : ENFILE;
 }
 
-/** fstat(2) of an old version shows that version: the kernel sends no file handle, so the nodeid must tell. */
+/**
+ * fstat(2) of an old version shows that version: the kernel sends no file handle, so the nodeid must tell. What is gone is
+ * shown as it was, without links: a process may stand in a removed directory, and ESTALE would reach it.
+ */
 export function getattr(state: SessionState): number {
   const { inode } = state;
   const node = state.fileSystem.getattr(state.caller, inode.ino);
@@ -30,10 +33,11 @@ export function getattr(state: SessionState): number {
   return state.reply(abi.AttrOut.sizeBytes);
 }
 
-const time = (state: SessionState, secOffset: number, nsec: number) => ({
-  sec: state.view.getUint32(BODY + secOffset, true) + state.view.getInt32(BODY + secOffset + 4, true) * TWO_32,
-  nsec,
-});
+/** A time beyond what the tree can keep becomes the last that it can, as in other file systems of Linux. */
+const time = (state: SessionState, secOffset: number, nsec: number) => {
+  const sec = state.view.getUint32(BODY + secOffset, true) + state.view.getInt32(BODY + secOffset + 4, true) * TWO_32;
+  return { sec: Math.max(-limits.timeSeconds, Math.min(limits.timeSeconds, sec)), nsec };
+};
 
 export function setattr(state: SessionState): number {
   const { view } = state;
@@ -90,8 +94,12 @@ export function access(state: SessionState): number {
 export function readlink(state: SessionState): number {
   const { inode, fileSystem } = state;
   const node = fileSystem.node(inode.ino);
-  if (node === undefined || !isCurrent(inode, node, fileSystem.caching(node))) return ESTALE;
-  const target = fileSystem.readlink(state.caller, inode.ino);
+  let version: Node | undefined;
+  if (node === undefined || !isCurrent(inode, node, fileSystem.caching(node))) {
+    version = state.lookedUpAgain(state.nodeid);
+    if (version === undefined) return state.expectRetry();
+  }
+  const target = fileSystem.readlink(state.caller, inode.ino, version);
   return typeof target === 'number' ? target : state.reply(0, target);
 }
 

@@ -1,9 +1,10 @@
 /** MKNOD, MKDIR, SYMLINK, UNLINK, RMDIR, RENAME, RENAME2, CREATE: what changes a directory. */
 
-import type { Node } from '../../tree/index.ts';
+import { limits, type Node } from '../../tree/index.ts';
 import {
   EINVAL,
   EIO,
+  ENAMETOOLONG,
   ENFILE,
   EPERM,
   ESTALE,
@@ -65,6 +66,7 @@ export function symlink(state: SessionState): number {
   const name = decodeName(bytes, BODY, nameEnd);
   if (typeof name === 'number') return name;
   if (targetEnd === nameEnd + 1) return EINVAL;
+  if (targetEnd - nameEnd - 1 > limits.symlinkBytes) return ENAMETOOLONG;
   if (state.inodes.full) return ENFILE;
   const target = bytes.slice(nameEnd + 1, targetEnd);
   const pending = state.later();

@@ -1,11 +1,12 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
 import { type Caching, type Handle, PENDING } from '../../tree/index.ts';
-import { EAGAIN, EBADF, EINTR, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
+import { EAGAIN, EBADF, EINTR, EINVAL, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import type { OpenFile } from '../handles.ts';
 import { isCurrent } from '../inodes.ts';
 import { BODY, REPLY, type SessionState, type WaitingRead } from '../state.ts';
+import { MAX_WRITE_BYTES } from './lifecycle.ts';
 
 /** How the kernel treats an open file; counts the cached and the direct ones. */
 export function openFlags(state: SessionState, handle: Handle, caching: Caching): number {
@@ -24,18 +25,25 @@ export function openFlags(state: SessionState, handle: Handle, caching: Caching)
 /** ESTALE sends Linux back to LOOKUP: what is opened is always the version of now, whatever the kernel still has cached. */
 export function open(state: SessionState): number {
   const { fileSystem, inode } = state;
-  const node = fileSystem.node(inode.ino);
-  if (node === undefined) return ESTALE;
-  const caching = fileSystem.caching(node);
-  const retried = state.retries.size === 0 ? undefined : state.retried(state.nodeid);
-  const current = isCurrent(inode, node, caching);
-  if (!current && (retried === undefined || caching !== inode.caching)) return state.expectRetry();
+  const { ino } = inode;
+  const node = fileSystem.node(ino);
+  const caching = node === undefined ? inode.caching : fileSystem.caching(node);
+  const current = node !== undefined && isCurrent(inode, node, caching);
+  const retried = state.retried(state.nodeid);
+  if (!current && retried === undefined) return state.expectRetry();
   if (state.handles.full) return ENFILE;
   const flags = abi.OpenIn.flags.get(state.view, BODY);
-  const handle = fileSystem.open(state.caller, inode.ino, flags, current ? undefined : retried);
+  let handle = fileSystem.open(state.caller, ino, flags, current ? undefined : retried);
+  // Its name went to another file since it was looked up.
+  if (handle === ESTALE)
+    handle = retried === undefined ? state.expectRetry() : fileSystem.open(state.caller, ino, flags, retried);
   if (typeof handle === 'number') return handle;
   abi.OpenOut.fh.set(state.out, REPLY, state.handles.addFile(handle).fh);
-  abi.OpenOut.openFlags.set(state.out, REPLY, openFlags(state, handle, caching));
+  abi.OpenOut.openFlags.set(
+    state.out,
+    REPLY,
+    openFlags(state, handle, caching === inode.caching ? caching : 'private'),
+  );
   abi.OpenOut.padding.set(state.out, REPLY, 0);
   return state.reply(abi.OpenOut.sizeBytes);
 }
@@ -74,6 +82,8 @@ export function write(state: SessionState): number {
   const start = BODY + abi.WriteIn.sizeBytes;
   const sizeBytes = abi.WriteIn.size.get(view, BODY);
   if (start + sizeBytes !== state.end) return EIO;
+  // More than INIT allowed: no kernel does it.
+  if (sizeBytes > MAX_WRITE_BYTES) return EINVAL;
   const file = state.handles.file(abi.WriteIn.fh.get(view, BODY));
   if (file === undefined) return EBADF;
   const offset = abi.WriteIn.offset.get(view, BODY);

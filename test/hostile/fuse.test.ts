@@ -12,7 +12,7 @@ import { hold } from './held.ts';
 import { fillBuffers, MemoryGuard } from './memory-guard.ts';
 
 const ROOM = 65_536;
-const shape = { queueSize: 8, requestBytes: 131_072, replyBytes: ROOM + 4096 };
+const shape = { queueSize: 4, requestBytes: 131_072, replyBytes: ROOM + 4096 };
 const content = { instance: { id: 'i-1', link: new Symlink('id') }, guest: {} };
 
 interface Vm extends InProcess {

@@ -6,6 +6,9 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { errnoName } from '../src/wire/index.ts';
+import { wayNames } from '../test/conformance/driver.ts';
+import { rowsOf } from '../test/conformance/table.ts';
+import { topics } from '../test/conformance/topics.ts';
 
 interface Table {
   readonly document: string;
@@ -44,6 +47,12 @@ const tables: readonly Table[] = [
         };
         return [String(bit), name, on('virtiofs'), on('dev-fuse'), reason];
       }),
+  },
+  {
+    document: 'docs/conformance.md',
+    name: 'cases',
+    head: ['topic', 'case', ...wayNames],
+    rows: () => rowsOf(topics),
   },
 ];
 

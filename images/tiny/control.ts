@@ -38,6 +38,7 @@ export class GuestJob implements AsyncDisposable {
   readonly #stdout: Buffer[] = [];
   readonly #stderr: Buffer[] = [];
   readonly #watchers = new Set<() => void>();
+  #listener: ((chunk: Buffer) => void) | undefined;
   readonly #started = Promise.withResolvers<number>();
   readonly #done = Promise.withResolvers<RunResult>();
   #ended = false;
@@ -77,6 +78,12 @@ export class GuestJob implements AsyncDisposable {
     this.#send('c', new Uint8Array(0));
   }
 
+  /** Standard output goes to `listener` as it comes, from the first byte on, and is not kept. */
+  stream(listener: (chunk: Buffer) => void): void {
+    for (const chunk of this.#stdout.splice(0)) listener(chunk);
+    this.#listener = listener;
+  }
+
   /** Sends a signal (15 is SIGTERM) to the job's process group. */
   kill(signal = 15): void {
     if (!this.#ended) this.#send('k', u32(signal));
@@ -105,8 +112,11 @@ export class GuestJob implements AsyncDisposable {
 
   /** Feeds one frame from the guest; true when it was the last. */
   receive(type: string, payload: Buffer): boolean {
-    if (type === 'o') this.#stdout.push(Buffer.from(payload));
-    else if (type === 'e') this.#stderr.push(Buffer.from(payload));
+    if (type === 'o') {
+      if (this.#listener === undefined) this.#stdout.push(Buffer.from(payload));
+      else this.#listener(Buffer.from(payload));
+    }
+    if (type === 'e') this.#stderr.push(Buffer.from(payload));
     else if (type === 'p') this.#started.resolve(payload.readUInt32LE(0));
     else if (type === 'x') this.#finish(payload.readUInt32LE(0), payload.readUInt32LE(4));
     for (const watcher of this.#watchers) watcher();

@@ -2,8 +2,8 @@
 import { read, send } from '../sys/index.ts';
 import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
-import { LinkQueue, readerOnDevice } from './link.ts';
-import { auditBatch, type LinkConfig, type ToDevice, type ToHost } from './link-messages.ts';
+import { encodeMessage, LinkQueue, readerOnDevice } from './link.ts';
+import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
 
 /** The descriptor that the host daemon gives a device process. */
 export const LINK_FD = 3;
@@ -15,8 +15,6 @@ const QUEUE_BYTES = 64 * 1024 * 1024;
  * guest that filled its rings with writes of one byte to a long file would have the daemon send more than it may.
  */
 const UNDERWAY = 32;
-/** What a mutation that waits takes beside the bytes that it carries. */
-const MUTATION_BYTES = 1024;
 const READ_BYTES = 256 * 1024;
 /** Audit records that may wait to be sent. */
 const AUDIT_WAITING = 4096;
@@ -37,16 +35,23 @@ export interface HostLinkEvents {
   wantWritable(wanted: boolean): void;
 }
 
-interface Unsent {
-  readonly way: 'virtiofs' | 'mount';
-  readonly mutation: Mutation;
+/** How long a mutation may wait for the host daemon; it refuses one that it comes to later. */
+const MUTATION_MS = 5_000;
+/** What an answer that was on time may take to arrive. */
+const ANSWER_MS = 500;
+/** A daemon that has not answered for so long is away: no mutations but those that it has wait for it. */
+const AWAY_MS = 1_000;
+
+interface Waiting {
   readonly settle: Settle;
+  readonly sinceMs: number;
 }
 
-const sizeOf = ({ mutation }: Unsent): number => {
-  if (mutation.op === 'write') return MUTATION_BYTES + mutation.data.length;
-  return mutation.op === 'setxattr' ? MUTATION_BYTES + mutation.value.length : 4 * MUTATION_BYTES;
-};
+/** Encoded already: the mutation and its caller are the file system's to use again. */
+interface Unsent extends Waiting {
+  readonly sequence: number;
+  readonly frame: Uint8Array;
+}
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
@@ -56,7 +61,8 @@ export class HostLink {
   readonly #reader = readerOnDevice();
   readonly #queue = new LinkQueue(QUEUE_BYTES);
   readonly #buffer = new Uint8Array(new ArrayBuffer(READ_BYTES));
-  readonly #waiting = new Map<number, Settle>();
+  /** Oldest first. */
+  readonly #waiting = new Map<number, Waiting>();
   readonly #unsent: Unsent[] = [];
   #unsentBytes = 0;
   #sequence = 0;
@@ -83,11 +89,6 @@ export class HostLink {
     this.#audit.push(record);
     return true;
   };
-
-  /** Monotonic milliseconds until which the audit records may wait, or Infinity. */
-  get auditDueMs(): number {
-    return this.#auditDueMs;
-  }
 
   /** Sends what waits, audit records only when they are due. */
   readonly beforePoll = (): void => {
@@ -144,29 +145,58 @@ export class HostLink {
   }
 
   #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
-    const unsent = { way, mutation, settle };
+    const sinceMs = monotonicMs();
+    if (this.#ended || this.#isAway(sinceMs)) return settle(refused);
+    const sequence = ++this.#sequence;
+    const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
+    const unsent = { sequence, frame, settle, sinceMs };
     if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#sendMutation(unsent);
-    const sizeBytes = sizeOf(unsent);
-    if (this.#ended || this.#unsentBytes + sizeBytes > QUEUE_BYTES) return settle(refused);
-    this.#unsentBytes += sizeBytes;
+    if (this.#unsentBytes + frame.length > QUEUE_BYTES) return settle(refused);
+    this.#unsentBytes += frame.length;
     this.#unsent.push(unsent);
   }
 
-  #sendMutation({ way, mutation, settle }: Unsent): void {
-    const sequence = ++this.#sequence;
+  #sendMutation({ sequence, frame, settle, sinceMs }: Unsent): void {
     // A record that was made before goes first, so that the log tells things in their order.
     this.flush();
-    if (!this.send({ type: 'mutation', sequence, way, mutation })) return settle(refused);
-    this.#waiting.set(sequence, settle);
+    if (this.#ended || !this.#queue.pushFrame(frame)) return settle(refused);
+    this.#waiting.set(sequence, { settle, sinceMs });
     this.flush();
   }
 
+  #oldestSinceMs(): number {
+    for (const { sinceMs } of this.#waiting.values()) return sinceMs;
+    return Number.POSITIVE_INFINITY;
+  }
+
+  #isAway(nowMs: number): boolean {
+    return this.#waiting.size >= UNDERWAY && nowMs - this.#oldestSinceMs() > AWAY_MS;
+  }
+
+  /** Monotonic milliseconds (`performance.now`) of the next thing due, or Infinity. */
+  nextDeadlineMs(): number {
+    const expiresInMs = this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
+    return Math.min(this.#auditDueMs, performance.now() + expiresInMs);
+  }
+
+  /** Sends what is due, and answers EIO for what waited too long: the daemon will refuse it. */
+  readonly tick = (): void => {
+    this.flush();
+    const nowMs = monotonicMs();
+    for (const [sequence, { settle, sinceMs }] of this.#waiting) {
+      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) return;
+      this.#waiting.delete(sequence);
+      settle(refused);
+    }
+    this.#sendWaiting();
+  };
   #sendWaiting(): void {
     while (this.#waiting.size < UNDERWAY) {
       const next = this.#unsent.shift();
       if (next === undefined) return;
-      this.#unsentBytes -= sizeOf(next);
-      this.#sendMutation(next);
+      this.#unsentBytes -= next.frame.length;
+      if (monotonicMs() - next.sinceMs > MUTATION_MS) next.settle(refused);
+      else this.#sendMutation(next);
     }
   }
 
@@ -177,9 +207,9 @@ export class HostLink {
       case 'delta':
         return this.#events.delta(message.delta);
       case 'outcome': {
-        const settle = this.#waiting.get(message.sequence);
+        const waiting = this.#waiting.get(message.sequence);
         this.#waiting.delete(message.sequence);
-        settle?.(message.outcome);
+        waiting?.settle(message.outcome);
         return this.#sendWaiting();
       }
       case 'askStatistics':
@@ -195,7 +225,7 @@ export class HostLink {
   #end(reason: string): void {
     if (this.#ended) return;
     this.#ended = true;
-    for (const settle of this.#waiting.values()) settle(refused);
+    for (const { settle } of this.#waiting.values()) settle(refused);
     this.#waiting.clear();
     for (const { settle } of this.#unsent.splice(0)) settle(refused);
     this.#events.ended(reason);

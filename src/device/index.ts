@@ -16,6 +16,7 @@ export {
   type LinkTarget,
   type LinkVhostUser,
   linkProtocol,
+  monotonicMs,
   type ToDevice,
   type ToHost,
 } from './link-messages.ts';

@@ -2,6 +2,12 @@
 import * as z from 'zod';
 import { type AuditRecord, type Delta, limits, type Mutation, type Outcome } from '../tree/index.ts';
 
+/** Milliseconds on the clock that all processes of a machine share (CLOCK_MONOTONIC). */
+export const monotonicMs = (): number => {
+  const [seconds, nanoseconds] = process.hrtime();
+  return seconds * 1000 + nanoseconds / 1e6;
+};
+
 /** Rises when a message changes its meaning; both sides of one version speak the version before too. */
 export const linkProtocol = 1;
 
@@ -64,6 +70,8 @@ export type ToHost =
       readonly sequence: number;
       readonly way: 'virtiofs' | 'mount';
       readonly mutation: Mutation;
+      /** `monotonicMs` after which it must be refused: the guest has its EIO by then. */
+      readonly expiresMs: number;
     }
   /** The replica has applied the commit: whoever opens a file from now on sees it. */
   | { readonly type: 'applied'; readonly revision: number }
@@ -206,6 +214,7 @@ export const fromDevice = {
     sequence,
     way: z.enum(['virtiofs', 'mount']),
     mutation,
+    expiresMs: z.number(),
   }),
   applied: z.strictObject({ type: z.literal('applied'), revision: z.int().min(0) }),
   audit: z.strictObject({ type: z.literal('audit'), records: z.array(auditRecord).max(auditBatch) }),

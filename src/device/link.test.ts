@@ -71,6 +71,7 @@ const auditRecord = fc.record(
     rule: fc.constant('default'),
     errno: fc.constant('EACCES'),
     dropped: fc.nat(),
+    droppedOthers: fc.nat(),
   },
   { requiredKeys: ['time', 'vm', 'way', 'operation', 'path', 'uid', 'gid', 'pid', 'revision', 'verdict', 'rule'] },
 );
@@ -83,6 +84,7 @@ const toHost: fc.Arbitrary<ToHost> = fc.oneof(
     sequence: ino,
     way: fc.constantFrom('virtiofs' as const, 'mount' as const),
     mutation,
+    expiresMs: fc.nat(),
   }),
   fc.record({ type: fc.constant('audit' as const), records: fc.array(auditRecord, { maxLength: 5 }) }),
   fc.record({ type: fc.constant('ready' as const), target }),
@@ -237,6 +239,7 @@ test('readerOnHost refuses a mutation when a device process claims what only an 
       sequence: 1,
       way: 'virtiofs',
       mutation: { op: 'burn', caller: { uid: 0, gid: 0, pid: 1, ...more }, ino: 5 },
+      expiresMs: 1,
     });
   assert.equal(readerOnHost().feed(claim({})).length, 1);
   refused(claim({ program: '/usr/bin/psql' }), 'MALFORMED_MESSAGE');
@@ -248,7 +251,7 @@ test('encodeMessage refuses a message when it is too long', () => {
   const data = new Uint8Array(1024 * 1024 + 20 * 1024);
   const caller = { uid: 0, gid: 0, pid: 0 };
   const mutation = { op: 'setxattr', caller, ino: 1, name: 'user.x', value: data, flags: 0 } as const;
-  assert.throws(() => encodeMessage({ type: 'mutation', sequence: 1, way: 'mount', mutation }), {
+  assert.throws(() => encodeMessage({ type: 'mutation', sequence: 1, way: 'mount', mutation, expiresMs: 1 }), {
     code: 'MESSAGE_TOO_LONG',
   });
 });

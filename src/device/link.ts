@@ -215,7 +215,11 @@ export class LinkQueue {
 
   /** False when there is no room: the message is not queued. */
   push(message: ToHost): boolean {
-    const frame = encodeMessage(message);
+    return this.pushFrame(encodeMessage(message));
+  }
+
+  /** The same for a message that is encoded. */
+  pushFrame(frame: Uint8Array): boolean {
     if (this.#pendingBytes + frame.length > this.#maxBytes) return false;
     this.#frames.push(frame);
     this.#pendingBytes += frame.length;

@@ -17,13 +17,13 @@ interface Open extends Served {
   counters(): Iterable<readonly [name: string, value: number]>;
 }
 
-/** Has the loop wake when audit records are due. */
-const auditTimer = (link: HostLink): Served => ({
+/** Has the loop wake when something of the link is due. */
+const linkTimer = (link: HostLink): Served => ({
   process: () => false,
   servedCount: 0,
   suppressKicks: () => false,
-  nextDeadlineMs: () => link.auditDueMs,
-  tick: () => link.flush(),
+  nextDeadlineMs: () => link.nextDeadlineMs(),
+  tick: link.tick,
 });
 
 class DeviceServer {
@@ -57,7 +57,7 @@ class DeviceServer {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
     this.#loop.beforePoll = this.#link.beforePoll;
-    this.#loop.serve(auditTimer(this.#link));
+    this.#loop.serve(linkTimer(this.#link));
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
     try {
       await this.#loop.run();

@@ -26,6 +26,7 @@ import {
   O_RDWR,
   O_TRUNC,
   O_WRONLY,
+  S_IFDIR,
   S_IFREG,
 } from '../wire/index.ts';
 import * as abi from './abi.ts';
@@ -138,6 +139,41 @@ test('OPEN that is tried again may look at attributes and ACLs in between, as ke
   }
 });
 
+test('OPEN and READLINK that are tried again meet what they looked up, though it is gone by then', () => {
+  const { client } = begin('dev-fuse');
+  const guest = client.walk('guest');
+  const other = { pid: 7, nodeid: guest };
+  const file = (name: string): void => {
+    const made = client.send('CREATE', { ...other, in: { mode: 0o644, flags: O_RDWR }, rest: [name] });
+    const fh = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+    client.send('WRITE', { ...other, in: { fh, size: 1 }, rest: [new TextEncoder().encode(name)] });
+    client.send('RELEASE', { ...other, in: { fh } });
+  };
+  const link = (name: string): void => void client.send('SYMLINK', { ...other, rest: [name, `to ${name}`] });
+  const replace = (name: string, by: string): void => {
+    assert.equal(client.send('RENAME', { ...other, in: { newdir: guest }, rest: [by, name] }).errno, 0);
+  };
+  for (const make of [file, link]) {
+    for (const name of ['a', 'b', 'c']) make(name);
+    const first = client.walk('guest/a');
+    replace('a', 'b');
+    const ask = (nodeid: number) => (make === file ? client.open(nodeid) : client.send('READLINK', { nodeid }));
+    assert.equal(ask(first).errno, ESTALE);
+    const second = client.walk('guest/a');
+    replace('a', 'c');
+    assert.equal(client.send('GETATTR', { nodeid: second }).errno, 0);
+    const acl = { in: { size: 100 }, rest: ['system.posix_acl_access'] };
+    assert.equal(client.send('GETXATTR', { nodeid: second, ...acl }).errno, ENODATA);
+    const answer = ask(second);
+    assert.equal(answer.errno, 0);
+    assert.equal(
+      make === file ? client.read(answer.get(abi.OpenOut.fh)).text : answer.text,
+      make === file ? 'b' : 'to b',
+    );
+    assert.equal(client.send('UNLINK', { ...other, rest: ['a'] }).errno, 0);
+  }
+});
+
 test('OPEN is ESTALE when the thread did something else since, or let too much time pass', () => {
   for (const other of ['STATFS', '']) {
     const { client, world } = begin();
@@ -160,6 +196,18 @@ test('OPEN of a removed file is ESTALE, and its attributes stay with nlink 0', (
   const answer = client.send('GETATTR', { nodeid });
   assert.equal(attrIn(answer, 'nlink'), 0);
   assert.equal(attrIn(answer, 'size'), 6);
+});
+
+test('GETATTR of a directory that was removed answers with nlink 0, as fstat(2) on a disk', () => {
+  const { client } = begin();
+  const guest = client.walk('guest');
+  assert.equal(client.send('MKDIR', { nodeid: guest, in: { mode: 0o750 }, rest: ['d'] }).errno, 0);
+  const nodeid = client.walk('guest/d');
+  assert.equal(client.send('RMDIR', { nodeid: guest, rest: ['d'] }).errno, 0);
+  const answer = client.send('GETATTR', { nodeid });
+  assert.equal(answer.errno, 0);
+  assert.equal(attrIn(answer, 'nlink'), 0);
+  assert.equal(attrIn(answer, 'mode'), S_IFDIR | 0o750);
 });
 
 test('LOOKUP caches for a second what all see alike, and nothing else', () => {

@@ -197,7 +197,7 @@ export class SessionState {
     this.interrupted.add(unique);
   }
 
-  /** The OPEN at hand is answered ESTALE: the same thread's next LOOKUPs and OPEN are the kernel's second try. */
+  /** The request at hand is answered ESTALE: the same thread's next LOOKUPs are the kernel's second try. */
   expectRetry(): typeof ESTALE {
     const { pid } = this.caller;
     this.retries.delete(pid);
@@ -206,12 +206,18 @@ export class SessionState {
     return ESTALE;
   }
 
-  /** The version that this thread's second try looked up as `nodeid`, if it did. Ends the retry. */
-  retried(nodeid: number): Node | undefined {
-    const retry = this.retries.get(this.caller.pid);
+  /** The version that this thread's second try looked up as `nodeid`, if that is what it looked up last. */
+  lookedUpAgain(nodeid: number): Node | undefined {
+    const retry = this.retries.size === 0 ? undefined : this.retries.get(this.caller.pid);
     if (retry === undefined) return undefined;
-    this.retries.delete(this.caller.pid);
     return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.atMs < RETRY_MS ? retry.node : undefined;
+  }
+
+  /** The same at OPEN, which ends the retry. */
+  retried(nodeid: number): Node | undefined {
+    const node = this.lookedUpAgain(nodeid);
+    if (this.retries.size > 0) this.retries.delete(this.caller.pid);
+    return node;
   }
 
   ttlSeconds(caching: Caching): number {

@@ -5,10 +5,16 @@
 import { rmSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { encodeMessage, readerOnDevice, type ToHost } from '../device/index.ts';
+import { encodeMessage, monotonicMs, readerOnDevice, type ToHost } from '../device/index.ts';
 import { type Mutation, Replica } from '../tree/index.ts';
 
-type Command = { readonly mutation?: Mutation; readonly get?: string; readonly do?: 'exit' | 'lie' | 'environment' };
+interface Command {
+  readonly mutation?: Mutation;
+  /** The mutation comes when its time is over. */
+  readonly expired?: boolean;
+  readonly get?: string;
+  readonly do?: 'exit' | 'lie' | 'environment';
+}
 
 const link = new Socket({ fd: 3 });
 const send = (message: ToHost): void => void link.write(encodeMessage(message));
@@ -34,7 +40,8 @@ const run = (command: Command, answer: (value: object) => void): void => {
   const { mutation } = command;
   const text = 'data' in mutation ? { data: new TextEncoder().encode(String(mutation.data)) } : {};
   waiting.set(++sequence, answer);
-  send({ type: 'mutation', sequence, way: 'virtiofs', mutation: { ...mutation, ...text } as Mutation });
+  const expiresMs = monotonicMs() + (command.expired === true ? -1 : 60_000);
+  send({ type: 'mutation', sequence, way: 'virtiofs', mutation: { ...mutation, ...text } as Mutation, expiresMs });
 };
 
 link.on('data', (chunk: Uint8Array) => {

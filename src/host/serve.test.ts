@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline/promises';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Mutation } from '../tree/index.ts';
+import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
 const fake = [process.execPath, join(import.meta.dirname, 'fake-device.test-child.ts')] as const;
@@ -133,6 +134,15 @@ test('serve gives a device process the tree and commits what it sends', async (t
     stage.events.map(({ event }) => event),
     ['loaded', 'ready', 'stopped'],
   );
+});
+
+test('serve refuses a mutation when the guest has been told already that it failed', async (t) => {
+  const stage = new Stage(t);
+  await stage.serve(t);
+  const mutation = { caller: { uid: 1000, gid: 1000, pid: 1 }, ...write(await stage.ino('/app/settings'), 'late') };
+  const outcome = await stage.ask({ mutation: mutation as unknown as Mutation, expired: true });
+  assert.equal(outcome?.['errno'], EIO);
+  assert.notEqual(await stage.get('/app/settings'), 'late');
 });
 
 test('serve loads the file again when it changes, and keeps the old tree when it is wrong', async (t) => {

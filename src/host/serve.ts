@@ -1,6 +1,13 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
-import { type LinkConfig, type LinkOptions, type LinkTarget, linkProtocol, type ToHost } from '../device/index.ts';
+import {
+  type LinkConfig,
+  type LinkOptions,
+  type LinkTarget,
+  linkProtocol,
+  monotonicMs,
+  type ToHost,
+} from '../device/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
@@ -54,6 +61,7 @@ const restartsMs = [200, 1_000, 5_000, 30_000] as const;
 /** A device process that lived this long starts the waits anew. */
 const healthyMs = 60_000;
 const probeMs = 1_000;
+const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 /** How long a reload waits to be applied before it is told without. */
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
@@ -250,7 +258,9 @@ export class Server implements AsyncDisposable {
   #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
     switch (message.type) {
       case 'mutation': {
-        const outcome = this.#commit(message.mutation, message.way, holder);
+        // The guest has been told that it failed, so it must not take effect any more.
+        const expired = monotonicMs() > message.expiresMs;
+        const outcome = expired ? refused : this.#commit(message.mutation, message.way, holder);
         device.send({ type: 'outcome', sequence: message.sequence, outcome });
         return;
       }
@@ -285,7 +295,6 @@ export class Server implements AsyncDisposable {
 
   /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
   #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string): Outcome {
-    const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
     const kind = way === 'mount' ? 'mount' : 'vhost-user';
     if (!this.#targets.some((target) => target.kind === kind)) return refused;
     try {

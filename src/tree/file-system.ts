@@ -73,20 +73,25 @@ export interface FileSystem {
   getattr(caller: Caller, ino: number): Node | number;
   /** access(2), where the way in asks us. */
   access(caller: Caller, ino: number, mask: number): number;
-  readlink(caller: Caller, ino: number): Uint8Array | number;
+  /** `version` as in `open`. */
+  readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number;
   /**
    * Decides and opens. Checks search permission on every ancestor. O_TRUNC is pending until the first write, fsync or
-   * release. ESTALE when the node is gone. `version`: pins that version, which was looked up during the same open(2), although
-   * it is the current one no more.
+   * release. ESTALE when the node is gone. `version`: pins that version for reading, which was looked up during the same
+   * open(2), although it is the current one no more, or gone by now; who wants to write gets the current one, or ENOENT.
    */
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number;
-  /** Waits for what `read` called PENDING. Returns how to give up (interrupt): `done` is then called with EINTR. */
+  /**
+   * Waits for what `read` called PENDING: a change, a burned value, or the truncation that a release has sent upstream and
+   * that is not answered (the kernel does not wait for RELEASE: who opens after close(2) must not see the old bytes). Returns
+   * how to give up (interrupt): `done` is then called with EINTR.
+   */
   waitRead(handle: Handle, offset: number, sizeBytes: number, done: Done<Uint8Array>): () => void;
   /** True when `read` would not wait (POLLIN). */
   readable(handle: Handle): boolean;
-  /** Size that the handle's file shows: 0 while a truncation is pending. */
+  /** The file shows size 0: a truncation is pending, or sent upstream and not answered. */
   pendingTruncation(ino: number): boolean;
   write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void;
   fsync(handle: Handle, done: Done): void;
@@ -121,7 +126,8 @@ export interface FileSystem {
   ): void;
   /** `handle` when the guest gave one (ftruncate). */
   setattr(caller: Caller, ino: number, attributes: SetAttributes, handle: Handle | undefined, done: Done<Node>): void;
-  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number;
+  /** `version`: the node as it was known last, for when it is gone. */
+  getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number;
   /** Names, each ended by NUL. */
   listxattr(caller: Caller, ino: number): Uint8Array | number;
   setxattr(caller: Caller, ino: number, name: string, value: Uint8Array, flags: number, done: Done): void;

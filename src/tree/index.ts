@@ -2,6 +2,7 @@ export { isDirectory } from './access.ts';
 export type { AuditRecord, AuditSink } from './audit.ts';
 export { Authority, type AuthorityOptions, type Commit, type Kept, type Restored } from './authority.ts';
 export { type Caller, type Way, ways } from './caller.ts';
+export type { Clock } from './clock.ts';
 export type { Change, Delta, Usage } from './delta.ts';
 export { type Explanation, explain, type Verdict } from './explain.ts';
 export {
@@ -31,4 +32,4 @@ export {
   type Spec,
   type SpecEntry,
 } from './spec.ts';
-export { type Clock, TreeFileSystem, type TreeFileSystemOptions } from './tree-file-system.ts';
+export { TreeFileSystem, type TreeFileSystemOptions } from './tree-file-system.ts';

@@ -2,11 +2,24 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { World } from '../../test/tree/world.ts';
-import { EACCES, EBADF, EINVAL, EMFILE, ENFILE, ESTALE, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } from '../wire/index.ts';
+import {
+  EACCES,
+  EBADF,
+  EINTR,
+  EINVAL,
+  EMFILE,
+  ENFILE,
+  ESTALE,
+  O_RDONLY,
+  O_RDWR,
+  O_TRUNC,
+  O_WRONLY,
+} from '../wire/index.ts';
 import { type Caller, ways } from './caller.ts';
-import type { Handle } from './file-system.ts';
+import { type Handle, PENDING } from './file-system.ts';
 import { openLimits } from './open-files.ts';
-import type { TreeFileSystem } from './tree-file-system.ts';
+import { Replica } from './replica.ts';
+import { TreeFileSystem } from './tree-file-system.ts';
 
 const app: Caller = { uid: 1000, gid: 1000, pid: 1 };
 const root: Caller = { uid: 0, gid: 0, pid: 1 };
@@ -200,4 +213,73 @@ test('entry lists what the caller is told of, as it was when it was opened', () 
   };
   assert.deepEqual(list(app), ['.', '..', 'a', 'c', 'e']);
   assert.deepEqual(list(root), ['.', '..', 'z']);
+});
+
+/** A file system whose mutations are committed one by one, by `commit`. */
+function slowly(world: World) {
+  const replica = new Replica();
+  const upstream = world.authority.upstream(ways.direct, 'slow');
+  const sent: (() => void)[] = [];
+  const fileSystem = new TreeFileSystem({
+    replica,
+    way: ways.direct,
+    upstream: { submit: (mutation, settle) => sent.push(() => upstream.submit(mutation, settle)) },
+    audit: world.sink,
+    vm: 'test',
+    clock: world.clock,
+  });
+  world.authority.subscribe('slow', (delta) => replica.apply(delta));
+  return { fileSystem, commit: () => sent.shift()!() };
+}
+
+const writable = { content: { instance: { f: 'old' } }, rules: [{ path: '/instance/f', mode: 0o666 }] };
+
+test('release with a truncation shows size 0 and makes reads wait until it is answered, for close(2) does not', () => {
+  const world = new World(writable);
+  const { fileSystem, commit } = slowly(world);
+  const writer = opened(world, app, '/instance/f', O_WRONLY | O_TRUNC, fileSystem);
+  const reader = opened(world, root, '/instance/f', O_RDONLY, fileSystem);
+  assert.equal(text(fileSystem.read(reader, 0, 9)), 'old', 'until the release');
+  fileSystem.release(writer, () => {});
+  assert.ok(fileSystem.pendingTruncation(reader.ino));
+  assert.equal(fileSystem.read(reader, 0, 9), PENDING);
+  const read: (string | number)[] = [];
+  const wait = () => fileSystem.waitRead(reader, 0, 9, (errno, bytes) => read.push(errno === 0 ? text(bytes!) : errno));
+  wait();
+  wait()();
+  assert.deepEqual(read, [EINTR]);
+  commit();
+  assert.deepEqual(read, [EINTR, '']);
+  assert.ok(!fileSystem.pendingTruncation(reader.ino));
+  assert.equal(text(fileSystem.read(reader, 0, 9)), '');
+});
+
+test('a truncation that a release sent and that was refused leaves the old bytes to who waited', () => {
+  const world = new World(writable);
+  const { fileSystem, commit } = slowly(world);
+  const writer = opened(world, app, '/instance/f', O_WRONLY | O_TRUNC, fileSystem);
+  const reader = opened(world, root, '/instance/f', O_RDONLY, fileSystem);
+  fileSystem.release(writer, () => {});
+  const read: (string | number)[] = [];
+  fileSystem.waitRead(reader, 0, 9, (_, bytes) => read.push(text(bytes!)));
+  world.load({ ...writable, rules: [{ path: '/instance/f', mode: 0o444 }] });
+  commit();
+  assert.deepEqual(read, ['old']);
+  assert.ok(!fileSystem.pendingTruncation(reader.ino));
+});
+
+test('write with a truncation shows size 0 until it is answered, and others read the old bytes', () => {
+  const world = new World(writable);
+  const { fileSystem, commit } = slowly(world);
+  const writer = opened(world, app, '/instance/f', O_WRONLY | O_TRUNC, fileSystem);
+  const reader = opened(world, root, '/instance/f', O_RDONLY, fileSystem);
+  fileSystem.write(writer, 0, new TextEncoder().encode('new'), () => {});
+  fileSystem.write(writer, 3, new TextEncoder().encode('er'), () => {});
+  assert.ok(fileSystem.pendingTruncation(reader.ino));
+  assert.equal(text(fileSystem.read(reader, 0, 9)), 'old');
+  commit();
+  assert.ok(!fileSystem.pendingTruncation(reader.ino));
+  assert.equal(text(fileSystem.read(reader, 0, 9)), 'new');
+  commit();
+  assert.equal(text(fileSystem.read(reader, 0, 9)), 'newer');
 });

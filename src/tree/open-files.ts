@@ -84,7 +84,10 @@ export class OpenFiles {
   /** How many handles each open directory has. */
   readonly #directories = new Map<number, number>();
   #count = 0;
+  /** How many truncations of an ino are pending, or sent upstream and not answered. */
   readonly #truncating = new Map<number, number>();
+  /** Whom to tell when the truncation that a release has sent upstream is answered, by ino. */
+  readonly #releasing = new Map<number, Set<() => void>>();
   /** Old versions that handles pin, oldest first. */
   readonly #oldVersions = new Map<Node, Set<OpenFile>>();
   #oldBytes = 0;
@@ -115,7 +118,7 @@ export class OpenFiles {
     else if (next !== undefined || this.#byIno.size <= KEYS_KEPT) this.#byIno.set(file.ino, next);
     else this.#byIno.delete(file.ino);
     this.#add(file.caller.uid, -1);
-    this.settleTruncation(file);
+    this.truncationSettled(file.ino, this.takeTruncation(file));
     if (this.#oldVersions.size === 0) return;
     const pinning = this.#oldVersions.get(file.node);
     if (pinning?.delete(file) === true && pinning.size === 0) this.#forget(file.node);
@@ -127,6 +130,7 @@ export class OpenFiles {
       file.open = false;
       file.truncates = false;
     }
+    this.#releasing.clear();
   }
 
   addDirectory(ino: number, uid: number): void {
@@ -139,11 +143,16 @@ export class OpenFiles {
     addCount(this.#directories, ino, -1);
   }
 
-  /** The file's truncation has taken effect, or never will. */
-  settleTruncation(file: OpenFile): void {
-    if (!file.truncates) return;
+  /** The file's truncation goes upstream, if one is pending: true, and `truncationSettled` is due when it is answered. */
+  takeTruncation(file: OpenFile): boolean {
+    const taken = file.truncates;
     file.truncates = false;
-    addCount(this.#truncating, file.ino, -1);
+    return taken;
+  }
+
+  /** What `takeTruncation` took has taken effect, or never will. */
+  truncationSettled(ino: number, taken: boolean): void {
+    if (taken) addCount(this.#truncating, ino, -1);
   }
 
   /** The write that was to bring the truncation was refused: it is pending again. */
@@ -155,6 +164,26 @@ export class OpenFiles {
 
   truncating(ino: number): boolean {
     return this.#truncating.size > 0 && this.#truncating.has(ino);
+  }
+
+  /** A release has sent a truncation upstream: who opened after that close(2) may not see what was there before. */
+  releaseTruncates(ino: number): () => void {
+    const waiting = this.#releasing.get(ino) ?? new Set();
+    this.#releasing.set(ino, waiting);
+    return () => {
+      if (this.#releasing.get(ino) !== waiting) return;
+      this.#releasing.delete(ino);
+      for (const wake of waiting) wake();
+    };
+  }
+
+  isReleasing(ino: number): boolean {
+    return this.#releasing.size > 0 && this.#releasing.has(ino);
+  }
+
+  /** Calls `wake` when that truncation is answered. */
+  onReleased(ino: number, wake: () => void): void {
+    this.#releasing.get(ino)?.add(wake);
   }
 
   isOpen(ino: number): boolean {

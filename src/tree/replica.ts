@@ -7,6 +7,7 @@ import { type Node, ROOT_INO, samePlace } from './node.ts';
 import { type Effective, Policy } from './policy.ts';
 import { applyDelta, Snapshot } from './snapshot.ts';
 import { defaultQuota } from './spec.ts';
+import { Unlinked } from './unlinked.ts';
 
 /**
  * How a node's bytes and attributes may be cached by a kernel that all its users share.
@@ -41,6 +42,7 @@ export const CHANGES_INO = 2;
 const noPolicy = new Policy({ rules: [], users: {}, groups: {}, quota: defaultQuota });
 
 export class Replica {
+  readonly unlinked = new Unlinked();
   #snapshot = Snapshot.empty;
   #policy = noPolicy;
   #cutOffSinceMs: number | undefined;

@@ -25,6 +25,7 @@ import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
+import type { Clock } from './clock.ts';
 import type { Change, Delta } from './delta.ts';
 import {
   type DirectoryEntry,
@@ -43,15 +44,8 @@ import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
 import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
-import { limits } from './spec.ts';
+import { statFs } from './stat-fs.ts';
 import { listedXattrs, xattrOf } from './xattrs.ts';
-
-export interface Clock {
-  /** Milliseconds since the epoch. */
-  readonly wallMs: () => number;
-  /** Milliseconds that never run backwards. */
-  readonly monotonicMs: () => number;
-}
 
 export interface TreeFileSystemOptions {
   readonly replica: Replica;
@@ -62,7 +56,6 @@ export interface TreeFileSystemOptions {
   readonly clock: Clock;
 }
 
-const BLOCK_BYTES = 4096;
 const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
@@ -85,7 +78,7 @@ export class TreeFileSystem implements FileSystem {
     type: 0,
     node: undefined,
   };
-  readonly #stop: () => void;
+  readonly #stops: readonly (() => void)[];
 
   constructor(options: TreeFileSystemOptions) {
     this.way = options.way;
@@ -94,12 +87,15 @@ export class TreeFileSystem implements FileSystem {
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
     this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
-    this.#stop = options.replica.onApply((delta, before) => this.#applied(delta, before));
+    this.#stops = [
+      options.replica.onApply((delta, before) => this.#applied(delta, before)),
+      options.replica.unlinked.ask((ino) => this.#files.isOpen(ino)),
+    ];
   }
 
   /** Leaves the replica. */
   close(): void {
-    this.#stop();
+    for (const stop of this.#stops) stop();
     this.reset();
   }
 
@@ -155,8 +151,8 @@ export class TreeFileSystem implements FileSystem {
     return this.#check('access', node, caller, mask);
   }
 
-  readlink(caller: Caller, ino: number): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
+    const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
     if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
@@ -164,18 +160,21 @@ export class TreeFileSystem implements FileSystem {
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
-    const node = this.#replica.snapshot.node(ino);
+    const current = this.#replica.unlinked.isLeaving(ino) ? undefined : this.#replica.snapshot.node(ino);
+    const node = current ?? version;
     if (node === undefined) return ESTALE;
     const type = node.mode & S_IFMT;
     if (type === S_IFDIR) return EISDIR;
     if (type === S_IFLNK) return ELOOP;
     const mask = openMask(flags);
+    const writes = (mask & W_OK) !== 0;
+    if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask);
     if (errno !== 0) return errno;
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if ((mask & W_OK) !== 0 && effective.writeOnce && node.sizeBytes > 0) {
+    if (writes && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
       return EPERM;
     }
@@ -183,9 +182,8 @@ export class TreeFileSystem implements FileSystem {
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
     const copy = { ...caller };
-    if (version === undefined || version === node || caching === 'mutable')
-      return this.#opened(node, flags, copy, caching);
-    const file = this.#opened(version, flags, copy, caching);
+    if (version === undefined || version === current || writes) return this.#opened(node, flags, copy, caching);
+    const file = this.#opened(version, flags, copy, 'private');
     this.#files.pinsOldVersion(file);
     return file;
   }
@@ -201,6 +199,7 @@ export class TreeFileSystem implements FileSystem {
     if (file.truncates) return NOTHING;
     if (file.burnt !== undefined) return slice(file.burnt, offset, sizeBytes);
     if (file.stale) return ESTALE;
+    if (this.#files.isReleasing(file.ino)) return PENDING;
     const errno = this.#recheck(file, R_OK);
     if (errno !== 0) return errno;
     const node = file.pinned ? file.node : this.#replica.snapshot.node(file.ino);
@@ -219,6 +218,15 @@ export class TreeFileSystem implements FileSystem {
       waiting = false;
       done(errno, bytes);
     };
+    if (this.#files.isReleasing(file.ino)) {
+      this.#files.onReleased(file.ino, () => {
+        const result = waiting ? this.read(file, offset, sizeBytes) : EINTR;
+        if (result === PENDING) this.waitRead(file, offset, sizeBytes, answer);
+        else if (typeof result === 'number') answer(result, undefined);
+        else answer(0, result);
+      });
+      return () => answer(EINTR, undefined);
+    }
     this.#upstream.submit({ op: 'burn', caller: file.caller, ino: file.ino }, (outcome) => {
       if (outcome.errno === 0) file.burnt ??= outcome.bytes;
       // Two reads of one handle may both have asked; the second is told that it is burnt, and has it already.
@@ -240,14 +248,15 @@ export class TreeFileSystem implements FileSystem {
   write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void {
     const file = handle as OpenFile;
     if (!file.open || !file.writes) return done(EBADF, undefined);
-    const truncate = file.truncates;
-    this.#files.settleTruncation(file);
+    const files = this.#files;
+    const truncate = files.takeTruncation(file);
     const append = (file.flags & O_APPEND) !== 0;
     const written = data.length;
     this.#upstream.submit(
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
       (outcome) => {
-        if (truncate && outcome.errno !== 0) this.#files.renewTruncation(file);
+        if (truncate && outcome.errno !== 0) files.renewTruncation(file);
+        files.truncationSettled(file.ino, truncate);
         done(outcome.errno, outcome.errno === 0 ? written : undefined);
       },
     );
@@ -261,7 +270,11 @@ export class TreeFileSystem implements FileSystem {
     const file = handle as OpenFile;
     if (!file.open) return done(EBADF, undefined);
     if (!file.truncates) return this.#released(file, 0, done);
-    this.#truncateNow(file, (errno) => this.#released(file, errno, done));
+    const settle = this.#files.releaseTruncates(file.ino);
+    this.#truncateNow(file, (errno) => {
+      settle();
+      this.#released(file, errno, done);
+    });
   }
 
   #released(file: OpenFile, errno: number, done: Done): void {
@@ -423,8 +436,8 @@ export class TreeFileSystem implements FileSystem {
     this.#truncateNow(file, (errno) => (errno === 0 ? this.#submit(truncate, then) : then(errno, undefined)));
   }
 
-  getxattr(caller: Caller, ino: number, name: string): Uint8Array | number {
-    const node = this.#replica.snapshot.node(ino);
+  getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number {
+    const node = this.#replica.snapshot.node(ino) ?? version;
     if (node === undefined) return ESTALE;
     if (this.#hides(node, caller)) return ENOENT;
     const { wallMs, monotonicMs } = this.#clock;
@@ -445,16 +458,7 @@ export class TreeFileSystem implements FileSystem {
   }
 
   statfs(): StatFs {
-    const { quota } = this.#replica.policy.spec;
-    const { bytes, nodes } = this.#replica.usage;
-    return {
-      blockSizeBytes: BLOCK_BYTES,
-      blocks: Math.ceil(quota.bytes / BLOCK_BYTES),
-      blocksFree: Math.max(0, Math.floor((quota.bytes - bytes) / BLOCK_BYTES)),
-      files: quota.nodes,
-      filesFree: Math.max(0, quota.nodes - nodes),
-      nameBytes: limits.nameBytes,
-    };
+    return statFs(this.#replica);
   }
 
   subscribe(listener: (changes: readonly Change[]) => void): () => void {
@@ -560,15 +564,19 @@ export class TreeFileSystem implements FileSystem {
 
   #truncateNow(file: OpenFile, done: Done): void {
     if (!file.open) return done(EBADF, undefined);
-    if (!file.truncates) return done(0, undefined);
-    this.#files.settleTruncation(file);
-    this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, done);
+    const files = this.#files;
+    if (!files.takeTruncation(file)) return done(0, undefined);
+    this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, (errno) => {
+      files.truncationSettled(file.ino, true);
+      done(errno, undefined);
+    });
   }
 
   #dropIfUnlinked(ino: number): void {
     const node = this.#replica.snapshot.node(ino);
-    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || this.#files.isOpen(ino)) return;
-    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => {});
+    const { unlinked } = this.#replica;
+    if (node === undefined || node.parentIno !== 0 || ino === ROOT_INO || !unlinked.giveUp(ino)) return;
+    this.#upstream.submit({ op: 'drop', caller: nobody, ino }, () => unlinked.left(ino));
   }
 
   #applied(delta: Delta, before: Snapshot): void {

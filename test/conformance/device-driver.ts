@@ -5,6 +5,7 @@ import { DeviceProcess } from '../../src/host/device-process.ts';
 import { type AuditRecord, ways } from '../../src/tree/index.ts';
 import { TestClock, World, type WorldSpec } from '../tree/world.ts';
 import type { Actor, Driver, Identity, OutsideView, WayName } from './driver.ts';
+import { eventually } from './people.ts';
 import { AgentPool, type StartAgent } from './posix-agent.ts';
 import { lookAt } from './world-driver.ts';
 
@@ -180,9 +181,12 @@ export abstract class DeviceDriver implements Driver {
 
   /** After a case the device process holds the root and no handle. */
   protected async assertNothingHeld(): Promise<void> {
-    const counters = await this.statistics();
-    assert.equal(counters['fuse.bugs'] ?? 0, 0, 'requests that were answered EIO by a mistake');
-    assert.equal(counters['fuse.handles'] ?? 0, 0, 'handles that were not given back');
+    // /dev/fuse tells of a close when it has returned.
+    await eventually(async () => {
+      const counters = await this.statistics();
+      assert.equal(counters['fuse.bugs'] ?? 0, 0, 'requests that were answered EIO by a mistake');
+      assert.equal(counters['fuse.handles'] ?? 0, 0, 'handles that were not given back');
+    });
     this.#revision = Math.max(this.#revision, this.world.authority.snapshot.revision);
   }
 }

@@ -36,6 +36,7 @@ import {
   type Timespec,
   type Verdict,
 } from './driver.ts';
+import { O_PATH } from './people.ts';
 import { type Place, parentOf, resolve, typeOf, type Walkable } from './walk.ts';
 import { WorldDriver } from './world-driver.ts';
 
@@ -114,6 +115,7 @@ class DirectActor extends Actor {
 
   #open(node: Node, flags: number): Fd | Errno {
     const type = typeOf(node.mode);
+    if ((flags & O_PATH) !== 0) return this.#add({ ino: node.ino, file: undefined, directory: undefined, offset: 0 });
     if (type === 'symlink') return errno(ELOOP);
     if (type !== 'directory') {
       if ((flags & O_DIRECTORY) !== 0) return errno(ENOTDIR);
@@ -139,7 +141,7 @@ class DirectActor extends Actor {
     this.#fds.delete(fd);
     if (open.directory !== undefined) this.#fs.releasedir(open.directory);
     // What release(2) answers is not told to close(2).
-    else await answered((done) => this.#fs.release(open.file!, done));
+    else if (open.file !== undefined) await answered((done) => this.#fs.release(open.file!, done));
     return 'OK';
   }
 

@@ -1,12 +1,18 @@
-/** A mount through /dev/fuse on this machine, served by a device process; every case has its own. */
+/** A mount through /dev/fuse on this machine, made anew for every case, served here. */
+import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { ways } from '../../src/tree/index.ts';
-import type { WorldSpec } from '../tree/world.ts';
-import { DeviceDriver } from './device-driver.ts';
-import { agentDirectory, type StartAgent } from './posix-agent.ts';
+import { setImmediate } from 'node:timers/promises';
+import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
+import { POLLIN, pollOne } from '../../src/sys/index.ts';
+import { type TreeFileSystem, ways } from '../../src/tree/index.ts';
+import type { World } from '../tree/world.ts';
+import type { Actor, Identity } from './driver.ts';
+import { eventually } from './people.ts';
+import { AgentPool, agentDirectory, type StartAgent } from './posix-agent.ts';
+import { WorldDriver } from './world-driver.ts';
 
 const startHere =
   (program: string, prefix: string): StartAgent =>
@@ -34,38 +40,78 @@ const startHere =
     };
   };
 
-export class MountDriver extends DeviceDriver {
+/** How long one turn of the pump waits for a request; answers of actors wait as long at most. */
+const POLL_MS = 1;
+/** Requests served before anything else in this process has its turn. */
+const BUDGET = 64;
+
+export class MountDriver extends WorldDriver {
   readonly way = 'mount';
   readonly heartbeatMs = ways.mount.heartbeatMs;
   readonly #directory: string;
-  #open = false;
+  readonly #pool: AgentPool;
+  #fs: TreeFileSystem | undefined;
+  #session: FuseSession | undefined;
+  #transport: DevFuse | undefined;
+  #pump: Promise<void> | undefined;
+  #pumping = false;
 
   constructor() {
-    const directory = mkdtempSync(path.join(tmpdir(), 'porthole-conformance-'));
-    super(startHere(path.join(agentDirectory(), 'posix-agent'), directory));
-    this.#directory = directory;
+    super();
+    this.#directory = mkdtempSync(path.join(tmpdir(), 'porthole-conformance-'));
+    this.#pool = new AgentPool(startHere(path.join(agentDirectory(), 'posix-agent'), this.#directory));
   }
 
-  async begin(spec: WorldSpec): Promise<void> {
-    await this.newWorld(spec);
-    this.#open = true;
-    await this.startDevice({ vhostUser: [], mounts: [{ path: this.#directory }] });
+  protected open(world: World): void {
+    this.#fs = world.fileSystem(ways.mount);
+    this.#transport = DevFuse.mount(this.#directory);
+    this.#session = new FuseSession(this.#fs, {
+      transport: 'dev-fuse',
+      notifier: this.#transport,
+      clock: world.clock,
+    });
+    this.#transport.attach(this.#session);
+    this.#pumping = true;
+    this.#pump = this.#serve(this.#transport);
   }
 
-  async end(): Promise<void> {
-    if (!this.#open) return;
-    this.#open = false;
-    try {
-      await this.recallActors();
-      await this.assertNothingHeld();
-    } finally {
-      await this.stopDevice();
+  /** Serves in turns with the actors' pipes: this process must not touch the mount itself. */
+  async #serve(transport: DevFuse): Promise<void> {
+    while (this.#pumping) {
+      pollOne(transport.fd, POLLIN, POLL_MS);
+      while (transport.process(BUDGET)) continue;
+      await setImmediate();
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.end();
-    await this.endActors();
+  as(identity: Identity): Actor {
+    return this.#pool.take(identity);
+  }
+
+  protected tick(nowMs: number): void {
+    this.#session!.tick(nowMs);
+  }
+
+  protected async shut(): Promise<void> {
+    try {
+      await this.#pool.recall();
+      // The kernel tells of a close when it has returned.
+      await eventually(async () => {
+        await Promise.resolve();
+        const { bugs, held } = this.#session!;
+        assert.deepEqual({ bugs, handles: held.handles }, { bugs: 0, handles: 0 });
+      });
+    } finally {
+      this.#pumping = false;
+      await this.#pump;
+      this.#transport!.close();
+      this.#fs!.close();
+    }
+  }
+
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
+    await this.#pool.end();
     rmSync(this.#directory, { recursive: true, force: true });
   }
 }

@@ -37,6 +37,9 @@ export const plain: WorldSpec = {
   policy,
 };
 
+/** open(2): a descriptor of a name, with nothing opened (asm-generic/fcntl.h). */
+export const O_PATH = 0o10000000;
+
 export const bytes = (text: string): Uint8Array => new TextEncoder().encode(text);
 
 /** The value of a call that must not fail. */

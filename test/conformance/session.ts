@@ -36,6 +36,7 @@ import {
   type Timespec,
   type Verdict,
 } from './driver.ts';
+import { O_PATH } from './people.ts';
 import { nameBytes, nameText, type Place, parentOf, resolve, typeOf, type Walkable } from './walk.ts';
 import { WorldDriver } from './world-driver.ts';
 
@@ -51,7 +52,8 @@ interface Dentry {
 
 interface OpenFile {
   readonly dentry: Dentry;
-  readonly fh: number;
+  /** Undefined for O_PATH. */
+  readonly fh?: number;
   readonly flags: number;
   readonly stream: boolean;
   readonly directory: boolean;
@@ -234,6 +236,8 @@ class SessionActor extends Actor {
   #open(dentry: Dentry, flags: number): Fd | Errno {
     const type = typeOf(dentry.mode);
     const { nodeid } = dentry;
+    if ((flags & O_PATH) !== 0)
+      return this.#hold(dentry, { dentry, flags, stream: false, directory: false, offset: 0 });
     if (type === 'symlink') return errno(ELOOP);
     const directory = type === 'directory';
     if (directory && ((flags & O_ACCMODE) !== O_RDONLY || (flags & (O_CREAT | O_TRUNC)) !== 0)) return errno(EISDIR);
@@ -243,12 +247,17 @@ class SessionActor extends Actor {
   }
 
   #add(dentry: Dentry, answer: Answer, base: number, flags: number, directory: boolean): Fd {
-    // The descriptor holds the nodeid until it is closed.
+    const stream = (answer.get(abi.OpenOut.openFlags, base) & c.FOPEN_STREAM) !== 0;
+    const fh = answer.get(abi.OpenOut.fh, base);
+    return this.#hold(dentry, { dentry, fh, flags, stream, directory, offset: 0 });
+  }
+
+  /** The descriptor holds the nodeid until it is closed. */
+  #hold(dentry: Dentry, open: OpenFile): Fd {
     const held = this.#references.indexOf(dentry.nodeid);
     if (held >= 0) this.#references.splice(held, 1);
     const fd = this.#nextFd++;
-    const stream = (answer.get(abi.OpenOut.openFlags, base) & c.FOPEN_STREAM) !== 0;
-    this.#fds.set(fd, { dentry, fh: answer.get(abi.OpenOut.fh, base), flags, stream, directory, offset: 0 });
+    this.#fds.set(fd, open);
     return fd;
   }
 
@@ -257,7 +266,8 @@ class SessionActor extends Actor {
     if (open === undefined) return errno(EBADF);
     this.#fds.delete(fd);
     const { nodeid } = open.dentry;
-    await this.#wait(open.directory ? 'RELEASEDIR' : 'RELEASE', { nodeid, in: { fh: open.fh } });
+    const { fh } = open;
+    if (fh !== undefined) await this.#wait(open.directory ? 'RELEASEDIR' : 'RELEASE', { nodeid, in: { fh } });
     if (nodeid !== 1) this.#forget(nodeid);
     return 'OK';
   }
@@ -285,6 +295,7 @@ class SessionActor extends Actor {
     if (open.directory) return errno(EISDIR);
     if ((open.flags & O_ACCMODE) !== O_RDONLY && (open.flags & 2) === 0) return errno(EBADF);
     const { fh, flags, dentry } = open;
+    if (fh === undefined) return errno(EBADF);
     const answer = await this.#wait('READ', { nodeid: dentry.nodeid, in: { fh, offset, size, flags } });
     return answer.errno === 0 ? answer.body : errno(answer.errno!);
   }
@@ -306,6 +317,7 @@ class SessionActor extends Actor {
     const open = this.#fds.get(fd);
     if (open === undefined || (open.flags & O_ACCMODE) === O_RDONLY) return errno(EBADF);
     const { fh, flags, dentry } = open;
+    if (fh === undefined) return errno(EBADF);
     const answer = await this.#wait('WRITE', {
       nodeid: dentry.nodeid,
       in: { fh, offset, size: data.length, flags },
@@ -317,7 +329,7 @@ class SessionActor extends Actor {
   async fsync(fd: Fd): Promise<Verdict> {
     const open = this.#fds.get(fd);
     if (open === undefined) return errno(EBADF);
-    return verdict((await this.#wait('FSYNC', { nodeid: open.dentry.nodeid, in: { fh: open.fh } })).errno!);
+    return verdict((await this.#wait('FSYNC', { nodeid: open.dentry.nodeid, in: { fh: open.fh! } })).errno!);
   }
 
   fstat(fd: Fd): Promise<Stat | Errno> {
@@ -335,7 +347,7 @@ class SessionActor extends Actor {
     const open = this.#fds.get(fd);
     if (open === undefined) return errno(EBADF);
     if ((open.flags & O_ACCMODE) === O_RDONLY) return errno(EINVAL);
-    return await this.#setattr(open.dentry, { valid: c.FATTR_SIZE | c.FATTR_FH, size, fh: open.fh });
+    return await this.#setattr(open.dentry, { valid: c.FATTR_SIZE | c.FATTR_FH, size, fh: open.fh! });
   }
 
   async fchmod(fd: Fd, mode: number): Promise<Verdict> {
@@ -347,7 +359,7 @@ class SessionActor extends Actor {
     const open = this.#fds.get(fd);
     if (open === undefined) return Promise.resolve(false);
     const events = c.POLLIN | c.POLLRDNORM;
-    const answer = this.#send('POLL', { nodeid: open.dentry.nodeid, in: { fh: open.fh, kh: open.fh, events } });
+    const answer = this.#send('POLL', { nodeid: open.dentry.nodeid, in: { fh: open.fh!, kh: open.fh!, events } });
     assert.equal(answer.errno, 0, 'POLL');
     return Promise.resolve((answer.get(abi.PollOut.revents) & c.POLLIN) !== 0);
   }
@@ -371,7 +383,7 @@ class SessionActor extends Actor {
     return await this.#at<readonly Entry[]>(path, true, (dentry) => {
       const fd = this.#open(dentry, O_RDONLY | O_DIRECTORY);
       if (typeof fd === 'string') return fd;
-      const { fh } = this.#fds.get(fd)!;
+      const fh = this.#fds.get(fd)!.fh!;
       const found: Entry[] = [];
       for (let offset = 0; ; ) {
         const answer = this.#send('READDIR', { nodeid: dentry.nodeid, in: { fh, offset, size: 4096 } });

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import type { WorldSpec } from '../tree/world.ts';
 import type { Driver, WayName } from './driver.ts';
-import { wayNames } from './driver.ts';
+import { tableLines } from './table.ts';
 import { topics } from './topics.ts';
 
 export interface Case {
@@ -25,7 +25,7 @@ export interface Topic {
   readonly cases: readonly Case[];
 }
 
-/** Runs every case over one way in. `open` is called once; the table of all ways is printed at the end. */
+/** Runs every case over one way in. `open` is called once; a table of all ways is printed at the end. */
 export function conformance(way: WayName, open: () => Promise<Driver>): void {
   describe(`conformance over ${way}`, () => {
     const ran = new Map<Case, boolean>();
@@ -35,9 +35,6 @@ export function conformance(way: WayName, open: () => Promise<Driver>): void {
     });
     after(async () => {
       await driver?.[Symbol.asyncDispose]();
-      console.log(table(way, ran));
-      const total = topics.reduce((sum, topic) => sum + topic.cases.length, 0);
-      assert.equal(ran.size, total, `${total - ran.size} cases of ${total} did not run`);
     });
     for (const topic of topics) {
       describe(topic.name, () => {
@@ -57,33 +54,11 @@ export function conformance(way: WayName, open: () => Promise<Driver>): void {
         }
       });
     }
+    test(`conformance over ${way} says what it can and can't when every case has run`, (context) => {
+      const cases = topics.flatMap((topic) => topic.cases);
+      const failed = cases.filter((one) => ran.get(one) !== true);
+      for (const line of tableLines(topics, way, failed)) context.diagnostic(line);
+      assert.equal(ran.size, cases.length, `${cases.length - ran.size} cases of ${cases.length} did not run`);
+    });
   });
-}
-
-/** What each way can and can't, with the result of the way that has just run. */
-function table(way: WayName, ran: ReadonlyMap<Case, boolean>): string {
-  const notes: string[] = [];
-  const noteOf = (text: string): number => {
-    const known = notes.indexOf(text);
-    return known >= 0 ? known + 1 : notes.push(text);
-  };
-  const cell = (one: Case, column: WayName): string => {
-    const cannot = one.cannot?.[column];
-    const can = cannot === undefined ? 'yes' : `no [${noteOf(`${column}: ${cannot.because}`)}]`;
-    if (column !== way) return can;
-    const passed = ran.get(one);
-    return `${can}, ${passed === undefined ? 'did not run' : passed ? 'seen' : 'FAILED'}`;
-  };
-  const rows = topics.flatMap((topic) => [
-    [`${topic.name}:`],
-    ...topic.cases.map((one) => [`  ${one.name}`, ...wayNames.map((column) => cell(one, column))]),
-  ]);
-  const header = ['', ...wayNames];
-  const widths = header.map((_, index) => Math.max(...[header, ...rows].map((row) => row[index]?.length ?? 0)));
-  const line = (row: readonly string[]) =>
-    row
-      .map((text, index) => text.padEnd(widths[index]!))
-      .join('  ')
-      .trimEnd();
-  return [line(header), ...rows.map(line), '', ...notes.map((note, index) => `[${index + 1}] ${note}`)].join('\n');
 }

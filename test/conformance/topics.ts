@@ -2,6 +2,7 @@
 import { attributes } from './cases/attributes.ts';
 import { audit } from './cases/audit.ts';
 import { changes } from './cases/changes.ts';
+import { concurrency } from './cases/concurrency.ts';
 import { consistency } from './cases/consistency.ts';
 import { guestFiles } from './cases/guest-files.ts';
 import { names } from './cases/names.ts';
@@ -27,6 +28,7 @@ export const topics: readonly Topic[] = [
   truncation,
   quotas,
   consistency,
+  concurrency,
   changes,
   xattrs,
   audit,

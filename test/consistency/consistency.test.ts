@@ -3,8 +3,11 @@
  * write that was completed before their open.
  */
 import assert from 'node:assert/strict';
+import { rename, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
+import { patternLength, patternValue } from '../../images/tiny/probe/pattern.ts';
 import type { Counters } from '../../src/host/index.ts';
 import { Outside, secretOwner, values } from './outside.ts';
 import { guestPlace, modes, mountPlace, type Place, type Report } from './readers.ts';
@@ -102,4 +105,53 @@ describe('a value that is changed outside', () => {
     assert.ok(counters!['fuse.opensDirect']! > 1000);
     assert.equal(counters!['fuse.bugs'], 0);
   });
+});
+
+describe('a file that a program replaces by rename(2)', () => {
+  const REPLACEMENTS = 400;
+  const places: Place[] = [];
+  const seen: Seen[] = [];
+  let outside: Outside;
+  const value = 'guest/value';
+
+  before(async () => {
+    outside = await Outside.start();
+    const file = path.join(outside.mountPoint, value);
+    // Two writes, so that a reader that sees the new file early sees a cut value.
+    const replace = async (number: number): Promise<void> => {
+      const bytes = patternValue(number, patternLength(number));
+      await writeFile(`${file}.new`, bytes.subarray(0, 50_000));
+      await writeFile(`${file}.new`, bytes.subarray(50_000), { flag: 'a' });
+      await rename(`${file}.new`, file);
+    };
+    await replace(1);
+    places.push(await guestPlace(outside.socket), await mountPlace(outside.mountPoint));
+    const readers = places.flatMap((place) =>
+      modes.map((mode) => ({ way: place.name, value, end: place.read(mode, value, 1001) })),
+    );
+    for (let number = 2; number <= REPLACEMENTS; number++) {
+      await replace(number);
+      for (const place of places) place.tell(number);
+      const ms = number % 40 === 0 ? 150 : number % 8;
+      if (ms > 0) await pause(ms);
+    }
+    for (const { way, end } of readers) seen.push({ way, value, report: await end() });
+  });
+
+  after(async () => {
+    for (const place of places) await place[Symbol.asyncDispose]();
+    await outside[Symbol.asyncDispose]();
+  });
+
+  for (const way of ['a guest over virtiofs', 'this machine over /dev/fuse'])
+    test(`rename shows readers in ${way} the old file or the new one, and open never fails`, (t) => {
+      const reports = seen.filter((each) => each.way === way).map(({ report }) => report);
+      assert.equal(reports.length, modes.length);
+      for (const report of reports) {
+        t.diagnostic(JSON.stringify(report));
+        assert.equal(report.violations, 0, `${report.mode}: ${JSON.stringify(report.details)}`);
+        assert.equal(report.movedWhileHeld, 0, `${report.mode}: an open file changed`);
+        assert.ok(report.distinct >= 3, `${report.mode} saw too few: ${JSON.stringify(report)}`);
+      }
+    });
 });

@@ -1,5 +1,5 @@
 /** LOOKUP, GETATTR, SETATTR, ACCESS, READLINK, STATFS. */
-import { type Handle, limits, type SetAttributes } from '../../tree/index.ts';
+import { type Handle, limits, type Node, type SetAttributes } from '../../tree/index.ts';
 import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
@@ -19,12 +19,15 @@ export function lookup(state: SessionState): number {
   return state.entry(REPLY, node) ? state.reply(abi.EntryOut.sizeBytes) : ENFILE;
 }
 
-/** fstat(2) of an old version shows that version: the kernel sends no file handle, so the nodeid must tell. */
+/**
+ * fstat(2) of an old version shows that version: the kernel sends no file handle, so the nodeid must tell. What is gone is
+ * shown as it was, without links: a process may stand in a removed directory, and ESTALE would reach it.
+ */
 export function getattr(state: SessionState): number {
   const { inode } = state;
   const node = state.fileSystem.getattr(state.caller, inode.ino);
   if (typeof node === 'number') {
-    if (node !== ESTALE || !inode.versioned) return node;
+    if (node !== ESTALE) return node;
     state.attributes(inode, undefined);
   } else state.attributes(inode, node);
   return state.reply(abi.AttrOut.sizeBytes);
@@ -91,8 +94,12 @@ export function access(state: SessionState): number {
 export function readlink(state: SessionState): number {
   const { inode, fileSystem } = state;
   const node = fileSystem.node(inode.ino);
-  if (node === undefined || !isCurrent(inode, node, fileSystem.caching(node))) return ESTALE;
-  const target = fileSystem.readlink(state.caller, inode.ino);
+  let version: Node | undefined;
+  if (node === undefined || !isCurrent(inode, node, fileSystem.caching(node))) {
+    version = state.lookedUpAgain(state.nodeid);
+    if (version === undefined) return state.expectRetry();
+  }
+  const target = fileSystem.readlink(state.caller, inode.ino, version);
   return typeof target === 'number' ? target : state.reply(0, target);
 }
 

@@ -25,18 +25,25 @@ export function openFlags(state: SessionState, handle: Handle, caching: Caching)
 /** ESTALE sends Linux back to LOOKUP: what is opened is always the version of now, whatever the kernel still has cached. */
 export function open(state: SessionState): number {
   const { fileSystem, inode } = state;
-  const node = fileSystem.node(inode.ino);
-  if (node === undefined) return ESTALE;
-  const caching = fileSystem.caching(node);
-  const retried = state.retries.size === 0 ? undefined : state.retried(state.nodeid);
-  const current = isCurrent(inode, node, caching);
-  if (!current && (retried === undefined || caching !== inode.caching)) return state.expectRetry();
+  const { ino } = inode;
+  const node = fileSystem.node(ino);
+  const caching = node === undefined ? inode.caching : fileSystem.caching(node);
+  const current = node !== undefined && isCurrent(inode, node, caching);
+  const retried = state.retried(state.nodeid);
+  if (!current && retried === undefined) return state.expectRetry();
   if (state.handles.full) return ENFILE;
   const flags = abi.OpenIn.flags.get(state.view, BODY);
-  const handle = fileSystem.open(state.caller, inode.ino, flags, current ? undefined : retried);
+  let handle = fileSystem.open(state.caller, ino, flags, current ? undefined : retried);
+  // Its name went to another file since it was looked up.
+  if (handle === ESTALE)
+    handle = retried === undefined ? state.expectRetry() : fileSystem.open(state.caller, ino, flags, retried);
   if (typeof handle === 'number') return handle;
   abi.OpenOut.fh.set(state.out, REPLY, state.handles.addFile(handle).fh);
-  abi.OpenOut.openFlags.set(state.out, REPLY, openFlags(state, handle, caching));
+  abi.OpenOut.openFlags.set(
+    state.out,
+    REPLY,
+    openFlags(state, handle, caching === inode.caching ? caching : 'private'),
+  );
   abi.OpenOut.padding.set(state.out, REPLY, 0);
   return state.reply(abi.OpenOut.sizeBytes);
 }

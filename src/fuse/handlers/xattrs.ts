@@ -34,7 +34,9 @@ export function getxattr(state: SessionState): number {
   if (nul + 1 !== state.end) return EINVAL;
   const name = attributeName(state, start, nul);
   if (typeof name === 'number') return name;
-  const value = state.fileSystem.getxattr(state.caller, state.inode.ino, name);
+  const { inode } = state;
+  // Kernels ask for the ACL before they open: what lost its name since it was looked up still has one.
+  const value = state.fileSystem.getxattr(state.caller, inode.ino, name, inode.pinned);
   return answer(state, value, abi.GetxattrIn.size.get(state.view, BODY));
 }
 

@@ -173,22 +173,14 @@ export const changes: Topic = {
         const fd = await watch(actor);
         const read = started(actor.read(fd, 4096));
         assert.ok(!read.settled);
-        await tree.pass(tree.heartbeatMs + 100);
+        // Again, if the clock moved before the read had begun to wait.
+        await eventually(async () => {
+          await tree.pass(tree.heartbeatMs + 100);
+          assert.ok(read.settled);
+        });
         const [line] = linesOf(ok(await read.answer));
         assert.equal(line?.heartbeat, true);
         assert.ok(line.revision > 0);
-      },
-      cannot: {
-        mount: {
-          because: 'a reader waits 30 s for its heartbeat, and can be interrupted; the clock is the machine’s',
-          instead: async (tree) => {
-            const actor = tree.as(stranger);
-            const read = started(actor.read(await watch(actor), 4096));
-            await tree.pass(2500);
-            assert.ok(!read.settled);
-            assert.equal(await interrupted(actor, read), 'EINTR');
-          },
-        },
       },
     },
     {

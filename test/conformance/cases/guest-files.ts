@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict';
-import { O_APPEND, O_CREAT, O_DIRECTORY, O_EXCL, O_RDONLY, O_RDWR, O_WRONLY } from '../../../src/wire/index.ts';
-import { app, bytes, ok, plain, root, stranger, textOf, touch, workshop } from '../people.ts';
+import {
+  O_APPEND,
+  O_CREAT,
+  O_DIRECTORY,
+  O_EXCL,
+  O_NOFOLLOW,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  X_OK,
+} from '../../../src/wire/index.ts';
+import { app, bytes, O_PATH, ok, plain, root, stranger, textOf, touch, workshop } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
 const MiB = 1024 * 1024;
@@ -211,6 +221,65 @@ export const guestFiles: Topic = {
         assert.equal(ok(await actor.fstat(fd)).type, 'directory');
         assert.equal(await actor.open('/guest/d/f', O_WRONLY | O_CREAT), 'ENOENT');
         assert.equal(await actor.close(fd), 'OK');
+      },
+    },
+    {
+      name: 'fstat of what was removed and nobody has open shows it without links',
+      spec: plain,
+      run: async (tree) => {
+        const actor = tree.as(app);
+        await touch(actor, '/guest/f');
+        assert.equal(await actor.mkdir('/guest/d', 0o755), 'OK');
+        const file = ok(await actor.open('/guest/f', O_PATH));
+        const directory = ok(await actor.open('/guest/d', O_PATH | O_DIRECTORY));
+        assert.equal(await actor.unlink('/guest/f'), 'OK');
+        assert.equal(await actor.rmdir('/guest/d'), 'OK');
+        const shown = async (fd: number) => {
+          const { type, nlink } = ok(await actor.fstat(fd));
+          return [type, nlink];
+        };
+        assert.deepEqual(await shown(file), ['file', 0]);
+        assert.deepEqual(await shown(directory), ['directory', 0]);
+      },
+      cannot: {
+        direct: {
+          because: 'FileSystem keeps what has a name or a handle; a session remembers the attributes of the rest',
+          instead: async (tree) => {
+            const actor = tree.as(app);
+            await touch(actor, '/guest/f');
+            const file = ok(await actor.open('/guest/f', O_PATH));
+            assert.equal(await actor.unlink('/guest/f'), 'OK');
+            assert.equal(await actor.fstat(file), 'ESTALE');
+          },
+        },
+      },
+    },
+    {
+      name: 'open with O_NOFOLLOW refuses a symlink, and goes through one on the way',
+      spec: plain,
+      run: async (tree) => {
+        const actor = tree.as(app);
+        const directory = await workshop(actor);
+        assert.equal(await actor.writeFile(`${directory}/f`, 'x'), 'OK');
+        assert.equal(await actor.symlink('f', `${directory}/l`), 'OK');
+        assert.equal(await actor.symlink('w', '/guest/through'), 'OK');
+        assert.equal(await actor.open(`${directory}/l`, O_RDONLY | O_NOFOLLOW), 'ELOOP');
+        assert.equal(typeof (await actor.open('/guest/through/f', O_RDONLY | O_NOFOLLOW)), 'number');
+      },
+    },
+    {
+      name: 'access of execution tells the execute bits, for root too',
+      spec: plain,
+      run: async (tree) => {
+        const actor = tree.as(app);
+        await touch(actor, '/guest/plain', 0o644);
+        await touch(actor, '/guest/script', 0o700);
+        assert.equal(await actor.access('/guest/plain', X_OK), 'EACCES');
+        assert.equal(await actor.access('/guest/script', X_OK), 'OK');
+        assert.equal(await tree.as(stranger).access('/guest/script', X_OK), 'EACCES');
+        assert.equal(await tree.as(root).access('/guest/plain', X_OK), 'EACCES');
+        assert.equal(await tree.as(root).access('/guest/script', X_OK), 'OK');
+        assert.equal(await actor.access('/guest', X_OK), 'OK');
       },
     },
     {

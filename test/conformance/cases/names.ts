@@ -8,8 +8,8 @@ const kernelSplits: Cannot = {
   instead: async (tree) => {
     const actor = tree.as(app);
     assert.equal(await actor.createNamed('/guest', 'a/b'), 'ENOENT');
-    assert.equal(await actor.createNamed('/guest', '.'), 'EISDIR');
-    assert.equal(await actor.createNamed('/guest', '..'), 'EISDIR');
+    // Which of the two depends on the kernel's version.
+    for (const name of ['.', '..']) assert.match(await actor.createNamed('/guest', name), /^(EISDIR|EEXIST)$/);
     assert.equal(await actor.createNamed('/guest', 'a\0b'), 'OK');
     assert.deepEqual(ok(await actor.lstat('/guest/a')).type, 'file');
   },

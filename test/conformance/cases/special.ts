@@ -12,7 +12,9 @@ import {
   policy,
   postgres,
   root,
+  sslCert,
   stranger,
+  strangerInSslCert,
   textIn,
   textOf,
   touch,
@@ -46,6 +48,44 @@ export const special: Topic = {
           (record) => record.verdict === 'denied' && record.operation === 'open',
         );
         assert.deepEqual([denied?.uid, denied?.path, denied?.rule, denied?.errno], [0, secret, secret, 'EACCES']);
+      },
+    },
+    {
+      name: 'lookup and readdir of a `root: deny` directory refuse the guest’s root, and let others pass',
+      spec: {
+        ...plain,
+        rules: [
+          { path: '/secrets', mode: 0o755, root: 'deny' },
+          { path: secret, mode: 0o444 },
+        ],
+      },
+      run: async (tree) => {
+        assert.equal(await tree.as(root).stat(secret), 'EACCES');
+        assert.equal(await tree.as(root).open(secret, O_RDONLY), 'EACCES');
+        assert.equal(await tree.as(root).readdir('/secrets'), 'EACCES');
+        assert.equal(await tree.as(stranger).readText(secret), 'hunter2');
+        assert.equal(ok(await tree.as(stranger).readdir('/secrets')).length, 3);
+      },
+    },
+    {
+      name: 'open of `decide: host` by a listed member of the group needs no group in the guest',
+      spec: ruled({ group: sslCert, mode: 0o440, decide: 'host' }),
+      run: async (tree) => {
+        assert.equal(await tree.as(app).readText(secret), 'hunter2');
+        assert.equal(await tree.as(strangerInSslCert).open(secret, O_RDONLY), 'EACCES');
+        assert.equal(await tree.as(stranger).open(secret, O_RDONLY), 'EACCES');
+      },
+    },
+    {
+      name: 'rename out of a rule with special keys is EXDEV, within it is granted',
+      spec: { ...plain, rules: [{ path: '/guest/w/**', root: 'deny' }] },
+      run: async (tree) => {
+        const actor = tree.as(app);
+        const directory = await workshop(actor);
+        await touch(actor, `${directory}/f`);
+        assert.equal(await actor.rename(`${directory}/f`, '/guest/f'), 'EXDEV');
+        assert.equal(await actor.rename(`${directory}/f`, `${directory}/g`), 'OK');
+        assert.equal(await tree.as(root).open(`${directory}/g`, O_RDONLY), 'EACCES');
       },
     },
     {

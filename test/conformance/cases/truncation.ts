@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_CREAT, O_RDONLY, O_RDWR, O_TRUNC, O_WRONLY } from '../../../src/wire/index.ts';
-import { app, bytes, ok, plain, policy, stranger, textOf } from '../people.ts';
+import { app, bytes, eventually, ok, plain, policy, stranger, textOf } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
 export const truncation: Topic = {
@@ -39,6 +39,21 @@ export const truncation: Topic = {
         assert.equal(await actor.fsync(fd), 'OK');
         assert.equal((await tree.look('/guest/b'))?.text, '');
         assert.equal(await textOf(actor, fd), '');
+      },
+      cannot: {
+        mount: {
+          because: 'close(2) returns before the kernel sends RELEASE: the truncation follows at once',
+          instead: async (tree) => {
+            const actor = tree.as(app);
+            assert.equal(await actor.writeFile('/guest/f', 'old'), 'OK');
+            await actor.close(ok(await actor.open('/guest/f', O_WRONLY | O_TRUNC)));
+            await eventually(async () => assert.equal(await actor.readText('/guest/f'), ''));
+            assert.equal(await actor.writeFile('/guest/f', 'old'), 'OK');
+            const fd = ok(await actor.open('/guest/f', O_RDWR | O_TRUNC));
+            assert.equal(await actor.fsync(fd), 'OK');
+            assert.equal((await tree.look('/guest/f'))?.text, '');
+          },
+        },
       },
     },
     {

@@ -72,7 +72,7 @@ const tiers: readonly Tier[] = [
     name: 'lives',
     title: 'stop, reset, rebind and remount with mutations in flight',
     files: ['test/lives/**/*.test.ts'],
-    minimumTests: 0,
+    minimumTests: 9,
     limitSeconds: 300,
     concurrency: 1,
   },

@@ -1,5 +1,5 @@
 /** Open files and directories of one session. File handles are numbers to look up, never reused. */
-import type { DirectoryHandle, Handle } from '../tree/index.ts';
+import type { DirectoryHandle, Handle, Node } from '../tree/index.ts';
 
 export interface OpenFile {
   readonly fh: number;
@@ -47,6 +47,14 @@ export class HandleTable {
 
   file(fh: number): OpenFile | undefined {
     return this.#files.get(fh);
+  }
+
+  /** The version of `ino` at `dataRevision`, when a file that pins it is open. */
+  version(ino: number, dataRevision: number): Node | undefined {
+    for (const { handle } of this.#files.values())
+      if (handle.ino === ino && handle.node.dataRevision === dataRevision && handle.node.bytes !== undefined)
+        return handle.node;
+    return undefined;
   }
 
   directory(fh: number): OpenDirectory | undefined {

@@ -174,6 +174,19 @@ test('OPEN and READLINK that are tried again meet what they looked up, though it
   }
 });
 
+test('OPEN by /proc/self/fd of a version that is open gives that version, once Linux has tried again', () => {
+  const { client, world } = begin();
+  const nodeid = client.walk('instance/id');
+  client.open(nodeid);
+  world.load(spec('i-2'));
+  assert.equal(client.open(nodeid).errno, ESTALE);
+  const again = client.open(nodeid);
+  assert.equal(again.errno, 0);
+  assert.equal(client.read(again.get(abi.OpenOut.fh)).text, 'i-0001');
+  assert.equal(client.open(nodeid).errno, ESTALE);
+  assert.equal(client.open(nodeid, 0, 0, 7).errno, ESTALE, 'another thread');
+});
+
 test('OPEN is ESTALE when the thread did something else since, or let too much time pass', () => {
   for (const other of ['STATFS', '']) {
     const { client, world } = begin();

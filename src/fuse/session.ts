@@ -86,6 +86,7 @@ export class FuseSession implements RequestHandler {
       ['fuse.UNKNOWN', this.#counts[operations.length]!],
       ['fuse.opensCached', this.opensCached],
       ['fuse.opensDirect', this.opensDirect],
+      ['fuse.droppedReplies', this.#state.droppedReplies],
       ['fuse.bugs', this.#bugs],
       ['fuse.inodes', this.held.inodes],
       ['fuse.handles', this.held.handles],

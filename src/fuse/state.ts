@@ -87,6 +87,8 @@ export class SessionState {
   /** Opens whose bytes the kernel may keep, and opens that always ask. */
   opensCached = 0;
   opensDirect = 0;
+  /** Answers that came after their transport was gone, and were not given. */
+  droppedReplies = 0;
   initialized = false;
   /** Rises with every INIT, DESTROY and reset: what began in an earlier life has nothing to do with the tables any more. */
   life = 0;
@@ -213,11 +215,17 @@ export class SessionState {
     return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.atMs < RETRY_MS ? retry.node : undefined;
   }
 
-  /** The same at OPEN, which ends the retry. */
-  retried(nodeid: number): Node | undefined {
-    const node = this.lookedUpAgain(nodeid);
-    if (this.retries.size > 0) this.retries.delete(this.caller.pid);
-    return node;
+  /**
+   * The same at OPEN, which ends the retry. A second try that looked nothing up came by a file that is open,
+   * `/proc/self/fd/N`, and there is no newer one to go to: it gets what that file has.
+   */
+  retried(inode: Inode): Node | undefined {
+    if (this.retries.size === 0) return undefined;
+    const { pid } = this.caller;
+    const lookedUp = this.retries.get(pid)?.nodeid !== 0;
+    const node = this.lookedUpAgain(inode.nodeid);
+    if (!this.retries.delete(pid) || lookedUp) return node;
+    return this.handles.version(inode.ino, inode.pinned.dataRevision);
   }
 
   ttlSeconds(caching: Caching): number {
@@ -355,6 +363,8 @@ export class PendingReply {
   #settle(): boolean {
     if (this.#settled) return false;
     this.#settled = true;
-    return this.#connection === this.#state.connection;
+    if (this.#connection === this.#state.connection) return true;
+    this.#state.droppedReplies++;
+    return false;
   }
 }

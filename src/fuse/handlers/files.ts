@@ -29,7 +29,7 @@ export function open(state: SessionState): number {
   const node = fileSystem.node(ino);
   const caching = node === undefined ? inode.caching : fileSystem.caching(node);
   const current = node !== undefined && isCurrent(inode, node, caching);
-  const retried = state.retried(state.nodeid);
+  const retried = state.retried(inode);
   if (!current && retried === undefined) return state.expectRetry();
   if (state.handles.full) return ENFILE;
   const flags = abi.OpenIn.flags.get(state.view, BODY);

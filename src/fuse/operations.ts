@@ -133,7 +133,7 @@ export const operations: readonly Operation[] = [
   ),
   withoutNode(
     row(18, 'RELEASE', { in: abi.ReleaseIn, rest: 'nothing', reply: 'empty' }, files.release, {
-      reason: 'answered when a pending truncation is committed',
+      reason: 'answered when a pending truncation is committed; later reads of the file wait for that',
     }),
   ),
   withoutNode(row(20, 'FSYNC', { in: abi.FsyncIn, rest: 'nothing', reply: 'empty' }, files.fsync)),

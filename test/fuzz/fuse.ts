@@ -1,11 +1,11 @@
 /** FUSE requests from random bytes, for fuzzers: whatever a guest sends gets one answer that fits. */
 import assert from 'node:assert/strict';
-import { fromDevice } from '../../src/device/link-messages.ts';
 import { abi, FuseSession, operations } from '../../src/fuse/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import type { Field } from '../../src/wire/index.ts';
 import { Client } from '../fuse/client.ts';
 import { World } from '../tree/world.ts';
+import { assertHostAccepts } from './mutations.ts';
 
 const MAX_REQUESTS = 64;
 const names = ['instance', 'id', 'guest', '.changes', 'a', 'b', '..', '', 'x/y', '\u00e9', 'n'.repeat(256)];
@@ -71,10 +71,7 @@ function mutated(frame: Uint8Array, choose: Choices): Uint8Array {
 export function fuzzFuse(bytes: Uint8Array): void {
   const choose = new Choices(bytes);
   const world = new World({ content: { instance: { id: 'i-1' }, guest: {} } });
-  world.onMutation = (mutation) => {
-    const checked = fromDevice.mutation.safeParse({ type: 'mutation', sequence: 1, way: 'virtiofs', mutation });
-    assert.ok(checked.success, `the host daemon would end the device process: ${checked.error?.message}`);
-  };
+  world.onMutation = assertHostAccepts;
   const transport = choose.of(['virtiofs', 'dev-fuse'] as const);
   const said: string[] = [];
   const session = new FuseSession(world.fileSystem(transport === 'virtiofs' ? ways.virtiofs : ways.mount), {

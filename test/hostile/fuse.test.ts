@@ -1,18 +1,18 @@
 /** Every malformed FUSE request through the front end to a session over a real tree: one answer that fits, and no more. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { fromDevice } from '../../src/device/link-messages.ts';
 import { abi, FuseSession } from '../../src/fuse/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { type FrontQueue, fuse, type InProcess, inProcess } from '../front-end/index.ts';
 import { Client } from '../fuse/client.ts';
+import { assertHostAccepts } from '../fuzz/mutations.ts';
 import { Symlink, World } from '../tree/world.ts';
 import { allFuseCases, type FuseCase, type Held } from './fuse-cases.ts';
 import { hold } from './held.ts';
 import { fillBuffers, MemoryGuard } from './memory-guard.ts';
 
 const ROOM = 65_536;
-const shape = { queueSize: 8, requestBytes: 131_072, replyBytes: ROOM + 4096 };
+const shape = { queueSize: 4, requestBytes: 131_072, replyBytes: ROOM + 4096 };
 const content = { instance: { id: 'i-1', link: new Symlink('id') }, guest: {} };
 
 interface Vm extends InProcess {
@@ -96,10 +96,7 @@ async function check(world: World, bystander: { vm: Vm; held: Held }, each: Fuse
 
 test('FuseSession answers each request once, within its room, when the request is', async (t) => {
   const world = new World({ content });
-  world.onMutation = (mutation) => {
-    const checked = fromDevice.mutation.safeParse({ type: 'mutation', sequence: 1, way: 'virtiofs', mutation });
-    assert.ok(checked.success, `the host daemon would end the device process: ${checked.error?.message}`);
-  };
+  world.onMutation = assertHostAccepts;
   const vm = started(world);
   t.after(vm.close);
   const bystander = { vm, held: await hold(new Client(vm.session), sendTo(vm)) };

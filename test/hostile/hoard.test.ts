@@ -8,7 +8,7 @@ import { once } from 'node:events';
 import { test } from 'node:test';
 import { setImmediate as turn } from 'node:timers/promises';
 import { abi } from '../../src/fuse/index.ts';
-import { EMFILE, ENFILE, errnoName, O_CREAT, O_RDWR, O_TRUNC } from '../../src/wire/index.ts';
+import { EBUSY, EMFILE, ENFILE, errnoName, O_CREAT, O_RDWR, O_TRUNC } from '../../src/wire/index.ts';
 import { type FrontEnd, type FrontQueue, fuse } from '../front-end/index.ts';
 import type { Client, Send } from '../fuse/client.ts';
 import { Bystander, complete, connect, guessingClient, Served } from './device.ts';
@@ -221,4 +221,44 @@ test('a device process and its host daemon stay bounded when a guest queues all 
   );
   t.diagnostic(bystander.report('second VM of the device process'));
   assert.ok(most < LIMIT_MIB, `the device process took ${most.toFixed(0)} MiB`);
+});
+
+test('a device process lets 16 readers of changes wait, refuses more, and stops at once for all that', async (t) => {
+  await using served = await Served.start(2);
+  const [hostile = '', innocent = ''] = served.sockets;
+  using bystander = await Bystander.connect(innocent);
+  const guest = new Hoarder(hostile);
+  t.after(() => guest.front.close());
+  await guest.send('INIT', { nodeid: 0, in: { major: 7, minor: 38, flags: 0x7fff_ffff } });
+  const changes = await guest.nodeid(1, '.changes');
+  const { queue, front } = guest;
+  const readers: { uid: number; fh: number }[] = [];
+  for (const uid of UIDS)
+    for (let i = 0; i < 8; i++)
+      readers.push({ uid, fh: abi.OpenOut.fh.get(await guest.send('OPEN', { nodeid: changes, uid }), 16) });
+  for (const [i, { uid, fh }] of readers.entries()) {
+    const frame = guest.client.frame('READ', { nodeid: changes, uid, in: { fh, size: 4096 } });
+    queue.request(1 + i).set(frame);
+    queue.add(1 + i, frame.length, 8192);
+  }
+  queue.publish();
+  const errnoOf = (slot: number): number => 0 - abi.OutHeader.error.get(fuse.viewOf(queue.reply(slot)), 0);
+  const WAITERS = 16;
+  for (let refused = 0; refused < readers.length - WAITERS; refused++) {
+    const slot = await complete(queue);
+    assert.ok(slot > 0, `${refused} readers were refused`);
+    assert.equal(errnoOf(slot), EBUSY);
+  }
+  assert.equal(queue.next(), -1, 'the others wait');
+  bystander.ask();
+  const before = performance.now();
+  front.stop();
+  const tookMs = performance.now() - before;
+  for (let waited = 0; waited < WAITERS; waited++) {
+    const slot = queue.next();
+    assert.ok(slot > 0, 'every reader has its heartbeat before the ring stops');
+    assert.equal(errnoOf(slot), 0);
+  }
+  assert.ok(tookMs < 1000, `stopping took ${tookMs.toFixed(0)} ms`);
+  served.assertAlive();
 });

@@ -52,7 +52,7 @@ const limitedBy: Readonly<Record<string, string>> = {
 };
 
 const stressors =
-  'access chdir chmod chown dentry dir dirdeep dirmany dup fallocate fcntl file-ioctl filename flock fstat getdent handle hdd inotify io lease locka lockf open readahead rename seek sendfile splice symlink sync-file touch utime';
+  'access chdir chmod chown dentry dir dirdeep dirmany dup fallocate fcntl filename flock fstat getdent handle hdd inotify io lease locka lockf open readahead rename seek sendfile splice symlink sync-file touch utime';
 
 describe('load generators on a mount', () => {
   let mount: ServedMount;
@@ -81,6 +81,41 @@ describe('load generators on a mount', () => {
       'fio --name=m --directory=. --ioengine=mmap --rw=randwrite --bs=4k --size=64k',
     );
     assert.match(text + errorText, /func=mmap, error=No such device/);
+  });
+
+  test('2,000 random writes, reads, truncations, appends and reopenings leave a file as they would on a disk', async () => {
+    const said = await mount.sh(`python3 - <<'X'
+import os, random
+random.seed(1)
+fd = os.open('f', os.O_CREAT | os.O_RDWR)
+model = bytearray()
+for i in range(2000):
+    what = random.choice(['write', 'read', 'truncate', 'append', 'reopen', 'stat', 'empty'])
+    offset, size = random.randrange(200000), random.randrange(1, 70000)
+    if what == 'write':
+        data = random.randbytes(size)
+        os.pwrite(fd, data, offset)
+        model.extend(bytes(max(0, offset - len(model))))
+        model[offset:offset + size] = data
+    elif what == 'read':
+        assert os.pread(fd, size, offset) == model[offset:offset + size], i
+    elif what == 'truncate':
+        os.ftruncate(fd, offset)
+        model = model[:offset] + bytes(max(0, offset - len(model)))
+    elif what == 'append':
+        with open('f', 'ab', 0) as f: f.write(b'appended')
+        model += b'appended'
+    elif what == 'reopen':
+        os.close(fd)
+        fd = os.open('f', os.O_RDWR)
+    elif what == 'stat':
+        assert os.fstat(fd).st_size == os.stat('f').st_size == len(model), i
+    elif i % 5 == 0:
+        open('f', 'wb', 0).close()
+        model.clear()
+print(os.pread(fd, 1 << 20, 0) == model)
+X`);
+    assert.equal(said, 'True\n');
   });
 
   for (const stressor of stressors.split(' ')) {

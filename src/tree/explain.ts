@@ -37,13 +37,14 @@ export interface Explanation {
 const octal = (mode: number): string => `0${(mode & 0o7777).toString(8).padStart(3, '0')}`;
 
 export function explain(replica: Replica, way: Way, node: Node, caller: Caller, wallMs: number): Explanation {
-  const { effective, shownMode } = replica.facts(node);
+  const { effective, shownMode, entriesLocked } = replica.facts(node);
   const type = node.mode & S_IFMT;
   const verdict = (mask: number): Verdict => {
     const special = refusedBySpecialKey(effective, way, caller, wallMs);
     const allowed = replica.decide(way, node, caller, mask, wallMs) === 0;
     if (special !== undefined) return { allowed: false, because: special };
     if (node.burned && mask !== X_OK) return { allowed: false, because: 'once: it has been read' };
+    if (mask === W_OK && entriesLocked) return { allowed: false, because: 'no rule lets guests create here' };
     if (effective.writeOnce && mask === W_OK && type !== S_IFDIR && node.sizeBytes > 0)
       return { allowed: false, because: 'writeOnce: it has been written' };
     const acl = node.acl === undefined ? '' : ' and ACL';

@@ -38,7 +38,6 @@ import type { Caller, Way } from './caller.ts';
 import type { Mutation } from './mutation.ts';
 import { checkName } from './name.ts';
 import { isId, type Node, ROOT_INO, type Time } from './node.ts';
-import { defaults } from './policy.ts';
 import { CHANGES_INO, type Replica } from './replica.ts';
 import type { Draft } from './snapshot.ts';
 import { limits } from './spec.ts';
@@ -121,18 +120,9 @@ function directoryOf(context: MutationContext, ino: number, caller: Caller): Nod
   return decide(context, directory, caller, X_OK) === 0 ? directory : EACCES;
 }
 
-/** Whether the caller may add and remove entries. Default modes grant that under `/guest` alone; elsewhere a rule has to. */
-function mayChangeEntries(context: MutationContext, directory: Node, caller: Caller): boolean {
-  if (directory.madeBy === 'outside') {
-    const { sources } = context.replica.facts(directory).effective;
-    const granted =
-      sources.has('mode') ||
-      sources.has('acl') ||
-      defaults(context.replica.snapshot.path(directory), true).grantsWrites;
-    if (!granted) return false;
-  }
-  return decide(context, directory, caller, W_OK) === 0;
-}
+/** Whether the caller may add and remove entries. */
+const mayChangeEntries = (context: MutationContext, directory: Node, caller: Caller): boolean =>
+  decide(context, directory, caller, W_OK) === 0;
 
 /** chmod(2) and rename(2) in a sticky directory: root, the directory's owner and the file's owner only. */
 const stickyRefuses = (directory: Node, node: Node, caller: Caller): boolean =>

@@ -238,3 +238,7 @@ export function defaults(path: string, isDirectory: boolean): Defaults {
   if (first === 'secrets') return { mode: isDirectory ? 0o711 : 0o400, grantsWrites: false };
   return { mode: isDirectory ? 0o700 : 0o400, grantsWrites: false };
 }
+
+/** Whether the write bits of a directory made outside let guests change its entries: under `/guest`, or where a rule says so. */
+export const grantsEntries = (effective: Effective, path: string): boolean =>
+  effective.sources.has('mode') || effective.sources.has('acl') || defaults(path, true).grantsWrites;

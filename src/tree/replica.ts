@@ -1,10 +1,10 @@
 /** A tree as it is served: the current snapshot and policy, and what follows from both for each node. */
-import { R_OK, S_IFDIR, S_IFLNK, S_IFMT, X_OK } from '../wire/index.ts';
+import { EACCES, R_OK, S_IFDIR, S_IFLNK, S_IFMT, W_OK, X_OK } from '../wire/index.ts';
 import { decide, isDirectory } from './access.ts';
 import type { Caller, Way } from './caller.ts';
 import type { Change, Delta, Usage } from './delta.ts';
 import { type Node, ROOT_INO, samePlace } from './node.ts';
-import { type Effective, Policy } from './policy.ts';
+import { type Effective, grantsEntries, Policy } from './policy.ts';
 import { applyDelta, Snapshot } from './snapshot.ts';
 import { defaultQuota } from './spec.ts';
 import { Unlinked } from './unlinked.ts';
@@ -23,6 +23,8 @@ export interface Facts {
   readonly caching: Caching;
   /** Type and permission bits as guests are shown them. */
   readonly shownMode: number;
+  /** A directory made outside in which no rule lets guests create, whatever the default mode shows. */
+  readonly entriesLocked: boolean;
   /** Each open for reading is recorded: made outside, and not readable by the whole world at any time. */
   readonly readsAudited: boolean;
 }
@@ -105,12 +107,14 @@ export class Replica {
   }
 
   #deduce(node: Node): Facts {
-    const effective = this.#policy.effective(this.#snapshot.path(node));
+    const path = this.#snapshot.path(node);
+    const effective = this.#policy.effective(path);
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
     return {
       effective,
       caching: caching(node, forAll),
       shownMode: shownMode(node, effective),
+      entriesLocked: node.madeBy === 'outside' && isDirectory(node) && !grantsEntries(effective, path),
       // Burning records itself.
       readsAudited:
         node.madeBy === 'outside' && node.ino !== CHANGES_INO && !effective.once && !(forAll && allClasses(node, 0o4)),
@@ -124,8 +128,11 @@ export class Replica {
     return parent !== undefined && this.facts(parent).caching === 'shared';
   }
 
+  /** 0 or EACCES for any of R_OK, W_OK, X_OK, by mode, ACL and rules; search permission above it is not asked for. */
   decide(way: Way, node: Node, caller: Caller, mask: number, wallMs: number): number {
-    return decide(this.#policy, way, node, this.facts(node).effective, caller, mask, wallMs);
+    const { effective, entriesLocked } = this.facts(node);
+    if (entriesLocked && (mask & W_OK) !== 0) return EACCES;
+    return decide(this.#policy, way, node, effective, caller, mask, wallMs);
   }
 
   /**

@@ -84,10 +84,6 @@ export class Served implements AsyncDisposable {
     return Number(/RssAnon:\s+(\d+) kB/.exec(status)![1]) / 1024;
   }
 
-  openFds(): string {
-    return /FDSize:\s+(\d+)/.exec(readFileSync(`/proc/${this.pid}/status`, 'utf8'))![1]!;
-  }
-
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.stop();
     rmSync(this.directory, { recursive: true, force: true });

@@ -71,12 +71,15 @@ test('a device process stays bounded and serves another VM when its guest hoards
   await guest.send('INIT', { nodeid: 0, in: { major: 7, minor: 38, flags: 0x7fff_ffff } });
   const began = served.anonymousMib();
   let most = began;
+  let since = performance.now();
   const tell = (what: string): void => {
     bystander.ask();
     const now = served.anonymousMib();
     most = Math.max(most, now);
     served.assertAlive();
-    t.diagnostic(`${what}; device process ${now.toFixed(0)} MiB, host daemon ${own().toFixed(0)} MiB`);
+    const seconds = ((performance.now() - since) / 1000).toFixed(1);
+    since = performance.now();
+    t.diagnostic(`${what} in ${seconds} s; device process ${now.toFixed(0)} MiB, host daemon ${own().toFixed(0)} MiB`);
   };
   tell('at rest');
 

@@ -4,8 +4,9 @@ import { close, read, setNonBlocking, socketPair, write } from '../sys/index.ts'
 import type { AuditRecord, Outcome } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { HostLink } from './host-link.ts';
-import { encodeMessage, readerOnHost } from './link.ts';
+import { encodeMessage } from './link.ts';
 import type { ToDevice, ToHost } from './link-messages.ts';
+import { readerOnHost } from './link-on-host.ts';
 
 /** A link whose other end the test plays. */
 function linked(t: { after: (done: () => void) => void }) {

@@ -5,7 +5,6 @@ export {
   LinkQueue,
   type LinkReader,
   readerOnDevice,
-  readerOnHost,
 } from './link.ts';
 export {
   auditBatch,
@@ -20,3 +19,4 @@ export {
   type ToDevice,
   type ToHost,
 } from './link-messages.ts';
+export { readerOnHost } from './link-on-host.ts';

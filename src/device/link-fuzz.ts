@@ -1,4 +1,5 @@
-import { LinkError, readerOnHost } from './link.ts';
+import { LinkError } from './link.ts';
+import { readerOnHost } from './link-on-host.ts';
 
 /** Reads `bytes` as what a device process says, whole and in two pieces: nothing but a LinkError may come out. */
 export const fuzzLink = (bytes: Uint8Array): void => {

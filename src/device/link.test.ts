@@ -5,9 +5,10 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Delta, defaultQuota, type Mutation, type Node } from '../tree/index.ts';
-import { encodeMessage, LinkError, LinkQueue, readerOnDevice, readerOnHost } from './link.ts';
+import { encodeMessage, LinkError, LinkQueue, readerOnDevice } from './link.ts';
 import { fuzzLink } from './link-fuzz.ts';
 import type { ToDevice, ToHost } from './link-messages.ts';
+import { readerOnHost } from './link-on-host.ts';
 
 const u32 = fc.integer({ min: 0, max: 0xffff_ffff });
 const ino = fc.integer({ min: 1, max: Number.MAX_SAFE_INTEGER });

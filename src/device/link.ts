@@ -5,7 +5,7 @@
  */
 import { decode, encode } from '@msgpack/msgpack';
 import type { Acl, AclEntry, Change, Delta, Node, Time } from '../tree/index.ts';
-import { fromDevice, kindByCode, type MessageType, messageKinds, type ToDevice, type ToHost } from './link-messages.ts';
+import { kindByCode, type MessageType, messageKinds, type ToDevice, type ToHost } from './link-messages.ts';
 import { isWholeMsgpack } from './msgpack-check.ts';
 
 export type LinkErrorCode =
@@ -50,7 +50,7 @@ export const encodeMessage = (message: ToDevice | ToHost): Uint8Array => {
 };
 
 /** Cuts a byte stream into messages. After it has thrown a LinkError it must not be used any more. */
-class MessageReader<M> {
+export class MessageReader<M> {
   readonly #from: 'host' | 'device';
   readonly #decode: (type: MessageType, payload: Uint8Array) => M;
   /** The frame being read: its head, then its payload. */
@@ -107,18 +107,6 @@ class MessageReader<M> {
   }
 }
 
-/** The host daemon's reader: everything that a device process says is checked. */
-export const readerOnHost = (): MessageReader<ToHost> =>
-  new MessageReader('device', (type, payload) => {
-    const body = decodeBody(type, payload);
-    const schema = fromDevice[type as ToHost['type']];
-    const checked = schema.safeParse({ ...body, type });
-    if (checked.success) return checked.data;
-    const issue = checked.error.issues[0];
-    const where = issue === undefined ? '' : ` at ${issue.path.join('.')}: ${issue.message}`;
-    throw new LinkError('MALFORMED_MESSAGE', `message "${type}" is not as agreed${where}`);
-  });
-
 /** The device process's reader. The host daemon is trusted; the shapes of nodes are made uniform. */
 export const readerOnDevice = (): MessageReader<ToDevice> =>
   new MessageReader('host', (type, payload) => {
@@ -129,7 +117,8 @@ export const readerOnDevice = (): MessageReader<ToDevice> =>
 
 export type LinkReader<M> = Pick<MessageReader<M>, 'feed'>;
 
-const decodeBody = (type: MessageType, payload: Uint8Array): object => {
+/** The map of a payload; LinkError MALFORMED_MESSAGE when it is none. */
+export const decodeBody = (type: MessageType, payload: Uint8Array): object => {
   if (!isWholeMsgpack(payload, maxDepth)) throw malformed(type);
   try {
     const body = decode(payload, { maxExtLength: 0 });

@@ -127,7 +127,7 @@ test('serve gives a device process the tree and commits what it sends', async (t
   assert.equal(await stage.get('/app/settings'), 'new');
   const burned = await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
   assert.deepEqual([burned['errno'], burned['value']], [0, 't-1']);
-  assert.deepEqual(await stage.ask({ do: 'environment' }), { environment: [], arguments: [] });
+  assert.deepEqual(await stage.ask({ do: 'environment' }), { environment: ['NODE_COMPILE_CACHE'], arguments: [] });
   await server.stop();
   assert.equal(existsSync(stage.socket), false);
   assert.deepEqual(

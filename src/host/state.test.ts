@@ -5,7 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { Store, StoreError } from '../store/index.ts';
+import { StateFile, StoreError } from '../store/index.ts';
 import type { Kept } from '../tree/index.ts';
 import { keptFor } from './state.test-support.ts';
 import { State } from './state.ts';
@@ -57,7 +57,7 @@ test('State refuses to restore when a record is damaged or beyond the counters',
     assert.equal(state.restore()?.nodes.length, 1);
   }
   {
-    using store = new Store({ directory });
+    using store = new StateFile({ directory });
     const [entry] = store.scan('node/');
     store.commit([{ key: entry!.key, value: entry!.value.subarray(0, 40) }]);
   }

@@ -15,7 +15,7 @@ import { createHash } from 'node:crypto';
 import { resolve } from 'node:path';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
-import { Store, type StoreChange, StoreError } from '../store/index.ts';
+import { type StateChange, StateFile, StoreError } from '../store/index.ts';
 import type { Acl, Commit, Kept, Node, Restored, Time } from '../tree/index.ts';
 import { S_IFLNK, S_IFMT } from '../wire/index.ts';
 
@@ -31,12 +31,12 @@ const nodeKey = (ino: number): string => nodePrefix + ino.toString(16).padStart(
 /** Keeps one tree in a store. The caller closes it. */
 export class State implements Disposable {
   readonly readOnly: boolean;
-  readonly #store: Store;
+  readonly #store: StateFile;
 
-  /** StoreError as `Store`. */
+  /** StoreError as `StateFile`. */
   constructor(directory: string, options: { readonly readOnly?: boolean } = {}) {
     this.readOnly = options.readOnly ?? false;
-    this.#store = new Store({ directory: resolve(directory), readOnly: this.readOnly });
+    this.#store = new StateFile({ directory: resolve(directory), readOnly: this.readOnly });
   }
 
   /** Absolute path of the spec file that the tree was last loaded from. */
@@ -51,7 +51,7 @@ export class State implements Disposable {
 
   /** One transaction; on the disk when it returns. StoreError when it is not. */
   readonly persist = (commit: Commit): void => {
-    const changes: StoreChange[] = commit.remove.map((ino) => ({ key: nodeKey(ino), value: undefined }));
+    const changes: StateChange[] = commit.remove.map((ino) => ({ key: nodeKey(ino), value: undefined }));
     for (const kept of commit.put) changes.push({ key: nodeKey(kept.node.ino), value: encodeKept(kept) });
     const counters: z.infer<typeof countersRecord> = { revision: commit.revision, nextIno: commit.nextIno };
     changes.push({ key: countersKey, value: encode(counters) });

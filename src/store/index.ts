@@ -1,8 +1,2 @@
-export {
-  Store,
-  type StoreChange,
-  type StoreEntry,
-  StoreError,
-  type StoreErrorCode,
-  type StoreOptions,
-} from './store.ts';
+export { StoreError, type StoreErrorCode } from './error.ts';
+export { type StateChange, type StateEntry, StateFile, type StateFileOptions } from './state-file.ts';

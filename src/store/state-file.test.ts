@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { type TestContext, test } from 'node:test';
 import fc from 'fast-check';
-import { Store, StoreError } from './store.ts';
+import { StoreError } from './error.ts';
+import { StateFile } from './state-file.ts';
 
 const temporary = (t: TestContext): string => {
   const directory = mkdtempSync(join(tmpdir(), 'porthole-store-'));
@@ -26,7 +27,7 @@ const failure = (run: () => unknown): StoreError => {
 
 const key = fc.string({ unit: 'grapheme', maxLength: 6 }).filter((text) => text.isWellFormed() && !text.includes('\0'));
 
-test('Store gives back what was committed when it is opened again', (t) => {
+test('StateFile gives back what was committed when it is opened again', (t) => {
   const changes = fc.array(
     fc.array(fc.record({ key, value: fc.option(fc.uint8Array({ maxLength: 20 }), { nil: undefined }) }), {
       maxLength: 5,
@@ -38,7 +39,7 @@ test('Store gives back what was committed when it is opened again', (t) => {
       const directory = join(temporary(t), 'state');
       const model = new Map<string, Uint8Array>();
       {
-        using store = new Store({ directory });
+        using store = new StateFile({ directory });
         for (const commit of commits) {
           store.commit(commit);
           for (const { key, value } of commit) {
@@ -47,7 +48,7 @@ test('Store gives back what was committed when it is opened again', (t) => {
           }
         }
       }
-      using store = new Store({ directory });
+      using store = new StateFile({ directory });
       const expected = [...model]
         .filter(([key]) => key.startsWith(prefix))
         .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
@@ -62,9 +63,9 @@ test('Store gives back what was committed when it is opened again', (t) => {
   );
 });
 
-test('Store makes files for its owner only when it makes them', (t) => {
+test('StateFile makes files for its owner only when it makes them', (t) => {
   const directory = join(temporary(t), 'a', 'state');
-  using store = new Store({ directory });
+  using store = new StateFile({ directory });
   store.commit([{ key: 'a', value: Uint8Array.of(1) }]);
   assert.equal(statSync(directory).mode & 0o777, 0o700);
   const files = readdirSync(directory);
@@ -72,8 +73,8 @@ test('Store makes files for its owner only when it makes them', (t) => {
   for (const file of files) assert.equal(statSync(join(directory, file)).mode & 0o777, 0o600, file);
 });
 
-test('Store keeps nothing of a commit when a change of it fails', (t) => {
-  using store = new Store({ directory: join(temporary(t), 'state') });
+test('StateFile keeps nothing of a commit when a change of it fails', (t) => {
+  using store = new StateFile({ directory: join(temporary(t), 'state') });
   store.commit([{ key: 'a', value: Uint8Array.of(1) }]);
   const broken = { key: 'b', value: 'text' as unknown as Uint8Array };
   assert.equal(failure(() => store.commit([{ key: 'a', value: undefined }, broken])).code, 'STORE_FAILED');
@@ -88,54 +89,54 @@ test('Store keeps nothing of a commit when a change of it fails', (t) => {
   );
 });
 
-test('Store refuses a directory when another store has it open for writing', (t) => {
+test('StateFile refuses a directory when another store has it open for writing', (t) => {
   const directory = join(temporary(t), 'state');
   {
-    using store = new Store({ directory });
+    using store = new StateFile({ directory });
     store.commit([{ key: 'a', value: Uint8Array.of(1) }]);
-    const error = failure(() => new Store({ directory }));
+    const error = failure(() => new StateFile({ directory }));
     assert.equal(error.code, 'STORE_LOCKED');
     assert.match(error.message, /another process uses the state directory ".*"; stop it/);
-    using reader = new Store({ directory, readOnly: true });
+    using reader = new StateFile({ directory, readOnly: true });
     assert.deepEqual(
       reader.scan('').map((entry) => entry.key),
       ['a'],
     );
     assert.equal(failure(() => reader.commit([])).code, 'STORE_FAILED');
   }
-  new Store({ directory }).close();
+  new StateFile({ directory }).close();
 });
 
-test('Store says what is wrong when its directory or file is not as it must be', (t) => {
+test('StateFile says what is wrong when its directory or file is not as it must be', (t) => {
   const base = temporary(t);
   chmodSync(base, 0o755);
   assert.match(
-    failure(() => new Store({ directory: base })).message,
+    failure(() => new StateFile({ directory: base })).message,
     /has mode 0755, but holds secrets; run: chmod 700 '/,
   );
   const directory = join(base, 'state');
-  assert.equal(failure(() => new Store({ directory, readOnly: true })).code, 'STORE_MISSING');
-  new Store({ directory }).close();
+  assert.equal(failure(() => new StateFile({ directory, readOnly: true })).code, 'STORE_MISSING');
+  new StateFile({ directory }).close();
   const file = join(directory, 'porthole.db');
 
   const other = new DatabaseSync(file);
   other.exec('PRAGMA user_version = 99');
   assert.match(
-    failure(() => new Store({ directory })).message,
+    failure(() => new StateFile({ directory })).message,
     /newer version of Porthole \(format 99, known here 1\)/,
   );
   other.exec('PRAGMA user_version = 1; PRAGMA application_id = 7');
-  assert.equal(failure(() => new Store({ directory })).code, 'STORE_FOREIGN');
+  assert.equal(failure(() => new StateFile({ directory })).code, 'STORE_FOREIGN');
   other.close();
 
   writeFileSync(file, 'no database at all, but long enough to be looked at as one. '.repeat(100));
-  assert.equal(failure(() => new Store({ directory })).code, 'STORE_DAMAGED');
+  assert.equal(failure(() => new StateFile({ directory })).code, 'STORE_DAMAGED');
 });
 
-test('Store reports damage when pages of its file are overwritten', (t) => {
+test('StateFile reports damage when pages of its file are overwritten', (t) => {
   const directory = join(temporary(t), 'state');
   {
-    using store = new Store({ directory });
+    using store = new StateFile({ directory });
     store.commit(Array.from({ length: 500 }, (_, i) => ({ key: `key ${i}`, value: new Uint8Array(200).fill(i) })));
   }
   const file = join(directory, 'porthole.db');
@@ -143,5 +144,5 @@ test('Store reports damage when pages of its file are overwritten', (t) => {
   assert.ok(bytes.length > 20 * 4096, `${bytes.length}`);
   bytes.fill(0xee, 4096, 16 * 4096);
   writeFileSync(file, bytes);
-  assert.equal(failure(() => new Store({ directory })).code, 'STORE_DAMAGED');
+  assert.equal(failure(() => new StateFile({ directory })).code, 'STORE_DAMAGED');
 });

@@ -44,9 +44,13 @@ export const sqliteCodes = {
   notADatabase: 26,
 } as const;
 
+/** SQLITE_IOERR_SHMSIZE: no room for the index of the write-ahead log, so a full disk and not a broken one. */
+const ioErrorShmSize = 4874;
+
 /** The primary code of an error of SQLite; −1 for any other. */
 export const sqliteCode = (error: unknown): number => {
-  const code = (error as { readonly errcode?: unknown }).errcode;
+  const code = (error as { readonly errcode?: unknown } | undefined)?.errcode;
+  if (code === ioErrorShmSize) return sqliteCodes.full;
   return typeof code === 'number' ? code & 0xff : -1;
 };
 

@@ -1,2 +1,26 @@
 export { StoreError, type StoreErrorCode } from './error.ts';
+export { compareKeys, keyBytes, keyText, prefixRange } from './keys.ts';
+export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';
+export { createKeyFile } from './seal.ts';
+export { openStores, type Stores, type StoresOptions } from './sqlite-stores.ts';
 export { type StateChange, type StateEntry, StateFile, type StateFileOptions } from './state-file.ts';
+export {
+  type CallOptions,
+  type Clock,
+  type Condition,
+  type Entry,
+  type Key,
+  type KeyRange,
+  type Lease,
+  limits,
+  type Operation,
+  type Outcome,
+  type Page,
+  type RangeOptions,
+  type Store,
+  systemClock,
+  type Transaction,
+  type WatchBatch,
+  type WatchEvent,
+  type WatchOptions,
+} from './store.ts';

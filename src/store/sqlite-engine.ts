@@ -1,0 +1,360 @@
+/**
+ * One named store's tables in the SQLite file, in step with one transaction of SQLite that its caller opens and ends.
+ * A log of every change (`NAME_log`) and which of its rows is each key's newest (`NAME_current`).
+ */
+import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
+import { StoreError } from './error.ts';
+import { keyAfter } from './keys.ts';
+import type { CheckedCondition, CheckedRange, CheckedTransaction } from './request.ts';
+import type { Keyring } from './seal.ts';
+import { type Entry, limits, type Outcome, type Page, type WatchBatch, type WatchEvent } from './store.ts';
+
+/** `value` NULL: the key was deleted. */
+export const tablesOf = (name: string): string => `
+  CREATE TABLE ${name}_log (
+    id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
+    create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER) STRICT;
+  CREATE UNIQUE INDEX ${name}_log_key ON ${name}_log (key, revision);
+  CREATE INDEX ${name}_log_revision ON ${name}_log (revision);
+  CREATE TABLE ${name}_current (key BLOB PRIMARY KEY, id INTEGER NOT NULL, lease INTEGER) STRICT, WITHOUT ROWID;
+  CREATE INDEX ${name}_current_lease ON ${name}_current (lease) WHERE lease IS NOT NULL;
+  CREATE TABLE ${name}_leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_seconds INTEGER NOT NULL) STRICT;
+  INSERT INTO stores (name, revision, compacted) VALUES ('${name}', 0, 0);`;
+
+/** What a transaction changed, for those who watch. */
+export interface Changed {
+  readonly revision: number;
+  readonly keys: readonly Uint8Array[];
+}
+
+export interface LogPart {
+  readonly batches: readonly WatchBatch[];
+  /** Where the next reading starts: after all that was read, and after the newest revision when nothing was left. */
+  readonly next: number;
+}
+
+type Row = Record<string, unknown>;
+type Bytes = Uint8Array<ArrayBuffer>;
+
+/** After so many revisions one step of a compaction ends, so that commits do not wait for the whole. */
+const compactionStep = 500;
+
+export class SqliteEngine {
+  readonly name: string;
+  readonly #database: DatabaseSync;
+  readonly #keyring: Keyring;
+  readonly #statements = new Map<string, StatementSync>();
+  #revision: number;
+  #compacted: number;
+  /** As of the last transaction of SQLite that was committed. */
+  #kept: { readonly revision: number; readonly compacted: number };
+  #sealed = 0;
+
+  constructor(database: DatabaseSync, name: string, keyring: Keyring) {
+    this.name = name;
+    this.#database = database;
+    this.#keyring = keyring;
+    const row = this.#get('SELECT revision, compacted FROM stores WHERE name = ?', name);
+    if (row === undefined) throw new StoreError('STORE_DAMAGED', `the ${name} store is missing; restore a backup`);
+    this.#revision = row['revision'] as number;
+    this.#compacted = row['compacted'] as number;
+    this.#kept = { revision: this.#revision, compacted: this.#compacted };
+  }
+
+  get revision(): number {
+    return this.#revision;
+  }
+
+  get compacted(): number {
+    return this.#compacted;
+  }
+
+  /** Before COMMIT. */
+  flush(): void {
+    if (this.#revision === this.#kept.revision && this.#compacted === this.#kept.compacted) return;
+    this.#run(
+      'UPDATE stores SET revision = ?, compacted = ? WHERE name = ?',
+      this.#revision,
+      this.#compacted,
+      this.name,
+    );
+  }
+
+  /** After COMMIT. @returns how many values were sealed since the last time */
+  committed(): number {
+    this.#kept = { revision: this.#revision, compacted: this.#compacted };
+    const sealed = this.#sealed;
+    this.#sealed = 0;
+    return sealed;
+  }
+
+  /** After ROLLBACK. */
+  rolledBack(): void {
+    ({ revision: this.#revision, compacted: this.#compacted } = this.#kept);
+  }
+
+  /** STORE_LEASE_GONE, before anything was changed. */
+  commit({ conditions, operations }: CheckedTransaction): { readonly outcome: Outcome; readonly changed?: Changed } {
+    const unmet = conditions.flatMap((condition, index) => (this.#holds(condition) ? [] : [index]));
+    if (unmet.length > 0) return { outcome: { committed: false, revision: this.#revision, unmet } };
+    for (const operation of operations) {
+      if (operation.type === 'put' && operation.leaseId !== undefined) this.#needLease(operation.leaseId);
+    }
+    const revision = this.#revision + 1;
+    const keys: Uint8Array[] = [];
+    for (const operation of operations) {
+      const { key } = operation;
+      const found = this.#current(key);
+      if (operation.type === 'delete') {
+        if (found === undefined) continue;
+        this.#delete(key, revision);
+      } else {
+        const lease = operation.leaseId ?? null;
+        const { lastInsertRowid } = this.#run(
+          `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease) VALUES (?, ?, ?, ?, ?, ?)`,
+          revision,
+          key,
+          this.#keyring.seal(this.name, key, revision, operation.value),
+          found === undefined ? revision : (found['create_revision'] as number),
+          found === undefined ? 1 : (found['version'] as number) + 1,
+          lease,
+        );
+        this.#sealed++;
+        this.#run(`INSERT OR REPLACE INTO ${this.name}_current VALUES (?, ?, ?)`, key, lastInsertRowid, lease);
+      }
+      keys.push(key);
+    }
+    if (keys.length > 0) this.#revision = revision;
+    const outcome: Outcome = { committed: true, revision: this.#revision };
+    return keys.length > 0 ? { outcome, changed: { revision, keys } } : { outcome };
+  }
+
+  #holds(condition: CheckedCondition): boolean {
+    const found = this.#current(condition.key);
+    if ('exists' in condition) return condition.exists === (found !== undefined);
+    return found?.['revision'] === condition.modRevision;
+  }
+
+  #current(key: Uint8Array): Row | undefined {
+    return this.#get(
+      `SELECT revision, create_revision, version FROM ${this.name}_current JOIN ${this.name}_log USING (id)
+       WHERE ${this.name}_current.key = ?`,
+      key,
+    );
+  }
+
+  #delete(key: Uint8Array, revision: number): void {
+    this.#run(
+      `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease) VALUES (?, ?, NULL, 0, 0, NULL)`,
+      revision,
+      key,
+    );
+    this.#run(`DELETE FROM ${this.name}_current WHERE key = ?`, key);
+  }
+
+  range({ start, end }: CheckedRange, asked: number | undefined, limit: number): Page {
+    const revision = this.#readable(asked);
+    const upTo = end === undefined ? '' : 'AND n.key < ?';
+    const bounds = end === undefined ? [start] : [start, end];
+    // One more than asked for tells whether there is a next page.
+    const rows =
+      revision === this.#revision
+        ? this.#prepare(
+            `SELECT l.* FROM ${this.name}_current n JOIN ${this.name}_log l ON l.id = n.id
+             WHERE n.key >= ? ${upTo} ORDER BY n.key LIMIT ?`,
+          ).iterate(...bounds, limit + 1)
+        : this.#prepare(
+            `SELECT l.* FROM
+               (SELECT key, max(revision) AS revision FROM ${this.name}_log n
+                WHERE n.key >= ? ${upTo} AND revision <= ? GROUP BY key) n
+             JOIN ${this.name}_log l ON l.key = n.key AND l.revision = n.revision
+             WHERE l.value IS NOT NULL ORDER BY n.key LIMIT ?`,
+          ).iterate(...bounds, revision, limit + 1);
+    const entries: Entry[] = [];
+    let bytes = 0;
+    for (const row of rows) {
+      if (entries.length === limit || bytes > limits.pageBytes)
+        return { revision, entries, next: keyAfter(entries.at(-1)!.key) };
+      const entry = this.#entryOf(row);
+      bytes += entry.value.length;
+      entries.push(entry);
+    }
+    return { revision, entries, next: undefined };
+  }
+
+  count({ start, end }: CheckedRange, asked: number | undefined): { revision: number; count: number } {
+    const revision = this.#readable(asked);
+    const upTo = end === undefined ? '' : 'AND n.key < ?';
+    const bounds = end === undefined ? [start] : [start, end];
+    const row =
+      revision === this.#revision
+        ? this.#get(`SELECT count(*) AS count FROM ${this.name}_current n WHERE n.key >= ? ${upTo}`, ...bounds)
+        : this.#get(
+            `SELECT count(*) AS count FROM
+               (SELECT key, max(revision) AS revision FROM ${this.name}_log n
+                WHERE n.key >= ? ${upTo} AND revision <= ? GROUP BY key) n
+             JOIN ${this.name}_log l ON l.key = n.key AND l.revision = n.revision WHERE l.value IS NOT NULL`,
+            ...bounds,
+            revision,
+          );
+    return { revision, count: row!['count'] as number };
+  }
+
+  #readable(revision = this.#revision): number {
+    if (revision > this.#revision)
+      throw new StoreError('STORE_INVALID', `revision ${revision} is not there yet: the newest is ${this.#revision}`);
+    if (revision < this.#compacted) throw this.#gone(revision, this.#compacted);
+    return revision;
+  }
+
+  #gone(revision: number, oldest: number): StoreError {
+    const message = `revision ${revision} of the ${this.name} store was compacted; the oldest there is, is ${oldest}: list anew`;
+    return new StoreError('STORE_COMPACTED', message, undefined, oldest);
+  }
+
+  /** Whole transactions, from `from` on. STORE_COMPACTED. */
+  log({ start, end }: CheckedRange, from: number): LogPart {
+    if (from <= this.#compacted) throw this.#gone(from, this.#compacted + 1);
+    const rows = this.#prepare(
+      `SELECT * FROM ${this.name}_log WHERE revision >= ? AND key >= ? ${end === undefined ? '' : 'AND key < ?'}
+       ORDER BY revision, id`,
+    ).iterate(from, start, ...(end === undefined ? [] : [end]));
+    const batches: { readonly revision: number; readonly events: WatchEvent[] }[] = [];
+    let bytes = 0;
+    for (const row of rows) {
+      const revision = row['revision'] as number;
+      let batch = batches.at(-1);
+      if (batch?.revision !== revision) {
+        if (bytes > limits.pageBytes || batches.length === limits.pageEntries) return { batches, next: revision };
+        batch = { revision, events: [] };
+        batches.push(batch);
+      }
+      if (row['value'] === null) {
+        batch.events.push({ type: 'delete', key: row['key'] as Bytes, modRevision: revision });
+      } else {
+        const entry = this.#entryOf(row);
+        bytes += entry.value.length;
+        batch.events.push({ type: 'put', entry });
+      }
+    }
+    return { batches, next: Math.max(from, this.#revision + 1) };
+  }
+
+  #entryOf(row: Row): Entry {
+    const key = row['key'] as Bytes;
+    const modRevision = row['revision'] as number;
+    return {
+      key,
+      value: this.#keyring.open(this.name, key, modRevision, row['value'] as Bytes),
+      createRevision: row['create_revision'] as number,
+      modRevision,
+      version: row['version'] as number,
+      leaseId: (row['lease'] as number | null) ?? undefined,
+    };
+  }
+
+  leases(): { id: number; ttlSeconds: number }[] {
+    return this.#prepare(`SELECT id, ttl_seconds FROM ${this.name}_leases`)
+      .all()
+      .map((row) => ({ id: row['id'] as number, ttlSeconds: row['ttl_seconds'] as number }));
+  }
+
+  grant(ttlSeconds: number): number {
+    return Number(this.#run(`INSERT INTO ${this.name}_leases (ttl_seconds) VALUES (?)`, ttlSeconds).lastInsertRowid);
+  }
+
+  /** STORE_LEASE_GONE. */
+  revoke(leaseId: number): Changed | undefined {
+    this.#needLease(leaseId);
+    const keys = this.#prepare(`SELECT key FROM ${this.name}_current WHERE lease = ? ORDER BY key`)
+      .all(leaseId)
+      .map((row) => row['key'] as Bytes);
+    this.#run(`DELETE FROM ${this.name}_leases WHERE id = ?`, leaseId);
+    if (keys.length === 0) return undefined;
+    const revision = ++this.#revision;
+    for (const key of keys) this.#delete(key, revision);
+    return { revision, keys };
+  }
+
+  #needLease(leaseId: number): void {
+    if (this.#get(`SELECT 1 FROM ${this.name}_leases WHERE id = ?`, leaseId) === undefined)
+      throw new StoreError('STORE_LEASE_GONE', `lease ${leaseId} of the ${this.name} store has run out or was revoked`);
+  }
+
+  /** One step. @returns whether that was the last. STORE_INVALID. */
+  compact(revision: number): boolean {
+    if (revision > this.#revision)
+      throw new StoreError('STORE_INVALID', `compacting up to ${revision} failed: the newest is ${this.#revision}`);
+    if (revision <= this.#compacted) return true;
+    const from = this.#compacted;
+    const to = Math.min(revision, from + compactionStep);
+    this.#run(
+      `DELETE FROM ${this.name}_log WHERE id IN (
+         SELECT older.id FROM ${this.name}_log newer JOIN ${this.name}_log older
+           ON older.key = newer.key AND older.revision < newer.revision
+         WHERE newer.revision > ? AND newer.revision <= ?)`,
+      from,
+      to,
+    );
+    this.#run(`DELETE FROM ${this.name}_log WHERE revision > ? AND revision <= ? AND value IS NULL`, from, to);
+    this.#compacted = to;
+    return to === revision;
+  }
+
+  /**
+   * One step: seals anew what is sealed by another data key than the newest, from row `from` on.
+   * @returns the row to go on from; undefined when that was the last step
+   */
+  reseal(from: number, isCurrent: (sealed: Uint8Array) => boolean): { next: number | undefined; resealed: number } {
+    let bytes = 0;
+    let resealed = 0;
+    let next: number | undefined;
+    const found: { id: number; key: Bytes; revision: number; value: Bytes }[] = [];
+    const rows = this.#prepare(
+      `SELECT id, key, revision, value FROM ${this.name}_log WHERE id >= ? AND value IS NOT NULL ORDER BY id LIMIT 501`,
+    ).iterate(from);
+    let seen = 0;
+    for (const row of rows) {
+      const id = row['id'] as number;
+      if (seen++ === 500 || bytes > limits.pageBytes) {
+        next = id;
+        break;
+      }
+      const value = row['value'] as Bytes;
+      if (isCurrent(value)) continue;
+      bytes += value.length;
+      found.push({ id, key: row['key'] as Bytes, revision: row['revision'] as number, value });
+    }
+    for (const { id, key, revision, value } of found) {
+      const opened = this.#keyring.open(this.name, key, revision, value);
+      const sealed = this.#keyring.seal(this.name, key, revision, opened);
+      this.#run(`UPDATE ${this.name}_log SET value = ? WHERE id = ?`, sealed, id);
+      resealed++;
+      this.#sealed++;
+    }
+    return { next, resealed };
+  }
+
+  /** Opens every value there is. STORE_DAMAGED. */
+  verify(): void {
+    for (const row of this.#prepare(`SELECT * FROM ${this.name}_log WHERE value IS NOT NULL`).iterate())
+      this.#entryOf(row);
+  }
+
+  #prepare(sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) {
+      statement = this.#database.prepare(sql);
+      this.#statements.set(sql, statement);
+    }
+    return statement;
+  }
+
+  #get(sql: string, ...values: SQLInputValue[]): Row | undefined {
+    return this.#prepare(sql).get(...values);
+  }
+
+  #run(sql: string, ...values: SQLInputValue[]) {
+    return this.#prepare(sql).run(...values);
+  }
+}

@@ -69,28 +69,25 @@ export class SqliteEngine {
     return this.#compacted;
   }
 
-  /** Before COMMIT. */
-  flush(): void {
-    if (this.#revision === this.#kept.revision && this.#compacted === this.#kept.compacted) return;
-    this.#run(
-      'UPDATE stores SET revision = ?, compacted = ? WHERE name = ?',
-      this.#revision,
-      this.#compacted,
-      this.name,
-    );
+  /** Before COMMIT. @returns how many values this transaction sealed */
+  flush(): number {
+    if (this.#revision !== this.#kept.revision || this.#compacted !== this.#kept.compacted) {
+      const sql = 'UPDATE stores SET revision = ?, compacted = ? WHERE name = ?';
+      this.#run(sql, this.#revision, this.#compacted, this.name);
+    }
+    return this.#sealed;
   }
 
-  /** After COMMIT. @returns how many values were sealed since the last time */
-  committed(): number {
+  /** After COMMIT. */
+  committed(): void {
     this.#kept = { revision: this.#revision, compacted: this.#compacted };
-    const sealed = this.#sealed;
     this.#sealed = 0;
-    return sealed;
   }
 
   /** After ROLLBACK. */
   rolledBack(): void {
     ({ revision: this.#revision, compacted: this.#compacted } = this.#kept);
+    this.#sealed = 0;
   }
 
   /** STORE_LEASE_GONE, before anything was changed. */
@@ -302,10 +299,10 @@ export class SqliteEngine {
   }
 
   /**
-   * One step: seals anew what is sealed by another data key than the newest, from row `from` on.
+   * One step: seals anew, by the newest data key, what `isRecent` denies, from row `from` on.
    * @returns the row to go on from; undefined when that was the last step
    */
-  reseal(from: number, isCurrent: (sealed: Uint8Array) => boolean): { next: number | undefined; resealed: number } {
+  reseal(from: number, isRecent: (sealed: Uint8Array) => boolean): { next: number | undefined; resealed: number } {
     let bytes = 0;
     let resealed = 0;
     let next: number | undefined;
@@ -321,7 +318,7 @@ export class SqliteEngine {
         break;
       }
       const value = row['value'] as Bytes;
-      if (isCurrent(value)) continue;
+      if (isRecent(value)) continue;
       bytes += value.length;
       found.push({ id, key: row['key'] as Bytes, revision: row['revision'] as number, value });
     }

@@ -59,8 +59,9 @@ export type Other =
   | { readonly kind: 'log'; readonly store: StoreName; readonly range: CheckedRange; readonly from: number }
   | { readonly kind: 'compact'; readonly store: StoreName; readonly revision: number }
   | { readonly kind: 'newDataKey' }
-  | { readonly kind: 'reseal'; readonly store: StoreName; readonly from: number }
-  | { readonly kind: 'forgetDataKeys' }
+  /** Of what older data keys than `oldest` sealed. */
+  | { readonly kind: 'reseal'; readonly store: StoreName; readonly oldest: number; readonly from: number }
+  | { readonly kind: 'forgetDataKeys'; readonly oldest: number }
   | { readonly kind: 'changeKeyFile'; readonly keyFile: string };
 
 /** What each kind of request is answered with. */
@@ -73,7 +74,8 @@ export interface Answers {
   readonly log: LogPart;
   /** Whether it was the last step. */
   readonly compact: boolean;
-  readonly newDataKey: undefined;
+  /** Its id: they rise. */
+  readonly newDataKey: number;
   readonly reseal: { readonly next: number | undefined; readonly resealed: number };
   /** How many were forgotten. */
   readonly forgetDataKeys: number;
@@ -210,12 +212,10 @@ export class SqliteFile implements Disposable {
         return this.#newDataKey();
       case 'reseal':
         return this.#transaction(() =>
-          this.#engines
-            .get(request.store)!
-            .reseal(request.from, (sealed) => dataKeyOf(sealed) === this.#keyring.newest),
+          this.#engines.get(request.store)!.reseal(request.from, (sealed) => dataKeyOf(sealed) >= request.oldest),
         );
       case 'forgetDataKeys':
-        return this.#forgetDataKeys();
+        return this.#forgetDataKeys(request.oldest);
       case 'changeKeyFile':
         return this.#changeKeyFile(request.keyFile);
       default:
@@ -229,11 +229,11 @@ export class SqliteFile implements Disposable {
     try {
       this.#database.exec('BEGIN IMMEDIATE');
       const value = run();
-      for (const engine of this.#engines.values()) engine.flush();
-      this.#database.exec('COMMIT');
       let sealed = 0;
-      for (const engine of this.#engines.values()) sealed += engine.committed();
+      for (const engine of this.#engines.values()) sealed += engine.flush();
       this.#countSealed(sealed);
+      this.#database.exec('COMMIT');
+      for (const engine of this.#engines.values()) engine.committed();
       return value;
     } catch (error) {
       this.#noteDamage(toStoreError(error, 'writing', this.#file), error);
@@ -256,7 +256,7 @@ export class SqliteFile implements Disposable {
     return failure;
   }
 
-  /** Kept in steps of a thousandth of the limit; rounded up at the next start. */
+  /** Before COMMIT. Kept in steps of a thousandth of the limit, rounded up; what is rolled back counts as well. */
   #countSealed(count: number): void {
     const step = Math.max(1, Math.floor(this.#sealsPerDataKey / 1000));
     const before = Math.floor(this.#sealed / step);
@@ -268,17 +268,18 @@ export class SqliteFile implements Disposable {
         .run((after + 1) * step, this.#keyring.newest);
   }
 
-  #newDataKey(): undefined {
+  #newDataKey(): number {
     const key = this.#keyring.make(this.#keyring.newest + 1, this.#master);
     this.#database.prepare('INSERT INTO data_keys (id, wrapped, sealed) VALUES (?, ?, 0)').run(key.id, key.wrapped);
     this.#keyring.add(key, this.#master);
     this.#sealed = 0;
+    return key.id;
   }
 
-  /** All but the newest. The caller has resealed everything. */
-  #forgetDataKeys(): number {
-    const old = this.#database.prepare('SELECT id FROM data_keys WHERE id < ?').all(this.#keyring.newest);
-    this.#database.prepare('DELETE FROM data_keys WHERE id < ?').run(this.#keyring.newest);
+  /** Those before `oldest`: the caller has resealed everything of theirs. There may be newer ones than `oldest` by now. */
+  #forgetDataKeys(oldest: number): number {
+    const old = this.#database.prepare('SELECT id FROM data_keys WHERE id < ?').all(oldest);
+    this.#database.prepare('DELETE FROM data_keys WHERE id < ?').run(oldest);
     for (const row of old) this.#keyring.forget(row['id'] as number);
     // What old data keys sealed is then gone from the write-ahead log as well.
     this.#database.exec('PRAGMA wal_checkpoint(TRUNCATE)');

@@ -62,20 +62,20 @@ class SqliteStores implements Stores {
   }
 
   async rotateDataKey({ signal }: CallOptions = {}): Promise<number> {
-    await this.#link.ask({ kind: 'newDataKey' }, signal);
+    const oldest = await this.#link.ask({ kind: 'newDataKey' }, signal);
     let resealed = 0;
     for (const store of storeNames) {
       let from: number | undefined = 0;
       while (from !== undefined) {
         const step: { readonly next: number | undefined; readonly resealed: number } = await this.#link.ask(
-          { kind: 'reseal', store, from },
+          { kind: 'reseal', store, oldest, from },
           signal,
         );
         resealed += step.resealed;
         from = step.next;
       }
     }
-    await this.#link.ask({ kind: 'forgetDataKeys' }, signal);
+    await this.#link.ask({ kind: 'forgetDataKeys', oldest }, signal);
     return resealed;
   }
 

@@ -122,7 +122,7 @@ export interface Store {
   /** STORE_COMPACTED when `revision` is older than the last compaction; STORE_INVALID when it lies ahead. */
   range(range: KeyRange, options?: RangeOptions): Promise<Page>;
 
-  /** As `range`, with `countOnly`: how many keys, unlimited, and no entry. */
+  /** How many keys, without a limit and without an entry; else as `range`. */
   count(range: KeyRange, options?: RangeOptions): Promise<{ readonly revision: number; readonly count: number }>;
 
   /**

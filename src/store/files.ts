@@ -1,5 +1,5 @@
 /** What every file of this room is held to: for its owner only, used by one writer, ours, of a version that we know. */
-import { chmodSync, closeSync, constants, fsyncSync, mkdirSync, openSync, statSync } from 'node:fs';
+import { chmodSync, closeSync, constants, fsyncSync, lstatSync, mkdirSync, openSync, statSync } from 'node:fs';
 import { DatabaseSync } from 'node:sqlite';
 import { codeOf, StoreError, sqliteCode, sqliteCodes, toStoreError } from './error.ts';
 
@@ -26,9 +26,18 @@ export const prepareDirectory = (directory: string): void => {
   }
 };
 
-/** Before SQLite opens it, so that it is never readable by others; its journal gets the same mode. */
+/**
+ * Before SQLite opens it, so that it is never readable by others; its journal gets the same mode. A file that is there
+ * is not opened: closing it again would end the locks that this process holds on it (fcntl(2), F_SETLK).
+ */
 export const makePrivate = (file: string): void => {
-  closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600));
+  try {
+    closeSync(openSync(file, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600));
+  } catch (error) {
+    if (codeOf(error) !== 'EEXIST') throw error;
+    if (!lstatSync(file).isFile())
+      throw new StoreError('STORE_FOREIGN', `"${file}" is not a regular file; move it away, or give another directory`);
+  }
   chmodSync(file, 0o600);
 };
 

@@ -1,6 +1,17 @@
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
-import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import {
+  chmodSync,
+  existsSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
@@ -74,6 +85,23 @@ test('openStores makes files for their owner only and locks them when it opens',
     assert.equal(statSync(join(options.directory, file)).mode & 0o777, 0o600, file);
   assert.equal(statSync(options.keyFile).mode & 0o777, 0o600);
   await rejectsWith(openStores(options), 'STORE_LOCKED', /another process uses the state directory.*stop it/);
+  // Nor does the attempt, in this very process, end the lock for others.
+  const program = `import { openStores } from '${new URL('./index.ts', import.meta.url).href}';
+    await openStores(${JSON.stringify(options)}).then(() => console.log('opened'), (error) => console.log(error.code));
+    process.exit();`;
+  const file = `${options.directory}.other.mjs`;
+  writeFileSync(file, program);
+  const other = spawnSync(process.execPath, [file], { encoding: 'utf8' });
+  assert.equal(other.stdout, 'STORE_LOCKED\n', other.stderr);
+});
+
+test('openStores refuses what is no regular file when it finds one in its place', async (t) => {
+  const options = temporaryStore(t);
+  await (await openStores(options)).close();
+  const file = join(options.directory, 'store.db');
+  renameSync(file, `${file}.real`);
+  symlinkSync(`${file}.real`, file);
+  await rejectsWith(openStores(options), 'STORE_FOREIGN', /not a regular file/);
 });
 
 test('Store keeps no value in clear on the disk when it is committed, overwritten or backed up', async (t) => {

@@ -16,7 +16,7 @@ const tiers: readonly Tier[] = [
     name: 'store',
     title: 'stores that are killed, full and busy',
     files: ['test/store/**/*.test.ts'],
-    minimumTests: 3,
+    minimumTests: 4,
     limitSeconds: 180,
     concurrency: 1,
   },

@@ -8,7 +8,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { damaged, StoreError, sqliteCode, sqliteCodes, toStoreError } from './error.ts';
-import { checkFormat, makePrivate, prepareDirectory, takeLock } from './files.ts';
+import { checkFormat, makePrivate, prepareDirectory, syncToDisk, takeLock } from './files.ts';
 import type { CheckedRange, CheckedTransaction } from './request.ts';
 import { createKeyFile, dataKeyOf, Keyring, type MasterKey, readKeyFile } from './seal.ts';
 import { type Changed, type LogPart, SqliteEngine, tablesOf } from './sqlite-engine.ts';
@@ -127,8 +127,10 @@ export class SqliteFile implements Disposable {
       makePrivate(this.#file);
       database = openStoreFile(this.#file, 'quick_check');
       this.#database = database;
-      if (database.prepare('SELECT 1 FROM sqlite_schema LIMIT 1').get() === undefined)
+      if (database.prepare('SELECT 1 FROM sqlite_schema LIMIT 1').get() === undefined) {
         makeTables(database, this.#master);
+        syncToDisk(directory);
+      }
       this.#keyring = openKeyring(database, this.#master, this.#file);
       this.#sealed = this.#scalar('SELECT sealed FROM data_keys ORDER BY id DESC LIMIT 1');
       for (const name of storeNames) this.#engines.set(name, new SqliteEngine(database, name, this.#keyring));

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
+import { Buffer } from 'node:buffer';
 import { execFileSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { openStores, StoreError } from '../../src/store/index.ts';
+import { SqliteFile, type Write } from '../../src/store/sqlite-file.ts';
 
 const smallDisk = (t: TestContext): string => {
   const base = mkdtempSync(join(tmpdir(), 'porthole-full-'));
@@ -64,4 +66,35 @@ test('Store fails a commit that finds no room, keeps the rest and goes on when t
   }
   await using stores = await openStores(options);
   for (const key of kept) assert.equal((await stores.region.get(key))?.value.length, 200_000, key);
+});
+
+test('SqliteFile.writeGroup fails only what finds no room when it is grouped with what does', {
+  skip: whySkipped,
+}, (t) => {
+  const disk = smallDisk(t);
+  using file = new SqliteFile({ directory: join(disk, 'stores'), keyFile: join(disk, 'key') });
+  const put = (key: string, sizeBytes: number): Write => ({
+    kind: 'commit',
+    store: 'region',
+    transaction: {
+      conditions: [],
+      operations: [
+        { type: 'put', key: new Uint8Array(Buffer.from(key)), value: new Uint8Array(sizeBytes), leaseId: undefined },
+      ],
+    },
+  });
+  let filled = 0;
+  while ('value' in file.writeGroup([put(`${filled}`, 400_000)]).results[0]! && filled < 100) filled++;
+  const { results, changes } = file.writeGroup([put('small/1', 1), put('large', 1_000_000), put('small/2', 1)]);
+  assert.deepEqual(
+    results.map((result) => ('error' in result ? result.error.code : result.value)),
+    [{ committed: true, revision: filled + 1 }, 'STORE_FULL', { committed: true, revision: filled + 2 }],
+  );
+  assert.deepEqual(
+    changes.map(({ revision, keys }) => [revision, Buffer.from(keys[0]!).toString()]),
+    [
+      [filled + 1, 'small/1'],
+      [filled + 2, 'small/2'],
+    ],
+  );
 });

@@ -112,7 +112,8 @@ export class Replica {
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
     return {
       effective,
-      caching: caching(node, forAll),
+      // How old a value is depends on when it is asked for.
+      caching: caching(node, forAll && (isDirectory(node) || effective.maxStaleMs === undefined)),
       shownMode: shownMode(node, effective),
       entriesLocked: node.madeBy === 'outside' && isDirectory(node) && !grantsEntries(effective, path),
       // Burning records itself.
@@ -135,6 +136,11 @@ export class Replica {
     return decide(this.#policy, way, node, effective, caller, mask, wallMs);
   }
 
+  /** Whether the caller is not told that a node exists: a rule says `hidden`, and it may not read it. */
+  hides(way: Way, node: Node, caller: Caller, wallMs: number): boolean {
+    return this.facts(node).effective.hidden && this.decide(way, node, caller, R_OK, wallMs) !== 0;
+  }
+
   /**
    * Whether a change may be told to a caller: it can reach the path, and may read what is there or list the directory, for
    * else it would learn a name. What is no longer at that path (removed, moved) is judged as it was there: a move to a
@@ -152,7 +158,9 @@ export class Replica {
       path = path.slice(0, Math.max(1, path.lastIndexOf('/')));
       const directory = this.#snapshot.node(old.ino) ?? old;
       const rights = this.#policy.effective(path);
-      known ||= old === above[0] && decide(this.#policy, way, directory, rights, caller, R_OK, wallMs) === 0;
+      const lists = decide(this.#policy, way, directory, rights, caller, R_OK, wallMs) === 0;
+      if (rights.hidden && !lists) return false;
+      known ||= old === above[0] && lists;
       if (!known || decide(this.#policy, way, directory, rights, caller, X_OK, wallMs) !== 0) return false;
     }
     return known;

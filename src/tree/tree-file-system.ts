@@ -20,7 +20,7 @@ import {
   W_OK,
   X_OK,
 } from '../wire/index.ts';
-import { isDirectory } from './access.ts';
+import { isDirectory, refusedBySpecialKey } from './access.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
@@ -155,8 +155,8 @@ export class TreeFileSystem implements FileSystem {
     const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
-    if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
-    return node.bytes!;
+    const errno = this.#check('readlink', node, caller, R_OK);
+    return errno === 0 ? node.bytes! : errno;
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
@@ -173,6 +173,12 @@ export class TreeFileSystem implements FileSystem {
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask);
     if (errno !== 0) return errno;
+    // Rights that came with a newer value are none to the old one.
+    const isOld = version !== undefined && version !== node && !writes;
+    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0) {
+      this.#denied('open', version, caller, EACCES);
+      return EACCES;
+    }
     const { effective, caching, readsAudited } = this.#replica.facts(node);
     if (writes && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
@@ -293,7 +299,7 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
     this.#files.addDirectory(ino, caller.uid);
-    return new OpenDirectory(ino, caller.uid, this.#files);
+    return new OpenDirectory(ino, { ...caller }, this.#files);
   }
 
   entry(caller: Caller, directory: DirectoryHandle, index: number): DirectoryEntry | undefined {
@@ -310,6 +316,8 @@ export class TreeFileSystem implements FileSystem {
       return entry;
     }
     if (!open.listed) {
+      const self = snapshot.node(open.ino);
+      if (self !== undefined && this.#refuses(self, open.caller, R_OK)) return undefined;
       const hides = (child: number) => {
         const node = snapshot.node(child);
         return node !== undefined && this.#hides(node, caller);
@@ -330,7 +338,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.ino, open.uid);
+    open.files.removeDirectory(open.ino, open.caller.uid);
     this.#dropIfUnlinked(open.ino);
   }
 
@@ -344,7 +352,7 @@ export class TreeFileSystem implements FileSystem {
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
     const there = this.#replica.snapshot.child(parentIno, name);
-    if (there !== undefined) return this.#createOver(caller, there, flags, done);
+    if (there !== undefined && !this.#hides(there, caller)) return this.#createOver(caller, there, flags, done);
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
     const creator = { ...caller };
@@ -492,10 +500,8 @@ export class TreeFileSystem implements FileSystem {
   }
 
   #hides(node: Node, caller: Caller): boolean {
-    return (
-      this.#replica.facts(node).effective.hidden &&
-      this.#replica.decide(this.way, node, caller, R_OK, this.#clock.wallMs()) !== 0
-    );
+    const { hidden } = this.#replica.facts(node).effective;
+    return hidden && this.#replica.hides(this.way, node, caller, this.#clock.wallMs());
   }
 
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
@@ -520,24 +526,29 @@ export class TreeFileSystem implements FileSystem {
     return ageSeconds * 1000 > maxStaleMs;
   }
 
-  /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */
+  /**
+   * Whether who opened a node may not go on with it: by mode and ACL for what was made outside, which for what guests made
+   * count at open only, as POSIX has it; by the special keys of rules for both.
+   */
+  #refuses(node: Node, opener: Caller, mask: number): boolean {
+    const wallMs = this.#clock.wallMs();
+    if (node.madeBy === 'outside') return this.#replica.decide(this.way, node, opener, mask, wallMs) !== 0;
+    const { effective } = this.#replica.facts(node);
+    return refusedBySpecialKey(effective, this.way, opener, wallMs) !== undefined;
+  }
+
+  /** Decides anew for an open handle, when anything changed. */
   #recheck(file: OpenFile, mask: number): number {
     const { revision } = this.#replica.snapshot;
     const node = this.#replica.snapshot.node(file.ino);
-    if (node === undefined || node.madeBy === 'guest') return 0;
+    if (node === undefined) return 0;
     const { effective } = this.#replica.facts(node);
     if (file.decidedRevision === revision && effective.untilMs === Number.POSITIVE_INFINITY) return 0;
     // What this handle itself burned, it reads on.
-    const errno = this.#replica.decide(
-      this.way,
-      node.burned ? { ...node, burned: false } : node,
-      file.caller,
-      mask,
-      this.#clock.wallMs(),
-    );
-    if (errno === 0) file.decidedRevision = revision;
-    else this.#denied('read', node, file.caller, errno);
-    return errno;
+    const refused = this.#refuses(node.burned ? { ...node, burned: false } : node, file.caller, mask);
+    if (refused) this.#denied('read', node, file.caller, EACCES);
+    else file.decidedRevision = revision;
+    return refused ? EACCES : 0;
   }
 
   #denied(operation: string, node: Node, caller: Caller, errno: number): void {

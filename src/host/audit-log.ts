@@ -1,5 +1,5 @@
 /** The audit log of `porthole serve`: one JSON object a line, in the order of the decisions. */
-import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fchmodSync, fstatSync, openSync, writeSync } from 'node:fs';
 import type { AuditRecord } from '../tree/index.ts';
 
 export interface AuditLogOptions {
@@ -22,7 +22,8 @@ export class AuditLog implements Disposable {
     if (options.target === undefined || options.target === '-') return;
     try {
       this.#fd = openSync(options.target, 'a', 0o600);
-      fchmodSync(this.#fd, 0o600);
+      // A device or a pipe is everybody's: /dev/null must stay as it is.
+      if (fstatSync(this.#fd).isFile()) fchmodSync(this.#fd, 0o600);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
       throw new Error(`opening the audit log "${options.target}" failed: ${code}; give a file that you may write`, {

@@ -1,12 +1,13 @@
 /** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
-import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
+import { unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, connectUnix, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
+import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
-import { EAGAIN, errnoName } from '../wire/index.ts';
+import { EAGAIN } from '../wire/index.ts';
 import { HostLink, LINK_FD } from './host-link.ts';
 import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
+import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
@@ -93,14 +94,8 @@ class DeviceServer {
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
-    removeStaleSocket(socket.path);
-    const umask = process.umask(0o777);
-    const fd = listenUnix(socket.path);
-    process.umask(umask);
-    if (fd < 0) throw new Error(`listening on "${socket.path}" failed: ${errnoName(-fd)}`);
+    const fd = openListeningSocket(socket);
     this.#listening.set(fd, socket);
-    if (socket.gid !== undefined) chownSync(socket.path, -1, socket.gid);
-    chmodSync(socket.path, socket.mode);
     this.#loop.watch(fd, () => this.#accept(fd, socket));
   }
 
@@ -151,7 +146,9 @@ class DeviceServer {
   #mount(mount: LinkMount): void {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
     const fileSystem = this.#fileSystem(ways.mount);
-    const transport = DevFuse.mount(mount.path);
+    // A guest could point links at any file of this machine.
+    const followLinks = this.#config!.vhostUser.length === 0;
+    const transport = DevFuse.mount(mount.path, { followLinks });
     const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock });
     transport.attach(session);
     const ended = (reason: string): void => {
@@ -218,19 +215,6 @@ class DeviceServer {
     }
     this.#link.flush();
   }
-}
-
-/** Removes a socket that a process left behind when it died; one that somebody listens on stays. */
-function removeStaleSocket(path: string): void {
-  const there = lstatSync(path, { throwIfNoEntry: false });
-  if (there === undefined) return;
-  if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
-  const fd = connectUnix(path);
-  if (fd >= 0) {
-    close(fd);
-    throw new Error(`another process listens on "${path}"; stop it or choose another path`);
-  }
-  unlinkSync(path);
 }
 
 /** Serves until the host daemon says otherwise or is gone; resolves with the exit code. */

@@ -7,6 +7,8 @@ export const MS_RDONLY = 1;
 export const MS_NOSUID = 2;
 export const MS_NODEV = 4;
 export const MS_NOEXEC = 8;
+/** Linux 5.10. */
+export const MS_NOSYMFOLLOW = 256;
 export const MNT_DETACH = 2;
 
 export const mount = (source: string, target: string, type: string, flags: number, data: string | null): number =>

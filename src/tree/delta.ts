@@ -49,6 +49,16 @@ export function changesBetween(before: Snapshot, after: Snapshot, touched: Reado
   return changes;
 }
 
+/** With every other node too: a new policy may change what anybody may see of what itself stays as it was. */
+export function withJudgedAnew(changes: readonly Change[], snapshot: Snapshot): Change[] {
+  const told = new Set(changes.map(({ ino }) => ino));
+  const others = [...snapshot.nodes.values()].filter(({ ino }) => !told.has(ino));
+  return [
+    ...changes,
+    ...others.map((node): Change => ({ ino: node.ino, path: snapshot.path(node), what: 'attributes' })),
+  ];
+}
+
 /** The nodes that got another path because a directory above them moved. */
 export function* movedWithParent(draft: Draft, next: Snapshot): Generator<Node> {
   for (const ino of draft.touched) {

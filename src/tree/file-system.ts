@@ -133,7 +133,7 @@ export interface FileSystem {
   setxattr(caller: Caller, ino: number, name: string, value: Uint8Array, flags: number, done: Done): void;
   removexattr(caller: Caller, ino: number, name: string, done: Done): void;
   statfs(): StatFs;
-  /** Tells of every commit after it is visible here. Returns how to stop. */
+  /** Tells of every commit after it is visible here; of every node when the policy is another. Returns how to stop. */
   subscribe(listener: (changes: readonly Change[]) => void): () => void;
   /** Gives every waiting reader a heartbeat line now. */
   flushWaiters(): void;

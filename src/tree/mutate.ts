@@ -32,7 +32,7 @@ import {
   XATTR_CREATE,
   XATTR_REPLACE,
 } from '../wire/index.ts';
-import { isDirectory, refusedBySpecialKey } from './access.ts';
+import { isDirectory } from './access.ts';
 import { ACCESS_XATTR, aclMode, chmodAcl, DEFAULT_XATTR, decodeAcl, inheritAcl, isMinimal } from './acl.ts';
 import type { Caller, Way } from './caller.ts';
 import type { Mutation } from './mutation.ts';
@@ -355,13 +355,11 @@ function mayWrite(context: MutationContext, node: Node, caller: Caller, grantedA
   if ((node.mode & S_IFMT) !== S_IFREG) return EINVAL;
   if (node.ino === CHANGES_INO) return EACCES;
   if (!grantedAtOpen && !reachable(context, node, caller)) return EACCES;
-  if (grantedAtOpen && node.madeBy === 'guest') {
-    const { effective } = context.replica.facts(node);
-    if (refusedBySpecialKey(effective, context.way, caller, context.wallMs) !== undefined) return EACCES;
-  } else {
-    const errno = decide(context, node, caller, W_OK);
-    if (errno !== 0) return errno;
-  }
+  const { replica, way, wallMs } = context;
+  const errno = grantedAtOpen
+    ? replica.decideOpened(way, node, caller, W_OK, wallMs)
+    : decide(context, node, caller, W_OK);
+  if (errno !== 0) return errno;
   return sealed(context, node) ? EPERM : 0;
 }
 

@@ -1,6 +1,6 @@
 /** A tree as it is served: the current snapshot and policy, and what follows from both for each node. */
 import { EACCES, R_OK, S_IFDIR, S_IFLNK, S_IFMT, W_OK, X_OK } from '../wire/index.ts';
-import { decide, isDirectory } from './access.ts';
+import { decide, isDirectory, refusedBySpecialKey } from './access.ts';
 import type { Caller, Way } from './caller.ts';
 import type { Change, Delta, Usage } from './delta.ts';
 import { type Node, ROOT_INO, samePlace } from './node.ts';
@@ -40,6 +40,8 @@ export interface RememberedChange {
 
 /** Inode number of `/.changes`. */
 export const CHANGES_INO = 2;
+
+const DEFAULT_MAX_STALE_MS = 3_600_000;
 
 const noPolicy = new Policy({ rules: [], users: {}, groups: {}, quota: defaultQuota });
 
@@ -134,6 +136,25 @@ export class Replica {
     const { effective, entriesLocked } = this.facts(node);
     if (entriesLocked && (mask & W_OK) !== 0) return EACCES;
     return decide(this.#policy, way, node, effective, caller, mask, wallMs);
+  }
+
+  /**
+   * The same for who has the node open already: by mode and ACL for what was made outside, which for what guests made count at
+   * open only, as POSIX has it; by the special keys of rules for both.
+   */
+  decideOpened(way: Way, node: Node, opener: Caller, mask: number, wallMs: number): number {
+    if (node.madeBy === 'outside') return this.decide(way, node, opener, mask, wallMs);
+    return refusedBySpecialKey(this.facts(node).effective, way, opener, wallMs) === undefined ? 0 : EACCES;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  isTooOld(node: Node, nowMs: number): boolean {
+    const ageSeconds = this.ageSeconds(nowMs);
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const { effective, caching } = this.facts(node);
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
   }
 
   /** Whether the caller is not told that a node exists: a rule says `hidden`, and it may not read it. */

@@ -20,13 +20,13 @@ import {
   W_OK,
   X_OK,
 } from '../wire/index.ts';
-import { isDirectory, refusedBySpecialKey } from './access.ts';
+import { isDirectory } from './access.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
 import type { Clock } from './clock.ts';
-import type { Change, Delta } from './delta.ts';
+import { type Change, type Delta, withJudgedAnew } from './delta.ts';
 import {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -42,7 +42,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { statFs } from './stat-fs.ts';
 import { listedXattrs, xattrOf } from './xattrs.ts';
@@ -56,7 +56,6 @@ export interface TreeFileSystemOptions {
   readonly clock: Clock;
 }
 
-const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
 /** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
@@ -317,7 +316,9 @@ export class TreeFileSystem implements FileSystem {
     }
     if (!open.listed) {
       const self = snapshot.node(open.ino);
-      if (self !== undefined && this.#refuses(self, open.caller, R_OK)) return undefined;
+      const wallMs = this.#clock.wallMs();
+      if (self !== undefined && this.#replica.decideOpened(this.way, self, open.caller, R_OK, wallMs) !== 0)
+        return undefined;
       const hides = (child: number) => {
         const node = snapshot.node(child);
         return node !== undefined && this.#hides(node, caller);
@@ -512,29 +513,9 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
       ? this.#replica.decide(this.way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#replica.isTooOld(node, this.#clock.monotonicMs()) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
-  }
-
-  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
-  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
-    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
-    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
-    const maxStaleMs =
-      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
-    return ageSeconds * 1000 > maxStaleMs;
-  }
-
-  /**
-   * Whether who opened a node may not go on with it: by mode and ACL for what was made outside, which for what guests made
-   * count at open only, as POSIX has it; by the special keys of rules for both.
-   */
-  #refuses(node: Node, opener: Caller, mask: number): boolean {
-    const wallMs = this.#clock.wallMs();
-    if (node.madeBy === 'outside') return this.#replica.decide(this.way, node, opener, mask, wallMs) !== 0;
-    const { effective } = this.#replica.facts(node);
-    return refusedBySpecialKey(effective, this.way, opener, wallMs) !== undefined;
   }
 
   /** Decides anew for an open handle, when anything changed. */
@@ -545,10 +526,11 @@ export class TreeFileSystem implements FileSystem {
     const { effective } = this.#replica.facts(node);
     if (file.decidedRevision === revision && effective.untilMs === Number.POSITIVE_INFINITY) return 0;
     // What this handle itself burned, it reads on.
-    const refused = this.#refuses(node.burned ? { ...node, burned: false } : node, file.caller, mask);
-    if (refused) this.#denied('read', node, file.caller, EACCES);
-    else file.decidedRevision = revision;
-    return refused ? EACCES : 0;
+    const judged = node.burned ? { ...node, burned: false } : node;
+    const errno = this.#replica.decideOpened(this.way, judged, file.caller, mask, this.#clock.wallMs());
+    if (errno === 0) file.decidedRevision = revision;
+    else this.#denied('read', node, file.caller, errno);
+    return errno;
   }
 
   #denied(operation: string, node: Node, caller: Caller, errno: number): void {
@@ -598,7 +580,9 @@ export class TreeFileSystem implements FileSystem {
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
     this.#stream.applied(delta, before);
-    if (delta.changes.length > 0) for (const listener of this.#listeners) listener(delta.changes);
+    if (this.#listeners.size === 0) return;
+    const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);
+    if (changes.length > 0) for (const listener of this.#listeners) listener(changes);
   }
 }
 

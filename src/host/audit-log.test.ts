@@ -30,3 +30,28 @@ test('AuditLog leaves the mode of what is no regular file, as /dev/null', (t) =>
   logOn(pipe)[Symbol.dispose]();
   assert.equal(statSync(pipe).mode & 0o7777, 0o666);
 });
+
+test('AuditLog writes no control character of a name, and the same name', () => {
+  let written = '';
+  const writeStdout = (text: string) => {
+    written += text;
+    return true;
+  };
+  using log = new AuditLog({ target: '-', writeStdout, onHealth: () => {} });
+  const path = '/guest/\u009B2J\u001B[2J\u202E';
+  log.record({
+    time: '2026-01-01T00:00:00.000Z',
+    vm: 'web',
+    way: 'virtiofs',
+    operation: 'open',
+    path,
+    uid: 0,
+    gid: 0,
+    pid: 1,
+    revision: 1,
+    verdict: 'denied',
+    rule: 'default',
+  });
+  assert.doesNotMatch(written.trimEnd(), /[\p{Cc}\p{Cf}]/u);
+  assert.equal(JSON.parse(written).path, path);
+});

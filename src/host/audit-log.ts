@@ -10,6 +10,13 @@ export interface AuditLogOptions {
   readonly onHealth: (writable: boolean, reason: string) => void;
 }
 
+/** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
+const asLine = (record: AuditRecord): string =>
+  JSON.stringify(record).replaceAll(
+    /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g,
+    (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
+  );
+
 export class AuditLog implements Disposable {
   readonly #options: AuditLogOptions;
   readonly #fd: number | undefined;
@@ -42,7 +49,7 @@ export class AuditLog implements Disposable {
   /** The same for several, by one write(2): all are kept or, as far as the log can tell, none. */
   recordAll(records: readonly AuditRecord[]): boolean {
     if (this.#options.target === undefined) return true;
-    const lines = records.map((record) => `${JSON.stringify(record)}\n`).join('');
+    const lines = records.map((record) => `${asLine(record)}\n`).join('');
     if (this.#fd === undefined) return this.#options.writeStdout(lines);
     return this.#append(this.#fd, lines);
   }

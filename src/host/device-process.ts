@@ -10,6 +10,7 @@ import {
   type ToDevice,
   type ToHost,
 } from '../device/index.ts';
+import { printable } from './printable.ts';
 
 export interface DeviceProcessOptions {
   readonly config: LinkConfig;
@@ -135,6 +136,8 @@ export class DeviceProcess {
     if (this.#failure !== undefined) return this.#failure;
     const how = signal === null ? `it ended with exit code ${code}` : `it was killed by ${signal}`;
     const words = this.#lastWords.trim();
-    return words === '' ? how : `${how}; its last words:\n${words.replaceAll(/^/gm, '  ')}`;
+    if (words === '') return how;
+    const lines = words.split('\n').map((line) => `  ${printable(line)}`);
+    return `${how}; its last words:\n${lines.join('\n')}`;
   }
 }

@@ -12,6 +12,7 @@ import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
 import { DeviceProcess } from './device-process.ts';
+import { printable } from './printable.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
@@ -269,20 +270,28 @@ export class Server implements AsyncDisposable {
         return;
       case 'ready':
       case 'failed': {
-        const { target } = message;
-        if (!this.#isOurs(target)) return;
+        const target = this.#ours(message.target);
+        if (target === undefined) return;
         const awaited = this.#awaited.get(target.path);
         this.#awaited.delete(target.path);
         if (message.type === 'ready') {
           this.#emit({ event: 'ready', target });
           awaited?.resolve();
-        } else if (awaited === undefined) this.#emit({ event: 'failed', target, reason: message.reason });
-        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${message.reason}`));
+          return;
+        }
+        const reason = printable(message.reason);
+        if (awaited === undefined) this.#emit({ event: 'failed', target, reason });
+        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${reason}`));
         return;
       }
       case 'event':
-        if (!this.#isOurs(message.target)) return;
-        this.#emit({ event: 'target', target: message.target, what: message.event, detail: message.detail });
+        if (this.#ours(message.target) === undefined) return;
+        this.#emit({
+          event: 'target',
+          target: message.target,
+          what: message.event,
+          detail: printable(message.detail),
+        });
         return;
       case 'applied':
         this.#deviceApplied(message.revision);
@@ -333,8 +342,9 @@ export class Server implements AsyncDisposable {
     for (const waiting of this.#unapplied) if (waiting.revision <= revision) waiting.tell(true);
   }
 
-  #isOurs(target: LinkTarget): boolean {
-    return this.#targets.some(({ kind, path }) => kind === target.kind && path === target.path);
+  /** A target that was asked for, whatever else the device process may name. */
+  #ours(target: LinkTarget): LinkTarget | undefined {
+    return this.#targets.find(({ kind, path }) => kind === target.kind && path === target.path);
   }
 
   #onDeviceEnd(reason: string | undefined): void {

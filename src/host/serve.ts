@@ -198,9 +198,9 @@ export class Server implements AsyncDisposable {
     this.#emit({ event: 'loaded', vm, file: this.#tree.file, revision: snapshot.revision, nodes: snapshot.nodes.size });
     for (const problem of this.#tree.warnings) this.#emit({ event: 'warning', problem });
     this.#tree.watch({
-      onReload: ({ revision, changes, warnings }) => {
+      onReload: ({ revision, changes, changed, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
-        if (changes > 0) this.#tellReload(revision, changes);
+        if (changed) this.#tellReload(revision, changes);
       },
       onRejected: (error) => this.#emit({ event: 'rejected', error }),
     });

@@ -19,8 +19,10 @@ export interface ServedTreeOptions {
 
 export interface Reload {
   readonly revision: number;
-  /** Paths that changed. 0: the file says what it said before. */
+  /** Paths that changed. */
   readonly changes: number;
+  /** False: the file says what it said before. True without changes: rules alone. */
+  readonly changed: boolean;
   readonly warnings: readonly SpecProblem[];
 }
 
@@ -33,7 +35,7 @@ export interface ReloadWatcher {
 export class ServedTree implements Disposable {
   readonly authority: Authority;
   readonly file: string;
-  readonly warnings: readonly SpecProblem[];
+  #warnings: readonly SpecProblem[];
   #references: readonly string[];
   #watch: SpecWatch | undefined;
 
@@ -42,7 +44,7 @@ export class ServedTree implements Disposable {
     const { vm, audit, wallMs, state } = options;
     this.file = resolve(options.file);
     const { spec, references, problems } = options.loaded;
-    this.warnings = problems;
+    this.#warnings = problems;
     this.#references = references;
     const restored = state?.restore();
     const writable = state?.readOnly === false ? state : undefined;
@@ -56,6 +58,10 @@ export class ServedTree implements Disposable {
     });
     this.authority.load(spec);
     writable?.rememberSpecFile(this.file);
+  }
+
+  get warnings(): readonly SpecProblem[] {
+    return this.#warnings;
   }
 
   /** Loads the file again whenever it, or a file that its values come from, changes. */
@@ -78,8 +84,12 @@ export class ServedTree implements Disposable {
       return;
     }
     try {
+      const before = this.authority.snapshot.revision;
       const { revision, changes } = this.authority.load(spec);
-      watcher.onReload({ revision, changes: changes.length, warnings });
+      const changed = revision !== before;
+      const sameWarnings = JSON.stringify(warnings) === JSON.stringify(this.#warnings);
+      this.#warnings = warnings;
+      if (changed || !sameWarnings) watcher.onReload({ revision, changes: changes.length, changed, warnings });
     } catch (error) {
       watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
     }

@@ -1,4 +1,4 @@
-/** Tells when a spec file, or a file that its values come from, may have changed. */
+/** Tells when a spec file, or a file that its values come from, may have changed since it was last read. */
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
 
@@ -31,6 +31,8 @@ export class SpecWatch implements Disposable {
     this.#settleMs = options.settleMs ?? 50;
     this.#watchDirectories();
     this.#seen = this.#look();
+    // What was loaded was read before: a change between the two would never be seen.
+    this.#settle();
     this.#poll = setInterval(() => this.#compare(), options.pollMs ?? 1_000);
   }
 
@@ -40,6 +42,7 @@ export class SpecWatch implements Disposable {
     this.#references = references;
     this.#watchDirectories();
     this.#seen = this.#look();
+    this.#settle();
   }
 
   #watchDirectories(): void {
@@ -72,6 +75,10 @@ export class SpecWatch implements Disposable {
     const now = this.#look();
     if (now === this.#seen) return;
     this.#seen = now;
+    this.#settle();
+  }
+
+  #settle(): void {
     clearTimeout(this.#settling);
     this.#settling = setTimeout(() => this.#onChange(), this.#settleMs);
   }

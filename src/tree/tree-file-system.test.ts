@@ -206,3 +206,16 @@ test('caching is not shared where a rule bounds how old a value may be', () => {
   assert.equal(fileSystem.caching(fileSystem.node(inoOf(world, '/instance/id'))!), 'shared');
   assert.equal(fileSystem.caching(fileSystem.node(inoOf(world, '/instance/lease'))!), 'private');
 });
+
+test('create of a name that is there lets nobody in by a group that no kernel has checked', () => {
+  const world = new World({ content: {} });
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const guest = inoOf(world, '/guest');
+  const create = (caller: Caller) =>
+    errnoOf((done) => fileSystem.create(caller, guest, 'f', 0o660, 0, O_RDWR | O_CREAT, done));
+  assert.equal(create(as(1000, 50)), 0);
+  // The kernel asks for CREATE where it knows of no file, and so has checked none.
+  assert.equal(create(stranger), EACCES);
+  assert.equal(create(as(2000, 50)), 0);
+  opened(fileSystem.open(stranger, inoOf(world, '/guest/f'), O_RDWR));
+});

@@ -159,6 +159,10 @@ export class TreeFileSystem implements FileSystem {
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
+    return this.#open(this.way, caller, ino, flags, version);
+  }
+
+  #open(way: Way, caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
     const current = this.#replica.unlinked.isLeaving(ino) ? undefined : this.#replica.snapshot.node(ino);
     const node = current ?? version;
     if (node === undefined) return ESTALE;
@@ -170,7 +174,7 @@ export class TreeFileSystem implements FileSystem {
     if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
-    const errno = this.#check('open', node, caller, mask);
+    const errno = this.#check('open', node, caller, mask, way);
     if (errno !== 0) return errno;
     // Rights that came with a newer value are none to the old one.
     const isOld = version !== undefined && version !== node && !writes;
@@ -370,7 +374,7 @@ export class TreeFileSystem implements FileSystem {
     });
   }
 
-  /** The name was there, or somebody else made it first. */
+  /** The name was there, or somebody else made it first: a kernel that asks for CREATE knew of no file to check. */
   #createOver(
     caller: Caller,
     there: Node,
@@ -378,7 +382,7 @@ export class TreeFileSystem implements FileSystem {
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
     if ((flags & O_EXCL) !== 0) return done(EEXIST, undefined);
-    const handle = this.open(caller, there.ino, flags);
+    const handle = this.#open({ ...this.way, kernelChecks: false }, caller, there.ino, flags);
     if (typeof handle === 'number') return done(handle, undefined);
     done(0, { node: there, handle });
   }
@@ -506,12 +510,12 @@ export class TreeFileSystem implements FileSystem {
   }
 
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
-  #check(operation: string, node: Node, caller: Caller, mask: number): number {
+  #check(operation: string, node: Node, caller: Caller, mask: number, way = this.way): number {
     const facts = this.#replica.facts(node);
     if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
-      ? this.#replica.decide(this.way, node, caller, mask, wallMs)
+      ? this.#replica.decide(way, node, caller, mask, wallMs)
       : EACCES;
     if (errno === 0) return (mask & R_OK) !== 0 && this.#replica.isTooOld(node, this.#clock.monotonicMs()) ? EIO : 0;
     this.#denied(operation, node, caller, errno);

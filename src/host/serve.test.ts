@@ -132,7 +132,7 @@ test('serve gives a device process the tree and commits what it sends', async (t
   assert.equal(existsSync(stage.socket), false);
   assert.deepEqual(
     stage.events.map(({ event }) => event),
-    ['loaded', 'ready', 'stopped'],
+    ['loaded', 'trouble', 'ready', 'stopped'],
   );
 });
 
@@ -321,4 +321,15 @@ test('serve appends audit records as JSON lines to a private file', async (t) =>
       },
     ],
   );
+});
+
+test('serve tells that a restart forgets which values were read once, where nothing is kept', async (t) => {
+  const told = (stage: Stage) =>
+    stage.events.flatMap((event) => (event.event === 'trouble' && event.what.includes('once') ? [event.what] : []));
+  const forgetful = new Stage(t);
+  await forgetful.serve(t);
+  assert.equal(told(forgetful).length, 1);
+  const keeping = new Stage(t);
+  await keeping.serve(t, { stateDirectory: join(keeping.directory, 'state') });
+  assert.deepEqual(told(keeping), []);
 });

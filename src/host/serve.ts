@@ -121,6 +121,7 @@ export class Server implements AsyncDisposable {
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
   #questions = 0;
   readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
+  #hasWarnedOfOnce = false;
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
@@ -197,9 +198,11 @@ export class Server implements AsyncDisposable {
     const { vm } = this.#config;
     this.#emit({ event: 'loaded', vm, file: this.#tree.file, revision: snapshot.revision, nodes: snapshot.nodes.size });
     for (const problem of this.#tree.warnings) this.#emit({ event: 'warning', problem });
+    this.#warnOfOnce();
     this.#tree.watch({
       onReload: ({ revision, changes, changed, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
+        this.#warnOfOnce();
         if (changed) this.#tellReload(revision, changes);
       },
       onRejected: (error) => this.#emit({ event: 'rejected', error }),
@@ -209,6 +212,14 @@ export class Server implements AsyncDisposable {
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
     this.#startDevice();
     await Promise.all(ready);
+  }
+
+  /** Which values were read is known in memory alone where there is no state directory. */
+  #warnOfOnce(): void {
+    if (this.#hasWarnedOfOnce || this.#state !== undefined || !this.#tree.authority.replica.policy.hasOnce) return;
+    this.#hasWarnedOfOnce = true;
+    const what = 'a rule says "once", and there is no --state: after a restart its values can be read once more';
+    this.#emit({ event: 'trouble', what });
   }
 
   /** Ends the device process, which unmounts and removes its sockets, and closes everything. Any number of times. */

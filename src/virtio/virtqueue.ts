@@ -77,7 +77,7 @@ export const ring = {
 } as const;
 const TWO_32 = 2 ** 32;
 /** Chains that are given back before the driver sees them, at most. */
-const BATCH = 8;
+const BATCH = 16;
 /** Addresses from 2^53 on are no numbers any more; no machine has them. */
 const MAX_HIGH_WORD = 0x1fffff;
 

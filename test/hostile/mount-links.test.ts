@@ -19,7 +19,9 @@ async function readThroughLink(withGuest: boolean): Promise<{ readonly link: str
   const spec = path.join(top, 'spec.yaml');
   writeFileSync(spec, `porthole: 1\nmetadata: { instance: { id: { symlink: ${victim} } } }\n`);
   const socket = withGuest ? ['--vhost-user', path.join(top, 'vm.sock')] : [];
-  const server = spawn(porthole, ['serve', spec, '--mount', mount, ...socket], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const server = spawn(porthole, ['serve', spec, '--mount', mount, ...socket], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
   try {
     for await (const line of createInterface(server.stdout!)) if (line === `mounted on ${mount}`) break;
     server.stdout!.resume();

@@ -24,7 +24,7 @@ const AUDIT_DELAY_MS = 2;
 /** When the queue had no room. */
 const AUDIT_RETRY_MS = 50;
 
-export interface HostLinkEvents {
+interface HostLinkEvents {
   config(config: LinkConfig): void;
   delta(delta: Delta): void;
   askStatistics(id: number): void;

@@ -7,9 +7,6 @@ export const monotonicMs = (): number => {
   return seconds * 1000 + nanoseconds / 1e6;
 };
 
-/** Rises when a message changes its meaning; both sides of one version speak the version before too. */
-export const linkProtocol = 1;
-
 /** A vhost-user socket to listen on. */
 export interface LinkVhostUser {
   readonly path: string;
@@ -33,7 +30,6 @@ export interface LinkOptions {
 /** The first message to a device process: what to serve. A full delta follows. */
 export interface LinkConfig {
   readonly type: 'config';
-  readonly protocol: number;
   /** Name of the VM, for audit records. */
   readonly vm: string;
   readonly boot?: string;
@@ -63,7 +59,7 @@ export interface LinkTarget {
 
 /** From a device process to the host daemon. */
 export type ToHost =
-  /** `sequence` counts from 1 in each device process; `kind` says by which way in it came. */
+  /** `sequence` counts from 1 in each device process; `way` says by which way in it came. */
   | {
       readonly type: 'mutation';
       readonly sequence: number;

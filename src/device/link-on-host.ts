@@ -92,7 +92,7 @@ const auditRecord = z.strictObject({
 const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: words(4096) });
 
 /** One schema per message from a device process. */
-export const fromDevice = {
+const fromDevice = {
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,

@@ -177,7 +177,6 @@ test('readerOnDevice gives back what the host encoded when it comes in pieces', 
   const messages: ToDevice[] = [
     {
       type: 'config',
-      protocol: 1,
       vm: 'web-1',
       vhostUser: [{ path: '/run/x.sock', mode: 0o660, gid: 107 }],
       mounts: [{ path: '/mnt' }],

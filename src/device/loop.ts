@@ -27,7 +27,7 @@ export interface Served {
   nextDeadlineMs(): number;
 }
 
-export interface LoopOptions {
+interface LoopOptions {
   /** How long to look for more after a request, in milliseconds; 0 never spins. Default 0.05. */
   spinMs?: number;
   /** The share of time that fruitless spinning may take, 0 to 1. Default 0.2. */

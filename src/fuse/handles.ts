@@ -9,7 +9,7 @@ export interface OpenFile {
   pollHi: number;
 }
 
-export interface OpenDirectory {
+interface OpenDirectory {
   readonly fh: number;
   readonly directory: DirectoryHandle;
 }

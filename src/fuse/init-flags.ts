@@ -3,7 +3,7 @@
 /** `virtiofs`: a virtqueue, without notifications. `dev-fuse`: the kernel's own device, with notifications and INTERRUPT. */
 export type TransportKind = 'virtiofs' | 'dev-fuse';
 
-export interface InitFlag {
+interface InitFlag {
   /** Name in linux/fuse.h without `FUSE_`. */
   readonly name: string;
   /** 0 to 63; from 32 on it stands in `flags2`. */

@@ -14,7 +14,7 @@ import type { SessionState } from './state.ts';
 export type Handler = (state: SessionState) => number;
 
 /** Any struct table: its size and the names of its fields. */
-export interface AnyStruct {
+interface AnyStruct {
   readonly sizeBytes: number;
   readonly fields: readonly string[];
 }

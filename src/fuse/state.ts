@@ -24,7 +24,7 @@ const EARLY_INTERRUPTS = 64;
 /** `fuse_attr.ino` and times; bytes read as they are shown in stat(2). */
 const PREFERRED_IO_BYTES = 4096;
 
-export interface StateOptions {
+interface StateOptions {
   readonly fileSystem: FileSystem;
   readonly clock: Clock;
   /** How long the kernel may keep names and attributes that are the same for all. */
@@ -47,7 +47,7 @@ export interface WaitingRead {
  * Linux tries an open that met ESTALE once more, from LOOKUP on, and then gives up. A commit between that LOOKUP and its OPEN
  * must not fail the program: the version that was current at the LOOKUP, within the same open(2), is what it gets.
  */
-export interface Retry {
+interface Retry {
   /** Of the last LOOKUP. */
   atMs: number;
   nodeid: number;
@@ -55,14 +55,14 @@ export interface Retry {
 }
 
 /** From LOOKUP to OPEN; a guest that is short of CPU takes its time. Nothing later may profit from it. */
-export const RETRY_MS = 5000;
+const RETRY_MS = 5000;
 /** Each may keep one old version alive. */
 const MAX_RETRIES = 256;
 
 type Answerable = Exchange | HeldExchange;
 
 /** Written over for every request. */
-export class CallerRegister implements Caller {
+class CallerRegister implements Caller {
   uid = 0;
   gid = 0;
   pid = 0;

@@ -2,7 +2,7 @@
 import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs';
 import type { AuditRecord } from '../tree/index.ts';
 
-export interface AuditLogOptions {
+interface AuditLogOptions {
   /** A file to append to (made with mode 0600), '-' for standard output, undefined: records are dropped. */
   readonly target: string | undefined;
   readonly writeStdout: (text: string) => boolean;

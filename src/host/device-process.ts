@@ -11,7 +11,7 @@ import {
   type ToHost,
 } from '../device/index.ts';
 
-export interface DeviceProcessOptions {
+interface DeviceProcessOptions {
   readonly config: LinkConfig;
   /** Program and arguments. Default: the device process of this checkout under this Node. */
   readonly command?: readonly [string, ...string[]];

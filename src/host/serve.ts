@@ -1,13 +1,6 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
-import {
-  type LinkConfig,
-  type LinkOptions,
-  type LinkTarget,
-  linkProtocol,
-  monotonicMs,
-  type ToHost,
-} from '../device/index.ts';
+import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
@@ -83,7 +76,6 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, {
     type: 'config',
-    protocol: linkProtocol,
     vm,
     vhostUser,
     mounts,

@@ -17,14 +17,14 @@ export interface ServedTreeOptions {
   readonly wallMs: () => number;
 }
 
-export interface Reload {
+interface Reload {
   readonly revision: number;
   /** Paths that changed. 0: the file says what it said before. */
   readonly changes: number;
   readonly warnings: readonly SpecProblem[];
 }
 
-export interface ReloadWatcher {
+interface ReloadWatcher {
   onReload(reload: Reload): void;
   /** The old tree is still served. */
   onRejected(error: SpecError | Error): void;
@@ -60,7 +60,7 @@ export class ServedTree implements Disposable {
 
   /** Loads the file again whenever it, or a file that its values come from, changes. */
   watch(watcher: ReloadWatcher): void {
-    this.#watch ??= new SpecWatch({ file: this.file, onChange: () => this.reload(watcher) });
+    this.#watch ??= new SpecWatch(this.file, () => this.reload(watcher));
     this.#watch.follow(this.#references);
   }
 

@@ -39,7 +39,7 @@ export interface Paint {
   dim(text: string): string;
 }
 
-export const noPaint: Paint = {
+const noPaint: Paint = {
   error: (text) => text,
   warning: (text) => text,
   strong: (text) => text,

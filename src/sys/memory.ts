@@ -69,10 +69,6 @@ export class Mapping {
     return this.#buffer;
   }
 
-  get isMapped(): boolean {
-    return this.#buffer !== undefined;
-  }
-
   unmap(): void {
     const buffer = this.#buffer;
     if (buffer === undefined) return;

@@ -6,7 +6,7 @@ import { type Node, ROOT_INO } from './node.ts';
 import { type Effective, ruleName } from './policy.ts';
 import type { Replica } from './replica.ts';
 
-export interface Verdict {
+interface Verdict {
   readonly allowed: boolean;
   /** What decided: `mode 0400`, `root: deny`, `program`, `burned`, … */
   readonly because: string;
@@ -88,7 +88,7 @@ function stoppedAt(replica: Replica, way: Way, node: Node, caller: Caller, wallM
 }
 
 /** The special keys in force, as they are written in a rule. */
-export function specialKeys(effective: Effective): string[] {
+function specialKeys(effective: Effective): string[] {
   const words: string[] = [];
   if (effective.rootDenied) words.push('root: deny');
   if (effective.hostDecides) words.push('decide: host');

@@ -32,7 +32,7 @@ interface Growth {
 const nothing: Entry = { uid: 0, bytes: 0, nodes: 0 };
 
 /** Tells of a file made outside whether the bytes that it has in a draft are a guest's. */
-export type GuestWritten = (ino: number) => boolean;
+type GuestWritten = (ino: number) => boolean;
 
 export class Ledger {
   #total: Account = { bytes: 0, nodes: 0 };

@@ -214,7 +214,7 @@ export class Policy {
 }
 
 /** Owner, group and permission bits of what was made outside and no rule covers (by key). */
-export interface Defaults {
+interface Defaults {
   readonly mode: number;
   /** Guests may create under it by the directory's write bits. Elsewhere only a rule's mode grants that. */
   readonly grantsWrites: boolean;

@@ -31,7 +31,7 @@ export interface VirtioFsOptions extends Partial<BackEndOptions> {
 }
 
 /** What has happened, since the device began. */
-export interface VirtioFsCounters {
+interface VirtioFsCounters {
   requests: number;
   /** Replies of held requests that were dropped because their ring was reset. */
   droppedReplies: number;

@@ -1,7 +1,7 @@
 /** Fixed wire layouts as tables: `struct({ len: 'u32', opcode: 'u32' })` computes the offsets once and freezes a codec per field. */
 
 /** Field types. `u64` is a number (exact up to 2^53) and, for opaque values, a pair of u32 by `lo` and `hi`. `bytesN` only reserves room. */
-export type FieldType = 'u8' | 'u16' | 'u32' | 'i32' | 'u64' | `bytes${number}`;
+type FieldType = 'u8' | 'u16' | 'u32' | 'i32' | 'u64' | `bytes${number}`;
 
 /** Reads and writes one little-endian field of a message that starts at `base` in `view`. Never allocates. */
 export interface Field {

@@ -37,7 +37,7 @@ export function agentDirectory(): string {
 }
 
 /** One agent as a process somewhere. Lines go in; `receive` is told what comes out. */
-export interface AgentProcess {
+interface AgentProcess {
   write(text: string): void;
   /** SIGUSR1, which ends a call that waits and can be ended. */
   interrupt(): void;
@@ -52,7 +52,7 @@ export type StartAgent = (
 ) => AgentProcess;
 
 /** A line in, a line out, in order. */
-export class Agent {
+class Agent {
   readonly key: string;
   readonly #process: AgentProcess;
   readonly #waiting: PromiseWithResolvers<string>[] = [];
@@ -140,7 +140,7 @@ const entryOf = (word: string): Entry => {
   return { name: nameText(unhex(name!)), ino: Number(ino), type: typeOf(Number(type) << 12) };
 };
 
-export class AgentActor extends Actor {
+class AgentActor extends Actor {
   readonly agent: Agent;
 
   constructor(agent: Agent, identity: Identity) {

@@ -46,7 +46,7 @@ export class Answer {
   }
 }
 
-export class TestExchange implements Exchange {
+class TestExchange implements Exchange {
   readonly request = new Uint8Array(ROOM);
   readonly view = new DataView(this.request.buffer);
   requestBytes = 0;

@@ -7,7 +7,7 @@ import type { Client, Send } from '../fuse/client.ts';
  * What must come of it. `errno`: it is refused. `answered`: refused or not, it gets one answer that fits. `silent`: it is
  * given back with nothing in it.
  */
-export type Outcome = 'errno' | 'answered' | 'silent';
+type Outcome = 'errno' | 'answered' | 'silent';
 
 /** What a guest holds before it turns hostile. */
 export interface Held {

@@ -97,7 +97,7 @@ test('State holds every told commit, and whole ones only, when its process is ki
       newest.set(16 + (revision % 7), revision);
       newest.set(32 + (revision % 5), revision);
     }
-    const expected = [...newest].sort(([a], [b]) => a - b).map(([ino, revision]) => keptFor(ino, revision));
+    const expected = [...newest].toSorted(([a], [b]) => a - b).map(([ino, revision]) => keptFor(ino, revision));
     assert.deepEqual(restored.nodes, expected);
     told = restored.revision;
   }

@@ -163,6 +163,6 @@ test('Ctrl-C leaves no mount, no socket and no process, also while programs writ
   await writer.ended;
   assert.equal(isMounted(machine.mountPoint), false);
   assert.deepEqual(processes.filter(isAlive), []);
-  assert.deepEqual(readdirSync(machine.directory).sort(), ['mnt', 'state', 'vm.yaml']);
+  assert.deepEqual(readdirSync(machine.directory).toSorted(), ['mnt', 'state', 'vm.yaml']);
   assert.deepEqual(readdirSync(machine.mountPoint), []);
 });

@@ -144,7 +144,7 @@ export class Stage implements AsyncDisposable {
     const kept =
       writer.kind === 'lines'
         ? new TextDecoder().decode(node.bytes).split('\n').slice(0, -1)
-        : [...snapshot.entries(node.ino)].map(([name]) => name).sort((a, b) => Number(a) - Number(b));
+        : [...snapshot.entries(node.ino)].map(([name]) => name).toSorted((a, b) => Number(a) - Number(b));
     assert.deepEqual(
       kept,
       Array.from({ length: kept.length }, (_, i) => String(i + 1)),

@@ -1,7 +1,6 @@
 export {
   encodeMessage,
   LinkError,
-  readerOnDevice,
 } from './link.ts';
 export {
   type LinkConfig,

@@ -32,7 +32,6 @@ export interface LinkConfig {
   readonly type: 'config';
   /** Name of the VM, for audit records. */
   readonly vm: string;
-  readonly boot?: string;
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
   readonly options: LinkOptions;

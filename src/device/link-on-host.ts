@@ -73,7 +73,6 @@ const mutation = z.discriminatedUnion('op', [
 const auditRecord = z.strictObject({
   time: z.iso.datetime(),
   vm: words(255),
-  boot: words(255).exactOptional(),
   way: words(32),
   operation: words(32),
   path: words(32_768),

@@ -63,8 +63,8 @@ interface Placing {
   /** The next inode number, never used before. */
   readonly allocate: () => number;
   /**
-   * Whether the value of a file or symlink differs from the one that was last loaded for this inode number: then the outside's new value
-   * counts, else what is there now (which a guest may have written).
+   * Whether the value of a file or symlink differs from the one that was last loaded for this inode number: then the
+   * outside's new value counts, else what is there now (which a guest may have written).
    */
   readonly valueChanged: (ino: number, bytes: Uint8Array) => boolean;
 }

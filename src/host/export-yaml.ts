@@ -18,7 +18,7 @@ export interface ExportedTree {
 }
 
 export const exportYaml = (tree: ExportedTree): string => {
-  const document = new Document();
+  const document = new Document<YAMLMap>();
   const root = new YAMLMap();
   root.add(new Pair(new Scalar('porthole'), new Scalar(1)));
   root.add(new Pair(new Scalar('metadata'), toMetadata(tree.entries)));
@@ -27,7 +27,7 @@ export const exportYaml = (tree: ExportedTree): string => {
       root.add(new Pair(new Scalar(key), document.createNode(value)));
     }
   }
-  document.contents = root as unknown as typeof document.contents;
+  document.contents = root;
   return document.toString({ lineWidth: 0, minContentWidth: 0 });
 };
 

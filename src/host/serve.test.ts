@@ -7,7 +7,6 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { type TestContext, test } from 'node:test';
 import { until } from '../../test/until.ts';
-import type { Mutation } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
@@ -83,7 +82,7 @@ class Stage {
 
   async mutate(mutation: object): Promise<Record<string, unknown>> {
     const caller = { uid: 1000, gid: 1000, pid: 1 };
-    const answer = await this.ask({ mutation: { caller, ...mutation } as unknown as Mutation });
+    const answer = await this.ask({ mutation: { caller, ...mutation } });
     assert(answer, 'no answer');
     return answer;
   }
@@ -132,7 +131,7 @@ test('serve refuses a mutation when the guest has been told already that it fail
   const stage = new Stage(t);
   await stage.serve(t);
   const mutation = { caller: { uid: 1000, gid: 1000, pid: 1 }, ...write(await stage.ino('/app/settings'), 'late') };
-  const outcome = await stage.ask({ mutation: mutation as unknown as Mutation, expired: true });
+  const outcome = await stage.ask({ mutation, expired: true });
   assert.equal(outcome?.['errno'], EIO);
   assert.notEqual(await stage.get('/app/settings'), 'late');
 });

@@ -55,6 +55,7 @@ interface Unsent extends Waiting {
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
+/** Owned by the loop: `serve` when the descriptor is ready, `beforePoll` before each wait, `tick` when something is due. */
 export class HostLink {
   readonly #fd: number;
   readonly #events: HostLinkEvents;

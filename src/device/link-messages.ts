@@ -20,6 +20,7 @@ export interface LinkMount {
   readonly path: string;
 }
 
+/** How to serve, for all targets. */
 export interface LinkOptions {
   /** How long the loop polls its rings after serving before it sleeps. 0: never. */
   readonly spinMicros: number;
@@ -78,6 +79,7 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
+/** `broken`: a device or queue stands still until the guest resets it, or a front end was turned away. */
 export type LinkEvent = 'connected' | 'disconnected' | 'broken';
 
 interface MessageKind {

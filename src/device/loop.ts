@@ -41,6 +41,7 @@ interface LoopOptions {
 /** Fruitless spins that may be saved up. */
 const SAVED_SPINS = 20;
 
+/** One per thread. What it watches and serves stays its owner's. */
 export class Loop implements FdWatcher {
   readonly #epoll = new Epoll(64);
   /** By fd. A gap for what is not watched. */

@@ -30,6 +30,7 @@ const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
 const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
 
+/** One mount. `process` serves what is there; `close` unmounts. */
 export class DevFuse implements Exchange, Notifier {
   readonly fd: number;
   readonly path: string;

@@ -14,6 +14,7 @@ interface OpenDirectory {
   readonly directory: DirectoryHandle;
 }
 
+/** Files and directories by handle, up to a limit. */
 export class HandleTable {
   readonly #files = new Map<number, OpenFile>();
   readonly #directories = new Map<number, OpenDirectory>();

@@ -12,6 +12,7 @@ interface InitFlag {
   readonly reason: string;
 }
 
+/** All flags that linux/fuse.h defines, by bit. */
 export const initFlags: readonly InitFlag[] = [
   { name: 'ASYNC_READ', bit: 0, taken: 'always', reason: 'readahead may have several READs in flight' },
   { name: 'POSIX_LOCKS', bit: 1, taken: 'never', reason: "locks are the guest kernel's own" },

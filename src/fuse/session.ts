@@ -35,6 +35,7 @@ export interface FuseSessionOptions {
   readonly maxHandles?: number;
 }
 
+/** One connection of a kernel. A transport calls `handle` for each request, `tick` when `nextDeadlineMs` has come. */
 export class FuseSession implements RequestHandler {
   readonly #state: SessionState;
   readonly #transport: TransportKind;

@@ -10,6 +10,7 @@ interface AuditLogOptions {
   readonly onHealth: (writable: boolean, reason: string) => void;
 }
 
+/** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what `record` answers. */
 export class AuditLog implements Disposable {
   readonly #options: AuditLogOptions;
   readonly #fd: number | undefined;

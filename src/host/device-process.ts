@@ -41,6 +41,7 @@ const defaultCommand = (): readonly [string, ...string[]] => [
  */
 const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 
+/** Starts at once. Deltas and answers may be sent before it is ready. */
 export class DeviceProcess {
   readonly #child: ChildProcess;
   readonly #link: Socket;

@@ -11,12 +11,14 @@ import { writeDuration, writeSize } from './spec-units.ts';
  */
 export type ExportEntry = SpecEntry & { readonly note?: string };
 
+/** What is to be written. */
 export interface ExportedTree {
   /** Parents before children. */
   readonly entries: readonly ExportEntry[];
   readonly policy?: PolicySpec;
 }
 
+/** The text of a spec file. RangeError when an entry comes before its directory. */
 export const exportYaml = (tree: ExportedTree): string => {
   const document = new Document<YAMLMap>();
   const root = new YAMLMap();

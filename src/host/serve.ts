@@ -11,6 +11,7 @@ import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
 import { State } from './state.ts';
 
+/** What to serve, and by which ways in. */
 export interface ServeOptions {
   readonly file: string;
   /** Paths of sockets for vhost-user front ends. */
@@ -59,6 +60,7 @@ const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
 
+/** Values of the device process by name, such as `fuse.OPEN`. */
 export type Counters = Readonly<Record<string, number>>;
 
 /**
@@ -90,6 +92,7 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   }
 };
 
+/** What `serve` started. */
 export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
   readonly #config: LinkConfig;

@@ -30,6 +30,7 @@ interface ReloadWatcher {
   onRejected(error: SpecError | Error): void;
 }
 
+/** Loads the tree from the spec and the state, and keeps it in step with the file once `watch` is called. */
 export class ServedTree implements Disposable {
   readonly authority: Authority;
   readonly file: string;

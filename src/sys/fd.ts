@@ -49,6 +49,7 @@ export const close = (fd: number): number => result(libc.close(fd));
 /** A second descriptor of the same open file, closed on exec. */
 export const duplicate = (fd: number): number => result(libc.fcntl(fd, F_DUPFD_CLOEXEC, 0));
 
+/** Sets or clears O_NONBLOCK, for everybody who has this open file. */
 export function setNonBlocking(fd: number, nonBlocking: boolean): number {
   const flags = result(libc.fcntl(fd, F_GETFL, 0));
   if (flags < 0) return flags;
@@ -73,6 +74,7 @@ export function blockSize(fd: number): number {
   return error < 0 ? error : stat.getUint32(ST_BLKSIZE, true);
 }
 
+/** ftruncate(2). */
 export const truncate = (fd: number, sizeBytes: number): number => result(libc.ftruncate(fd, sizeBytes));
 
 export const POLLIN = 1;

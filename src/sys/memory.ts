@@ -22,6 +22,7 @@ export function memfd(name: string, sizeBytes: number): number {
   return error;
 }
 
+/** Adds F_SEAL_* bits to a memfd; they can't be taken back. */
 export const addSeals = (fd: number, seals: number): number => result(libc.fcntl(fd, F_ADD_SEALS, seals));
 
 /** The seals of a memfd; -EINVAL for what is not one. */

@@ -12,6 +12,7 @@ interface Verdict {
   readonly because: string;
 }
 
+/** What the policy says of one node for one caller. */
 export interface Explanation {
   readonly path: string;
   readonly type: 'directory' | 'file' | 'symlink';
@@ -24,7 +25,7 @@ export interface Explanation {
   readonly read: Verdict;
   readonly write: Verdict;
   readonly search: Verdict;
-  /** The nearest ancestor that the caller may not search, or undefined. */
+  /** The first directory on the way from the root that the caller may not search, or undefined. */
   readonly stoppedAt: string | undefined;
   /** The caller is not told that it exists. */
   readonly hidden: boolean;
@@ -36,6 +37,7 @@ export interface Explanation {
 
 const octal = (mode: number): string => `0${(mode & 0o7777).toString(8).padStart(3, '0')}`;
 
+/** `wallMs`: when the caller asks, in milliseconds since the epoch. Nothing is recorded for the audit. */
 export function explain(replica: Replica, way: Way, node: Node, caller: Caller, wallMs: number): Explanation {
   const { effective, shownMode, entriesLocked } = replica.facts(node);
   const type = node.mode & S_IFMT;

@@ -149,6 +149,7 @@ function combine(rules: readonly Compiled[]): Effective {
 
 const EFFECTIVE_KEPT = 4096;
 
+/** The compiled rules of one spec; a change of the policy is another object. */
 export class Policy {
   readonly spec: PolicySpec;
   /** Whether any rule bounds what lies under a path. */

@@ -94,6 +94,7 @@ interface PendingReply {
   bytes: Uint8Array;
 }
 
+/** One device on one control connection. Never throws for what the guest or the front end does. */
 export class VirtioFsDevice implements Exchange {
   readonly counters: VirtioFsCounters = {
     requests: 0,

@@ -14,6 +14,7 @@ export interface Field {
   readonly hi: (view: DataView, base: number) => number;
 }
 
+/** A frozen table: one codec per field, by the field's name. */
 export type Struct<T extends Record<string, FieldType>> = { readonly [K in keyof T]: Field } & {
   /** Size in bytes. */
   readonly sizeBytes: number;

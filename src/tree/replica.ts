@@ -51,6 +51,8 @@ export class Replica {
   #usage: Usage = { bytes: 0, nodes: 0 };
   /** By ino; dropped when a directory or the policy changes, for both decide about all that lies below. */
   #facts = new Map<number, Facts>();
+  #asked: Node | undefined;
+  #answered: Facts | undefined;
   readonly #listeners = new Set<(delta: Delta, before: Snapshot) => void>();
 
   get snapshot(): Snapshot {
@@ -90,6 +92,7 @@ export class Replica {
     }
     for (const ino of delta.remove) this.#facts.delete(ino);
     if (all) this.#facts.clear();
+    this.#asked = undefined;
     for (const listener of this.#listeners) listener(delta, before);
   }
 
@@ -99,10 +102,15 @@ export class Replica {
   }
 
   facts(node: Node): Facts {
-    const known = this.#facts.get(node.ino);
-    if (known !== undefined) return known;
-    const facts = this.#deduce(node);
-    if (this.#snapshot.node(node.ino) === node) this.#facts.set(node.ino, facts);
+    // One request asks several times of one node.
+    if (node === this.#asked) return this.#answered!;
+    let facts = this.#facts.get(node.ino);
+    if (facts === undefined) {
+      facts = this.#deduce(node);
+      if (this.#snapshot.node(node.ino) === node) this.#facts.set(node.ino, facts);
+    }
+    this.#asked = node;
+    this.#answered = facts;
     return facts;
   }
 

@@ -15,7 +15,7 @@ export interface Field {
 }
 
 /** A frozen table: one codec per field, by the field's name. */
-export type Struct<T extends Record<string, FieldType>> = { readonly [K in keyof T]: Field } & {
+type Struct<T extends Record<string, FieldType>> = { readonly [K in keyof T]: Field } & {
   /** Size in bytes. */
   readonly sizeBytes: number;
   /** The field names in order. */

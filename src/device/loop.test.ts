@@ -22,7 +22,7 @@ for (const eventIdx of [true, false])
       const pair = socketPair();
       assert.ok(typeof pair !== 'number');
       setNonBlocking(pair[1], true);
-      const loop = new Loop({ spinMs });
+      const loop = new Loop(spinMs);
       const device = new VirtioFsDevice(pair[1], new EchoHandler(), loop, { onClosed: () => loop.stop() });
       loop.serve(device);
       const workerData: DriverData = { controlFd: pair[0], eventIdx, rounds: ROUNDS };

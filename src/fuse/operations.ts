@@ -1,4 +1,4 @@
-/** The operation table: dispatch, traces, counters, fuzz generators and the table in docs/fuse.md come from its rows. */
+/** The operation table: dispatch, counters, fuzz generators and the table in docs/fuse.md come from its rows. */
 import { EIO, ENOSYS, ENOTTY, EPERM } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as attributes from './handlers/attributes.ts';

@@ -112,8 +112,6 @@ export class SessionState {
   /** Of `nodeid`, for operations that need one. */
   inode!: Inode;
   answered = false;
-  /** errno of the answer, for the trace. */
-  answeredErrno = 0;
   pending: PendingReply | undefined;
 
   constructor(options: StateOptions) {
@@ -139,19 +137,17 @@ export class SessionState {
   /** Answers with `bodyBytes` of body that stand in `head`, and `payload`. Returns 0, for handlers to return. */
   reply(bodyBytes: number, payload?: Uint8Array): 0 {
     this.answered = true;
-    this.answeredErrno = this.send(this.exchange, this.uniqueLo, this.uniqueHi, bodyBytes, payload);
+    this.send(this.exchange, this.uniqueLo, this.uniqueHi, bodyBytes, payload);
     return 0;
   }
 
   error(errno: number): void {
     this.answered = true;
-    this.answeredErrno = errno;
     this.sendError(this.exchange, this.uniqueLo, this.uniqueHi, errno);
   }
 
   noReply(): 0 {
     this.answered = true;
-    this.answeredErrno = 0;
     this.exchange.noReply();
     return 0;
   }
@@ -162,16 +158,15 @@ export class SessionState {
     return this.pending;
   }
 
-  /** What does not fit is answered EIO: never a reply that is longer than the guest has room for. Returns the errno sent. */
-  send(to: Answerable, uniqueLo: number, uniqueHi: number, bodyBytes: number, payload?: Uint8Array): number {
+  /** What does not fit is answered EIO: never a reply that is longer than the guest has room for. */
+  send(to: Answerable, uniqueLo: number, uniqueHi: number, bodyBytes: number, payload?: Uint8Array): void {
     const length = REPLY + bodyBytes + (payload === undefined ? 0 : payload.length);
     if (length > to.replyCapacity) {
       this.sendError(to, uniqueLo, uniqueHi, EIO);
-      return EIO;
+      return;
     }
     this.#header(length, 0, uniqueLo, uniqueHi);
     to.reply(this.head, REPLY + bodyBytes, payload);
-    return 0;
   }
 
   sendError(to: Answerable, uniqueLo: number, uniqueHi: number, errno: number): void {

@@ -1,7 +1,7 @@
 /** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
-import { chmodSync, chownSync, unlinkSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
+import { accept, close, connectUnix, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
 import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN, errnoName } from '../wire/index.ts';
@@ -91,6 +91,7 @@ class DeviceServer {
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
+    removeStaleSocket(socket.path);
     const umask = process.umask(0o777);
     const fd = listenUnix(socket.path);
     process.umask(umask);
@@ -210,6 +211,19 @@ class DeviceServer {
     }
     this.#link.flush();
   }
+}
+
+/** Removes a socket that a process left behind when it died; one that somebody listens on stays. */
+function removeStaleSocket(path: string): void {
+  const there = lstatSync(path, { throwIfNoEntry: false });
+  if (there === undefined) return;
+  if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
+  const fd = connectUnix(path);
+  if (fd >= 0) {
+    close(fd);
+    throw new Error(`another process listens on "${path}"; stop it or choose another path`);
+  }
+  unlinkSync(path);
 }
 
 /** Serves until the host daemon says otherwise or is gone. */

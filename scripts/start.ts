@@ -71,8 +71,8 @@ async function inGuest(guest: Guest, uid: number, script: string): Promise<strin
   return text;
 }
 
-/** The audit records since the last call, once there are `count` of a verdict for a path. */
-async function auditOf(secret: string): Promise<void> {
+/** Shows the newest denial of a secret, once the audit log has one. */
+async function showDenial(secret: string): Promise<void> {
   const deadlineMs = performance.now() + 5_000;
   while (performance.now() < deadlineMs) {
     const lines = readFileSync(audit, 'utf8').trimEnd().split('\n');
@@ -100,11 +100,11 @@ async function story(guest: Guest): Promise<void> {
 
   say("The guest's root is refused outside, by `root: deny`, and that is on record:");
   await inGuest(guest, 0, `cat ${at}/secrets/tls.key`);
-  await auditOf('/secrets/tls.key');
+  await showDenial('/secrets/tls.key');
 
   say('With `decide: host` every attempt is decided and recorded outside, whatever the mode shows:');
   await inGuest(guest, 1001, `ls -l ${at}/secrets/api-token; cat ${at}/secrets/api-token`);
-  await auditOf('/secrets/api-token');
+  await showDenial('/secrets/api-token');
   await inGuest(guest, 1000, `cat ${at}/secrets/api-token; echo`);
 
   say('Why? Ask the file:');

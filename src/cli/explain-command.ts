@@ -10,7 +10,7 @@ import {
   type Way,
 } from '../tree/index.ts';
 
-export interface ExplainRequest {
+interface ExplainRequest {
   readonly replica: Replica;
   readonly path: string;
   readonly caller: Caller;

@@ -57,7 +57,7 @@ export const asJson = (event: ServeEvent): string => {
 const guestCommand = 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata';
 
 /** QEMU's arguments for the device; guest memory must be shared with the device process. */
-export const qemuArguments = (socket: string): readonly string[] => [
+const qemuArguments = (socket: string): readonly string[] => [
   '-object',
   'memory-backend-memfd,id=mem,size=1G,share=on',
   '-machine',

@@ -5,8 +5,8 @@
  *
  * After serving, the loop goes on looking at the rings for a short while with kicks suppressed: what costs is waking a
  * halted core (70 to 85 µs against 19 with a spin), not the work. The spin is bounded three ways: it ends `spinMs` after
- * the last request; fruitless spinning may take up no more than `spinDuty` of the time; and descriptors are looked at
- * every `turnMs`, however busy the rings are. And it goes by experience: where the next request never comes in time (a
+ * the last request; fruitless spinning may take up no more than `SPIN_DUTY` of the time; and descriptors are looked at
+ * every `TURN_MS`, however busy the rings are. And it goes by experience: where the next request never comes in time (a
  * guest that needs this core itself to send it), spinning only makes it later, so it is tried again now and then only.
  */
 import { setImmediate as turnOfNode } from 'node:timers/promises';
@@ -28,17 +28,12 @@ export interface Served {
   nextDeadlineMs(): number;
 }
 
-export interface LoopOptions {
-  /** How long to look for more after a request, in milliseconds; 0 never spins. Default 0.05. */
-  spinMs?: number;
-  /** The share of time that fruitless spinning may take, 0 to 1. Default 0.2. */
-  spinDuty?: number;
-  /** How long to serve rings before descriptors are looked at again, in milliseconds. Default 1. */
-  turnMs?: number;
-  /** Requests served of one device before the next has its turn. Default 64. */
-  budget?: number;
-}
-
+/** The share of time that fruitless spinning may take, 0 to 1. */
+const SPIN_DUTY = 0.2;
+/** How long rings are served before descriptors are looked at again. */
+const TURN_MS = 1;
+/** Requests served of one device before the next has its turn. */
+const BUDGET = 64;
 /** Fruitless spins that may be saved up. */
 const SAVED_SPINS = 20;
 /** Fruitless spins in a row after which spinning is not expected to help. */
@@ -46,6 +41,7 @@ const PATIENCE = 4;
 /** How often it is tried all the same: once in so many times. */
 const RETRY_EVERY = 32;
 
+/** One per thread. What it watches and serves stays its owner's. */
 export class Loop implements FdWatcher {
   readonly #epoll = new Epoll(64);
   /** By fd. A gap for what is not watched. */
@@ -55,9 +51,6 @@ export class Loop implements FdWatcher {
   spinMs: number;
   /** Runs before every look at the descriptors: sends what has gathered. */
   beforePoll: () => void = () => {};
-  readonly #spinDuty: number;
-  readonly #turnMs: number;
-  readonly #budget: number;
   #isStopping = false;
   #nodeHasWork = false;
   /** Whether some device had more than its budget when it was served last. */
@@ -71,11 +64,8 @@ export class Loop implements FdWatcher {
   /** For operators and tests. */
   readonly counters = { turns: 0, sleeps: 0, spins: 0, fruitlessSpins: 0 };
 
-  constructor(options: LoopOptions = {}) {
-    this.spinMs = options.spinMs ?? 0.05;
-    this.#spinDuty = options.spinDuty ?? 0.2;
-    this.#turnMs = options.turnMs ?? 1;
-    this.#budget = options.budget ?? 64;
+  constructor(spinMs = 0.05) {
+    this.spinMs = spinMs;
     this.#allowanceMs = this.spinMs * SAVED_SPINS;
     const nodeFd = uvBackendFd();
     if (nodeFd >= 0)
@@ -159,7 +149,7 @@ export class Loop implements FdWatcher {
     this.#hasMore = false;
     for (const device of this.#served) {
       const before = device.servedCount;
-      if (device.process(this.#budget)) this.#hasMore = true;
+      if (device.process(BUDGET)) this.#hasMore = true;
       if (device.servedCount !== before) didServe = true;
     }
     return didServe;
@@ -181,7 +171,7 @@ export class Loop implements FdWatcher {
     this.counters.spins++;
     this.#sinceSpin = 0;
     for (const device of this.#served) device.suppressKicks(true);
-    const turnEnd = start + this.#turnMs;
+    const turnEnd = start + TURN_MS;
     let last = start;
     let now = start;
     while (now < turnEnd && now - last < this.spinMs) {
@@ -203,7 +193,7 @@ export class Loop implements FdWatcher {
 
   /** Lets the allowance grow by the time that has passed, and says whether a whole fruitless spin is left of it. */
   #maySpin(nowMs: number): boolean {
-    const grown = this.#allowanceMs + (nowMs - this.#allowanceAt) * this.#spinDuty;
+    const grown = this.#allowanceMs + (nowMs - this.#allowanceAt) * SPIN_DUTY;
     this.#allowanceMs = Math.min(grown, this.spinMs * SAVED_SPINS);
     this.#allowanceAt = nowMs;
     return this.#allowanceMs >= this.spinMs;

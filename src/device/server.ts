@@ -32,7 +32,6 @@ class DeviceServer {
   readonly #link: HostLink;
   readonly #loop = new Loop();
   #config: LinkConfig | undefined;
-  #exitCode = 0;
   readonly #listening = new Map<number, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   #opened = false;
@@ -48,24 +47,23 @@ class DeviceServer {
         if (!this.#opened) this.#open();
       },
       askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
-      shutdown: () => this.#end(0),
-      ended: () => this.#end(0),
+      shutdown: () => this.#loop.stop(),
+      ended: () => this.#loop.stop(),
       wantWritable: (wanted) => this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     });
   }
 
-  async run(): Promise<number> {
+  async run(): Promise<void> {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
     this.#loop.beforePoll = this.#link.beforePoll;
     this.#loop.serve(linkTimer(this.#link));
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
     try {
       await this.#loop.run();
     } finally {
       this.#close();
     }
-    return this.#exitCode;
   }
 
   #open(): void {
@@ -197,11 +195,6 @@ class DeviceServer {
     return counters;
   }
 
-  #end(exitCode: number): void {
-    this.#exitCode = exitCode;
-    this.#loop.stop();
-  }
-
   /** Unmounts, hangs up, and removes the sockets. */
   #close(): void {
     for (const served of [...this.#served.values()]) served.close();
@@ -217,7 +210,7 @@ class DeviceServer {
   }
 }
 
-/** Serves until the host daemon says otherwise or is gone; resolves with the exit code. */
+/** Serves until the host daemon says otherwise or is gone. */
 export async function serveDevice(): Promise<void> {
-  process.exitCode = await new DeviceServer().run();
+  await new DeviceServer().run();
 }

@@ -19,6 +19,7 @@ import * as abi from './abi.ts';
 import { FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_POLL } from './constants.ts';
 import type { Exchange, HeldExchange, Notifier, RequestHandler } from './exchange.ts';
 import { MAX_WRITE_BYTES } from './handlers/lifecycle.ts';
+import { operations } from './operations.ts';
 import { REPLY } from './state.ts';
 
 /** A WRITE of the greatest size with its headers, to a whole page. */
@@ -28,8 +29,9 @@ const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
 /** O_CLOEXEC; every fd that Node opens has it, and the device must. */
 const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
-const opcodesWithoutReply = new Set([2, 36, 41, 42]);
+const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
 
+/** One mount. `process` serves what is there; `close` unmounts. */
 export class DevFuse implements Exchange, Notifier {
   readonly fd: number;
   readonly path: string;

@@ -2,7 +2,7 @@
 import { closeSync, fchmodSync, fstatSync, openSync, writeSync } from 'node:fs';
 import type { AuditRecord } from '../tree/index.ts';
 
-export interface AuditLogOptions {
+interface AuditLogOptions {
   /** A file to append to (made with mode 0600), '-' for standard output, undefined: records are dropped. */
   readonly target: string | undefined;
   readonly writeStdout: (text: string) => boolean;
@@ -17,6 +17,7 @@ const asLine = (record: AuditRecord): string =>
     (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
   );
 
+/** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what `record` answers. */
 export class AuditLog implements Disposable {
   readonly #options: AuditLogOptions;
   readonly #fd: number | undefined;

@@ -12,7 +12,7 @@ import {
 } from '../device/index.ts';
 import { printable } from './printable.ts';
 
-export interface DeviceProcessOptions {
+interface DeviceProcessOptions {
   readonly config: LinkConfig;
   /** Program and arguments. Default: the device process of this checkout under this Node. */
   readonly command?: readonly [string, ...string[]];
@@ -42,6 +42,7 @@ const defaultCommand = (): readonly [string, ...string[]] => [
  */
 const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 
+/** Starts at once. Deltas and answers may be sent before it is ready. */
 export class DeviceProcess {
   readonly #child: ChildProcess;
   readonly #link: Socket;

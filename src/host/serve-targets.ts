@@ -52,6 +52,7 @@ const accepts = async (path: string): Promise<boolean> => {
   }
 };
 
+/** Checks that a directory can be mounted on. */
 export const prepareMount = (path: string): LinkMount => {
   const full = resolve(path);
   try {

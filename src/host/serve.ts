@@ -1,13 +1,6 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
-import {
-  type LinkConfig,
-  type LinkOptions,
-  type LinkTarget,
-  linkProtocol,
-  monotonicMs,
-  type ToHost,
-} from '../device/index.ts';
+import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
@@ -19,6 +12,7 @@ import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
 import { State } from './state.ts';
 
+/** What to serve, and by which ways in. */
 export interface ServeOptions {
   readonly file: string;
   /** Paths of sockets for vhost-user front ends. */
@@ -67,6 +61,7 @@ const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
 
+/** Values of the device process by name, such as `fuse.OPEN`. */
 export type Counters = Readonly<Record<string, number>>;
 
 /**
@@ -84,7 +79,6 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, {
     type: 'config',
-    protocol: linkProtocol,
     vm,
     vhostUser,
     mounts,
@@ -99,6 +93,7 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   }
 };
 
+/** What `serve` started. */
 export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
   readonly #config: LinkConfig;

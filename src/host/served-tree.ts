@@ -32,6 +32,7 @@ export interface ReloadWatcher {
   onRejected(error: SpecError | Error): void;
 }
 
+/** Loads the tree from the spec and the state, and keeps it in step with the file once `watch` is called. */
 export class ServedTree implements Disposable {
   readonly authority: Authority;
   readonly file: string;
@@ -66,7 +67,7 @@ export class ServedTree implements Disposable {
 
   /** Loads the file again whenever it, or a file that its values come from, changes. */
   watch(watcher: ReloadWatcher): void {
-    this.#watch ??= new SpecWatch({ file: this.file, onChange: () => this.reload(watcher) });
+    this.#watch ??= new SpecWatch(this.file, () => this.reload(watcher));
     this.#watch.follow(this.#references);
   }
 

@@ -438,5 +438,5 @@ test('docs/spec-file.md describes every key that the parser knows', () => {
     [...readFileSync(reference, 'utf8').matchAll(/^\| `([A-Za-z0-9]+)` \|/gm)].map(([, key]) => key),
   );
   const known = new Set([...topKeyNames, ...specialKeys, ...groupKeyNames, ...ruleKeyNames, ...quotaKeyNames]);
-  assert.deepEqual([...documented].sort(), [...known].sort());
+  assert.deepEqual([...documented].toSorted(), [...known].toSorted());
 });

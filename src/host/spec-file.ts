@@ -7,8 +7,10 @@ import { readMetadata } from './spec-metadata.ts';
 import { type PolicySections, readPolicy } from './spec-policy.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
 
+/** The sections of a spec file. */
 export const topKeyNames: readonly string[] = ['porthole', 'metadata', 'users', 'groups', 'policy', 'quota'];
 
+/** What reading a spec file gave. */
 export interface LoadedSpec {
   /** Undefined when there is an error among the problems. */
   readonly spec: Spec | undefined;

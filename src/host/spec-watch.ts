@@ -2,14 +2,10 @@
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
 
-export interface SpecWatchOptions {
-  readonly file: string;
-  readonly onChange: () => void;
-  /** How long the files must have been quiet. Default 50. */
-  readonly settleMs?: number;
-  /** How often the files are looked at where the file system tells nothing (network file systems). Default 1000. */
-  readonly pollMs?: number;
-}
+/** How long the files must have been quiet. */
+const settleMs = 50;
+/** How often the files are looked at where the file system tells nothing (network file systems). */
+const pollMs = 1_000;
 
 /**
  * Watches directories rather than files, because editors replace files by renaming; and compares what stat(2) says, so that
@@ -18,22 +14,20 @@ export interface SpecWatchOptions {
 export class SpecWatch implements Disposable {
   readonly #file: string;
   readonly #onChange: () => void;
-  readonly #settleMs: number;
   readonly #poll: NodeJS.Timeout;
   readonly #directories = new Map<string, FSWatcher | undefined>();
   #references: readonly string[] = [];
   #seen: string;
   #settling: NodeJS.Timeout | undefined;
 
-  constructor(options: SpecWatchOptions) {
-    this.#file = options.file;
-    this.#onChange = options.onChange;
-    this.#settleMs = options.settleMs ?? 50;
+  constructor(file: string, onChange: () => void) {
+    this.#file = file;
+    this.#onChange = onChange;
     this.#watchDirectories();
     this.#seen = this.#look();
     // What was loaded was read before: a change between the two would never be seen.
     this.#settle();
-    this.#poll = setInterval(() => this.#compare(), options.pollMs ?? 1_000);
+    this.#poll = setInterval(() => this.#compare(), pollMs);
   }
 
   /** Files to be watched beside the spec file. */
@@ -80,7 +74,7 @@ export class SpecWatch implements Disposable {
 
   #settle(): void {
     clearTimeout(this.#settling);
-    this.#settling = setTimeout(() => this.#onChange(), this.#settleMs);
+    this.#settling = setTimeout(() => this.#onChange(), settleMs);
   }
 
   #look(): string {

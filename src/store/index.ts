@@ -1,8 +1,1 @@
-export {
-  Store,
-  type StoreChange,
-  type StoreEntry,
-  StoreError,
-  type StoreErrorCode,
-  type StoreOptions,
-} from './store.ts';
+export { Store, type StoreChange, StoreError } from './store.ts';

@@ -6,7 +6,7 @@ import { chmodSync, closeSync, constants, mkdirSync, openSync, statSync } from '
 import { join } from 'node:path';
 import { DatabaseSync, type StatementSync } from 'node:sqlite';
 
-export type StoreErrorCode =
+type StoreErrorCode =
   | 'STORE_LOCKED'
   | 'STORE_DAMAGED'
   | 'STORE_FOREIGN'
@@ -33,12 +33,12 @@ export interface StoreChange {
   readonly value: Uint8Array | undefined;
 }
 
-export interface StoreEntry {
+interface StoreEntry {
   readonly key: string;
   readonly value: Uint8Array;
 }
 
-export interface StoreOptions {
+interface StoreOptions {
   /** Holds the store's files; made with mode 0700 when it is not there. */
   readonly directory: string;
   /** Neither makes nor locks anything. Default false. */
@@ -52,6 +52,7 @@ const applicationId = 0x504f5254;
 /** Rises when tables change (PRAGMA user_version). */
 const schemaVersion = 1;
 
+/** Open from its construction on; `get`, `scan` and `commit` throw a StoreError when they fail. */
 export class Store implements Disposable {
   readonly directory: string;
   readonly #database: DatabaseSync;

@@ -82,6 +82,7 @@ interface Listener {
   readonly since: number;
 }
 
+/** Owns one tree: everything that changes it goes through `load` and `commit`. */
 export class Authority {
   readonly #options: AuthorityOptions;
   readonly #replica = new Replica();

@@ -21,11 +21,13 @@ export interface Delta {
   readonly usage: Usage;
 }
 
+/** Of what guests made, and of what was made outside and a guest has written. */
 export interface Usage {
   readonly bytes: number;
   readonly nodes: number;
 }
 
+/** `created` and `removed` are of a path: a rename is one of each. `attributes`: all but the bytes or entries. */
 export interface Change {
   readonly ino: number;
   readonly path: string;

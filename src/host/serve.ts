@@ -106,6 +106,8 @@ export class Server implements AsyncDisposable {
   readonly #audit: AuditLog;
   readonly #state: State | undefined;
   readonly #ended = Promise.withResolvers<void>();
+  /** Whether the spec file was wrong when it was last read. */
+  #rejected = false;
   #probe: NodeJS.Timeout | undefined;
   #device: DeviceProcess | undefined;
   #unsubscribe: (() => void) | undefined;
@@ -199,9 +201,13 @@ export class Server implements AsyncDisposable {
     this.#tree.watch({
       onReload: ({ revision, changes, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
-        if (changes > 0) this.#tellReload(revision, changes);
+        if (changes > 0 || this.#rejected) this.#tellReload(revision, changes);
+        this.#rejected = false;
       },
-      onRejected: (error) => this.#emit({ event: 'rejected', error }),
+      onRejected: (error) => {
+        this.#rejected = true;
+        this.#emit({ event: 'rejected', error });
+      },
     });
     this.#probe = setInterval(() => this.#audit.probe(), probeMs);
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());

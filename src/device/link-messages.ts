@@ -83,7 +83,7 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
-export type LinkEvent = 'connected' | 'disconnected' | 'broken';
+export type LinkEvent = 'connected' | 'refused' | 'disconnected' | 'broken';
 
 interface MessageKind {
   readonly code: number;

@@ -231,7 +231,7 @@ export class Guest implements AsyncDisposable {
     const size = 'columns' in output ? `stty rows ${output.rows} cols ${output.columns};` : '';
     const job = this.spawn(
       `cd /root; exec <>/dev/$(cat /sys/class/tty/console/active) >&0 2>&1; ${size}
-       HOME=/root TERM=${term} bash -i; code=$?; stty sane; exit $code`,
+       HOME=/root TERM=${term} PS1='root@guest:\\w# ' bash -i; code=$?; stty sane; exit $code`,
     );
     const detach = await this.#console.attach(input, output);
     try {

@@ -18,7 +18,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`${event.target.path}: ${event.what}${event.detail === '' ? '' : ` (${event.detail})`}`);
     case 'reloaded':
       return out(
-        `reloaded: ${event.changes} ${event.changes === 1 ? 'path' : 'paths'} changed, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
+        `reloaded: ${changesInWords(event.changes)}, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
       );
     case 'rejected':
       return err(`${rejection(event.error, paint)}\nthe tree stays as it was`);
@@ -31,6 +31,11 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
     case 'stopped':
       return out('stopped');
   }
+};
+
+const changesInWords = (changes: number): string => {
+  if (changes === 0) return 'nothing wrong any more, nothing changed';
+  return `${changes} ${changes === 1 ? 'path' : 'paths'} changed`;
 };
 
 const rejection = (error: SpecError | Error, paint: Paint): string =>
@@ -74,10 +79,11 @@ const vhostUserWords = (socket: string): string => {
   const words = qemuArguments(socket).map(shellQuoted);
   const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
   return `listening on ${socket}
-  QEMU (-m and both sizes as you need, the same):
+  QEMU (the guest's memory after size= and -m, the same in both):
     ${pairs.join(' \\\n    ')}
   in the guest:
-    mkdir -p /run/metadata && ${guestCommand}`;
+    mkdir -p /run/metadata
+    ${guestCommand}`;
 };
 
 const shellQuoted = (word: string): string =>

@@ -79,8 +79,8 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
-/** `broken`: a device or queue stands still until the guest resets it, or a front end was turned away. */
-export type LinkEvent = 'connected' | 'disconnected' | 'broken';
+/** `refused`: a front end was turned away. `broken`: a device or queue stands still until the guest resets it. */
+export type LinkEvent = 'connected' | 'refused' | 'disconnected' | 'broken';
 
 interface MessageKind {
   readonly code: number;

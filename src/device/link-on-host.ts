@@ -106,7 +106,7 @@ const fromDevice = {
   event: z.strictObject({
     type: z.literal('event'),
     target,
-    event: z.enum(['connected', 'disconnected', 'broken']),
+    event: z.enum(['connected', 'refused', 'disconnected', 'broken']),
     detail: words(4096),
   }),
   statistics: z.strictObject({

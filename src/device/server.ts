@@ -103,7 +103,7 @@ class DeviceServer {
       if (fd < 0) return;
       if (this.#served.has(socket.path)) {
         close(fd);
-        this.#tell(target, 'broken', 'a second front end was turned away: one device serves one VM at a time');
+        this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
         continue;
       }
       this.#connect(fd, target);

@@ -1,5 +1,6 @@
 /** The audit log of `porthole serve`: one JSON object a line, in the order of the decisions. */
 import { closeSync, fchmodSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import type { AuditRecord } from '../tree/index.ts';
 
 interface AuditLogOptions {
@@ -34,9 +35,11 @@ export class AuditLog implements Disposable {
       if (fstatSync(this.#fd).isFile()) fchmodSync(this.#fd, 0o600);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      throw new Error(`opening the audit log "${options.target}" failed: ${code}; give a file that you may write`, {
-        cause: error,
-      });
+      const fix =
+        code === 'ENOENT'
+          ? `there is no directory "${dirname(resolve(options.target))}"; make it first`
+          : `${code}; give a file that you may write`;
+      throw new Error(`opening the audit log "${options.target}" failed: ${fix}`, { cause: error });
     }
   }
 

@@ -159,6 +159,26 @@ test('serve loads the file again when it changes, and keeps the old tree when it
   await until('the mended value', async () => (await stage.get('/app/settings')) === 'right');
 });
 
+test('serve tells when a spec that was wrong is right again, though nothing changed', async (t) => {
+  const stage = new Stage(t);
+  await stage.serve(t);
+  stage.write(specText('old', 'polcy: []\n'));
+  await until('the refusal', () => stage.find('rejected'));
+  stage.write(specText('old'));
+  const { changes } = await until('the reload', () => stage.find('reloaded'));
+  assert.equal(changes, 0);
+});
+
+test('serve loads the file again when a value’s file that was missing comes', async (t) => {
+  const stage = new Stage(t);
+  await stage.serve(t);
+  stage.write(specText('old').replace('note.txt', 'later.txt'));
+  const rejected = await until('the refusal', () => stage.find('rejected'));
+  assert.match(rejected.error.message, /later\.txt" failed: there is no such file/);
+  writeFileSync(join(stage.directory, 'later.txt'), 'late');
+  await until('the value', async () => (await stage.get('/instance/note')) === 'late');
+});
+
 test('Server.applied and Server.statistics answer for the device process that there is', async (t) => {
   const stage = new Stage(t);
   const server = await stage.serve(t);
@@ -257,9 +277,13 @@ test('serve refuses and leaves nothing behind when a target cannot be served', a
     await refusal({ deviceCommand: [join(stage.directory, 'none')] }),
     /^the device process could not start: starting it failed: spawn .* ENOENT$/,
   );
-  assert.match(
+  assert.equal(
     await refusal({ audit: join(stage.directory, 'x', 'log') }),
-    /^opening the audit log "DIR\/x\/log" failed: ENOENT/,
+    'opening the audit log "DIR/x/log" failed: there is no directory "DIR/x"; make it first',
+  );
+  assert.equal(
+    await refusal({ audit: mount }),
+    'opening the audit log "DIR/mnt" failed: EISDIR; give a file that you may write',
   );
 
   const other = createServer();

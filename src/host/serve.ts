@@ -102,6 +102,8 @@ export class Server implements AsyncDisposable {
   readonly #audit: AuditLog;
   readonly #state: State | undefined;
   readonly #ended = Promise.withResolvers<void>();
+  /** Whether the spec file was wrong when it was last read. */
+  #rejected = false;
   #probe: NodeJS.Timeout | undefined;
   #device: DeviceProcess | undefined;
   #unsubscribe: (() => void) | undefined;
@@ -198,9 +200,13 @@ export class Server implements AsyncDisposable {
       onReload: ({ revision, changes, changed, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
         this.#warnOfOnce();
-        if (changed) this.#tellReload(revision, changes);
+        if (changed || this.#rejected) this.#tellReload(revision, changes);
+        this.#rejected = false;
       },
-      onRejected: (error) => this.#emit({ event: 'rejected', error }),
+      onRejected: (error) => {
+        this.#rejected = true;
+        this.#emit({ event: 'rejected', error });
+      },
     });
     this.#probe = setInterval(() => this.#audit.probe(), probeMs);
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());

@@ -1,8 +1,8 @@
 /** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
 import { resolve } from 'node:path';
 import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
-import { type LoadedSpec, loadSpecOrThrow } from './spec-file.ts';
-import type { SpecError, SpecProblem } from './spec-problem.ts';
+import { type LoadedSpec, loadSpec } from './spec-file.ts';
+import { SpecError, type SpecProblem } from './spec-problem.ts';
 import { SpecWatch } from './spec-watch.ts';
 import { digestOf, type State } from './state.ts';
 
@@ -72,25 +72,18 @@ export class ServedTree implements Disposable {
   }
 
   reload(watcher: ReloadWatcher): void {
-    let spec: Spec;
-    let warnings: readonly SpecProblem[];
-    try {
-      const loaded = loadSpecOrThrow(this.file);
-      ({ spec } = loaded);
-      warnings = loaded.problems;
-      this.#references = loaded.references;
-      this.#watch?.follow(this.#references);
-    } catch (error) {
-      watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
-      return;
-    }
+    const { spec, problems, references } = loadSpec(this.file);
+    // Those of a spec with an error too: a file that it misses may come.
+    this.#references = spec === undefined ? [...new Set([...this.#references, ...references])] : references;
+    this.#watch?.follow(this.#references);
+    if (spec === undefined) return watcher.onRejected(new SpecError(problems));
     try {
       const before = this.authority.snapshot.revision;
       const { revision, changes } = this.authority.load(spec);
       const changed = revision !== before;
-      const sameWarnings = JSON.stringify(warnings) === JSON.stringify(this.#warnings);
-      this.#warnings = warnings;
-      if (changed || !sameWarnings) watcher.onReload({ revision, changes: changes.length, changed, warnings });
+      const warnings = JSON.stringify(problems) === JSON.stringify(this.#warnings) ? [] : problems;
+      this.#warnings = problems;
+      watcher.onReload({ revision, changes: changes.length, changed, warnings });
     } catch (error) {
       watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
     }

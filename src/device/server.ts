@@ -10,6 +10,8 @@ import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 
+/** The host daemon takes no longer words of us. */
+const DETAIL_CHARACTERS = 4000;
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
 
 /** A way in that is open: what the loop drives, and how it ends. */
@@ -86,7 +88,7 @@ class DeviceServer {
   }
 
   #tell(target: LinkTarget, event: LinkEvent, detail: string): void {
-    this.#link.send({ type: 'event', target, event, detail });
+    this.#link.send({ type: 'event', target, event, detail: detail.slice(0, DETAIL_CHARACTERS) });
   }
 
   // --- vhost-user ---
@@ -112,10 +114,11 @@ class DeviceServer {
 
   #connect(fd: number, target: LinkTarget): void {
     const fileSystem = this.#fileSystem(ways.virtiofs);
-    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock });
+    const log = (message: string): void => this.#tell(target, 'broken', message);
+    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock, log });
     const device = new VirtioFsDevice(fd, session, this.#loop, {
       allowUnsealed: this.#config!.options.allowUnsealedMemory,
-      onFault: (message) => this.#tell(target, 'broken', message),
+      onFault: log,
       onClosed: (reason) => {
         this.#loop.unserve(served);
         this.#served.delete(target.path);
@@ -147,7 +150,8 @@ class DeviceServer {
     // A guest could point links at any file of this machine.
     const followLinks = this.#config!.vhostUser.length === 0;
     const transport = DevFuse.mount(mount.path, { followLinks });
-    const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock });
+    const log = (message: string): void => this.#tell(target, 'broken', message);
+    const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock, log });
     transport.attach(session);
     const ended = (reason: string): void => {
       this.#loop.unwatch(transport.fd);

@@ -12,6 +12,7 @@ import { Loop, type Served } from './loop.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
+const EVENTS_PER_SECOND = 10;
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
 
 /** A way in that is open: what the loop drives, and how it ends. */
@@ -37,6 +38,8 @@ class DeviceServer {
   readonly #listening = new Map<number, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   #opened = false;
+  #tellingSecond = 0;
+  #toldInSecond = 0;
 
   constructor() {
     this.#link = new HostLink(LINK_FD, {
@@ -87,7 +90,12 @@ class DeviceServer {
     }
   }
 
+  /** A guest can break its queues as often as it likes: people are told of a few a second. */
   #tell(target: LinkTarget, event: LinkEvent, detail: string): void {
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#tellingSecond) this.#toldInSecond = 0;
+    this.#tellingSecond = second;
+    if (event === 'broken' && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
     this.#link.send({ type: 'event', target, event, detail: detail.slice(0, DETAIL_CHARACTERS) });
   }
 

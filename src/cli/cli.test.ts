@@ -318,6 +318,16 @@ test('inWords gives the exact QEMU flags and mount line when a socket listens', 
   assert.equal(json.guest, 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
 });
 
+test('inWords tells no more than 20 problems of a spec, and how many there are', () => {
+  const { problems } = parseSpec(
+    `porthole: 1\n${Array.from({ length: 25 }, (_, i) => `k${i}:`).join('\n')}`,
+    'web.yaml',
+  );
+  const { to, text } = inWords({ event: 'rejected', error: new SpecError(problems) }, paintFor(terminal([], [])));
+  assert.equal(to, 'err');
+  assert.match(text, /unknown key "k19"[^]*\nand 5 more\n25 errors\nthe tree stays as it was$/);
+});
+
 test('inWords says that a spec is right again when nothing changed', () => {
   const event = { event: 'reloaded', revision: 4, applied: true } as const;
   const words = (changes: number): string => inWords({ ...event, changes }, paintFor(terminal([], []))).text;

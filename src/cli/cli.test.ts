@@ -77,13 +77,6 @@ test('porthole prints help that fits into 80 columns', async () => {
   }
 });
 
-test('porthole policy check says what the file is when it is none', async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), 'porthole-cli-'));
-  t.after(() => rmSync(directory, { recursive: true }));
-  const { code, err } = await run('policy', 'check', directory);
-  assert.deepEqual([code, err], [3, `${directory}: error: this is a directory; give the spec file in it\n`]);
-});
-
 test('porthole says what is wrong with a command line and ends with 2', async () => {
   const usage = async (...args: readonly string[]): Promise<string> => {
     const { code, out, err } = await run(...args);

@@ -422,7 +422,7 @@ test('loadSpec says what is wrong when the file itself is', (t) => {
   assert.equal(said(), 'DIR/web.yaml: error: the file is not UTF-8 text');
   assert.equal(
     formatProblems(loadSpec(directory).problems).replace(directory, 'DIR'),
-    'DIR: error: reading the file failed: EISDIR',
+    'DIR: error: this is a directory; give the spec file in it',
   );
 });
 

@@ -25,8 +25,9 @@ const mounts = (directory: string): number =>
 
 test('serve refuses a directory that is served already, and leaves it served', async (t) => {
   const { mount, serveOn } = stage(t);
-  await using _first = await serveOn(mount);
+  await using first = await serveOn(mount);
   await assert.rejects(serveOn(mount), /a FUSE file system is mounted on ".*mnt" already; unmount it, or give another/);
+  assert.ok(first.devicePid);
   assert.equal(mounts(mount), 1);
   assert.equal(readFileSync(path.join(mount, 'instance', 'id'), 'utf8'), 'i-1');
 });
@@ -36,8 +37,9 @@ test('serve mounts through a symbolic link, and unmounts at the end', async (t) 
   const link = `${mount}-link`;
   symlinkSync(mount, link);
   {
-    await using _server = await serveOn(link);
+    await using server = await serveOn(link);
     await assert.rejects(serveOn(link), /is mounted on ".*mnt-link" already/);
+    assert.ok(server.devicePid);
     assert.equal(readFileSync(path.join(link, 'instance', 'id'), 'utf8'), 'i-1');
   }
   assert.equal(mounts(mount), 0);

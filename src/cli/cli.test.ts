@@ -77,13 +77,6 @@ test('porthole prints help that fits into 80 columns', async () => {
   }
 });
 
-test('porthole policy check says what the file is when it is none', async (t) => {
-  const directory = mkdtempSync(join(tmpdir(), 'porthole-cli-'));
-  t.after(() => rmSync(directory, { recursive: true }));
-  const { code, err } = await run('policy', 'check', directory);
-  assert.deepEqual([code, err], [3, `${directory}: error: this is a directory; give the spec file in it\n`]);
-});
-
 test('porthole says what is wrong with a command line and ends with 2', async () => {
   const usage = async (...args: readonly string[]): Promise<string> => {
     const { code, out, err } = await run(...args);
@@ -316,6 +309,16 @@ test('inWords gives the exact QEMU flags and mount line when a socket listens', 
   const json = JSON.parse(asJson(event)) as { qemu: string[]; guest: string };
   assert.equal(json.qemu.length, 10);
   assert.equal(json.guest, 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
+});
+
+test('inWords tells no more than 20 problems of a spec, and how many there are', () => {
+  const { problems } = parseSpec(
+    `porthole: 1\n${Array.from({ length: 25 }, (_, i) => `k${i}:`).join('\n')}`,
+    'web.yaml',
+  );
+  const { to, text } = inWords({ event: 'rejected', error: new SpecError(problems) }, paintFor(terminal([], [])));
+  assert.equal(to, 'err');
+  assert.match(text, /unknown key "k19"[^]*\nand 5 more\n25 errors\nthe tree stays as it was$/);
 });
 
 test('inWords says that a spec is right again when nothing changed', () => {

@@ -1,5 +1,5 @@
 /** What `porthole serve` says. */
-import { formatProblem, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
+import { formatProblem, formatProblems, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
 
 /** One event in words: where to, and the text without a last newline. */
 export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' | 'err'; readonly text: string } => {
@@ -39,9 +39,7 @@ const changesInWords = (changes: number): string => {
 };
 
 const rejection = (error: SpecError | Error, paint: Paint): string =>
-  error instanceof SpecError
-    ? error.problems.map((problem) => formatProblem(problem, paint)).join('\n')
-    : error.message;
+  error instanceof SpecError ? formatProblems(error.problems, paint) : error.message;
 
 /** The same for programs: one JSON object a line. */
 export const asJson = (event: ServeEvent): string => {

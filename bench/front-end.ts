@@ -10,7 +10,7 @@ import { VirtiofsClient } from './virtiofs-client.ts';
 /** Short turns, many of them: whether a CPU halts between two requests changes with what else runs, within a second. */
 const TURNS_PER_ROUND = 5;
 const OPERATIONS_PER_TURN = 400;
-const FLOOD_PER_TURN = 10_000;
+const FLOOD_PER_TURN = 100_000;
 const IN_FLIGHT = 32;
 
 function each(n: number, operation: () => void): Sample {

@@ -2,7 +2,7 @@
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { compile } from './build.ts';
+import { compile } from '../test/compile.ts';
 import { callerCpu, serverCpu } from './cpus.ts';
 import { DRIVER, driverSample } from './driver.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';

@@ -13,7 +13,7 @@ export type Unit = 'us' | 'op/s' | 'KiB' | 'ms CPU';
 /** Bounds the ratio of ours to the peer's. */
 export type Target = { readonly atMost: number } | { readonly atLeast: number };
 
-export interface Comparison {
+interface Comparison {
   readonly name: string;
   readonly unit: Unit;
   readonly target?: Target | undefined;

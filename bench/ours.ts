@@ -2,6 +2,7 @@
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { virtiofsdProgram } from '../test/virtiofsd.ts';
 import { Server } from './server.ts';
 
 export const VALUE_BYTES = 1024;
@@ -75,7 +76,7 @@ export function startVirtiofsd(
   for (let i = 0; i < extraNodes; i++) writeFileSync(path.join(directory, 'many', `f${i}`), String(i));
   return Server.start(
     'virtiofsd',
-    ['/usr/lib/qemu/virtiofsd', `--socket-path=${socket}`, '-o', `source=${directory}`, '-o', `cache=${cache}`],
+    [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${directory}`, '-o', `cache=${cache}`],
     () => existsSync(socket),
   );
 }

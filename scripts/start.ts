@@ -13,7 +13,10 @@ import { Guest } from '../images/tiny/guest.ts';
 const color = process.stdout.isTTY && process.env['NO_COLOR'] === undefined;
 const paint = (code: number, text: string): string => (color ? `\u001b[${code}m${text}\u001b[0m` : text);
 const say = (text: string): void => console.log(`\n${paint(1, text)}`);
-const show = (text: string): void => console.log(text.trimEnd().replaceAll(/^/gm, '  '));
+const show = (text: string): void => {
+  const lines = text.trimEnd();
+  if (lines !== '') console.log(lines.replaceAll(/^(?=.)/gm, '  '));
+};
 
 const users: Readonly<Record<number, string>> = { 0: 'root', 114: 'postgres', 1000: 'app', 1001: 'stranger' };
 
@@ -22,14 +25,19 @@ class Serving {
   readonly #child: ChildProcess;
   readonly #events: { readonly event: string }[] = [];
   #wake = Promise.withResolvers<void>();
+  #stopping = false;
 
   constructor(args: readonly string[]) {
-    this.#child = spawn('./porthole', ['serve', ...args, '--json'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    // It must not outlive a killed demonstration.
+    const command = ['--pdeathsig', 'SIGTERM', './porthole', 'serve', ...args, '--json'];
+    this.#child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'inherit'] });
     createInterface({ input: this.#child.stdout! }).on('line', (line) => {
       this.#events.push(JSON.parse(line) as { event: string });
       this.#wake.resolve();
     });
-    this.#child.once('exit', (code) => this.#wake.reject(new Error(`porthole serve ended with exit code ${code}`)));
+    this.#child.once('exit', (code) => {
+      if (!this.#stopping) this.#wake.reject(new Error(`porthole serve ended with exit code ${code}`));
+    });
   }
 
   /** Waits for the next event of that name. */
@@ -43,6 +51,7 @@ class Serving {
   }
 
   async stop(): Promise<void> {
+    this.#stopping = true;
     this.#wake.promise.catch(() => {});
     if (this.#child.exitCode !== null) return;
     this.#child.kill('SIGTERM');
@@ -61,18 +70,25 @@ say('Serving examples/web.yaml to a VM:');
 show(`$ ./porthole serve web.yaml --vhost-user ${path.basename(socket)} --state state --audit audit.jsonl`);
 const serving = new Serving([file, '--vhost-user', socket, '--state', state, '--audit', audit]);
 
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+  process.once(signal, async () => {
+    await serving.stop();
+    rmSync(dir, { recursive: true, force: true });
+    process.exit(130);
+  });
+}
+
 /** Runs a command in the guest as a user, and shows both. */
-async function inGuest(guest: Guest, uid: number, script: string): Promise<string> {
+async function inGuest(guest: Guest, uid: number, script: string): Promise<void> {
   const prompt = uid === 0 ? '#' : '$';
   console.log(`  ${paint(36, `${users[uid]}@guest${prompt}`)} ${script}`);
   const groups = uid === 1000 ? [115] : [];
   const { text, errorText } = await guest.run(script, { uid, gid: uid, groups });
   show(`${text}${errorText}`);
-  return text;
 }
 
-/** The audit records since the last call, once there are `count` of a verdict for a path. */
-async function auditOf(secret: string): Promise<void> {
+/** Shows the last audit record of a denial for a path, once there is one. */
+async function showDenial(secret: string): Promise<void> {
   const deadlineMs = performance.now() + 5_000;
   while (performance.now() < deadlineMs) {
     const lines = readFileSync(audit, 'utf8').trimEnd().split('\n');
@@ -100,11 +116,11 @@ async function story(guest: Guest): Promise<void> {
 
   say("The guest's root is refused outside, by `root: deny`, and that is on record:");
   await inGuest(guest, 0, `cat ${at}/secrets/tls.key`);
-  await auditOf('/secrets/tls.key');
+  await showDenial('/secrets/tls.key');
 
-  say('With `decide: host` every attempt is decided and recorded outside, whatever the mode shows:');
+  say('With `decide: host` every attempt is decided and recorded outside:');
   await inGuest(guest, 1001, `ls -l ${at}/secrets/api-token; cat ${at}/secrets/api-token`);
-  await auditOf('/secrets/api-token');
+  await showDenial('/secrets/api-token');
   await inGuest(guest, 1000, `cat ${at}/secrets/api-token; echo`);
 
   say('Why? Ask the file:');
@@ -115,7 +131,7 @@ async function story(guest: Guest): Promise<void> {
   );
 
   say('What a program writes inside is visible outside before its write(2) returns:');
-  await inGuest(guest, 1000, `echo 'ready since boot' > ${at}/guest/status; ls -l ${at}/guest`);
+  await inGuest(guest, 1000, `echo 'ready since boot' > ${at}/guest/status; cat ${at}/guest/status`);
   console.log(`  ${paint(36, 'host$')} ./porthole export --state state`);
   const exported = spawn('./porthole', ['export', '--state', state], { stdio: ['ignore', 'pipe', 'inherit'] });
   let yaml = '';
@@ -123,7 +139,9 @@ async function story(guest: Guest): Promise<void> {
     yaml += text;
   });
   await once(exported, 'close');
-  show(yaml.split('\n').slice(0, 40).join('\n'));
+  const lines = yaml.split('\n');
+  const after = lines.findIndex((line) => line.includes('ready since boot')) + 1;
+  show([...lines.slice(0, after), '...'].join('\n'));
 
   say('What changes outside shows inside at once:');
   await inGuest(guest, 1001, `cat ${at}/instance/hostname; echo`);
@@ -140,8 +158,8 @@ try {
   await inGuest(guest, 0, 'mkdir -p /run/metadata && mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
   await story(guest);
   if (process.stdin.isTTY && process.stdout.isTTY) {
-    say('Now you: a shell in the guest. Its metadata is in /run/metadata; the file behind it is');
-    show(`${file}\nEdit it on this machine and look again in the guest. Leave with "exit".`);
+    say('Now you: a shell in the guest, with its metadata in /run/metadata, served from');
+    show(`${file}\nEdit that file on this machine and look again in the guest. Leave with "exit".`);
     await guest.shell();
   }
 } finally {

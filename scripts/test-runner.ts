@@ -36,7 +36,7 @@ export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-export interface Totals {
+interface Totals {
   readonly passed: number;
   readonly failed: number;
   readonly skipped: number;
@@ -184,7 +184,7 @@ function printFile(result: FileResult, print: (line: string) => void): void {
 }
 
 const filesOf = (tier: Tier, root: string): string[] =>
-  [...new Set(tier.files.flatMap((pattern) => globSync(pattern, { cwd: root })))].sort();
+  [...new Set(tier.files.flatMap((pattern) => globSync(pattern, { cwd: root })))].toSorted();
 
 /** Test files that no tier would run. */
 export function unclaimed(tiers: readonly Tier[], root: string): string[] {

@@ -13,9 +13,7 @@ import { ControlChannel, type GuestJob, type RunOptions, type RunResult } from '
 import { type TinyImage, tinyImage } from './image.ts';
 import { type Json, Qmp } from './qmp.ts';
 
-export type { GuestJob, RunOptions, RunResult } from './control.ts';
-
-export interface VirtiofsDevice {
+interface VirtiofsDevice {
   /** Path of the back end's listening vhost-user socket. */
   readonly socket: string;
   readonly tag: string;
@@ -23,14 +21,14 @@ export interface VirtiofsDevice {
   readonly queueSize?: number;
 }
 
-export interface SharedDirectory {
+interface SharedDirectory {
   /** 9P mount tag. */
   readonly tag: string;
   /** Directory of this machine, served by QEMU itself read-only over 9P. */
   readonly path: string;
 }
 
-export interface GuestOptions {
+interface GuestOptions {
   readonly virtiofs?: readonly VirtiofsDevice[];
   readonly shares?: readonly SharedDirectory[];
   /** Memory as QEMU writes it; `256M` unless given. Above 2G on x86 it is in two regions, one beyond 4 GiB. */
@@ -233,7 +231,7 @@ export class Guest implements AsyncDisposable {
     const size = 'columns' in output ? `stty rows ${output.rows} cols ${output.columns};` : '';
     const job = this.spawn(
       `cd /root; exec <>/dev/$(cat /sys/class/tty/console/active) >&0 2>&1; ${size}
-       HOME=/root TERM=${term} bash -i; code=$?; stty sane; exit $code`,
+       HOME=/root TERM=${term} PS1='root@guest:\\w# ' bash -i; code=$?; stty sane; exit $code`,
     );
     const detach = await this.#console.attach(input, output);
     try {

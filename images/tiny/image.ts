@@ -97,8 +97,8 @@ function findPackages(): string | undefined {
 
 function inputsHash(packages: string): string {
   const hash = createHash('sha256');
-  for (const name of globSync('*.deb', { cwd: packages }).sort()) hash.update(`${name}\n`);
-  for (const name of globSync('{init,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).sort()) {
+  for (const name of globSync('*.deb', { cwd: packages }).toSorted()) hash.update(`${name}\n`);
+  for (const name of globSync('{init,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).toSorted()) {
     hash.update(`${name}\n`);
     hash.update(readFileSync(join(here, name)));
   }
@@ -183,7 +183,7 @@ function build(): string {
     copyFileSync(join(here, 'init'), join(root, 'init'));
     chmodSync(join(root, 'init'), 0o755);
     const names = run('find', ['.'], { cwd: root });
-    const sorted = names.split('\n').filter(Boolean).sort().join('\n');
+    const sorted = names.split('\n').filter(Boolean).toSorted().join('\n');
     run('cpio', ['--quiet', '-o', '-H', 'newc', '--owner=0:0', '--reproducible', '-F', join(out, 'initramfs')], {
       cwd: root,
       input: sorted,

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net';
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
-export interface QmpEvent {
+interface QmpEvent {
   readonly event: string;
   readonly data: Readonly<Record<string, Json>>;
 }

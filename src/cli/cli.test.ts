@@ -69,6 +69,14 @@ test('porthole prints help with an example for each command', async () => {
   }
 });
 
+test('porthole prints help that fits into 80 columns', async () => {
+  for (const args of [[], ['serve'], ['export'], ['policy'], ['policy', 'check'], ['policy', 'explain']]) {
+    const { out } = await run(...args, '--help');
+    const wide = out.split('\n').filter((line) => line.length > 80);
+    assert.deepEqual(wide, []);
+  }
+});
+
 test('porthole says what is wrong with a command line and ends with 2', async () => {
   const usage = async (...args: readonly string[]): Promise<string> => {
     const { code, out, err } = await run(...args);
@@ -153,8 +161,8 @@ uid 0 (root), gid 0 (root), by virtiofs
   write  denied   /secrets/tls.key  (root: deny)
 
 from the rules:
-  owner: 0  (/secrets/tls.key (web.yaml:40))
-  group: 115  (/secrets/tls.key (web.yaml:40))
+  owner: root  (/secrets/tls.key (web.yaml:40))
+  group: ssl-cert  (/secrets/tls.key (web.yaml:40))
   mode: 0440  (/secrets/tls.key (web.yaml:40))
   acl: [{"tag":"user","id":114,"permissions":4}]  (/secrets/tls.key (web.yaml:40))
   root: deny  (/secrets/tls.key (web.yaml:40))
@@ -288,18 +296,36 @@ test('inWords gives the exact QEMU flags and mount line when a socket listens', 
   assert.equal(
     inWords(event, paintFor(terminal([], []))).text,
     `listening on /run/a,b's.sock
-  QEMU (-m and both sizes as you need, the same):
+  QEMU (the guest's memory after size= and -m, the same in both):
     -object memory-backend-memfd,id=mem,size=1G,share=on \\
     -machine q35,memory-backend=mem \\
     -m 1G \\
     -chardev 'socket,id=metadata,path=/run/a,,b'\\''s.sock' \\
     -device vhost-user-fs-pci,chardev=metadata,tag=metadata,queue-size=1024
   in the guest:
-    mkdir -p /run/metadata && mount -t virtiofs -o nosuid,nodev metadata /run/metadata`,
+    mkdir -p /run/metadata
+    mount -t virtiofs -o nosuid,nodev metadata /run/metadata`,
   );
   const json = JSON.parse(asJson(event)) as { qemu: string[]; guest: string };
   assert.equal(json.qemu.length, 10);
   assert.equal(json.guest, 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
+});
+
+test('inWords tells no more than 20 problems of a spec, and how many there are', () => {
+  const { problems } = parseSpec(
+    `porthole: 1\n${Array.from({ length: 25 }, (_, i) => `k${i}:`).join('\n')}`,
+    'web.yaml',
+  );
+  const { to, text } = inWords({ event: 'rejected', error: new SpecError(problems) }, paintFor(terminal([], [])));
+  assert.equal(to, 'err');
+  assert.match(text, /unknown key "k19"[^]*\nand 5 more\n25 errors\nthe tree stays as it was$/);
+});
+
+test('inWords says that a spec is right again when nothing changed', () => {
+  const event = { event: 'reloaded', revision: 4, applied: true } as const;
+  const words = (changes: number): string => inWords({ ...event, changes }, paintFor(terminal([], []))).text;
+  assert.equal(words(0), 'reloaded: nothing wrong any more, nothing changed, revision 4');
+  assert.equal(words(1), 'reloaded: 1 path changed, revision 4');
 });
 
 test('paintFor colours a terminal only, and never with NO_COLOR', () => {

@@ -73,6 +73,7 @@ const build = (terminal: Terminal, setExitCode: (code: number) => void): Command
     )
     .version(version(), '--version', 'print the version')
     .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
     .addHelpText('after', exitCodeHelp)
     .showSuggestionAfterError()
     .exitOverride()
@@ -94,7 +95,8 @@ const build = (terminal: Terminal, setExitCode: (code: number) => void): Command
       'after',
       `
 Examples:
-  porthole serve web.yaml --vhost-user /run/porthole/web.sock --socket-group libvirt-qemu --state /var/lib/porthole/web
+  porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
+    --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.`,
@@ -107,8 +109,9 @@ Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.`,
     .addHelpText(
       'after',
       `
-Loaded again, the output gives the same names and values. What was made in the guest carries its owner and mode
-as a comment: loaded, it is made outside, and the policy says who may do what.
+Loaded again, the output gives the same names and values. What was made in the
+guest carries its owner and mode as a comment: loaded, it is made outside, and
+the policy says who may do what.
 
 Examples:
   porthole export web.yaml
@@ -116,7 +119,7 @@ Examples:
     )
     .action((file: string | undefined, flags: { readonly state?: string }) => runExport(file, flags.state, terminal));
 
-  const policy = command(program, 'policy', 'check and explain policies');
+  const policy = command(program, 'policy', 'check and explain policies').helpCommand(false);
   command(policy, 'check', 'say what is wrong in a spec file')
     .argument('<file>', 'the spec file')
     .addHelpText('after', '\nExample:\n  porthole policy check web.yaml')
@@ -124,7 +127,7 @@ Examples:
   command(policy, 'explain', 'say what a caller may do with a path, and why')
     .argument('<file>', 'the spec file')
     .argument('<path>', 'absolute path in the tree')
-    .requiredOption('--uid <uid>', 'who asks', parseId)
+    .requiredOption('--uid <uid>', 'who asks (required)', parseId)
     .option('--gid <gid>', 'primary group (default: the uid)', parseId)
     .option('--groups <gids>', 'supplementary groups, separated by commas', parseIds)
     .addOption(new Option('--way <way>', 'the way in').choices(['virtiofs', 'mount', 'direct']).default('virtiofs'))

@@ -1,7 +1,6 @@
 import { CommanderError } from 'commander';
 import { SpecError } from '../host/index.ts';
 
-/** Shown by `porthole --help`. */
 export const exitCodes = {
   ok: 0,
   failed: 1,
@@ -9,6 +8,7 @@ export const exitCodes = {
   badSpec: 3,
 } as const;
 
+/** Shown by `porthole --help`. */
 export const exitCodeHelp = `
 Exit codes:
   0  done

@@ -10,7 +10,7 @@ import {
   type Way,
 } from '../tree/index.ts';
 
-export interface ExplainRequest {
+interface ExplainRequest {
   readonly replica: Replica;
   readonly path: string;
   readonly caller: Caller;
@@ -42,7 +42,7 @@ export const explainPath = ({ replica, path, caller, way, wallMs }: ExplainReque
   }
   if (told.hidden) lines.push('  hidden: for this caller it is not there (ENOENT, not listed)');
   lines.push('', told.keys.length === 0 ? 'no rule covers it: the defaults hold' : 'from the rules:');
-  for (const { key, value, rule } of told.keys) lines.push(`  ${key}: ${value}  (${rule})`);
+  for (const { key, value, rule } of told.keys) lines.push(`  ${key}: ${named(key, value, policy)}  (${rule})`);
   return `${lines.join('\n')}\n`;
 };
 
@@ -57,6 +57,13 @@ const ancestors = (replica: Replica, node: Node): Node[] => {
     at = parent;
   }
   return found;
+};
+
+/** Owner and group by name where they have one, as in the spec. */
+const named = (key: string, value: string, policy: Policy): string => {
+  if (key === 'owner') return policy.userName(Number(value)) ?? value;
+  if (key === 'group') return policy.groupName(Number(value)) ?? value;
+  return value;
 };
 
 const name = (known: string | undefined, what: string, id: number): string =>

@@ -3,6 +3,7 @@ import { type ExportEntry, type ExportedTree, exportYaml } from '../host/index.t
 import { CHANGES_NAME, type Node, type Replica, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
 
+/** The tree as YAML, `/.changes` left out. */
 export const exportReplica = (replica: Replica): string => {
   const { snapshot, policy } = replica;
   const root = snapshot.node(ROOT_INO);

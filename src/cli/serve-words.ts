@@ -1,5 +1,5 @@
 /** What `porthole serve` says. */
-import { formatProblem, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
+import { formatProblem, formatProblems, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
 
 /** One event in words: where to, and the text without a last newline. */
 export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' | 'err'; readonly text: string } => {
@@ -18,7 +18,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`${event.target.path}: ${event.what}${event.detail === '' ? '' : ` (${event.detail})`}`);
     case 'reloaded':
       return out(
-        `reloaded: ${event.changes} ${event.changes === 1 ? 'path' : 'paths'} changed, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
+        `reloaded: ${changesInWords(event.changes)}, revision ${event.revision}${event.applied ? '' : ' (not applied yet)'}`,
       );
     case 'rejected':
       return err(`${rejection(event.error, paint)}\nthe tree stays as it was`);
@@ -33,10 +33,13 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
   }
 };
 
+const changesInWords = (changes: number): string => {
+  if (changes === 0) return 'nothing wrong any more, nothing changed';
+  return `${changes} ${changes === 1 ? 'path' : 'paths'} changed`;
+};
+
 const rejection = (error: SpecError | Error, paint: Paint): string =>
-  error instanceof SpecError
-    ? error.problems.map((problem) => formatProblem(problem, paint)).join('\n')
-    : error.message;
+  error instanceof SpecError ? formatProblems(error.problems, paint) : error.message;
 
 /** The same for programs: one JSON object a line. */
 export const asJson = (event: ServeEvent): string => {
@@ -57,7 +60,7 @@ export const asJson = (event: ServeEvent): string => {
 const guestCommand = 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata';
 
 /** QEMU's arguments for the device; guest memory must be shared with the device process. */
-export const qemuArguments = (socket: string): readonly string[] => [
+const qemuArguments = (socket: string): readonly string[] => [
   '-object',
   'memory-backend-memfd,id=mem,size=1G,share=on',
   '-machine',
@@ -74,10 +77,11 @@ const vhostUserWords = (socket: string): string => {
   const words = qemuArguments(socket).map(shellQuoted);
   const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
   return `listening on ${socket}
-  QEMU (-m and both sizes as you need, the same):
+  QEMU (the guest's memory after size= and -m, the same in both):
     ${pairs.join(' \\\n    ')}
   in the guest:
-    mkdir -p /run/metadata && ${guestCommand}`;
+    mkdir -p /run/metadata
+    ${guestCommand}`;
 };
 
 const shellQuoted = (word: string): string =>

@@ -24,7 +24,7 @@ const AUDIT_DELAY_MS = 2;
 /** When the queue had no room. */
 const AUDIT_RETRY_MS = 50;
 
-export interface HostLinkEvents {
+interface HostLinkEvents {
   config(config: LinkConfig): void;
   delta(delta: Delta): void;
   askStatistics(id: number): void;
@@ -55,6 +55,7 @@ interface Unsent extends Waiting {
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
+/** Owned by the loop: `serve` when the descriptor is ready, `beforePoll` before each wait, `tick` when something is due. */
 export class HostLink {
   readonly #fd: number;
   readonly #events: HostLinkEvents;

@@ -7,9 +7,6 @@ export const monotonicMs = (): number => {
   return seconds * 1000 + nanoseconds / 1e6;
 };
 
-/** Rises when a message changes its meaning; both sides of one version speak the version before too. */
-export const linkProtocol = 1;
-
 /** A vhost-user socket to listen on. */
 export interface LinkVhostUser {
   readonly path: string;
@@ -23,6 +20,7 @@ export interface LinkMount {
   readonly path: string;
 }
 
+/** How to serve, for all targets. */
 export interface LinkOptions {
   /** How long the loop polls its rings after serving before it sleeps. 0: never. */
   readonly spinMicros: number;
@@ -33,10 +31,8 @@ export interface LinkOptions {
 /** The first message to a device process: what to serve. A full delta follows. */
 export interface LinkConfig {
   readonly type: 'config';
-  readonly protocol: number;
   /** Name of the VM, for audit records. */
   readonly vm: string;
-  readonly boot?: string;
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
   readonly options: LinkOptions;
@@ -63,7 +59,7 @@ export interface LinkTarget {
 
 /** From a device process to the host daemon. */
 export type ToHost =
-  /** `sequence` counts from 1 in each device process; `kind` says by which way in it came. */
+  /** `sequence` counts from 1 in each device process; `way` says by which way in it came. */
   | {
       readonly type: 'mutation';
       readonly sequence: number;
@@ -83,7 +79,8 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
-export type LinkEvent = 'connected' | 'disconnected' | 'broken';
+/** `refused`: a front end was turned away. `broken`: a device or queue stands still until the guest resets it. */
+export type LinkEvent = 'connected' | 'refused' | 'disconnected' | 'broken';
 
 interface MessageKind {
   readonly code: number;

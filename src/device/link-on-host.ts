@@ -73,7 +73,6 @@ const mutation = z.discriminatedUnion('op', [
 const auditRecord = z.strictObject({
   time: z.iso.datetime(),
   vm: words(255),
-  boot: words(255).exactOptional(),
   way: words(32),
   operation: words(32),
   path: words(32_768),
@@ -92,7 +91,7 @@ const auditRecord = z.strictObject({
 const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: words(4096) });
 
 /** One schema per message from a device process. */
-export const fromDevice = {
+const fromDevice = {
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,
@@ -107,7 +106,7 @@ export const fromDevice = {
   event: z.strictObject({
     type: z.literal('event'),
     target,
-    event: z.enum(['connected', 'disconnected', 'broken']),
+    event: z.enum(['connected', 'refused', 'disconnected', 'broken']),
     detail: words(4096),
   }),
   statistics: z.strictObject({

@@ -8,12 +8,7 @@ import type { Acl, AclEntry, Change, Delta, Node, Time } from '../tree/index.ts'
 import { kindByCode, type MessageType, messageKinds, type ToDevice, type ToHost } from './link-messages.ts';
 import { isWholeMsgpack } from './msgpack-check.ts';
 
-export type LinkErrorCode =
-  | 'UNKNOWN_MESSAGE'
-  | 'WRONG_DIRECTION'
-  | 'MESSAGE_TOO_LONG'
-  | 'MALFORMED_MESSAGE'
-  | 'QUEUE_FULL';
+type LinkErrorCode = 'UNKNOWN_MESSAGE' | 'WRONG_DIRECTION' | 'MESSAGE_TOO_LONG' | 'MALFORMED_MESSAGE';
 
 /** The other side of a link says what it must not: the link is of no more use. */
 export class LinkError extends Error {
@@ -114,8 +109,6 @@ export const readerOnDevice = (): MessageReader<ToDevice> =>
     if (type === 'delta') return { type, delta: toDelta(body['delta'] as unknown as Delta) };
     return { ...(body as object), type } as ToDevice;
   });
-
-export type LinkReader<M> = Pick<MessageReader<M>, 'feed'>;
 
 /** The map of a payload; LinkError MALFORMED_MESSAGE when it is none. */
 export const decodeBody = (type: MessageType, payload: Uint8Array): object => {

@@ -5,10 +5,10 @@ import { existsSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { setTimeout as pause } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { DriverData, DriverResult } from '../../test/front-end/driver-worker.ts';
 import { EchoHandler, FrontEnd, fuse } from '../../test/front-end/index.ts';
+import { until } from '../../test/until.ts';
 import { close, eventfd, setNonBlocking, signalEventfd, socketPair } from '../sys/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { Loop, type Served } from './loop.ts';
@@ -22,7 +22,7 @@ for (const eventIdx of [true, false])
       const pair = socketPair();
       assert.ok(typeof pair !== 'number');
       setNonBlocking(pair[1], true);
-      const loop = new Loop({ spinMs });
+      const loop = new Loop(spinMs);
       const device = new VirtioFsDevice(pair[1], new EchoHandler(), loop, { onClosed: () => loop.stop() });
       loop.serve(device);
       const workerData: DriverData = { controlFd: pair[0], eventIdx, rounds: ROUNDS };
@@ -85,11 +85,7 @@ test('a device process serves two front ends over a socket path, and ends on SIG
   const script = path.join(import.meta.dirname, '../../test/front-end/echo-device.ts');
   const child = spawn(process.execPath, [script, socket], { stdio: ['ignore', 'pipe', 'inherit'] });
   t.after(() => child.kill('SIGKILL'));
-  const deadline = performance.now() + 10_000;
-  while (!existsSync(socket)) {
-    assert.ok(performance.now() < deadline, 'the device process listens within 10 s');
-    await pause(5);
-  }
+  await until('the socket of the device process', () => existsSync(socket));
   const fronts = [FrontEnd.connect(socket), FrontEnd.connect(socket, { flavour: 'cloud-hypervisor' })];
   for (const front of fronts) {
     front.handshake();

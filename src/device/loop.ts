@@ -5,8 +5,9 @@
  *
  * After serving, the loop goes on looking at the rings for a short while with kicks suppressed: what costs is waking a
  * halted core (70 to 85 µs against 19 with a spin), not the work. The spin is bounded three ways: it ends `spinMs` after
- * the last request; fruitless spinning may take up no more than `spinDuty` of the time; and descriptors are looked at
- * every `turnMs`, however busy the rings are.
+ * the last request; fruitless spinning may take up no more than `SPIN_DUTY` of the time; and descriptors are looked at
+ * every `TURN_MS`, however busy the rings are. And it goes by experience: where the next request never comes in time (a
+ * guest that needs this core itself to send it), spinning only makes it later, so it is tried again now and then only.
  */
 import { setImmediate as turnOfNode } from 'node:timers/promises';
 import { EPOLLIN, Epoll, uvBackendFd } from '../sys/index.ts';
@@ -27,20 +28,20 @@ export interface Served {
   nextDeadlineMs(): number;
 }
 
-export interface LoopOptions {
-  /** How long to look for more after a request, in milliseconds; 0 never spins. Default 0.05. */
-  spinMs?: number;
-  /** The share of time that fruitless spinning may take, 0 to 1. Default 0.2. */
-  spinDuty?: number;
-  /** How long to serve rings before descriptors are looked at again, in milliseconds. Default 1. */
-  turnMs?: number;
-  /** Requests served of one device before the next has its turn. Default 64. */
-  budget?: number;
-}
-
+/** The share of time that fruitless spinning may take, 0 to 1. */
+const SPIN_DUTY = 0.2;
+/** How long rings are served before descriptors are looked at again. */
+const TURN_MS = 1;
+/** Requests served of one device before the next has its turn. */
+const BUDGET = 64;
 /** Fruitless spins that may be saved up. */
 const SAVED_SPINS = 20;
+/** Fruitless spins in a row after which spinning is not expected to help. */
+const PATIENCE = 4;
+/** How often it is tried all the same: once in so many times. */
+const RETRY_EVERY = 32;
 
+/** One per thread. What it watches and serves stays its owner's. */
 export class Loop implements FdWatcher {
   readonly #epoll = new Epoll(64);
   /** By fd. A gap for what is not watched. */
@@ -50,9 +51,6 @@ export class Loop implements FdWatcher {
   spinMs: number;
   /** Runs before every look at the descriptors: sends what has gathered. */
   beforePoll: () => void = () => {};
-  readonly #spinDuty: number;
-  readonly #turnMs: number;
-  readonly #budget: number;
   #isStopping = false;
   #nodeHasWork = false;
   /** Whether some device had more than its budget when it was served last. */
@@ -60,14 +58,14 @@ export class Loop implements FdWatcher {
   /** Milliseconds of fruitless spinning that are left, as of `#allowanceAt`. */
   #allowanceMs: number;
   #allowanceAt = performance.now();
+  /** Fruitless spins that are left before the loop gives spinning up. */
+  #patience = PATIENCE;
+  #sinceSpin = 0;
   /** For operators and tests. */
   readonly counters = { turns: 0, sleeps: 0, spins: 0, fruitlessSpins: 0 };
 
-  constructor(options: LoopOptions = {}) {
-    this.spinMs = options.spinMs ?? 0.05;
-    this.#spinDuty = options.spinDuty ?? 0.2;
-    this.#turnMs = options.turnMs ?? 1;
-    this.#budget = options.budget ?? 64;
+  constructor(spinMs = 0.05) {
+    this.spinMs = spinMs;
     this.#allowanceMs = this.spinMs * SAVED_SPINS;
     const nodeFd = uvBackendFd();
     if (nodeFd >= 0)
@@ -151,7 +149,7 @@ export class Loop implements FdWatcher {
     this.#hasMore = false;
     for (const device of this.#served) {
       const before = device.servedCount;
-      if (device.process(this.#budget)) this.#hasMore = true;
+      if (device.process(BUDGET)) this.#hasMore = true;
       if (device.servedCount !== before) didServe = true;
     }
     return didServe;
@@ -161,7 +159,7 @@ export class Loop implements FdWatcher {
   #serveRings(): boolean {
     if (!this.#serveOnce()) return this.#hasMore;
     const start = performance.now();
-    if (this.spinMs > 0 && this.#maySpin(start)) this.#spin(start);
+    if (this.spinMs > 0 && this.#expectsMore() && this.#maySpin(start)) this.#spin(start);
     // Always, or the driver's next request would come without a kick: serving has passed the event that was asked for.
     let hasMore = this.#hasMore;
     for (const device of this.#served) if (device.suppressKicks(false)) hasMore = true;
@@ -171,23 +169,31 @@ export class Loop implements FdWatcher {
   /** Serves and looks for more until nothing has come for `spinMs`, or the turn is over. */
   #spin(start: number): void {
     this.counters.spins++;
+    this.#sinceSpin = 0;
     for (const device of this.#served) device.suppressKicks(true);
-    const turnEnd = start + this.#turnMs;
+    const turnEnd = start + TURN_MS;
     let last = start;
     let now = start;
     while (now < turnEnd && now - last < this.spinMs) {
       if (this.#serveOnce()) last = performance.now();
       now = performance.now();
     }
+    if (last > start) this.#patience = PATIENCE;
+    else if (this.#patience > 0) this.#patience--;
     if (now - last >= this.spinMs) {
       this.counters.fruitlessSpins++;
       this.#allowanceMs -= now - last;
     }
   }
 
+  /** Whether spinning has helped lately, or it is time to see whether it does now. */
+  #expectsMore(): boolean {
+    return this.#patience > 0 || ++this.#sinceSpin >= RETRY_EVERY;
+  }
+
   /** Lets the allowance grow by the time that has passed, and says whether a whole fruitless spin is left of it. */
   #maySpin(nowMs: number): boolean {
-    const grown = this.#allowanceMs + (nowMs - this.#allowanceAt) * this.#spinDuty;
+    const grown = this.#allowanceMs + (nowMs - this.#allowanceAt) * SPIN_DUTY;
     this.#allowanceMs = Math.min(grown, this.spinMs * SAVED_SPINS);
     this.#allowanceAt = nowMs;
     return this.#allowanceMs >= this.spinMs;

@@ -1,14 +1,18 @@
 /** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
-import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
+import { unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, connectUnix, EPOLLIN, EPOLLOUT, listenUnix, setNonBlocking } from '../sys/index.ts';
+import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
-import { EAGAIN, errnoName } from '../wire/index.ts';
+import { EAGAIN } from '../wire/index.ts';
 import { HostLink, LINK_FD } from './host-link.ts';
 import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
+import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 
+/** The host daemon takes no longer words of us. */
+const DETAIL_CHARACTERS = 4000;
+const EVENTS_PER_SECOND = 10;
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
 
 /** A way in that is open: what the loop drives, and how it ends. */
@@ -31,10 +35,11 @@ class DeviceServer {
   readonly #link: HostLink;
   readonly #loop = new Loop();
   #config: LinkConfig | undefined;
-  #exitCode = 0;
   readonly #listening = new Map<number, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   #opened = false;
+  #tellingSecond = 0;
+  #toldInSecond = 0;
 
   constructor() {
     this.#link = new HostLink(LINK_FD, {
@@ -47,24 +52,23 @@ class DeviceServer {
         if (!this.#opened) this.#open();
       },
       askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
-      shutdown: () => this.#end(0),
-      ended: () => this.#end(0),
+      shutdown: () => this.#loop.stop(),
+      ended: () => this.#loop.stop(),
       wantWritable: (wanted) => this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     });
   }
 
-  async run(): Promise<number> {
+  async run(): Promise<void> {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
     this.#loop.beforePoll = this.#link.beforePoll;
     this.#loop.serve(linkTimer(this.#link));
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#end(0));
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
     try {
       await this.#loop.run();
     } finally {
       this.#close();
     }
-    return this.#exitCode;
   }
 
   #open(): void {
@@ -86,21 +90,20 @@ class DeviceServer {
     }
   }
 
+  /** A guest can break its queues as often as it likes: people are told of a few a second. */
   #tell(target: LinkTarget, event: LinkEvent, detail: string): void {
-    this.#link.send({ type: 'event', target, event, detail });
+    const second = Math.floor(performance.now() / 1000);
+    if (second !== this.#tellingSecond) this.#toldInSecond = 0;
+    this.#tellingSecond = second;
+    if (event === 'broken' && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
+    this.#link.send({ type: 'event', target, event, detail: detail.slice(0, DETAIL_CHARACTERS) });
   }
 
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
-    removeStaleSocket(socket.path);
-    const umask = process.umask(0o777);
-    const fd = listenUnix(socket.path);
-    process.umask(umask);
-    if (fd < 0) throw new Error(`listening on "${socket.path}" failed: ${errnoName(-fd)}`);
+    const fd = openListeningSocket(socket);
     this.#listening.set(fd, socket);
-    if (socket.gid !== undefined) chownSync(socket.path, -1, socket.gid);
-    chmodSync(socket.path, socket.mode);
     this.#loop.watch(fd, () => this.#accept(fd, socket));
   }
 
@@ -110,7 +113,7 @@ class DeviceServer {
       if (fd < 0) return;
       if (this.#served.has(socket.path)) {
         close(fd);
-        this.#tell(target, 'broken', 'a second front end was turned away: one device serves one VM at a time');
+        this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
         continue;
       }
       this.#connect(fd, target);
@@ -119,10 +122,11 @@ class DeviceServer {
 
   #connect(fd: number, target: LinkTarget): void {
     const fileSystem = this.#fileSystem(ways.virtiofs);
-    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock });
+    const log = (message: string): void => this.#tell(target, 'broken', message);
+    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock, log });
     const device = new VirtioFsDevice(fd, session, this.#loop, {
       allowUnsealed: this.#config!.options.allowUnsealedMemory,
-      onFault: (message) => this.#tell(target, 'broken', message),
+      onFault: log,
       onClosed: (reason) => {
         this.#loop.unserve(served);
         this.#served.delete(target.path);
@@ -151,8 +155,11 @@ class DeviceServer {
   #mount(mount: LinkMount): void {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
     const fileSystem = this.#fileSystem(ways.mount);
-    const transport = DevFuse.mount(mount.path);
-    const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock });
+    // A guest could point links at any file of this machine.
+    const followLinks = this.#config!.vhostUser.length === 0;
+    const transport = DevFuse.mount(mount.path, { followLinks });
+    const log = (message: string): void => this.#tell(target, 'broken', message);
+    const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock, log });
     transport.attach(session);
     const ended = (reason: string): void => {
       this.#loop.unwatch(transport.fd);
@@ -200,11 +207,6 @@ class DeviceServer {
     return counters;
   }
 
-  #end(exitCode: number): void {
-    this.#exitCode = exitCode;
-    this.#loop.stop();
-  }
-
   /** Unmounts, hangs up, and removes the sockets. */
   #close(): void {
     for (const served of [...this.#served.values()]) served.close();
@@ -220,20 +222,7 @@ class DeviceServer {
   }
 }
 
-/** Removes a socket that a process left behind when it died; one that somebody listens on stays. */
-function removeStaleSocket(path: string): void {
-  const there = lstatSync(path, { throwIfNoEntry: false });
-  if (there === undefined) return;
-  if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
-  const fd = connectUnix(path);
-  if (fd >= 0) {
-    close(fd);
-    throw new Error(`another process listens on "${path}"; stop it or choose another path`);
-  }
-  unlinkSync(path);
-}
-
-/** Serves until the host daemon says otherwise or is gone; resolves with the exit code. */
+/** Serves until the host daemon says otherwise or is gone. */
 export async function serveDevice(): Promise<void> {
-  process.exitCode = await new DeviceServer().run();
+  await new DeviceServer().run();
 }

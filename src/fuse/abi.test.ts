@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { valuesInC } from '../../test/abi/compile.ts';
-import type { Field } from '../wire/index.ts';
+import { fieldOf } from '../../test/fuse/fields.ts';
 import * as abi from './abi.ts';
 import * as constants from './constants.ts';
 import { initFlags } from './init-flags.ts';
@@ -34,7 +34,7 @@ test("struct tables have the sizes and offsets of the kernel's header", () => {
     if (newer.has(name)) continue;
     fact(name, table.sizeBytes, `sizeof(struct ${name})`);
     for (const field of table.fields) {
-      const { offset } = (table as unknown as Readonly<Record<string, Field>>)[field]!;
+      const { offset } = fieldOf(table, field);
       fact(`${name}.${field}`, offset, `offsetof(struct ${name}, ${snake(field)})`);
     }
   }

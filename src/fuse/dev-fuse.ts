@@ -7,6 +7,7 @@ import {
   MNT_DETACH,
   MS_NODEV,
   MS_NOSUID,
+  MS_NOSYMFOLLOW,
   mount,
   read,
   unmount,
@@ -18,6 +19,7 @@ import * as abi from './abi.ts';
 import { FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_POLL } from './constants.ts';
 import type { Exchange, HeldExchange, Notifier, RequestHandler } from './exchange.ts';
 import { MAX_WRITE_BYTES } from './handlers/lifecycle.ts';
+import { operations } from './operations.ts';
 import { REPLY } from './state.ts';
 
 /** A WRITE of the greatest size with its headers, to a whole page. */
@@ -27,8 +29,9 @@ const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
 /** O_CLOEXEC; every fd that Node opens has it, and the device must. */
 const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
-const opcodesWithoutReply = new Set([2, 36, 41, 42]);
+const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
 
+/** One mount. `process` serves what is there; `close` unmounts. */
 export class DevFuse implements Exchange, Notifier {
   readonly fd: number;
   readonly path: string;
@@ -49,14 +52,16 @@ export class DevFuse implements Exchange, Notifier {
 
   /**
    * Mounts on the directory `path`, for all users, without `default_permissions`: every attempt reaches the session.
+   * `followLinks` false: open(2) and the like answer ELOOP where a symlink stands in the tree (readlink(2) reads it still).
    * Throws when the device or the mount is refused; the message says why.
    */
-  static mount(path: string): DevFuse {
+  static mount(path: string, { followLinks = true }: { readonly followLinks?: boolean } = {}): DevFuse {
     const fd = openSync('/dev/fuse', OPEN_FLAGS);
     const uid = process.getuid?.() ?? 0;
     const gid = process.getgid?.() ?? 0;
     const options = `fd=${fd},rootmode=40000,user_id=${uid},group_id=${gid},allow_other`;
-    const result = mount('porthole', path, 'fuse.porthole', MS_NOSUID | MS_NODEV, options);
+    const flags = MS_NOSUID | MS_NODEV | (followLinks ? 0 : MS_NOSYMFOLLOW);
+    const result = mount('porthole', path, 'fuse.porthole', flags, options);
     if (result < 0) {
       close(fd);
       throw new Error(`mounting on "${path}" failed: ${errnoName(-result)}; it takes root and an existing directory`);

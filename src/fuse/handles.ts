@@ -9,11 +9,12 @@ export interface OpenFile {
   pollHi: number;
 }
 
-export interface OpenDirectory {
+interface OpenDirectory {
   readonly fh: number;
   readonly directory: DirectoryHandle;
 }
 
+/** Files and directories by handle, up to a limit. */
 export class HandleTable {
   readonly #files = new Map<number, OpenFile>();
   readonly #directories = new Map<number, OpenDirectory>();

@@ -3,7 +3,7 @@
 /** `virtiofs`: a virtqueue, without notifications. `dev-fuse`: the kernel's own device, with notifications and INTERRUPT. */
 export type TransportKind = 'virtiofs' | 'dev-fuse';
 
-export interface InitFlag {
+interface InitFlag {
   /** Name in linux/fuse.h without `FUSE_`. */
   readonly name: string;
   /** 0 to 63; from 32 on it stands in `flags2`. */
@@ -12,6 +12,7 @@ export interface InitFlag {
   readonly reason: string;
 }
 
+/** All flags that linux/fuse.h defines, by bit. */
 export const initFlags: readonly InitFlag[] = [
   { name: 'ASYNC_READ', bit: 0, taken: 'always', reason: 'readahead may have several READs in flight' },
   { name: 'POSIX_LOCKS', bit: 1, taken: 'never', reason: "locks are the guest kernel's own" },

@@ -1,5 +1,5 @@
 /** Unsolicited messages to the kernel: `fuse_out_header` with unique 0 and the code in `error`, then the body. */
-import type { Change } from '../tree/index.ts';
+import type { Change, Node } from '../tree/index.ts';
 import * as abi from './abi.ts';
 import * as c from './constants.ts';
 import type { OpenFile } from './handles.ts';
@@ -64,7 +64,8 @@ export function ofChanges(state: SessionState, changes: readonly Change[]): Uint
     if (node === undefined || node.nlink === 0) {
       if (parent !== undefined) messages.push(deleted(parent.nodeid, inode.nodeid, inode.name));
     } else {
-      messages.push(...ofChange(inode, parent, isMoved(inode, node) || isOld(state, inode)));
+      const old = isMoved(inode, node) || isOld(state, inode) || isSharedNoMore(state, inode, node);
+      messages.push(...ofChange(inode, parent, old));
       if (!inode.versioned) {
         inode.parentIno = node.parentIno;
         inode.name = node.name;
@@ -80,6 +81,10 @@ export function ofChanges(state: SessionState, changes: readonly Change[]): Uint
 
 const isMoved = (inode: Inode, node: { readonly parentIno: number; readonly name: string }): boolean =>
   inode.parentIno !== node.parentIno || inode.name !== node.name;
+
+/** The kernel took it for what everybody may see, by its name too. */
+const isSharedNoMore = (state: SessionState, inode: Inode, node: Node): boolean =>
+  inode.caching === 'shared' && state.fileSystem.caching(node) !== 'shared';
 
 function isOld(state: SessionState, inode: Inode): boolean {
   const node = state.fileSystem.node(inode.ino);

@@ -1,4 +1,4 @@
-/** The operation table: dispatch, traces, counters, fuzz generators and the table in docs/fuse.md come from its rows. */
+/** The operation table: dispatch, counters, fuzz generators and the table in docs/fuse.md come from its rows. */
 import { EIO, ENOSYS, ENOTTY, EPERM } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as attributes from './handlers/attributes.ts';
@@ -14,11 +14,12 @@ import type { SessionState } from './state.ts';
 export type Handler = (state: SessionState) => number;
 
 /** Any struct table: its size and the names of its fields. */
-export interface AnyStruct {
+interface AnyStruct {
   readonly sizeBytes: number;
   readonly fields: readonly string[];
 }
 
+/** A row: what a request looks like, and who answers it. */
 export interface Operation {
   readonly opcode: number;
   /** Name in linux/fuse.h without `FUSE_`. */
@@ -92,6 +93,7 @@ const withoutNode = (operation: Operation): Operation => Object.freeze({ ...oper
 const refused = (opcode: number, name: string, errno: number, reason: string): Operation =>
   withoutNode(row(opcode, name, { rest: 'data', reply: 'empty' }, undefined, { errno, reason }));
 
+/** Every opcode that is known; any other is answered ENOSYS. */
 export const operations: readonly Operation[] = [
   row(1, 'LOOKUP', { rest: 'name', reply: 'entry' }, attributes.lookup, { reason: 'ENOENT is never cached' }),
   withoutNode(row(2, 'FORGET', { in: abi.ForgetIn, rest: 'nothing', reply: 'none' }, lifecycle.forget)),

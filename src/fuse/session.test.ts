@@ -504,6 +504,21 @@ test('a commit notifies the kernel of what it holds, after the reply under way',
   assert.ok(codes(notes).includes(c.FUSE_NOTIFY_INVAL_INODE));
 });
 
+test('a policy alone has the kernel drop the names that not everybody may see any more', () => {
+  const { client, world, notes } = begin('dev-fuse');
+  client.walk('instance/id');
+  const named = () =>
+    notes
+      .filter((bytes) => codes([bytes])[0] === c.FUSE_NOTIFY_INVAL_ENTRY)
+      .map((bytes) => new TextDecoder().decode(bytes.subarray(32, -1)));
+  world.load({ ...spec(), rules: [{ path: '/instance/id', hidden: true, root: 'deny' }] });
+  assert.deepEqual(named(), ['id']);
+  assert.equal(client.lookup(client.walk('instance'), 'id').errno, ENOENT);
+  notes.length = 0;
+  world.load({ ...spec(), rules: [{ path: '/instance', hidden: true, root: 'deny' }] });
+  assert.ok(named().includes('instance'));
+});
+
 test('POLL on /dev/fuse wakes when /.changes has a line or an open file a newer version', () => {
   const { client, world, notes } = begin('dev-fuse');
   const poll = (fh: number, kh: number) => client.send('POLL', { in: { fh, kh, flags: 1 } }).get(abi.PollOut.revents);

@@ -1,6 +1,6 @@
 /** One FUSE session: requests in, decisions of the file system out. Knows no transport beyond its kind. */
 import type { Clock, FileSystem } from '../tree/index.ts';
-import { EIO, ENOSYS, ESTALE, errnoName } from '../wire/index.ts';
+import { EIO, ENOSYS, ESTALE } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import type { Exchange, Notifier, RequestHandler } from './exchange.ts';
 import { pollEvents, pollIsComplete } from './handlers/files.ts';
@@ -29,17 +29,15 @@ export interface FuseSessionOptions {
   readonly clock: Clock;
   /** For people: kernels that can't be served, and bugs, each once. */
   readonly log?: (message: string) => void;
-  /** Told of every answered request: `LOOKUP unique=4 nodeid=1 uid=0 -> ENOENT`. */
-  readonly trace?: (line: string) => void;
   readonly maxInodes?: number;
   readonly maxHandles?: number;
 }
 
+/** One connection of a kernel. A transport calls `handle` for each request, `tick` when `nextDeadlineMs` has come. */
 export class FuseSession implements RequestHandler {
   readonly #state: SessionState;
   readonly #transport: TransportKind;
   readonly #notifier: Notifier | undefined;
-  readonly #trace: ((line: string) => void) | undefined;
   readonly #handlers: readonly (Handler | undefined)[];
   readonly #refusals: readonly number[];
   /** Requests by row; the last one counts unknown opcodes. */
@@ -52,7 +50,6 @@ export class FuseSession implements RequestHandler {
   constructor(fileSystem: FileSystem, options: FuseSessionOptions) {
     this.#transport = options.transport;
     this.#notifier = options.transport === 'dev-fuse' ? options.notifier : undefined;
-    this.#trace = options.trace;
     this.#state = new SessionState({
       fileSystem,
       clock: options.clock,
@@ -133,7 +130,6 @@ export class FuseSession implements RequestHandler {
       this.#handling = false;
       if (this.#queue.length > 0) this.#drain();
     }
-    if (this.#trace !== undefined) this.#traceRequest(row);
   }
 
   /** Takes the header apart. Returns the row; `operations.length` for an unknown opcode, -1 for a header that lies. */
@@ -206,13 +202,6 @@ export class FuseSession implements RequestHandler {
       );
     if (state.answered || state.pending?.settled === true) return;
     this.#answer(row, EIO);
-  }
-
-  #traceRequest(row: number): void {
-    const state = this.#state;
-    const name = operations[row]?.name ?? 'UNKNOWN';
-    const outcome = state.answered ? errnoName(state.answeredErrno) : 'later';
-    this.#trace?.(`${name} unique=${state.unique} nodeid=${state.nodeid} uid=${state.caller.uid} -> ${outcome}`);
   }
 
   /** A notification waits until the request under way is answered: the kernel may hold locks that it needs until then. */

@@ -24,7 +24,7 @@ const EARLY_INTERRUPTS = 64;
 /** `fuse_attr.ino` and times; bytes read as they are shown in stat(2). */
 const PREFERRED_IO_BYTES = 4096;
 
-export interface StateOptions {
+interface StateOptions {
   readonly fileSystem: FileSystem;
   readonly clock: Clock;
   /** How long the kernel may keep names and attributes that are the same for all. */
@@ -47,7 +47,7 @@ export interface WaitingRead {
  * Linux tries an open that met ESTALE once more, from LOOKUP on, and then gives up. A commit between that LOOKUP and its OPEN
  * must not fail the program: the version that was current at the LOOKUP, within the same open(2), is what it gets.
  */
-export interface Retry {
+interface Retry {
   /** Of the last LOOKUP. */
   atMs: number;
   nodeid: number;
@@ -55,14 +55,14 @@ export interface Retry {
 }
 
 /** From LOOKUP to OPEN; a guest that is short of CPU takes its time. Nothing later may profit from it. */
-export const RETRY_MS = 5000;
+const RETRY_MS = 5000;
 /** Each may keep one old version alive. */
 const MAX_RETRIES = 256;
 
 type Answerable = Exchange | HeldExchange;
 
 /** Written over for every request. */
-export class CallerRegister implements Caller {
+class CallerRegister implements Caller {
   uid = 0;
   gid = 0;
   pid = 0;
@@ -112,8 +112,6 @@ export class SessionState {
   /** Of `nodeid`, for operations that need one. */
   inode!: Inode;
   answered = false;
-  /** errno of the answer, for the trace. */
-  answeredErrno = 0;
   pending: PendingReply | undefined;
 
   constructor(options: StateOptions) {
@@ -139,19 +137,17 @@ export class SessionState {
   /** Answers with `bodyBytes` of body that stand in `head`, and `payload`. Returns 0, for handlers to return. */
   reply(bodyBytes: number, payload?: Uint8Array): 0 {
     this.answered = true;
-    this.answeredErrno = this.send(this.exchange, this.uniqueLo, this.uniqueHi, bodyBytes, payload);
+    this.send(this.exchange, this.uniqueLo, this.uniqueHi, bodyBytes, payload);
     return 0;
   }
 
   error(errno: number): void {
     this.answered = true;
-    this.answeredErrno = errno;
     this.sendError(this.exchange, this.uniqueLo, this.uniqueHi, errno);
   }
 
   noReply(): 0 {
     this.answered = true;
-    this.answeredErrno = 0;
     this.exchange.noReply();
     return 0;
   }
@@ -162,16 +158,15 @@ export class SessionState {
     return this.pending;
   }
 
-  /** What does not fit is answered EIO: never a reply that is longer than the guest has room for. Returns the errno sent. */
-  send(to: Answerable, uniqueLo: number, uniqueHi: number, bodyBytes: number, payload?: Uint8Array): number {
+  /** What does not fit is answered EIO: never a reply that is longer than the guest has room for. */
+  send(to: Answerable, uniqueLo: number, uniqueHi: number, bodyBytes: number, payload?: Uint8Array): void {
     const length = REPLY + bodyBytes + (payload === undefined ? 0 : payload.length);
     if (length > to.replyCapacity) {
       this.sendError(to, uniqueLo, uniqueHi, EIO);
-      return EIO;
+      return;
     }
     this.#header(length, 0, uniqueLo, uniqueHi);
     to.reply(this.head, REPLY + bodyBytes, payload);
-    return 0;
   }
 
   sendError(to: Answerable, uniqueLo: number, uniqueHi: number, errno: number): void {

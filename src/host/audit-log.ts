@@ -1,8 +1,9 @@
 /** The audit log of `porthole serve`: one JSON object a line, in the order of the decisions. */
-import { closeSync, fchmodSync, openSync, writeSync } from 'node:fs';
+import { closeSync, fchmodSync, fstatSync, openSync, writeSync } from 'node:fs';
+import { dirname, resolve } from 'node:path';
 import type { AuditRecord } from '../tree/index.ts';
 
-export interface AuditLogOptions {
+interface AuditLogOptions {
   /** A file to append to (made with mode 0600), '-' for standard output, undefined: records are dropped. */
   readonly target: string | undefined;
   readonly writeStdout: (text: string) => boolean;
@@ -10,6 +11,14 @@ export interface AuditLogOptions {
   readonly onHealth: (writable: boolean, reason: string) => void;
 }
 
+/** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
+const asLine = (record: AuditRecord): string =>
+  JSON.stringify(record).replaceAll(
+    /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g,
+    (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
+  );
+
+/** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what `record` answers. */
 export class AuditLog implements Disposable {
   readonly #options: AuditLogOptions;
   readonly #fd: number | undefined;
@@ -22,12 +31,15 @@ export class AuditLog implements Disposable {
     if (options.target === undefined || options.target === '-') return;
     try {
       this.#fd = openSync(options.target, 'a', 0o600);
-      fchmodSync(this.#fd, 0o600);
+      // A device or a pipe is everybody's: /dev/null must stay as it is.
+      if (fstatSync(this.#fd).isFile()) fchmodSync(this.#fd, 0o600);
     } catch (error) {
       const { code } = error as NodeJS.ErrnoException;
-      throw new Error(`opening the audit log "${options.target}" failed: ${code}; give a file that you may write`, {
-        cause: error,
-      });
+      const fix =
+        code === 'ENOENT'
+          ? `there is no directory "${dirname(resolve(options.target))}"; make it first`
+          : `${code}; give a file that you may write`;
+      throw new Error(`opening the audit log "${options.target}" failed: ${fix}`, { cause: error });
     }
   }
 
@@ -41,7 +53,7 @@ export class AuditLog implements Disposable {
   /** The same for several, by one write(2): all are kept or, as far as the log can tell, none. */
   recordAll(records: readonly AuditRecord[]): boolean {
     if (this.#options.target === undefined) return true;
-    const lines = records.map((record) => `${JSON.stringify(record)}\n`).join('');
+    const lines = records.map((record) => `${asLine(record)}\n`).join('');
     if (this.#fd === undefined) return this.#options.writeStdout(lines);
     return this.#append(this.#fd, lines);
   }

@@ -10,8 +10,9 @@ import {
   type ToDevice,
   type ToHost,
 } from '../device/index.ts';
+import { printable } from './printable.ts';
 
-export interface DeviceProcessOptions {
+interface DeviceProcessOptions {
   readonly config: LinkConfig;
   /** Program and arguments. Default: the device process of this checkout under this Node. */
   readonly command?: readonly [string, ...string[]];
@@ -41,6 +42,7 @@ const defaultCommand = (): readonly [string, ...string[]] => [
  */
 const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 
+/** Starts at once. Deltas and answers may be sent before it is ready. */
 export class DeviceProcess {
   readonly #child: ChildProcess;
   readonly #link: Socket;
@@ -135,6 +137,8 @@ export class DeviceProcess {
     if (this.#failure !== undefined) return this.#failure;
     const how = signal === null ? `it ended with exit code ${code}` : `it was killed by ${signal}`;
     const words = this.#lastWords.trim();
-    return words === '' ? how : `${how}; its last words:\n${words.replaceAll(/^/gm, '  ')}`;
+    if (words === '') return how;
+    const lines = words.split('\n').map((line) => `  ${printable(line)}`);
+    return `${how}; its last words:\n${lines.join('\n')}`;
   }
 }

@@ -11,14 +11,16 @@ import { writeDuration, writeSize } from './spec-units.ts';
  */
 export type ExportEntry = SpecEntry & { readonly note?: string };
 
+/** What is to be written. */
 export interface ExportedTree {
   /** Parents before children. */
   readonly entries: readonly ExportEntry[];
   readonly policy?: PolicySpec;
 }
 
+/** The text of a spec file. RangeError when an entry comes before its directory. */
 export const exportYaml = (tree: ExportedTree): string => {
-  const document = new Document();
+  const document = new Document<YAMLMap>();
   const root = new YAMLMap();
   root.add(new Pair(new Scalar('porthole'), new Scalar(1)));
   root.add(new Pair(new Scalar('metadata'), toMetadata(tree.entries)));
@@ -27,7 +29,7 @@ export const exportYaml = (tree: ExportedTree): string => {
       root.add(new Pair(new Scalar(key), document.createNode(value)));
     }
   }
-  document.contents = root as unknown as typeof document.contents;
+  document.contents = root;
   return document.toString({ lineWidth: 0, minContentWidth: 0 });
 };
 

@@ -1,6 +1,6 @@
 /** What `porthole serve` serves a tree on: checked before a device process starts, cleaned up after the last has ended. */
 import { spawnSync } from 'node:child_process';
-import { lstatSync, readFileSync, statSync, unlinkSync } from 'node:fs';
+import { accessSync, constants, lstatSync, readFileSync, realpathSync, statSync, unlinkSync } from 'node:fs';
 import { connect } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import type { LinkMount, LinkTarget, LinkVhostUser } from '../device/index.ts';
@@ -27,6 +27,7 @@ export const prepareSocket = async (path: string, gid: number | undefined): Prom
   if (statSync(dirname(full), { throwIfNoEntry: false })?.isDirectory() !== true) {
     throw new ServeError(`there is no directory "${dirname(full)}" for the socket; make it first`);
   }
+  checkAccess(dirname(full), constants.W_OK | constants.X_OK, 'make a socket there; give another path');
   const there = lstatSync(full, { throwIfNoEntry: false });
   if (there !== undefined && !there.isSocket()) {
     throw new ServeError(`"${full}" is there already and no socket; give another path, or remove it`);
@@ -52,6 +53,7 @@ const accepts = async (path: string): Promise<boolean> => {
   }
 };
 
+/** Checks that a directory can be mounted on. */
 export const prepareMount = (path: string): LinkMount => {
   const full = resolve(path);
   try {
@@ -62,17 +64,40 @@ export const prepareMount = (path: string): LinkMount => {
     if (code === 'ENOTCONN') throw new ServeError(`a dead mount is left on "${full}"; run: umount '${full}'`);
     throw error;
   }
-  return { path: full };
+  // As the kernel lists it.
+  const real = realpathSync(full);
+  if (isMounted(real)) {
+    throw new ServeError(`a FUSE file system is mounted on "${full}" already; unmount it, or give another directory`);
+  }
+  checkAccess('/dev/fuse', constants.R_OK | constants.W_OK, 'open it; mounting needs root');
+  return { path: real };
+};
+
+const checkAccess = (path: string, mode: number, purpose: string): void => {
+  try {
+    accessSync(path, mode);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'ENOENT') throw new ServeError(`there is no "${path}" on this machine; mounting needs it`);
+    throw new ServeError(`"${path}": uid ${process.getuid?.()} may not ${purpose} (${code})`);
+  }
 };
 
 /** The gid of a group by name or number. */
 export const groupId = (group: string): number => {
-  if (/^\d{1,10}$/.test(group)) return Number(group);
+  if (/^\d{1,10}$/.test(group)) return allowedGroup(group, Number(group));
   for (const line of readFileSync('/etc/group', 'utf8').split('\n')) {
     const [name, , gid] = line.split(':');
-    if (name === group) return Number(gid);
+    if (name === group) return allowedGroup(group, Number(gid));
   }
   throw new ServeError(`there is no group "${group}" on this machine; give another, or its number`);
+};
+
+/** Only root may give a file to a group that it is not in (chown(2)). */
+const allowedGroup = (group: string, gid: number): number => {
+  const own = [process.getegid?.(), ...(process.getgroups?.() ?? [])];
+  if (process.geteuid?.() === 0 || own.includes(gid)) return gid;
+  throw new ServeError(`only root, or a member of the group "${group}", may let it connect; run it as one of them`);
 };
 
 /** Removes what a device process that was killed could not: its sockets, and mounts that nobody answers any more. */

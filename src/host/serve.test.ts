@@ -6,20 +6,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { type TestContext, test } from 'node:test';
-import { setTimeout as wait } from 'node:timers/promises';
-import type { Mutation } from '../tree/index.ts';
+import { until } from '../../test/until.ts';
 import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
-const fake = [process.execPath, join(import.meta.dirname, 'fake-device.test-child.ts')] as const;
-
-const until = async <T>(look: () => Promise<T | undefined> | T | undefined, what: string): Promise<T> => {
-  for (const deadline = performance.now() + 10_000; performance.now() < deadline; await wait(10)) {
-    const found = await look();
-    if (found !== undefined) return found;
-  }
-  throw new assert.AssertionError({ message: `waited 10 s for ${what}` });
-};
+const fake = [process.execPath, join(import.meta.dirname, '../../test/host/fake-device.ts')] as const;
 
 const specText = (settings: string, more = ''): string => `porthole: 1
 metadata:
@@ -91,7 +82,7 @@ class Stage {
 
   async mutate(mutation: object): Promise<Record<string, unknown>> {
     const caller = { uid: 1000, gid: 1000, pid: 1 };
-    const answer = await this.ask({ mutation: { caller, ...mutation } as unknown as Mutation });
+    const answer = await this.ask({ mutation: { caller, ...mutation } });
     assert(answer, 'no answer');
     return answer;
   }
@@ -132,7 +123,7 @@ test('serve gives a device process the tree and commits what it sends', async (t
   assert.equal(existsSync(stage.socket), false);
   assert.deepEqual(
     stage.events.map(({ event }) => event),
-    ['loaded', 'ready', 'stopped'],
+    ['loaded', 'trouble', 'ready', 'stopped'],
   );
 });
 
@@ -140,7 +131,7 @@ test('serve refuses a mutation when the guest has been told already that it fail
   const stage = new Stage(t);
   await stage.serve(t);
   const mutation = { caller: { uid: 1000, gid: 1000, pid: 1 }, ...write(await stage.ino('/app/settings'), 'late') };
-  const outcome = await stage.ask({ mutation: mutation as unknown as Mutation, expired: true });
+  const outcome = await stage.ask({ mutation, expired: true });
   assert.equal(outcome?.['errno'], EIO);
   assert.notEqual(await stage.get('/app/settings'), 'late');
 });
@@ -149,9 +140,9 @@ test('serve loads the file again when it changes, and keeps the old tree when it
   const stage = new Stage(t);
   await stage.serve(t);
   stage.write(specText('other'));
-  await until(async () => ((await stage.get('/app/settings')) === 'other' ? true : undefined), 'the new value');
+  await until('the new value', async () => (await stage.get('/app/settings')) === 'other');
   writeFileSync(join(stage.directory, 'note.txt'), 'two');
-  await until(async () => ((await stage.get('/instance/note')) === 'two' ? true : undefined), 'the new note');
+  await until('the new note', async () => (await stage.get('/instance/note')) === 'two');
   const reloads = stage.events.filter((found) => found.event === 'reloaded');
   assert.deepEqual(
     reloads.map(({ applied, changes }) => ({ applied, changes })),
@@ -161,11 +152,31 @@ test('serve loads the file again when it changes, and keeps the old tree when it
     ],
   );
   stage.write(specText('wrong', 'polcy: []\n'));
-  const rejected = await until(() => stage.find('rejected'), 'the refusal');
+  const rejected = await until('the refusal', () => stage.find('rejected'));
   assert.match(rejected.error.message, /unknown key "polcy"\n[^]*did you mean "policy"\?/);
   assert.equal(await stage.get('/app/settings'), 'other');
   stage.write(specText('right'));
-  await until(async () => ((await stage.get('/app/settings')) === 'right' ? true : undefined), 'the mended value');
+  await until('the mended value', async () => (await stage.get('/app/settings')) === 'right');
+});
+
+test('serve tells when a spec that was wrong is right again, though nothing changed', async (t) => {
+  const stage = new Stage(t);
+  await stage.serve(t);
+  stage.write(specText('old', 'polcy: []\n'));
+  await until('the refusal', () => stage.find('rejected'));
+  stage.write(specText('old'));
+  const { changes } = await until('the reload', () => stage.find('reloaded'));
+  assert.equal(changes, 0);
+});
+
+test('serve loads the file again when a value’s file that was missing comes', async (t) => {
+  const stage = new Stage(t);
+  await stage.serve(t);
+  stage.write(specText('old').replace('note.txt', 'later.txt'));
+  const rejected = await until('the refusal', () => stage.find('rejected'));
+  assert.match(rejected.error.message, /later\.txt" failed: there is no such file/);
+  writeFileSync(join(stage.directory, 'later.txt'), 'late');
+  await until('the value', async () => (await stage.get('/instance/note')) === 'late');
 });
 
 test('Server.applied and Server.statistics answer for the device process that there is', async (t) => {
@@ -217,13 +228,13 @@ test('serve says why a device process ended and starts another', async (t) => {
   const server = await stage.serve(t);
   const pid = server.devicePid;
   await stage.ask({ do: 'exit' });
-  const ended = await until(() => stage.find('device-ended'), 'the end');
+  const ended = await until('the end', () => stage.find('device-ended'));
   assert.equal(ended.reason, 'it ended with exit code 7; its last words:\n  the fake gives up');
-  await until(async () => ((await stage.get('/instance/id')) === 'i-1' ? true : undefined), 'the next device process');
+  await until('the next device process', async () => (await stage.get('/instance/id')) === 'i-1');
   assert.notEqual(server.devicePid, pid);
   stage.events.length = 0;
   await stage.ask({ do: 'lie' });
-  const lied = await until(() => stage.find('device-ended'), 'the end');
+  const lied = await until('the end', () => stage.find('device-ended'));
   assert.equal(
     lied.reason,
     'it said what no device process may (message code 200 is not known); a guest may have taken it over',
@@ -266,9 +277,13 @@ test('serve refuses and leaves nothing behind when a target cannot be served', a
     await refusal({ deviceCommand: [join(stage.directory, 'none')] }),
     /^the device process could not start: starting it failed: spawn .* ENOENT$/,
   );
-  assert.match(
+  assert.equal(
     await refusal({ audit: join(stage.directory, 'x', 'log') }),
-    /^opening the audit log "DIR\/x\/log" failed: ENOENT/,
+    'opening the audit log "DIR/x/log" failed: there is no directory "DIR/x"; make it first',
+  );
+  assert.equal(
+    await refusal({ audit: mount }),
+    'opening the audit log "DIR/mnt" failed: EISDIR; give a file that you may write',
   );
 
   const other = createServer();
@@ -321,4 +336,15 @@ test('serve appends audit records as JSON lines to a private file', async (t) =>
       },
     ],
   );
+});
+
+test('serve tells that a restart forgets which values were read once, where nothing is kept', async (t) => {
+  const told = (stage: Stage) =>
+    stage.events.flatMap((event) => (event.event === 'trouble' && event.what.includes('once') ? [event.what] : []));
+  const forgetful = new Stage(t);
+  await forgetful.serve(t);
+  assert.equal(told(forgetful).length, 1);
+  const keeping = new Stage(t);
+  await keeping.serve(t, { stateDirectory: join(keeping.directory, 'state') });
+  assert.deepEqual(told(keeping), []);
 });

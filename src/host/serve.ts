@@ -1,23 +1,18 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
-import {
-  type LinkConfig,
-  type LinkOptions,
-  type LinkTarget,
-  linkProtocol,
-  monotonicMs,
-  type ToHost,
-} from '../device/index.ts';
+import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
 import { DeviceProcess } from './device-process.ts';
+import { printable } from './printable.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
 import { State } from './state.ts';
 
+/** What to serve, and by which ways in. */
 export interface ServeOptions {
   readonly file: string;
   /** Paths of sockets for vhost-user front ends. */
@@ -66,6 +61,7 @@ const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
 
+/** Values of the device process by name, such as `fuse.OPEN`. */
 export type Counters = Readonly<Record<string, number>>;
 
 /**
@@ -83,7 +79,6 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, {
     type: 'config',
-    protocol: linkProtocol,
     vm,
     vhostUser,
     mounts,
@@ -98,6 +93,7 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   }
 };
 
+/** What `serve` started. */
 export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
   readonly #config: LinkConfig;
@@ -106,6 +102,8 @@ export class Server implements AsyncDisposable {
   readonly #audit: AuditLog;
   readonly #state: State | undefined;
   readonly #ended = Promise.withResolvers<void>();
+  /** Whether the spec file was wrong when it was last read. */
+  #rejected = false;
   #probe: NodeJS.Timeout | undefined;
   #device: DeviceProcess | undefined;
   #unsubscribe: (() => void) | undefined;
@@ -120,6 +118,7 @@ export class Server implements AsyncDisposable {
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
   #questions = 0;
   readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
+  #hasWarnedOfOnce = false;
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
@@ -196,18 +195,32 @@ export class Server implements AsyncDisposable {
     const { vm } = this.#config;
     this.#emit({ event: 'loaded', vm, file: this.#tree.file, revision: snapshot.revision, nodes: snapshot.nodes.size });
     for (const problem of this.#tree.warnings) this.#emit({ event: 'warning', problem });
+    this.#warnOfOnce();
     this.#tree.watch({
-      onReload: ({ revision, changes, warnings }) => {
+      onReload: ({ revision, changes, changed, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
-        if (changes > 0) this.#tellReload(revision, changes);
+        this.#warnOfOnce();
+        if (changed || this.#rejected) this.#tellReload(revision, changes);
+        this.#rejected = false;
       },
-      onRejected: (error) => this.#emit({ event: 'rejected', error }),
+      onRejected: (error) => {
+        this.#rejected = true;
+        this.#emit({ event: 'rejected', error });
+      },
     });
     this.#probe = setInterval(() => this.#audit.probe(), probeMs);
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
     this.#startDevice();
     await Promise.all(ready);
+  }
+
+  /** Which values were read is known in memory alone where there is no state directory. */
+  #warnOfOnce(): void {
+    if (this.#hasWarnedOfOnce || this.#state !== undefined || !this.#tree.authority.replica.policy.hasOnce) return;
+    this.#hasWarnedOfOnce = true;
+    const what = 'a rule says "once", and there is no --state: after a restart its values can be read once more';
+    this.#emit({ event: 'trouble', what });
   }
 
   /** Ends the device process, which unmounts and removes its sockets, and closes everything. Any number of times. */
@@ -269,20 +282,28 @@ export class Server implements AsyncDisposable {
         return;
       case 'ready':
       case 'failed': {
-        const { target } = message;
-        if (!this.#isOurs(target)) return;
+        const target = this.#ours(message.target);
+        if (target === undefined) return;
         const awaited = this.#awaited.get(target.path);
         this.#awaited.delete(target.path);
         if (message.type === 'ready') {
           this.#emit({ event: 'ready', target });
           awaited?.resolve();
-        } else if (awaited === undefined) this.#emit({ event: 'failed', target, reason: message.reason });
-        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${message.reason}`));
+          return;
+        }
+        const reason = printable(message.reason);
+        if (awaited === undefined) this.#emit({ event: 'failed', target, reason });
+        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${reason}`));
         return;
       }
       case 'event':
-        if (!this.#isOurs(message.target)) return;
-        this.#emit({ event: 'target', target: message.target, what: message.event, detail: message.detail });
+        if (this.#ours(message.target) === undefined) return;
+        this.#emit({
+          event: 'target',
+          target: message.target,
+          what: message.event,
+          detail: printable(message.detail),
+        });
         return;
       case 'applied':
         this.#deviceApplied(message.revision);
@@ -333,8 +354,9 @@ export class Server implements AsyncDisposable {
     for (const waiting of this.#unapplied) if (waiting.revision <= revision) waiting.tell(true);
   }
 
-  #isOurs(target: LinkTarget): boolean {
-    return this.#targets.some(({ kind, path }) => kind === target.kind && path === target.path);
+  /** A target that was asked for, whatever else the device process may name. */
+  #ours(target: LinkTarget): LinkTarget | undefined {
+    return this.#targets.find(({ kind, path }) => kind === target.kind && path === target.path);
   }
 
   #onDeviceEnd(reason: string | undefined): void {

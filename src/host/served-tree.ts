@@ -1,8 +1,8 @@
 /** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
 import { resolve } from 'node:path';
 import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
-import { type LoadedSpec, loadSpecOrThrow } from './spec-file.ts';
-import type { SpecError, SpecProblem } from './spec-problem.ts';
+import { type LoadedSpec, loadSpec } from './spec-file.ts';
+import { SpecError, type SpecProblem } from './spec-problem.ts';
 import { SpecWatch } from './spec-watch.ts';
 import { digestOf, type State } from './state.ts';
 
@@ -19,8 +19,10 @@ export interface ServedTreeOptions {
 
 export interface Reload {
   readonly revision: number;
-  /** Paths that changed. 0: the file says what it said before. */
+  /** Paths that changed. */
   readonly changes: number;
+  /** False: the file says what it said before. True without changes: rules alone. */
+  readonly changed: boolean;
   readonly warnings: readonly SpecProblem[];
 }
 
@@ -30,10 +32,11 @@ export interface ReloadWatcher {
   onRejected(error: SpecError | Error): void;
 }
 
+/** Loads the tree from the spec and the state, and keeps it in step with the file once `watch` is called. */
 export class ServedTree implements Disposable {
   readonly authority: Authority;
   readonly file: string;
-  readonly warnings: readonly SpecProblem[];
+  #warnings: readonly SpecProblem[];
   #references: readonly string[];
   #watch: SpecWatch | undefined;
 
@@ -42,7 +45,7 @@ export class ServedTree implements Disposable {
     const { vm, audit, wallMs, state } = options;
     this.file = resolve(options.file);
     const { spec, references, problems } = options.loaded;
-    this.warnings = problems;
+    this.#warnings = problems;
     this.#references = references;
     const restored = state?.restore();
     const writable = state?.readOnly === false ? state : undefined;
@@ -58,28 +61,29 @@ export class ServedTree implements Disposable {
     writable?.rememberSpecFile(this.file);
   }
 
+  get warnings(): readonly SpecProblem[] {
+    return this.#warnings;
+  }
+
   /** Loads the file again whenever it, or a file that its values come from, changes. */
   watch(watcher: ReloadWatcher): void {
-    this.#watch ??= new SpecWatch({ file: this.file, onChange: () => this.reload(watcher) });
+    this.#watch ??= new SpecWatch(this.file, () => this.reload(watcher));
     this.#watch.follow(this.#references);
   }
 
   reload(watcher: ReloadWatcher): void {
-    let spec: Spec;
-    let warnings: readonly SpecProblem[];
+    const { spec, problems, references } = loadSpec(this.file);
+    // Those of a spec with an error too: a file that it misses may come.
+    this.#references = spec === undefined ? [...new Set([...this.#references, ...references])] : references;
+    this.#watch?.follow(this.#references);
+    if (spec === undefined) return watcher.onRejected(new SpecError(problems));
     try {
-      const loaded = loadSpecOrThrow(this.file);
-      ({ spec } = loaded);
-      warnings = loaded.problems;
-      this.#references = loaded.references;
-      this.#watch?.follow(this.#references);
-    } catch (error) {
-      watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
-      return;
-    }
-    try {
+      const before = this.authority.snapshot.revision;
       const { revision, changes } = this.authority.load(spec);
-      watcher.onReload({ revision, changes: changes.length, warnings });
+      const changed = revision !== before;
+      const warnings = JSON.stringify(problems) === JSON.stringify(this.#warnings) ? [] : problems;
+      this.#warnings = problems;
+      watcher.onReload({ revision, changes: changes.length, changed, warnings });
     } catch (error) {
       watcher.onRejected(error instanceof Error ? error : new Error(String(error)));
     }

@@ -12,7 +12,6 @@ import {
   type Scalar,
   visit,
   type YAMLMap,
-  type YAMLSeq,
 } from 'yaml';
 import { nearest } from './near-miss.ts';
 import type { SpecProblem } from './spec-problem.ts';
@@ -227,4 +226,4 @@ export const kindOf = (node: Node | null): string => {
   return 'an alias';
 };
 
-export { isMap, isScalar, isSeq, type Node, type Scalar, type YAMLMap, type YAMLSeq };
+export { isMap, isScalar, isSeq, type Node };

@@ -7,8 +7,10 @@ import { readMetadata } from './spec-metadata.ts';
 import { type PolicySections, readPolicy } from './spec-policy.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
 
+/** The sections of a spec file. */
 export const topKeyNames: readonly string[] = ['porthole', 'metadata', 'users', 'groups', 'policy', 'quota'];
 
+/** What reading a spec file gave. */
 export interface LoadedSpec {
   /** Undefined when there is an error among the problems. */
   readonly spec: Spec | undefined;
@@ -30,6 +32,8 @@ export const loadSpec = (file: string): LoadedSpec => {
     const { code } = error as NodeJS.ErrnoException;
     if (code === 'ENOENT') return failed(file, 'there is no such file');
     if (code === 'ERR_ENCODING_INVALID_ENCODED_DATA') return failed(file, 'the file is not UTF-8 text');
+    if (code === 'EISDIR') return failed(file, 'this is a directory; give the spec file in it');
+    if (code === 'EACCES') return failed(file, `uid ${process.getuid?.()} may not read it`);
     return failed(file, `reading the file failed: ${code ?? String(error)}`);
   }
   return parseSpec(text, file);

@@ -24,7 +24,7 @@ const totalBytes = 512 * 1024 * 1024;
 
 const text = new TextEncoder();
 
-export interface Metadata {
+interface Metadata {
   readonly entries: readonly SpecEntry[];
   /** Absolute paths of the files that `file:` values name, to be watched. */
   readonly references: readonly string[];

@@ -1,10 +1,11 @@
 /** What is wrong with a spec file, said so that a person can put it right. */
 
+/** One mistake, with its place. */
 export interface SpecProblem {
   /** A warning does not keep the file from being loaded. */
   readonly severity: 'error' | 'warning';
   readonly file: string;
-  /** 1-based. */
+  /** 1-based; 0 where it is about the file as a whole. */
   readonly line: number;
   /** 1-based, in characters of the line. */
   readonly column: number;
@@ -39,7 +40,7 @@ export interface Paint {
   dim(text: string): string;
 }
 
-export const noPaint: Paint = {
+const noPaint: Paint = {
   error: (text) => text,
   warning: (text) => text,
   strong: (text) => text,
@@ -64,6 +65,7 @@ export const formatProblem = (problem: SpecProblem, paint: Paint = noPaint): str
   return lines.join('\n');
 };
 
+/** The first 20 problems, and how many there are. */
 export const formatProblems = (problems: readonly SpecProblem[], paint: Paint = noPaint): string => {
   const errors = problems.filter((problem) => problem.severity === 'error').length;
   const shown = problems.slice(0, problemsShown).map((problem) => formatProblem(problem, paint));

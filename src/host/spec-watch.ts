@@ -1,15 +1,11 @@
-/** Tells when a spec file, or a file that its values come from, may have changed. */
+/** Tells when a spec file, or a file that its values come from, may have changed since it was last read. */
 import { type FSWatcher, statSync, watch } from 'node:fs';
 import { dirname } from 'node:path';
 
-export interface SpecWatchOptions {
-  readonly file: string;
-  readonly onChange: () => void;
-  /** How long the files must have been quiet. Default 50. */
-  readonly settleMs?: number;
-  /** How often the files are looked at where the file system tells nothing (network file systems). Default 1000. */
-  readonly pollMs?: number;
-}
+/** How long the files must have been quiet. */
+const settleMs = 50;
+/** How often the files are looked at where the file system tells nothing (network file systems). */
+const pollMs = 1_000;
 
 /**
  * Watches directories rather than files, because editors replace files by renaming; and compares what stat(2) says, so that
@@ -18,20 +14,20 @@ export interface SpecWatchOptions {
 export class SpecWatch implements Disposable {
   readonly #file: string;
   readonly #onChange: () => void;
-  readonly #settleMs: number;
   readonly #poll: NodeJS.Timeout;
   readonly #directories = new Map<string, FSWatcher | undefined>();
   #references: readonly string[] = [];
   #seen: string;
   #settling: NodeJS.Timeout | undefined;
 
-  constructor(options: SpecWatchOptions) {
-    this.#file = options.file;
-    this.#onChange = options.onChange;
-    this.#settleMs = options.settleMs ?? 50;
+  constructor(file: string, onChange: () => void) {
+    this.#file = file;
+    this.#onChange = onChange;
     this.#watchDirectories();
     this.#seen = this.#look();
-    this.#poll = setInterval(() => this.#compare(), options.pollMs ?? 1_000);
+    // What was loaded was read before: a change between the two would never be seen.
+    this.#settle();
+    this.#poll = setInterval(() => this.#compare(), pollMs);
   }
 
   /** Files to be watched beside the spec file. */
@@ -40,6 +36,7 @@ export class SpecWatch implements Disposable {
     this.#references = references;
     this.#watchDirectories();
     this.#seen = this.#look();
+    this.#settle();
   }
 
   #watchDirectories(): void {
@@ -72,8 +69,12 @@ export class SpecWatch implements Disposable {
     const now = this.#look();
     if (now === this.#seen) return;
     this.#seen = now;
+    this.#settle();
+  }
+
+  #settle(): void {
     clearTimeout(this.#settling);
-    this.#settling = setTimeout(() => this.#onChange(), this.#settleMs);
+    this.#settling = setTimeout(() => this.#onChange(), settleMs);
   }
 
   #look(): string {

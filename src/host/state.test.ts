@@ -5,9 +5,9 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { keptFor } from '../../test/host/kept-node.ts';
 import { StateFile, StoreError } from '../store/index.ts';
 import type { Kept } from '../tree/index.ts';
-import { keptFor } from './state.test-support.ts';
 import { State } from './state.ts';
 
 const temporary = (t: TestContext): string => {
@@ -71,7 +71,7 @@ test('State holds every told commit, and whole ones only, when its process is ki
   const directory = join(temporary(t), 'state');
   let told = 0;
   for (let round = 0; round < 4; round++) {
-    const child = spawn(process.execPath, [join(import.meta.dirname, 'state-writer.test-child.ts'), directory], {
+    const child = spawn(process.execPath, [join(import.meta.dirname, '../../test/host/state-writer.ts'), directory], {
       stdio: ['ignore', 'pipe', 'inherit'],
     });
     t.after(() => child.kill('SIGKILL'));
@@ -97,7 +97,7 @@ test('State holds every told commit, and whole ones only, when its process is ki
       newest.set(16 + (revision % 7), revision);
       newest.set(32 + (revision % 5), revision);
     }
-    const expected = [...newest].sort(([a], [b]) => a - b).map(([ino, revision]) => keptFor(ino, revision));
+    const expected = [...newest].toSorted(([a], [b]) => a - b).map(([ino, revision]) => keptFor(ino, revision));
     assert.deepEqual(restored.nodes, expected);
     told = restored.revision;
   }

@@ -8,7 +8,11 @@ export const prepareDirectory = (directory: string): void => {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
   } catch (error) {
-    throw new StoreError('STORE_FAILED', `making the state directory "${directory}" failed: ${codeOf(error)}`, error);
+    throw new StoreError(
+      'STORE_FAILED',
+      `making the state directory "${directory}" failed: ${codeOf(error)}; give a directory that you may write`,
+      error,
+    );
   }
   const { mode, uid } = statSync(directory);
   if ((mode & 0o077) !== 0) {

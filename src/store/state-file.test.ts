@@ -51,7 +51,7 @@ test('StateFile gives back what was committed when it is opened again', (t) => {
       using store = new StateFile({ directory });
       const expected = [...model]
         .filter(([key]) => key.startsWith(prefix))
-        .sort(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
+        .toSorted(([a], [b]) => Buffer.compare(Buffer.from(a), Buffer.from(b)))
         .map(([key, value]) => ({ key, value: Uint8Array.from(value) }));
       assert.deepEqual(
         store.scan(prefix).map(({ key, value }) => ({ key, value: Uint8Array.from(value) })),

@@ -34,6 +34,7 @@ const applicationId = 0x504f5254;
 /** Rises when tables change (PRAGMA user_version). */
 const schemaVersion = 1;
 
+/** Open from its construction on; `get`, `scan` and `commit` throw a StoreError when they fail. */
 export class StateFile implements Disposable {
   readonly directory: string;
   readonly #database: DatabaseSync;

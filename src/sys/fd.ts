@@ -5,11 +5,9 @@ import * as libc from './libc.ts';
 const { result } = libc;
 
 /** fcntl(2) commands and flags. */
-const F_SETFD = 2;
 const F_GETFL = 3;
 const F_SETFL = 4;
 const F_DUPFD_CLOEXEC = 1030;
-const FD_CLOEXEC = 1;
 const O_NONBLOCK = 0o4000;
 
 /** Reads into the first `bytes` bytes of `buffer` (all of it by default). 0 is the end. Never allocates. */
@@ -51,14 +49,12 @@ export const close = (fd: number): number => result(libc.close(fd));
 /** A second descriptor of the same open file, closed on exec. */
 export const duplicate = (fd: number): number => result(libc.fcntl(fd, F_DUPFD_CLOEXEC, 0));
 
+/** Sets or clears O_NONBLOCK, for everybody who has this open file. */
 export function setNonBlocking(fd: number, nonBlocking: boolean): number {
   const flags = result(libc.fcntl(fd, F_GETFL, 0));
   if (flags < 0) return flags;
   return result(libc.fcntl(fd, F_SETFL, nonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
 }
-
-export const setCloseOnExec = (fd: number, closeOnExec: boolean): number =>
-  result(libc.fcntl(fd, F_SETFD, closeOnExec ? FD_CLOEXEC : 0));
 
 /** `struct stat` on x86-64 and arm64: st_size at 48, st_blksize at 56 on both. */
 const stat = new DataView(new ArrayBuffer(256));
@@ -78,12 +74,11 @@ export function blockSize(fd: number): number {
   return error < 0 ? error : stat.getUint32(ST_BLKSIZE, true);
 }
 
+/** ftruncate(2). */
 export const truncate = (fd: number, sizeBytes: number): number => result(libc.ftruncate(fd, sizeBytes));
 
 export const POLLIN = 1;
 export const POLLOUT = 4;
-export const POLLERR = 8;
-export const POLLHUP = 16;
 
 const one = new DataView(new ArrayBuffer(8));
 /** Waits until `fd` shows one of `events` (POLLIN …); returns the events shown, or 0 when `timeoutMs` has passed. */

@@ -16,13 +16,12 @@ const bind = <F extends (...args: never[]) => unknown>(declaration: string): F =
  * A pointer argument. Must stand on an ArrayBuffer that was made as such (`new Uint8Array(n)` up to 64 bytes may lie on the
  * moving heap until its `buffer` is asked for; koffi asks).
  */
-export type Pointer = ArrayBufferView | null;
+type Pointer = ArrayBufferView | null;
 type Call<A extends unknown[]> = (...args: A) => number;
 
 export const read = bind<Call<[number, Pointer, number]>>('long read(int fd, void *buf, size_t n)');
 export const write = bind<Call<[number, Pointer, number]>>('long write(int fd, const void *buf, size_t n)');
 export const close = bind<Call<[number]>>('int close(int fd)');
-export const dup = bind<Call<[number]>>('int dup(int fd)');
 export const fcntl = bind<Call<[number, number, number]>>('int fcntl(int fd, int cmd, long arg)');
 export const fstat = bind<Call<[number, Pointer]>>('int fstat(int fd, void *buf)');
 export const ftruncate = bind<Call<[number, number]>>('int ftruncate(int fd, int64_t length)');
@@ -34,16 +33,6 @@ export const epollWait = bind<Call<[number, Pointer, number, number]>>('int epol
 
 export const eventfd = bind<Call<[number, number]>>('int eventfd(unsigned int value, int flags)');
 export const timerfdCreate = bind<Call<[number, number]>>('int timerfd_create(int clock, int flags)');
-export const timerfdSettime = bind<Call<[number, number, Pointer, Pointer]>>(
-  'int timerfd_settime(int fd, int flags, const void *value, void *old)',
-);
-export const pthreadSigmask = bind<Call<[number, Pointer, Pointer]>>(
-  'int pthread_sigmask(int how, const void *set, void *old)',
-);
-export const signalfd = bind<Call<[number, Pointer, number]>>('int signalfd(int fd, const void *mask, int flags)');
-export const prctl = bind<Call<[number, number, number, number, number]>>(
-  'int prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)',
-);
 
 export const memfdCreate = bind<Call<[string, number]>>('int memfd_create(const char *name, unsigned int flags)');
 export const mmap = bind<Call<[number, number, number, number, number, number]>>(
@@ -61,9 +50,6 @@ export const accept4 = bind<Call<[number, Pointer, Pointer, number]>>(
   'int accept4(int fd, void *a, void *n, int flags)',
 );
 export const connect = bind<Call<[number, Pointer, number]>>('int connect(int fd, const void *addr, unsigned int n)');
-export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>(
-  'int getsockopt(int fd, int level, int name, void *value, void *n)',
-);
 export const shutdown = bind<Call<[number, number]>>('int shutdown(int fd, int how)');
 export const send = bind<Call<[number, Pointer, number, number]>>(
   'long send(int fd, const void *buf, size_t n, int flags)',

@@ -8,7 +8,6 @@ const MFD_CLOEXEC = 1;
 const MFD_ALLOW_SEALING = 2;
 const F_ADD_SEALS = 1033;
 const F_GET_SEALS = 1034;
-export const F_SEAL_SEAL = 1;
 export const F_SEAL_SHRINK = 2;
 export const F_SEAL_GROW = 4;
 export const F_SEAL_WRITE = 8;
@@ -23,6 +22,7 @@ export function memfd(name: string, sizeBytes: number): number {
   return error;
 }
 
+/** Adds F_SEAL_* bits to a memfd; they can't be taken back. */
 export const addSeals = (fd: number, seals: number): number => result(libc.fcntl(fd, F_ADD_SEALS, seals));
 
 /** The seals of a memfd; -EINVAL for what is not one. */
@@ -67,10 +67,6 @@ export class Mapping {
   get buffer(): ArrayBuffer {
     if (this.#buffer === undefined) throw new Error('this memory is no longer mapped');
     return this.#buffer;
-  }
-
-  get isMapped(): boolean {
-    return this.#buffer !== undefined;
   }
 
   unmap(): void {

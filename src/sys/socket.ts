@@ -1,4 +1,4 @@
-/** Unix sockets with descriptors in their messages (SCM_RIGHTS), and who is at the other end (SO_PEERCRED). */
+/** Unix sockets with descriptors in their messages (SCM_RIGHTS). */
 import { EINVAL, ENAMETOOLONG, EPROTO } from '../wire/index.ts';
 import * as libc from './libc.ts';
 
@@ -9,7 +9,6 @@ const SOCK_STREAM = 1;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
-const SO_PEERCRED = 17;
 const SCM_RIGHTS = 1;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
@@ -62,21 +61,6 @@ export function connectUnix(path: string): number {
   if (error === 0) return fd;
   libc.close(fd);
   return error;
-}
-
-export interface PeerCredentials {
-  pid: number;
-  uid: number;
-  gid: number;
-}
-
-/** Who connected: ids as of the connect(2). */
-export function peerCredentials(fd: number): PeerCredentials | number {
-  const ucred = new Uint32Array(new ArrayBuffer(12));
-  const length = new Uint32Array(new ArrayBuffer(4));
-  length[0] = 12;
-  const error = result(libc.getsockopt(fd, SOL_SOCKET, SO_PEERCRED, ucred, length));
-  return error < 0 ? error : { pid: ucred[0]!, uid: ucred[1]!, gid: ucred[2]! };
 }
 
 /** Sends without waiting and without SIGPIPE; may be short. */

@@ -98,19 +98,6 @@ test('eventfd wakes epoll and counts down', () => {
   for (const fd of fds) sys.close(fd);
 });
 
-test('timerfd expires once when it is armed and never when disarmed', () => {
-  const fd = sys.timerfd();
-  const start = performance.now();
-  assert.equal(sys.armTimerfd(fd, 2.5), 0);
-  assert.equal(sys.pollOne(fd, sys.POLLIN, 1000), sys.POLLIN);
-  assert.ok(performance.now() - start >= 2.4);
-  sys.drainEventfd(fd);
-  sys.armTimerfd(fd, 1);
-  sys.armTimerfd(fd, Number.POSITIVE_INFINITY);
-  assert.equal(sys.pollOne(fd, sys.POLLIN, 20), 0);
-  sys.close(fd);
-});
-
 test('uvBackendFd becomes readable when Node has something to do', async () => {
   const fd = sys.uvBackendFd();
   assert.match(readlinkSync(`/proc/self/fd/${fd}`), /eventpoll/);
@@ -165,7 +152,7 @@ test('receiveWithFds closes what came when more came than fits', () => {
   for (const fd of [next, memory, ...pair]) sys.close(fd);
 });
 
-test('peerCredentials and unix sockets tell who connected', async () => {
+test('unix sockets carry bytes, and send answers EPIPE when the other end is gone', async () => {
   const dir = await mkdtemp('/tmp/porthole-sys-');
   const at = path.join(dir, 's');
   const listener = sys.listenUnix(at);
@@ -173,11 +160,6 @@ test('peerCredentials and unix sockets tell who connected', async () => {
   assert.equal(sys.accept(listener), -EAGAIN);
   const client = sys.connectUnix(at);
   const server = sys.accept(listener);
-  assert.deepEqual(sys.peerCredentials(server), {
-    pid: process.pid,
-    uid: process.getuid?.(),
-    gid: process.getgid?.(),
-  });
   assert.equal(sys.send(client, Uint8Array.of(5, 6), 2), 2);
   const buffer = new Uint8Array(4);
   assert.equal(sys.read(server, buffer), 2);

@@ -11,7 +11,8 @@ type Membership = (typeof Member)[keyof typeof Member];
 
 /**
  * Whether the caller is in a group. A member list in the spec is the whole truth for what was made outside. Other groups:
- * the caller's own gid and supplementary groups, and beyond these only the guest's kernel knows, where it has checked.
+ * the caller's own gid and supplementary groups, and beyond these only the guest's kernel knows, where it has checked. It has
+ * checked nothing of what is `hidden` (whether a name is there is ours to say), nor where the shown bits let everybody pass.
  */
 function membership(
   policy: Policy,
@@ -25,7 +26,8 @@ function membership(
   if (members !== undefined) return members.has(caller.uid) ? Member.yes : Member.no;
   if (caller.gid === gid || caller.groups?.includes(gid) === true) return Member.yes;
   if (policy.members(gid)?.has(caller.uid) === true) return Member.yes;
-  return way.kernelChecks && caller.groups === undefined && !effective.hostDecides ? Member.unknown : Member.no;
+  const kernelKnows = way.kernelChecks && caller.groups === undefined && !effective.hostDecides && !effective.hidden;
+  return kernelKnows ? Member.unknown : Member.no;
 }
 
 /** Whether mode and ACL grant `mask` to the caller by acl(5)'s access check algorithm, root's override aside. */

@@ -2,6 +2,7 @@
 import type { Acl, AclEntry } from './node.ts';
 import { limits } from './spec.ts';
 
+/** Names of the extended attributes that carry ACLs (acl(5)). */
 export const ACCESS_XATTR = 'system.posix_acl_access';
 export const DEFAULT_XATTR = 'system.posix_acl_default';
 

@@ -3,7 +3,6 @@ export interface AuditRecord {
   /** ISO 8601 with milliseconds, UTC. */
   readonly time: string;
   readonly vm: string;
-  readonly boot?: string;
   readonly way: string;
   readonly operation: string;
   readonly path: string;

@@ -55,6 +55,7 @@ interface Kind {
   dropped: number;
 }
 
+/** One for each place that decides: a file system for opens and denials, the authority for changes. */
 export class Auditor {
   readonly #vm: string;
   readonly #sink: AuditSink;

@@ -2,7 +2,7 @@
  * The one place where a tree changes. Decides every mutation, applies it to the next snapshot, has it kept, and only then
  * publishes it. Everything is synchronous: a mutation is one step that nobody sees the middle of.
  */
-import { EIO, EOVERFLOW } from '../wire/index.ts';
+import { EIO, EOVERFLOW, S_IFMT, S_IFREG } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
@@ -82,6 +82,7 @@ interface Listener {
   readonly since: number;
 }
 
+/** Owns one tree: everything that changes it goes through `load` and `commit`. */
 export class Authority {
   readonly #options: AuthorityOptions;
   readonly #replica = new Replica();
@@ -395,11 +396,14 @@ export class Authority {
     return nodes;
   }
 
-  /** Replicas never hold the value of a `once` node. */
+  /** Replicas never hold the value of a `once` file. What a link says is no value: nothing ever burns it. */
   #forReplica(delta: Delta): Delta {
     const { policy, snapshot } = this.#replica;
     const put = delta.put.map((node) =>
-      node.bytes !== undefined && node.sizeBytes > 0 && policy.effective(snapshot.path(node)).once
+      node.bytes !== undefined &&
+      node.sizeBytes > 0 &&
+      (node.mode & S_IFMT) === S_IFREG &&
+      policy.effective(snapshot.path(node)).once
         ? { ...node, bytes: undefined }
         : node,
     );

@@ -31,6 +31,7 @@ export interface Way {
   readonly heartbeatMs: number;
 }
 
+/** The ways in that there are. */
 export const ways = {
   direct: { name: 'direct', kernelChecks: false, provesProgram: true, provesUnit: true, heartbeatMs: 30_000 },
   virtiofs: { name: 'virtiofs', kernelChecks: true, provesProgram: false, provesUnit: false, heartbeatMs: 2_000 },

@@ -250,3 +250,37 @@ test('/.changes can not be written, whatever a rule says', () => {
   assert.notEqual(world.commit(write).errno, 0);
   assert.notEqual(world.commit({ op: 'truncate', caller: app, ino: 2, sizeBytes: 5, grantedAtOpen: false }).errno, 0);
 });
+
+test('a reader is told nothing of what only a group may read that it is in for all that is known, though a kernel checks', () => {
+  const spec = (value: string): WorldSpec => ({
+    content: { instance: { ours: { key: value } } },
+    rules: [
+      { path: '/instance/ours', group: 50, mode: 0o750 },
+      { path: '/instance/ours/key', group: 50, mode: 0o440 },
+    ],
+  });
+  const world = new World(spec('1'));
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const stranger = new Reader(fileSystem, as(2000));
+  const member = new Reader(fileSystem, { uid: 1000, gid: 50, pid: 1 });
+  world.load(spec('2'));
+  assert.deepEqual(told(stranger.drain()), []);
+  assert.deepEqual(told(member.drain()), ['changed /instance/ours/key']);
+});
+
+test('a reader is told nothing of what lies in a directory that is hidden from it, though it may search it', () => {
+  const spec = (value: string): WorldSpec => ({
+    content: { instance: { ghost: { key: value } } },
+    rules: [
+      { path: '/instance/ghost', owner: 1000, mode: 0o711, hidden: true },
+      { path: '/instance/ghost/key', mode: 0o444 },
+    ],
+  });
+  const world = new World(spec('1'));
+  const fileSystem = world.fileSystem(ways.direct);
+  const stranger = new Reader(fileSystem, as(2000));
+  const owner = new Reader(fileSystem, app);
+  world.load(spec('2'));
+  assert.deepEqual(told(stranger.drain()), []);
+  assert.deepEqual(told(owner.drain()), ['changed /instance/ghost/key']);
+});

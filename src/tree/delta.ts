@@ -21,11 +21,13 @@ export interface Delta {
   readonly usage: Usage;
 }
 
+/** Of what guests made, and of what was made outside and a guest has written. */
 export interface Usage {
   readonly bytes: number;
   readonly nodes: number;
 }
 
+/** `created` and `removed` are of a path: a rename is one of each. `attributes`: all but the bytes or entries. */
 export interface Change {
   readonly ino: number;
   readonly path: string;
@@ -47,6 +49,16 @@ export function changesBetween(before: Snapshot, after: Snapshot, touched: Reado
     else if (!isDirectory(now!)) changes.push({ ino, path, what: 'changed' });
   }
   return changes;
+}
+
+/** With every other node too: a new policy may change what anybody may see of what itself stays as it was. */
+export function withJudgedAnew(changes: readonly Change[], snapshot: Snapshot): Change[] {
+  const told = new Set(changes.map(({ ino }) => ino));
+  const others = [...snapshot.nodes.values()].filter(({ ino }) => !told.has(ino));
+  return [
+    ...changes,
+    ...others.map((node): Change => ({ ino: node.ino, path: snapshot.path(node), what: 'attributes' })),
+  ];
 }
 
 /** The nodes that got another path because a directory above them moved. */

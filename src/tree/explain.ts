@@ -6,12 +6,13 @@ import { type Node, ROOT_INO } from './node.ts';
 import { type Effective, ruleName } from './policy.ts';
 import type { Replica } from './replica.ts';
 
-export interface Verdict {
+interface Verdict {
   readonly allowed: boolean;
   /** What decided: `mode 0400`, `root: deny`, `program`, `burned`, … */
   readonly because: string;
 }
 
+/** What the policy says of one node for one caller. */
 export interface Explanation {
   readonly path: string;
   readonly type: 'directory' | 'file' | 'symlink';
@@ -24,7 +25,7 @@ export interface Explanation {
   readonly read: Verdict;
   readonly write: Verdict;
   readonly search: Verdict;
-  /** The nearest ancestor that the caller may not search, or undefined. */
+  /** The first directory on the way from the root that the caller may not search, or undefined. */
   readonly stoppedAt: string | undefined;
   /** The caller is not told that it exists. */
   readonly hidden: boolean;
@@ -36,6 +37,7 @@ export interface Explanation {
 
 const octal = (mode: number): string => `0${(mode & 0o7777).toString(8).padStart(3, '0')}`;
 
+/** `wallMs`: when the caller asks, in milliseconds since the epoch. Nothing is recorded for the audit. */
 export function explain(replica: Replica, way: Way, node: Node, caller: Caller, wallMs: number): Explanation {
   const { effective, shownMode, entriesLocked } = replica.facts(node);
   const type = node.mode & S_IFMT;
@@ -88,7 +90,7 @@ function stoppedAt(replica: Replica, way: Way, node: Node, caller: Caller, wallM
 }
 
 /** The special keys in force, as they are written in a rule. */
-export function specialKeys(effective: Effective): string[] {
+function specialKeys(effective: Effective): string[] {
   const words: string[] = [];
   if (effective.rootDenied) words.push('root: deny');
   if (effective.hostDecides) words.push('decide: host');

@@ -1,6 +1,6 @@
 import type { Caller, Way } from './caller.ts';
 import type { Change } from './delta.ts';
-import type { Node } from './node.ts';
+import type { Node, Time } from './node.ts';
 import type { Caching } from './replica.ts';
 
 /** Answer of a read that has to wait: call `waitRead`. No errno has this value. */
@@ -35,15 +35,17 @@ export interface DirectoryEntry {
 /** Called exactly once. `errno` 0: `value` holds. */
 export type Done<T = undefined> = (errno: number, value: T | undefined) => void;
 
+/** What setattr shall change; a missing key stays. Permission bits 0 to 07777; times may be 'now'. */
 export interface SetAttributes {
   readonly mode?: number | undefined;
   readonly uid?: number | undefined;
   readonly gid?: number | undefined;
   readonly sizeBytes?: number | undefined;
-  readonly atime?: { readonly sec: number; readonly nsec: number } | 'now' | undefined;
-  readonly mtime?: { readonly sec: number; readonly nsec: number } | 'now' | undefined;
+  readonly atime?: Time | 'now' | undefined;
+  readonly mtime?: Time | 'now' | undefined;
 }
 
+/** statfs(2): the quota, and what guests have used of it. */
 export interface StatFs {
   readonly blockSizeBytes: number;
   readonly blocks: number;
@@ -133,7 +135,7 @@ export interface FileSystem {
   setxattr(caller: Caller, ino: number, name: string, value: Uint8Array, flags: number, done: Done): void;
   removexattr(caller: Caller, ino: number, name: string, done: Done): void;
   statfs(): StatFs;
-  /** Tells of every commit after it is visible here. Returns how to stop. */
+  /** Tells of every commit after it is visible here; of every node when the policy is another. Returns how to stop. */
   subscribe(listener: (changes: readonly Change[]) => void): () => void;
   /** Gives every waiting reader a heartbeat line now. */
   flushWaiters(): void;

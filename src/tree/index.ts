@@ -4,7 +4,7 @@ export { Authority, type AuthorityOptions, type Commit, type Kept, type Restored
 export { type Caller, type Way, ways } from './caller.ts';
 export type { Clock } from './clock.ts';
 export type { Change, Delta, Usage } from './delta.ts';
-export { type Explanation, explain, type Verdict } from './explain.ts';
+export { type Explanation, explain } from './explain.ts';
 export {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -13,14 +13,11 @@ export {
   type Handle,
   PENDING,
   type SetAttributes,
-  type StatFs,
 } from './file-system.ts';
 export type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
-export { checkName, utf8Bytes } from './name.ts';
 export { type Acl, type AclEntry, type Node, ROOT_INO, type Time } from './node.ts';
-export { CHANGES_NAME, Policy, ruleName } from './policy.ts';
+export { CHANGES_NAME, Policy } from './policy.ts';
 export { type Caching, Replica } from './replica.ts';
-export { Snapshot } from './snapshot.ts';
 export {
   defaultQuota,
   type Group,
@@ -32,4 +29,4 @@ export {
   type Spec,
   type SpecEntry,
 } from './spec.ts';
-export { TreeFileSystem, type TreeFileSystemOptions } from './tree-file-system.ts';
+export { TreeFileSystem } from './tree-file-system.ts';

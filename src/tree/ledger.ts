@@ -32,8 +32,9 @@ interface Growth {
 const nothing: Entry = { uid: 0, bytes: 0, nodes: 0 };
 
 /** Tells of a file made outside whether the bytes that it has in a draft are a guest's. */
-export type GuestWritten = (ino: number) => boolean;
+type GuestWritten = (ino: number) => boolean;
 
+/** Bytes and nodes of the VM, of each uid, and of what lies under each path that a rule bounds. */
 export class Ledger {
   #total: Account = { bytes: 0, nodes: 0 };
   readonly #byUid = new Map<number, Account>();

@@ -104,6 +104,10 @@ const decide = (context: MutationContext, node: Node, caller: Caller, mask: numb
 const reachable = ({ replica, way, wallMs }: MutationContext, node: Node, caller: Caller): boolean =>
   replica.reachable(way, node, caller, wallMs);
 
+/** Whether the caller must not learn from an errno that a name is there. */
+const hides = ({ replica, way, wallMs }: MutationContext, node: Node, caller: Caller): boolean =>
+  replica.hides(way, node, caller, wallMs);
+
 /** Marks a directory's entries as changed. */
 function touchDirectory({ draft, now }: MutationContext, ino: number): void {
   const directory = draft.node(ino)!;
@@ -144,8 +148,10 @@ function make(
   if (bad !== 0) return refuse(bad);
   const parent = directoryOf(context, parentIno, caller);
   if (typeof parent === 'number') return refuse(parent, draft.node(parentIno));
-  if (draft.child(parentIno, name) !== undefined) return refuse(EEXIST);
+  const there = draft.child(parentIno, name);
+  if (there !== undefined && !hides(context, there, caller)) return refuse(EEXIST);
   if (!mayChangeEntries(context, parent, caller)) return refuse(EACCES, parent);
+  if (there !== undefined) return refuse(EEXIST);
   if (depth(draft, parent) + 1 > limits.depth) return refuse(ENAMETOOLONG);
   let mode = type === S_IFLNK ? 0o777 : (mutation as Of<'create'>).mode & 0o7777;
   let acl: Node['acl'];
@@ -232,7 +238,7 @@ function unlink({ caller, parentIno, name }: Of<'unlink'>, context: MutationCont
   const parent = directoryOf(context, parentIno, caller);
   if (typeof parent === 'number') return refuse(parent, draft.node(parentIno));
   const node = draft.child(parentIno, name);
-  if (node === undefined) return refuse(ENOENT);
+  if (node === undefined || hides(context, node, caller)) return refuse(ENOENT);
   const errno = mayRemove(context, parent, node, caller);
   if (errno !== 0) return refuse(errno, node);
   if (isDirectory(node)) return refuse(EISDIR);
@@ -246,7 +252,7 @@ function rmdir({ caller, parentIno, name }: Of<'rmdir'>, context: MutationContex
   const parent = directoryOf(context, parentIno, caller);
   if (typeof parent === 'number') return refuse(parent, draft.node(parentIno));
   const node = draft.child(parentIno, name);
-  if (node === undefined) return refuse(ENOENT);
+  if (node === undefined || hides(context, node, caller)) return refuse(ENOENT);
   const errno = mayRemove(context, parent, node, caller);
   if (errno !== 0) return refuse(errno, node);
   if (!isDirectory(node)) return refuse(ENOTDIR);
@@ -267,15 +273,16 @@ function rename(mutation: Of<'rename'>, context: MutationContext): MutationResul
   const to = directoryOf(context, newParentIno, caller);
   if (typeof to === 'number') return refuse(to, draft.node(newParentIno));
   const node = draft.child(parentIno, name);
-  if (node === undefined) return refuse(ENOENT);
+  if (node === undefined || hides(context, node, caller)) return refuse(ENOENT);
   const over = draft.child(newParentIno, newName);
-  if (over !== undefined && flags === RENAME_NOREPLACE) return refuse(EEXIST);
-  if (over === undefined && flags === RENAME_EXCHANGE) return refuse(ENOENT);
+  const seesOver = over !== undefined && !hides(context, over, caller);
+  if (seesOver && flags === RENAME_NOREPLACE) return refuse(EEXIST);
+  if (!seesOver && flags === RENAME_EXCHANGE) return refuse(ENOENT);
   const errno = mayRemove(context, from, node, caller);
   if (errno !== 0) return refuse(errno, node);
-  if (over === undefined) {
-    if (!mayChangeEntries(context, to, caller)) return refuse(EACCES, to);
-  } else {
+  if (!seesOver && !mayChangeEntries(context, to, caller)) return refuse(EACCES, to);
+  if (over !== undefined) {
+    if (flags === RENAME_NOREPLACE) return refuse(EEXIST);
     const overErrno = mayRemove(context, to, over, caller);
     if (overErrno !== 0) return refuse(overErrno, over);
   }
@@ -339,16 +346,20 @@ function isWithin(draft: Draft, directory: Node, top: Node): boolean {
   return false;
 }
 
-/** 0 if the caller may write the bytes of a file: POSIX asks at open only, the policy each time. */
+/**
+ * 0 if the caller may write the bytes of a file: POSIX asks at open only, and so it is with the mode of what guests made; all
+ * that the policy says counts each time.
+ */
 function mayWrite(context: MutationContext, node: Node, caller: Caller, grantedAtOpen: boolean): number {
   if (isDirectory(node)) return EISDIR;
   if ((node.mode & S_IFMT) !== S_IFREG) return EINVAL;
   if (node.ino === CHANGES_INO) return EACCES;
   if (!grantedAtOpen && !reachable(context, node, caller)) return EACCES;
-  if (!(grantedAtOpen && node.madeBy === 'guest')) {
-    const errno = decide(context, node, caller, W_OK);
-    if (errno !== 0) return errno;
-  }
+  const { replica, way, wallMs } = context;
+  const errno = grantedAtOpen
+    ? replica.decideOpened(way, node, caller, W_OK, wallMs)
+    : decide(context, node, caller, W_OK);
+  if (errno !== 0) return errno;
   return sealed(context, node) ? EPERM : 0;
 }
 
@@ -513,7 +524,7 @@ function burn({ caller, ino }: Of<'burn'>, context: MutationContext): MutationRe
   const { draft, now, replica } = context;
   const node = draft.node(ino);
   if (node === undefined) return refuse(ESTALE);
-  if (!replica.facts(node).effective.once) return refuse(EINVAL);
+  if ((node.mode & S_IFMT) !== S_IFREG || !replica.facts(node).effective.once) return refuse(EINVAL);
   const errno = decide(context, node, caller, R_OK);
   if (errno !== 0 || node.burned) return refuse(EACCES, node);
   if (!replica.reachable(context.way, node, caller, context.wallMs)) return refuse(EACCES, node);

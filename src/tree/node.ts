@@ -49,6 +49,7 @@ export interface Acl {
   readonly groups: readonly AclEntry[];
 }
 
+/** A named user or group, and what it may. */
 export interface AclEntry {
   /** uid or gid. */
   readonly id: number;
@@ -56,6 +57,7 @@ export interface AclEntry {
   readonly permissions: number;
 }
 
+/** Inode number of the root of every tree. */
 export const ROOT_INO = 1;
 
 /** Whether a number is a uid or gid. 2^32 − 1 is none: it means "no change" to chown(2). */

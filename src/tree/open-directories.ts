@@ -1,11 +1,13 @@
 /** The open directories of one `FileSystem`: each lists the entries as they were when it was opened or rewound. */
+import type { Caller } from './caller.ts';
 import type { DirectoryHandle } from './file-system.ts';
 import type { OpenFiles } from './open-files.ts';
 import { NameMap } from './persistent.ts';
 
 export class OpenDirectory implements DirectoryHandle {
   readonly ino: number;
-  readonly uid: number;
+  /** The opener, by whom every listing is decided. */
+  readonly caller: Caller;
   /** Where it is counted. */
   readonly files: OpenFiles;
   open = true;
@@ -14,9 +16,10 @@ export class OpenDirectory implements DirectoryHandle {
   /** Ranks in `#entries`, ascending, of what the caller is not told of. */
   #hidden: readonly number[] = [];
 
-  constructor(ino: number, uid: number, files: OpenFiles) {
+  /** `caller` is kept. */
+  constructor(ino: number, caller: Caller, files: OpenFiles) {
     this.ino = ino;
-    this.uid = uid;
+    this.caller = caller;
     this.files = files;
   }
 

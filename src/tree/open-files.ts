@@ -77,6 +77,7 @@ export class OpenFile implements Handle {
 /** Keys that the maps by ino and by uid keep when nothing is open any more: adding and deleting a key allocates. */
 const KEYS_KEPT = 256;
 
+/** What is open in one file system, counted by uid, with the truncations and old versions that hang on it. */
 export class OpenFiles {
   /** The open files of each ino, each a list by `next`: opening allocates nothing but the handle. */
   readonly #byIno = new Map<number, OpenFile | undefined>();

@@ -10,7 +10,7 @@ import type { Draft } from './snapshot.ts';
 import { limits, type SpecEntry } from './spec.ts';
 
 /** Owner, mode and ACL that defaults and rules give to what is made outside. */
-export interface Attributes {
+interface Attributes {
   readonly mode: number;
   readonly uid: number;
   readonly gid: number;
@@ -20,7 +20,7 @@ export interface Attributes {
 /** Lets a directory be searched where a pattern's mode lets it be read, as `chmod a+X` would. */
 const withSearch = (mode: number): number => mode | ((mode & 0o444) >> 2);
 
-export function outsideAttributes(effective: Effective, path: string, type: number): Attributes {
+function outsideAttributes(effective: Effective, path: string, type: number): Attributes {
   const uid = effective.owner ?? 0;
   const gid = effective.group ?? 0;
   if (type === S_IFLNK) return { mode: S_IFLNK | 0o777, uid, gid, acl: undefined };
@@ -56,15 +56,15 @@ const standing: readonly SpecEntry[] = [
 const encoder = new TextEncoder();
 const typeOf = { directory: S_IFDIR, file: S_IFREG, symlink: S_IFLNK } as const;
 
-export interface Placing {
+interface Placing {
   readonly draft: Draft;
   readonly policy: Policy;
   readonly now: Time;
   /** The next inode number, never used before. */
   readonly allocate: () => number;
   /**
-   * Whether the value of a file or symlink differs from the one that was last loaded for this inode number: then the outside's new value
-   * counts, else what is there now (which a guest may have written).
+   * Whether the value of a file or symlink differs from the one that was last loaded for this inode number: then the
+   * outside's new value counts, else what is there now (which a guest may have written).
    */
   readonly valueChanged: (ino: number, bytes: Uint8Array) => boolean;
 }

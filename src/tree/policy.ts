@@ -149,6 +149,7 @@ function combine(rules: readonly Compiled[]): Effective {
 
 const EFFECTIVE_KEPT = 4096;
 
+/** The compiled rules of one spec; a change of the policy is another object. */
 export class Policy {
   readonly spec: PolicySpec;
   /** Whether any rule bounds what lies under a path. */
@@ -214,7 +215,7 @@ export class Policy {
 }
 
 /** Owner, group and permission bits of what was made outside and no rule covers (by key). */
-export interface Defaults {
+interface Defaults {
   readonly mode: number;
   /** Guests may create under it by the directory's write bits. Elsewhere only a rule's mode grants that. */
   readonly grantsWrites: boolean;

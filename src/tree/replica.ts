@@ -1,6 +1,6 @@
 /** A tree as it is served: the current snapshot and policy, and what follows from both for each node. */
 import { EACCES, R_OK, S_IFDIR, S_IFLNK, S_IFMT, W_OK, X_OK } from '../wire/index.ts';
-import { decide, isDirectory } from './access.ts';
+import { decide, isDirectory, refusedBySpecialKey } from './access.ts';
 import type { Caller, Way } from './caller.ts';
 import type { Change, Delta, Usage } from './delta.ts';
 import { type Node, ROOT_INO, samePlace } from './node.ts';
@@ -41,6 +41,8 @@ export interface RememberedChange {
 /** Inode number of `/.changes`. */
 export const CHANGES_INO = 2;
 
+const DEFAULT_MAX_STALE_MS = 3_600_000;
+
 const noPolicy = new Policy({ rules: [], users: {}, groups: {}, quota: defaultQuota });
 
 export class Replica {
@@ -51,6 +53,8 @@ export class Replica {
   #usage: Usage = { bytes: 0, nodes: 0 };
   /** By ino; dropped when a directory or the policy changes, for both decide about all that lies below. */
   #facts = new Map<number, Facts>();
+  #asked: Node | undefined;
+  #answered: Facts | undefined;
   readonly #listeners = new Set<(delta: Delta, before: Snapshot) => void>();
 
   get snapshot(): Snapshot {
@@ -90,6 +94,7 @@ export class Replica {
     }
     for (const ino of delta.remove) this.#facts.delete(ino);
     if (all) this.#facts.clear();
+    this.#asked = undefined;
     for (const listener of this.#listeners) listener(delta, before);
   }
 
@@ -99,10 +104,15 @@ export class Replica {
   }
 
   facts(node: Node): Facts {
-    const known = this.#facts.get(node.ino);
-    if (known !== undefined) return known;
-    const facts = this.#deduce(node);
-    if (this.#snapshot.node(node.ino) === node) this.#facts.set(node.ino, facts);
+    // One request asks several times of one node.
+    if (node === this.#asked) return this.#answered!;
+    let facts = this.#facts.get(node.ino);
+    if (facts === undefined) {
+      facts = this.#deduce(node);
+      if (this.#snapshot.node(node.ino) === node) this.#facts.set(node.ino, facts);
+    }
+    this.#asked = node;
+    this.#answered = facts;
     return facts;
   }
 
@@ -112,7 +122,8 @@ export class Replica {
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
     return {
       effective,
-      caching: caching(node, forAll),
+      // How old a value is depends on when it is asked for.
+      caching: caching(node, forAll && (isDirectory(node) || effective.maxStaleMs === undefined)),
       shownMode: shownMode(node, effective),
       entriesLocked: node.madeBy === 'outside' && isDirectory(node) && !grantsEntries(effective, path),
       // Burning records itself.
@@ -136,6 +147,30 @@ export class Replica {
   }
 
   /**
+   * The same for who has the node open already: by mode and ACL for what was made outside, which for what guests made count at
+   * open only, as POSIX has it; by the special keys of rules for both.
+   */
+  decideOpened(way: Way, node: Node, opener: Caller, mask: number, wallMs: number): number {
+    if (node.madeBy === 'outside') return this.decide(way, node, opener, mask, wallMs);
+    return refusedBySpecialKey(this.facts(node).effective, way, opener, wallMs) === undefined ? 0 : EACCES;
+  }
+
+  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
+  isTooOld(node: Node, nowMs: number): boolean {
+    const ageSeconds = this.ageSeconds(nowMs);
+    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
+    const { effective, caching } = this.facts(node);
+    const maxStaleMs =
+      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
+    return ageSeconds * 1000 > maxStaleMs;
+  }
+
+  /** Whether the caller is not told that a node exists: a rule says `hidden`, and it may not read it. */
+  hides(way: Way, node: Node, caller: Caller, wallMs: number): boolean {
+    return this.facts(node).effective.hidden && this.decide(way, node, caller, R_OK, wallMs) !== 0;
+  }
+
+  /**
    * Whether a change may be told to a caller: it can reach the path, and may read what is there or list the directory, for
    * else it would learn a name. What is no longer at that path (removed, moved) is judged as it was there: a move to a
    * public place tells nobody of the private one.
@@ -152,7 +187,9 @@ export class Replica {
       path = path.slice(0, Math.max(1, path.lastIndexOf('/')));
       const directory = this.#snapshot.node(old.ino) ?? old;
       const rights = this.#policy.effective(path);
-      known ||= old === above[0] && decide(this.#policy, way, directory, rights, caller, R_OK, wallMs) === 0;
+      const lists = decide(this.#policy, way, directory, rights, caller, R_OK, wallMs) === 0;
+      if (rights.hidden && !lists) return false;
+      known ||= old === above[0] && lists;
       if (!known || decide(this.#policy, way, directory, rights, caller, X_OK, wallMs) !== 0) return false;
     }
     return known;

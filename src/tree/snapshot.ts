@@ -1,9 +1,10 @@
 /** One revision of a tree, immutable, and the draft that makes the next one. */
 import { S_IFDIR, S_IFMT } from '../wire/index.ts';
 import type { Delta } from './delta.ts';
-import { type Node, ROOT_INO } from './node.ts';
+import { type Node, ROOT_INO, samePlace } from './node.ts';
 import { IntMap, NameMap } from './persistent.ts';
 
+/** A tree as of one commit. Snapshots share what did not change between them. */
 export class Snapshot {
   static readonly empty = new Snapshot(0, IntMap.empty(), IntMap.empty());
   readonly revision: number;
@@ -100,7 +101,7 @@ export class Draft {
     const before = this.#nodes.get(node.ino);
     this.#touched.add(node.ino);
     this.#nodes = this.#nodes.set(node.ino, node);
-    if (before !== undefined && before.parentIno === node.parentIno && before.name === node.name) return;
+    if (before !== undefined && samePlace(before, node)) return;
     if (before !== undefined) this.#unname(before);
     if (node.parentIno !== 0 && node.ino !== ROOT_INO) {
       const entries = this.#directories.get(node.parentIno) ?? NameMap.empty;

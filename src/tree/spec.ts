@@ -1,10 +1,12 @@
 /** What the outside says a tree is: content, policy, names, quota. Plain data, so that it can be sent and stored. */
 
+/** A whole tree, as the outside gives it to `Authority.load`. */
 export interface Spec {
   readonly entries: readonly SpecEntry[];
   readonly policy: PolicySpec;
 }
 
+/** The rules, and the names and limits that go with them. */
 export interface PolicySpec {
   readonly rules: readonly Rule[];
   /** User names to uids, for `explain` and for messages. */
@@ -13,6 +15,7 @@ export interface PolicySpec {
   readonly quota: Quota;
 }
 
+/** A group of the guest, by number. */
 export interface Group {
   readonly gid: number;
   /** uids of the members, decided by us; undefined: membership is left to the guest's kernel. */
@@ -64,6 +67,7 @@ export interface Rule {
   readonly source?: string;
 }
 
+/** A named user or group of an ACL. */
 export interface RuleAclEntry {
   readonly tag: 'user' | 'group';
   readonly id: number;
@@ -82,4 +86,5 @@ export const limits = {
   aclEntries: 64,
 } as const;
 
+/** What a spec without a `quota` has. */
 export const defaultQuota: Quota = { bytes: 16 * 1024 * 1024, nodes: 10_000 };

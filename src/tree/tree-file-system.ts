@@ -26,7 +26,7 @@ import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
 import { ChangeStream } from './change-stream.ts';
 import type { Clock } from './clock.ts';
-import type { Change, Delta } from './delta.ts';
+import { type Change, type Delta, withJudgedAnew } from './delta.ts';
 import {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -42,7 +42,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
-import { type Caching, CHANGES_INO, type Facts, type Replica } from './replica.ts';
+import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { statFs } from './stat-fs.ts';
 import { listedXattrs, xattrOf } from './xattrs.ts';
@@ -56,7 +56,6 @@ export interface TreeFileSystemOptions {
   readonly clock: Clock;
 }
 
-const DEFAULT_MAX_STALE_MS = 3_600_000;
 const NOTHING = new Uint8Array();
 
 /** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
@@ -155,11 +154,15 @@ export class TreeFileSystem implements FileSystem {
     const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
-    if (!this.#replica.reachable(this.way, node, caller, this.#clock.wallMs())) return EACCES;
-    return node.bytes!;
+    const errno = this.#check('readlink', node, caller, R_OK);
+    return errno === 0 ? node.bytes! : errno;
   }
 
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
+    return this.#open(this.way, caller, ino, flags, version);
+  }
+
+  #open(way: Way, caller: Caller, ino: number, flags: number, version?: Node): Handle | number {
     const current = this.#replica.unlinked.isLeaving(ino) ? undefined : this.#replica.snapshot.node(ino);
     const node = current ?? version;
     if (node === undefined) return ESTALE;
@@ -171,8 +174,14 @@ export class TreeFileSystem implements FileSystem {
     if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
-    const errno = this.#check('open', node, caller, mask);
+    const errno = this.#check('open', node, caller, mask, way);
     if (errno !== 0) return errno;
+    // Rights that came with a newer value are none to the old one.
+    const isOld = version !== undefined && version !== node && !writes;
+    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0) {
+      this.#denied('open', version, caller, EACCES);
+      return EACCES;
+    }
     const { effective, caching, readsAudited } = this.#replica.facts(node);
     if (writes && effective.writeOnce && node.sizeBytes > 0) {
       this.#denied('open', node, caller, EPERM);
@@ -293,7 +302,7 @@ export class TreeFileSystem implements FileSystem {
     const errno = this.#check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
     this.#files.addDirectory(ino, caller.uid);
-    return new OpenDirectory(ino, caller.uid, this.#files);
+    return new OpenDirectory(ino, { ...caller }, this.#files);
   }
 
   entry(caller: Caller, directory: DirectoryHandle, index: number): DirectoryEntry | undefined {
@@ -310,6 +319,10 @@ export class TreeFileSystem implements FileSystem {
       return entry;
     }
     if (!open.listed) {
+      const self = snapshot.node(open.ino);
+      const wallMs = this.#clock.wallMs();
+      if (self !== undefined && this.#replica.decideOpened(this.way, self, open.caller, R_OK, wallMs) !== 0)
+        return undefined;
       const hides = (child: number) => {
         const node = snapshot.node(child);
         return node !== undefined && this.#hides(node, caller);
@@ -330,7 +343,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    open.files.removeDirectory(open.ino, open.uid);
+    open.files.removeDirectory(open.ino, open.caller.uid);
     this.#dropIfUnlinked(open.ino);
   }
 
@@ -344,7 +357,7 @@ export class TreeFileSystem implements FileSystem {
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
     const there = this.#replica.snapshot.child(parentIno, name);
-    if (there !== undefined) return this.#createOver(caller, there, flags, done);
+    if (there !== undefined && !this.#hides(there, caller)) return this.#createOver(caller, there, flags, done);
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
     const creator = { ...caller };
@@ -361,7 +374,7 @@ export class TreeFileSystem implements FileSystem {
     });
   }
 
-  /** The name was there, or somebody else made it first. */
+  /** The name was there, or somebody else made it first: a kernel that asks for CREATE knew of no file to check. */
   #createOver(
     caller: Caller,
     there: Node,
@@ -369,7 +382,7 @@ export class TreeFileSystem implements FileSystem {
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
     if ((flags & O_EXCL) !== 0) return done(EEXIST, undefined);
-    const handle = this.open(caller, there.ino, flags);
+    const handle = this.#open({ ...this.way, kernelChecks: false }, caller, there.ino, flags);
     if (typeof handle === 'number') return done(handle, undefined);
     done(0, { node: there, handle });
   }
@@ -492,49 +505,33 @@ export class TreeFileSystem implements FileSystem {
   }
 
   #hides(node: Node, caller: Caller): boolean {
-    return (
-      this.#replica.facts(node).effective.hidden &&
-      this.#replica.decide(this.way, node, caller, R_OK, this.#clock.wallMs()) !== 0
-    );
+    const { hidden } = this.#replica.facts(node).effective;
+    return hidden && this.#replica.hides(this.way, node, caller, this.#clock.wallMs());
   }
 
   /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
-  #check(operation: string, node: Node, caller: Caller, mask: number): number {
+  #check(operation: string, node: Node, caller: Caller, mask: number, way = this.way): number {
     const facts = this.#replica.facts(node);
     if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
     const wallMs = this.#clock.wallMs();
     const errno = this.#replica.reachable(this.way, node, caller, wallMs)
-      ? this.#replica.decide(this.way, node, caller, mask, wallMs)
+      ? this.#replica.decide(way, node, caller, mask, wallMs)
       : EACCES;
-    if (errno === 0) return (mask & R_OK) !== 0 && this.#isTooOld(node, facts) ? EIO : 0;
+    if (errno === 0) return (mask & R_OK) !== 0 && this.#replica.isTooOld(node, this.#clock.monotonicMs()) ? EIO : 0;
     this.#denied(operation, node, caller, errno);
     return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
   }
 
-  /** A host that is cut off gives out what it has for so long only: `maxStale`, an hour for what is not for all. */
-  #isTooOld(node: Node, { effective, caching }: Facts): boolean {
-    const ageSeconds = this.#replica.ageSeconds(this.#clock.monotonicMs());
-    if (ageSeconds === 0 || node.madeBy === 'guest') return false;
-    const maxStaleMs =
-      effective.maxStaleMs ?? (caching === 'private' ? DEFAULT_MAX_STALE_MS : Number.POSITIVE_INFINITY);
-    return ageSeconds * 1000 > maxStaleMs;
-  }
-
-  /** An open handle keeps its right to what a guest made; what was made outside is decided anew when anything changed. */
+  /** Decides anew for an open handle, when anything changed. */
   #recheck(file: OpenFile, mask: number): number {
     const { revision } = this.#replica.snapshot;
     const node = this.#replica.snapshot.node(file.ino);
-    if (node === undefined || node.madeBy === 'guest') return 0;
+    if (node === undefined) return 0;
     const { effective } = this.#replica.facts(node);
     if (file.decidedRevision === revision && effective.untilMs === Number.POSITIVE_INFINITY) return 0;
     // What this handle itself burned, it reads on.
-    const errno = this.#replica.decide(
-      this.way,
-      node.burned ? { ...node, burned: false } : node,
-      file.caller,
-      mask,
-      this.#clock.wallMs(),
-    );
+    const judged = node.burned ? { ...node, burned: false } : node;
+    const errno = this.#replica.decideOpened(this.way, judged, file.caller, mask, this.#clock.wallMs());
     if (errno === 0) file.decidedRevision = revision;
     else this.#denied('read', node, file.caller, errno);
     return errno;
@@ -587,7 +584,9 @@ export class TreeFileSystem implements FileSystem {
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
     this.#stream.applied(delta, before);
-    if (delta.changes.length > 0) for (const listener of this.#listeners) listener(delta.changes);
+    if (this.#listeners.size === 0) return;
+    const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);
+    if (changes.length > 0) for (const listener of this.#listeners) listener(changes);
   }
 }
 

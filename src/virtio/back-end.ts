@@ -20,7 +20,7 @@ export interface FdWatcher {
 }
 
 /** What the device on top hears. */
-export interface BackEndEvents {
+interface BackEndEvents {
   /** The queue may be served from now on. `forgets`: what was in flight on it, and the driver that sent it, are gone. */
   queueRuns(queue: Virtqueue, forgets: boolean): void;
   /** The queue is about to stop; the last chance to give something back on it. */

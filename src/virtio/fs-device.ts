@@ -31,7 +31,7 @@ export interface VirtioFsOptions extends Partial<BackEndOptions> {
 }
 
 /** What has happened, since the device began. */
-export interface VirtioFsCounters {
+interface VirtioFsCounters {
   requests: number;
   /** Replies of held requests that were dropped because their ring was reset. */
   droppedReplies: number;
@@ -94,6 +94,7 @@ interface PendingReply {
   bytes: Uint8Array;
 }
 
+/** One device on one control connection. Never throws for what the guest or the front end does. */
 export class VirtioFsDevice implements Exchange {
   readonly counters: VirtioFsCounters = {
     requests: 0,

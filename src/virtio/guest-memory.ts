@@ -82,6 +82,7 @@ export function mapRegion(spec: RegionSpec, fd: number, allowUnsealed: boolean):
   return typeof mapping === 'number' ? mapping : new Region(spec, mapping);
 }
 
+/** The memory table of one connection. */
 export class GuestMemory {
   #regions: Region[] = [];
   #last: Region | undefined;

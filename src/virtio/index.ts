@@ -1,2 +1,2 @@
 export type { FdWatcher } from './back-end.ts';
-export { type VirtioFsCounters, VirtioFsDevice, type VirtioFsOptions } from './fs-device.ts';
+export { VirtioFsDevice, type VirtioFsOptions } from './fs-device.ts';

@@ -1,5 +1,5 @@
 /** The vhost-user messages that this room speaks, byte by byte (QEMU docs/interop/vhost-user.rst). Both halves use them. */
-import { type Struct, struct } from '../wire/index.ts';
+import { struct } from '../wire/index.ts';
 
 /** Stands before every message; `size` counts the payload only. */
 export const MessageHeader = struct({ request: 'u32', flags: 'u32', size: 'u32' });
@@ -74,5 +74,3 @@ export const PROTOCOL_F_CONFIGURE_MEM_SLOTS = 1 << 15;
 
 /** The payload of the largest message: SET_MEM_TABLE with all its regions. */
 export const MAX_PAYLOAD_BYTES = MemTableHead.sizeBytes + MEM_TABLE_MAX_REGIONS * MemRegion.sizeBytes;
-
-export type Payload = Struct<Record<string, 'u32' | 'u64'>>;

@@ -1,3 +1,3 @@
 export * from './errno.ts';
 export * from './flags.ts';
-export { type Field, type FieldType, type Struct, struct } from './struct.ts';
+export { type Field, struct } from './struct.ts';

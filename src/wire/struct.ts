@@ -1,7 +1,7 @@
 /** Fixed wire layouts as tables: `struct({ len: 'u32', opcode: 'u32' })` computes the offsets once and freezes a codec per field. */
 
 /** Field types. `u64` is a number (exact up to 2^53) and, for opaque values, a pair of u32 by `lo` and `hi`. `bytesN` only reserves room. */
-export type FieldType = 'u8' | 'u16' | 'u32' | 'i32' | 'u64' | `bytes${number}`;
+type FieldType = 'u8' | 'u16' | 'u32' | 'i32' | 'u64' | `bytes${number}`;
 
 /** Reads and writes one little-endian field of a message that starts at `base` in `view`. Never allocates. */
 export interface Field {
@@ -14,7 +14,8 @@ export interface Field {
   readonly hi: (view: DataView, base: number) => number;
 }
 
-export type Struct<T extends Record<string, FieldType>> = { readonly [K in keyof T]: Field } & {
+/** A frozen table: one codec per field, by the field's name. */
+type Struct<T extends Record<string, FieldType>> = { readonly [K in keyof T]: Field } & {
   /** Size in bytes. */
   readonly sizeBytes: number;
   /** The field names in order. */

@@ -1,5 +1,5 @@
 /** An ACL as setxattr(2) takes it (linux/posix_acl_xattr.h), written down here a second time, apart from what it tests. */
-export interface AclText {
+interface AclText {
   readonly userObj: number;
   readonly groupObj: number;
   readonly other: number;

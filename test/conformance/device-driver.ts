@@ -1,6 +1,6 @@
 /** The outside of ways in that a device process serves: the tree and its authority are here, as in the host daemon. */
 import assert from 'node:assert/strict';
-import { type LinkConfig, linkProtocol, type ToHost } from '../../src/device/index.ts';
+import type { LinkConfig, ToHost } from '../../src/device/index.ts';
 import { DeviceProcess } from '../../src/host/device-process.ts';
 import { type AuditRecord, ways } from '../../src/tree/index.ts';
 import { TestClock, World, type WorldSpec } from '../tree/world.ts';
@@ -49,7 +49,7 @@ export abstract class DeviceDriver implements Driver {
     this.#ready.promise.catch(() => {});
     const options = { spinMicros: 0, allowUnsealedMemory: false };
     this.#device = new DeviceProcess({
-      config: { type: 'config', protocol: linkProtocol, vm: 'test', options, ...targets },
+      config: { type: 'config', vm: 'test', options, ...targets },
       onMessage: (message) => this.#take(message),
       onEnd: (reason) => {
         if (reason !== undefined) this.#ready.reject(new Error(`the device process ended: ${reason}`));

@@ -7,7 +7,7 @@ import { ways } from '../../src/tree/index.ts';
 import type { WorldSpec } from '../tree/world.ts';
 import { DeviceDriver } from './device-driver.ts';
 import { plain } from './people.ts';
-import { agentDirectory, type StartAgent } from './posix-agent.ts';
+import { agentProgram, type StartAgent } from './posix-agent.ts';
 
 const MOUNT = '/run/metadata';
 const SHARE = 'conformance';
@@ -63,7 +63,7 @@ export class GuestDriver extends DeviceDriver {
     await this.startDevice({ vhostUser: [{ path: socket, mode: 0o600 }], mounts: [] });
     this.#guest = await Guest.start({
       virtiofs: [{ socket, tag: 'metadata' }],
-      shares: [{ tag: SHARE, path: agentDirectory() }],
+      shares: [{ tag: SHARE, path: path.dirname(agentProgram()) }],
     });
     await this.#guest.sh(
       `mkdir -p /run/${SHARE} ${MOUNT} && mount -t 9p -o trans=virtio,version=9p2000.L,ro ${SHARE} /run/${SHARE}`,

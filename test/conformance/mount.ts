@@ -11,7 +11,7 @@ import { type TreeFileSystem, ways } from '../../src/tree/index.ts';
 import type { World } from '../tree/world.ts';
 import type { Actor, Identity } from './driver.ts';
 import { eventually } from './people.ts';
-import { AgentPool, agentDirectory, type StartAgent } from './posix-agent.ts';
+import { AgentPool, agentProgram, type StartAgent } from './posix-agent.ts';
 import { WorldDriver } from './world-driver.ts';
 
 const startHere =
@@ -59,7 +59,7 @@ export class MountDriver extends WorldDriver {
   constructor() {
     super();
     this.#directory = mkdtempSync(path.join(tmpdir(), 'porthole-conformance-'));
-    this.#pool = new AgentPool(startHere(path.join(agentDirectory(), 'posix-agent'), this.#directory));
+    this.#pool = new AgentPool(startHere(agentProgram(), this.#directory));
   }
 
   protected open(world: World): void {

@@ -1,9 +1,7 @@
 /** Actors that are processes: `posix-agent.c` makes their calls, here or in a guest, with a kernel's own credentials. */
-import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
-import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import path from 'node:path';
 import { errnoName } from '../../src/wire/index.ts';
+import { compile } from '../compile.ts';
 import {
   Actor,
   type Entry,
@@ -19,25 +17,14 @@ import {
 import { nameText, typeOf } from './walk.ts';
 
 const source = path.join(import.meta.dirname, 'posix-agent.c');
-const cache = path.join(import.meta.dirname, '../../.cache/conformance');
 /** How long one call may take before the suite gives it up. */
 const CALL_LIMIT_MS = 40_000;
 
-/** The directory that holds the program, a static one; compiles it when its source has changed. */
-export function agentDirectory(): string {
-  const directory = path.join(cache, createHash('sha256').update(readFileSync(source)).digest('hex').slice(0, 16));
-  const file = path.join(directory, 'posix-agent');
-  if (!existsSync(file)) {
-    mkdirSync(directory, { recursive: true });
-    const made = `${file}.${process.pid}`;
-    execFileSync('gcc', ['-O2', '-static', '-Wall', '-Wextra', '-Werror', '-o', made, source], { stdio: 'pipe' });
-    renameSync(made, file);
-  }
-  return directory;
-}
+/** Path of the program, a static one, alone in its directory. */
+export const agentProgram = (): string => compile(source, ['-static']);
 
 /** One agent as a process somewhere. Lines go in; `receive` is told what comes out. */
-export interface AgentProcess {
+interface AgentProcess {
   write(text: string): void;
   /** SIGUSR1, which ends a call that waits and can be ended. */
   interrupt(): void;
@@ -52,7 +39,7 @@ export type StartAgent = (
 ) => AgentProcess;
 
 /** A line in, a line out, in order. */
-export class Agent {
+class Agent {
   readonly key: string;
   readonly #process: AgentProcess;
   readonly #waiting: PromiseWithResolvers<string>[] = [];
@@ -140,7 +127,7 @@ const entryOf = (word: string): Entry => {
   return { name: nameText(unhex(name!)), ino: Number(ino), type: typeOf(Number(type) << 12) };
 };
 
-export class AgentActor extends Actor {
+class AgentActor extends Actor {
   readonly agent: Agent;
 
   constructor(agent: Agent, identity: Identity) {

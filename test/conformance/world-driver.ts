@@ -1,14 +1,11 @@
 /** The outside of ways in whose tree lives in this process, with a clock that a test moves. */
-import { type AuditRecord, ROOT_INO } from '../../src/tree/index.ts';
+import type { AuditRecord } from '../../src/tree/index.ts';
 import { World, type WorldSpec } from '../tree/world.ts';
 import type { Actor, Driver, Identity, OutsideView, WayName } from './driver.ts';
 import { typeOf } from './walk.ts';
 
 export function lookAt(world: World, path: string): OutsideView | undefined {
-  const { snapshot } = world.authority;
-  let node = snapshot.node(ROOT_INO);
-  for (const name of path.split('/').filter((part) => part !== ''))
-    node = node === undefined ? undefined : snapshot.child(node.ino, name);
+  const node = world.authority.snapshot.resolve(path);
   if (node === undefined) return undefined;
   return {
     type: typeOf(node.mode),

@@ -1,5 +1,5 @@
 /**
- * DESIGN's promise on consistency: readers that overlap a writer outside see one whole value, never one older than the last
+ * The promise on consistency: readers that overlap a writer outside see one whole value, never one older than the last
  * write that was completed before their open.
  */
 import assert from 'node:assert/strict';
@@ -8,9 +8,10 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { patternLength, patternValue } from '../../images/tiny/probe/pattern.ts';
+import { modes, type Report } from '../../images/tiny/probe/readers.ts';
 import type { Counters } from '../../src/host/index.ts';
 import { Outside, secretOwner, values } from './outside.ts';
-import { guestPlace, modes, mountPlace, type Place, type Report } from './readers.ts';
+import { guestPlace, mountPlace, type Place } from './readers.ts';
 
 const DIRECT_WRITES = 850;
 const FILE_WRITES = 200;

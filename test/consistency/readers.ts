@@ -7,22 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Guest } from '../../images/tiny/guest.ts';
 import { tinyImage } from '../../images/tiny/image.ts';
-
-export const modes = ['read', 'stat', 'map', 'held'] as const;
-
-export interface Report {
-  readonly mode: string;
-  /** Whole copies read, and how many of them differ from the one before. */
-  readonly reads: number;
-  readonly distinct: number;
-  readonly lowest: number;
-  readonly highest: number;
-  /** How often the number of the last completed write had moved before an open. */
-  readonly floors: number;
-  readonly movedWhileHeld: number;
-  readonly violations: number;
-  readonly details: readonly object[];
-}
+import type { Report } from '../../images/tiny/probe/readers.ts';
 
 /** Where readers run. */
 export interface Place extends AsyncDisposable {

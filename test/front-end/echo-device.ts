@@ -5,7 +5,7 @@ import { VirtioFsDevice } from '../../src/virtio/index.ts';
 import { EchoHandler } from './echo-handler.ts';
 
 const [socketPath = '', spinMs = '0.05'] = process.argv.slice(2);
-const loop = new Loop({ spinMs: Number(spinMs) });
+const loop = new Loop(Number(spinMs));
 const listener = listenUnix(socketPath);
 if (listener < 0) throw new Error(`listening at "${socketPath}" failed with errno ${-listener}`);
 loop.watch(listener, () => {

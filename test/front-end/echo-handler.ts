@@ -11,7 +11,7 @@ export const OPCODE_FORGET_TO_ANSWER = 0x7003;
 /** The handler answers with more than fits. */
 export const OPCODE_TOO_MUCH = 0x7004;
 
-export interface Held {
+interface Held {
   exchange: HeldExchange;
   unique: number;
 }

@@ -5,7 +5,7 @@ import { type FdWatcher, VirtioFsDevice, type VirtioFsOptions } from '../../src/
 import { FrontEnd, type FrontEndOptions } from './front-end.ts';
 
 /** Polls what it watches when told to: the smallest loop there is. */
-export class PolledWatcher implements FdWatcher {
+class PolledWatcher implements FdWatcher {
   readonly watched = new Map<number, () => void>();
 
   watch(fd: number, onReadable: () => void): void {

@@ -15,7 +15,7 @@ const CHAIN = 4;
 const IN_HEADER_BYTES = 40;
 const OUT_HEADER_BYTES = 16;
 
-export interface QueueLayout {
+interface QueueLayout {
   /** Offsets in the memfd. */
   descOffset: number;
   availOffset: number;
@@ -193,11 +193,6 @@ export class FrontQueue {
   suppressInterrupts(): void {
     if (this.hasEventIdx) Atomics.store(this.avail, 2 + this.size, (this.#usedIdx - 1) & 0xffff);
     else Atomics.store(this.avail, 0, AVAIL_NO_INTERRUPT);
-  }
-
-  /** Whether an interrupt came since the last time that this or `wait` was called. */
-  takeInterrupts(): boolean {
-    return drainEventfd(this.callFd) > 0;
   }
 
   get availIdx(): number {

@@ -1,43 +1,25 @@
 /** The front end itself, proved against a back end that nobody here wrote: Debian's C virtiofsd. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { chmod, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
-import { setTimeout as pause } from 'node:timers/promises';
+import { startVirtiofsd, virtiofsdProgram } from '../virtiofsd.ts';
 import { FrontEnd, fuse } from './index.ts';
 
-const VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 const skip =
-  !existsSync(VIRTIOFSD) || process.getuid?.() !== 0
-    ? `needs root and ${VIRTIOFSD} (Debian package qemu-system-common)`
+  !existsSync(virtiofsdProgram) || process.getuid?.() !== 0
+    ? `needs root and ${virtiofsdProgram} (Debian package qemu-system-common)`
     : false;
-
-async function waitFor(condition: () => boolean, what: string): Promise<void> {
-  const deadline = performance.now() + 10_000;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`${what} did not come within 10 s`);
-    await pause(5);
-  }
-}
 
 for (const options of [{ indirect: true }, { indirect: false }, { eventIdx: false }]) {
   test(`FrontEnd talks FUSE to the C virtiofsd when ${JSON.stringify(options)}`, { skip }, async (t) => {
     const dir = await mkdtemp('/tmp/porthole-virtiofsd-');
     await chmod(dir, 0o755);
     await writeFile(path.join(dir, 'hello'), 'hello, world');
-    const socket = `${dir}.sock`;
-    const args = [`--socket-path=${socket}`, '-o', `source=${dir}`, '-o', 'cache=none'];
-    const daemon = spawn(VIRTIOFSD, args, { stdio: 'ignore' });
-    t.after(async () => {
-      daemon.kill();
-      await rm(dir, { recursive: true });
-      await rm(socket, { force: true });
-      await rm(`${socket}.pid`, { force: true });
-    });
-    await waitFor(() => existsSync(socket), 'the socket of virtiofsd');
-    const front = FrontEnd.connect(socket, options);
+    t.after(() => rm(dir, { recursive: true }));
+    await using daemon = await startVirtiofsd({ source: dir, cache: 'none' });
+    const front = FrontEnd.connect(daemon.socket, options);
     t.after(() => front.close());
     front.handshake();
     front.start();

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { abi, type Exchange, type HeldExchange, operations, type RequestHandler } from '../../src/fuse/index.ts';
 import type { Field } from '../../src/wire/index.ts';
+import { fieldOf } from './fields.ts';
 
 const IN = abi.InHeader.sizeBytes;
 const OUT = abi.OutHeader.sizeBytes;
@@ -46,7 +47,7 @@ export class Answer {
   }
 }
 
-export class TestExchange implements Exchange {
+class TestExchange implements Exchange {
   readonly request = new Uint8Array(ROOM);
   readonly view = new DataView(this.request.buffer);
   requestBytes = 0;
@@ -133,8 +134,7 @@ export class Client {
     abi.InHeader.uid.set(view, 0, options.uid ?? 0);
     abi.InHeader.gid.set(view, 0, options.gid ?? options.uid ?? 0);
     abi.InHeader.pid.set(view, 0, options.pid ?? 100);
-    const fields = row.in as unknown as Readonly<Record<string, Field>>;
-    for (const [key, value] of Object.entries(options.in ?? {})) fields[key]!.set(view, IN, value);
+    for (const [key, value] of Object.entries(options.in ?? {})) fieldOf(row.in!, key).set(view, IN, value);
     bytes.set(rest, IN + fixedBytes);
     return bytes;
   }

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { abi, FuseSession, operations } from '../../src/fuse/index.ts';
 import { ways } from '../../src/tree/index.ts';
-import type { Field } from '../../src/wire/index.ts';
 import { Client } from '../fuse/client.ts';
+import { fieldOf } from '../fuse/fields.ts';
 import { World } from '../tree/world.ts';
 import { assertHostAccepts } from './mutations.ts';
 
@@ -37,10 +37,9 @@ class Choices {
 
 function request(client: Client, choose: Choices): Uint8Array {
   const row = choose.of(operations);
-  const fields = row.in as unknown as Readonly<Record<string, Field>> | undefined;
   const values: Record<string, number> = {};
   for (const name of row.in?.fields ?? []) {
-    const { size } = fields![name]!;
+    const { size } = fieldOf(row.in!, name);
     if (size <= 8) values[name] = choose.of(numbers) % 2 ** (size * 8);
   }
   const parts = { nothing: 0, name: 1, 'two names': 2, 'name and data': 2, data: 1, array: 1 }[row.rest];

@@ -4,11 +4,12 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
+import { fuzzLink } from './link.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = { link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {

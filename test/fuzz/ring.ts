@@ -8,7 +8,7 @@ import type { Exchange, HeldExchange, RequestHandler } from '../../src/fuse/inde
 import { type FrontEndOptions, fuse, type InProcess, inProcess } from '../front-end/index.ts';
 
 /** A session that does what the request's bytes say: fills all the room, holds, answers late, or answers nothing. */
-export class WildHandler implements RequestHandler {
+class WildHandler implements RequestHandler {
   held: HeldExchange[] = [];
   readonly #head = new Uint8Array(new ArrayBuffer(16));
   readonly #payload = new Uint8Array(65_536).fill(0xab);

@@ -26,7 +26,7 @@ export function fuzzVhostUser(bytes: Uint8Array): void {
   const message = new Uint8Array(new ArrayBuffer(300));
   const view = new DataView(message.buffer);
   for (let at = 1; at + 4 <= bytes.length && vm.closedBy() === undefined; ) {
-    const [request, flags, fdSpec, length] = bytes.subarray(at, at + 4) as unknown as [number, number, number, number];
+    const [request = 0, flags = 0, fdSpec = 0, length = 0] = bytes.subarray(at, at + 4);
     at += 4;
     const payload = bytes.subarray(at, at + length);
     at += length;

@@ -8,19 +8,8 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { tinyImage } from '../../images/tiny/image.ts';
 import { patternLength, patternValue } from '../../images/tiny/probe/pattern.ts';
+import { modes, type Report } from '../../images/tiny/probe/readers.ts';
 
-interface Report {
-  readonly reads: number;
-  readonly distinct: number;
-  readonly lowest: number;
-  readonly highest: number;
-  readonly floors: number;
-  readonly movedWhileHeld: number;
-  readonly violations: number;
-  readonly details: readonly { readonly kind: string; readonly expected: number; readonly got: number }[];
-}
-
-const modes = ['read', 'stat', 'map', 'held'];
 let probes: string;
 let dir: string;
 let value: string;

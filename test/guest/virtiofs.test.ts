@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Guest } from '../../images/tiny/guest.ts';
-import { startVirtiofsd, type Virtiofsd } from './virtiofsd.ts';
+import { startVirtiofsd, type Virtiofsd } from '../virtiofsd.ts';
 
 describe('virtiofs served by the C virtiofsd', () => {
   let source: string;

@@ -163,10 +163,6 @@ export class Bystander implements Disposable {
     return `${name}: ${times.length} requests, p50 ${at(0.5)}, p99 ${at(0.99)}, longest ${at(1)}`;
   }
 
-  get longestMs(): number {
-    return Math.max(...this.#times);
-  }
-
   [Symbol.dispose](): void {
     this.front.close();
   }

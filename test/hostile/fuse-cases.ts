@@ -1,13 +1,13 @@
 /** Malformed FUSE requests: every row of the operation table, spoilt in every way that its shape allows. */
 import { abi, type Operation, operations } from '../../src/fuse/index.ts';
-import type { Field } from '../../src/wire/index.ts';
 import type { Client, Send } from '../fuse/client.ts';
+import { fieldOf } from '../fuse/fields.ts';
 
 /**
  * What must come of it. `errno`: it is refused. `answered`: refused or not, it gets one answer that fits. `silent`: it is
  * given back with nothing in it.
  */
-export type Outcome = 'errno' | 'answered' | 'silent';
+type Outcome = 'errno' | 'answered' | 'silent';
 
 /** What a guest holds before it turns hostile. */
 export interface Held {
@@ -128,7 +128,7 @@ function casesOf(row: Operation): FuseCase[] {
     });
   const withField = (what: string, expects: Outcome, field: string, value: number) =>
     add(what, expects, (frame) => {
-      (row.in as unknown as Readonly<Record<string, Field>>)[field]!.set(viewOf(frame), IN, value);
+      fieldOf(row.in!, field).set(viewOf(frame), IN, value);
       return frame;
     });
   const has = (field: string): boolean => row.in?.fields.includes(field) === true && row.handler !== undefined;
@@ -176,8 +176,7 @@ function casesOf(row: Operation): FuseCase[] {
     withField('of a handle that was never given', 'errno', 'fh', 77_777);
     withField('of handle 2^64 - 2^12', 'errno', 'fh', ALL_ONES);
     add(`of a handle of ${ofDirectory ? 'a file' : 'a directory'}`, 'errno', (frame, held) => {
-      const fields = row.in as unknown as Readonly<Record<string, Field>>;
-      fields['fh']!.set(viewOf(frame), IN, ofDirectory ? held.fh : held.directoryFh);
+      fieldOf(row.in!, 'fh').set(viewOf(frame), IN, ofDirectory ? held.fh : held.directoryFh);
       return frame;
     });
   }

@@ -5,7 +5,7 @@ import type { Client } from '../fuse/client.ts';
 import type { Held } from './fuse-cases.ts';
 
 /** Sends a frame and resolves with the reply, `fuse_out_header` first. */
-export type Send = (frame: Uint8Array) => Promise<DataView>;
+type Send = (frame: Uint8Array) => Promise<DataView>;
 
 export async function hold(client: Client, send: Send): Promise<Held> {
   const ask = async (frame: Uint8Array): Promise<DataView> => {

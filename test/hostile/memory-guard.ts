@@ -10,7 +10,7 @@ export interface Range {
 const PATTERN = 0xa5;
 
 /** The used rings: the device writes them whenever it likes. */
-export const usedRings = (front: FrontEnd): Range[] =>
+const usedRings = (front: FrontEnd): Range[] =>
   front.queues.map(({ layout, size }) => ({ offset: layout.usedOffset, bytes: 6 + size * 8 }));
 
 /** Fills the buffers of all slots, so that what is written into them shows. */

@@ -24,7 +24,7 @@ import type { Range } from './memory-guard.ts';
  * ends. `taken`: it is odd but allowed, and the device serves on. `waits`: the rest of a message may still come. `either`:
  * nobody can be told, so that it is taken or the connection ends.
  */
-export type Answer = 'refused' | 'ended' | 'taken' | 'waits' | 'either';
+type Answer = 'refused' | 'ended' | 'taken' | 'waits' | 'either';
 
 export interface MessageCase {
   readonly name: string;
@@ -36,7 +36,7 @@ export interface MessageCase {
   readonly mayWrite?: (front: FrontEnd) => Range[];
 }
 
-export interface Sent {
+interface Sent {
   readonly request: number;
   readonly payload: Uint8Array;
   readonly fds?: readonly number[];
@@ -52,9 +52,9 @@ export interface Sent {
 const MIB = 2 ** 20;
 const SHUT_WR = 1;
 
-export const u64s = (...values: (number | bigint)[]): Uint8Array =>
+const u64s = (...values: (number | bigint)[]): Uint8Array =>
   new Uint8Array(BigUint64Array.from(values, (value) => BigInt(value)).buffer);
-export const u32s = (...values: number[]): Uint8Array => new Uint8Array(Uint32Array.from(values).buffer);
+const u32s = (...values: number[]): Uint8Array => new Uint8Array(Uint32Array.from(values).buffer);
 
 /** A sealed memfd of one region. */
 function memory(own: (fd: number) => number, sizeBytes = MIB, seals = F_SEAL_SHRINK | F_SEAL_GROW): number {

@@ -15,7 +15,7 @@ import type { Range } from './memory-guard.ts';
  * with nothing in it. `served`: it is odd but allowed, and answered. `broken`: the queue stands still until a reset.
  * `nothing`: there was nothing to take.
  */
-export type Outcome = 'error' | 'empty' | 'served' | 'broken' | 'nothing';
+type Outcome = 'error' | 'empty' | 'served' | 'broken' | 'nothing';
 
 export interface RingCase {
   readonly name: string;

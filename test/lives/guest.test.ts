@@ -1,7 +1,8 @@
 /** The lives of ring, session and guest, each ended with mutations in flight and readers of `/.changes` waiting. */
 import assert from 'node:assert/strict';
 import { after, afterEach, before, describe, test } from 'node:test';
-import { acknowledged, Stage, until, type Writer } from './stage.ts';
+import { until } from '../until.ts';
+import { acknowledged, Stage, type Writer } from './stage.ts';
 
 /** QEMU's main loop stands still until the rings have stopped. */
 const PROMPT_MS = 1000;
@@ -63,7 +64,7 @@ describe('a guest with mutations in flight', () => {
     }
     for (const job of readers) {
       const before = job.stdoutText.length;
-      await until('a reader of /.changes to go on', () => (job.stdoutText.length > before ? true : undefined));
+      await until('a reader of /.changes to go on', () => job.stdoutText.length > before);
     }
     await stage.end(writers);
     for (const job of readers) job.kill(9);

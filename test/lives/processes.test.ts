@@ -16,7 +16,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { type TestContext, test } from 'node:test';
-import { until } from './stage.ts';
+import { until } from '../until.ts';
 
 const porthole = path.join(import.meta.dirname, '../../src/cli/main.ts');
 const isMounted = (directory: string): boolean => readFileSync('/proc/self/mounts', 'utf8').includes(` ${directory} `);
@@ -72,7 +72,7 @@ class Machine {
   async ready(): Promise<void> {
     await until('both targets to be ready', () => {
       if (this.events.some(({ event }) => event === 'exit')) throw new Error(`serve ended: ${this.#errors}`);
-      return this.events.filter(({ event }) => event === 'ready').length === 2 ? true : undefined;
+      return this.events.filter(({ event }) => event === 'ready').length === 2;
     });
   }
 
@@ -94,7 +94,7 @@ async function append(
   });
   const told = (): number => text.split('\n').length - 1;
   const ended = once(child, 'close');
-  await until(`${untilTold} lines`, () => (told() >= untilTold ? true : undefined));
+  await until(`${untilTold} lines`, () => told() >= untilTold);
   return { told, ended, child };
 }
 
@@ -133,7 +133,7 @@ test('serve that is killed takes its device process and mount along, and the nex
   const writer = await append(machine.file('guest/a'), 30);
   const inos = ['instance/id', 'app/settings', 'guest/a'].map((name) => statSync(machine.file(name)).ino);
   first.kill('SIGKILL');
-  await until('the device process to end', () => (isAlive(device!) ? undefined : true));
+  await until('the device process to end', () => !isAlive(device!));
   assert.equal(isMounted(machine.mountPoint), false);
   assert.equal(existsSync(machine.socket), false);
   // Its file is gone with the mount, or it writes into the empty directory below.
@@ -163,6 +163,6 @@ test('Ctrl-C leaves no mount, no socket and no process, also while programs writ
   await writer.ended;
   assert.equal(isMounted(machine.mountPoint), false);
   assert.deepEqual(processes.filter(isAlive), []);
-  assert.deepEqual(readdirSync(machine.directory).sort(), ['mnt', 'state', 'vm.yaml']);
+  assert.deepEqual(readdirSync(machine.directory).toSorted(), ['mnt', 'state', 'vm.yaml']);
   assert.deepEqual(readdirSync(machine.mountPoint), []);
 });

@@ -3,22 +3,10 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { setTimeout as pause } from 'node:timers/promises';
 import type { GuestJob } from '../../images/tiny/control.ts';
 import { Guest } from '../../images/tiny/guest.ts';
 import { type Counters, type ServeEvent, type Server, serve } from '../../src/host/index.ts';
-
-export async function until<T>(
-  what: string,
-  look: () => T | undefined | Promise<T | undefined>,
-  ms = 15_000,
-): Promise<T> {
-  for (const deadline = performance.now() + ms; performance.now() < deadline; await pause(20)) {
-    const found = await look();
-    if (found !== undefined) return found;
-  }
-  throw new assert.AssertionError({ message: `waited ${ms} ms for ${what}` });
-}
+import { until } from '../until.ts';
 
 const spec = `porthole: 1
 metadata:
@@ -114,16 +102,14 @@ export class Stage implements AsyncDisposable {
       const now = writers.map(acknowledged).join();
       if (now !== before) since = performance.now();
       before = now;
-      return performance.now() - since > 300 ? true : undefined;
+      return performance.now() - since > 300;
     });
   }
 
   /** Resolves once every writer has got on. */
   async goesOn(writers: readonly Writer[]): Promise<void> {
     const before = writers.map(acknowledged);
-    await until('every writer to go on', () =>
-      writers.every((writer, i) => acknowledged(writer) > before[i]! + 2) ? true : undefined,
-    );
+    await until('every writer to go on', () => writers.every((writer, i) => acknowledged(writer) > before[i]! + 2));
   }
 
   async end(writers: readonly Writer[]): Promise<void> {
@@ -144,7 +130,7 @@ export class Stage implements AsyncDisposable {
     const kept =
       writer.kind === 'lines'
         ? new TextDecoder().decode(node.bytes).split('\n').slice(0, -1)
-        : [...snapshot.entries(node.ino)].map(([name]) => name).sort((a, b) => Number(a) - Number(b));
+        : [...snapshot.entries(node.ino)].map(([name]) => name).toSorted((a, b) => Number(a) - Number(b));
     assert.deepEqual(
       kept,
       Array.from({ length: kept.length }, (_, i) => String(i + 1)),

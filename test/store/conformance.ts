@@ -17,6 +17,7 @@ import {
   type StoreErrorCode,
   type WatchBatch,
 } from '../../src/store/index.ts';
+import { until } from '../until.ts';
 import { checkAgainstModel, steps } from './model.ts';
 
 export interface Opened extends AsyncDisposable {
@@ -60,11 +61,6 @@ const take = async (watch: AsyncIterator<WatchBatch>, count: number): Promise<Wa
   const batches: WatchBatch[] = [];
   while (batches.length < count) batches.push((await watch.next()).value as WatchBatch);
   return batches;
-};
-
-/** Until it is so; a test that waits in vain is ended by the runner. */
-const until = async (isSo: () => Promise<boolean>): Promise<void> => {
-  while (!(await isSo())) await new Promise((resolve) => setImmediate(resolve));
 };
 
 export const conformance = (name: string, open: (t: TestContext) => Promise<Opened>): void => {
@@ -288,7 +284,7 @@ export const conformance = (name: string, open: (t: TestContext) => Promise<Open
     assert.deepEqual(keysOf((await store.range(everything)).entries), ['b']);
     await rejectsWith(store.revokeLease(one.id), 'STORE_LEASE_GONE');
     await advance(11_000);
-    await until(async () => (await store.count(everything)).count === 0);
+    await until('the keys of the lease to go', async () => (await store.count(everything)).count === 0);
     await rejectsWith(store.grantLease(0), 'STORE_INVALID', /a time to live in seconds/);
   });
 

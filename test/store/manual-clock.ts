@@ -17,7 +17,7 @@ export class ManualClock implements Clock {
 
   async advance(ms: number): Promise<void> {
     this.#nowMs += ms;
-    for (const timer of [...this.#timers].sort((a, b) => a.atMs - b.atMs)) {
+    for (const timer of [...this.#timers].toSorted((a, b) => a.atMs - b.atMs)) {
       if (timer.atMs > this.#nowMs) continue;
       this.#timers.delete(timer);
       timer.run();

@@ -65,7 +65,7 @@ const plainEvent = (event: WatchEvent): Plain | string =>
   event.type === 'put' ? plain(event.entry) : `${Buffer.from(event.key).toString()} deleted at ${event.modRevision}`;
 
 const sorted = (entries: Iterable<Plain>): Plain[] =>
-  [...entries].sort((a, b) => Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)));
+  [...entries].toSorted((a, b) => Buffer.compare(Buffer.from(a.key), Buffer.from(b.key)));
 
 class Model {
   revision: number;

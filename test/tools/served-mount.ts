@@ -18,12 +18,12 @@ policy:
 quota: { bytes: 64MiB, nodes: 20000 }
 `;
 
-export interface ScriptOptions {
+interface ScriptOptions {
   readonly uid?: number;
   readonly timeoutMs?: number;
 }
 
-export interface ScriptResult {
+interface ScriptResult {
   readonly exitCode: number;
   readonly text: string;
   readonly errorText: string;

@@ -128,7 +128,7 @@ X
       for p in 1 2 3 4 5 6 7 8; do (mkdir once 2> /dev/null && echo mkdir; (set -C; : > excl) 2> /dev/null && echo excl) & done; wait
       for p in 1 2 3 4; do (for i in $(seq 20); do flock lock sh -c 'n=$(cat n 2> /dev/null || echo 0); echo $((n + 1)) > n'; done) & done; wait; cat n`);
     assert.deepEqual(said.split('\n').slice(0, 4), ['busy', 'got', '0 busy', '10 got']);
-    assert.deepEqual(said.split('\n').slice(4, 6).sort(), ['excl', 'mkdir']);
+    assert.deepEqual(said.split('\n').slice(4, 6).toSorted(), ['excl', 'mkdir']);
     assert.deepEqual(said.split('\n').slice(6), ['80', '']);
   });
 

@@ -28,7 +28,7 @@ export class Symlink {
   }
 }
 
-export function entriesOf(content: Content, parent = ''): SpecEntry[] {
+function entriesOf(content: Content, parent = ''): SpecEntry[] {
   return Object.entries(content).flatMap(([name, value]): SpecEntry[] => {
     const path = `${parent}/${name}`;
     if (typeof value === 'string') return [{ path, kind: 'file', bytes: new TextEncoder().encode(value) }];

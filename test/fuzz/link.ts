@@ -1,5 +1,4 @@
-import { LinkError } from './link.ts';
-import { readerOnHost } from './link-on-host.ts';
+import { LinkError, readerOnHost } from '../../src/device/index.ts';
 
 /** Reads `bytes` as what a device process says, whole and in two pieces: nothing but a LinkError may come out. */
 export const fuzzLink = (bytes: Uint8Array): void => {

@@ -1,7 +1,7 @@
 /** Child of state.test.ts: commits for ever, telling each number after its commit is done, until it is killed. */
 import { writeSync } from 'node:fs';
-import { keptFor } from './state.test-support.ts';
-import { State } from './state.ts';
+import { State } from '../../src/host/state.ts';
+import { keptFor } from './kept-node.ts';
 
 const state = new State(process.argv[2]!);
 for (let revision = (state.restore()?.revision ?? 0) + 1; ; revision++) {

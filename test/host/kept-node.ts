@@ -1,4 +1,4 @@
-import type { Kept, Node } from '../tree/index.ts';
+import type { Kept, Node } from '../../src/tree/index.ts';
 
 /** A node whose every part tells its revision, so that a mix of two commits shows. */
 export const keptFor = (ino: number, revision: number): Kept => {

@@ -11,7 +11,7 @@ export interface Virtiofsd extends AsyncDisposable {
   readonly pid: number;
 }
 
-const program = '/usr/lib/qemu/virtiofsd';
+export const virtiofsdProgram = '/usr/lib/qemu/virtiofsd';
 
 /** Starts it on a directory and resolves once its socket listens. */
 export async function startVirtiofsd(options: {
@@ -21,7 +21,7 @@ export async function startVirtiofsd(options: {
   const dir = mkdtempSync(join(tmpdir(), 'porthole-virtiofsd-'));
   const socket = join(dir, 'socket');
   const child = spawn(
-    program,
+    virtiofsdProgram,
     [`--socket-path=${socket}`, '-f', '-o', `source=${options.source}`, '-o', `cache=${options.cache}`],
     { stdio: ['ignore', 'ignore', 'pipe'] },
   );
@@ -34,7 +34,7 @@ export async function startVirtiofsd(options: {
   });
   const fail = async (): Promise<never> => {
     await ended;
-    throw new Error(`${program} ended before it listened: ${said}`);
+    throw new Error(`${virtiofsdProgram} ended before it listened: ${said}`);
   };
   const failed = fail();
   failed.catch(() => {});

@@ -5,8 +5,9 @@
 import { rmSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { encodeMessage, monotonicMs, readerOnDevice, type ToHost } from '../device/index.ts';
-import { type Mutation, Replica } from '../tree/index.ts';
+import { encodeMessage, monotonicMs, type ToHost } from '../../src/device/index.ts';
+import { readerOnDevice } from '../../src/device/link.ts';
+import { type Mutation, Replica } from '../../src/tree/index.ts';
 
 interface Command {
   readonly mutation?: Mutation;

@@ -36,8 +36,9 @@ const TURN_MS = 1;
 const BUDGET = 64;
 /** Fruitless spins that may be saved up. */
 const SAVED_SPINS = 20;
-/** Fruitless spins in a row after which spinning is not expected to help. */
-const PATIENCE = 4;
+/** A fruitless spin costs as much credit as so many fruitful ones earn: it pays where four of five find something. */
+const FRUITLESS_COST = 4;
+const MOST_CREDIT = 8;
 /** How often it is tried all the same: once in so many times. */
 const RETRY_EVERY = 32;
 
@@ -58,8 +59,8 @@ export class Loop implements FdWatcher {
   /** Milliseconds of fruitless spinning that are left, as of `#allowanceAt`. */
   #allowanceMs: number;
   #allowanceAt = performance.now();
-  /** Fruitless spins that are left before the loop gives spinning up. */
-  #patience = PATIENCE;
+  /** Earned by spins that found something; none left: spinning is not expected to help. */
+  #credit = FRUITLESS_COST;
   #sinceSpin = 0;
   /** For operators and tests. */
   readonly counters = { turns: 0, sleeps: 0, spins: 0, fruitlessSpins: 0 };
@@ -178,8 +179,7 @@ export class Loop implements FdWatcher {
       if (this.#serveOnce()) last = performance.now();
       now = performance.now();
     }
-    if (last > start) this.#patience = PATIENCE;
-    else if (this.#patience > 0) this.#patience--;
+    this.#credit = last > start ? Math.min(MOST_CREDIT, this.#credit + 1) : Math.max(0, this.#credit - FRUITLESS_COST);
     if (now - last >= this.spinMs) {
       this.counters.fruitlessSpins++;
       this.#allowanceMs -= now - last;
@@ -188,7 +188,7 @@ export class Loop implements FdWatcher {
 
   /** Whether spinning has helped lately, or it is time to see whether it does now. */
   #expectsMore(): boolean {
-    return this.#patience > 0 || ++this.#sinceSpin >= RETRY_EVERY;
+    return this.#credit > 0 || ++this.#sinceSpin >= RETRY_EVERY;
   }
 
   /** Lets the allowance grow by the time that has passed, and says whether a whole fruitless spin is left of it. */

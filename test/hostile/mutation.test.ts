@@ -142,7 +142,9 @@ test(`a device process lives when its guest's memory changes under it for ${seco
   ]);
   assert.equal(stray, undefined, `byte ${stray} of the memory of another VM changed`);
   const broken = served.events.filter((event) => event.event === 'target' && event.what === 'broken');
-  const odd = broken.filter((event) => !('detail' in event) || !event.detail.startsWith('queue '));
+  // Queues break, and an INIT that was scribbled over is refused; a bug of the session would be told as one.
+  const expected = /^(queue |the kernel (does not offer|speaks) )/;
+  const odd = broken.filter((event) => !('detail' in event) || !expected.test(event.detail));
   assert.deepEqual(odd, [], 'queues break; sessions do not');
   assert.ok(broken.length > 0, 'the scribbling hit something');
   t.diagnostic(`${JSON.stringify({ ...counts, broken: broken.length })}`);

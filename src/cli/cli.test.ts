@@ -321,10 +321,12 @@ test('inWords tells no more than 20 problems of a spec, and how many there are',
   assert.match(text, /unknown key "k19"[^]*\nand 5 more\n25 errors\nthe tree stays as it was$/);
 });
 
-test('inWords says that a spec is right again when nothing changed', () => {
+test('inWords says what a reload changed, and that a spec is right again', () => {
   const event = { event: 'reloaded', revision: 4, applied: true } as const;
   const words = (changes: number): string => inWords({ ...event, changes }, paintFor(terminal([], []))).text;
-  assert.equal(words(0), 'reloaded: nothing wrong any more, nothing changed, revision 4');
+  assert.equal(words(0), 'reloaded: the rules changed, revision 4');
+  const mended = inWords({ event: 'mended', revision: 4 }, paintFor(terminal([], [])));
+  assert.deepEqual(mended, { to: 'out', text: 'nothing wrong any more; the tree is as it was, revision 4' });
   assert.equal(words(1), 'reloaded: 1 path changed, revision 4');
 });
 

@@ -22,6 +22,8 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       );
     case 'rejected':
       return err(`${rejection(event.error, paint)}\nthe tree stays as it was`);
+    case 'mended':
+      return out(`nothing wrong any more; the tree is as it was, revision ${event.revision}`);
     case 'device-ended':
       return err(
         `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, a VM on a socket must be restarted (QEMU cannot reconnect)`,
@@ -34,7 +36,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
 };
 
 const changesInWords = (changes: number): string => {
-  if (changes === 0) return 'nothing wrong any more, nothing changed';
+  if (changes === 0) return 'the rules changed';
   return `${changes} ${changes === 1 ? 'path' : 'paths'} changed`;
 };
 

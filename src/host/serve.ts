@@ -47,6 +47,8 @@ export type ServeEvent =
   /** `applied`: whoever opens a file from now on sees it. False when the device process did not say so in time. */
   | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number; readonly applied: boolean }
   | { readonly event: 'rejected'; readonly error: SpecError | Error }
+  /** After `rejected`: the file says again what is served. */
+  | { readonly event: 'mended'; readonly revision: number }
   | { readonly event: 'device-ended'; readonly reason: string; readonly restartInMs: number }
   | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'stopped' };
@@ -200,7 +202,8 @@ export class Server implements AsyncDisposable {
       onReload: ({ revision, changes, changed, warnings }) => {
         for (const problem of warnings) this.#emit({ event: 'warning', problem });
         this.#warnOfOnce();
-        if (changed || this.#rejected) this.#tellReload(revision, changes);
+        if (changed) this.#tellReload(revision, changes);
+        else if (this.#rejected) this.#emit({ event: 'mended', revision });
         this.#rejected = false;
       },
       onRejected: (error) => {

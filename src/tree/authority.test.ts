@@ -272,7 +272,7 @@ test('Authority keeps its tree, ledger and replicas whole when a guest asks for 
         fleet.check();
       }
     }),
-    { numRuns: 150 },
+    { numRuns: 400 },
   );
   for (const op of [
     'create',
@@ -287,7 +287,7 @@ test('Authority keeps its tree, ledger and replicas whole when a guest asks for 
     'burn',
     'drop',
   ])
-    assert.ok((succeeded.get(op) ?? 0) >= 3, `${op} succeeded ${succeeded.get(op)} times only`);
+    assert.ok((succeeded.get(op) ?? 0) >= 10, `${op} succeeded ${succeeded.get(op)} times only`);
 });
 
 test('load keeps what guests made, replaces what they wrote only when the outside has a new value', () => {

@@ -11,7 +11,7 @@ import { parseSync } from 'oxc-parser';
 /** Rooms in layers, lowest first: a room may import rooms of lower layers, and those siblings that `siblings` names. */
 const layers = [
   ['wire', 'sys'],
-  ['tree', 'store'],
+  ['tree', 'store', 'records'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu'],
   ['device'],
   ['agent', 'host', 'cluster'],

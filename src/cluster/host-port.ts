@@ -71,8 +71,11 @@ export interface HostPort {
 
   /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
-  /** Every record that matches after `after` (default: from now on), in order, none lost, none twice. HOST_COMPACTED. */
-  followAudit(filter: AuditFilter, options: AuditFollowOptions): AsyncIterable<AuditEvent>;
+  /**
+   * Every record that matches after `after` (default: from now on), in order, none lost, none twice. Resolves when it has
+   * begun; HOST_COMPACTED then, or thrown by the iteration when the consumer was too slow.
+   */
+  followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>>;
 
   /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
@@ -152,9 +155,14 @@ export interface TreePort {
 
   /**
    * Every commit from revision `from` on (default: the next one) that changed something at or below `path`, in order.
-   * HOST_COMPACTED at its start or when the consumer was too slow; HOST_NO_VM when the VM is deleted.
+   * Resolves when it has begun: the answer's revision is the last one before what `commits` tells. HOST_COMPACTED then, or
+   * thrown by the iteration when the consumer was too slow; HOST_NO_VM when the VM is deleted; HOST_INVALID when `from` lies
+   * more than one ahead.
    */
-  watch(path: string, options: CallOptions & { readonly from?: number | undefined }): AsyncIterable<TreeCommit>;
+  watch(
+    path: string,
+    options: CallOptions & { readonly from?: number | undefined },
+  ): Promise<TreeAnswer & { readonly commits: AsyncIterable<TreeCommit> }>;
 
   /**
    * Waits until every replica that is connected has applied a revision, at most `timeoutMs`.
@@ -236,8 +244,13 @@ export interface ConsolePort {
       readonly mostBytes: number;
     },
   ): Promise<ConsoleLog>;
-  /** The log from `offset` on (default: its end), then what comes, over boots and restarts. */
-  stream(options: CallOptions & { readonly offset?: number | undefined }): AsyncIterable<ConsolePiece>;
+  /**
+   * The log from `offset` on (default: its end), then what comes, over boots and restarts. Pieces follow each other without
+   * a gap but where the log had let go of bytes before they were read. Resolves when it has begun.
+   */
+  stream(
+    options: CallOptions & { readonly offset?: number | undefined },
+  ): Promise<{ readonly offset: number; readonly pieces: AsyncIterable<ConsolePiece> }>;
   /** HOST_WRONG_STATE when the VM does not run. */
   write(bytes: Uint8Array, options?: CallOptions): Promise<void>;
 }

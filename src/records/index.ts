@@ -1,1 +1,2 @@
 export * from './records.ts';
+export type * from './host-port.ts';

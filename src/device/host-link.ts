@@ -1,9 +1,9 @@
 /** The device process's end of the link: mutations go up, commits and outcomes come down. */
 import { read, send } from '../sys/index.ts';
-import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
+import type { Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
 import { encodeMessage, LinkQueue, readerOnDevice } from './link.ts';
-import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
+import { type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
 
 /** The descriptor that the host daemon gives a device process. */
 export const LINK_FD = 3;
@@ -16,13 +16,6 @@ const QUEUE_BYTES = 64 * 1024 * 1024;
  */
 const UNDERWAY = 32;
 const READ_BYTES = 256 * 1024;
-/** Audit records that may wait to be sent. */
-const AUDIT_WAITING = 4096;
-/** Records go out together: so many, or after this time. Each batch wakes the host daemon once. */
-const AUDIT_BATCH = 64;
-const AUDIT_DELAY_MS = 2;
-/** When the queue had no room. */
-const AUDIT_RETRY_MS = 50;
 
 interface HostLinkEvents {
   config(config: LinkConfig): void;
@@ -55,7 +48,7 @@ interface Unsent extends Waiting {
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
-/** Owned by the loop: `serve` when the descriptor is ready, `beforePoll` before each wait, `tick` when something is due. */
+/** Owned by the loop: `serve` when the descriptor is ready, `flush` before each wait, `tick` when something is due. */
 export class HostLink {
   readonly #fd: number;
   readonly #events: HostLinkEvents;
@@ -67,9 +60,6 @@ export class HostLink {
   readonly #unsent: Unsent[] = [];
   #unsentBytes = 0;
   #sequence = 0;
-  #audit: AuditRecord[] = [];
-  #auditDueMs = Number.POSITIVE_INFINITY;
-  #auditWritable = true;
   #wantsWritable = false;
   #ended = false;
 
@@ -82,20 +72,6 @@ export class HostLink {
   upstream(way: 'virtiofs' | 'mount'): Upstream {
     return { submit: (mutation, settle) => this.#submit(way, mutation, settle) };
   }
-
-  /** Keeps a record to be sent with the next batch; false when the log can't be written or too much waits. */
-  readonly audit = (record: AuditRecord): boolean => {
-    if (this.#ended || !this.#auditWritable || this.#audit.length >= AUDIT_WAITING) return false;
-    if (this.#audit.length === 0) this.#auditDueMs = performance.now() + AUDIT_DELAY_MS;
-    this.#audit.push(record);
-    return true;
-  };
-
-  /** Sends what waits, audit records only when they are due. */
-  readonly beforePoll = (): void => {
-    if (this.#audit.length >= AUDIT_BATCH || this.#auditDueMs <= performance.now()) this.flush();
-    else this.#write();
-  };
 
   /** Mutations that wait for the host daemon. */
   get mutationsWaiting(): number {
@@ -121,17 +97,8 @@ export class HostLink {
     return !this.#ended && this.#queue.push(message);
   }
 
-  /** Sends everything that waits. */
-  flush(): void {
-    while (this.#audit.length > 0) {
-      if (!this.send({ type: 'audit', records: this.#audit.slice(0, auditBatch) })) break;
-      this.#audit = this.#audit.slice(auditBatch);
-    }
-    this.#auditDueMs = this.#audit.length === 0 ? Number.POSITIVE_INFINITY : performance.now() + AUDIT_RETRY_MS;
-    this.#write();
-  }
-
-  #write(): void {
+  /** Sends what waits, as far as the socket takes it. */
+  readonly flush = (): void => {
     for (let frame = this.#queue.next(); frame !== undefined && !this.#ended; frame = this.#queue.next()) {
       const wrote = send(this.#fd, frame);
       if (wrote === -EINTR) continue;
@@ -143,7 +110,7 @@ export class HostLink {
     if (wanted === this.#wantsWritable || this.#ended) return;
     this.#wantsWritable = wanted;
     this.#events.wantWritable(wanted);
-  }
+  };
 
   #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
     const sinceMs = monotonicMs();
@@ -158,8 +125,6 @@ export class HostLink {
   }
 
   #sendMutation({ sequence, frame, settle, sinceMs }: Unsent): void {
-    // A record that was made before goes first, so that the log tells things in their order.
-    this.flush();
     if (this.#ended || !this.#queue.pushFrame(frame)) return settle(refused);
     this.#waiting.set(sequence, { settle, sinceMs });
     this.flush();
@@ -176,8 +141,7 @@ export class HostLink {
 
   /** Monotonic milliseconds (`performance.now`) of the next thing due, or Infinity. */
   nextDeadlineMs(): number {
-    const expiresInMs = this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
-    return Math.min(this.#auditDueMs, performance.now() + expiresInMs);
+    return performance.now() + this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
   }
 
   /** Sends what is due, and answers EIO for what waited too long: the daemon will refuse it. */
@@ -215,9 +179,6 @@ export class HostLink {
       }
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
-      case 'auditHealth':
-        this.#auditWritable = message.writable;
-        return undefined;
       case 'shutdown':
         return this.#events.shutdown();
     }

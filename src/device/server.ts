@@ -5,6 +5,7 @@ import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.t
 import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN } from '../wire/index.ts';
+import { AuditRing } from './audit-ring.ts';
 import { HostLink, LINK_FD } from './host-link.ts';
 import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
@@ -37,6 +38,7 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   readonly #listening = new Map<number, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
+  #ring: AuditRing | undefined;
   #opened = false;
   #tellingSecond = 0;
   #toldInSecond = 0;
@@ -61,7 +63,7 @@ class DeviceServer {
   async run(): Promise<void> {
     setNonBlocking(LINK_FD, true);
     this.#loop.watch(LINK_FD, this.#link.serve);
-    this.#loop.beforePoll = this.#link.beforePoll;
+    this.#loop.beforePoll = () => this.#beforePoll();
     this.#loop.serve(linkTimer(this.#link));
     for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
     try {
@@ -71,10 +73,18 @@ class DeviceServer {
     }
   }
 
+  /** After what was served is answered: the daemon is not woken before. */
+  #beforePoll(): void {
+    const ring = this.#ring;
+    if (ring?.takeDoorbell() === true && !this.#link.send({ type: 'auditWaiting' })) ring.returnDoorbell();
+    this.#link.flush();
+  }
+
   #open(): void {
     const config = this.#config;
     if (config === undefined) return;
     this.#opened = true;
+    if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
@@ -194,7 +204,7 @@ class DeviceServer {
       replica: this.#replica,
       way,
       upstream: this.#link.upstream(way.name === 'virtiofs' ? 'virtiofs' : 'mount'),
-      audit: this.#link.audit,
+      audit: this.#ring?.record ?? (() => true),
       vm: this.#config!.vm,
       clock,
     });
@@ -219,6 +229,7 @@ class DeviceServer {
       }
     }
     this.#link.flush();
+    this.#ring?.close();
   }
 }
 

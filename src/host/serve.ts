@@ -273,6 +273,8 @@ export class Server implements AsyncDisposable {
 
   #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
     switch (message.type) {
+      case 'hello':
+        return;
       case 'mutation': {
         // The guest has been told that it failed, so it must not take effect any more.
         const expired = monotonicMs() > message.expiresMs;

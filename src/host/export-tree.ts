@@ -1,7 +1,8 @@
 /** A tree as it stands, as entries of a spec file. */
-import { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
+
 import { CHANGES_NAME, type Node, type Replica, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
+import { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 
 /** The tree, or what lies at and below a path, as YAML; `/.changes` left out. */
 export const exportReplica = (replica: Replica, below = '/'): string => {

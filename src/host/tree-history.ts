@@ -65,7 +65,8 @@ export class TreeHistory {
       const commit = this.#firstFrom(next);
       if (commit !== undefined) {
         next = commit.revision + 1;
-        const changes = path === '/' ? commit.changes : commit.changes.filter((change) => isAtOrBelow(change.path, path));
+        const changes =
+          path === '/' ? commit.changes : commit.changes.filter((change) => isAtOrBelow(change.path, path));
         if (changes.length > 0 || commit.policyChanged) yield { ...commit, changes };
         continue;
       }

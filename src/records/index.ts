@@ -1,2 +1,2 @@
-export * from './records.ts';
 export type * from './host-port.ts';
+export * from './records.ts';

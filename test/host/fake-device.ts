@@ -2,6 +2,7 @@
  * Plays a device process for serve.test.ts: takes the link at descriptor 3, keeps a replica, and answers JSON lines on
  * each vhost-user socket: { mutation } with the outcome, { get: path } with the value, { do: 'exit' | 'lie' }.
  */
+import { randomUUID } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
@@ -45,6 +46,7 @@ const run = (command: Command, answer: (value: object) => void): void => {
   send({ type: 'mutation', sequence, way: 'virtiofs', mutation: { ...mutation, ...text } as Mutation, expiresMs });
 };
 
+send({ type: 'hello', protocol: 1, holder: randomUUID(), pid: process.pid });
 link.on('data', (chunk: Uint8Array) => {
   for (const message of reader.feed(chunk)) {
     if (message.type === 'delta') {

@@ -30,6 +30,7 @@ const terminal = (out: string[], err: string[], more: object = {}) => ({
   errIsTerminal: false,
   environment: {},
   interrupted: new AbortController().signal,
+  onReopen: () => {},
   forced: new AbortController().signal,
   ...more,
 });

@@ -31,6 +31,7 @@ const terminal = (out: string[], err: string[], more: object = {}) => ({
   errIsTerminal: false,
   environment: {},
   interrupted: new AbortController().signal,
+  onReopen: () => {},
   forced: new AbortController().signal,
   ...more,
 });

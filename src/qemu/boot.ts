@@ -319,18 +319,19 @@ export class Boot {
     const deadline = performance.now() + lastWordsWithinMs;
     do {
       words = readLastWords(paths.lastWords, this.bootId);
-      if (this.#shutdown !== undefined || words?.endedAtMs !== undefined) break;
+      if (this.#shutdown !== undefined || words?.endedAtMs !== undefined || words?.attachedAtMs === undefined) break;
       await pause(lookEveryMs);
     } while (this.#watcher?.alive === true && performance.now() < deadline);
     // Its socket goes with it, and the next boot's has the same path.
-    if (this.#watcher?.alive === true) await this.#endWatcher(this.#watcher);
+    if (this.#watcher?.alive === true) await this.#endWatcher(this.#watcher, words?.attachedAtMs !== undefined);
     const line = lastLine(paths.qemuLog);
     const how = endingInWords(ending);
     return { shutdown: this.#shutdown ?? words?.shutdown?.reason, words: `QEMU ${how}${line && `: ${line}`}` };
   }
 
-  /** It ends with QEMU by itself; one that does not is ended. */
-  async #endWatcher(watcher: LastingProcess): Promise<void> {
+  /** It ends with QEMU by itself, if it had reached it; one that does not is ended. */
+  async #endWatcher(watcher: LastingProcess, isAttached: boolean): Promise<void> {
+    if (!isAttached) watcher.signal('SIGTERM');
     for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
       const ended = await Promise.race([watcher.ended, pause(lastWordsWithinMs, 'late' as const)]);
       if (ended !== 'late') return;

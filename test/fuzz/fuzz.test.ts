@@ -5,11 +5,12 @@ import path from 'node:path';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { fuzzLink } from './link.ts';
+import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = { link: fuzzLink, qcow2: fuzzQcow2, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {

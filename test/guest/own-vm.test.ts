@@ -124,7 +124,7 @@ test('Vm says how QEMU died, and starts again as its policy says', async () => {
 });
 
 test('Vm that does not hear its power button is switched off after the deadline', async () => {
-  await using own = await OwnVm.make({ machine: { type: { cpus: 1, memoryMiB: 64 } } });
+  await using own = await OwnVm.make();
   own.vm.start();
   await own.ready();
   own.attach().socket.end('killall acpid\n');

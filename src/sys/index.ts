@@ -3,4 +3,5 @@ export * from './event-fds.ts';
 export * from './fd.ts';
 export * from './memory.ts';
 export * from './mount.ts';
+export * from './pidfd.ts';
 export * from './socket.ts';

@@ -94,7 +94,7 @@ export class Images {
   }
 
   async #add(operation: OperationRecord, request: ImageRequest, signal: AbortSignal): Promise<void> {
-    const { region, host, wallMs } = this.#kit;
+    const { host, wallMs } = this.#kit;
     let told = 0;
     let telling: Promise<unknown> = Promise.resolve();
     try {
@@ -219,7 +219,10 @@ export class Images {
       if (stateOf({ value }) !== 'removing') continue;
       const [, name, version] = keyText(key).split('/') as [string, string, string];
       const { count } = await this.#kit.region.count(prefixRange(usePrefix(name, version)));
-      if (count === 0) await this.#removeUnused(name, version);
+      if (count === 0)
+        await this.#removeUnused(name, version).catch((error: unknown) =>
+          this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again'),
+        );
       else await this.#kit.region.commit({ operations: [put(keyText(key), { state: 'kept' })] });
     }
   }

@@ -18,7 +18,7 @@ const longestTimerMs = 2 ** 31 - 1;
 
 const keyPattern = /^ph_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
 
-export type KeyFacts = Omit<KeyRecord, 'secretHash'>;
+export type KeyFacts = Pick<KeyRecord, 'id' | 'account' | 'name' | 'role' | 'createdAtMs' | 'expiresAtMs'>;
 
 interface Held {
   readonly record: KeyRecord;
@@ -171,4 +171,11 @@ export class Keys {
 const isExpired = ({ expiresAtMs }: KeyRecord, nowMs: number): boolean =>
   expiresAtMs !== undefined && nowMs >= expiresAtMs;
 
-const factsOf = ({ secretHash: _hash, ...facts }: KeyRecord): KeyFacts => facts as KeyFacts;
+const factsOf = ({ id, account, name, role, createdAtMs, expiresAtMs }: KeyRecord): KeyFacts => ({
+  id,
+  account,
+  name,
+  role,
+  createdAtMs,
+  expiresAtMs,
+});

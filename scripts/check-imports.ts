@@ -10,7 +10,7 @@ import { parseSync } from 'oxc-parser';
 
 /** Rooms in layers, lowest first: a room may import rooms of lower layers, and those siblings that `siblings` names. */
 const layers = [
-  ['wire', 'sys'],
+  ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
   ['device'],

@@ -101,8 +101,7 @@ export class VmTreePort implements TreePort {
     options: { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }> {
     const { spec, warnings } = checkedSpec(text);
-    this.#mustBe(options.ifRevision, this.#tree.replica.snapshot.revision, 'the tree');
-    const { revision, changes } = await this.#tree.load(spec);
+    const { revision, changes } = await this.#tree.load(spec, options.ifRevision);
     return { ...this.#answer(), revision, changes, warnings };
   }
 
@@ -117,8 +116,7 @@ export class VmTreePort implements TreePort {
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
     const { policy, problems } = parsePolicy(text, 'policy');
     if (policy === undefined) throw refusalOf('the policy', problems);
-    this.#mustBe(options.ifRevision, this.#tree.policyRevision, 'the policy');
-    const { revision } = await this.#tree.setPolicy(policy);
+    const { revision } = await this.#tree.setPolicy(policy, options.ifRevision);
     const { policyRevision } = this.#tree;
     return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
   }
@@ -167,14 +165,6 @@ export class VmTreePort implements TreePort {
       burned: node.burned,
       rule: ruleOf(effective.rule),
     };
-  }
-
-  #mustBe(wanted: number | undefined, revision: number, what: string): void {
-    if (wanted === undefined || wanted === revision) return;
-    throw new HostRefusal(
-      'HOST_CONDITION_UNMET',
-      `${what} is at revision ${revision}, not ${wanted}: somebody changed it; read it again`,
-    );
   }
 }
 

@@ -27,10 +27,15 @@ interface CallOptions {
 
 /** `TreePort` over the tree of a VM. */
 export class VmTreePort implements TreePort {
-  readonly #tree: VmTree;
+  readonly #find: () => VmTree;
 
-  constructor(tree: VmTree) {
-    this.#tree = tree;
+  /** `find` is asked at each call, and throws when the VM is not there. */
+  constructor(find: () => VmTree) {
+    this.#find = find;
+  }
+
+  get #tree(): VmTree {
+    return this.#find();
   }
 
   async stat(path: string): Promise<TreeAnswer & { readonly entry: TreeEntry }> {
@@ -133,7 +138,7 @@ export class VmTreePort implements TreePort {
     return { ...this.#answer(), commits: this.#tree.history.watch(path, options.from, options.signal) };
   }
 
-  applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {
+  async applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {
     return this.#tree.applied(revision, options.timeoutMs);
   }
 

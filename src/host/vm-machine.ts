@@ -39,7 +39,11 @@ const imageOf = ({ image }: VmRecord, images: ImageStore): StoredImage => {
 /** Makes the VM's disk where it has none yet, or grows it. Errors as `ensureDisk`. */
 export const makeDisk = async (
   { record, paths, images }: Pick<MachineOptions, 'record' | 'paths' | 'images'>,
-  user: { readonly uid?: number | undefined; readonly groups?: readonly number[] | undefined },
+  user: {
+    readonly uid?: number | undefined;
+    readonly gid?: number | undefined;
+    readonly groups?: readonly number[] | undefined;
+  },
   signal: AbortSignal,
 ): Promise<void> => {
   const image = imageOf(record, images);

@@ -13,13 +13,21 @@ import {
   type VmState,
   vmPaths,
 } from '../qemu/index.ts';
-import { BootRecord, decodeRecord, encodeRecord, type VmRecord, VmStatusRecord } from '../records/index.ts';
+import {
+  BootRecord,
+  decodeRecord,
+  encodeRecord,
+  type Statistics,
+  type VmRecord,
+  VmStatusRecord,
+} from '../records/index.ts';
 import { keyText, prefixRange, type Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
 import { VmServed } from './vm-served.ts';
+import { statusEdits, valuesOf } from './vm-statistics.ts';
 import type { VmTree } from './vm-tree.ts';
 
 /** What all VMs of a host share. */
@@ -56,6 +64,8 @@ const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
 const qemuLogBytes = 256 * 1024;
 const startWithinMs = 120_000;
+/** How often `/instance/status` is written. */
+const statusEveryMs = 10_000;
 /** Of each VM, the newest. */
 const bootsKept = 500;
 
@@ -77,6 +87,10 @@ export class HostedVm {
   #afterCreate: 'start' | undefined;
   #deleting: Promise<void> | undefined;
   #over = false;
+  readonly #statusTimer: NodeJS.Timeout;
+  /** What `/instance/status` has. */
+  readonly #shown = new Map<string, number>();
+  #showing = false;
 
   private constructor(parts: HostParts, record: VmRecord, tree: VmTree, status: VmStatusRecord | undefined) {
     this.#parts = parts;
@@ -115,6 +129,7 @@ export class HostedVm {
         if (event.event === 'target' && event.what === 'broken') onTrouble(`its device: ${event.detail}`);
       },
     });
+    this.#statusTimer = setInterval(() => void this.#showStatus(), statusEveryMs).unref();
   }
 
   /** Goes on with what an earlier daemon left, or begins. The caller gives it the record again whenever that changes. */
@@ -192,6 +207,7 @@ export class HostedVm {
   /** The machine lives on without us. */
   async release(): Promise<void> {
     this.#over = true;
+    clearInterval(this.#statusTimer);
     this.#machine?.release();
     await this.#served.release();
     this.#statusWriter.close();
@@ -203,6 +219,37 @@ export class HostedVm {
     const bootId = crypto.randomUUID();
     await this.#commitBoot(bootId, 'told of by the API');
     return { bootId, number: this.#status.bootNumber };
+  }
+
+  async statistics(): Promise<Statistics> {
+    const machine = this.#machine;
+    const pid = machine?.qemuPid;
+    const { network } = this.#record;
+    const values = await valuesOf({
+      qemu:
+        pid === undefined
+          ? undefined
+          : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
+      counters: await this.#served.counters(),
+      denialsTotal: this.#served.denialsTotal,
+      bootNumber: this.#status.bootNumber,
+    });
+    return { atMs: Date.now(), values };
+  }
+
+  /** Shows the guest how it is doing. */
+  async #showStatus(): Promise<void> {
+    if (this.#over || this.#showing || !this.tree.isServed) return;
+    this.#showing = true;
+    try {
+      const edits = statusEdits((await this.statistics()).values, this.#shown);
+      if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
+    } catch (error) {
+      this.#shown.clear();
+      this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
+    } finally {
+      this.#showing = false;
+    }
   }
 
   // --- an attached VM ---
@@ -312,6 +359,7 @@ export class HostedVm {
       await machine.until(({ status }) => status === 'stopped' || status === 'failed');
     }
     this.#over = true;
+    clearInterval(this.#statusTimer);
     machine?.release();
     await this.#served.stop();
     await this.#served.release();

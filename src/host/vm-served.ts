@@ -3,7 +3,7 @@ import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import type { Launcher } from '../qemu/index.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
-import type { AuditStore } from './audit-store.ts';
+import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
 import { VmDevice } from './vm-device.ts';
@@ -32,6 +32,7 @@ export class VmServed {
   readonly #ring: AuditRingReader;
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
+  #denials = 0;
 
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
@@ -42,7 +43,7 @@ export class VmServed {
     this.#ring = new AuditRingReader({
       path: paths.auditRing,
       vm,
-      log: audit.ringLog(bootId),
+      log: this.#counting(audit.ringLog(bootId)),
       ...(uid !== undefined && { owner: { uid, gid: uid } }),
       onLie: (reason) => this.#device?.lied(`its audit ring: ${reason}`),
       onTrouble: (what) => onEvent({ event: 'trouble', what }),
@@ -83,15 +84,18 @@ export class VmServed {
 
   /** Ends the device process for good. */
   stop(): Promise<void> {
-    this.#changing = this.#changing.then(async () => {
-      const device = this.#device;
-      if (device === undefined) return;
-      this.#options.tree.servedBy(undefined);
-      await device.stop();
-      this.#device = undefined;
-      this.#ring.drain();
-    });
+    this.#changing = this.#stop(this.#changing);
     return this.#changing;
+  }
+
+  async #stop(before: Promise<void>): Promise<void> {
+    await before;
+    const device = this.#device;
+    if (device === undefined) return;
+    this.#options.tree.servedBy(undefined);
+    await device.stop();
+    this.#device = undefined;
+    this.#ring.drain();
   }
 
   /** Has a process of this version take over from one of another. */
@@ -121,6 +125,25 @@ export class VmServed {
     this.#session.close();
     this.#ring.drain();
     this.#ring[Symbol.dispose]();
+  }
+
+  /** Denials that were recorded since this daemon started. */
+  get denialsTotal(): number {
+    return this.#denials;
+  }
+
+  #counting(log: RingLog): RingLog {
+    return {
+      ...log,
+      get writable() {
+        return log.writable;
+      },
+      write: (lines) => {
+        const written = log.write(lines);
+        if (written === lines.length) this.#denials += denialsIn(lines);
+        return written;
+      },
+    };
   }
 
   #config(): LinkConfig {
@@ -161,3 +184,12 @@ export class VmServed {
     return device;
   }
 }
+
+const denial = Buffer.from('"verdict":"denied"');
+
+const denialsIn = (lines: Uint8Array): number => {
+  const text = Buffer.from(lines.buffer, lines.byteOffset, lines.length);
+  let count = 0;
+  for (let at = text.indexOf(denial); at >= 0; at = text.indexOf(denial, at + denial.length)) count++;
+  return count;
+};

@@ -28,7 +28,7 @@ export interface LinkOptions {
   readonly allowUnsealedMemory: boolean;
 }
 
-/** The first message to a device process: what to serve. A full delta follows. */
+/** The first message to a device process: what to serve. A full delta follows. From a later daemon it changes nothing. */
 export interface LinkConfig {
   readonly type: 'config';
   /** Name of the VM, for audit records. */
@@ -57,9 +57,17 @@ export interface LinkTarget {
   readonly path: string;
 }
 
+/** What is spoken here. Either side also accepts the one before. */
+export const LINK_PROTOCOL = 1;
+
 /** From a device process to the host daemon. */
 export type ToHost =
-  /** `sequence` counts from 1 in each device process; `way` says by which way in it came. */
+  /** The first message of every connection. `holder`: the device process, through all daemons that it meets. */
+  | { readonly type: 'hello'; readonly protocol: number; readonly holder: string; readonly pid: number }
+  /**
+   * `sequence` counts from 1 in each holder; `way` says by which way in it came. What was not answered when a daemon went
+   * away is sent again to the next one.
+   */
   | {
       readonly type: 'mutation';
       readonly sequence: number;
@@ -106,7 +114,8 @@ export const messageKinds = {
   event: { code: 68, from: 'device', maxBytes: 16 * kibibyte },
   statistics: { code: 69, from: 'device', maxBytes: 256 * kibibyte },
   applied: { code: 70, from: 'device', maxBytes: kibibyte },
-  auditWaiting: { code: 71, from: 'device', maxBytes: kibibyte },
+  hello: { code: 71, from: 'device', maxBytes: kibibyte },
+  auditWaiting: { code: 72, from: 'device', maxBytes: kibibyte },
 } as const satisfies Record<(ToDevice | ToHost)['type'], MessageKind>;
 
 export type MessageType = keyof typeof messageKinds;

@@ -74,6 +74,7 @@ const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: wor
 
 /** One schema per message from a device process. */
 const fromDevice = {
+  hello: z.strictObject({ type: z.literal('hello'), protocol: z.int().min(1), holder: z.uuid(), pid: z.int().min(1) }),
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,

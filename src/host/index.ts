@@ -1,3 +1,4 @@
+export { attachWords, mountCommand, qemuArguments } from './attachment.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 export { nearest } from './near-miss.ts';
 export { type Counters, type ServeEvent, type Server, serve } from './serve.ts';

@@ -1,7 +1,7 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
 import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
-import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
@@ -282,11 +282,14 @@ export class Server implements AsyncDisposable {
 
   #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
     switch (message.type) {
+      case 'hello':
+        return;
       case 'mutation': {
         // The guest has been told that it failed, so it must not take effect any more.
         const expired = monotonicMs() > message.expiresMs;
-        const outcome = expired ? refused : this.#commit(message.mutation, message.way, holder);
-        device.send({ type: 'outcome', sequence: message.sequence, outcome });
+        const settle: Settle = (outcome) => device.send({ type: 'outcome', sequence: message.sequence, outcome });
+        if (expired) settle(refused);
+        else this.#commit(message.mutation, message.way, holder, settle);
         return;
       }
       case 'auditWaiting':
@@ -327,19 +330,20 @@ export class Server implements AsyncDisposable {
   }
 
   /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
-  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string): Outcome {
+  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string, settle: Settle): void {
     const kind = way === 'mount' ? 'mount' : 'vhost-user';
-    if (!this.#targets.some((target) => target.kind === kind)) return refused;
+    if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
+    const { authority } = this.#tree;
     try {
-      const outcome = this.#tree.authority.commit(mutation, ways[way], holder);
-      const failure = this.#tree.authority.persistFailure;
-      if (outcome.errno === EIO && failure !== undefined)
-        this.#emit({ event: 'trouble', what: `a guest's write was refused: ${failure.message}` });
-      return outcome;
+      authority.commit(mutation, ways[way], holder, undefined, (outcome) => {
+        if (outcome.errno === EIO && authority.persistFailure !== undefined)
+          this.#emit({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
+        settle(outcome);
+      });
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
       this.#emit({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
-      return refused;
+      settle(refused);
     }
   }
 

@@ -135,8 +135,9 @@ export abstract class DeviceDriver implements Driver {
     switch (message.type) {
       case 'mutation': {
         const { sequence, mutation, way } = message;
-        const outcome = this.world.authority.commit(mutation, ways[way], 'device');
-        this.#device?.send({ type: 'outcome', sequence, outcome });
+        this.world.authority.commit(mutation, ways[way], 'device', undefined, (outcome) =>
+          this.#device?.send({ type: 'outcome', sequence, outcome }),
+        );
         return;
       }
       case 'auditWaiting':

@@ -7,11 +7,18 @@ import * as fc from 'fast-check';
 import { fuzzAuditRing } from './audit-ring.ts';
 import { goodRecordBytes } from './audit-ring-stage.ts';
 import { fuzzLink } from './link.ts';
+import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { 'audit-ring': fuzzAuditRing, link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = {
+  'audit-ring': fuzzAuditRing,
+  link: fuzzLink,
+  qcow2: fuzzQcow2,
+  ring: fuzzRing,
+  'vhost-user': fuzzVhostUser,
+};
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {

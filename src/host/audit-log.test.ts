@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
+import { Buffer } from 'node:buffer';
 import { spawnSync } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -54,4 +55,27 @@ test('AuditLog writes no control character of a name, and the same name', () => 
   });
   assert.doesNotMatch(written.trimEnd(), /[\p{Cc}\p{Cf}]/u);
   assert.equal(JSON.parse(written).path, path);
+});
+
+test('AuditLog ends half a line that somebody left, unless its rest comes', (t) => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-audit-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const file = path.join(directory, 'audit.jsonl');
+  const encode = (text: string) => new TextEncoder().encode(text);
+  writeFileSync(file, 'half');
+  {
+    using log = logOn(file);
+    assert.equal(log.write(encode('a line\n')), 7);
+  }
+  assert.equal(readFileSync(file, 'utf8'), 'half\na line\n');
+  writeFileSync(file, 'half');
+  {
+    using log = logOn(file);
+    log.write(encode(' of a line\n'), true);
+    const { offset, ...place } = log.place()!;
+    assert.equal(offset, 15);
+    assert.equal(Buffer.from(log.readFrom({ ...place, offset: 5 }, 4)).toString(), 'of a');
+    assert.equal(log.readFrom({ ...place, inode: 0, offset: 5 }, 4).length, 0);
+  }
+  assert.equal(readFileSync(file, 'utf8'), 'half of a line\n');
 });

@@ -241,6 +241,41 @@ test('serve says why a device process ended and starts another', async (t) => {
   );
 });
 
+test('serve ends a device process that writes nonsense into its audit ring, and gives the next one another', async (t) => {
+  const stage = new Stage(t);
+  const audit = join(stage.directory, 'audit.jsonl');
+  const server = await stage.serve(t, { audit, stateDirectory: join(stage.directory, 'state') });
+  const pid = server.devicePid;
+  await stage.ask({ do: 'scribble' });
+  const lied = await until('the end', () => stage.find('device-ended'));
+  assert.equal(
+    lied.reason,
+    'it said what no device process may (its audit ring: a record is of kind 0); a guest may have taken it over',
+  );
+  await until('the next device process', async () => (await stage.get('/instance/id')) === 'i-1');
+  assert.notEqual(server.devicePid, pid);
+  const burned = await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
+  assert.equal(burned['errno'], 0);
+  assert.equal(readFileSync(audit, 'utf8').split('\n').length, 2);
+});
+
+test('serve keeps its old log when the new one cannot be opened', async (t) => {
+  const stage = new Stage(t);
+  const logs = join(stage.directory, 'logs');
+  mkdirSync(logs);
+  const audit = join(logs, 'audit.jsonl');
+  const server = await stage.serve(t, { audit });
+  renameSync(logs, `${logs}.old`);
+  server.reopenAudit();
+  const trouble = stage.events.flatMap((event) => (event.event === 'trouble' ? [event.what] : [])).at(-1)!;
+  assert.match(
+    trouble,
+    /^opening the audit log ".*" failed: there is no directory .*; records go where they went before$/,
+  );
+  await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
+  assert.equal(readFileSync(join(`${logs}.old`, 'audit.jsonl'), 'utf8').split('\n').length, 2);
+});
+
 test('serve refuses and leaves nothing behind when a target cannot be served', async (t) => {
   const stage = new Stage(t);
   const refusal = async (more: Partial<ServeOptions>): Promise<string> => {

@@ -144,7 +144,7 @@ export class Boot {
     }
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
-    if (boot.#watcher) boot.#follow(boot.#watcher);
+    if (boot.#watcher) void boot.#follow(boot.#watcher);
     try {
       await boot.#run(signal, undefined);
       return boot;
@@ -231,13 +231,16 @@ export class Boot {
       if (event.event === 'SHUTDOWN') this.#shutdown = String(event.data['reason'] ?? 'unknown');
       this.#options.onEvent(event);
     });
-    void qmp.closed.then(() => {
-      this.#qmp = undefined;
-      if (this.#released.signal.aborted) return;
-      this.#qemu.look();
-      // It is most often gone; else its monitor broke, and is connected again.
-      if (this.#qemu.alive) void this.#connectAgain();
-    });
+    void this.#afterLoss(qmp);
+  }
+
+  async #afterLoss(qmp: Qmp): Promise<void> {
+    await qmp.closed;
+    this.#qmp = undefined;
+    if (this.#released.signal.aborted) return;
+    this.#qemu.look();
+    // It is most often gone; else its monitor broke, and is connected again.
+    if (this.#qemu.alive) await this.#connectAgain();
   }
 
   async #connectAgain(): Promise<void> {
@@ -282,24 +285,23 @@ export class Boot {
     this.#watcher = watcher;
     this.#runtime = { ...this.#runtime, watcher: watcher.identity };
     await this.#options.keep(this.#runtime);
-    this.#follow(watcher);
+    void this.#follow(watcher);
   }
 
   /** Starts another watcher when this one dies before QEMU; meanwhile what the guest prints is lost. */
-  #follow(watcher: LastingProcess): void {
-    void watcher.ended.then(async (ending) => {
-      const { signal } = this.#released;
-      try {
-        await pause(againAfterMs, undefined, { signal });
-        if (!this.#qemu.alive || this.#watcher !== watcher) return;
-        const line = ending.how === 'signal' ? '' : lastLine(this.#options.paths.watcherLog);
-        this.#options.onTrouble(`the watcher ${endingInWords(ending)}${line && `: ${line}`}; starting another`);
-        this.#watcher = undefined;
-        await this.#watch();
-      } catch (error) {
-        if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
-      }
-    });
+  async #follow(watcher: LastingProcess): Promise<void> {
+    const ending = await watcher.ended;
+    const { signal } = this.#released;
+    try {
+      await pause(againAfterMs, undefined, { signal });
+      if (!this.#qemu.alive || this.#watcher !== watcher) return;
+      const line = ending.how === 'signal' ? '' : lastLine(this.#options.paths.watcherLog);
+      this.#options.onTrouble(`the watcher ${endingInWords(ending)}${line && `: ${line}`}; starting another`);
+      this.#watcher = undefined;
+      await this.#watch();
+    } catch (error) {
+      if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
+    }
   }
 
   /** Resolves when the watcher hears console and monitor. */

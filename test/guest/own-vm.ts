@@ -86,7 +86,8 @@ export class OwnVm implements AsyncDisposable {
   async ready(count = 1): Promise<void> {
     // The shell asks the terminal for its width behind the prompt.
     const isReady = (): boolean =>
-      this.console.split('tiny: ready').length > count && /# (\x1b\[6n)?$/.test(this.console);
+      this.console.split('tiny: ready').length > count &&
+      ['# ', '# \u{1b}[6n'].some((end) => this.console.endsWith(end));
     await until("the guest's shell", isReady, bootLimitMs).catch((cause: unknown) => {
       throw new Error(`${this.story.join(', ')}; the console: ${JSON.stringify(this.console.slice(-500))}`, { cause });
     });

@@ -3,7 +3,7 @@
  * each vhost-user socket: { mutation } with the outcome, { get: path } with the value, { do: 'exit' | 'lie' | 'scribble' }.
  */
 import { randomUUID } from 'node:crypto';
-import { closeSync, openSync, rmSync, rmSync, writeSync } from 'node:fs';
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { encodeMessage, monotonicMs, ringWords, type ToHost } from '../../src/device/index.ts';

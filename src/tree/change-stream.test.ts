@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { World, type WorldSpec } from '../../test/tree/world.ts';
-import { EBUSY, EINTR, O_RDONLY } from '../wire/index.ts';
+import { EBUSY, EINTR, EMFILE, ENFILE, O_RDONLY } from '../wire/index.ts';
 import { type Caller, ways } from './caller.ts';
 import { changeLimits } from './change-stream.ts';
 import { type Handle, PENDING } from './file-system.ts';
+import type { Node } from './node.ts';
 import { Replica } from './replica.ts';
 import { TreeFileSystem } from './tree-file-system.ts';
 
@@ -283,4 +284,23 @@ test('a reader is told nothing of what lies in a directory that is hidden from i
   world.load(spec('2'));
   assert.deepEqual(told(stranger.drain()), []);
   assert.deepEqual(told(owner.drain()), ['changed /instance/ghost/key']);
+});
+
+test('open of /.changes is refused to a uid beyond a quarter of the handles, and to all beyond all of them', () => {
+  const world = new World({ content: {} });
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const { ino } = fileSystem.lookup(app, 1, '.changes') as Node;
+  const open = (uid: number) => fileSystem.open(as(uid), ino, O_RDONLY);
+  const share = changeLimits.handles / 4;
+  const fill = (uid: number) => Array.from({ length: share }, () => open(uid) as Handle);
+  const first = fill(1000);
+  assert.ok(first.every((handle) => typeof handle === 'object'));
+  assert.equal(open(1000), EMFILE);
+  for (const uid of [1001, 1002, 1003]) fill(uid);
+  assert.equal(open(1004), ENFILE);
+  fileSystem.release(first[0]!, () => undefined);
+  assert.equal(typeof open(1004), 'object');
+  assert.equal(open(1000), ENFILE);
+  fileSystem.reset();
+  assert.equal(typeof open(1000), 'object');
 });

@@ -172,7 +172,7 @@ export class TreeFileSystem implements FileSystem {
     const mask = openMask(flags);
     const writes = (mask & W_OK) !== 0;
     if (current === undefined && writes) return ENOENT;
-    const room = this.#files.room(caller.uid);
+    const room = this.#files.room(caller.uid) || (ino === CHANGES_INO ? this.#stream.room(caller.uid) : 0);
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask, way);
     if (errno !== 0) return errno;
@@ -545,6 +545,7 @@ export class TreeFileSystem implements FileSystem {
     const { revision } = this.#replica.snapshot;
     const file = new OpenFile(node, flags, caller, revision, node.ino === CHANGES_INO, caching !== 'mutable');
     this.#files.add(file);
+    if (file.stream) this.#stream.open(file);
     return file;
   }
 

@@ -254,12 +254,12 @@ export class TreeFileSystem implements FileSystem {
     return this.#files.truncating(ino);
   }
 
-  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void {
+  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>, appends?: boolean): void {
     const file = handle as OpenFile;
     if (!file.open || !file.writes) return done(EBADF, undefined);
     const files = this.#files;
     const truncate = files.takeTruncation(file);
-    const append = (file.flags & O_APPEND) !== 0;
+    const append = appends ?? (file.flags & O_APPEND) !== 0;
     const written = data.length;
     this.#upstream.submit(
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },

@@ -113,6 +113,8 @@ export class Server implements AsyncDisposable {
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
+  /** Paths of targets that a device process of ours has served. */
+  readonly #made = new Set<string>();
   /** The commit up to which the device process has told that it applied them. */
   #appliedRevision = 0;
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
@@ -256,7 +258,7 @@ export class Server implements AsyncDisposable {
     await this.#device?.stop(this.#kills.signal);
     this.#unsubscribe?.();
     for (const { tell } of this.#unapplied) tell(false);
-    cleanUp(this.#targets);
+    cleanUp(this.#targets, this.#made);
     this.#tree[Symbol.dispose]();
     this.#state?.close();
     this.#audit[Symbol.dispose]();
@@ -302,6 +304,7 @@ export class Server implements AsyncDisposable {
         const awaited = this.#awaited.get(target.path);
         this.#awaited.delete(target.path);
         if (message.type === 'ready') {
+          this.#made.add(target.path);
           this.#emit({ event: 'ready', target });
           awaited?.resolve();
           return;
@@ -394,7 +397,7 @@ export class Server implements AsyncDisposable {
     const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
-      cleanUp(this.#targets);
+      cleanUp(this.#targets, this.#made);
       this.#startDevice();
     }, restartInMs);
   }

@@ -14,8 +14,11 @@ export const changeLimits = {
   handles: 256,
   /** Readers that wait at once in a VM; a uid may have a quarter. More get EBUSY. */
   waiters: 16,
-  /** Commits that are remembered for readers that are behind; older ones are told as missed. */
+  /** Commits that are remembered for readers that are behind, and changes in all of them; older ones are told as missed. */
   backlog: 256,
+  backlogChanges: 8192,
+  /** A commit of more changes is told as missed to everybody: each change is judged anew for each reader. */
+  commitChanges: 2048,
   /** A reader is given no more lines at once when they have this many characters; the next read gives the rest. */
   batchChars: 4096,
   /** A commit that takes a longer line is told as missed: the reader looks at the tree instead. */
@@ -43,6 +46,7 @@ export class ChangeStream {
   readonly #monotonicMs: () => number;
   readonly #wallMs: () => number;
   readonly #backlog: Remembered[] = [];
+  #backlogChanges = 0;
   /** Commits up to this revision are forgotten. */
   #forgotten: number;
   readonly #waiters = new Set<Waiter>();
@@ -72,14 +76,23 @@ export class ChangeStream {
 
   /** Remembers a commit, and answers the waiting readers that it concerns. */
   applied(delta: Delta, before: Snapshot): void {
-    if (delta.full) {
-      // What happened between the last commit that arrived and this one is not known.
+    // What happened between the last commit that arrived and a full one is not known.
+    if (delta.full || delta.changes.length > changeLimits.commitChanges) {
       this.#backlog.length = 0;
+      this.#backlogChanges = 0;
       this.#forgotten = delta.revision;
     } else if (delta.changes.length > 0) {
       const changes = delta.changes.flatMap((change) => remembered(change, before, this.#replica.snapshot) ?? []);
       this.#backlog.push({ revision: delta.revision, changes });
-      if (this.#backlog.length > changeLimits.backlog) this.#forgotten = this.#backlog.shift()!.revision;
+      this.#backlogChanges += changes.length;
+      while (
+        this.#backlog.length > changeLimits.backlog ||
+        this.#backlogChanges > changeLimits.backlogChanges
+      ) {
+        const oldest = this.#backlog.shift()!;
+        this.#backlogChanges -= oldest.changes.length;
+        this.#forgotten = oldest.revision;
+      }
     }
     for (const waiter of [...this.#waiters]) {
       const bytes = this.take(waiter.file, waiter.sizeBytes);

@@ -78,7 +78,9 @@ class DeviceServer {
     else this.#listenForDaemons(this.#place.path);
     this.#loop.beforePoll = () => this.#beforePoll();
     this.#loop.serve(linkTimer(this.#link));
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.#loop.stop());
+    // It has no terminal, and a whole service may be sent what its daemon should do with its log.
+    process.on('SIGHUP', () => {});
     try {
       await this.#loop.run();
     } finally {

@@ -128,7 +128,8 @@ export class AuditRingReader implements Disposable {
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.drain();
-    if (this.#isBroken) {
+    // What the next device process would not take for a ring.
+    if (this.#isBroken || whyNone(this.#fd) !== undefined) {
       closeSync(this.#fd);
       this.#fd = this.#make();
       this.#adopt();
@@ -154,10 +155,7 @@ export class AuditRingReader implements Disposable {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
       throw failed(`opening the audit ring "${path}" failed`, error);
     }
-    const head = new Uint32Array(RING_HEAD_BYTES / 4);
-    readSync(fd, head, 0, RING_HEAD_BYTES, 0);
-    const stat = fstatSync(fd);
-    const why = stat.isFile() ? whyNoRing(head, stat.size) : 'it is no file';
+    const why = whyNone(fd);
     if (why === undefined) return fd;
     closeSync(fd);
     onTrouble(`"${path}" is no audit ring (${why}); another is made, and records that were only there are lost`);
@@ -403,6 +401,14 @@ export class AuditRingReader implements Disposable {
     writeSync(this.#fd, this.#mark, 0, RingMark.sizeBytes, ringWords.mark * 4);
   }
 }
+
+const whyNone = (fd: number): string | undefined => {
+  const stat = fstatSync(fd);
+  if (!stat.isFile()) return 'it is no file';
+  const head = new Uint32Array(RING_HEAD_BYTES / 4);
+  readSync(fd, head, 0, RING_HEAD_BYTES, 0);
+  return whyNoRing(head, stat.size);
+};
 
 const writeAll = (fd: number, bytes: Uint8Array, position: number): void => {
   for (let written = 0; written < bytes.length; )

@@ -46,7 +46,7 @@ export class Audit implements Disposable {
   openRing(directory: string | undefined): void {
     const { target, vm, onTrouble, onLie } = this.#options;
     if (target === undefined) return;
-    if (directory === undefined) this.#privateDirectory = mkdtempSync(join(tmpdir(), 'porthole-audit-'));
+    if (directory === undefined) this.#privateDirectory = mkdtempSync(join(tmpdir(), 'porthole-audit-ring-'));
     this.#ringPath = resolve(directory ?? this.#privateDirectory!, 'audit.ring');
     this.#ring = new AuditRingReader({ path: this.#ringPath, vm, log: this.#log, onTrouble, onLie });
     this.#ring.drain();

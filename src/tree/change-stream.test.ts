@@ -304,3 +304,25 @@ test('open of /.changes is refused to a uid beyond a quarter of the handles, and
   fileSystem.reset();
   assert.equal(typeof open(1000), 'object');
 });
+
+test('/.changes tells of a commit of more changes than it remembers that something was missed, and remembers no more', () => {
+  const many = (value: string) =>
+    Object.fromEntries(Array.from({ length: changeLimits.commitChanges / 2 }, (_, i) => [`f${i}`, value]));
+  const of = (more: string, ...values: string[]): WorldSpec => ({
+    content: { instance: { ...Object.fromEntries(values.map((value, i) => [`d${i}`, many(value)])), more } },
+  });
+  const world = new World(of('', 'a', 'a', 'a'));
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const reader = new Reader(fileSystem, app);
+  const { revision } = world.load(of('', 'b', 'b', 'b'));
+  assert.deepEqual(reader.drain(), [{ revision, missed: true }]);
+  const late = new Reader(fileSystem, app);
+  // Each is remembered, and all together are too many.
+  const commits = Math.floor(changeLimits.backlogChanges / (changeLimits.commitChanges / 2)) + 2;
+  for (let i = 0; i < commits; i++) world.load(of('', `${i}`, 'b', 'b'));
+  const { revision: last } = world.load(of('new', `${commits - 1}`, 'b', 'b'));
+  const lines = late.drain();
+  assert.equal(lines[0]?.missed, true);
+  assert.deepEqual(told(lines.slice(-1)), ['changed /instance/more']);
+  assert.equal(lines.at(-1)?.revision, last);
+});

@@ -85,10 +85,7 @@ export class ChangeStream {
       const changes = delta.changes.flatMap((change) => remembered(change, before, this.#replica.snapshot) ?? []);
       this.#backlog.push({ revision: delta.revision, changes });
       this.#backlogChanges += changes.length;
-      while (
-        this.#backlog.length > changeLimits.backlog ||
-        this.#backlogChanges > changeLimits.backlogChanges
-      ) {
+      while (this.#backlog.length > changeLimits.backlog || this.#backlogChanges > changeLimits.backlogChanges) {
         const oldest = this.#backlog.shift()!;
         this.#backlogChanges -= oldest.changes.length;
         this.#forgotten = oldest.revision;

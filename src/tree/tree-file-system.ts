@@ -13,6 +13,7 @@ import {
   ESTALE,
   O_APPEND,
   O_EXCL,
+  O_TRUNC,
   R_OK,
   S_IFDIR,
   S_IFLNK,
@@ -368,9 +369,8 @@ export class TreeFileSystem implements FileSystem {
       const { snapshot } = this.#replica;
       const node = outcome.errno === 0 ? snapshot.node(outcome.ino) : snapshot.child(parentIno, name);
       if (outcome.errno === EEXIST && node !== undefined) return this.#createOver(creator, node, flags, done);
-      if (outcome.errno !== 0) return done(outcome.errno, undefined);
-      if (node === undefined) return done(ESTALE, undefined);
-      done(0, { node, handle: this.#opened(node, flags, creator, 'mutable') });
+      if (outcome.errno !== 0 || node === undefined) return done(outcome.errno || ESTALE, undefined);
+      done(0, { node, handle: this.#opened(node, flags & ~O_TRUNC, creator, 'mutable') });
     });
   }
 

@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
 import { spawnSync } from 'node:child_process';
-import { closeSync, constants, mkdtempSync, openSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -30,6 +40,24 @@ test('AuditLog leaves the mode of what is no regular file, as /dev/null', (t) =>
   t.after(() => closeSync(reader));
   logOn(pipe)[Symbol.dispose]();
   assert.equal(statSync(pipe).mode & 0o7777, 0o666);
+});
+
+test('AuditLog refuses a pipe that nobody reads, and is unwritable while its reader does not keep up', (t) => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-audit-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const pipe = path.join(directory, 'pipe');
+  assert.equal(spawnSync('mkfifo', [pipe]).status, 0);
+  assert.throws(() => logOn(pipe), /nobody reads this pipe; start its reader first/);
+  const reader = openSync(pipe, constants.O_RDONLY | constants.O_NONBLOCK);
+  t.after(() => closeSync(reader));
+  using log = logOn(pipe);
+  const lines = new Uint8Array(65_536).fill(0x0a);
+  let written = 0;
+  for (let i = 0; i < 64 && log.writable; i++) written += log.write(lines);
+  assert.ok(!log.writable && written > 0);
+  assert.equal(readSync(reader, new Uint8Array(written)), written);
+  log.probe();
+  assert.ok(log.writable);
 });
 
 test('AuditLog writes no control character of a name, and the same name', () => {

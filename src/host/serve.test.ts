@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { type TestContext, test } from 'node:test';
 import { until } from '../../test/until.ts';
+import { close, connectUnix, listenUnix } from '../sys/index.ts';
 import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
@@ -382,4 +383,21 @@ test('serve tells that a restart forgets which values were read once, where noth
   const keeping = new Stage(t);
   await keeping.serve(t, { stateDirectory: join(keeping.directory, 'state') });
   assert.deepEqual(told(keeping), []);
+});
+
+test('serve leaves the socket of another process alone that listens there first', async (t) => {
+  const stage = new Stage(t);
+  let other = -1;
+  t.after(() => close(other));
+  const serving = stage.serve(t, {
+    // Between the check of the path and the start of the device process.
+    onEvent: ({ event }) => {
+      if (event === 'loaded') other = listenUnix(stage.socket);
+    },
+    deviceCommand: [process.execPath, join(import.meta.dirname, '../device/main.ts')],
+  });
+  await assert.rejects(serving, { code: 'CANNOT_SERVE', message: /another process listens on/ });
+  const connected = connectUnix(stage.socket);
+  assert.ok(connected >= 0, 'the socket is gone');
+  close(connected);
 });

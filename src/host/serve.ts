@@ -100,6 +100,8 @@ export class Server implements AsyncDisposable {
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
+  /** Paths of targets that a device process of ours has served. */
+  readonly #made = new Set<string>();
   #hasWarnedOfOnce = false;
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
@@ -229,7 +231,7 @@ export class Server implements AsyncDisposable {
     clearTimeout(this.#restart);
     await this.#device?.stop(this.#kills.signal);
     this.#session.close();
-    cleanUp(this.#targets);
+    cleanUp(this.#targets, this.#made);
     this.#tree[Symbol.dispose]();
     this.#state?.close();
     this.#audit[Symbol.dispose]();
@@ -250,6 +252,7 @@ export class Server implements AsyncDisposable {
   }
 
   #deviceTold(event: DeviceEvent): void {
+    if (event.event === 'ready') this.#made.add(event.target.path);
     const awaited = 'target' in event && event.event !== 'target' ? this.#awaited.get(event.target.path) : undefined;
     if (awaited === undefined) return this.#emit(event);
     this.#awaited.delete((event as { readonly target: LinkTarget }).target.path);
@@ -281,7 +284,7 @@ export class Server implements AsyncDisposable {
     const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
-      cleanUp(this.#targets);
+      cleanUp(this.#targets, this.#made);
       this.#startDevice();
     }, restartInMs);
   }

@@ -197,13 +197,51 @@ export function aimed(snapshot: Snapshot, mutation: Mutation): Mutation {
   } as Mutation;
 }
 
-/** Keeps everything of a tree, as a store does that no spec stands behind, and answers when it is told to. */
-export class SlowKeeper {
+/** All that is kept of a tree, as a store keeps it that no spec stands behind. */
+export class KeptTree {
   readonly nodes = new Map<number, Kept>();
   revision = 0;
   nextIno = 0;
   policy: PolicySpec | undefined;
+  policyRevision = 0;
   readonly applied = new AppliedMutations();
+
+  keep(commit: Commit): void {
+    assert.ok(commit.revision > this.revision || commit.forgotten !== undefined, 'revisions only rise');
+    assert.ok(commit.nextIno >= this.nextIno);
+    ({ revision: this.revision, nextIno: this.nextIno } = commit);
+    for (const ino of commit.remove) this.nodes.delete(ino);
+    for (const kept of commit.put) this.nodes.set(kept.node.ino, kept);
+    if (commit.forgotten !== undefined) this.applied.forget(commit.forgotten);
+    if (commit.applied !== undefined) this.applied.add(commit.applied);
+    if (commit.policy === undefined) return;
+    this.policy = commit.policy;
+    this.policyRevision = commit.revision;
+  }
+
+  static from(restored: Restored): KeptTree {
+    const tree = new KeptTree();
+    for (const kept of restored.nodes) tree.nodes.set(kept.node.ino, kept);
+    for (const applied of restored.applied ?? []) tree.applied.add(applied);
+    ({ revision: tree.revision, nextIno: tree.nextIno, policy: tree.policy } = restored);
+    tree.policyRevision = restored.policyRevision ?? 0;
+    return tree;
+  }
+
+  get restored(): Restored {
+    return {
+      revision: this.revision,
+      nextIno: this.nextIno,
+      nodes: [...this.nodes.values()],
+      ...(this.policy && { policy: this.policy }),
+      policyRevision: this.policyRevision,
+      applied: [...this.applied.holders()].flatMap((holder) => [...this.applied.of(holder)]),
+    };
+  }
+}
+
+/** Answers when it is told to. */
+export class SlowKeeper extends KeptTree {
   #batch: { readonly commits: readonly Commit[]; readonly answer: PromiseWithResolvers<void> } | undefined;
 
   readonly persist = (commits: readonly Commit[]): Promise<void> => {
@@ -220,7 +258,7 @@ export class SlowKeeper {
   }
 
   /** Keeps the batch and says so. */
-  keep(): void {
+  succeed(): void {
     const answer = this.#batch?.answer;
     this.land();
     answer?.resolve();
@@ -236,32 +274,11 @@ export class SlowKeeper {
   land(): void {
     const commits = this.batch;
     this.#batch = undefined;
-    for (const commit of commits) this.#keep(commit);
+    for (const commit of commits) this.keep(commit);
   }
 
   /** Loses the batch, and nobody will hear of it. */
   lose(): void {
     this.#batch = undefined;
-  }
-
-  #keep(commit: Commit): void {
-    assert.ok(commit.revision > this.revision || commit.forgotten !== undefined, 'revisions only rise');
-    assert.ok(commit.nextIno >= this.nextIno);
-    ({ revision: this.revision, nextIno: this.nextIno } = commit);
-    for (const ino of commit.remove) this.nodes.delete(ino);
-    for (const kept of commit.put) this.nodes.set(kept.node.ino, kept);
-    if (commit.forgotten !== undefined) this.applied.forget(commit.forgotten);
-    if (commit.policy !== undefined) this.policy = commit.policy;
-    if (commit.applied !== undefined) this.applied.add(commit.applied);
-  }
-
-  get restored(): Restored {
-    return {
-      revision: this.revision,
-      nextIno: this.nextIno,
-      nodes: [...this.nodes.values()],
-      ...(this.policy && { policy: this.policy }),
-      applied: [...this.applied.holders()].flatMap((holder) => [...this.applied.of(holder)]),
-    };
   }
 }

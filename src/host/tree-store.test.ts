@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { ask, file, makeAuthority, serve, specOne } from '../../test/host/served-store.ts';
 import { temporaryStore } from '../../test/store/temporary.ts';
-import { root } from '../../test/tree/histories.ts';
+import { root } from '../../test/tree/keepers.ts';
 import { specOf } from '../../test/tree/world.ts';
 import { keyText, openStores, prefixRange, restoreStores, StoreError } from '../store/index.ts';
 import { APPLIED_KEPT, type Authority, type Rule } from '../tree/index.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { app, SlowKeeper } from '../../test/tree/histories.ts';
 import { nodesOf } from '../../test/tree/invariants.ts';
+import { app, SlowKeeper } from '../../test/tree/keepers.ts';
 import { Symlink, World, type WorldSpec } from '../../test/tree/world.ts';
 import { O_RDONLY } from '../wire/index.ts';
 import { ways } from './caller.ts';

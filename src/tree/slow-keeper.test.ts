@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { aimed, app, edit, editCondition, mutation, root, SlowKeeper, specs } from '../../test/tree/histories.ts';
+import { aimed, edit, editCondition, mutation, specs } from '../../test/tree/histories.ts';
 import { checkTree, nodesOf } from '../../test/tree/invariants.ts';
+import { app, root, SlowKeeper } from '../../test/tree/keepers.ts';
 import { commitNow, digest, specOf, TestClock, type WorldSpec } from '../../test/tree/world.ts';
 import { EIO, ENOENT, S_IFMT } from '../wire/index.ts';
 import { Authority, type Edited, type Loaded } from './authority.ts';

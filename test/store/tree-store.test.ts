@@ -15,7 +15,8 @@ import {
   ways,
 } from '../../src/tree/index.ts';
 import { file, makeAuthority, serve } from '../host/served-store.ts';
-import { aimed, edit, KeptTree, mutation, specs } from '../tree/histories.ts';
+import { aimed, edit, mutation, specs } from '../tree/histories.ts';
+import { KeptTree } from '../tree/keepers.ts';
 import { specOf } from '../tree/world.ts';
 import { temporaryStore } from './temporary.ts';
 

@@ -5,11 +5,11 @@ import { DatabaseSync } from 'node:sqlite';
 import { test } from 'node:test';
 import { openStores } from '../../src/store/index.ts';
 import { ask, serve } from '../host/served-store.ts';
-import { app } from '../tree/histories.ts';
+import { app } from '../tree/keepers.ts';
 import { temporaryStore } from './temporary.ts';
 import { timed } from './timed.ts';
 
-const writes = 1_000;
+const writes = 500;
 const data = new Uint8Array(200);
 const how = { offset: 0, append: false, truncate: true, grantedAtOpen: true };
 

@@ -9,7 +9,7 @@ import { writeSync } from 'node:fs';
 import { openStores } from '../../src/store/index.ts';
 import { type Authority, type Edit, type Mutation, type Outcome, ways } from '../../src/tree/index.ts';
 import { serve } from '../host/served-store.ts';
-import { app } from '../tree/histories.ts';
+import { app } from '../tree/keepers.ts';
 
 export const lanes = 2;
 export const underway = 8;

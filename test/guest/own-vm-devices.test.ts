@@ -9,24 +9,10 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { ensureDisk, ImageStore, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
-import { bootLimitMs, OwnVm, testUid } from './own-vm.ts';
+import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
 
 const limit = (): AbortSignal => AbortSignal.timeout(bootLimitMs);
 const imagesGid = 700_124;
-
-/** Runs a command on the guest's console; resolves with what it printed. */
-async function shell(own: OwnVm, command: string): Promise<string> {
-  const { socket, text } = own.attach();
-  const mark = `mark${Math.random().toString(36).slice(2)}`;
-  socket.write(`${command}; echo "${mark}"-end\n`);
-  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
-  try {
-    const after = () => text().slice(text().indexOf(mark));
-    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
-  } finally {
-    socket.destroy();
-  }
-}
 
 async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');

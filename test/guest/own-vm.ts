@@ -136,3 +136,17 @@ interface OwnVmChanges {
   readonly machine?: Partial<VmMachine>;
   readonly options?: Partial<VmOptions>;
 }
+
+/** Runs a command on the guest's console; resolves with what it printed. */
+export async function shell(own: OwnVm, command: string): Promise<string> {
+  const { socket, text } = own.attach();
+  const mark = `mark${Math.random().toString(36).slice(2)}`;
+  socket.write(`${command}; echo "${mark}"-end\n`);
+  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
+  try {
+    const after = () => text().slice(text().indexOf(mark));
+    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
+  } finally {
+    socket.destroy();
+  }
+}

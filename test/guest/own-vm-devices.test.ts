@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { ensureDisk, ImageStore, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
+import { ensureDisk, ImageStore, readTail, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
 
@@ -57,9 +57,10 @@ test('Vm keeps its disk over boots, on an image that it cannot write, and is see
   assert.equal(await vmStatistics(2 ** 22 + 1), undefined);
 });
 
-test('Vm from an image built by a recipe answers on a forwarded port', async () => {
+test('Vm from an image built by a recipe answers on a forwarded port, and its console log stays short', async () => {
   const hostPort = await freePort();
-  await using own = await OwnVm.make({ options: { groups: [imagesGid] } });
+  const consoleLogBytes = 8_192;
+  await using own = await OwnVm.make({ options: { groups: [imagesGid], consoleLogBytes } });
   const store = new ImageStore({ directory: join(own.dir, 'images'), sandboxUid: 700_125, gid: imagesGid });
   const recipe = join(import.meta.dirname, '../../images/tiny/recipe.ts');
   const image = await store.build([process.execPath, recipe]);
@@ -77,6 +78,13 @@ test('Vm from an image built by a recipe answers on a forwarded port', async () 
     bootLimitMs,
   );
   assert.equal(await answer.text(), 'hello from inside\n');
+  await shell(own, 'seq 1 20000');
+  for (const file of [own.paths.consoleLog, `${own.paths.consoleLog}.1`]) {
+    const { size, mode } = statSync(file);
+    assert.ok(size > 0 && size <= consoleLogBytes, `${file} has ${size} bytes`);
+    assert.equal(mode & 0o777, 0o600);
+  }
+  assert.match(readTail(own.paths.consoleLog, 4_096).toString(), /\r\n19990\r\n[^]*\r\n20000\r\n/);
 });
 
 test('Vm waits when there is no room for its disk, says so, and goes on by itself', async (t) => {

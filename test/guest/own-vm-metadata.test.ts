@@ -29,9 +29,6 @@ test('Vm mounts its metadata at boot, and sees a change after a reboot', async (
   own.vm.reboot();
   await own.vm.until(() => own.boots.length === 2, AbortSignal.timeout(bootLimitMs));
   await own.ready(2);
-  assert.match(
-    await shell(own, 'cat /run/metadata/instance/word; stat -c %a /run/metadata/secrets/key'),
-    /second400/,
-  );
+  assert.match(await shell(own, 'cat /run/metadata/instance/word; stat -c %a /run/metadata/secrets/key'), /second400/);
   assert.ok(server);
 });

@@ -66,6 +66,8 @@ export class Boot {
   readonly #released = new AbortController();
   #runtime: VmRuntime;
   #watcher: LastingProcess | undefined;
+  #watching: Promise<void> | undefined;
+  readonly #over = new AbortController();
   #qmp: Qmp | undefined;
   #shutdown: string | undefined;
 
@@ -190,10 +192,8 @@ export class Boot {
    * does not answer, as one that is adopted may have long been serving.
    */
   async #run(signal: AbortSignal, withinMs: number | undefined): Promise<void> {
-    const lost = this.ended.then(({ words }) => {
-      throw new QemuError('START_FAILED', words);
-    });
-    const late = withinMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(withinMs)]);
+    const limits = withinMs === undefined ? [signal] : [signal, AbortSignal.timeout(withinMs)];
+    const late = AbortSignal.any([...limits, this.#over.signal]);
     const start = async (): Promise<void> => {
       const [qmp] = await Promise.all([this.#connect(late), this.#watch()]);
       const status = await qmp.execute('query-status', undefined, { signal: late });
@@ -202,13 +202,15 @@ export class Boot {
       await qmp.execute('cont', undefined, { signal: late });
     };
     try {
-      await Promise.race([start(), lost]);
+      await start();
     } catch (error) {
-      if (late.aborted && !signal.aborted)
+      if (limits[1]?.aborted === true && !signal.aborted)
         throw new QemuError('START_FAILED', `QEMU was not ready within ${withinMs} ms`, error);
-      throw error;
+      this.#qemu.look();
+      if (signal.aborted || (this.#qemu.alive && !this.#over.signal.aborted)) throw error;
+      const { words } = await this.ended;
+      throw new QemuError('START_FAILED', words, error);
     }
-    lost.catch(() => {});
   }
 
   async #connect(signal: AbortSignal): Promise<Qmp> {
@@ -260,7 +262,12 @@ export class Boot {
 
   /** Starts a watcher unless one lives. */
   async #watch(): Promise<void> {
-    if (this.#watcher) return;
+    if (this.#watcher || this.#over.signal.aborted) return;
+    this.#watching = this.#startWatcher();
+    await this.#watching;
+  }
+
+  async #startWatcher(): Promise<void> {
     const { paths, launcher, consoleLogBytes, replayBytes, logBytes, startWithinMs, watcherCommand } = this.#options;
     const watcher = await startWatcher({
       launcher,
@@ -316,7 +323,9 @@ export class Boot {
 
   async #end(ending: Ending): Promise<BootEnd> {
     const { paths } = this.#options;
+    this.#over.abort();
     this.#qmp?.close();
+    await this.#watching?.catch(() => {});
     let words: LastWords | undefined;
     const deadline = performance.now() + lastWordsWithinMs;
     do {

@@ -32,6 +32,9 @@ export class OwnVm implements AsyncDisposable {
   readonly troubles: string[] = [];
   runtime: VmRuntime | undefined;
   vm: Vm;
+  /** What is made before each boot. */
+  create: () => Promise<void> = async () => {};
+  #machine: VmMachine;
   readonly #options: VmOptions;
 
   private constructor(image: Awaited<ReturnType<typeof tinyImage>>, changes: OwnVmChanges) {
@@ -39,7 +42,7 @@ export class OwnVm implements AsyncDisposable {
     this.paths = vmPaths(join(this.dir, 'state'), join(this.dir, 'run'), 'tiny');
     makeVmDirectories(this.paths, testUid);
     const { qmp, watch, serial } = this.paths;
-    const machine: VmMachine = {
+    this.#machine = {
       name: 'tiny',
       type: { cpus: 1, memoryMiB: 128 },
       accelerator: 'tcg',
@@ -51,7 +54,8 @@ export class OwnVm implements AsyncDisposable {
     };
     this.#options = {
       name: 'tiny',
-      machine: () => machine,
+      machine: () => this.#machine,
+      create: () => this.create(),
       policy: { restart: 'no', guestReboot: 'boot' },
       paths: this.paths,
       launcher: new SessionLauncher(),
@@ -75,6 +79,11 @@ export class OwnVm implements AsyncDisposable {
 
   static async make(changes: OwnVmChanges = {}): Promise<OwnVm> {
     return new OwnVm(await tinyImage(), changes);
+  }
+
+  /** Of the next boot. */
+  change(changes: Partial<VmMachine>): void {
+    this.#machine = { ...this.#machine, ...changes };
   }
 
   /** What the guest has printed. */
@@ -126,4 +135,18 @@ export class OwnVm implements AsyncDisposable {
 interface OwnVmChanges {
   readonly machine?: Partial<VmMachine>;
   readonly options?: Partial<VmOptions>;
+}
+
+/** Runs a command on the guest's console; resolves with what it printed. */
+export async function shell(own: OwnVm, command: string): Promise<string> {
+  const { socket, text } = own.attach();
+  const mark = `mark${Math.random().toString(36).slice(2)}`;
+  socket.write(`${command}; echo "${mark}"-end\n`);
+  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
+  try {
+    const after = () => text().slice(text().indexOf(mark));
+    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
+  } finally {
+    socket.destroy();
+  }
 }

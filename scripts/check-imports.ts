@@ -10,9 +10,9 @@ import { parseSync } from 'oxc-parser';
 
 /** Rooms in layers, lowest first: a room may import rooms of lower layers, and those siblings that `siblings` names. */
 const layers = [
-  ['wire', 'sys'],
-  ['tree', 'store', 'records'],
-  ['fuse', 'ninep', 'virtio', 'imds', 'qemu'],
+  ['wire', 'sys', 'parts'],
+  ['tree', 'store'],
+  ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
   ['device'],
   ['agent', 'host', 'cluster'],
   ['cli'],

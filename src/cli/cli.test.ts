@@ -31,6 +31,7 @@ const terminal = (out: string[], err: string[], more: object = {}) => ({
   errIsTerminal: false,
   environment: {},
   interrupted: new AbortController().signal,
+  onReopen: () => {},
   forced: new AbortController().signal,
   ...more,
 });
@@ -53,7 +54,7 @@ const porthole = (...args: readonly string[]) => {
 };
 
 test('porthole prints its version and help', () => {
-  assert.match(porthole('--version').out, /^\d+\.\d+\.\d+\n$/);
+  assert.match(porthole('--version').out, /^\d+\.\d+\.\d+( \(commit [0-9a-f]{12}(\+changes)?\))?\n$/);
   const help = porthole('--help');
   assert.equal(help.code, 0);
   assert.match(

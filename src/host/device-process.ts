@@ -1,7 +1,6 @@
 /** One device process, as the host daemon sees it: started, told, listened to, ended. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import {
   encodeMessage,
   type LinkConfig,
@@ -10,11 +9,12 @@ import {
   type ToDevice,
   type ToHost,
 } from '../device/index.ts';
+import { commandOf, partEnvironment } from '../parts/index.ts';
 import { printable } from './printable.ts';
 
 interface DeviceProcessOptions {
   readonly config: LinkConfig;
-  /** Program and arguments. Default: the device process of this checkout under this Node. */
+  /** Program and arguments. Default: the device process of this Porthole. */
   readonly command?: readonly [string, ...string[]];
   readonly onMessage: (message: ToHost) => void;
   /** Called once, when the process is gone. `reason` is for people; undefined when it ended as it was told. */
@@ -26,21 +26,6 @@ const waitingBytes = 512 * 1024 * 1024;
 const wordsKept = 2_000;
 const endWithinMs = 5_000;
 const killAfterMs = 2_000;
-
-const defaultCommand = (): readonly [string, ...string[]] => [
-  process.execPath,
-  '--disable-warning=ExperimentalWarning',
-  // A request allocates next to nothing, so a small nursery and one helper thread do: 7 MB less for each VM.
-  '--max-semi-space-size=1',
-  '--v8-pool-size=1',
-  fileURLToPath(new URL('../device/main.ts', import.meta.url)),
-];
-
-/**
- * Compiled sources of this checkout, types stripped: without it every device process loads a compiler (28 MB). Node goes on
- * without it where it can't be written.
- */
-const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 
 /** Starts at once. Deltas and answers may be sent before it is ready. */
 export class DeviceProcess {
@@ -54,11 +39,11 @@ export class DeviceProcess {
 
   constructor(options: DeviceProcessOptions) {
     this.#onEnd = options.onEnd;
-    const [program, ...args] = options.command ?? defaultCommand();
+    const [program, ...args] = options.command ?? commandOf('device');
     // A session of its own: Ctrl-C is for the daemon, which ends it in order. Nothing of our environment: it may hold secrets.
     this.#child = spawn(program, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-      env: { NODE_COMPILE_CACHE: compileCache },
+      env: partEnvironment(),
       detached: true,
       cwd: '/',
     });
@@ -70,7 +55,7 @@ export class DeviceProcess {
         for (const message of reader.feed(chunk)) options.onMessage(message);
       } catch (error) {
         if (!(error instanceof LinkError)) throw error;
-        this.#abandon(`it said what no device process may (${error.message}); a guest may have taken it over`);
+        this.lied(error.message);
       }
     });
     // The process's end tells more than an error of its socket.
@@ -121,6 +106,11 @@ export class DeviceProcess {
     clearTimeout(term);
     clearTimeout(kill);
     signal?.removeEventListener('abort', force);
+  }
+
+  /** It said, to this or elsewhere, what it must not: it is ended. */
+  lied(what: string): void {
+    this.#abandon(`it said what no device process may (${what}); a guest may have taken it over`);
   }
 
   #abandon(reason: string): void {

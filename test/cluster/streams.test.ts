@@ -68,7 +68,7 @@ test('streams that are cut at random points lose nothing and repeat nothing', as
   const { tree, console } = api.host.vms.get('web-1')!;
   const writes = 150;
   const record = {
-    time: '2026-05-01T00:00:00.000Z',
+    timeMs: 1_777_593_600_000,
     vm: 'web-1',
     way: 'virtiofs',
     operation: 'open',

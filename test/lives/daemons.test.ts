@@ -9,7 +9,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { encodeMessage, monotonicMs, readerOnHost, type ToDevice, type ToHost } from '../../src/device/index.ts';
-import { type Settle, ways } from '../../src/tree/index.ts';
+import { ways } from '../../src/tree/index.ts';
 import { World } from '../tree/world.ts';
 import { until } from '../until.ts';
 
@@ -40,6 +40,7 @@ class Device {
 /** The link's end of a host daemon; its tree is the test's, as a store would keep it from one daemon to the next. */
 class Daemon {
   readonly messages: ToHost[] = [];
+  /** False: it dies after it has committed and before it answers. */
   answers = true;
   readonly #socket: Socket;
   readonly #stop: () => void;
@@ -59,11 +60,15 @@ class Daemon {
     socket.on('data', (chunk: Uint8Array) => {
       for (const message of reader.feed(chunk)) {
         this.messages.push(message);
-        if (message.type !== 'mutation' || !this.answers) continue;
-        const { mutation, way, sequence } = message;
-        const settle: Settle = (outcome) => this.send({ type: 'outcome', sequence, outcome });
-        if (monotonicMs() > message.expiresMs) settle({ errno: 5, revision: 0, ino: 0 });
-        else authority.commit(mutation, ways[way], 'device', sequence, settle);
+        if (message.type !== 'mutation') continue;
+        const { sequence } = message;
+        if (monotonicMs() > message.expiresMs) {
+          this.send({ type: 'outcome', sequence, outcome: { errno: 5, revision: 0, ino: 0 } });
+          continue;
+        }
+        authority.commit(message.mutation, ways[message.way], 'device', sequence, (outcome) => {
+          if (this.answers) this.send({ type: 'outcome', sequence, outcome });
+        });
       }
     });
     this.send({

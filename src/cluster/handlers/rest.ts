@@ -8,7 +8,7 @@ import { parseTreePath } from '../tree-path.ts';
 import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
 import { isoTime, operationView } from './vms.ts';
 
-const auditView = ({ id, record }: AuditEvent) => ({ id, ...record });
+const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
 
 const keyView = ({ id, name, role, createdAtMs, expiresAtMs }: KeyFacts) => ({
   id,

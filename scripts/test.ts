@@ -80,7 +80,7 @@ const tiers: readonly Tier[] = [
     name: 'lives',
     title: 'stop, reset, rebind and remount with mutations in flight',
     files: ['test/lives/**/*.test.ts'],
-    minimumTests: 9,
+    minimumTests: 10,
     limitSeconds: 300,
     concurrency: 1,
   },

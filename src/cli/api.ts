@@ -1,68 +1,32 @@
-/** The API as commands ask it: requests that are repeated until they are answered, streams that go on after a break. */
-import { randomUUID } from 'node:crypto';
-import { type ClientRequest, type IncomingMessage, type RequestOptions, request as requestHttp } from 'node:http';
-import { request as requestHttps } from 'node:https';
-import { setTimeout as pause } from 'node:timers/promises';
-import { createParser } from 'eventsource-parser';
-import type { Problem } from '../cluster/index.ts';
-import { Unreachable, unreachable } from './unreachable.ts';
-import { addressText, type Where } from './where.ts';
+/** The API as commands ask it: what the client of `cluster` does, under one signal, and quick to say that nobody is there. */
+import { connect as connectSocket } from 'node:net';
+import {
+  Client,
+  ClientError,
+  type ClientTarget,
+  ConnectionError,
+  type Input,
+  type OperationId,
+  type ResultOf,
+  type StreamEvent,
+} from '../cluster/client/index.ts';
+import { unreachable } from './unreachable.ts';
+import { UsageError } from './usage-error.ts';
+import { type Address, addressText, type Where } from './where.ts';
 
-/** The API refused. */
-export class ApiProblem extends Error {
-  readonly problem: Problem;
+type Asked<K extends OperationId> = Omit<Input<K>, 'signal'>;
+type Answer = Awaited<ReturnType<Client['raw']>>;
 
-  constructor(problem: Problem, message = problem.detail) {
-    super(message);
-    this.name = 'ApiProblem';
-    this.problem = problem;
-  }
-
-  get code(): string {
-    return this.problem.code;
-  }
-}
-
-type Query = Readonly<Record<string, string | number | boolean | readonly (string | number)[] | undefined>>;
-
-export interface Ask {
-  readonly query?: Query | undefined;
-  readonly headers?: Readonly<Record<string, string>> | undefined;
-  /** Bytes go as they are, text as YAML, anything else as JSON. */
-  readonly body?: unknown;
-  /** False: when the connection breaks, it is not known whether it was done, and not tried again. */
-  readonly isRepeatable?: boolean | undefined;
-}
-
-export interface Reply {
-  readonly status: number;
-  readonly headers: Readonly<Record<string, string | undefined>>;
-  readonly bytes: Uint8Array;
-}
-
-export interface StreamEvent {
-  readonly event: string;
-  readonly id: string | undefined;
-  readonly data: unknown;
-}
-
-export interface StreamAsk {
-  readonly query?: Query | undefined;
+interface StreamAsked {
   readonly lastEventId?: string | undefined;
   /** Told when the connection was lost, and when there is one again. */
   readonly onBreak?: ((isBack: boolean) => void) | undefined;
 }
 
-/** A daemon that restarts is away for so long at most. */
-const restartMs = 10_000;
-const retryMs = 300;
-const silentMs = 60_000;
-/** Of a stream: three heartbeats. */
-const stalledMs = 50_000;
-
 export class Api {
   readonly #where: Where;
   readonly #signal: AbortSignal;
+  #isThere = false;
 
   /** @param signal ends every request and stream */
   constructor(where: Where, signal: AbortSignal) {
@@ -70,211 +34,119 @@ export class Api {
     this.#signal = signal;
   }
 
-  /** The same API under another signal: to clean up after an interruption. */
+  /** The same API under another signal. */
   under(signal: AbortSignal): Api {
     return new Api(this.#where, signal);
   }
 
-  /** Its JSON. `path` is encoded already: see `pathOf`. */
-  async get<T>(path: string, query?: Query): Promise<T> {
-    return jsonOf((await this.ask('GET', path, { query })).bytes) as T;
+  /** What the operation answers. Throws `ClientError`, `Unreachable`, or the reason of the signal. */
+  async call<K extends OperationId>(operation: K, asked: Asked<K> = {}): Promise<ResultOf<K>> {
+    const { bytes } = await this.raw(operation, asked);
+    return (bytes.length === 0 ? undefined : JSON.parse(bytes.toString())) as ResultOf<K>;
   }
 
-  async post<T>(path: string, body?: unknown): Promise<T> {
-    return jsonOf((await this.ask('POST', path, { body })).bytes) as T;
-  }
-
-  /** Throws `ApiProblem`, `Unreachable`, or the reason of the signal. What changes something has its effect once. */
-  async ask(method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, ask: Ask = {}): Promise<Reply> {
-    const idempotencyKey = method === 'GET' ? undefined : randomUUID();
-    let giveUpMs: number | undefined;
-    for (;;) {
-      try {
-        return await this.#once(method, path, ask, idempotencyKey);
-      } catch (error) {
-        const isBusy = error instanceof ApiProblem && error.code === 'IDEMPOTENCY_BUSY';
-        // A connection that was never there is told at once; one that broke is tried again.
-        const isBroken = error instanceof Unreachable && (isReset(error.cause) || giveUpMs !== undefined);
-        if ((!isBusy && !isBroken) || ask.isRepeatable === false) throw error;
-        giveUpMs ??= performance.now() + restartMs;
-        if (performance.now() > giveUpMs) throw error;
-        await pause(retryMs, undefined, { signal: this.#signal });
-      }
-    }
+  /** As `call`, the answer as it came. */
+  raw<K extends OperationId>(operation: K, asked: Asked<K> = {}): Promise<Answer> {
+    return this.#reached(async () => {
+      using client = new Client(targetOf(this.#where));
+      return await client.raw(operation, { ...asked, signal: this.#signal } as Input<K>);
+    });
   }
 
   /** The pages of a list, one after another. */
-  async *pages<T>(path: string, query: Query = {}): AsyncGenerator<T, void, undefined> {
+  async *pages<K extends OperationId>(
+    operation: K,
+    query: NonNullable<Input<K>['query']>,
+  ): AsyncGenerator<ResultOf<K>, void, undefined> {
     let cursor: string | undefined;
     do {
-      const page: unknown = await this.get(path, { ...query, cursor });
-      yield page as Awaited<T>;
+      const page: unknown = await this.call(operation, { query: { ...query, cursor } } as unknown as Asked<K>);
+      yield page as Awaited<ResultOf<K>>;
       cursor = (page as { readonly next?: string }).next;
     } while (cursor !== undefined);
   }
 
   /**
-   * Server-sent events, none lost and none twice over breaks of the connection. Resolves when the stream has begun; throws
-   * then, or in the iteration, what the server says of it. Never ends by itself: leave it.
+   * Events, none lost and none twice however long the server is away. Resolves when the stream has begun; throws then, or in
+   * the iteration, what the server says of it. Leaving the iteration ends the stream.
    */
-  async stream(path: string, ask: StreamAsk = {}): Promise<AsyncIterable<StreamEvent>> {
-    const first = await this.#open(path, ask, ask.lastEventId);
-    return this.#events(first, path, ask);
-  }
-
-  async *#events(first: IncomingMessage, path: string, ask: StreamAsk): AsyncGenerator<StreamEvent> {
-    let response = first;
-    let lastEventId = ask.lastEventId;
-    for (;;) {
-      try {
-        for await (const event of eventsOf(response)) {
-          if (event.event === 'problem' || event.event === 'gone') throw new ApiProblem(event.data as Problem);
-          lastEventId = event.id ?? lastEventId;
-          yield event;
+  stream<K extends OperationId>(
+    operation: K,
+    { onBreak, ...asked }: Asked<K> & StreamAsked,
+  ): Promise<AsyncIterable<StreamEvent>> {
+    return this.#reached(async () => {
+      const left = new AbortController();
+      const begun = Promise.withResolvers<void>();
+      const client = new Client(targetOf(this.#where), { patienceMs: Number.POSITIVE_INFINITY });
+      let isBegun = false;
+      const events = client.events(operation, {
+        ...asked,
+        signal: AbortSignal.any([this.#signal, left.signal]),
+        onConnection: (isThere: boolean) => {
+          if (isBegun) onBreak?.(isThere);
+          else if (isThere) begun.resolve();
+          isBegun ||= isThere;
+        },
+      } as unknown as Input<K>);
+      const first = events.next();
+      // Whoever leaves before the first event has ended it.
+      first.catch(() => {});
+      await Promise.race([begun.promise, first]);
+      return (async function* () {
+        try {
+          for (let next = await first; next.done !== true; next = await events.next()) yield next.value;
+        } finally {
+          left.abort();
+          client[Symbol.dispose]();
         }
-      } catch (error) {
-        this.#signal.throwIfAborted();
-        if (error instanceof ApiProblem && !isPassing(error)) throw error;
-      } finally {
-        response.destroy();
-      }
-      this.#signal.throwIfAborted();
-      ask.onBreak?.(false);
-      response = await this.#reopen(path, ask, lastEventId);
-      ask.onBreak?.(true);
-    }
-  }
-
-  async #reopen(path: string, ask: StreamAsk, lastEventId: string | undefined): Promise<IncomingMessage> {
-    for (;;) {
-      await pause(retryMs, undefined, { signal: this.#signal });
-      try {
-        return await this.#open(path, ask, lastEventId);
-      } catch (error) {
-        if (!(error instanceof Unreachable || (error instanceof ApiProblem && isPassing(error)))) throw error;
-      }
-    }
-  }
-
-  async #open(path: string, { query }: StreamAsk, lastEventId: string | undefined): Promise<IncomingMessage> {
-    const headers = { accept: 'text/event-stream', ...(lastEventId !== undefined && { 'last-event-id': lastEventId }) };
-    const response = await this.#send('GET', path, { query, headers }, stalledMs);
-    if (response.statusCode === 200) return response;
-    throw problemOf(response, await bytesOf(response));
-  }
-
-  async #once(method: string, path: string, ask: Ask, idempotencyKey: string | undefined): Promise<Reply> {
-    const headers = { ...ask.headers, ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }) };
-    const response = await this.#send(method, path, { ...ask, headers }, silentMs);
-    let bytes: Uint8Array;
-    try {
-      bytes = await bytesOf(response);
-    } catch (error) {
-      this.#signal.throwIfAborted();
-      throw unreachable(this.#where.address, error);
-    }
-    const { statusCode: status = 0 } = response;
-    if (status >= 300 && status !== 304) throw problemOf(response, bytes);
-    return { status, headers: response.headers as Reply['headers'], bytes };
-  }
-
-  #send(method: string, path: string, ask: Ask, timeoutMs: number): Promise<IncomingMessage> {
-    const { address, key } = this.#where;
-    const { type, bytes } = bodyOf(ask.body);
-    const options: RequestOptions = {
-      method,
-      path: path + queryText(ask.query),
-      headers: {
-        ...ask.headers,
-        ...(bytes !== undefined && { 'content-type': type, 'content-length': bytes.length }),
-        ...(key !== undefined && { authorization: `Bearer ${key}` }),
-      },
-      signal: this.#signal,
-      // One request a command, or a few: a connection each leaves nothing that keeps the process alive.
-      agent: false,
-    };
-    return new Promise((resolve, reject) => {
-      let request: ClientRequest;
-      if (address.kind === 'unix')
-        request = requestHttp({ ...options, socketPath: address.path, host: 'localhost', setDefaultHeaders: true });
-      else request = (address.url.protocol === 'https:' ? requestHttps : requestHttp)(address.url, options);
-      request.setTimeout(timeoutMs, () => request.destroy(new Error(`no answer within ${timeoutMs / 1000} s`)));
-      request.once('response', resolve);
-      request.on('error', (error) => {
-        reject(this.#signal.aborted ? this.#signal.reason : unreachable(address, error));
-      });
-      request.end(bytes);
+      })();
     });
   }
 
-  /** For messages: no secret is in it. */
-  get address(): string {
-    return addressText(this.#where.address);
+  /** One that is not there at all is told at once; one that goes away later is waited for. */
+  async #reached<T>(work: () => Promise<T>): Promise<T> {
+    const { address } = this.#where;
+    if (!this.#isThere) {
+      await probe(address, this.#signal);
+      this.#isThere = true;
+    }
+    try {
+      return await work();
+    } catch (error) {
+      throw error instanceof ConnectionError ? unreachable(address, error.cause) : error;
+    }
   }
 }
 
-/** A path of the API, each part encoded. */
-export const pathOf = (parts: TemplateStringsArray, ...names: readonly string[]): string =>
-  parts.reduce((path, part, i) => path + encodeURIComponent(names[i - 1]!) + part);
+/** The same refusal in other words. */
+export const reworded = ({ status, problem }: ClientError, detail: string): ClientError =>
+  new ClientError(status, problem && { ...problem, detail });
 
-/** Absolute path of a tree, as it goes behind `/metadata/`. */
-export const treePathOf = (path: string): string =>
-  path
-    .split('/')
-    .filter((name) => name !== '')
-    .map(encodeURIComponent)
-    .join('/');
-
-const queryText = (query: Query = {}): string => {
-  const parameters = new URLSearchParams();
-  for (const [name, value] of Object.entries(query)) {
-    if (value === undefined) continue;
-    for (const one of Array.isArray(value) ? value : [value]) parameters.append(name, String(one));
-  }
-  return parameters.size === 0 ? '' : `?${parameters}`;
-};
-
-const bodyOf = (body: unknown): { readonly type: string; readonly bytes: Uint8Array | undefined } => {
-  if (body === undefined) return { type: '', bytes: undefined };
-  if (body instanceof Uint8Array) return { type: 'application/octet-stream', bytes: body };
-  if (typeof body === 'string') return { type: 'application/yaml', bytes: new TextEncoder().encode(body) };
-  return { type: 'application/json', bytes: new TextEncoder().encode(JSON.stringify(body)) };
-};
-
-const bytesOf = async (response: IncomingMessage): Promise<Uint8Array> => {
-  const chunks: Buffer[] = [];
-  for await (const chunk of response) chunks.push(chunk as Buffer);
-  return Buffer.concat(chunks);
-};
-
-export const jsonOf = (bytes: Uint8Array): unknown => JSON.parse(new TextDecoder().decode(bytes));
-
-const problemOf = (response: IncomingMessage, bytes: Uint8Array): Error => {
-  if (/^application\/problem\+json\b/.test(response.headers['content-type'] ?? ''))
-    return new ApiProblem(jsonOf(bytes) as Problem);
-  const { server: name } = response.headers;
-  const server = name === undefined ? '' : ` ("${name}")`;
-  return new Error(
-    `what answered is not Porthole${server}, it says ${response.statusCode}; check --api and PORTHOLE_API`,
-  );
-};
-
-const isReset = (error: unknown): boolean => {
-  const { code } = error as NodeJS.ErrnoException;
-  return code === 'ECONNRESET' || code === 'EPIPE';
-};
-
-/** The server is stopping or overloaded: another try may do. */
-const isPassing = ({ problem }: ApiProblem): boolean => problem.status >= 500 && problem.code !== 'UNSUPPORTED';
-
-async function* eventsOf(response: IncomingMessage): AsyncGenerator<StreamEvent> {
-  const ready: StreamEvent[] = [];
-  const parser = createParser({
-    onEvent: ({ event = 'message', id, data }) => ready.push({ event, id, data: JSON.parse(data) }),
+/** Whether it answers connections. Throws `Unreachable`. */
+const probe = (address: Address, signal: AbortSignal): Promise<void> =>
+  new Promise((resolve, reject) => {
+    signal.throwIfAborted();
+    const socket =
+      address.kind === 'unix' ? connectSocket(address.path) : connectSocket(portOf(address.url), hostOf(address.url));
+    const end = (settle: () => void): void => {
+      signal.removeEventListener('abort', abort);
+      socket.destroy();
+      settle();
+    };
+    const abort = (): void => end(() => reject(signal.reason as Error));
+    signal.addEventListener('abort', abort, { once: true });
+    socket.once('connect', () => end(resolve));
+    socket.on('error', (error) => end(() => reject(unreachable(address, error))));
   });
-  const decoder = new TextDecoder();
-  for await (const chunk of response) {
-    parser.feed(decoder.decode(chunk as Buffer, { stream: true }));
-    yield* ready.splice(0);
-  }
-}
+
+const portOf = ({ port, protocol }: URL): number => Number(port || (protocol === 'https:' ? 443 : 80));
+const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[|\]$/g, '');
+
+const targetOf = ({ address, key }: Where): ClientTarget => {
+  if (address.kind === 'unix') return { socketPath: address.path };
+  if (key === undefined)
+    throw new UsageError(
+      `"${addressText(address)}" needs a key: name its file in PORTHOLE_KEY_FILE, or put it into the configuration; "porthole key create" on the host makes one`,
+    );
+  return { url: address.url.origin, key };
+};

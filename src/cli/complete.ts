@@ -9,11 +9,11 @@
  *   directories  names of directories
  */
 import type { Argument, Command, Option } from 'commander';
-import { Api, pathOf, treePathOf } from './api.ts';
+import { Api } from './api.ts';
 import type { Shell } from './command.ts';
 import { vmNames } from './near.ts';
 import { buildProgram } from './program.ts';
-import type { Directory, Image, Key, Operation } from './shapes.ts';
+import type { Directory } from './shapes.ts';
 import type { Terminal } from './terminal.ts';
 import { findApi } from './where.ts';
 
@@ -194,18 +194,18 @@ class Names {
   }
 
   async images(): Promise<Answer> {
-    const { images } = await this.#api().get<{ images: Image[] }>('/v1/images');
+    const { images } = await this.#api().call('listImages');
     return choices(images.map(({ name, version }) => `${name}:${version}`));
   }
 
   async operations(): Promise<Answer> {
-    const { operations } = await this.#api().get<{ operations: Operation[] }>('/v1/operations', { limit: 500 });
+    const { operations } = await this.#api().call('listOperations', { query: { limit: 500 } });
     const candidates = operations.map(({ id, kind, target }) => ({ value: id, about: `${kind} ${target.name}` }));
     return { directive: 'words', candidates };
   }
 
   async keys(): Promise<Answer> {
-    const { keys } = await this.#api().get<{ keys: Key[] }>('/v1/keys');
+    const { keys } = await this.#api().call('listKeys');
     return { directive: 'words', candidates: keys.map(({ id, name }) => ({ value: id, about: name })) };
   }
 
@@ -215,7 +215,7 @@ class Names {
     const vm = given[0] ?? [...options].find(([{ long }]) => long === '--vm')?.[1];
     if (vm === undefined || /[./]/.test(vm)) return nothing;
     const parent = current.slice(0, current.lastIndexOf('/') + 1) || '/';
-    const { entries } = await this.#api().get<Directory>(pathOf`/v1/vms/${vm}/metadata/` + treePathOf(parent));
+    const { entries } = (await this.#api().call('readMetadata', { params: { name: vm, path: parent } })) as Directory;
     const candidates = entries.map(({ path, kind }) => ({
       value: kind === 'directory' ? `${path}/` : path,
       about: '',

@@ -1,6 +1,6 @@
 import { CommanderError } from 'commander';
+import { ClientError } from '../cluster/client/index.ts';
 import { SpecError } from '../host/index.ts';
-import { ApiProblem } from './api.ts';
 import { Interrupted } from './prompt.ts';
 import { Unreachable } from './unreachable.ts';
 import { UsageError } from './usage-error.ts';
@@ -30,7 +30,7 @@ export const toExitCode = (error: unknown): number => {
   if (error instanceof CommanderError) return error.exitCode === 0 ? exitCodes.ok : exitCodes.usage;
   if (error instanceof UsageError) return exitCodes.usage;
   if (error instanceof SpecError) return exitCodes.badSpec;
-  if (error instanceof ApiProblem && error.code === 'BAD_SPEC') return exitCodes.badSpec;
+  if (error instanceof ClientError && error.code === 'BAD_SPEC') return exitCodes.badSpec;
   if (error instanceof Unreachable) return exitCodes.unreachable;
   if (error instanceof Interrupted) return exitCodes.interrupted;
   return exitCodes.failed;

@@ -1,8 +1,10 @@
 /** Names that are nearly right: what was probably meant. */
+
+import { ClientError } from '../cluster/client/index.ts';
 import { nearest } from '../host/index.ts';
 import { vmNamePattern } from '../records/index.ts';
-import { type Api, ApiProblem, pathOf, treePathOf } from './api.ts';
-import type { Directory, Vm } from './shapes.ts';
+import { type Api, reworded } from './api.ts';
+import type { Directory } from './shapes.ts';
 import { UsageError } from './usage-error.ts';
 
 /** Runs what is about one VM; where there is no such VM, says which one may be meant. */
@@ -12,13 +14,13 @@ export const withVm = async <T>(api: Api, name: string, work: () => Promise<T>):
   try {
     return await work();
   } catch (error) {
-    if (!(error instanceof ApiProblem)) throw error;
+    if (!(error instanceof ClientError)) throw error;
     const hint = await hintFor(api, name, error).catch(() => undefined);
-    throw hint === undefined ? error : new ApiProblem(error.problem, `${error.message}; ${hint}`);
+    throw hint === undefined ? error : reworded(error, `${error.message}; ${hint}`);
   }
 };
 
-const hintFor = async (api: Api, name: string, error: ApiProblem): Promise<string | undefined> => {
+const hintFor = async (api: Api, name: string, error: ClientError): Promise<string | undefined> => {
   if (error.code !== 'VM_NOT_FOUND') return undefined;
   const names = await vmNames(api);
   if (names.length === 0) return 'there is none yet; "porthole vm create" makes one';
@@ -28,7 +30,7 @@ const hintFor = async (api: Api, name: string, error: ApiProblem): Promise<strin
 
 export const vmNames = async (api: Api): Promise<string[]> => {
   const names: string[] = [];
-  for await (const { vms } of api.pages<{ vms: Vm[] }>('/v1/vms', { limit: 500 })) {
+  for await (const { vms } of api.pages('listVms', { limit: 500 })) {
     names.push(...vms.map((vm) => vm.name));
     if (names.length > 5_000) break;
   }
@@ -40,9 +42,9 @@ export const withPath = async <T>(api: Api, name: string, path: string, work: ()
   try {
     return await withVm(api, name, work);
   } catch (error) {
-    if (!(error instanceof ApiProblem && error.code === 'PATH_NOT_FOUND')) throw error;
+    if (!(error instanceof ClientError && error.code === 'PATH_NOT_FOUND')) throw error;
     const near = await siblingNear(api, name, path).catch(() => undefined);
-    throw near === undefined ? error : new ApiProblem(error.problem, `${error.message}; did you mean "${near}"?`);
+    throw near === undefined ? error : reworded(error, `${error.message}; did you mean "${near}"?`);
   }
 };
 
@@ -51,7 +53,7 @@ const siblingNear = async (api: Api, vm: string, path: string): Promise<string |
   const names = path.split('/').slice(1);
   for (let i = 0; i < names.length; i++) {
     const parent = `/${names.slice(0, i).join('/')}`;
-    const { entries } = await api.get<Directory>(pathOf`/v1/vms/${vm}/metadata/` + treePathOf(parent));
+    const { entries } = (await api.call('readMetadata', { params: { name: vm, path: parent } })) as Directory;
     const known = entries.map((entry) => entry.path.slice(entry.path.lastIndexOf('/') + 1));
     if (known.includes(names[i]!)) continue;
     const near = nearest(names[i]!, known);

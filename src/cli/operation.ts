@@ -1,5 +1,6 @@
 /** Waits for work that the API does, shows how far it is, and cancels it at Ctrl-C where it can be. */
-import { type Api, ApiProblem, pathOf } from './api.ts';
+import { ClientError } from '../cluster/client/index.ts';
+import type { Api } from './api.ts';
 import { Progress } from './progress.ts';
 import { Interrupted } from './prompt.ts';
 import type { Operation } from './shapes.ts';
@@ -41,7 +42,8 @@ const follow = async (api: Api, begun: Operation, terminal: Terminal): Promise<O
   const progress = new Progress(terminal, title(begun), begun.kind.startsWith('image.') ? 'bytes' : 'steps');
   try {
     progress.tell(begun);
-    const events = await api.stream(pathOf`/v1/operations/${begun.id}/events`, {
+    const events = await api.stream('watchOperation', {
+      params: { id: begun.id },
       onBreak: (isBack) => {
         if (!isBack) progress.tell({ step: 'the connection was lost, trying again', done: 0 });
       },
@@ -70,10 +72,10 @@ const cancelled = async (api: Api, operation: Operation): Promise<string> => {
   const { id } = operation;
   const shows = `"porthole operation show ${id}" tells how it goes`;
   try {
-    await api.post(pathOf`/v1/operations/${id}/cancel`);
+    await api.call('cancelOperation', { params: { id } });
     return `${title(operation)}: cancelled`;
   } catch (error) {
-    if (error instanceof ApiProblem) return `${title(operation)} goes on: ${error.message}; ${shows}`;
+    if (error instanceof ClientError) return `${title(operation)} goes on: ${error.message}; ${shows}`;
     return `${title(operation)}: it could not be cancelled, as the API does not answer; ${shows}`;
   }
 };

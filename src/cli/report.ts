@@ -1,7 +1,7 @@
 /** What went wrong, for the person who ran the command: what was tried, with which value, and what to do. */
 import { CommanderError } from 'commander';
+import { ClientError } from '../cluster/client/index.ts';
 import { formatProblems, SpecError } from '../host/index.ts';
-import { ApiProblem } from './api.ts';
 import { Interrupted } from './prompt.ts';
 import { paintFor, type Terminal } from './terminal.ts';
 
@@ -14,12 +14,13 @@ export const report = (error: unknown, terminal: Terminal): void => {
 };
 
 const wordsOf = (error: unknown): string => {
-  if (error instanceof ApiProblem) return problemWords(error);
+  if (error instanceof ClientError) return problemWords(error);
   if (!(error instanceof Error)) return String(error);
   return fileWords(error as NodeJS.ErrnoException) ?? error.message;
 };
 
-const problemWords = ({ message, problem }: ApiProblem): string => {
+const problemWords = ({ message, problem, status }: ClientError): string => {
+  if (problem === undefined) return `what answered (${status}) is not Porthole's API; check --api and PORTHOLE_API`;
   // "json.name", "param.name", "query.limit": where in the request is nothing that the command line shows.
   const fields = (problem.fields ?? []).map(({ path, message: text }) => `${path.replace(/^[a-z]+\./, '')}: ${text}`);
   if (fields.length > 0) return `the API refuses this request: ${fields.join('; ')}`;

@@ -1,6 +1,8 @@
 /** What the API finds wrong in a text, shown as `porthole policy check` shows it: with the line, and a caret. */
 
 import { readFileSync } from 'node:fs';
+import { ClientError } from '../cluster/client/index.ts';
+import type { Problem } from '../cluster/index.ts';
 import {
   exportYaml,
   formatProblem,
@@ -10,12 +12,11 @@ import {
   SpecError,
   type SpecProblem,
 } from '../host/index.ts';
-import { ApiProblem } from './api.ts';
 import { readInput } from './prompt.ts';
 import type { Terminal } from './terminal.ts';
 import { UsageError } from './usage-error.ts';
 
-type Told = NonNullable<ApiProblem['problem']['problems']>[number] | Warning;
+type Told = NonNullable<Problem['problems']>[number] | Warning;
 
 interface Warning {
   readonly line: number;
@@ -74,8 +75,8 @@ export const withSpecShown = async <T>(
   try {
     return await work();
   } catch (error) {
-    if (!(error instanceof ApiProblem) || spec === undefined) throw error;
-    const { problems } = error.problem;
+    if (!(error instanceof ClientError) || spec === undefined) throw error;
+    const problems = error.problem?.problems;
     if (problems === undefined || problems.length === 0) throw error;
     throw new SpecError(asSpecProblems(problems, spec, kind));
   }

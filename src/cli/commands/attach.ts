@@ -1,10 +1,10 @@
 /** `porthole vm attach`: a device for a machine that others start. */
 import { type Command, Option } from 'commander';
-import { ApiProblem, pathOf } from '../api.ts';
+import { ClientError } from '../../cluster/client/index.ts';
 import { apiCommand, printJson, type Shell } from '../command.ts';
 import { finished } from '../operation.ts';
 import { shellQuoted } from '../serve-words.ts';
-import type { Attachment, NewVm, Vm, VmAndOperation } from '../shapes.ts';
+import type { Attachment, NewVm } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
 
 interface AttachFlags {
@@ -37,10 +37,9 @@ Examples:
 
 const attach = async ({ api: connect, terminal }: Shell, name: string, flags: AttachFlags): Promise<void> => {
   const api = connect();
-  const path = pathOf`/v1/vms/${name}`;
   const spec = flags.metadata === undefined ? undefined : await readSpec(terminal, flags.metadata);
-  const known = await api.get<Vm>(path).catch((error: unknown) => {
-    if (error instanceof ApiProblem && error.code === 'VM_NOT_FOUND') return undefined;
+  const known = await api.call('getVm', { params: { name } }).catch((error: unknown) => {
+    if (error instanceof ClientError && error.code === 'VM_NOT_FOUND') return undefined;
     throw error;
   });
   if (known?.kind === 'managed')
@@ -54,10 +53,10 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
       network: { mode: 'none' },
       ...(spec !== undefined && { spec: spec.sent }),
     };
-    const { operation } = await withSpecShown(spec, () => api.post<VmAndOperation>('/v1/vms', wanted));
+    const { operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
     await finished(api, operation, terminal);
   }
-  const attachment = await api.get<Attachment>(`${path}/attachment`);
+  const attachment = await api.call('getAttachment', { params: { name } });
   if (flags.json === true) printJson(terminal, attachment);
   else terminal.out(words(attachment, flags.for));
 };

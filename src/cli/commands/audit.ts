@@ -1,8 +1,9 @@
 /** `porthole audit`: who read or was refused what. */
 import { type Command, Option } from 'commander';
+import type { StreamEvent } from '../../cluster/client/index.ts';
 import { printable } from '../../host/index.ts';
 import { parseMoment } from '../amounts.ts';
-import type { Api, StreamEvent } from '../api.ts';
+import type { Api } from '../api.ts';
 import { apiCommand, examples, parseCount, parseId, type Shell } from '../command.ts';
 import type { AuditEvent } from '../shapes.ts';
 import { type Column, table } from '../table.ts';
@@ -58,7 +59,7 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   if (flags.follow === true && flags.until !== undefined)
     throw new UsageError('--follow has no end; leave --until out');
   const verdict = flags.denied === true ? 'denied' : flags.allowed === true ? 'allowed' : undefined;
-  const filter = { vm, path, uid, operation, verdict };
+  const filter: Filter = { vm, path, uid, operation, verdict };
   const api = shell.api();
   const print = printer(shell, flags.json === true);
   if (flags.follow !== true) {
@@ -68,7 +69,11 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   }
   await untilInterrupted(terminal, async () => {
     const open = (lastEventId?: string) =>
-      api.stream('/v1/audit/stream', { query: filter, lastEventId, onBreak: breakWords(terminal) });
+      api.stream('followAudit', {
+        query: filter,
+        onBreak: breakWords(terminal),
+        ...(lastEventId !== undefined && { lastEventId }),
+      });
     // Begun before what was is asked for, so that nothing falls between.
     let events = await open();
     let last: string | undefined;
@@ -94,7 +99,13 @@ async function* auditOf(events: AsyncIterable<StreamEvent>): AsyncGenerator<Audi
   for await (const { event, data } of events) if (event === 'audit') yield data as AuditEvent;
 }
 
-type Filter = Readonly<Record<string, string | number | undefined>>;
+interface Filter {
+  readonly vm: string | undefined;
+  readonly path: string | undefined;
+  readonly uid: number | undefined;
+  readonly operation: string | undefined;
+  readonly verdict: 'allowed' | 'denied' | undefined;
+}
 
 /** Oldest first. */
 async function* past(api: Api, filter: Filter, flags: AuditFlags): AsyncGenerator<AuditEvent> {
@@ -102,12 +113,11 @@ async function* past(api: Api, filter: Filter, flags: AuditFlags): AsyncGenerato
   const query = { ...filter, from: iso(flags.since), until: iso(flags.until) };
   const limit = flags.limit ?? (flags.since === undefined ? 100 : undefined);
   if (limit === undefined) {
-    for await (const { events } of api.pages<{ events: AuditEvent[] }>('/v1/audit', { ...query, limit: page }))
-      yield* events;
+    for await (const { events } of api.pages('queryAudit', { ...query, limit: page })) yield* events;
     return;
   }
   const newest: AuditEvent[] = [];
-  const pages = api.pages<{ events: AuditEvent[] }>('/v1/audit', {
+  const pages = api.pages('queryAudit', {
     ...query,
     order: 'newest',
     limit: Math.min(limit, page),

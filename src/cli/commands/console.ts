@@ -1,6 +1,7 @@
 /** `porthole vm logs` and `porthole vm console`. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { type Api, pathOf, type StreamEvent } from '../api.ts';
+import type { StreamEvent } from '../../cluster/client/index.ts';
+import type { Api } from '../api.ts';
 import { apiCommand, examples, parseCount, type Shell } from '../command.ts';
 import { withVm } from '../near.ts';
 import { SafeText } from '../safe-text.ts';
@@ -54,7 +55,6 @@ Example:
 
 const logs = async ({ api: connect, terminal }: Shell, name: string, flags: LogFlags): Promise<void> => {
   const api = connect();
-  const path = pathOf`/v1/vms/${name}/console`;
   const safe = terminal.outIsTerminal && flags.raw !== true ? new SafeText() : undefined;
   const print = async (bytes: Uint8Array): Promise<void> => {
     terminal.out(safe === undefined ? bytes : safe.push(bytes));
@@ -65,13 +65,17 @@ const logs = async ({ api: connect, terminal }: Shell, name: string, flags: LogF
   for (;;) {
     const from: number | undefined = at;
     const query = from === undefined ? { tail: mostTail } : { offset: from };
-    const { headers, bytes } = await withVm(api, name, () => api.ask('GET', path, { query }));
+    const { headers, bytes } = await withVm(api, name, () => api.raw('getConsole', { params: { name }, query }));
     await print(from === undefined ? lastLines(bytes, flags.tail ?? 0) : bytes);
     at = Number(headers['console-offset']) + bytes.length;
     if (bytes.length === 0 || at >= Number(headers['console-end'])) break;
   }
   if (flags.follow === true) {
-    const events = await api.stream(`${path}/stream`, { query: { offset: at }, onBreak: breakWords(terminal) });
+    const events = await api.stream('streamConsole', {
+      params: { name },
+      query: { offset: at },
+      onBreak: breakWords(terminal),
+    });
     await untilInterrupted(terminal, async () => {
       for await (const bytes of outputOf(events)) await print(bytes);
     });
@@ -132,10 +136,10 @@ const console = async ({ api: connect, terminal }: Shell, name: string, { escape
   const { input, interrupted } = terminal;
   const left = new AbortController();
   const api = connect().under(AbortSignal.any([interrupted, left.signal]));
-  const path = pathOf`/v1/vms/${name}/console`;
-  const { headers } = await withVm(api, name, () => api.ask('GET', path, { query: { tail: 0 } }));
+  const { headers } = await withVm(api, name, () => api.raw('getConsole', { params: { name }, query: { tail: 0 } }));
   const end = Number(headers['console-end']);
-  const events = await api.stream(`${path}/stream`, {
+  const events = await api.stream('streamConsole', {
+    params: { name },
     query: { offset: Math.max(Number(headers['console-start']), end - consoleTail) },
     onBreak: breakWords(terminal),
   });
@@ -144,7 +148,7 @@ const console = async ({ api: connect, terminal }: Shell, name: string, { escape
   input.setRaw(true);
   const detach = (): void => left.abort();
   try {
-    const typed = type(api, `${path}/input`, terminal, escape.byte, detach);
+    const typed = type(api, name, terminal, escape.byte, detach);
     const shown = (async () => {
       for await (const bytes of outputOf(events)) {
         terminal.out(bytes);
@@ -166,7 +170,7 @@ const console = async ({ api: connect, terminal }: Shell, name: string, { escape
 /** One request after another, in order; what is typed meanwhile goes together. */
 const type = async (
   api: Api,
-  path: string,
+  name: string,
   { input }: Terminal,
   detachByte: number | undefined,
   detach: () => void,
@@ -178,8 +182,7 @@ const type = async (
     while (waiting.length > 0) {
       const bytes = Buffer.concat(waiting);
       waiting = [];
-      // Typed twice would be worse than not at all.
-      await api.ask('POST', path, { body: bytes, isRepeatable: false });
+      await api.raw('writeConsole', { params: { name }, body: bytes });
     }
   };
   for await (const chunk of input.chunks()) {

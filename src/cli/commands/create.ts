@@ -2,10 +2,9 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { vmTypes } from '../../records/index.ts';
 import { parseSize } from '../amounts.ts';
-import { pathOf } from '../api.ts';
 import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
 import { finished } from '../operation.ts';
-import type { NewVm, Operation, Vm, VmAndOperation } from '../shapes.ts';
+import type { NewVm, Operation } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
 import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -97,14 +96,14 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),
   };
-  const { vm, operation } = await withSpecShown(spec, () => api.post<VmAndOperation>('/v1/vms', wanted));
+  const { vm, operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
   if (!flags.wait) {
     if (flags.json === true) printJson(terminal, { vm, operation });
     else told(terminal, operation);
     return;
   }
   const done = await finished(api, operation, terminal);
-  if (flags.json === true) printJson(terminal, { vm: await api.get<Vm>(pathOf`/v1/vms/${name}`), operation: done });
+  if (flags.json === true) printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
 };
 
 const networkOf = ({ port = [], tap, network }: CreateFlags): NonNullable<NewVm['network']> => {

@@ -2,10 +2,9 @@
 import type { Command } from 'commander';
 import { printable } from '../../host/index.ts';
 import { ago, moment, size } from '../amounts.ts';
-import { jsonOf, pathOf } from '../api.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { finished, isFinished, subject } from '../operation.ts';
-import type { Host, Operation } from '../shapes.ts';
+import type { Operation } from '../shapes.ts';
 import { facts, table } from '../table.ts';
 import { type Colours, paintFor } from '../terminal.ts';
 
@@ -19,10 +18,6 @@ interface ShowFlags extends JsonFlags {
 
 interface ListFlags extends JsonFlags {
   readonly all?: true;
-}
-
-interface Counts {
-  readonly counts: readonly { readonly type: string; readonly status: string; readonly count: number }[];
 }
 
 export const hostCommands = (program: Command, shell: Shell): void => {
@@ -50,14 +45,14 @@ export const hostCommands = (program: Command, shell: Shell): void => {
     .option('--json', 'print one JSON document')
     .addHelpText('after', examples('porthole operation cancel op-0123456789abcdef012345'))
     .action(async (id: string, flags: JsonFlags) => {
-      const { bytes } = await shell.api().ask('POST', pathOf`/v1/operations/${id}/cancel`);
-      if (flags.json === true) printJson(shell.terminal, jsonOf(bytes));
+      const operation = await shell.api().call('cancelOperation', { params: { id } });
+      if (flags.json === true) printJson(shell.terminal, operation);
     });
 };
 
 const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Promise<void> => {
   const api = connect();
-  const [host, { counts }] = await Promise.all([api.get<Host>('/v1/host'), api.get<Counts>('/v1/counts')]);
+  const [host, { counts }] = await Promise.all([api.call('getHost'), api.call('countVms')]);
   if (flags.json === true) {
     printJson(terminal, { ...host, counts });
     return;
@@ -88,7 +83,7 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
 
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
   const found: Operation[] = [];
-  for await (const { operations } of connect().pages<{ operations: Operation[] }>('/v1/operations', { limit: 500 }))
+  for await (const { operations } of connect().pages('listOperations', { limit: 500 }))
     found.push(...operations.filter((operation) => flags.all === true || !isFinished(operation)));
   if (flags.json === true) {
     printJson(terminal, found);
@@ -122,7 +117,7 @@ const statePaint = (state: string, paint: Colours): ((text: string) => string) =
 
 const show = async ({ api: connect, terminal }: Shell, id: string, flags: ShowFlags): Promise<void> => {
   const api = connect();
-  const found = await api.get<Operation>(pathOf`/v1/operations/${id}`);
+  const found = await api.call('getOperation', { params: { id } });
   const operation = flags.wait === true ? await finished(api, found, terminal) : found;
   if (flags.json === true) {
     printJson(terminal, operation);

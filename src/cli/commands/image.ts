@@ -2,10 +2,9 @@
 import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
 import { ago, size } from '../amounts.ts';
-import { pathOf } from '../api.ts';
 import { apiCommand, examples, group, parseImage, printJson, type Shell } from '../command.ts';
 import { finished, subject } from '../operation.ts';
-import type { Image, NewImage, Operation } from '../shapes.ts';
+import type { Image, NewImage } from '../shapes.ts';
 import { table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -69,14 +68,14 @@ Example:
       for (const { name, version } of names.map(parseImage)) {
         if (version === undefined)
           throw new UsageError(`which version of "${name}"? write ${name}:VERSION; "porthole image ls" lists them`);
-        await api.ask('DELETE', pathOf`/v1/images/${name}/${version}`);
+        await api.call('removeImage', { params: { image: name, version } });
       }
     });
 };
 
 const add = async ({ api: connect, terminal }: Shell, image: NewImage, flags: AddFlags): Promise<void> => {
   const api = connect();
-  const begun = await api.post<Operation>('/v1/images', image);
+  const begun = await api.call('addImage', { body: image });
   const operation = flags.wait ? await finished(api, begun, terminal) : begun;
   if (flags.json === true) printJson(terminal, operation);
   else if (!flags.wait) told(terminal, operation);
@@ -84,7 +83,7 @@ const add = async ({ api: connect, terminal }: Shell, image: NewImage, flags: Ad
 };
 
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
-  const { images } = await connect().get<{ images: Image[] }>('/v1/images');
+  const { images } = await connect().call('listImages');
   if (flags.json === true) {
     printJson(terminal, images);
     return;

@@ -3,7 +3,6 @@ import { writeFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { roles } from '../../records/index.ts';
 import { ago, moment, parseDuration } from '../amounts.ts';
-import { pathOf } from '../api.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import type { Key } from '../shapes.ts';
 import { table } from '../table.ts';
@@ -57,7 +56,7 @@ Example:
     .addHelpText('after', examples('porthole key rm 0123456789abcdef'))
     .action(async (ids: readonly string[]) => {
       const api = shell.api();
-      for (const id of ids) await api.ask('DELETE', pathOf`/v1/keys/${id}`);
+      for (const id of ids) await api.call('revokeKey', { params: { id } });
     });
   return key;
 };
@@ -67,7 +66,7 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
   // Before there is a key: a file that is there already is not overwritten, and one that cannot be made loses none.
   if (out !== undefined) writeFileSync(out, '', { mode: 0o600, flag: 'wx' });
   const wanted = { name, role, ...(expires !== undefined && { expiresInSeconds: expires }) };
-  const { key, text } = await connect().post<{ key: Key; text: string }>('/v1/keys', wanted);
+  const { key, text } = await connect().call('createKey', { body: wanted });
   if (out !== undefined) writeFileSync(out, `${text}\n`);
   if (flags.json === true) printJson(terminal, out === undefined ? { key, text } : { key });
   else if (out === undefined) {
@@ -77,7 +76,7 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
 };
 
 const list = async ({ api: connect, terminal }: Shell, flags: { readonly json?: true }): Promise<void> => {
-  const { keys } = await connect().get<{ keys: Key[] }>('/v1/keys');
+  const { keys } = await connect().call('listKeys');
   if (flags.json === true) {
     printJson(terminal, keys);
     return;

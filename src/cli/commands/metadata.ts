@@ -3,13 +3,13 @@ import { readFileSync } from 'node:fs';
 import { type Command } from 'commander';
 import { printable } from '../../host/index.ts';
 import { moment, size } from '../amounts.ts';
-import { type Api, jsonOf, pathOf, treePathOf } from '../api.ts';
+import type { Api } from '../api.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { modeLetters } from '../mode-letters.ts';
 import { withPath, withVm } from '../near.ts';
 import { promptSecret, promptYes, readInput } from '../prompt.ts';
 import { safeText } from '../safe-text.ts';
-import type { Directory, EditResult, ImportResult, Tree, TreeEntry } from '../shapes.ts';
+import type { Directory, Tree, TreeEntry } from '../shapes.ts';
 import { readSpec, warningWords, withSpecShown } from '../spec-problems.ts';
 import { table } from '../table.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
@@ -126,8 +126,6 @@ interface ImportFlags extends ListFlags {
   readonly ifRevision?: string;
 }
 
-const at = (vm: string, path: string): string => pathOf`/v1/vms/${vm}/metadata/` + treePathOf(path);
-
 /** Without a slash at its end, and with one between names. */
 export const absolute = (path: string): string => {
   if (!path.startsWith('/')) throw new UsageError(`the path must be absolute: did you mean "/${path}"?`);
@@ -139,17 +137,17 @@ export const absolute = (path: string): string => {
 
 const get = async ({ api: connect, terminal }: Shell, vm: string, path: string, flags: GetFlags): Promise<void> => {
   const api = connect();
-  const ask = (view: string) => withPath(api, vm, path, () => api.ask('GET', at(vm, path), { query: { view } }));
-  const entry = jsonOf((await ask('stat')).bytes) as TreeEntry;
+  const params = { name: vm, path };
+  const entry = await entryAt(api, vm, path);
   if (!entry.worldReadable) await mayShow(terminal, `"${path}" is a secret`, flags);
   if (flags.json === true) {
-    const tree = jsonOf((await ask('tree')).bytes) as Tree;
+    const tree = (await api.call('readMetadata', { params, query: { view: 'tree' } })) as Tree;
     printJson(terminal, entry.kind === 'directory' ? tree : tree.entries[0]);
     return;
   }
   if (entry.kind === 'directory')
     throw new Error(`"${path}" is a directory; "porthole metadata ls ${vm} ${path}" lists it`);
-  const { bytes } = await ask('value');
+  const { bytes } = await withPath(api, vm, path, () => api.raw('readMetadata', { params }));
   if (!terminal.outIsTerminal) {
     terminal.out(bytes);
     return;
@@ -173,16 +171,17 @@ const set = async (shell: Shell, vm: string, path: string, flags: SetFlags): Pro
   const given = await valueFor(terminal, path, flags.file);
   const value = flags.stripNewline === true ? stripped(given) : given;
   const api = shell.api();
-  const { bytes } = await withVm(api, vm, () =>
-    api.ask('PUT', at(vm, path), {
+  const result = await withVm(api, vm, () =>
+    api.call('writeMetadata', {
+      params: { name: vm, path },
       body: value,
       headers: {
-        ...(flags.new === true && { 'if-none-match': '*' }),
+        ...(flags.new === true && { 'if-none-match': '*' as const }),
         ...(flags.ifRevision !== undefined && { 'if-match': `"${flags.ifRevision}"` }),
       },
     }),
   );
-  edited(terminal, jsonOf(bytes) as EditResult, flags);
+  edited(terminal, result, flags);
 };
 
 const valueFor = async (terminal: Terminal, path: string, file: string | undefined): Promise<Uint8Array> => {
@@ -219,9 +218,9 @@ export const edited = (
 
 const remove = async (shell: Shell, vm: string, path: string, flags: RemoveFlags): Promise<void> => {
   const api = shell.api();
-  const query = { recursive: flags.recursive };
-  const { bytes } = await withPath(api, vm, path, () => api.ask('DELETE', at(vm, path), { query }));
-  edited(shell.terminal, jsonOf(bytes) as EditResult, flags);
+  const query = { recursive: flags.recursive === true ? ('true' as const) : ('false' as const) };
+  const params = { name: vm, path };
+  edited(shell.terminal, await withPath(api, vm, path, () => api.call('removeMetadata', { params, query })), flags);
 };
 
 const list = async ({ api: connect, terminal }: Shell, vm: string, path: string, flags: ListFlags): Promise<void> => {
@@ -253,15 +252,22 @@ const list = async ({ api: connect, terminal }: Shell, vm: string, path: string,
   terminal.out(table(columns, entries, paintFor(terminal, 'out').dim));
 };
 
+const entryAt = (api: Api, vm: string, path: string): Promise<TreeEntry> =>
+  withPath(
+    api,
+    vm,
+    path,
+    async () => (await api.call('readMetadata', { params: { name: vm, path }, query: { view: 'stat' } })) as TreeEntry,
+  );
+
 /** All entries of a directory, or the one that a file is. */
-export const entriesAt = async (api: Api, vm: string, path: string): Promise<TreeEntry[]> => {
-  const read = <T>(query: Record<string, string | undefined>) =>
-    withPath(api, vm, path, () => api.get<T>(at(vm, path), query));
-  const entry = await read<TreeEntry>({ view: 'stat' });
+const entriesAt = async (api: Api, vm: string, path: string): Promise<TreeEntry[]> => {
+  const entry = await entryAt(api, vm, path);
   if (entry.kind !== 'directory') return [entry];
   const entries: TreeEntry[] = [];
   for (let after: string | undefined; ; ) {
-    const page: Directory = await read<Directory>({ after });
+    const query = { after };
+    const page = (await api.call('readMetadata', { params: { name: vm, path }, query })) as Directory;
     entries.push(...page.entries);
     const last = page.entries.at(-1);
     if (!page.more || last === undefined) return entries;
@@ -269,7 +275,7 @@ export const entriesAt = async (api: Api, vm: string, path: string): Promise<Tre
   }
 };
 
-export const nameOf = ({ path }: { readonly path: string }): string => path.slice(path.lastIndexOf('/') + 1) || '/';
+const nameOf = ({ path }: { readonly path: string }): string => path.slice(path.lastIndexOf('/') + 1) || '/';
 
 const typeLetter = { directory: 'd', file: '-', symlink: 'l' } as const;
 
@@ -283,10 +289,9 @@ const load = async (shell: Shell, vm: string, file: string, flags: ImportFlags):
   const spec = await readSpec(terminal, file);
   const api = shell.api();
   const headers = flags.ifRevision === undefined ? {} : { 'if-match': `"${flags.ifRevision}"` };
-  const { bytes } = await withSpecShown(spec, () =>
-    withVm(api, vm, () => api.ask('PUT', pathOf`/v1/vms/${vm}/spec`, { body: spec.sent, headers })),
+  const result = await withSpecShown(spec, () =>
+    withVm(api, vm, () => api.call('importSpec', { params: { name: vm }, body: spec.sent, headers })),
   );
-  const result = jsonOf(bytes) as ImportResult;
   if (flags.json !== true) {
     terminal.err(warningWords(result.warnings, spec, 'spec', paintFor(terminal)));
     const { changes } = result;
@@ -298,6 +303,6 @@ const load = async (shell: Shell, vm: string, file: string, flags: ImportFlags):
 const exportTree = async ({ api: connect, terminal }: Shell, vm: string, flags: GetFlags): Promise<void> => {
   await mayShow(terminal, `the export of "${vm}" has all its secrets in it`, flags);
   const api = connect();
-  const { bytes } = await withVm(api, vm, () => api.ask('GET', pathOf`/v1/vms/${vm}/spec`));
+  const { bytes } = await withVm(api, vm, () => api.raw('exportSpec', { params: { name: vm } }));
   terminal.out(terminal.outIsTerminal ? safeText(bytes) : bytes);
 };

@@ -1,6 +1,7 @@
 /** `porthole policy`: of a virtual machine, and of a spec file that nobody serves yet. */
 import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
+import { ClientError } from '../../cluster/client/index.ts';
 import {
   formatProblem,
   loadSpec,
@@ -12,13 +13,12 @@ import {
   State,
 } from '../../host/index.ts';
 import { type Caller, ways } from '../../tree/index.ts';
-import { ApiProblem, jsonOf, pathOf } from '../api.ts';
+import { reworded } from '../api.ts';
 import { apiCommand, command, examples, group, parseId, parseIds, printJson, type Shell } from '../command.ts';
 import { exitCodes } from '../exit-code.ts';
 import { explainPath } from '../explain-command.ts';
 import { explainedWords } from '../explained-words.ts';
 import { withPath, withVm } from '../near.ts';
-import type { Explained, PolicyResult } from '../shapes.ts';
 import { readYaml, warningWords, withSpecShown } from '../spec-problems.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -48,7 +48,7 @@ export const policyCommands = (program: Command, shell: Shell): void => {
     .addHelpText('after', examples('porthole policy get web-1 > policy.yaml'))
     .action(async (vm: string) => {
       const api = shell.api();
-      const { bytes } = await withVm(api, vm, () => api.ask('GET', pathOf`/v1/vms/${vm}/policy`));
+      const { bytes } = await withVm(api, vm, () => api.raw('getPolicy', { params: { name: vm } }));
       terminal.out(bytes);
     });
 
@@ -110,12 +110,11 @@ const set = async (shell: Shell, vm: string, file: string, flags: SetFlags): Pro
   const text = await readYaml(terminal, file);
   const api = shell.api();
   const headers = flags.ifRevision === undefined ? {} : { 'if-match': `"${flags.ifRevision}"` };
-  const { bytes } = await withSpecShown(
+  const result = await withSpecShown(
     text,
-    () => withVm(api, vm, () => api.ask('PUT', pathOf`/v1/vms/${vm}/policy`, { body: text.text, headers })),
+    () => withVm(api, vm, () => api.call('setPolicy', { params: { name: vm }, body: text.text, headers })),
     'policy',
   );
-  const result = jsonOf(bytes) as PolicyResult;
   if (flags.json !== true) terminal.err(warningWords(result.warnings, text, 'policy', paintFor(terminal)));
   edited(terminal, result, flags);
 };
@@ -128,14 +127,14 @@ const explainVm = async (shell: Shell, vm: string, path: string, flags: ExplainF
     );
   const { uid, gid, groups } = flags;
   const api = shell.api();
-  const query = { path, uid, gid, group: groups };
+  const query = { path, uid, gid, ...(groups !== undefined && { group: [...groups] }) };
   try {
-    const told = await withPath(api, vm, path, () => api.get<Explained>(pathOf`/v1/vms/${vm}/policy/explain`, query));
+    const told = await withPath(api, vm, path, () => api.call('explainPolicy', { params: { name: vm }, query }));
     if (flags.json === true) printJson(terminal, told);
     else terminal.out(explainedWords(told, { uid, gid: gid ?? uid, groups }));
   } catch (error) {
-    if (error instanceof ApiProblem && error.code === 'VM_NOT_FOUND' && existsSync(vm))
-      throw new ApiProblem(error.problem, `${error.message}; for the file write ./${vm}`);
+    if (error instanceof ClientError && error.code === 'VM_NOT_FOUND' && existsSync(vm))
+      throw reworded(error, `${error.message}; for the file write ./${vm}`);
     throw error;
   }
 };

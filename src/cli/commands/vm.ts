@@ -2,14 +2,14 @@
 import { type Command, Option } from 'commander';
 import { vmStatuses } from '../../records/index.ts';
 import { ago, moment, size } from '../amounts.ts';
-import { type Api, pathOf } from '../api.ts';
+import type { Api } from '../api.ts';
 import { apiCommand, collect, examples, group, parseCount, printJson, type Shell } from '../command.ts';
 import { exitCodes, toExitCode } from '../exit-code.ts';
 import { withVm } from '../near.ts';
 import { finished } from '../operation.ts';
 import { Interrupted, promptYes } from '../prompt.ts';
 import { report } from '../report.ts';
-import type { Vm, VmAndOperation } from '../shapes.ts';
+import type { Operation, Vm, VmAndOperation } from '../shapes.ts';
 import { facts, table } from '../table.ts';
 import { type Colours, paintFor } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -17,7 +17,7 @@ import { attachCommand } from './attach.ts';
 import { createCommand, told, waitOption } from './create.ts';
 
 interface ListFlags {
-  readonly status?: string;
+  readonly status?: Vm['status'];
   readonly type?: string;
   readonly label?: readonly string[];
   readonly prefix?: string;
@@ -54,7 +54,7 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
     .addHelpText('after', examples('porthole vm show web-1'))
     .action(async (name: string, flags: { readonly json?: true }) => {
       const api = shell.api();
-      const found = await withVm(api, name, () => api.get<Vm>(pathOf`/v1/vms/${name}`));
+      const found = await withVm(api, name, () => api.call('getVm', { params: { name } }));
       if (flags.json === true) printJson(terminal, found);
       else terminal.out(shown(found, terminal.wallMs(), paintFor(terminal, 'out')));
     });
@@ -80,8 +80,8 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
   const { status, type, label, prefix } = flags;
   const vms: Vm[] = [];
-  const query = { status, type, label, prefix, limit: 500 };
-  for await (const page of connect().pages<{ vms: Vm[] }>('/v1/vms', query)) vms.push(...page.vms);
+  const query = { status, type, prefix, limit: 500, ...(label !== undefined && { label: [...label] }) };
+  for await (const page of connect().pages('listVms', query)) vms.push(...page.vms);
   if (flags.json === true) {
     printJson(terminal, vms);
     return;
@@ -180,7 +180,7 @@ const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], fl
     report(error, terminal);
     setExitCode(Math.max(exitCodes.failed, toExitCode(error)));
   };
-  const begun: VmAndOperation['operation'][] = [];
+  const begun: Operation[] = [];
   for (const name of names) {
     try {
       begun.push((await withVm(api, name, () => ask(api, verb, name, flags))).operation);
@@ -188,7 +188,7 @@ const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], fl
       failed(error);
     }
   }
-  const operations: VmAndOperation['operation'][] = [];
+  const operations: Operation[] = [];
   for (const operation of begun) {
     try {
       operations.push(flags.wait ? await finished(api, operation, terminal) : operation);
@@ -200,12 +200,19 @@ const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], fl
   if (flags.json === true) printJson(terminal, operations);
 };
 
-const ask = async (api: Api, verb: Verb, name: string, { grace }: RequestFlags): Promise<VmAndOperation> => {
-  if (verb === 'rm') {
-    const { bytes } = await api.ask('DELETE', pathOf`/v1/vms/${name}`);
-    return JSON.parse(new TextDecoder().decode(bytes)) as VmAndOperation;
+const ask = (api: Api, verb: Verb, name: string, { grace }: RequestFlags): Promise<VmAndOperation> => {
+  const params = { name };
+  const body = grace === undefined ? {} : { body: { graceSeconds: grace } };
+  switch (verb) {
+    case 'start':
+      return api.call('startVm', { params });
+    case 'stop':
+      return api.call('stopVm', { params, ...body });
+    case 'reboot':
+      return api.call('rebootVm', { params, ...body });
+    case 'rm':
+      return api.call('deleteVm', { params });
   }
-  return api.post(pathOf`/v1/vms/${name}/${verb}`, grace === undefined ? undefined : { graceSeconds: grace });
 };
 
 const confirmed = async ({ terminal }: Shell, names: readonly string[]): Promise<void> => {

@@ -1,7 +1,6 @@
 /** `porthole metadata watch`. */
 import type { Command } from 'commander';
 import { printable } from '../../host/index.ts';
-import { pathOf } from '../api.ts';
 import { apiCommand, type Shell } from '../command.ts';
 import { withVm } from '../near.ts';
 import type { Commit } from '../shapes.ts';
@@ -38,7 +37,7 @@ const watch = async (shell: Shell, vm: string, path: string, flags: WatchFlags):
   const query = { path, from: flags.from };
   await untilInterrupted(terminal, async () => {
     const events = await withVm(api, vm, () =>
-      api.stream(pathOf`/v1/vms/${vm}/changes`, { query, onBreak: breakWords(terminal) }),
+      api.stream('watchMetadata', { params: { name: vm }, query, onBreak: breakWords(terminal) }),
     );
     let isFirst = true;
     for await (const { event, data } of events) {

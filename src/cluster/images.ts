@@ -18,6 +18,8 @@ const usePrefix = (name: string, version: string): string => `imageuse/${name}/$
 /** Between two writes of an operation's progress. */
 const progressMs = 500;
 
+const addedOutcome: Partial<OperationRecord> = { state: 'succeeded', step: '', done: 1, total: 1 };
+
 export class Images {
   readonly #kit: Kit;
   readonly #operations: Operations;
@@ -130,7 +132,7 @@ export class Images {
           virtualSizeBytes,
           createdAtMs: wallMs(),
         };
-        outcome = { state: 'succeeded', step: '', done: 1, total: 1 };
+        outcome = addedOutcome;
       } catch (error) {
         const { code, message } = toApiError(error);
         if (code === 'INTERNAL' && !signal.aborted) this.#kit.log.error({ err: error }, 'adding an image failed');
@@ -155,25 +157,22 @@ export class Images {
     await this.#kit.region.commit({ operations });
   }
 
-  /** The image appears, and its operation is over; only then may another of that version be added. */
+  /** The image appears first: whoever waits for the operation may use it at once. */
   async #finish(
     operation: OperationRecord,
     outcome: Partial<OperationRecord>,
     image: ImageRecord | undefined,
   ): Promise<void> {
     const { name, version } = operation.target;
+    if (image !== undefined) {
+      const entry = outboxEntry(this.#kit, [
+        { type: 'put', key: imageKey(name, version!), value: JSON.stringify(image) },
+      ]);
+      await this.#kit.region.commit({ operations: [entry] });
+      await this.#outbox.drain();
+    }
     const { operations } = await this.#operations.change(operation, outcome);
-    await this.#kit.region.commit({
-      operations: [
-        ...operations,
-        ...(image
-          ? [outboxEntry(this.#kit, [{ type: 'put', key: imageKey(name, version!), value: JSON.stringify(image) }])]
-          : [remove(addKey(name, version!))]),
-      ],
-    });
-    if (image === undefined) return;
-    await this.#outbox.drain();
-    await this.#kit.region.commit({ operations: [remove(addKey(name, version!))] });
+    await this.#kit.region.commit({ operations: [...operations, remove(addKey(name, version!))] });
   }
 
   /** False when it does not run here, or not any more. */
@@ -220,9 +219,12 @@ export class Images {
       const { operation: id } = JSON.parse(new TextDecoder().decode(value)) as { operation: string };
       if (this.#running.has(id)) continue;
       const found = await this.#operations.find(id);
-      const isRunning = found?.record.state === 'running';
+      const [, name, version] = keyText(key).split('/') as [string, string, string];
+      const isThere = (await this.#kit.global.get(imageKey(name, version))) !== undefined;
       const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; add the image again' };
-      const change = isRunning ? await this.#operations.change(found.record, { state: 'failed', error }) : undefined;
+      const outcome = isThere ? addedOutcome : ({ state: 'failed', error } as const);
+      const change =
+        found?.record.state === 'running' ? await this.#operations.change(found.record, outcome) : undefined;
       await this.#kit.region.commit({ operations: [...(change?.operations ?? []), remove(keyText(key))] });
     }
     for (const { key, value } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries) {

@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { aimed, app, Keeper, mutation, root, specs } from '../../test/tree/histories.ts';
+import { aimed, app, edit, editCondition, Keeper, mutation, root, specs } from '../../test/tree/histories.ts';
 import { checkTree, nodesOf, recount } from '../../test/tree/invariants.ts';
 import { commitNow, digest, specOf, TestClock, World, type WorldSpec } from '../../test/tree/world.ts';
 import { EDQUOT, EIO, ENOSPC, EOVERFLOW, EPERM, EXDEV, RENAME_EXCHANGE } from '../wire/index.ts';
 import { Authority } from './authority.ts';
 import { type Caller, type Way, ways } from './caller.ts';
+import { type Edit, type EditCondition, TreeError } from './edit.ts';
 import type { Mutation } from './mutation.ts';
 import { Replica } from './replica.ts';
 import type { Rule } from './spec.ts';
@@ -16,11 +17,19 @@ const text = (value: string) => new TextEncoder().encode(value);
 type Step =
   | { readonly mutation: Mutation; readonly way: Way }
   | { readonly load: WorldSpec }
+  | { readonly edits: readonly Edit[]; readonly conditions: readonly EditCondition[] }
   | { readonly failing: Mutation }
   | 'restart';
 const step: fc.Arbitrary<Step> = fc.oneof(
   { weight: 20, arbitrary: fc.record({ mutation, way: fc.constantFrom<Way>(ways.direct, ways.virtiofs, ways.mount) }) },
   { weight: 1, arbitrary: fc.record({ load: fc.constantFrom(...specs) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      edits: fc.array(edit, { minLength: 1, maxLength: 3 }),
+      conditions: fc.array(editCondition, { maxLength: 1 }),
+    }),
+  },
   { weight: 1, arbitrary: fc.record({ failing: mutation }) },
   { weight: 1, arbitrary: fc.constant('restart' as const) },
 );
@@ -57,7 +66,7 @@ class Fleet {
     return authority;
   }
 
-  run(step: Step): void {
+  async run(step: Step): Promise<void> {
     this.clock.advance(1);
     if (step === 'restart') {
       // A directory that lived on for what guests had in it goes with the next load.
@@ -71,6 +80,15 @@ class Fleet {
     } else if ('load' in step) {
       this.spec = step.load;
       this.authority.load(specOf(step.load));
+    } else if ('edits' in step) {
+      const before = this.authority.snapshot;
+      try {
+        await this.authority.edit(step.edits, step.conditions);
+        succeeded.set('edit', (succeeded.get('edit') ?? 0) + 1);
+      } catch (error) {
+        assert.ok(error instanceof TreeError, String(error));
+        assert.equal(this.authority.snapshot, before);
+      }
     } else if ('failing' in step) {
       const before = { snapshot: this.authority.snapshot, usage: this.authority.replica.usage };
       this.keeper.works = false;
@@ -108,12 +126,12 @@ class Fleet {
   }
 }
 
-test('Authority keeps its tree, ledger and replicas whole when a guest asks for anything', () => {
-  fc.assert(
-    fc.property(fc.array(step, { minLength: 10, maxLength: 80, size: 'max' }), (steps) => {
+test('Authority keeps its tree, ledger and replicas whole when a guest asks for anything', async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 80, size: 'max' }), async (steps) => {
       const fleet = new Fleet();
       for (const step of steps) {
-        fleet.run(step);
+        await fleet.run(step);
         fleet.check();
       }
     }),
@@ -131,6 +149,7 @@ test('Authority keeps its tree, ledger and replicas whole when a guest asks for 
     'setattr',
     'burn',
     'drop',
+    'edit',
   ])
     assert.ok((succeeded.get(op) ?? 0) >= 10, `${op} succeeded ${succeeded.get(op)} times only`);
 });

@@ -11,18 +11,30 @@ import type { Way } from './caller.ts';
 import type { Applied, Commit, Persist, Restored } from './commit.ts';
 import { type Change, changesBetween, type Delta } from './delta.ts';
 import { nodesToKeep } from './durable.ts';
+import {
+  applyEdits,
+  checkConditions,
+  checkRevision,
+  dataRevisionsOf,
+  type Edit,
+  type EditCondition,
+  notKept,
+  overQuota,
+  TreeError,
+} from './edit.ts';
 import { Ledger } from './ledger.ts';
 import { type MutationContext, type MutationResult, mutate } from './mutate.ts';
 import type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { onceChanged, withoutOnceValues } from './once.ts';
-import { placeSpec } from './outside.ts';
-import { IntMap } from './persistent.ts';
+import { type Placing, placeSpec, reattributeAll, specOfOutside } from './outside.ts';
 import { Pipeline, type Step } from './pipeline.ts';
 import { Policy } from './policy.ts';
+import { Publisher } from './publisher.ts';
+import { noRecords, type Records, recordsOf, without } from './records.ts';
 import { type Made, Replica } from './replica.ts';
 import { Draft, Snapshot } from './snapshot.ts';
-import type { Spec } from './spec.ts';
+import type { PolicySpec, Spec } from './spec.ts';
 
 export interface AuthorityOptions {
   readonly vm: string;
@@ -38,6 +50,14 @@ export interface AuthorityOptions {
   readonly listenerThrew?: (error: unknown) => void;
 }
 
+/** What edits from outside changed. */
+export interface Edited {
+  readonly revision: number;
+  readonly changes: readonly Change[];
+  /** Of each path that was edited and is there: the revision of its last change of bytes or entries. */
+  readonly dataRevisions: ReadonlyMap<string, number>;
+}
+
 /** What the outside changed. */
 export interface Loaded {
   readonly revision: number;
@@ -50,24 +70,6 @@ function throwLater(error: unknown): void {
   queueMicrotask(() => {
     throw error;
   });
-}
-
-const FIRST_FREE_INO = 16;
-
-/** What the authority knows beyond the nodes. Immutable, so that what can't be kept leaves it as it was. */
-interface Records {
-  /** The next inode number to give out. */
-  readonly nextIno: number;
-  /** Digest of the value that the outside last gave a file or symlink, by ino. */
-  readonly bases: IntMap<string>;
-  /** Files made outside whose bytes a guest wrote, by ino. */
-  readonly guestWritten: IntMap<true>;
-}
-
-interface Listener {
-  readonly told: (delta: Delta) => void;
-  /** It has been told of everything up to this number of `#published`. */
-  readonly since: number;
 }
 
 /** A decision that is to become the head. */
@@ -105,7 +107,7 @@ export class Authority {
   /** With what is decided and not kept yet: another than `#durable` once a keeper has not answered at once. */
   #head = this.#durable;
   readonly #auditor: Auditor;
-  readonly #listeners = new Set<Listener>();
+  readonly #publisher: Publisher;
   /** Replicas that may hold handles of an unlinked node, by ino; for what is published. */
   readonly #orphans = new Map<number, Set<string>>();
   readonly #holders = new Set<string>();
@@ -115,12 +117,8 @@ export class Authority {
   readonly #applied = new AppliedMutations();
   /** Who waits for a mutation that is decided, by sequence and holder. */
   readonly #unsettled = new Map<string, Settle[]>();
-  readonly #unpublished: { readonly delta: Delta | 'full'; readonly number: number }[] = [];
-  /** Counts what was given to `#unpublished`. */
-  #published = 0;
-  #publishing = false;
   /** Of the head. */
-  #records: Records = { nextIno: FIRST_FREE_INO, bases: IntMap.empty(), guestWritten: IntMap.empty() };
+  #records = noRecords;
   #durableRecords = this.#records;
   /** The highest ever given out: also one that could not be kept is not given out again. */
   #lastRevision = 0;
@@ -129,6 +127,10 @@ export class Authority {
   constructor(options: AuthorityOptions) {
     this.#options = options;
     this.#auditor = new Auditor(options.vm, options.audit, options.wallMs);
+    this.#publisher = new Publisher(
+      (delta) => (delta.full ? this.full() : this.#forReplicas(delta)),
+      options.listenerThrew ?? throwLater,
+    );
     this.#pipeline = new Pipeline(options.persist ?? (() => undefined), (error, steps) => this.#rollBack(error, steps));
     if (options.restored !== undefined) this.#restore(options.restored);
   }
@@ -140,6 +142,11 @@ export class Authority {
 
   get snapshot(): Snapshot {
     return this.#durable.snapshot;
+  }
+
+  /** Of the commit that last changed the policy. */
+  get policyRevision(): number {
+    return this.#durableRecords.policyRevision;
   }
 
   /** Why the last commit could not be kept, or undefined. */
@@ -166,12 +173,10 @@ export class Authority {
    * it has them open. A listener that throws is told to `listenerThrew`.
    */
   subscribe(holder: string, told: (delta: Delta) => void): () => void {
-    const listener: Listener = { told, since: this.#published };
     this.#holders.add(holder);
-    told(this.full());
-    this.#listeners.add(listener);
+    const leave = this.#publisher.subscribe(this.full(), told);
     return () => {
-      if (!this.#listeners.delete(listener)) return;
+      if (!leave()) return;
       this.#holders.delete(holder);
       for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
     };
@@ -179,34 +184,95 @@ export class Authority {
 
   /**
    * Makes the tree what the spec says, in one commit. Throws, and leaves it as it was, when the spec's entries make no
-   * tree, and what a `persist` threw that answers at once.
+   * tree, and what a `persist` threw that answers at once. TreeError CONDITION_UNMET when the tree is not at `ifRevision`.
    */
-  load(spec: Spec): Loaded {
+  load(spec: Spec, ifRevision?: number): Loaded {
     const { policy: before, snapshot } = this.#head;
-    const policyChanged =
-      snapshot.node(ROOT_INO) === undefined || JSON.stringify(before.spec) !== JSON.stringify(spec.policy);
+    checkRevision('the tree', snapshot.revision, ifRevision);
+    const policyChanged = snapshot.node(ROOT_INO) === undefined || !samePolicy(before.spec, spec.policy);
     const policy = policyChanged ? new Policy(spec.policy) : before;
+    return this.#fromOutside(policyChanged ? policy : undefined, (placing) => placeSpec(spec.entries, placing));
+  }
+
+  /** Replaces the rules alone, and gives what was made outside the owners and modes that they say. Throws as `load`; `ifRevision` is of the policy. */
+  setPolicy(spec: PolicySpec, ifRevision?: number): Loaded {
+    checkRevision('the policy', this.#records.policyRevision, ifRevision);
+    const policy = samePolicy(this.#head.policy.spec, spec) ? undefined : new Policy(spec);
+    return this.#fromOutside(policy, (placing) => policy && reattributeAll(placing));
+  }
+
+  /**
+   * Edits by path: all of them, in order and as one commit, when all conditions hold; else nothing. Resolves when it is
+   * kept and published. Rejects with a TreeError.
+   */
+  async edit(edits: readonly Edit[], conditions: readonly EditCondition[] = []): Promise<Edited> {
+    let loaded: Loaded;
+    let dataRevisions: ReadonlyMap<string, number> = new Map();
+    try {
+      checkConditions(conditions, this.#head.snapshot);
+      loaded = this.#fromOutside(
+        undefined,
+        (placing) => {
+          applyEdits(edits, placing);
+          const errno = this.#ledger.check(placing.draft, placing.policy, placing.isGuestWritten);
+          if (errno !== 0) throw overQuota(edits);
+          dataRevisions = dataRevisionsOf(edits, placing.draft.now);
+        },
+        true,
+      );
+    } catch (error) {
+      // What it was decided on has to be kept first.
+      const before = error instanceof TreeError ? await this.#settled() : undefined;
+      throw before === undefined && error !== this.#persistFailure ? error : notKept(before ?? error);
+    }
+    const { revision, changes, durable } = loaded;
+    await durable.catch((error: unknown) => {
+      throw notKept(error);
+    });
+    return { revision, changes, dataRevisions };
+  }
+
+  /** What the outside made, as it stands, for another `load`. Values that were burned are empty. */
+  outside(): Spec {
+    return specOfOutside(this.snapshot, this.#durable.policy);
+  }
+
+  /** Undefined once all that was decided until now is kept, or why it could not be. */
+  #settled(): Promise<Error | undefined> {
+    if (this.#pipeline.idle) return Promise.resolve(undefined);
+    return new Promise((resolve) => this.#enter({ kept: () => resolve(undefined), refused: resolve }));
+  }
+
+  /** `always`: a value counts although it is the one that the outside gave last, if a guest has written another since. */
+  #fromOutside(
+    policy: Policy | undefined,
+    place: (placing: Placing & { readonly isGuestWritten: (ino: number) => boolean }) => void,
+    always = false,
+  ): Loaded {
     const draft = this.#draft();
     let { nextIno, bases, guestWritten } = this.#records;
-    placeSpec(spec.entries, {
+    const isGuestWritten = (ino: number): boolean => guestWritten.get(ino) === true;
+    place({
       draft,
-      policy,
+      policy: policy ?? this.#head.policy,
       now: this.#now(),
       allocate: () => nextIno++,
       valueChanged: (ino, bytes) => {
         const digest = this.#options.digest(bytes);
-        if (bases.get(ino) === digest) return false;
+        if (bases.get(ino) === digest && !(always && isGuestWritten(ino))) return false;
         bases = bases.set(ino, digest);
         guestWritten = guestWritten.delete(ino);
         return true;
       },
+      isGuestWritten,
     });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     promise.catch(() => {});
+    const policyRevision = policy === undefined ? this.#records.policyRevision : draft.revision;
     const { revision, changes } = this.#enter({
       draft,
-      policy: policyChanged ? policy : undefined,
-      records: { nextIno, bases, guestWritten },
+      policy,
+      records: { nextIno, bases, guestWritten, policyRevision },
       kept: resolve,
       refused: reject,
     });
@@ -316,17 +382,10 @@ export class Authority {
   }
 
   #restore(restored: Restored): void {
+    const { nodes, records } = recordsOf(restored);
     const draft = new Draft(Snapshot.empty, restored.revision);
-    let { bases, guestWritten } = this.#records;
-    const known = new Map(restored.nodes.map(({ node }) => [node.ino, node]));
-    for (const { node, base, keepBytes } of restored.nodes) {
-      // What lay below something that was not kept went with it.
-      if (!isAnchored(node, known)) continue;
-      draft.put(node);
-      if (base !== undefined) bases = bases.set(node.ino, base);
-      if (keepBytes && node.madeBy === 'outside') guestWritten = guestWritten.set(node.ino, true);
-    }
-    this.#records = { nextIno: Math.max(restored.nextIno, FIRST_FREE_INO), bases, guestWritten };
+    for (const node of nodes) draft.put(node);
+    this.#records = records;
     this.#durableRecords = this.#records;
     this.#lastRevision = restored.revision;
     const policy = restored.policy && new Policy(restored.policy);
@@ -334,7 +393,7 @@ export class Authority {
     this.#durable.apply({
       revision: restored.revision,
       full: true,
-      put: [...draft.finish().nodes.values()],
+      put: nodes,
       remove: [],
       ...(policy && { policy: policy.spec }),
       changes: [],
@@ -446,9 +505,9 @@ export class Authority {
       for (const { ino } of unlinked)
         if (this.#holders.size > 0 && !this.#orphans.has(ino)) this.#orphans.set(ino, new Set(this.#holders));
       // Before our own replica tells its listeners, for they may make the next commit, which has to be published after this.
-      this.#unpublished.push({ delta: delta.full ? 'full' : delta, number: ++this.#published });
+      this.#publisher.add(delta);
       this.#durable.apply(delta, made);
-      this.#publish();
+      this.#publisher.flush();
       for (const { ino } of unlinked) if (!this.#orphans.has(ino)) this.#remove(ino);
     }
     decision.kept();
@@ -473,24 +532,6 @@ export class Authority {
     } catch (error) {
       (this.#options.listenerThrew ?? throwLater)(error);
     }
-  }
-
-  /** In order to everyone, also when a listener makes the next commit while it is told of this one. */
-  #publish(): void {
-    if (this.#publishing) return;
-    this.#publishing = true;
-    for (let next = this.#unpublished.shift(); next !== undefined; next = this.#unpublished.shift()) {
-      const delta = next.delta === 'full' ? this.full() : this.#forReplicas(next.delta);
-      for (const { told, since } of this.#listeners) {
-        if (since >= next.number) continue;
-        try {
-          told(delta);
-        } catch (error) {
-          (this.#options.listenerThrew ?? throwLater)(error);
-        }
-      }
-    }
-    this.#publishing = false;
   }
 
   #forReplicas(delta: Delta): Delta {
@@ -520,26 +561,11 @@ export class Authority {
   }
 }
 
+const samePolicy = (a: PolicySpec, b: PolicySpec): boolean => JSON.stringify(a) === JSON.stringify(b);
+
 const isUnlinked = (node: Node): boolean => node.parentIno === 0;
 
 const unlinkedBy = (draft: Draft): Node[] =>
   [...draft.touched].flatMap((ino) => draft.node(ino) ?? []).filter(isUnlinked);
-
-/** What is known of nodes that are gone goes with them. */
-function without(records: Records, inos: readonly number[]): Records {
-  let { bases, guestWritten } = records;
-  for (const ino of inos) {
-    bases = bases.delete(ino);
-    guestWritten = guestWritten.delete(ino);
-  }
-  return { nextIno: records.nextIno, bases, guestWritten };
-}
-
-/** Whether every directory above a node was kept. */
-function isAnchored(node: Node, known: ReadonlyMap<number, Node>): boolean {
-  for (let at: Node | undefined = node; at !== undefined; at = known.get(at.parentIno))
-    if (at.ino === ROOT_INO) return true;
-  return false;
-}
 
 const refused = (errno: number): Outcome => ({ errno, revision: 0, ino: 0 });

@@ -48,6 +48,8 @@ export interface Restored {
   readonly nodes: readonly Kept[];
   /** Where it is kept; else the next `load` gives it. */
   readonly policy?: PolicySpec;
+  /** Of the commit that last brought a policy. */
+  readonly policyRevision?: number;
   /** Oldest first. */
   readonly applied?: readonly Applied[];
 }

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { aimed, app, mutation, root, SlowKeeper, specs } from '../../test/tree/histories.ts';
+import { aimed, app, edit, editCondition, mutation, root, SlowKeeper, specs } from '../../test/tree/histories.ts';
 import { checkTree, nodesOf } from '../../test/tree/invariants.ts';
 import { commitNow, digest, specOf, TestClock, type WorldSpec } from '../../test/tree/world.ts';
 import { EIO, ENOENT, S_IFMT } from '../wire/index.ts';
-import { Authority, type Loaded } from './authority.ts';
+import { Authority, type Edited, type Loaded } from './authority.ts';
 import { type Way, ways } from './caller.ts';
-import { APPLIED_KEPT } from './commit.ts';
+import { APPLIED_KEPT, type Commit } from './commit.ts';
+import type { Change } from './delta.ts';
+import { type Edit, type EditCondition, TreeError } from './edit.ts';
 import type { Mutation, Outcome } from './mutation.ts';
 import type { Node } from './node.ts';
 import { Replica } from './replica.ts';
@@ -15,6 +17,7 @@ import { Replica } from './replica.ts';
 type Step =
   | { readonly mutation: Mutation; readonly way: Way; readonly holder: string }
   | { readonly load: WorldSpec }
+  | { readonly edits: readonly Edit[]; readonly conditions: readonly EditCondition[] }
   /** What the store does with the batch that it has; when it crashes, the host daemon does too. */
   | 'kept'
   | 'failed'
@@ -32,6 +35,13 @@ const step: fc.Arbitrary<Step> = fc.oneof(
     }),
   },
   { weight: 1, arbitrary: fc.record({ load: fc.constantFrom(...specs) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({
+      edits: fc.array(edit, { minLength: 1, maxLength: 3 }),
+      conditions: fc.array(editCondition, { maxLength: 1 }),
+    }),
+  },
   { weight: 12, arbitrary: fc.constant('kept' as const) },
   { weight: 1, arbitrary: fc.constantFrom('failed' as const, 'crashed before' as const, 'crashed after' as const) },
 );
@@ -44,6 +54,10 @@ interface Asked {
   readonly sequence?: number;
   readonly spec?: WorldSpec;
   readonly loaded?: Loaded;
+  readonly edits?: readonly Edit[];
+  readonly conditions?: readonly EditCondition[];
+  edited?: Edited;
+  refusal?: string;
   /** A drop of what the holder could have open. */
   readonly drops?: boolean;
   outcome?: Outcome;
@@ -52,6 +66,7 @@ interface Asked {
 const failed: Outcome = { errno: EIO, revision: 0, ino: 0 };
 let succeeded = 0;
 let refused = 0;
+let edited = 0;
 
 /** An authority whose keeper is slow, and one without a keeper, which is given only what the other has kept. */
 class Pair {
@@ -99,11 +114,12 @@ class Pair {
   async run(step: Step): Promise<void> {
     this.clock.advance(1);
     if (typeof step === 'object' && 'load' in step) this.load(step.load);
+    else if (typeof step === 'object' && 'edits' in step) this.edit(step.edits, step.conditions);
     else if (typeof step === 'object') {
       this.commit(aimed(this.authority.snapshot, step.mutation), step.way, step.holder, ++this.#sequence);
     } else if (step === 'kept') this.keeper.keep();
     else if (step === 'failed') this.keeper.fail();
-    else this.crash(step === 'crashed after');
+    else await this.crash(step === 'crashed after');
     await this.settled();
   }
 
@@ -115,6 +131,22 @@ class Pair {
     loaded.durable.then(
       () => answer({ errno: 0, revision: loaded.revision, ino: 0 }),
       () => answer(failed),
+    );
+  }
+
+  edit(edits: readonly Edit[], conditions: readonly EditCondition[]): void {
+    const asked: Asked = { nowMs: this.clock.nowMs, edits, conditions };
+    this.asked.push(asked);
+    this.authority.edit(edits, conditions).then(
+      (edited) => {
+        asked.edited = edited;
+        return (asked.outcome = { errno: 0, revision: edited.revision, ino: 0 });
+      },
+      (error: unknown) => {
+        assert.ok(error instanceof TreeError, String(error));
+        asked.refusal = error.code;
+        return (asked.outcome = error.code === 'NOT_KEPT' ? failed : { errno: 1, revision: 0, ino: 0 });
+      },
     );
   }
 
@@ -131,11 +163,12 @@ class Pair {
   /** Lets promises settle, and gives the model what has been kept. */
   async settled(): Promise<void> {
     await new Promise(setImmediate);
-    while (this.asked[0]?.outcome !== undefined) this.replay(this.asked.shift()!);
+    while (this.asked[0]?.outcome !== undefined) await this.replay(this.asked.shift()!);
     for (const asked of this.asked) assert.equal(asked.outcome, undefined, 'answered before what was asked earlier');
   }
 
-  replay({ nowMs, mutation, way, holder, spec, loaded, drops, outcome }: Asked): void {
+  async replay(asked: Asked): Promise<void> {
+    const { nowMs, mutation, way, holder, spec, loaded, edits, conditions, drops, outcome } = asked;
     this.modelClock.nowMs = nowMs;
     if (mutation?.op === 'drop') {
       if (drops) commitNow(this.model, this.#forModel(mutation), way!, holder!);
@@ -147,11 +180,37 @@ class Pair {
       assert.deepEqual(outcome!.bytes, bytes);
       if (ino !== 0) this.#modelInos.set(outcome!.ino, ino);
       if (errno === 0) succeeded++;
+    } else if (edits === undefined) {
+      this.#sameInos(loaded!.changes, this.model.load(specOf(spec!)).changes);
     } else {
-      const { changes } = this.model.load(specOf(spec!));
-      const paths = new Map(changes.map(({ path, what, ino }) => [`${what} ${path}`, ino]));
-      for (const { path, what, ino } of loaded!.changes) this.#modelInos.set(ino, paths.get(`${what} ${path}`)!);
+      try {
+        const { changes, dataRevisions } = await this.model.edit(edits, conditions);
+        edited++;
+        assert.equal(asked.refusal, undefined);
+        this.#sameInos(asked.edited!.changes, changes);
+        assert.deepEqual([...asked.edited!.dataRevisions.keys()], [...dataRevisions.keys()]);
+      } catch (error) {
+        assert.ok(error instanceof TreeError, String(error));
+        assert.equal(asked.refusal, error.code);
+      }
     }
+  }
+
+  /** An edit that nobody was told the outcome of: refused, without an effect, or the first of these commits. */
+  async #replayUntold({ nowMs, edits, conditions }: Asked, commits: Commit[]): Promise<void> {
+    this.modelClock.nowMs = nowMs;
+    const before = this.model.snapshot;
+    await this.model.edit(edits!, conditions).catch((error: unknown) => assert.ok(error instanceof TreeError));
+    if (this.model.snapshot === before) return;
+    for (const { node } of commits.shift()!.put) {
+      const twin = this.model.snapshot.child(this.#modelInos.get(node.parentIno) ?? node.parentIno, node.name);
+      if (twin !== undefined) this.#modelInos.set(node.ino, twin.ino);
+    }
+  }
+
+  #sameInos(changes: readonly Change[], modelChanges: readonly Change[]): void {
+    const known = new Map(modelChanges.map(({ path, what, ino }) => [`${what} ${path}`, ino]));
+    for (const { path, what, ino } of changes) this.#modelInos.set(ino, known.get(`${what} ${path}`)!);
   }
 
   /** The same mutation of the model's nodes; of none for a number that only the model has given out. */
@@ -167,7 +226,7 @@ class Pair {
   }
 
   /** The host daemon is killed while the store had a batch; the device processes send again what they have no answer for. */
-  crash(landed: boolean): void {
+  async crash(landed: boolean): Promise<void> {
     const { batch } = this.keeper;
     const sequences = new Set(landed ? batch.map(({ applied }) => applied?.sequence) : []);
     const revisions = new Set(landed ? batch.map(({ revision }) => revision) : []);
@@ -176,15 +235,23 @@ class Pair {
     const unanswered = this.asked;
     this.asked = [];
     const again: Asked[] = [];
+    const loads = new Set(unanswered.map(({ loaded }) => loaded?.revision));
+    const ofEdits = landed
+      ? batch.filter(({ applied, revision }) => applied === undefined && !loads.has(revision))
+      : [];
     for (const asked of unanswered) {
-      const { mutation, sequence, loaded } = asked;
+      const { mutation, sequence, loaded, edits } = asked;
       if (mutation?.op === 'drop') continue;
+      if (edits !== undefined) {
+        if (ofEdits.length > 0) await this.#replayUntold(asked, ofEdits);
+        continue;
+      }
       if (loaded !== undefined) {
         if (revisions.has(loaded.revision))
-          this.replay({ ...asked, outcome: { errno: 0, revision: loaded.revision, ino: 0 } });
+          await this.replay({ ...asked, outcome: { errno: 0, revision: loaded.revision, ino: 0 } });
       } else if (sequences.has(sequence)) {
         const { outcome } = batch.find(({ applied }) => applied?.sequence === sequence)!.applied!;
-        this.replay({ ...asked, outcome });
+        await this.replay({ ...asked, outcome });
         again.push({ ...asked, outcome });
       } else again.push(asked);
     }
@@ -246,6 +313,7 @@ test('Authority does what one without a keeper does when its keeper is slow, fai
     { numRuns: 200 },
   );
   assert.ok(succeeded >= 200, `${succeeded} mutations succeeded only`);
+  assert.ok(edited >= 100, `${edited} edits succeeded only`);
   assert.ok(refused >= 20, `${refused} mutations were refused only because they could not be kept`);
 });
 

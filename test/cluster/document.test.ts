@@ -8,8 +8,9 @@ test('the OpenAPI document is valid 3.1 and says of every operation who may use 
   const { json, status } = await api.ask({ path: '/openapi.json' });
   assert.equal(status, 200);
   assert.equal(json['openapi'], '3.1.0');
-  const result = await new Validator().validate(JSON.stringify(json));
-  assert.deepEqual(result.errors ?? [], []);
+  const specification = structuredClone(json) as unknown as Record<string, object>;
+  const result = await new Validator().validate(specification);
+  assert.equal(JSON.stringify(result.errors ?? []).slice(0, 2_000), '[]');
   assert.equal(result.valid, true);
   const { operations } = api.contract;
   assert.ok(operations.length >= 40, `only ${operations.length} operations`);

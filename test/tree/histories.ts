@@ -6,6 +6,8 @@ import {
   AppliedMutations,
   type Caller,
   type Commit,
+  type Edit,
+  type EditCondition,
   isDirectory,
   type Kept,
   type Mutation,
@@ -124,6 +126,25 @@ export const mutation = fc.oneof(
   fc.record({ op: fc.constant('burn'), caller, ino }),
   fc.record({ op: fc.constant('drop'), caller, ino }),
 ) as unknown as fc.Arbitrary<Mutation>;
+
+const path = fc.oneof(
+  {
+    weight: 9,
+    arbitrary: fc.array(fc.constantFrom('open', 'guest', 'a', 'b', 'c', 'once', 'few', 'x'), { maxLength: 4 }),
+  },
+  { weight: 1, arbitrary: fc.array(name, { maxLength: 4 }) },
+);
+const pathOf = path.map((names) => `/${names.join('/')}`);
+/** Anything that the outside may ask for by path. */
+export const edit: fc.Arbitrary<Edit> = fc.oneof(
+  fc.record({ op: fc.constant('put' as const), path: pathOf, bytes: data }),
+  fc.record({ op: fc.constant('put' as const), path: pathOf, bytes: data }),
+  fc.record({ op: fc.constant('directory' as const), path: pathOf }),
+  fc.record({ op: fc.constant('symlink' as const), path: pathOf, target: fc.constantFrom('a', '../b', '') }),
+  fc.record({ op: fc.constant('remove' as const), path: pathOf, recursive: truth }),
+);
+/** Of a path, whether it is there; of some, whether it is at a revision. */
+export const editCondition: fc.Arbitrary<EditCondition> = fc.record({ path: pathOf, exists: truth });
 
 /** Keeps commits as a store does: a node's bytes only where it is told to keep them. */
 export class Keeper {

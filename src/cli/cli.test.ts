@@ -36,7 +36,7 @@ const terminal = (out: string[], err: string[], more: Partial<Terminal> = {}): T
   outIsTerminal: false,
   errIsTerminal: false,
   columns: () => 80,
-  input: { isTerminal: false, chunks: async function* () {}, setRaw: () => {}, close: () => {} },
+  input: { isTerminal: false, chunks: async function* () {}, setMode: () => {}, close: () => {} },
   environment: {},
   wallMs: Date.now,
   onReopen: () => {},

@@ -22,8 +22,8 @@ export const runCli = async (args: readonly string[], terminal: Terminal): Promi
     },
     api: () => {
       const { environment, interrupted } = terminal;
-      const { api = environment['PORTHOLE_API'] } = program.opts<{ api?: string }>();
-      return new Api(findApi(api, environment), interrupted);
+      const { api } = program.opts<{ api?: string }>();
+      return new Api(findApi(api ?? (environment['PORTHOLE_API'] || undefined), environment), interrupted);
     },
   });
   try {

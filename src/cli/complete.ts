@@ -228,7 +228,7 @@ class Names {
   #api(): Api {
     const option = [...this.#place.options].find(([{ long }]) => long === '--api')?.[1];
     const { environment, interrupted } = this.#terminal;
-    const where = findApi(option ?? environment['PORTHOLE_API'], environment);
+    const where = findApi(option ?? (environment['PORTHOLE_API'] || undefined), environment);
     return new Api(where, AbortSignal.any([interrupted, AbortSignal.timeout(patienceMs)]));
   }
 }

@@ -1,4 +1,5 @@
 /** The terminal of this process: its streams and signals. */
+import { spawnSync } from 'node:child_process';
 import { isatty } from 'node:tty';
 import type { Input, Terminal } from './terminal.ts';
 
@@ -64,8 +65,11 @@ const processInput = (): Input => {
       opened = true;
       return process.stdin;
     },
-    setRaw: (raw) => {
-      if (isTerminal()) process.stdin.setRawMode(raw);
+    setMode: (mode) => {
+      if (!isTerminal()) return;
+      process.stdin.setRawMode(mode !== 'lines');
+      // Node leaves it to the terminal to put a return before each line feed; its way back undoes this as well.
+      if (mode === 'all') spawnSync('stty', ['-opost'], { stdio: ['inherit', 'ignore', 'ignore'] });
     },
     close: () => {
       if (opened) process.stdin.destroy();

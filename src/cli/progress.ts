@@ -9,7 +9,9 @@ export interface Work {
 }
 
 const lineMs = 5_000;
-const barWidth = 24;
+const barMost = 24;
+/** A shorter one tells nothing. */
+const barLeast = 6;
 
 export class Progress {
   readonly #terminal: Terminal;
@@ -32,9 +34,10 @@ export class Progress {
     if (terminal.errIsTerminal) {
       const { dim } = paintFor(terminal);
       const words = this.#words(work);
-      const bar = work.total === undefined ? '' : `${drawn(work.done / work.total)} `;
-      const room = Math.max(0, terminal.columns() - bar.length - 1);
-      terminal.err(`\r\u001b[K${dim(bar)}${words.slice(0, room)}`);
+      const columns = terminal.columns() - 1;
+      const room = Math.min(barMost, columns - words.length - 3);
+      const bar = work.total === undefined || room < barLeast ? '' : `${drawn(work.done / work.total, room)} `;
+      terminal.err(`\r\u001b[K${dim(bar)}${words.slice(0, Math.max(0, columns))}`);
       this.#isDrawn = true;
       return;
     }
@@ -61,7 +64,7 @@ export class Progress {
   }
 }
 
-const drawn = (part: number): string => {
-  const full = Math.round(Math.min(1, Math.max(0, part)) * barWidth);
-  return `[${'#'.repeat(full)}${'.'.repeat(barWidth - full)}]`;
+const drawn = (part: number, width: number): string => {
+  const full = Math.round(Math.min(1, Math.max(0, part)) * width);
+  return `[${'#'.repeat(full)}${'.'.repeat(width - full)}]`;
 };

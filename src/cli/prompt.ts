@@ -21,7 +21,7 @@ const lineEnds = new Set([0x0a, 0x0d]);
 export const promptSecret = async (terminal: Terminal, question: string): Promise<Uint8Array> => {
   const { input, err } = terminal;
   err(question);
-  input.setRaw(true);
+  input.setMode('keys');
   const typed: number[] = [];
   try {
     for await (const chunk of input.chunks()) {
@@ -35,7 +35,7 @@ export const promptSecret = async (terminal: Terminal, question: string): Promis
     }
     return Uint8Array.from(typed);
   } finally {
-    input.setRaw(false);
+    input.setMode('lines');
     input.close();
     typed.fill(0);
     err('\n');

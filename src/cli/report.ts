@@ -34,6 +34,8 @@ const adviceFor = (code: string): string | undefined => {
     case 'NO_KEY':
     case 'BAD_KEY':
       return 'keys are read from the file that PORTHOLE_KEY_FILE names, or from the configuration';
+    case 'NOT_EMPTY':
+      return 'with --recursive it goes with all that is in it';
     case 'COMPACTED':
       return 'read again, then follow from there';
     default:

@@ -27,8 +27,11 @@ export interface Input {
   readonly isTerminal: boolean;
   /** What arrives, until the end or `close`. One reader at a time. */
   readonly chunks: () => AsyncIterable<Uint8Array>;
-  /** Key by key and without echo, where it is a terminal. Undone by the end of the process as well. */
-  readonly setRaw: (raw: boolean) => void;
+  /**
+   * Where it is a terminal: `keys` gives key by key and without echo, `all` leaves what is printed as it is too, as a
+   * program at the other end of a line expects it. `lines` undoes it, as does the end of the process.
+   */
+  readonly setMode: (mode: 'lines' | 'keys' | 'all') => void;
   /** Ends `chunks`, so that nothing keeps the process alive. */
   readonly close: () => void;
 }

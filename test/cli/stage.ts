@@ -30,7 +30,7 @@ export interface Running {
   err(): string;
   type(text: string): void;
   /** Waits until it has written something that matches. */
-  says(pattern: RegExp): Promise<void>;
+  says(pattern: RegExp): Promise<unknown>;
   readonly ended: Promise<Ended>;
 }
 
@@ -97,7 +97,7 @@ const follow = (child: ChildProcessWithoutNullStreams): Running => {
     out: () => out,
     err: () => err,
     type: (text) => void child.stdin.write(text),
-    says: (pattern) => until(`${pattern} in what it says`, async () => pattern.test(out + err)),
+    says: (pattern) => until(`${pattern} in what it says`, async () => pattern.test(out + err), 60_000),
     ended,
   };
 };

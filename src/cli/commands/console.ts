@@ -145,7 +145,7 @@ const console = async ({ api: connect, terminal }: Shell, name: string, { escape
   });
   const leave = escape.byte === undefined ? '' : `; ${escape.name} ends it`;
   terminal.err(`the console of ${name}${leave}\n`);
-  input.setRaw(true);
+  input.setMode('all');
   const detach = (): void => left.abort();
   try {
     const typed = type(api, name, terminal, escape.byte, detach);
@@ -161,7 +161,7 @@ const console = async ({ api: connect, terminal }: Shell, name: string, { escape
     if (!left.signal.aborted && !interrupted.aborted) throw error;
   } finally {
     detach();
-    input.setRaw(false);
+    input.setMode('lines');
     input.close();
     if (input.isTerminal) terminal.err('\n');
   }

@@ -134,7 +134,10 @@ const show = async ({ api: connect, terminal }: Shell, id: string, flags: ShowFl
         ['of', subject(operation)],
         ['state', statePaint(operation.state, paint)(operation.state)],
         ['step', operation.step],
-        ['progress', total === undefined ? undefined : `${Math.floor((100 * done) / total)} %`],
+        [
+          'progress',
+          total === undefined || isFinished(operation) ? undefined : `${Math.floor((100 * done) / total)} %`,
+        ],
         ['error', error && `${error.detail} (${error.code})`],
         ['begun', moment(Date.parse(operation.createdAt), nowMs)],
         ['finished', finishedAt && moment(Date.parse(finishedAt), nowMs)],

@@ -60,6 +60,10 @@ export const send = bind<Call<[number, Pointer, number, number]>>(
   'long send(int fd, const void *buf, size_t n, int flags)',
 );
 
+export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>(
+  'int getsockopt(int fd, int level, int name, void *value, void *length)',
+);
+
 export const mount = bind<Call<[string, string, string, number, string | null]>>(
   'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
 );

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { tinyImage } from '../../images/tiny/image.ts';
 import {
   makeVmDirectories,
-  readTail,
+  readConsole,
   SessionLauncher,
   Vm,
   type VmMachine,
@@ -88,7 +88,7 @@ export class OwnVm implements AsyncDisposable {
 
   /** What the guest has printed. */
   get console(): string {
-    return readTail(this.paths.consoleLog, 1024 * 1024).toString('latin1');
+    return Buffer.from(readConsole(this.paths.consoleLog, -1024 * 1024, 1024 * 1024).bytes).toString('latin1');
   }
 
   /** Resolves when the guest's shell waits for the `count`th time since the console log began. */

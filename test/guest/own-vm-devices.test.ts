@@ -118,3 +118,32 @@ test('Vm waits when there is no room for its disk, says so, and goes on by itsel
     rmSync(small, { recursive: true });
   }
 });
+
+/** A boot sector that writes what follows it to the first serial port, and halts. */
+const serialSector = Buffer.concat([
+  Buffer.from('fa31c08ed8be177cfcac84c07406baf803eeebf5f4ebfd', 'hex'),
+  Buffer.from('hello from the disk\r\n\0', 'latin1'),
+]);
+
+test('Vm boots from its disk, by firmware', async (t) => {
+  if (process.arch !== 'x64') return t.skip('the sector is x86 code');
+  await using own = await OwnVm.make({ options: { groups: [imagesGid] } });
+  const store = new ImageStore({ directory: join(own.dir, 'images'), sandboxUid: 700_125, gid: imagesGid });
+  const raw = join(own.dir, 'raw');
+  const sector = Buffer.alloc(512);
+  serialSector.copy(sector);
+  sector.writeUInt16LE(0xaa55, 510);
+  writeFileSync(raw, sector);
+  truncateSync(raw, 1024 * 1024);
+  const base = await store.addDisk({ file: raw, format: 'raw' });
+  const path = own.paths.disk;
+  own.create = async () => {
+    await ensureDisk({ path, base, uid: testUid, groups: [imagesGid] });
+  };
+  own.change({
+    boot: { from: 'disk' },
+    disks: [{ path, format: 'qcow2', base: { path: base.path, format: 'qcow2' } }],
+  });
+  own.vm.start();
+  await until('the words of the disk', () => own.console.includes('hello from the disk'), bootLimitMs);
+});

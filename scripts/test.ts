@@ -14,10 +14,10 @@ const tiers: readonly Tier[] = [
   },
   {
     name: 'store',
-    title: 'stores that are killed, full and busy',
+    title: 'stores, and trees in them, that are killed, full and busy',
     files: ['test/store/**/*.test.ts'],
-    minimumTests: 4,
-    limitSeconds: 180,
+    minimumTests: 8,
+    limitSeconds: 300,
     concurrency: 1,
   },
   {

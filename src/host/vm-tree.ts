@@ -13,7 +13,7 @@ import {
 } from '../tree/index.ts';
 import type { DeviceSession } from './device-session.ts';
 import { HostRefusal } from './host-error.ts';
-import { digestOf } from './state.ts';
+import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
 
 export interface VmTreeOptions {

@@ -6,6 +6,7 @@ import type { TestContext } from 'node:test';
 import { pino } from 'pino';
 import { type ApiServer, type ListenOptions, listen, Manager, type ManagerOptions } from '../../src/cluster/index.ts';
 import { createKeyFile, openStores, type Stores } from '../../src/store/index.ts';
+import { type ApiDocument, Contract } from './contract.ts';
 import { TestHost } from './host-on-authority.ts';
 import { type HttpAnswer, type HttpRequest, http } from './http.ts';
 
@@ -17,8 +18,9 @@ export interface TestApi {
   readonly manager: Manager;
   readonly server: ApiServer;
   /** Lines that were logged, parsed. */
+  readonly contract: Contract;
   readonly logged: readonly Record<string, unknown>[];
-  /** Over the unix socket, as root or whoever runs the test. */
+  /** Over the unix socket, as root or whoever runs the test, or where the request says. Each answer is held to the document. */
   ask(request: HttpRequest): Promise<HttpAnswer>;
   /** Stops manager and server, keeps the stores, and starts both anew. */
   restart(): Promise<void>;
@@ -61,7 +63,9 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
     await end();
     await stores.close();
   });
+  const contract = new Contract((await http({ socketPath, path: '/openapi.json' })).json as unknown as ApiDocument);
   return {
+    contract,
     directory,
     socketPath,
     stores,
@@ -73,7 +77,11 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
     get server() {
       return running.server;
     },
-    ask: (request) => http({ socketPath, ...request }),
+    ask: async (request) => {
+      const answer = await http({ socketPath, ...request });
+      contract.check(request.method ?? 'GET', request.path, answer);
+      return answer;
+    },
     restart: async () => {
       await end();
       running = await start();

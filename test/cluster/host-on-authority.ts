@@ -30,9 +30,12 @@ import {
   Authority,
   defaultQuota,
   explain,
+  type Loaded,
   type Node,
+  type Persist,
   type PolicySpec,
-  type SpecEntry,
+  TreeError,
+  type TreeErrorCode,
   ways,
 } from '../../src/tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../../src/wire/index.ts';
@@ -98,29 +101,21 @@ export class TestTree implements TreePort {
   /** Awaited after an edit was committed and before it is answered. */
   afterEdit: () => Promise<void> = async () => {};
   readonly #commits = new Feed<TreeCommit>();
-  readonly #entries = new Map<string, SpecEntry>();
-  #policy = noPolicy;
-  #policyRevision = 0;
 
-  constructor(vm: string) {
-    this.authority = new Authority({ vm, wallMs: Date.now, digest: digestOf, audit: () => true });
+  /** `persist`: keeps each commit before it is published. */
+  constructor(vm: string, persist?: Persist) {
+    const digest = digestOf;
+    this.authority = new Authority({ vm, wallMs: Date.now, digest, audit: () => true, ...(persist && { persist }) });
+    this.authority.load({ entries: [], policy: noPolicy });
     this.authority.subscribe('watch', (delta) => {
-      if (delta.policy !== undefined) this.#policyRevision = delta.revision;
-      if (delta.changes.length > 0 || delta.policy !== undefined)
-        this.#commits.push({
-          epoch,
-          revision: delta.revision,
-          changes: delta.changes.map(({ path, what }) => ({ path, what })),
-          policyChanged: delta.policy !== undefined,
-        });
+      if (delta.full || (delta.changes.length === 0 && delta.policy === undefined)) return;
+      this.#commits.push({
+        epoch,
+        revision: delta.revision,
+        changes: delta.changes.map(({ path, what }) => ({ path, what })),
+        policyChanged: delta.policy !== undefined,
+      });
     });
-    this.#load();
-  }
-
-  #load(): { revision: number; changes: number } {
-    const entries = [...this.#entries.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1));
-    const { revision, changes } = this.authority.load({ entries, policy: this.#policy });
-    return { revision, changes: changes.length };
   }
 
   get #at(): { epoch: number; revision: number } {
@@ -199,90 +194,39 @@ export class TestTree implements TreePort {
 
   async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
     await this.beforeEdit();
-    for (const [i, condition] of conditions.entries()) {
-      const node = this.authority.snapshot.resolve(condition.path);
-      const holds =
-        'exists' in condition
-          ? (node !== undefined) === condition.exists
-          : node?.dataRevision === condition.dataRevision;
-      if (!holds)
-        throw new HostRefusal('HOST_CONDITION_UNMET', `"${condition.path}" is not as it was asked for`, {
-          condition: i,
-        });
-    }
-    const before = new Map(this.#entries);
-    try {
-      for (const edit of edits) this.#apply(edit);
-      const result = this.#load();
-      await this.afterEdit();
-      return { epoch, ...result };
-    } catch (error) {
-      if (!(error instanceof HostRefusal)) throw error;
-      this.#entries.clear();
-      for (const [path, entry] of before) this.#entries.set(path, entry);
-      throw error;
-    }
-  }
-
-  #apply(edit: TreeEdit): void {
-    if (edit.op === 'remove') {
-      if (!this.#entries.has(edit.path)) throw new HostRefusal('HOST_NOT_FOUND', `there is no "${edit.path}"`);
-      const below = [...this.#entries.keys()].filter((path) => path.startsWith(`${edit.path}/`));
-      if (below.length > 0 && !edit.recursive) throw new HostRefusal('HOST_NOT_EMPTY', `"${edit.path}" has entries`);
-      for (const path of [edit.path, ...below]) this.#entries.delete(path);
-      return;
-    }
-    if (edit.path === '/') throw new HostRefusal('HOST_IS_DIRECTORY', '"/" is a directory');
-    const names = edit.path.split('/').slice(1);
-    for (let i = 1; i < names.length; i++) {
-      const path = `/${names.slice(0, i).join('/')}`;
-      const above = this.#entries.get(path);
-      if (above !== undefined && above.kind !== 'directory')
-        throw new HostRefusal('HOST_NOT_DIRECTORY', `"${path}" is no directory`);
-      this.#entries.set(path, { path, kind: 'directory' });
-    }
-    const old = this.#entries.get(edit.path);
-    if (old?.kind === 'directory' && edit.op !== 'directory')
-      throw new HostRefusal('HOST_IS_DIRECTORY', `"${edit.path}" is a directory`);
-    if (edit.op === 'put') this.#entries.set(edit.path, { path: edit.path, kind: 'file', bytes: edit.bytes });
-    else if (edit.op === 'symlink')
-      this.#entries.set(edit.path, { path: edit.path, kind: 'symlink', target: edit.target });
-    else this.#entries.set(edit.path, { path: edit.path, kind: 'directory' });
+    const { revision, changes } = await this.authority.edit(edits, conditions).catch(refuse);
+    await this.afterEdit();
+    return { epoch, revision, changes: changes.length };
   }
 
   async export() {
-    return {
-      ...this.#at,
-      text: exportYaml({
-        entries: [...this.#entries.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
-        policy: this.#policy,
-      }),
-    };
+    const { entries, policy } = this.authority.outside();
+    return { ...this.#at, text: exportYaml({ entries, policy }) };
   }
 
   async import(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
     const { spec, problems } = parseSpec(text, 'spec', 'refused');
     if (spec === undefined) throw new HostRefusal('HOST_INVALID', 'the spec has mistakes', { problems });
-    if (ifRevision !== undefined && ifRevision !== this.#at.revision)
-      throw new HostRefusal('HOST_CONDITION_UNMET', 'the tree has changed since that revision');
-    this.#entries.clear();
-    for (const entry of spec.entries) this.#entries.set(entry.path, entry);
-    this.#policy = spec.policy;
-    return { epoch, ...this.#load(), warnings: problems };
+    const { revision, changes, durable } = await loaded(() => this.authority.load(spec, ifRevision));
+    await durable;
+    return { epoch, revision, changes: changes.length, warnings: problems };
   }
 
   async policy() {
-    return { ...this.#at, text: exportPolicyYaml(this.#policy), policyRevision: this.#policyRevision };
+    const { authority } = this;
+    return {
+      ...this.#at,
+      text: exportPolicyYaml(authority.outside().policy),
+      policyRevision: authority.policyRevision,
+    };
   }
 
   async setPolicy(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
     const { policy, problems } = parsePolicy(text, 'policy');
     if (policy === undefined) throw new HostRefusal('HOST_INVALID', 'the policy has mistakes', { problems });
-    if (ifRevision !== undefined && ifRevision !== this.#policyRevision)
-      throw new HostRefusal('HOST_CONDITION_UNMET', 'the policy has changed since that revision');
-    this.#policy = policy;
-    const { revision } = this.#load();
-    return { epoch, revision, policyRevision: this.#policyRevision, warnings: problems };
+    const { revision, durable } = await loaded(() => this.authority.setPolicy(policy, ifRevision));
+    await durable;
+    return { epoch, revision, policyRevision: this.authority.policyRevision, warnings: problems };
   }
 
   async explain(caller: Parameters<TreePort['explain']>[0], path: string) {
@@ -311,6 +255,34 @@ export class TestTree implements TreePort {
     return [...this.lagging];
   }
 }
+
+const hostCodes: Readonly<Record<TreeErrorCode, HostErrorCode>> = {
+  CONDITION_UNMET: 'HOST_CONDITION_UNMET',
+  NOT_FOUND: 'HOST_NOT_FOUND',
+  NOT_A_DIRECTORY: 'HOST_NOT_DIRECTORY',
+  IS_A_DIRECTORY: 'HOST_IS_DIRECTORY',
+  NOT_EMPTY: 'HOST_NOT_EMPTY',
+  PATH_INVALID: 'HOST_INVALID',
+  NAME_INVALID: 'HOST_INVALID',
+  TARGET_INVALID: 'HOST_INVALID',
+  PATH_RESERVED: 'HOST_INVALID',
+  TOO_LARGE: 'HOST_TOO_LARGE',
+  QUOTA: 'HOST_TOO_LARGE',
+  NOT_KEPT: 'HOST_UNAVAILABLE',
+};
+
+const refuse = (error: unknown): never => {
+  if (!(error instanceof TreeError)) throw error;
+  throw new HostRefusal(hostCodes[error.code], error.message, { condition: error.condition });
+};
+
+const loaded = async (load: () => Loaded): Promise<Loaded> => {
+  try {
+    return load();
+  } catch (error) {
+    return refuse(error);
+  }
+};
 
 class TestConsole implements ConsolePort {
   isRunning = true;
@@ -363,6 +335,8 @@ export class TestHost implements HostPort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
+  /** Keeps the trees of VMs that are made from then on. */
+  persistOf: ((id: string) => Persist) | undefined;
   /** Thrown by every call of the API to a VM. */
   broken: Error | undefined;
   addImageWith: (request: ImageRequest, options: ProgressOptions) => Promise<ImageFacts> = async () => ({
@@ -379,7 +353,7 @@ export class TestHost implements HostPort {
   }
 
   make({ id, name }: VmRef): TestVm {
-    const vm: TestVm = { id, tree: new TestTree(name), console: new TestConsole(), boots: 0 };
+    const vm: TestVm = { id, tree: new TestTree(name, this.persistOf?.(id)), console: new TestConsole(), boots: 0 };
     this.vms.set(name, vm);
     return vm;
   }

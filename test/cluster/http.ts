@@ -73,3 +73,56 @@ const hostOf = (url: string) => {
   const { hostname, port } = new URL(url);
   return { host: hostname.replace(/^\[|\]$/g, ''), port };
 };
+
+export interface ReadEvent {
+  readonly event: string;
+  readonly id: string | undefined;
+  readonly data: Json;
+}
+
+/** The first events of a stream; then the connection is closed. */
+export const readEvents = (
+  { socketPath }: { readonly socketPath: string },
+  { path, url, key, headers = {} }: HttpRequest,
+  count: number,
+): Promise<ReadEvent[]> => {
+  const to = url === undefined ? { socketPath } : hostOf(url);
+  const { promise, resolve, reject } = Promise.withResolvers<ReadEvent[]>();
+  const sending = send(
+    {
+      ...to,
+      path,
+      agent: false,
+      headers: { ...headers, ...(key !== undefined && { authorization: `Bearer ${key}` }) },
+    },
+    (response) => {
+      if (response.statusCode !== 200) return reject(new Error(`the stream answered ${response.statusCode}`));
+      let text = '';
+      response.on('data', (chunk: Buffer) => {
+        text += chunk.toString();
+        const events = parseEvents(text);
+        if (events.length < count) return;
+        resolve(events.slice(0, count));
+        sending.destroy();
+      });
+      response.on('end', () => resolve(parseEvents(text)));
+      response.on('error', (error) => reject(error));
+    },
+  );
+  sending.on('error', reject).end();
+  return promise;
+};
+
+export const parseEvents = (text: string): ReadEvent[] =>
+  text
+    .split('\n\n')
+    .slice(0, -1)
+    .flatMap((block) => {
+      const fields = new Map(
+        block.split('\n').map((line) => [line.slice(0, line.indexOf(':')), line.slice(line.indexOf(':') + 2)]),
+      );
+      const event = fields.get('event');
+      return event === undefined
+        ? []
+        : [{ event, id: fields.get('id'), data: JSON.parse(fields.get('data')!) as Json }];
+    });

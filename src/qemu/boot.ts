@@ -101,8 +101,9 @@ export class Boot {
       limits: {
         memoryBytes: machine.type.memoryMiB * 1024 * 1024 + overheadBytes,
         addressSpaceBytes: machine.type.memoryMiB * 1024 * 1024 + addressSpaceBytes,
-        processes: 64 + machine.type.cpus * 2,
-        openFiles: 1_024,
+        // Its pool for disks has 64 threads, and each connection of a user-mode network is a socket.
+        processes: 128 + machine.type.cpus * 2,
+        openFiles: 4_096,
       },
       logFile: paths.qemuLog,
       ...(uid !== undefined && { uid }),

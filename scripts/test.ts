@@ -84,6 +84,14 @@ const tiers: readonly Tier[] = [
     limitSeconds: 300,
     concurrency: 1,
   },
+  {
+    name: 'up',
+    title: 'the host daemon with real guests, through its API',
+    files: ['test/up/**/*.test.ts'],
+    minimumTests: 1,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
 ];
 
 const usage = `usage: npm test -- [TIER...] [--filter TEXT]\ntiers: ${tiers.map((tier) => tier.name).join(', ')}`;

@@ -19,6 +19,11 @@ export interface VmServedOptions {
   readonly bootId: () => string | undefined;
   /** Whether device processes get what outlives them from the keeper. */
   readonly hasKeeper: boolean;
+  /**
+   * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
+   * Cloud Hypervisor does not seal it.
+   */
+  readonly allowUnsealedMemory: boolean;
   readonly onEvent: (event: DeviceEvent) => void;
 }
 
@@ -147,14 +152,14 @@ export class VmServed {
   }
 
   #config(): LinkConfig {
-    const { vm, paths, owner } = this.#options;
+    const { vm, paths, owner, allowUnsealedMemory } = this.#options;
     const mode = owner.gid === undefined ? { mode: 0o600 } : { mode: 0o660, gid: owner.gid };
     return {
       type: 'config',
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
-      options: { spinMicros: 50, allowUnsealedMemory: false },
+      options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };
   }

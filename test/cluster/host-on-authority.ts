@@ -387,6 +387,7 @@ export class TestHost implements HostPort {
       qemu: ['-device', 'vhost-user-fs-pci,chardev=metadata,tag=metadata'],
       cloudHypervisor: ['--fs', 'tag=metadata'],
       libvirtXml: '<filesystem/>',
+      libvirtDomain: '<domain/>',
       mount: 'mount -t virtiofs metadata /run/metadata',
     };
   }

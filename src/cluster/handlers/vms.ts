@@ -29,6 +29,7 @@ export const vmView = (vm: Vm) => {
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
+    ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     createdAt: isoTime(rest.createdAtMs),
   };
@@ -139,7 +140,9 @@ export const serveVms = (api: Api): void => {
 
   serve(api, routes.getAttachment, async (c) => {
     const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
-    const { qemu, cloudHypervisor, ...rest } = await kit.host.attachment(ref, { signal: c.req.raw.signal });
+    const { qemu, cloudHypervisor, ...rest } = await kit.host.attachment(ref, c.req.valid('query'), {
+      signal: c.req.raw.signal,
+    });
     return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
   });
 

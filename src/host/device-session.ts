@@ -100,6 +100,8 @@ export class DeviceSession {
   #greet(holder: string, send: (message: ToDevice) => void): void {
     this.disconnect();
     send(this.#options.config());
+    // A VM has one device process at a time.
+    this.#options.authority.holdersAre([holder]);
     const unsubscribe = this.#options.authority.subscribe(holder, (delta) => send({ type: 'delta', delta }));
     this.#connection = { holder, send, unsubscribe };
   }

@@ -584,6 +584,10 @@ export class TreeFileSystem implements FileSystem {
       if (node.parentIno === 0) this.#dropIfUnlinked(node.ino);
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
+    // A host daemon that is new here can't know which of them we have open.
+    if (delta.full)
+      for (const { ino, parentIno } of this.#replica.snapshot.nodes.values())
+        if (parentIno === 0) this.#dropIfUnlinked(ino);
     this.#stream.applied(delta, before);
     if (this.#listeners.size === 0) return;
     const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);

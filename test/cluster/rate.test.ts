@@ -8,7 +8,7 @@ import { encodeRecord } from '../../src/records/index.ts';
 import { until } from '../until.ts';
 import { startApi } from './api.ts';
 
-const writes = 1_500;
+const writes = 640;
 const vms = 32;
 const value = Buffer.alloc(200, 'x');
 /** Another one each time: writing what is there already changes nothing. */

@@ -1,6 +1,7 @@
 /** VMs as what is wished for: records in the region's store. Nothing here acts on a process. */
 
 import type { z } from 'zod';
+import type { VmRef } from '../records/index.ts';
 import {
   type IndexedRecord,
   type Network,
@@ -14,7 +15,6 @@ import {
 } from '../records/index.ts';
 import { type Condition, type Entry, keyText, type Operation, prefixRange } from '../store/index.ts';
 import { readCursor, writeCursor } from './cursor.ts';
-import type { VmRef } from './host-port.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import type { Images } from './images.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put } from './kit.ts';

@@ -3,6 +3,9 @@
  * process is started, the console is a buffer, and how a VM fares is what the test says.
  */
 
+import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
+import { digestOf } from '../../src/host/index.ts';
+import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
 import type {
   AuditEvent,
   AuditFilter,
@@ -20,10 +23,7 @@ import type {
   TreeEntry,
   TreePort,
   VmRef,
-} from '../../src/cluster/index.ts';
-import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
-import { digestOf } from '../../src/host/index.ts';
-import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
+} from '../../src/records/index.ts';
 import { encodeRecord, VmRecord, type VmStatusRecord } from '../../src/records/index.ts';
 import { keyText, prefixRange, type Store } from '../../src/store/index.ts';
 import {

@@ -1,6 +1,6 @@
 import { Buffer } from 'node:buffer';
 import type { Context } from 'hono';
-import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../host-port.ts';
+import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { isAllowed } from '../identity.ts';
 import { ApiError, isHostError, toApiError } from '../problem.ts';

@@ -4,9 +4,10 @@ import { Agent, request } from 'node:http';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { type TestContext, test } from 'node:test';
-import { encodeRecord } from '../../src/records/index.ts';
+import type { TreePort } from '../../src/records/index.ts';
 import { until } from '../until.ts';
 import { startApi } from './api.ts';
+import { keptTree } from './kept-tree.ts';
 
 const writes = 640;
 const vms = 32;
@@ -41,16 +42,6 @@ const timed = async (
 
 test('writes of metadata through the API, each durable, beside raw commits of SQLite', async (t) => {
   const api = await startApi(t);
-  // What is ready at once is one transaction of the region's store before it is answered.
-  api.host.persistOf = (id) => async (commits) => {
-    const nodes = new Map(commits.flatMap(({ put }) => put).map(({ node }) => [node.ino, node]));
-    const operations = [...nodes.values()].map((node) => ({
-      type: 'put' as const,
-      key: `tree/${id}/${node.ino}`,
-      value: Buffer.concat([encodeRecord({ ...node, bytes: undefined }), node.bytes ?? new Uint8Array()]),
-    }));
-    await api.stores.region.commit({ operations });
-  };
   const raw = join(api.directory, 'raw');
   mkdirSync(raw);
   using database = new DatabaseSync(join(raw, 'raw.db'));
@@ -59,6 +50,9 @@ test('writes of metadata through the API, each durable, beside raw commits of SQ
   const names = Array.from({ length: vms }, (_, i) => `vm-${i}`);
   for (const name of names) await api.ask({ method: 'POST', path: '/v1/vms', body: { name, kind: 'attached' } });
   await until('the VMs', () => names.every((name) => api.host.vms.has(name)));
+  const ports = new Map<string, TreePort>();
+  for (const [name, { id }] of api.host.vms) ports.set(name, await keptTree(api.stores.region, id));
+  api.host.portOf = ({ name }) => ports.get(name);
   const agent = new Agent({ keepAlive: true, maxSockets: 64 });
   t.after(() => agent.destroy());
   const put = (path: string): Promise<void> => {
@@ -85,5 +79,5 @@ test('writes of metadata through the API, each durable, beside raw commits of SQ
   const sqlite = (before + after) / 2;
   const ratio = (rate: number) => (rate / sqlite).toFixed(2);
   t.diagnostic(`against raw SQLite: 1 client ${ratio(one)}, 32 clients ${ratio(same)}, over 32 VMs ${ratio(spread)}`);
-  assert.equal(api.host.vms.get('vm-0')!.tree.authority.snapshot.resolve('/k0')?.sizeBytes, value.length);
+  assert.equal((await ports.get('vm-0')!.stat('/k0')).entry.sizeBytes, value.length);
 });

@@ -25,6 +25,7 @@ const timed = async (
 ): Promise<number> => {
   const timesMs: number[] = [];
   const startMs = performance.now();
+  const cpuBefore = process.cpuUsage();
   const lane = async (name: number): Promise<void> => {
     for (let i = 0; i < writes / lanes; i++) {
       const beforeMs = performance.now();
@@ -34,9 +35,11 @@ const timed = async (
   };
   await Promise.all(Array.from({ length: lanes }, (_, name) => lane(name)));
   const rate = (timesMs.length * 1000) / (performance.now() - startMs);
+  const { user, system } = process.cpuUsage(cpuBefore);
+  const cpuMs = ((user + system) / 1000 / timesMs.length).toFixed(2);
   const sorted = timesMs.toSorted((a, b) => a - b);
   const at = (share: number) => sorted[Math.floor(sorted.length * share)]!.toFixed(2);
-  t.diagnostic(`${what}: ${Math.round(rate)}/s, p50 ${at(0.5)} ms, p99 ${at(0.99)} ms`);
+  t.diagnostic(`${what}: ${Math.round(rate)}/s, p50 ${at(0.5)} ms, p99 ${at(0.99)} ms, CPU of both sides ${cpuMs} ms`);
   return rate;
 };
 
@@ -55,19 +58,26 @@ test('writes of metadata through the API, each durable, beside raw commits of SQ
   api.host.portOf = ({ name }) => ports.get(name);
   const agent = new Agent({ keepAlive: true, maxSockets: 64 });
   t.after(() => agent.destroy());
-  const put = (path: string): Promise<void> => {
+  const send = (method: string, path: string, body?: Buffer): Promise<void> => {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
-    const headers = { 'content-length': String(value.length) };
-    request({ socketPath: api.socketPath, agent, method: 'PUT', path, headers }, (answer) => {
+    const headers = body && { 'content-length': String(body.length) };
+    request({ socketPath: api.socketPath, agent, method, path, ...(headers && { headers }) }, (answer) => {
       answer
         .resume()
         .on('end', () => (answer.statusCode === 200 ? resolve() : reject(new Error(`${answer.statusCode}`))));
     })
       .on('error', reject)
-      .end(next());
+      .end(body);
     return promise;
   };
+  const get = (path: string) => send('GET', path);
+  const put = (path: string) => send('PUT', path, next());
   const before = await timed(t, 'raw SQLite, 1 writer', 1, (_, i) => insert.run(`a${i}`, value));
+  const key = (i: number) => `raw/${i}`;
+  await timed(t, 'store, 1 writer', 1, (_, i) =>
+    api.stores.region.commit({ operations: [{ type: 'put', key: key(i), value }] }),
+  );
+  await timed(t, 'GET, 1 client', 1, () => get('/v1/self'));
   const one = await timed(t, 'PUT, 1 client', 1, (_, i) => put(`/v1/vms/vm-0/metadata/k${i % 50}`));
   const same = await timed(t, 'PUT, 32 clients, one VM', 32, (lane, i) =>
     put(`/v1/vms/vm-0/metadata/l${lane}-${i % 9}`),

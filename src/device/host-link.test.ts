@@ -21,14 +21,17 @@ function linked(t: { after: (done: () => void) => void }) {
     close(pair[1]);
     open = [pair[0]];
   };
-  const link = new HostLink(pair[0], {
+  let sequence = 0;
+  const events = {
     config: () => {},
     delta: () => {},
     askStatistics: () => {},
     shutdown: () => {},
+    handOver: () => {},
     ended: () => {},
     wantWritable: () => {},
-  });
+  };
+  const link = new HostLink(pair[0], events, () => ++sequence);
   const reader = readerOnHost();
   const buffer = new Uint8Array(new ArrayBuffer(1 << 20));
   const received = (): ToHost[] => {

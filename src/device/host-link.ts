@@ -1,8 +1,9 @@
 /** The device process's end of the link: mutations go up, commits and outcomes come down. */
 import { read, send } from '../sys/index.ts';
-import type { AuditRecord, Delta, Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
+import type { AuditRecord, Delta, Mutation, Outcome, Settle } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
-import { encodeMessage, LinkQueue, readerOnDevice } from './link.ts';
+import { LinkQueue, readerOnDevice } from './link.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
 import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
 
 /** The descriptor that the host daemon gives a device process. */
@@ -29,6 +30,7 @@ interface HostLinkEvents {
   delta(delta: Delta): void;
   askStatistics(id: number): void;
   shutdown(): void;
+  handOver(): void;
   /** The host daemon is gone. */
   ended(reason: string): void;
   /** Whether there is more to write than the socket took. */
@@ -47,11 +49,30 @@ interface Waiting {
   readonly sinceMs: number;
 }
 
-/** Encoded already: the mutation and its caller are the file system's to use again. */
+/** The mutation is a copy: the one that was submitted is the file system's to use again. */
 interface Unsent extends Waiting {
+  readonly way: 'virtiofs' | 'mount';
+  readonly mutation: Mutation;
+  /** 0: none yet. */
   readonly sequence: number;
-  readonly frame: Uint8Array;
+  readonly sending: (sequence: number) => void;
 }
+
+const dataOf = (mutation: Mutation): Uint8Array | undefined =>
+  'data' in mutation ? mutation.data : 'value' in mutation ? mutation.value : undefined;
+
+function copyOf(mutation: Mutation): Mutation {
+  const caller = { ...mutation.caller };
+  if (mutation.op === 'write') return { ...mutation, caller, data: mutation.data.slice() };
+  if (mutation.op === 'setxattr') return { ...mutation, caller, value: mutation.value.slice() };
+  return mutation.op === 'symlink'
+    ? { ...mutation, caller, target: mutation.target.slice() }
+    : { ...mutation, caller };
+}
+
+/** About what the frame of a mutation takes. */
+const bytesOf = ({ mutation }: Unsent): number => FRAME_BYTES + (dataOf(mutation)?.length ?? 0);
+const FRAME_BYTES = 512;
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
@@ -66,21 +87,28 @@ export class HostLink {
   readonly #waiting = new Map<number, Waiting>();
   readonly #unsent: Unsent[] = [];
   #unsentBytes = 0;
-  #sequence = 0;
+  readonly #nextSequence: () => number;
   #audit: AuditRecord[] = [];
   #auditDueMs = Number.POSITIVE_INFINITY;
   #auditWritable = true;
   #wantsWritable = false;
   #ended = false;
 
-  constructor(fd: number, events: HostLinkEvents) {
+  /** `nextSequence` numbers mutations as they are sent. */
+  constructor(fd: number, events: HostLinkEvents, nextSequence: () => number) {
     this.#fd = fd;
+    this.#nextSequence = nextSequence;
     this.#events = events;
   }
 
   /** Where the file systems of one way in send their mutations. EIO when the host daemon does not take them. */
-  upstream(way: 'virtiofs' | 'mount'): Upstream {
-    return { submit: (mutation, settle) => this.#submit(way, mutation, settle) };
+  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+    return {
+      submit: (mutation, settle, sequence = 0, sending = () => undefined) => {
+        const unsent = { way, mutation, settle, sequence, sending, sinceMs: monotonicMs() };
+        this.#submit(unsent);
+      },
+    };
   }
 
   /** Keeps a record to be sent with the next batch; false when the log can't be written or too much waits. */
@@ -145,23 +173,25 @@ export class HostLink {
     this.#events.wantWritable(wanted);
   }
 
-  #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
-    const sinceMs = monotonicMs();
-    if (this.#ended || this.#isAway(sinceMs)) return settle(refused);
-    const sequence = ++this.#sequence;
-    const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
-    const unsent = { sequence, frame, settle, sinceMs };
+  #submit(unsent: Unsent): void {
+    if (this.#ended || this.#isAway(unsent.sinceMs)) return unsent.settle(refused);
     if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#sendMutation(unsent);
-    if (this.#unsentBytes + frame.length > QUEUE_BYTES) return settle(refused);
-    this.#unsentBytes += frame.length;
-    this.#unsent.push(unsent);
+    const bytes = bytesOf(unsent);
+    if (this.#unsentBytes + bytes > QUEUE_BYTES) return unsent.settle(refused);
+    this.#unsentBytes += bytes;
+    this.#unsent.push({ ...unsent, mutation: copyOf(unsent.mutation) });
   }
 
-  #sendMutation({ sequence, frame, settle, sinceMs }: Unsent): void {
+  #sendMutation({ way, mutation, sequence, sending, settle, sinceMs }: Unsent): void {
     // A record that was made before goes first, so that the log tells things in their order.
     this.flush();
-    if (this.#ended || !this.#queue.pushFrame(frame)) return settle(refused);
-    this.#waiting.set(sequence, { settle, sinceMs });
+    if (this.#ended) return settle(refused);
+    const number = sequence === 0 ? this.#nextSequence() : sequence;
+    sending(number);
+    const expiresMs = sinceMs + MUTATION_MS;
+    const message = { type: 'mutation', sequence: number, way, mutation, expiresMs } as const;
+    if (!this.#queue.push(message)) return settle(refused);
+    this.#waiting.set(number, { settle, sinceMs });
     this.flush();
   }
 
@@ -195,7 +225,7 @@ export class HostLink {
     while (this.#waiting.size < UNDERWAY) {
       const next = this.#unsent.shift();
       if (next === undefined) return;
-      this.#unsentBytes -= next.frame.length;
+      this.#unsentBytes -= bytesOf(next);
       if (monotonicMs() - next.sinceMs > MUTATION_MS) next.settle(refused);
       else this.#sendMutation(next);
     }
@@ -220,6 +250,8 @@ export class HostLink {
         return undefined;
       case 'shutdown':
         return this.#events.shutdown();
+      case 'handOver':
+        return this.#events.handOver();
     }
   }
 

@@ -36,6 +36,10 @@ export interface LinkConfig {
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
   readonly options: LinkOptions;
+  /** Where the keeper answers; what a predecessor has left with it is taken up. */
+  readonly keeper?: string;
+  /** The deltas that follow begin where a predecessor may have stood; what it served goes on once this revision is applied. */
+  readonly resumeAt?: number;
 }
 
 /** From the host daemon to a device process. */
@@ -49,7 +53,9 @@ export type ToDevice =
   /** Whether the audit log can be written. While it can't, what must be recorded is refused (`AuditSink` answers false). */
   | { readonly type: 'auditHealth'; readonly writable: boolean }
   /** Unmount, remove the sockets, end with exit code 0. */
-  | { readonly type: 'shutdown' };
+  | { readonly type: 'shutdown' }
+  /** End with exit code 0 and leave everything to a successor; mounts can't be left and end. */
+  | { readonly type: 'handOver' };
 
 /** Something that the device process serves. */
 export interface LinkTarget {
@@ -59,7 +65,12 @@ export interface LinkTarget {
 
 /** From a device process to the host daemon. */
 export type ToHost =
-  /** `sequence` counts from 1 in each device process; `way` says by which way in it came. */
+  /**
+   * The first message of one that has a keeper. `holder` names its line: sequence numbers count on from one to the next. `resumed`:
+   * how many connections of front ends go on.
+   */
+  | { readonly type: 'hello'; readonly holder: string; readonly resumed: number }
+  /** `sequence` counts from 1 in each line of device processes; one that was sent before may be sent again; `way` says by which way in it came. */
   | {
       readonly type: 'mutation';
       readonly sequence: number;
@@ -79,8 +90,12 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
-/** `refused`: a front end was turned away. `broken`: a device or queue stands still until the guest resets it. */
-export type LinkEvent = 'connected' | 'refused' | 'disconnected' | 'broken';
+/**
+ * `resumed`: a front end that a predecessor served goes on. `refused`: one was turned away. `broken`: a device or queue stands
+ * still until the guest resets it. `unkept`: the keeper is gone, so that what is served would end with this process; `kept`: it
+ * is there again.
+ */
+export type LinkEvent = 'connected' | 'resumed' | 'refused' | 'disconnected' | 'broken' | 'kept' | 'unkept';
 
 interface MessageKind {
   readonly code: number;
@@ -100,12 +115,14 @@ export const messageKinds = {
   askStatistics: { code: 4, from: 'host', maxBytes: kibibyte },
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
   auditHealth: { code: 6, from: 'host', maxBytes: kibibyte },
+  handOver: { code: 20, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   audit: { code: 65, from: 'device', maxBytes: 8 * mebibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },
   event: { code: 68, from: 'device', maxBytes: 16 * kibibyte },
   statistics: { code: 69, from: 'device', maxBytes: 256 * kibibyte },
+  hello: { code: 90, from: 'device', maxBytes: kibibyte },
   applied: { code: 70, from: 'device', maxBytes: kibibyte },
 } as const satisfies Record<(ToDevice | ToHost)['type'], MessageKind>;
 

@@ -92,6 +92,7 @@ const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: wor
 
 /** One schema per message from a device process. */
 const fromDevice = {
+  hello: z.strictObject({ type: z.literal('hello'), holder: z.string().regex(/^[0-9a-f]{32}$/), resumed: z.int().min(0) }),
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,
@@ -106,7 +107,7 @@ const fromDevice = {
   event: z.strictObject({
     type: z.literal('event'),
     target,
-    event: z.enum(['connected', 'refused', 'disconnected', 'broken']),
+    event: z.enum(['connected', 'resumed', 'refused', 'disconnected', 'broken', 'kept', 'unkept']),
     detail: words(4096),
   }),
   statistics: z.strictObject({

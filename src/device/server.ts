@@ -2,13 +2,14 @@
 import { unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
-import { Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
+import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN } from '../wire/index.ts';
 import { HostLink, LINK_FD } from './host-link.ts';
 import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
@@ -40,22 +41,35 @@ class DeviceServer {
   #opened = false;
   #tellingSecond = 0;
   #toldInSecond = 0;
+  #succession: Succession | undefined;
+  #handsOver = false;
+  /** What goes on once the tree is where it stands now. */
+  #resuming: (() => void)[] = [];
+  #sequence = 0;
 
   constructor() {
-    this.#link = new HostLink(LINK_FD, {
-      config: (config) => {
+    const nextSequence = (): number => this.#succession?.process.nextSequence() ?? ++this.#sequence;
+    const events = {
+      config: (config: LinkConfig) => {
         this.#config = config;
       },
-      delta: (delta) => {
+      delta: (delta: Delta) => {
         this.#replica.apply(delta);
         this.#link.send({ type: 'applied', revision: delta.revision });
         if (!this.#opened) this.#open();
+        if (this.#resuming.length > 0) this.#resume();
       },
-      askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
+      askStatistics: (id: number) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
       shutdown: () => this.#loop.stop(),
+      handOver: () => {
+        this.#handsOver = this.#succession !== undefined;
+        this.#loop.stop();
+      },
       ended: () => this.#loop.stop(),
-      wantWritable: (wanted) => this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
-    });
+      wantWritable: (wanted: boolean) =>
+        this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
+    };
+    this.#link = new HostLink(LINK_FD, events, nextSequence);
   }
 
   async run(): Promise<void> {
@@ -76,9 +90,45 @@ class DeviceServer {
     if (config === undefined) return;
     this.#opened = true;
     this.#loop.spinMs = config.options.spinMicros / 1000;
+    if (config.keeper !== undefined) this.#succeed(config, config.keeper);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
+  }
+
+  // --- what outlives this process ---
+
+  /** Takes up what a predecessor has left with the keeper. */
+  #succeed(config: LinkConfig, keeper: string): void {
+    const target: LinkTarget = { kind: 'vhost-user', path: config.vhostUser[0]?.path ?? '' };
+    const succession = new Succession(keeper, (message) => this.#tell(target, 'broken', message));
+    this.#succession = succession;
+    const { client } = succession;
+    const watch = (): void => this.#loop.watch(client.fd, () => client.check());
+    if (client.isConnected) watch();
+    client.onChange = (isThere) => {
+      if (isThere) watch();
+      else this.#loop.unwatch(client.fd);
+      this.#tell(target, isThere ? 'kept' : 'unkept', isThere ? 'the keeper answers' : 'the keeper is gone');
+    };
+    this.#loop.serve({
+      process: () => false,
+      servedCount: 0,
+      suppressKicks: () => false,
+      nextDeadlineMs: () => client.nextDeadlineMs(),
+      tick: (nowMs) => client.tick(nowMs),
+    });
+    const left = config.vhostUser.map(({ path }) => ({ path, connection: succession.resume(path) }));
+    const resumed = left.filter(({ connection }) => connection !== undefined);
+    this.#link.send({ type: 'hello', holder: succession.process.holder, resumed: resumed.length });
+    for (const { path, connection } of resumed)
+      this.#connect(connection!.controlFd, { kind: 'vhost-user', path }, connection);
+    this.#resume();
+  }
+
+  #resume(): void {
+    if (this.#replica.snapshot.revision < (this.#config?.resumeAt ?? 0)) return;
+    for (const resume of this.#resuming.splice(0)) resume();
   }
 
   #attempt(target: LinkTarget, open: () => void): void {
@@ -102,7 +152,8 @@ class DeviceServer {
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
-    const fd = openListeningSocket(socket);
+    const open = (): number => openListeningSocket(socket);
+    const fd = this.#succession?.listen(socket.path, open) ?? open();
     this.#listening.set(fd, socket);
     this.#loop.watch(fd, () => this.#accept(fd, socket));
   }
@@ -120,20 +171,40 @@ class DeviceServer {
     }
   }
 
-  #connect(fd: number, target: LinkTarget): void {
-    const fileSystem = this.#fileSystem(ways.virtiofs);
+  #connect(fd: number, target: LinkTarget, left?: LeftConnection): void {
+    const journal = left === undefined ? this.#succession?.begin(target.path, fd) : left.journal;
+    const upstream = this.#link.upstream('virtiofs');
+    const fileSystem = this.#fileSystem(ways.virtiofs, journal?.connection.log.upstream(upstream) ?? upstream, journal);
     const log = (message: string): void => this.#tell(target, 'broken', message);
-    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock, log });
-    const device = new VirtioFsDevice(fd, session, this.#loop, {
-      allowUnsealed: this.#config!.options.allowUnsealedMemory,
-      onFault: log,
-      onClosed: (reason) => {
-        this.#loop.unserve(served);
-        this.#served.delete(target.path);
-        fileSystem.close();
-        this.#tell(target, 'disconnected', reason);
-      },
+    const session = new FuseSession(fileSystem, {
+      transport: 'virtiofs',
+      clock,
+      log,
+      ...(journal && { journal: journal.connection }),
     });
+    const onClosed = (reason: string): void => {
+      this.#loop.unserve(served);
+      this.#served.delete(target.path);
+      fileSystem.close();
+      journal?.end();
+      this.#tell(target, 'disconnected', reason);
+    };
+    let device: VirtioFsDevice;
+    try {
+      device = new VirtioFsDevice(fd, session, this.#loop, {
+        allowUnsealed: this.#config!.options.allowUnsealedMemory,
+        onFault: log,
+        onClosed,
+        ...(journal && { journal }),
+        ...(left?.recovered && { recovered: left.recovered }),
+      });
+    } catch (error) {
+      log(`what a device process left can't be taken up: ${error instanceof Error ? error.message : String(error)}`);
+      close(fd);
+      fileSystem.close();
+      journal?.end();
+      return;
+    }
     const served: Open = {
       process: (budget) => device.process(budget),
       get servedCount() {
@@ -146,15 +217,24 @@ class DeviceServer {
       counters: () => [...session.counters(), ...Object.entries(device.counters)],
     };
     this.#served.set(target.path, served);
-    this.#loop.serve(served);
-    this.#tell(target, 'connected', '');
+    if (journal !== undefined) journal.connection.device = device;
+    if (left !== undefined && journal !== undefined) session.restore(journal.connection.recover(fileSystem, this.#replica));
+    const start = (): void => {
+      // Nobody else serves on this path, and nothing is kept of what it had.
+      fileSystem.dropUnlinked();
+      if (!device.isClosed) this.#loop.serve(served);
+      device.interrupt();
+    };
+    if (left === undefined) start();
+    else this.#resuming.push(start);
+    this.#tell(target, left === undefined ? 'connected' : 'resumed', '');
   }
 
   // --- mounts ---
 
   #mount(mount: LinkMount): void {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
-    const fileSystem = this.#fileSystem(ways.mount);
+    const fileSystem = this.#fileSystem(ways.mount, this.#link.upstream('mount'));
     // A guest could point links at any file of this machine.
     const followLinks = this.#config!.vhostUser.length === 0;
     const transport = DevFuse.mount(mount.path, { followLinks });
@@ -189,15 +269,20 @@ class DeviceServer {
     this.#loop.serve(served);
   }
 
-  #fileSystem(way: Way): TreeFileSystem {
+  #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {
     return new TreeFileSystem({
       replica: this.#replica,
       way,
-      upstream: this.#link.upstream(way.name === 'virtiofs' ? 'virtiofs' : 'mount'),
+      upstream,
       audit: this.#link.audit,
       vm: this.#config!.vm,
       clock,
+      ...(journal && { journal: journal.connection }),
     });
+  }
+
+  #isKept(path: string): boolean {
+    return this.#config?.vhostUser.some((socket) => socket.path === path) === true;
   }
 
   #statistics(): Record<string, number> {
@@ -207,11 +292,17 @@ class DeviceServer {
     return counters;
   }
 
-  /** Unmounts, hangs up, and removes the sockets. */
+  /** Unmounts, hangs up, and removes the sockets; or leaves what can be left to a successor. */
   #close(): void {
+    if (this.#handsOver) {
+      for (const [key, served] of this.#served) if (!this.#isKept(key)) served.close();
+      this.#link.flush();
+      return;
+    }
     for (const served of [...this.#served.values()]) served.close();
     for (const [fd, socket] of this.#listening) {
       close(fd);
+      this.#succession?.forget(socket.path);
       try {
         unlinkSync(socket.path);
       } catch {

@@ -4,7 +4,10 @@ import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type T
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { AuditLog } from './audit-log.ts';
+import { DeviceFeed } from './device-feed.ts';
 import { DeviceProcess } from './device-process.ts';
+import { KeeperProcess } from './keeper-process.ts';
+import { MutationRecord } from './mutation-record.ts';
 import { printable } from './printable.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
@@ -29,6 +32,8 @@ export interface ServeOptions {
   readonly device?: Partial<LinkOptions>;
   /** Another device process than that of this checkout. */
   readonly deviceCommand?: readonly [string, ...string[]];
+  /** False: a front end is lost with the device process. Default: a keeper is started for them. */
+  readonly keeper?: boolean;
 }
 
 /** What people or programs are told while serving. `--json` prints one a line. */
@@ -53,10 +58,10 @@ export type ServeEvent =
   | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'stopped' };
 
-/** Waits before a device process that ended is started again; the last one repeats. */
-const restartsMs = [200, 1_000, 5_000, 30_000] as const;
+/** Waits before a device process that ended is started again; the last one repeats. A guest waits where there is a keeper. */
+const restartsMs = { withKeeper: [0, 100, 500, 2_000, 10_000], without: [200, 1_000, 5_000, 30_000] } as const;
 /** A device process that lived this long starts the waits anew. */
-const healthyMs = 60_000;
+const healthyMs = { withKeeper: 1_000, without: 60_000 } as const;
 const probeMs = 1_000;
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 /** How long a reload waits to be applied before it is told without. */
@@ -108,10 +113,12 @@ export class Server implements AsyncDisposable {
   #rejected = false;
   #probe: NodeJS.Timeout | undefined;
   #device: DeviceProcess | undefined;
-  #unsubscribe: (() => void) | undefined;
   #restart: NodeJS.Timeout | undefined;
   #restarts = 0;
-  #generation = 0;
+  #keeper: KeeperProcess | undefined;
+  #feed: DeviceFeed | undefined;
+  #holder = '';
+  #record = new MutationRecord();
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
@@ -161,6 +168,16 @@ export class Server implements AsyncDisposable {
   /** Process id of the device process, while there is one. */
   get devicePid(): number | undefined {
     return this.#device?.pid;
+  }
+
+  /** Process id of the keeper. */
+  get keeperPid(): number | undefined {
+    return this.#keeper?.pid;
+  }
+
+  /** Has the device process leave everything to a successor: it is replaced under running VMs. */
+  replaceDevice(): void {
+    if (this.#keeper !== undefined) this.#device?.send({ type: 'handOver' });
   }
 
   /** Resolves when it has stopped. */
@@ -214,6 +231,10 @@ export class Server implements AsyncDisposable {
     this.#probe = setInterval(() => this.#audit.probe(), probeMs);
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
+    if (this.#config.vhostUser.length > 0 && this.#options.keeper !== false)
+      this.#keeper = await KeeperProcess.start({
+        onEnd: () => this.#emit({ event: 'trouble', what: 'the keeper ended; it is started again' }),
+      });
     this.#startDevice();
     await Promise.all(ready);
   }
@@ -245,7 +266,8 @@ export class Server implements AsyncDisposable {
     clearTimeout(this.#restart);
     clearInterval(this.#probe);
     await this.#device?.stop(this.#kills.signal);
-    this.#unsubscribe?.();
+    await this.#keeper?.[Symbol.asyncDispose]();
+    this.#feed?.close();
     for (const { tell } of this.#unapplied) tell(false);
     cleanUp(this.#targets);
     this.#tree[Symbol.dispose]();
@@ -259,24 +281,33 @@ export class Server implements AsyncDisposable {
     this.#startedMs = performance.now();
     const { deviceCommand } = this.#options;
     this.#restarts++;
-    const holder = `device ${++this.#generation}`;
+    const keeper = this.#keeper?.socket;
+    // Files without a name that are open live while their holder does, and with a keeper they stay open.
+    const feed = (this.#feed ??= new DeviceFeed(this.#tree.authority, 'device'));
+    if (keeper === undefined) this.#record = new MutationRecord();
     const device = new DeviceProcess({
-      config: this.#config,
+      config: keeper === undefined ? this.#config : { ...this.#config, keeper, resumeAt: feed.revision },
       ...(deviceCommand && { command: deviceCommand }),
-      onMessage: (message) => this.#onMessage(device, holder, message),
+      onMessage: (message) => this.#onMessage(device, message),
       onEnd: (reason) => this.#onDeviceEnd(reason),
     });
     this.#device = device;
     if (!this.#audit.writable) device.send({ type: 'auditHealth', writable: false });
-    this.#unsubscribe = this.#tree.authority.subscribe(holder, (delta) => device.send({ type: 'delta', delta }));
+    feed.attach((delta) => device.send({ type: 'delta', delta }));
   }
 
-  #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
+  #onMessage(device: DeviceProcess, message: ToHost): void {
     switch (message.type) {
+      case 'hello':
+        if (message.holder !== this.#holder) this.#record = new MutationRecord();
+        this.#holder = message.holder;
+        return;
       case 'mutation': {
         // The guest has been told that it failed, so it must not take effect any more.
         const expired = monotonicMs() > message.expiresMs;
-        const outcome = expired ? refused : this.#commit(message.mutation, message.way, holder);
+        const known = this.#record.find(message.sequence);
+        const outcome = known ?? (expired ? refused : this.#commit(message.mutation, message.way));
+        if (known === undefined) this.#record.remember(message.sequence, outcome);
         device.send({ type: 'outcome', sequence: message.sequence, outcome });
         return;
       }
@@ -309,6 +340,7 @@ export class Server implements AsyncDisposable {
         });
         return;
       case 'applied':
+        this.#feed?.applied(message.revision);
         this.#deviceApplied(message.revision);
         return;
       case 'statistics':
@@ -318,11 +350,11 @@ export class Server implements AsyncDisposable {
   }
 
   /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
-  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string): Outcome {
+  #commit(mutation: Mutation, way: 'virtiofs' | 'mount'): Outcome {
     const kind = way === 'mount' ? 'mount' : 'vhost-user';
     if (!this.#targets.some((target) => target.kind === kind)) return refused;
     try {
-      const outcome = this.#tree.authority.commit(mutation, ways[way], holder);
+      const outcome = this.#tree.authority.commit(mutation, ways[way], 'device');
       const failure = this.#tree.authority.persistFailure;
       if (outcome.errno === EIO && failure !== undefined)
         this.#emit({ event: 'trouble', what: `a guest's write was refused: ${failure.message}` });
@@ -363,8 +395,11 @@ export class Server implements AsyncDisposable {
   }
 
   #onDeviceEnd(reason: string | undefined): void {
-    this.#unsubscribe?.();
-    this.#unsubscribe = undefined;
+    this.#feed?.detach();
+    if (this.#keeper === undefined) {
+      this.#feed?.close();
+      this.#feed = undefined;
+    }
     this.#device = undefined;
     this.#appliedRevision = 0;
     for (const answer of this.#asked.values()) answer(undefined);
@@ -376,11 +411,13 @@ export class Server implements AsyncDisposable {
       this.#awaited.clear();
       if (this.#restarts === 1) return;
     }
-    if (performance.now() - this.#startedMs > healthyMs) this.#restarts = 1;
-    const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
+    const how = this.#keeper === undefined ? 'without' : 'withKeeper';
+    if (performance.now() - this.#startedMs > healthyMs[how]) this.#restarts = 1;
+    const waits = restartsMs[how];
+    const restartInMs = waits[Math.min(this.#restarts - 1, waits.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
-      cleanUp(this.#targets);
+      cleanUp(this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount'));
       this.#startDevice();
     }, restartInMs);
   }

@@ -15,6 +15,10 @@ export class OpenDirectory implements DirectoryHandle {
   #entries: NameMap | undefined;
   /** Ranks in `#entries`, ascending, of what the caller is not told of. */
   #hidden: readonly number[] = [];
+  /** What has to be added to an index: names came or went before it since a predecessor told it. */
+  #shift = 0;
+  /** Where the journal keeps it; 0: nowhere. */
+  record = 0;
 
   /** `caller` is kept. */
   constructor(ino: number, caller: Caller, files: OpenFiles) {
@@ -37,11 +41,18 @@ export class OpenDirectory implements DirectoryHandle {
 
   rewind(): void {
     this.#entries = undefined;
+    this.#shift = 0;
+  }
+
+  /** Has `index` name the first entry after `name`: the listing is a new one, and the index is of an old one. */
+  resume(index: number, name: string): void {
+    const rank = (this.#entries ?? NameMap.empty).rankAfter(name);
+    this.#shift = rank - this.#hidden.filter((hidden) => hidden < rank).length - index;
   }
 
   /** The entry of that index among those that the caller is told of. */
   at(index: number): readonly [name: string, ino: number] | undefined {
-    let rank = index;
+    let rank = index + this.#shift;
     for (const hidden of this.#hidden) {
       if (hidden > rank) break;
       rank++;

@@ -17,6 +17,7 @@ import {
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
+  S_IFREG,
   W_OK,
   X_OK,
 } from '../wire/index.ts';
@@ -42,6 +43,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
+import type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { statFs } from './stat-fs.ts';
@@ -54,6 +56,8 @@ export interface TreeFileSystemOptions {
   readonly audit: AuditSink;
   readonly vm: string;
   readonly clock: Clock;
+  /** What outlives this process. */
+  readonly journal?: OpenJournal;
 }
 
 const NOTHING = new Uint8Array();
@@ -70,7 +74,10 @@ export class TreeFileSystem implements FileSystem {
   readonly #clock: Clock;
   readonly #stream: ChangeStream;
   readonly #listeners = new Set<(changes: readonly Change[]) => void>();
-  #files = new OpenFiles();
+  readonly #journal: OpenJournal | undefined;
+  #files: OpenFiles;
+  /** Where listings go on that a predecessor began, until each has. */
+  readonly #places = new Map<OpenDirectory, LeftDirectory['places']>();
   readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
     name: '',
     ino: 0,
@@ -85,11 +92,47 @@ export class TreeFileSystem implements FileSystem {
     this.#upstream = options.upstream;
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
-    this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
+    const { monotonicMs, wallMs } = options.clock;
+    this.#journal = options.journal;
+    this.#files = new OpenFiles(options.journal);
+    this.#stream = new ChangeStream(options.replica, options.way, monotonicMs, wallMs, options.journal);
     this.#stops = [
       options.replica.onApply((delta, before) => this.#applied(delta, before)),
       options.replica.unlinked.ask((ino) => this.#files.isOpen(ino)),
     ];
+  }
+
+  // --- what a predecessor left ---
+
+  /** Opens what a predecessor had open, without deciding anew. The tree is as that one saw it last. */
+  adopt(left: LeftFile): Handle {
+    const { ino, dataRevision, flags, stream, pinned, version } = left;
+    const current = this.#replica.snapshot.node(ino);
+    const isCurrent = current !== undefined && (!pinned || current.dataRevision === dataRevision);
+    const node = isCurrent ? current : (version ?? { ...gone, ino, dataRevision });
+    const file = new OpenFile(node, flags, left.caller, NOT_DECIDED, stream, pinned);
+    file.truncates = left.truncates;
+    file.burnt = left.burnt;
+    file.toldRevision = left.toldRevision;
+    file.rest = left.rest;
+    file.record = left.record;
+    file.stale = left.stale || (pinned && !isCurrent && version === undefined);
+    this.#files.add(file);
+    if (!isCurrent) this.#files.pinsOldVersion(file);
+    return file;
+  }
+
+  adoptDirectory({ ino, caller, places, record }: LeftDirectory): DirectoryHandle {
+    const open = new OpenDirectory(ino, caller, this.#files);
+    open.record = record;
+    this.#files.addDirectory(ino, caller.uid);
+    this.#places.set(open, places);
+    return open;
+  }
+
+  /** Tells the authority of every file without a name that nobody has open: a predecessor may not have come to it. */
+  dropUnlinked(): void {
+    for (const node of this.#replica.snapshot.nodes.values()) this.#dropIfUnlinked(node.ino);
   }
 
   /** Leaves the replica. */
@@ -237,7 +280,10 @@ export class TreeFileSystem implements FileSystem {
       return () => answer(EINTR, undefined);
     }
     this.#upstream.submit({ op: 'burn', caller: file.caller, ino: file.ino }, (outcome) => {
-      if (outcome.errno === 0) file.burnt ??= outcome.bytes;
+      if (outcome.errno === 0 && file.burnt === undefined) {
+        file.burnt = outcome.bytes;
+        this.#journal?.burn(file);
+      }
       // Two reads of one handle may both have asked; the second is told that it is burnt, and has it already.
       if (file.burnt === undefined) answer(outcome.errno, undefined);
       else answer(0, slice(file.burnt, offset, sizeBytes));
@@ -265,6 +311,7 @@ export class TreeFileSystem implements FileSystem {
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
       (outcome) => {
         if (truncate && outcome.errno !== 0) files.renewTruncation(file);
+        else if (truncate) this.#journal?.truncated(file);
         files.truncationSettled(file.ino, truncate);
         done(outcome.errno, outcome.errno === 0 ? written : undefined);
       },
@@ -328,6 +375,7 @@ export class TreeFileSystem implements FileSystem {
         return node !== undefined && this.#hides(node, caller);
       };
       open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
+      if (this.#places.size > 0) this.#resume(open, index);
     }
     const found = open.at(index - 2);
     if (found === undefined) return undefined;
@@ -343,6 +391,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
+    this.#places.delete(open);
     open.files.removeDirectory(open.ino, open.caller.uid);
     this.#dropIfUnlinked(open.ino);
   }
@@ -356,7 +405,9 @@ export class TreeFileSystem implements FileSystem {
     flags: number,
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
-    const there = this.#replica.snapshot.child(parentIno, name);
+    // What an earlier life of this process has made itself is there too: its answer is the authority's to repeat.
+    const isResumed = this.#upstream.isResumed?.() === true;
+    const there = isResumed ? undefined : this.#replica.snapshot.child(parentIno, name);
     if (there !== undefined && !this.#hides(there, caller)) return this.#createOver(caller, there, flags, done);
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
@@ -372,6 +423,12 @@ export class TreeFileSystem implements FileSystem {
       if (node === undefined) return done(ESTALE, undefined);
       done(0, { node, handle: this.#opened(node, flags, creator, 'mutable') });
     });
+  }
+
+  #resume(open: OpenDirectory, index: number): void {
+    const place = this.#places.get(open)?.find(({ cookie }) => cookie === index);
+    this.#places.delete(open);
+    if (place !== undefined) open.resume(index - 2, place.name);
   }
 
   /** The name was there, or somebody else made it first: a kernel that asks for CREATE knew of no file to check. */
@@ -488,7 +545,8 @@ export class TreeFileSystem implements FileSystem {
     const open = new Set<number>();
     for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
-    this.#files = new OpenFiles();
+    this.#places.clear();
+    this.#files = new OpenFiles(this.#journal);
     for (const ino of open) this.#dropIfUnlinked(ino);
   }
 
@@ -565,6 +623,7 @@ export class TreeFileSystem implements FileSystem {
     if (!files.takeTruncation(file)) return done(0, undefined);
     this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, (errno) => {
       files.truncationSettled(file.ino, true);
+      this.#journal?.truncated(file);
       done(errno, undefined);
     });
   }
@@ -591,6 +650,30 @@ export class TreeFileSystem implements FileSystem {
 }
 
 const encoder = new TextEncoder();
+/** The revision of no decision: the next read decides. */
+const NOT_DECIDED = -1;
+const never = { sec: 0, nsec: 0 };
+/** A version of which nothing is left. */
+const gone: Node = {
+  ino: 0,
+  parentIno: 0,
+  name: '',
+  madeBy: 'outside',
+  mode: S_IFREG,
+  uid: 0,
+  gid: 0,
+  acl: undefined,
+  defaultAcl: undefined,
+  nlink: 0,
+  sizeBytes: 0,
+  bytes: undefined,
+  burned: false,
+  dataRevision: 0,
+  revision: 0,
+  atime: never,
+  mtime: never,
+  ctime: never,
+};
 const nobody: Caller = { uid: 65_534, gid: 65_534, pid: 0 };
 
 function slice(bytes: Uint8Array, offset: number, sizeBytes: number): Uint8Array {

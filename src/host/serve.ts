@@ -417,8 +417,13 @@ export class Server implements AsyncDisposable {
     const restartInMs = waits[Math.min(this.#restarts - 1, waits.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
+      // The sockets of front ends wait with the keeper for the next one.
       cleanUp(this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount'));
-      this.#startDevice();
+      try {
+        this.#startDevice();
+      } catch (error) {
+        this.#onDeviceEnd(`starting it failed: ${error instanceof Error ? error.message : String(error)}`);
+      }
     }, restartInMs);
   }
 

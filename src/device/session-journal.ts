@@ -364,7 +364,7 @@ export class ConnectionJournal implements SessionJournal, OpenJournal, Pick<Devi
     for (const { kind, payload } of left) {
       if (kind !== records.VERSION) continue;
       const node = records.readNode(this.#journal, payload, this.#journal.payloadBytes(payload));
-      if (node === undefined) {
+      if (node === undefined || versions.has(`${node.ino} ${node.dataRevision}`)) {
         this.#journal.free(payload);
         continue;
       }

@@ -4,7 +4,7 @@
  */
 import { close, duplicate } from '../sys/index.ts';
 import type { DeviceJournal, Recovered, RingMemory, SavedBackEnd, SavedQueue } from '../virtio/index.ts';
-import { JournalFile } from './journal.ts';
+import { type Journal, JournalFile } from './journal.ts';
 import { type Found, KeeperClient } from './keeper-client.ts';
 import { ProcessJournal } from './process-journal.ts';
 import { ConnectionJournal } from './session-journal.ts';
@@ -25,11 +25,18 @@ interface SavedControl {
   readonly takenBytes: number;
 }
 
+/** The keeper, as a connection's journal uses it. */
+export type Keeping = Pick<KeeperClient, 'put' | 'drop' | 'finish'>;
+
+interface ConnectionFile extends Disposable {
+  readonly journal: Journal;
+}
+
 /** A connection's journal, as the device sees it. */
 export class TargetJournal implements DeviceJournal {
-  readonly file: JournalFile;
+  readonly file: ConnectionFile;
   readonly connection: ConnectionJournal;
-  readonly #client: KeeperClient;
+  readonly #client: Keeping;
   readonly #path: string;
   #lastName: number;
   readonly #names = new Set<number>();
@@ -37,9 +44,9 @@ export class TargetJournal implements DeviceJournal {
   readonly #onLoss: (reason: string) => void;
 
   constructor(
-    client: KeeperClient,
+    client: Keeping,
     path: string,
-    file: JournalFile,
+    file: ConnectionFile,
     names: readonly number[],
     onLoss: (reason: string) => void,
   ) {
@@ -161,8 +168,9 @@ export class Succession {
   /** A front end has connected. Undefined, and it is said why, where nothing of it can be kept. */
   begin(path: string, controlFd: number): TargetJournal | undefined {
     try {
-      const made = this.#targetJournal(path, JournalFile.create(), []);
-      this.client.put(journal(path), made.file.fd);
+      const file = JournalFile.create();
+      const made = this.#targetJournal(path, file, []);
+      this.client.put(journal(path), file.fd);
       this.client.put(control(path), controlFd);
       return made;
     } catch (error) {

@@ -33,7 +33,7 @@ export class DeviceFeed {
     const { revision } = snapshot;
     const put = [...snapshot.nodes.values()];
     send({ revision, full: true, put, remove: [], policy: policy.spec, changes: [], usage });
-    for (const delta of this.#waiting) send(delta);
+    for (const delta of [...this.#waiting]) send(delta);
     this.#send = send;
   }
 
@@ -47,10 +47,10 @@ export class DeviceFeed {
   }
 
   #told(delta: Delta): void {
-    this.#send?.(delta);
     this.#waiting.push(delta);
     this.#waitingBytes += bytesOf(delta);
-    if (this.#seen.snapshot.revision === 0) return this.applied(delta.revision);
+    if (this.#seen.snapshot.revision === 0) this.applied(delta.revision);
+    this.#send?.(delta);
     while (this.#waiting.length > waitingLimits.commits || this.#waitingBytes > waitingLimits.bytes)
       this.#see(this.#waiting.shift()!);
   }

@@ -62,6 +62,12 @@ export class OpenFile implements Handle {
     return this.#node;
   }
 
+  /** Its version, which was not known when a successor opened it. */
+  find(node: Node): void {
+    this.stale = false;
+    this.#node = node;
+  }
+
   /** Lets the bytes of its version go. */
   giveUp(): void {
     this.stale = true;

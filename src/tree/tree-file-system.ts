@@ -76,6 +76,8 @@ export class TreeFileSystem implements FileSystem {
   readonly #listeners = new Set<(changes: readonly Change[]) => void>();
   readonly #journal: OpenJournal | undefined;
   #files: OpenFiles;
+  /** What a predecessor had open at a version that has not come yet. */
+  #unfound: OpenFile[] = [];
   /** Where listings go on that a predecessor began, until each has. */
   readonly #places = new Map<OpenDirectory, LeftDirectory['places']>();
   readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
@@ -104,7 +106,10 @@ export class TreeFileSystem implements FileSystem {
 
   // --- what a predecessor left ---
 
-  /** Opens what a predecessor had open, without deciding anew. The tree is as that one saw it last. */
+  /**
+   * Opens what a predecessor had open, without deciding anew. The tree is as that one saw it, or as it was a few commits before:
+   * a version that is not there yet is found when it comes.
+   */
   adopt(left: LeftFile): Handle {
     const { ino, dataRevision, flags, stream, pinned, version } = left;
     const current = this.#replica.snapshot.node(ino);
@@ -116,9 +121,13 @@ export class TreeFileSystem implements FileSystem {
     file.toldRevision = left.toldRevision;
     file.rest = left.rest;
     file.record = left.record;
-    file.stale = left.stale || (pinned && !isCurrent && version === undefined);
+    file.stale = left.stale;
     this.#files.add(file);
-    if (!isCurrent) this.#files.pinsOldVersion(file);
+    if (isCurrent || !pinned || left.stale) return file;
+    if (version === undefined) {
+      file.stale = true;
+      this.#unfound.push(file);
+    } else this.#files.pinsOldVersion(file);
     return file;
   }
 
@@ -130,8 +139,12 @@ export class TreeFileSystem implements FileSystem {
     return open;
   }
 
-  /** Tells the authority of every file without a name that nobody has open: a predecessor may not have come to it. */
+  /**
+   * The tree has come to where it stands. Tells the authority of every file without a name that nobody has open: a predecessor may
+   * not have come to it.
+   */
   dropUnlinked(): void {
+    this.#unfound = [];
     for (const node of this.#replica.snapshot.nodes.values()) this.#dropIfUnlinked(node.ino);
   }
 
@@ -425,6 +438,15 @@ export class TreeFileSystem implements FileSystem {
     });
   }
 
+  #find(): void {
+    this.#unfound = this.#unfound.filter((file) => {
+      const node = this.#replica.snapshot.node(file.ino);
+      if (!file.open || node?.dataRevision !== file.node.dataRevision) return file.open;
+      file.find(node);
+      return false;
+    });
+  }
+
   #resume(open: OpenDirectory, index: number): void {
     const place = this.#places.get(open)?.find(({ cookie }) => cookie === index);
     this.#places.delete(open);
@@ -642,6 +664,7 @@ export class TreeFileSystem implements FileSystem {
       if (node.parentIno === 0) this.#dropIfUnlinked(node.ino);
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
+    if (this.#unfound.length > 0) this.#find();
     this.#stream.applied(delta, before);
     if (this.#listeners.size === 0) return;
     const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);

@@ -1,0 +1,62 @@
+/** A device that ends between any two of its stores: every request is answered once, and nothing is lost or done twice. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { Machine } from './machine.ts';
+import { Guest, random, specAt, treeOf } from './script.ts';
+
+interface Run {
+  readonly story: readonly string[];
+  readonly tree: readonly string[];
+  readonly points: number;
+  readonly deaths: number;
+}
+
+function run(seed: number, steps: number, killsAt: readonly number[]): Run {
+  using machine = new Machine(specAt(0), killsAt);
+  const guest = new Guest(machine);
+  const next = random(seed);
+  guest.start();
+  for (let i = 0; i < steps; i++) guest.step(next);
+  guest.finish();
+  machine.front.stop();
+  assert.deepEqual(machine.faults, []);
+  return { story: guest.story, tree: treeOf(machine), points: machine.points, deaths: machine.deaths };
+}
+
+function same(seed: number, steps: number, killsAt: readonly number[], expected: Run): void {
+  const told = `seed ${seed}, ${steps} steps, killed at ${killsAt.join(', ')}`;
+  let got: Run;
+  try {
+    got = run(seed, steps, killsAt);
+  } catch (error) {
+    throw new Error(told, { cause: error });
+  }
+  assert.deepEqual(got.story, expected.story, told);
+  assert.deepEqual(got.tree, expected.tree, told);
+}
+
+test('a device killed at any point of a script goes on as if nothing had been', (t) => {
+  const seed = 4;
+  const steps = 25;
+  const whole = run(seed, steps, []);
+  for (let at = 1; at <= whole.points; at += 11) same(seed, steps, [at], whole);
+  t.diagnostic(`${whole.points} points, ${whole.story.length} things told`);
+});
+
+test('a device killed at random points of random scripts, again and again, goes on as if nothing had been', (t) => {
+  let deaths = 0;
+  fc.assert(
+    fc.property(
+      fc.integer({ min: 1, max: 2 ** 31 }),
+      fc.integer({ min: 5, max: 40 }),
+      fc.array(fc.integer({ min: 1, max: 1500 }), { minLength: 1, maxLength: 6 }),
+      (seed, steps, killsAt) => {
+        same(seed, steps, killsAt, run(seed, steps, []));
+        deaths += killsAt.length;
+      },
+    ),
+    { numRuns: 50 },
+  );
+  t.diagnostic(`${deaths} deaths at most`);
+});

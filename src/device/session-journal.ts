@@ -36,6 +36,8 @@ const cachings: readonly Caching[] = ['shared', 'private', 'mutable'];
 /** A record is told apart from those of an earlier life of the session by the journal's life above these bits. */
 const LIFE = 2 ** 32;
 const NAME_BYTES = 255;
+/** More than any session opens. */
+const MAX_HANDLES = 32_768;
 const { file, nodeid, directory, place, told } = records;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -325,7 +327,9 @@ export class ConnectionJournal implements SessionJournal, OpenJournal, Pick<Devi
     const directories: OpenDirectory[] = [];
     for (const { kind, payload } of left) {
       let isTaken = true;
-      if (kind === records.NODEID) isTaken = this.#takeInode(inodes, this.#readInode(payload, replica));
+      const isHandle = kind === records.FILE || kind === records.DIRECTORY;
+      if (isHandle && files.length + directories.length >= MAX_HANDLES) isTaken = false;
+      else if (kind === records.NODEID) isTaken = this.#takeInode(inodes, this.#readInode(payload, replica));
       else if (kind === records.FILE) isTaken = push(files, this.#readFile(payload, fileSystem, versions, bytes));
       else if (kind === records.DIRECTORY) isTaken = push(directories, this.#readDirectory(payload, fileSystem));
       else if (kind === records.MUTATION) this.log.recover(payload, this.#isInFlight);

@@ -4,12 +4,14 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
+import { fuzzJournal } from './journal.ts';
+import { fuzzKeeper } from './keeper.ts';
 import { fuzzLink } from './link.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = { journal: fuzzJournal, keeper: fuzzKeeper, link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {
@@ -26,6 +28,22 @@ for (const [name, fuzz] of Object.entries(targets)) {
     );
   });
 }
+
+test('fuzz journal survives a real one that was scribbled on', () => {
+  const real = readFileSync(path.join(corpus, 'journal', 'of-a-script.bin'));
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.nat(real.length - 1), fc.nat(255)), { minLength: 1, maxLength: 30 }),
+      fc.nat(real.length),
+      (changes, length) => {
+        const bytes = Uint8Array.from(real);
+        for (const [at, value] of changes) bytes[at] = value;
+        fuzzJournal(bytes.subarray(0, length));
+      },
+    ),
+    { numRuns: 500 },
+  );
+});
 
 /** Mostly sensible messages: the interesting codes, small numbers, the right sizes. */
 const message = fc

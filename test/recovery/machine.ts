@@ -318,6 +318,11 @@ export class Machine implements Disposable {
     }
   }
 
+  /** What a successor would find of the session. */
+  get arena(): Uint8Array {
+    return this.#memory.u8.slice(8 * 1024 * 1024, this.#memory.f64[2]);
+  }
+
   /** Ends the device now. */
   kill(): void {
     this.#life.points.isDead = true;

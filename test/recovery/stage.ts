@@ -8,6 +8,8 @@ import { Guest } from '../../images/tiny/guest.ts';
 import { type ServeEvent, type Server, serve } from '../../src/host/index.ts';
 import { until } from '../until.ts';
 
+/** An emulated machine that nine programs keep busy is slow; a program that hangs hangs for ever. */
+const PATIENCE_MS = 120_000;
 /** 300 names, so that no listing is one reply. */
 const NAMES = 300;
 const longName = (i: number): string => `name-${String(i).padStart(4, '0')}-${'x'.repeat(180)}`;
@@ -106,7 +108,7 @@ export class Stage implements AsyncDisposable {
     void job.done.then(() => {
       program.hasEnded = true;
     });
-    await program.job.waitForOutput(/^3$/m);
+    await program.job.waitForOutput(/^3$/m, PATIENCE_MS);
     return program;
   }
 
@@ -125,19 +127,19 @@ export class Stage implements AsyncDisposable {
     const start = performance.now();
     if (how === 'kill') process.kill(this.server.devicePid!, 'SIGKILL');
     else this.server.replaceDevice();
-    await until('the successor to go on', () => this.#resumed() > before);
+    await until('the successor to go on', () => this.#resumed() > before, PATIENCE_MS);
     this.stallsMs.push(performance.now() - start);
   }
 
   /** Resolves once every program has got on. */
   async goOn(all: readonly Program[]): Promise<void> {
     const before = all.map(told);
-    await until('every program to go on', () =>
+    const allWentOn = (): boolean =>
       all.every((program, i) => {
         this.assertRuns(program);
         return told(program) > before[i]! + 1;
-      }),
-    );
+      });
+    await until('every program to go on', allWentOn, PATIENCE_MS);
   }
 
   assertRuns({ kind, job, hasEnded }: Program): void {

@@ -3,8 +3,8 @@ import { read, send } from '../sys/index.ts';
 import type { AuditRecord, Delta, Mutation, Outcome, Settle } from '../tree/index.ts';
 import { EAGAIN, EINTR, EIO } from '../wire/index.ts';
 import { LinkQueue, readerOnDevice } from './link.ts';
-import type { NumberedUpstream } from './mutation-log.ts';
 import { auditBatch, type LinkConfig, monotonicMs, type ToDevice, type ToHost } from './link-messages.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
 
 /** The descriptor that the host daemon gives a device process. */
 export const LINK_FD = 3;
@@ -65,9 +65,7 @@ function copyOf(mutation: Mutation): Mutation {
   const caller = { ...mutation.caller };
   if (mutation.op === 'write') return { ...mutation, caller, data: mutation.data.slice() };
   if (mutation.op === 'setxattr') return { ...mutation, caller, value: mutation.value.slice() };
-  return mutation.op === 'symlink'
-    ? { ...mutation, caller, target: mutation.target.slice() }
-    : { ...mutation, caller };
+  return mutation.op === 'symlink' ? { ...mutation, caller, target: mutation.target.slice() } : { ...mutation, caller };
 }
 
 /** About what the frame of a mutation takes. */

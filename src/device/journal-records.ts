@@ -119,7 +119,8 @@ export interface EncodedNode {
 export function encodeNode(node: Node, withBytes: boolean): EncodedNode {
   const name = encoder.encode(node.name);
   const { acl, defaultAcl } = node;
-  const acls = acl === undefined && defaultAcl === undefined ? nothing : encoder.encode(JSON.stringify({ acl, defaultAcl }));
+  const acls =
+    acl === undefined && defaultAcl === undefined ? nothing : encoder.encode(JSON.stringify({ acl, defaultAcl }));
   const bytes = withBytes ? node.bytes : undefined;
   const sizeBytes = nodeFields.rest + name.length + acls.length + (bytes?.length ?? 0);
   return { node, name, acl: acls, bytes, sizeBytes };
@@ -165,7 +166,13 @@ export function readNode({ memory }: Journal, at: number, room: number): Node | 
   const nameBytes = word(nodeFields.nameBytesW);
   const aclBytes = word(nodeFields.aclBytesW);
   const bytesLength = number(nodeFields.bytesLength);
-  const counts = [nodeFields.ino, nodeFields.parentIno, nodeFields.sizeBytes, nodeFields.dataRevision, nodeFields.revision];
+  const counts = [
+    nodeFields.ino,
+    nodeFields.parentIno,
+    nodeFields.sizeBytes,
+    nodeFields.dataRevision,
+    nodeFields.revision,
+  ];
   if (!counts.every((field) => isCount(number(field))) || !isCount(bytesLength)) return undefined;
   const times = [nodeFields.atimeSec, nodeFields.mtimeSec, nodeFields.ctimeSec];
   if (!times.every((field) => Number.isSafeInteger(number(field)))) return undefined;

@@ -94,7 +94,9 @@ export class Journal {
     const { f64 } = memory;
     if (f64[head.magic] !== MAGIC) return 'it is no journal';
     const version = f64[head.version];
-    return version === JOURNAL_VERSION ? undefined : `it is of version ${version}, and this is version ${JOURNAL_VERSION}`;
+    return version === JOURNAL_VERSION
+      ? undefined
+      : `it is of version ${version}, and this is version ${JOURNAL_VERSION}`;
   }
 
   counter(name: Counter): number {

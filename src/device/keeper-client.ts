@@ -2,7 +2,17 @@
  * A device process's end of the keeper. What is given to the keeper is remembered here too: when the keeper is gone, it is
  * given all of it again as soon as one answers at the same path. Nothing here throws for what the keeper does.
  */
-import { close, connectUnix, duplicate, POLLIN, pollOne, receive, receiveWithFds, send, sendWithFds } from '../sys/index.ts';
+import {
+  close,
+  connectUnix,
+  duplicate,
+  POLLIN,
+  pollOne,
+  receive,
+  receiveWithFds,
+  send,
+  sendWithFds,
+} from '../sys/index.ts';
 import { EAGAIN, EINTR, EINVAL } from '../wire/index.ts';
 import * as protocol from './keeper-protocol.ts';
 
@@ -95,7 +105,13 @@ export class KeeperClient {
   #ask(
     op: number,
     name: string,
-    { fd, number = 0, take = 0, extra, found }: Partial<Given> & { take?: number; extra?: Uint8Array; found?: Found[] } = {},
+    {
+      fd,
+      number = 0,
+      take = 0,
+      extra,
+      found,
+    }: Partial<Given> & { take?: number; extra?: Uint8Array; found?: Found[] } = {},
   ): number | undefined {
     if (this.#fd < 0) return undefined;
     const bytes = protocol.writeRequest(this.#packet, op, name, number, take, extra);
@@ -178,4 +194,3 @@ export class KeeperClient {
     this.#given.clear();
   }
 }
-

@@ -81,7 +81,11 @@ class Peer {
     this.fd = fd;
   }
 
-  ask(op: number, name: string, more: { fd?: number; number?: number; take?: number; extra?: Uint8Array } = {}): number {
+  ask(
+    op: number,
+    name: string,
+    more: { fd?: number; number?: number; take?: number; extra?: Uint8Array } = {},
+  ): number {
     const packet = new Uint8Array(protocol.PACKET_BYTES);
     const bytes = protocol.writeRequest(packet, op, name, more.number, more.take, more.extra);
     assert.equal(sendWithFds(this.fd, packet, bytes, more.fd === undefined ? [] : [more.fd]), bytes);

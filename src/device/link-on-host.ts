@@ -92,7 +92,11 @@ const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: wor
 
 /** One schema per message from a device process. */
 const fromDevice = {
-  hello: z.strictObject({ type: z.literal('hello'), holder: z.string().regex(/^[0-9a-f]{32}$/), resumed: z.int().min(0) }),
+  hello: z.strictObject({
+    type: z.literal('hello'),
+    holder: z.string().regex(/^[0-9a-f]{32}$/),
+    resumed: z.int().min(0),
+  }),
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,

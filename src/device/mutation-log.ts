@@ -4,7 +4,7 @@
  */
 import type { Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
 import type { Journal } from './journal.ts';
-import { MUTATION, mutation as fields } from './journal-records.ts';
+import { mutation as fields, MUTATION } from './journal-records.ts';
 
 const SENT = 1;
 const ANSWERED = 2;

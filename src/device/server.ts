@@ -218,7 +218,8 @@ class DeviceServer {
     };
     this.#served.set(target.path, served);
     if (journal !== undefined) journal.connection.device = device;
-    if (left !== undefined && journal !== undefined) session.restore(journal.connection.recover(fileSystem, this.#replica));
+    if (left !== undefined && journal !== undefined)
+      session.restore(journal.connection.recover(fileSystem, this.#replica));
     const start = (): void => {
       // Nobody else serves on this path, and nothing is kept of what it had.
       fileSystem.dropUnlinked();

@@ -13,10 +13,10 @@ import type {
   LeftDirectory,
   LeftFile,
   Node,
-  OpenDirectory as TreeDirectory,
-  OpenFile as TreeFile,
   OpenJournal,
   Replica,
+  OpenDirectory as TreeDirectory,
+  OpenFile as TreeFile,
   TreeFileSystem,
 } from '../tree/index.ts';
 import type { DeviceJournal } from '../virtio/index.ts';
@@ -43,7 +43,9 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
 
-export class ConnectionJournal implements SessionJournal, OpenJournal, Pick<DeviceJournal, 'begins' | 'ends' | 'gives' | 'shown'> {
+export class ConnectionJournal
+  implements SessionJournal, OpenJournal, Pick<DeviceJournal, 'begins' | 'ends' | 'gives' | 'shown'>
+{
   readonly #journal: Journal;
   readonly log: MutationLog;
   /** Set once the device is there, which needs the session, which needs this. */
@@ -397,7 +399,8 @@ export class ConnectionJournal implements SessionJournal, OpenJournal, Pick<Devi
       versioned,
       caching: cachings[flags >>> 1] ?? 'private',
       pinned: versioned || now === undefined ? pinned : { ...now, bytes: undefined },
-      pinnedMode: versioned || now === undefined ? u32[(payload + nodeid.pinnedModeW) / 4]! : replica.facts(now).shownMode,
+      pinnedMode:
+        versioned || now === undefined ? u32[(payload + nodeid.pinnedModeW) / 4]! : replica.facts(now).shownMode,
       parentIno: pinned.parentIno,
       name: pinned.name,
       lookups,
@@ -405,12 +408,7 @@ export class ConnectionJournal implements SessionJournal, OpenJournal, Pick<Devi
     };
   }
 
-  #readFile(
-    payload: number,
-    fileSystem: TreeFileSystem,
-    versions: Versions,
-    bytes: Set<number>,
-  ): OpenFile | undefined {
+  #readFile(payload: number, fileSystem: TreeFileSystem, versions: Versions, bytes: Set<number>): OpenFile | undefined {
     const { f64, u32 } = this.#journal.memory;
     const number = (field: number): number => f64[(payload + field) / 8]!;
     const word = (field: number): number => u32[(payload + field) / 4]!;

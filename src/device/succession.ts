@@ -66,7 +66,8 @@ export class TargetJournal implements DeviceJournal {
   keep(fd: number): number {
     const name = ++this.#lastName;
     this.#names.add(name);
-    if (!this.#client.put(numbered(this.#path, name), fd)) this.#lose('the keeper does not take a descriptor of the front end');
+    if (!this.#client.put(numbered(this.#path, name), fd))
+      this.#lose('the keeper does not take a descriptor of the front end');
     return name;
   }
 
@@ -174,7 +175,9 @@ export class Succession {
       this.client.put(control(path), controlFd);
       return made;
     } catch (error) {
-      this.#log(`${error instanceof Error ? error.message : String(error)}; what is served does not survive this process`);
+      this.#log(
+        `${error instanceof Error ? error.message : String(error)}; what is served does not survive this process`,
+      );
       return undefined;
     }
   }

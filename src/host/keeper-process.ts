@@ -73,7 +73,8 @@ export class KeeperProcess implements AsyncDisposable {
     this.#admin.write(`${JSON.stringify({ open: 'vm', path: this.socket })}\n`);
     const [text] = (await Promise.race([answer, ended.then(() => [''])])) as [Buffer | string];
     const errno = text.length === 0 ? undefined : (JSON.parse(text.toString()) as { errno: number }).errno;
-    if (errno !== 0) throw new Error(`the keeper does not open its socket "${this.socket}" (errno ${errno ?? 'unknown'})`);
+    if (errno !== 0)
+      throw new Error(`the keeper does not open its socket "${this.socket}" (errno ${errno ?? 'unknown'})`);
   }
 
   async #connect(admin: string, child: ChildProcess): Promise<Socket> {
@@ -106,7 +107,8 @@ export class KeeperProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#isStopping = true;
     const child = this.#child;
-    const isAlive = child !== undefined && child.exitCode === null && child.signalCode === null && child.pid !== undefined;
+    const isAlive =
+      child !== undefined && child.exitCode === null && child.signalCode === null && child.pid !== undefined;
     if (isAlive) {
       const exit = once(child, 'exit');
       child.kill('SIGKILL');

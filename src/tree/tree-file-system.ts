@@ -17,11 +17,11 @@ import {
   S_IFDIR,
   S_IFLNK,
   S_IFMT,
-  S_IFREG,
   W_OK,
   X_OK,
 } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
+import { Adoption } from './adoption.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
@@ -76,10 +76,7 @@ export class TreeFileSystem implements FileSystem {
   readonly #listeners = new Set<(changes: readonly Change[]) => void>();
   readonly #journal: OpenJournal | undefined;
   #files: OpenFiles;
-  /** What a predecessor had open at a version that has not come yet. */
-  #unfound: OpenFile[] = [];
-  /** Where listings go on that a predecessor began, until each has. */
-  readonly #places = new Map<OpenDirectory, LeftDirectory['places']>();
+  readonly #adoption = new Adoption();
   readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
     name: '',
     ino: 0,
@@ -106,37 +103,13 @@ export class TreeFileSystem implements FileSystem {
 
   // --- what a predecessor left ---
 
-  /**
-   * Opens what a predecessor had open, without deciding anew. The tree is as that one saw it, or as it was a few commits before:
-   * a version that is not there yet is found when it comes.
-   */
+  /** Opens what a predecessor had open. The tree is as that one saw it, or as it was a few commits before. */
   adopt(left: LeftFile): Handle {
-    const { ino, dataRevision, flags, stream, pinned, version } = left;
-    const current = this.#replica.snapshot.node(ino);
-    const isCurrent = current !== undefined && (!pinned || current.dataRevision === dataRevision);
-    const node = isCurrent ? current : (version ?? { ...gone, ino, dataRevision });
-    const file = new OpenFile(node, flags, left.caller, NOT_DECIDED, stream, pinned);
-    file.truncates = left.truncates;
-    file.burnt = left.burnt;
-    file.toldRevision = left.toldRevision;
-    file.rest = left.rest;
-    file.record = left.record;
-    file.stale = left.stale;
-    this.#files.add(file);
-    if (isCurrent || !pinned || left.stale) return file;
-    if (version === undefined) {
-      file.stale = true;
-      this.#unfound.push(file);
-    } else this.#files.pinsOldVersion(file);
-    return file;
+    return this.#adoption.file(left, this.#replica.snapshot, this.#files);
   }
 
-  adoptDirectory({ ino, caller, places, record }: LeftDirectory): DirectoryHandle {
-    const open = new OpenDirectory(ino, caller, this.#files);
-    open.record = record;
-    this.#files.addDirectory(ino, caller.uid);
-    this.#places.set(open, places);
-    return open;
+  adoptDirectory(left: LeftDirectory): DirectoryHandle {
+    return this.#adoption.directory(left, this.#files);
   }
 
   /**
@@ -144,7 +117,7 @@ export class TreeFileSystem implements FileSystem {
    * not have come to it.
    */
   dropUnlinked(): void {
-    this.#unfound = [];
+    this.#adoption.end();
     for (const node of this.#replica.snapshot.nodes.values()) this.#dropIfUnlinked(node.ino);
   }
 
@@ -388,7 +361,7 @@ export class TreeFileSystem implements FileSystem {
         return node !== undefined && this.#hides(node, caller);
       };
       open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
-      if (this.#places.size > 0) this.#resume(open, index);
+      this.#adoption.listed(open, index);
     }
     const found = open.at(index - 2);
     if (found === undefined) return undefined;
@@ -404,7 +377,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
-    this.#places.delete(open);
+    this.#adoption.closed(open);
     open.files.removeDirectory(open.ino, open.caller.uid);
     this.#dropIfUnlinked(open.ino);
   }
@@ -436,21 +409,6 @@ export class TreeFileSystem implements FileSystem {
       if (node === undefined) return done(ESTALE, undefined);
       done(0, { node, handle: this.#opened(node, flags, creator, 'mutable') });
     });
-  }
-
-  #find(): void {
-    this.#unfound = this.#unfound.filter((file) => {
-      const node = this.#replica.snapshot.node(file.ino);
-      if (!file.open || node?.dataRevision !== file.node.dataRevision) return file.open;
-      file.find(node);
-      return false;
-    });
-  }
-
-  #resume(open: OpenDirectory, index: number): void {
-    const place = this.#places.get(open)?.find(({ cookie }) => cookie === index);
-    this.#places.delete(open);
-    if (place !== undefined) open.resume(index - 2, place.name);
   }
 
   /** The name was there, or somebody else made it first: a kernel that asks for CREATE knew of no file to check. */
@@ -567,7 +525,7 @@ export class TreeFileSystem implements FileSystem {
     const open = new Set<number>();
     for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
-    this.#places.clear();
+    this.#adoption.reset();
     this.#files = new OpenFiles(this.#journal);
     for (const ino of open) this.#dropIfUnlinked(ino);
   }
@@ -664,7 +622,7 @@ export class TreeFileSystem implements FileSystem {
       if (node.parentIno === 0) this.#dropIfUnlinked(node.ino);
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
-    if (this.#unfound.length > 0) this.#find();
+    this.#adoption.applied(this.#replica.snapshot);
     this.#stream.applied(delta, before);
     if (this.#listeners.size === 0) return;
     const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);
@@ -673,30 +631,6 @@ export class TreeFileSystem implements FileSystem {
 }
 
 const encoder = new TextEncoder();
-/** The revision of no decision: the next read decides. */
-const NOT_DECIDED = -1;
-const never = { sec: 0, nsec: 0 };
-/** A version of which nothing is left. */
-const gone: Node = {
-  ino: 0,
-  parentIno: 0,
-  name: '',
-  madeBy: 'outside',
-  mode: S_IFREG,
-  uid: 0,
-  gid: 0,
-  acl: undefined,
-  defaultAcl: undefined,
-  nlink: 0,
-  sizeBytes: 0,
-  bytes: undefined,
-  burned: false,
-  dataRevision: 0,
-  revision: 0,
-  atime: never,
-  mtime: never,
-  ctime: never,
-};
 const nobody: Caller = { uid: 65_534, gid: 65_534, pid: 0 };
 
 function slice(bytes: Uint8Array, offset: number, sizeBytes: number): Uint8Array {

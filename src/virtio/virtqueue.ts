@@ -293,7 +293,7 @@ export class Virtqueue {
     const left = this.#inFlightLog.recover(num, found ? Atomics.load(this.#used, USED_IDX) : undefined);
     this.generation++;
     this.inFlight = left.heads.length;
-    this.#redo = left.heads.reverse();
+    this.#redo = left.heads.toReversed();
     this.#lastAvail = left.lastAvail;
     this.#seenAvail = left.lastAvail;
     this.#usedIdx = left.usedIdx;

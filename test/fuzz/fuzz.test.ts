@@ -11,7 +11,13 @@ import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { journal: fuzzJournal, keeper: fuzzKeeper, link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = {
+  journal: fuzzJournal,
+  keeper: fuzzKeeper,
+  link: fuzzLink,
+  ring: fuzzRing,
+  'vhost-user': fuzzVhostUser,
+};
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {

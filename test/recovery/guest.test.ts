@@ -6,7 +6,17 @@ import { until } from '../until.ts';
 import { type Kind, type Program, Stage, told } from './stage.ts';
 
 const KILLS = 20;
-const kinds: readonly Kind[] = ['lines', 'lines', 'directories', 'names', 'replaces', 'holds', 'stats', 'lists', 'slow'];
+const kinds: readonly Kind[] = [
+  'lines',
+  'lines',
+  'directories',
+  'names',
+  'replaces',
+  'holds',
+  'stats',
+  'lists',
+  'slow',
+];
 /** Those that are quick, where it is not they that are tested. */
 const few: readonly Kind[] = ['lines', 'directories', 'replaces', 'holds'];
 
@@ -47,7 +57,10 @@ describe('a guest under a device process that ends', () => {
     changes.kill(9);
     t.diagnostic(`acknowledged: ${all.map((program) => `${program.kind} ${told(program)}`).join(', ')}`);
     t.diagnostic(`stalls in ms: ${stage.stallsMs.map((ms) => ms.toFixed(0)).join(' ')}`);
-    const lines = seen.split('\n').slice(0, -1).map((line) => JSON.parse(line) as { revision: number; missed?: true });
+    const lines = seen
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line) as { revision: number; missed?: true });
     t.diagnostic(`/.changes: ${lines.length} lines, ${lines.filter(({ missed }) => missed === true).length} missed`);
     for (const [i, { revision }] of lines.entries())
       if (i > 0) assert.ok(revision >= lines[i - 1]!.revision, 'revisions of /.changes only rise');
@@ -83,7 +96,9 @@ describe('a guest under a device process that ends', () => {
   });
 
   test('a value that burns is given to one reader, who reads on after the process ended', async () => {
-    const reader = stage.guest.spawn('exec 3</run/metadata/secrets/once; dd bs=4 count=1 <&3 2>/dev/null; read x; cat <&3');
+    const reader = stage.guest.spawn(
+      'exec 3</run/metadata/secrets/once; dd bs=4 count=1 <&3 2>/dev/null; read x; cat <&3',
+    );
     await reader.waitForOutput(/burn/);
     await stage.succeed('kill');
     reader.write('\n');
@@ -108,7 +123,8 @@ describe('a guest under a device process that ends', () => {
 
   test('a keeper that dies is filled anew, and a device process that dies then is succeeded', async () => {
     const all = await start();
-    const has = (what: string): boolean => stage.events.some((event) => event.event === 'target' && event.what === what);
+    const has = (what: string): boolean =>
+      stage.events.some((event) => event.event === 'target' && event.what === what);
     process.kill(stage.server.keeperPid!, 'SIGKILL');
     await until('the keeper to be there again', () => has('kept'));
     await stage.goOn(all);

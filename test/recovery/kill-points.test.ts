@@ -40,7 +40,7 @@ test('a device killed at any point of a script goes on as if nothing had been', 
   const seed = 4;
   const steps = 25;
   const whole = run(seed, steps, []);
-  for (let at = 1; at <= whole.points; at += 11) same(seed, steps, [at], whole);
+  for (let at = 1; at <= whole.points; at += 61) same(seed, steps, [at], whole);
   t.diagnostic(`${whole.points} points, ${whole.story.length} things told`);
 });
 

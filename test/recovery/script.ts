@@ -206,7 +206,9 @@ export class Guest {
     const data = new TextEncoder().encode(`<${this.#names++}>`);
     const fields = { fh: file.fh, offset: next(20), size: data.length };
     const told = this.#one('WRITE', { nodeid: file.nodeid, in: fields, rest: [data] });
-    this.#say(`write: ${told.errno} ${told.errno === 0 ? new DataView(told.body.buffer, told.body.byteOffset).getUint32(0, true) : ''}`);
+    this.#say(
+      `write: ${told.errno} ${told.errno === 0 ? new DataView(told.body.buffer, told.body.byteOffset).getUint32(0, true) : ''}`,
+    );
   }
 
   #release(next: (below: number) => number): void {
@@ -280,7 +282,9 @@ export class Guest {
     const { errno, body } = this.#one('GETATTR', { nodeid });
     const view = new DataView(body.buffer, body.byteOffset);
     const at = abi.AttrOut.attr.offset;
-    this.#say(`getattr: ${errno} ${errno === 0 ? `${abi.Attr.ino.get(view, at)} ${abi.Attr.size.get(view, at)} ${abi.Attr.mode.get(view, at)} ${abi.Attr.nlink.get(view, at)}` : ''}`);
+    this.#say(
+      `getattr: ${errno} ${errno === 0 ? `${abi.Attr.ino.get(view, at)} ${abi.Attr.size.get(view, at)} ${abi.Attr.mode.get(view, at)} ${abi.Attr.nlink.get(view, at)}` : ''}`,
+    );
   }
 
   #resize(next: (below: number) => number): void {

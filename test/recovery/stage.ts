@@ -29,8 +29,7 @@ const noteOf = (n: number): string => `${n} ${'n'.repeat(3000 + (n % 7))}`;
 
 /** What programs in the guest do, for ever, each ending with a code other than 0 at the first thing that must not be. */
 const programs = {
-  lines: (name: string) =>
-    `i=0; while i=$((i+1)); do printf '%s\\n' $i >> guest/${name} || exit 3; echo $i; done`,
+  lines: (name: string) => `i=0; while i=$((i+1)); do printf '%s\\n' $i >> guest/${name} || exit 3; echo $i; done`,
   directories: (name: string) =>
     `mkdir guest/${name}; i=0; while i=$((i+1)); do mkdir guest/${name}/$i || exit 3; echo $i; done`,
   /** Exclusive creation, rename and removal: what answers differently when it is done twice. */
@@ -42,9 +41,9 @@ const programs = {
   /** One handle for all writes and another for reads. */
   holds: (name: string) =>
     `: > guest/${name}; exec 3>>guest/${name} 4<guest/${name}; i=0; while i=$((i+1)); do echo $i >&3 || exit 3; read x <&4 || exit 4; [ "$x" = $i ] || exit 5; echo $i; done`,
-  stats: () => `i=0; while i=$((i+1)); do [ -s instance/id ] || exit 3; ls -l instance guest >/dev/null || exit 4; echo $i; done`,
-  lists: () =>
-    `i=0; while i=$((i+1)); do set -- many/*; [ $# = ${NAMES} ] || exit 3; echo $i; done`,
+  stats: () =>
+    `i=0; while i=$((i+1)); do [ -s instance/id ] || exit 3; ls -l instance guest >/dev/null || exit 4; echo $i; done`,
+  lists: () => `i=0; while i=$((i+1)); do set -- many/*; [ $# = ${NAMES} ] || exit 3; echo $i; done`,
   /** The value that a program opened stays, whole, however slowly it reads and whatever comes meanwhile. */
   slow: () =>
     `i=0; while i=$((i+1)); do exec 3<instance/note; a=$(dd bs=500 count=1 <&3 2>/dev/null); sleep 0.3; b=$(cat <&3) || exit 3
@@ -105,9 +104,10 @@ export class Stage implements AsyncDisposable {
     const name = `p${++this.#programs}`;
     const job = this.guest.spawn(`cd /run/metadata; ${programs[kind](name)}`);
     const program: Program = { name, kind, job, hasEnded: false };
-    void job.done.then(() => {
+    void (async () => {
+      await job.done.catch(() => undefined);
       program.hasEnded = true;
-    });
+    })();
     await program.job.waitForOutput(/^3$/m, PATIENCE_MS);
     return program;
   }

@@ -1,7 +1,7 @@
 /** The `porthole` command. `runCli` is the whole of it, and touches nothing global. */
-import { readFileSync } from 'node:fs';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import {
+  exportReplica,
   formatProblem,
   formatProblems,
   loadSpec,
@@ -12,10 +12,11 @@ import {
   State,
   serve,
 } from '../host/index.ts';
+import { thisVersion, versionText } from '../parts/index.ts';
 import { type Caller, ways } from '../tree/index.ts';
 import { exitCodeHelp, exitCodes, toExitCode, UsageError } from './exit-code.ts';
 import { explainPath } from './explain-command.ts';
-import { exportReplica } from './export-tree.ts';
+
 import { asJson, inWords } from './serve-words.ts';
 import { paintFor, type Terminal } from './terminal.ts';
 
@@ -59,19 +60,12 @@ const report = (error: unknown, terminal: Terminal): void => {
   else terminal.err(`${paint.error('porthole')}: ${error instanceof Error ? error.message : String(error)}\n`);
 };
 
-const version = (): string => {
-  const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as {
-    version: string;
-  };
-  return version;
-};
-
 const build = (terminal: Terminal, setExitCode: (code: number) => void): Command => {
   const program = new Command('porthole')
     .description(
       "A directory with a virtual machine's metadata and secrets, answered and decided from outside the machine, by who asks.",
     )
-    .version(version(), '--version', 'print the version')
+    .option('--version', 'print the version and the commit it was built from')
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command')
     .addHelpText('after', exitCodeHelp)
@@ -81,6 +75,11 @@ const build = (terminal: Terminal, setExitCode: (code: number) => void): Command
       writeOut: (text) => terminal.out(text),
       writeErr: (text) => terminal.err(text),
       outputError: (text, write) => write(text.replace(/^error: /, 'porthole: ')),
+    })
+    // Only then: from a checkout, git is asked.
+    .on('option:version', () => {
+      terminal.out(`${versionText(thisVersion())}\n`);
+      throw new CommanderError(exitCodes.ok, 'commander.version', 'the version was printed');
     });
 
   command(program, 'serve', 'serve the tree of a spec file to a VM, or on this machine')
@@ -99,7 +98,9 @@ Examples:
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
 
-Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.`,
+Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
+SIGHUP opens the audit log by its name again, so that it can be rotated; where
+serve has a terminal, SIGHUP ends it.`,
     )
     .action((file: string, flags: ServeFlags) => runServe(file, flags, terminal));
 
@@ -189,6 +190,7 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
   terminal.forced.addEventListener('abort', () => server.force(), { once: true });
   terminal.interrupted.addEventListener('abort', () => void server.stop(), { once: true });
   if (terminal.interrupted.aborted) void server.stop();
+  terminal.onReopen(() => server.reopenAudit());
   await server.ended;
 };
 

@@ -1,5 +1,13 @@
 /** What `porthole serve` says. */
-import { formatProblem, formatProblems, type Paint, type ServeEvent, SpecError } from '../host/index.ts';
+import {
+  formatProblem,
+  formatProblems,
+  mountCommand,
+  type Paint,
+  qemuArguments,
+  type ServeEvent,
+  SpecError,
+} from '../host/index.ts';
 
 /** One event in words: where to, and the text without a last newline. */
 export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' | 'err'; readonly text: string } => {
@@ -54,36 +62,23 @@ export const asJson = (event: ServeEvent): string => {
     });
   }
   if (event.event === 'ready' && event.target.kind === 'vhost-user') {
-    return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path), guest: guestCommand });
+    return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path, memory), guest: mountCommand });
   }
   return JSON.stringify(event);
 };
 
-const guestCommand = 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata';
-
-/** QEMU's arguments for the device; guest memory must be shared with the device process. */
-const qemuArguments = (socket: string): readonly string[] => [
-  '-object',
-  'memory-backend-memfd,id=mem,size=1G,share=on',
-  '-machine',
-  'q35,memory-backend=mem',
-  '-m',
-  '1G',
-  '-chardev',
-  `socket,id=metadata,path=${socket.replaceAll(',', ',,')}`,
-  '-device',
-  'vhost-user-fs-pci,chardev=metadata,tag=metadata,queue-size=1024',
-];
+/** Said by way of example. */
+const memory = '1G';
 
 const vhostUserWords = (socket: string): string => {
-  const words = qemuArguments(socket).map(shellQuoted);
+  const words = qemuArguments(socket, memory).map(shellQuoted);
   const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
   return `listening on ${socket}
   QEMU (the guest's memory after size= and -m, the same in both):
     ${pairs.join(' \\\n    ')}
   in the guest:
     mkdir -p /run/metadata
-    ${guestCommand}`;
+    ${mountCommand}`;
 };
 
 const shellQuoted = (word: string): string =>

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { close, read, setNonBlocking, socketPair, write } from '../sys/index.ts';
-import type { AuditRecord, Outcome } from '../tree/index.ts';
+import type { Outcome } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { HostLink } from './host-link.ts';
 import { encodeMessage } from './link.ts';
@@ -13,54 +13,54 @@ function linked(t: { after: (done: () => void) => void }) {
   const pair = socketPair();
   assert(typeof pair !== 'number');
   for (const fd of pair) setNonBlocking(fd, true);
-  let open = [...pair];
+  const open = new Set(pair);
   t.after(() => {
     for (const fd of open) close(fd);
   });
   const hangUp = (): void => {
     close(pair[1]);
-    open = [pair[0]];
+    open.delete(pair[1]);
   };
-  let sequence = 0;
-  const events = {
+  const link = new HostLink({
     config: () => {},
     delta: () => {},
     askStatistics: () => {},
     shutdown: () => {},
     handOver: () => {},
-    ended: () => {},
+    ended: (fd) => void open.delete(fd),
     wantWritable: () => {},
-  };
-  const link = new HostLink(pair[0], events, () => ++sequence);
-  const reader = readerOnHost();
+  });
+  link.attach(pair[0]);
+  link.resume();
+  let reader = readerOnHost();
+  let [, peer] = pair;
   const buffer = new Uint8Array(new ArrayBuffer(1 << 20));
   const received = (): ToHost[] => {
-    const got = read(pair[1], buffer);
+    const got = read(peer, buffer);
     return got > 0 ? reader.feed(buffer.subarray(0, got)) : [];
   };
   const answer = (message: ToDevice): void => {
-    write(pair[1], encodeMessage(message));
+    write(peer, encodeMessage(message));
     link.serve();
   };
-  return { link, received, answer, hangUp };
+  const connect = (): void => {
+    const next = socketPair();
+    assert(typeof next !== 'number');
+    for (const fd of next) {
+      setNonBlocking(fd, true);
+      open.add(fd);
+    }
+    link.attach(next[0]);
+    [, peer] = next;
+    reader = readerOnHost();
+  };
+  return { link, received, answer, hangUp, connect };
 }
 
 const caller = { uid: 0, gid: 0, pid: 1 };
+const nameOf = ({ mutation }: Extract<ToHost, { type: 'mutation' }>): string =>
+  mutation.op === 'unlink' ? mutation.name : mutation.op;
 const unlink = { op: 'unlink', caller, parentIno: 1, name: 'x' } as const;
-const record: AuditRecord = {
-  time: '2026-01-01T00:00:00.000Z',
-  vm: 'test',
-  way: 'mount',
-  operation: 'open',
-  path: '/secrets/x',
-  uid: 0,
-  gid: 0,
-  pid: 1,
-  revision: 1,
-  verdict: 'allowed',
-  rule: 'default',
-};
-
 test('HostLink settles a mutation with the outcome of its sequence number, once', (t) => {
   const { link, received, answer } = linked(t);
   const outcomes: Outcome[] = [];
@@ -101,30 +101,6 @@ test('HostLink answers EIO when the host daemon is silent for 5 s, and takes few
   for (const message of sent) assert(message.type === 'mutation' && message.expiresMs === 6_000);
   answer({ type: 'outcome', sequence: 1, outcome: { errno: 0, revision: 2, ino: 0 } });
   assert.equal(errnos.length, 41, 'a late outcome is nobody’s');
-});
-
-test('HostLink sends audit records together, and before the mutation that came after them', (t) => {
-  const { link, received } = linked(t);
-  for (let i = 0; i < 3; i++) assert.equal(link.audit(record), true);
-  assert.deepEqual(received(), []);
-  link.upstream('mount').submit(unlink, () => {});
-  assert.deepEqual(
-    received().map((message) => (message.type === 'audit' ? message.records.length : message.type)),
-    [3, 'mutation'],
-  );
-  for (let i = 0; i < 64; i++) link.audit(record);
-  link.beforePoll();
-  assert.equal(received().length, 1);
-});
-
-test('HostLink keeps no record when the log cannot be written or the daemon takes none', (t) => {
-  const { link, answer } = linked(t);
-  answer({ type: 'auditHealth', writable: false });
-  assert.equal(link.audit(record), false);
-  answer({ type: 'auditHealth', writable: true });
-  let kept = 0;
-  while (link.audit(record)) kept++;
-  assert.equal(kept, 4096);
 });
 
 test('HostLink has the host daemon do 32 mutations at once, the others in their order and by their callers', (t) => {
@@ -178,6 +154,57 @@ test('HostLink refuses what waits when it is too much, and all of it when the ho
   assert.ok(refusals >= 36 && refusals < 60, `${refusals} of 100 MiB were refused`);
   hangUp();
   link.serve();
+  link.refuseAll();
   assert.equal(refusals, 132);
   assert.equal(link.mutationsWaiting, 0);
+});
+
+test('HostLink sends what was not answered to the next host daemon, in order and by the same numbers', (t) => {
+  const { link, received, answer, connect } = linked(t);
+  const upstream = link.upstream('virtiofs');
+  const settled: number[] = [];
+  const submit = (name: string): void => {
+    const at = settled.length;
+    upstream.submit({ op: 'unlink', caller, parentIno: 1, name }, ({ errno }) => settled.splice(at, 0, errno));
+  };
+  const named = () => received().map((message) => message.type === 'mutation' && [message.sequence, nameOf(message)]);
+  for (const name of ['a', 'b', 'c']) submit(name);
+  assert.deepEqual(named(), [
+    [1, 'a'],
+    [2, 'b'],
+    [3, 'c'],
+  ]);
+  answer({ type: 'outcome', sequence: 2, outcome: { errno: 0, revision: 2, ino: 0 } });
+  link.detach('test');
+  submit('d');
+  assert.equal(link.mutationsWaiting, 3);
+  connect();
+  assert.deepEqual(named(), [], 'not before the daemon has told what the tree is');
+  link.resume();
+  assert.deepEqual(named(), [
+    [1, 'a'],
+    [3, 'c'],
+    [4, 'd'],
+  ]);
+  for (const sequence of [1, 3, 4]) answer({ type: 'outcome', sequence, outcome: { errno: 0, revision: 3, ino: 0 } });
+  assert.deepEqual(settled, [0, 0, 0, 0]);
+});
+
+test('HostLink has 32 mutations wait for a host daemon that is away, 5 s each', (t) => {
+  let nowMs = 1_000;
+  t.mock.method(process, 'hrtime', () => [Math.floor(nowMs / 1000), (nowMs % 1000) * 1e6]);
+  const { link, received, connect } = linked(t);
+  link.detach('test');
+  const errnos: number[] = [];
+  for (let i = 0; i < 33; i++) link.upstream('virtiofs').submit(unlink, ({ errno }) => errnos.push(errno));
+  assert.deepEqual(errnos, [EIO]);
+  nowMs += 5_400;
+  link.tick();
+  assert.equal(link.mutationsWaiting, 32, 'an answer that was on time may be on its way');
+  nowMs += 200;
+  link.tick();
+  assert.equal(errnos.length, 33);
+  connect();
+  link.resume();
+  assert.deepEqual(received(), []);
 });

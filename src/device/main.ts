@@ -1,4 +1,12 @@
-/** The device process: `node src/device/main.ts`, started by the host daemon with the link as descriptor 3. */
+/**
+ * The device process, started by the host daemon: `node src/device/main.ts`, with the link as descriptor 3, or with
+ * `--link PATH`, where it listens for one daemon after another; with `--keeper PATH`, what it serves outlives it.
+ */
+import { parseArgs } from 'node:util';
 import { serveDevice } from './server.ts';
 
-await serveDevice();
+/** The descriptor that the host daemon gives a device process. */
+const LINK_FD = 3;
+
+const { link, keeper } = parseArgs({ options: { link: { type: 'string' }, keeper: { type: 'string' } } }).values;
+await serveDevice(link === undefined ? { fd: LINK_FD } : { path: link }, keeper);

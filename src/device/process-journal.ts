@@ -2,14 +2,14 @@
  * What a device process as a whole hands on: who it is to the host daemon, and the number of its last mutation. 4 KiB that the
  * keeper holds.
  */
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { close, fileSize, Mapping, memfd } from '../sys/index.ts';
 
 const MAGIC = 0x706f_7274_7072;
 const VERSION = 1;
 const BYTES = 4096;
 const HOLDER_AT = 64;
-const HOLDER_BYTES = 16;
+const HOLDER_BYTES = 36;
 
 export class ProcessJournal {
   readonly fd: number;
@@ -25,12 +25,12 @@ export class ProcessJournal {
     const bytes = new Uint8Array(buffer, HOLDER_AT, HOLDER_BYTES);
     this.isFresh = this.#f64[0] !== MAGIC;
     if (this.isFresh) {
-      bytes.set(randomBytes(HOLDER_BYTES));
+      bytes.set(Buffer.from(randomUUID()));
       this.#f64[1] = VERSION;
       this.#f64[2] = 0;
       this.#f64[0] = MAGIC;
     }
-    this.holder = Buffer.from(bytes).toString('hex');
+    this.holder = Buffer.from(bytes).toString();
   }
 
   /** What a predecessor left at `fd`, which is taken over, or where that is none, a new one. */
@@ -39,7 +39,9 @@ export class ProcessJournal {
       const mapping = Mapping.map(fd, 0, BYTES);
       if (typeof mapping !== 'number') {
         const [magic, version, last] = new Float64Array(mapping.buffer);
-        const isKnown = magic === MAGIC && version === VERSION && Number.isSafeInteger(last) && last! >= 0;
+        const holder = Buffer.from(mapping.buffer.slice(HOLDER_AT, HOLDER_AT + HOLDER_BYTES)).toString();
+        const isSane = Number.isSafeInteger(last) && last! >= 0 && /^[0-9a-f-]{36}$/.test(holder);
+        const isKnown = magic === MAGIC && version === VERSION && isSane;
         if (isKnown) return new ProcessJournal(fd, mapping.buffer);
         mapping.unmap();
       }

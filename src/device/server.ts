@@ -1,12 +1,22 @@
 /** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
-import { unlinkSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN } from '../wire/index.ts';
-import { HostLink, LINK_FD } from './host-link.ts';
-import type { LinkConfig, LinkEvent, LinkMount, LinkTarget, LinkVhostUser } from './link-messages.ts';
+import { AuditRing } from './audit-ring.ts';
+import { HostLink } from './host-link.ts';
+import {
+  LINK_PROTOCOL,
+  type LinkConfig,
+  type LinkEvent,
+  type LinkMount,
+  type LinkTarget,
+  type LinkVhostUser,
+  type ToHost,
+} from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
@@ -22,6 +32,9 @@ interface Open extends Served {
   counters(): Iterable<readonly [name: string, value: number]>;
 }
 
+/** Where host daemons are met: one that is connected already, with whose end everything ends, or one after another. */
+export type LinkPlace = { readonly fd: number } | { readonly path: string };
+
 /** Has the loop wake when something of the link is due. */
 const linkTimer = (link: HostLink): Served => ({
   process: () => false,
@@ -32,52 +45,55 @@ const linkTimer = (link: HostLink): Served => ({
 });
 
 class DeviceServer {
+  readonly #place: LinkPlace;
   readonly #replica = new Replica();
   readonly #link: HostLink;
   readonly #loop = new Loop();
-  #config: LinkConfig | undefined;
-  readonly #listening = new Map<number, LinkVhostUser>();
-  readonly #served = new Map<string, Open>();
-  #opened = false;
-  #tellingSecond = 0;
-  #toldInSecond = 0;
-  #succession: Succession | undefined;
+  /** By which the host daemon knows the mutations of this process, or of its line, again. */
+  readonly #holder: string;
+  readonly #succession: Succession | undefined;
   #handsOver = false;
   /** What goes on once the tree is where it stands now. */
   #resuming: (() => void)[] = [];
-  #sequence = 0;
+  #config: LinkConfig | undefined;
+  readonly #listening = new Map<number, LinkVhostUser>();
+  readonly #served = new Map<string, Open>();
+  /** What every daemon is told of each target: that it can be used, or why not. */
+  readonly #told = new Map<string, ToHost>();
+  #linkListenFd: number | undefined;
+  #ring: AuditRing | undefined;
+  #opened = false;
+  #tellingSecond = 0;
+  #toldInSecond = 0;
 
-  constructor() {
-    const nextSequence = (): number => this.#succession?.process.nextSequence() ?? ++this.#sequence;
+  constructor(place: LinkPlace, keeperPath: string | undefined) {
+    this.#place = place;
+    const succession = keeperPath === undefined ? undefined : new Succession(keeperPath);
+    this.#succession = succession;
+    this.#holder = succession?.process.holder ?? randomUUID();
     const events = {
-      config: (config: LinkConfig) => {
-        this.#config = config;
-      },
-      delta: (delta: Delta) => {
-        this.#replica.apply(delta);
-        this.#link.send({ type: 'applied', revision: delta.revision });
-        if (!this.#opened) this.#open();
-        if (this.#resuming.length > 0) this.#resume();
-      },
+      config: (config: LinkConfig) => this.#configured(config),
+      delta: (delta: Delta) => this.#applied(delta),
       askStatistics: (id: number) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
       shutdown: () => this.#loop.stop(),
       handOver: () => {
-        this.#handsOver = this.#succession !== undefined;
+        this.#handsOver = succession !== undefined;
         this.#loop.stop();
       },
-      ended: () => this.#loop.stop(),
-      wantWritable: (wanted: boolean) =>
-        this.#loop.watch(LINK_FD, this.#link.serve, wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
+      ended: (fd: number) => this.#daemonGone(fd),
+      wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     };
-    this.#link = new HostLink(LINK_FD, events, nextSequence);
+    this.#link = new HostLink(events, succession?.process.nextSequence);
   }
 
   async run(): Promise<void> {
-    setNonBlocking(LINK_FD, true);
-    this.#loop.watch(LINK_FD, this.#link.serve);
-    this.#loop.beforePoll = this.#link.beforePoll;
+    if ('fd' in this.#place) this.#attach(this.#place.fd);
+    else this.#listenForDaemons(this.#place.path);
+    this.#loop.beforePoll = () => this.#beforePoll();
     this.#loop.serve(linkTimer(this.#link));
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.#loop.stop());
+    // It has no terminal, and a whole service may be sent what its daemon should do with its log.
+    process.on('SIGHUP', () => {});
     try {
       await this.#loop.run();
     } finally {
@@ -85,12 +101,71 @@ class DeviceServer {
     }
   }
 
+  // --- host daemons ---
+
+  #listenForDaemons(path: string): void {
+    const listenFd = openListeningSocket({ path, mode: 0o600 });
+    this.#linkListenFd = listenFd;
+    this.#loop.watch(listenFd, () => {
+      for (let fd = accept(listenFd); fd >= 0; fd = accept(listenFd)) this.#attach(fd);
+    });
+  }
+
+  #attach(fd: number): void {
+    setNonBlocking(fd, true);
+    this.#link.attach(fd);
+    this.#watchLink(EPOLLIN);
+    this.#link.send({ type: 'hello', protocol: LINK_PROTOCOL, holder: this.#holder, pid: process.pid });
+  }
+
+  #watchLink(events: number): void {
+    const { fd } = this.#link;
+    if (fd !== undefined) this.#loop.watch(fd, this.#link.serve, events);
+  }
+
+  #configured(config: LinkConfig): void {
+    if (this.#config === undefined) {
+      this.#config = config;
+      return;
+    }
+    // The next daemon. What is served was opened for the one before, and goes on.
+    for (const message of this.#told.values()) this.#link.send(message);
+    for (const path of this.#served.keys())
+      if (this.#told.get(path)?.type === 'ready') this.#tell({ kind: 'vhost-user', path }, 'connected', '');
+  }
+
+  #applied(delta: Delta): void {
+    this.#replica.apply(delta);
+    this.#link.send({ type: 'applied', revision: delta.revision });
+    if (!delta.full) return this.#resume();
+    this.#replica.cutOffSinceMs = undefined;
+    this.#open();
+    this.#link.resume();
+    this.#resume();
+  }
+
+  #daemonGone(fd: number): void {
+    this.#loop.unwatch(fd);
+    this.#replica.cutOffSinceMs = performance.now();
+    if ('path' in this.#place) return;
+    this.#link.refuseAll();
+    this.#loop.stop();
+  }
+
+  /** After what was served is answered: the daemon is not woken before. */
+  #beforePoll(): void {
+    const ring = this.#ring;
+    if (ring?.takeDoorbell() === true && !this.#link.send({ type: 'auditWaiting' })) ring.returnDoorbell();
+    this.#link.flush();
+  }
+
   #open(): void {
     const config = this.#config;
-    if (config === undefined) return;
+    if (config === undefined || this.#opened) return;
     this.#opened = true;
+    if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
-    if (config.keeper !== undefined) this.#succeed(config, config.keeper);
+    if (this.#succession !== undefined) this.#succeed(config, this.#succession);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
@@ -99,10 +174,9 @@ class DeviceServer {
   // --- what outlives this process ---
 
   /** Takes up what a predecessor has left with the keeper. */
-  #succeed(config: LinkConfig, keeper: string): void {
+  #succeed(config: LinkConfig, succession: Succession): void {
     const target: LinkTarget = { kind: 'vhost-user', path: config.vhostUser[0]?.path ?? '' };
-    const succession = new Succession(keeper, (message) => this.#tell(target, 'broken', message));
-    this.#succession = succession;
+    succession.log = (what) => this.#tell(target, 'broken', what);
     const { client } = succession;
     const watch = (): void => this.#loop.watch(client.fd, () => client.check());
     if (client.isConnected) watch();
@@ -118,26 +192,30 @@ class DeviceServer {
       nextDeadlineMs: () => client.nextDeadlineMs(),
       tick: (nowMs) => client.tick(nowMs),
     });
-    const left = config.vhostUser.map(({ path }) => ({ path, connection: succession.resume(path) }));
-    const resumed = left.filter(({ connection }) => connection !== undefined);
-    this.#link.send({ type: 'hello', holder: succession.process.holder, resumed: resumed.length });
-    for (const { path, connection } of resumed)
-      this.#connect(connection!.controlFd, { kind: 'vhost-user', path }, connection);
-    this.#resume();
+    for (const { path } of config.vhostUser) {
+      const left = succession.resume(path);
+      if (left !== undefined) this.#connect(left.controlFd, { kind: 'vhost-user', path }, left);
+    }
+    succession.dropRest();
   }
 
   #resume(): void {
-    if (this.#replica.snapshot.revision < (this.#config?.resumeAt ?? 0)) return;
+    if (this.#resuming.length === 0 || this.#replica.snapshot.revision < (this.#config?.resumeAt ?? 0)) return;
     for (const resume of this.#resuming.splice(0)) resume();
   }
 
   #attempt(target: LinkTarget, open: () => void): void {
     try {
       open();
-      this.#link.send({ type: 'ready', target });
+      this.#tellOf({ type: 'ready', target });
     } catch (error) {
-      this.#link.send({ type: 'failed', target, reason: error instanceof Error ? error.message : String(error) });
+      this.#tellOf({ type: 'failed', target, reason: error instanceof Error ? error.message : String(error) });
     }
+  }
+
+  #tellOf(message: Extract<ToHost, { target: LinkTarget; type: 'ready' | 'failed' }>): void {
+    this.#told.set(message.target.path, message);
+    this.#link.send(message);
   }
 
   /** A guest can break its queues as often as it likes: people are told of a few a second. */
@@ -248,7 +326,7 @@ class DeviceServer {
       this.#served.delete(target.path);
       transport.close();
       fileSystem.close();
-      this.#link.send({ type: 'failed', target, reason });
+      this.#tellOf({ type: 'failed', target, reason });
     };
     const served: Open = {
       process: (budget) => {
@@ -275,7 +353,7 @@ class DeviceServer {
       replica: this.#replica,
       way,
       upstream,
-      audit: this.#link.audit,
+      audit: this.#ring?.record ?? (() => true),
       vm: this.#config!.vm,
       clock,
       ...(journal && { journal: journal.connection }),
@@ -293,15 +371,10 @@ class DeviceServer {
     return counters;
   }
 
-  /** Unmounts, hangs up, and removes the sockets; or leaves what can be left to a successor. */
+  /** Unmounts, hangs up, and removes the sockets. */
   #close(): void {
-    if (this.#handsOver) {
-      for (const [key, served] of this.#served) if (!this.#isKept(key)) served.close();
-      this.#link.flush();
-      return;
-    }
-    for (const served of [...this.#served.values()]) served.close();
-    for (const [fd, socket] of this.#listening) {
+    for (const [path, served] of [...this.#served]) if (!this.#handsOver || !this.#isKept(path)) served.close();
+    for (const [fd, socket] of this.#handsOver ? [] : this.#listening) {
       close(fd);
       this.#succession?.forget(socket.path);
       try {
@@ -310,11 +383,19 @@ class DeviceServer {
         // Somebody removed it, which is what we wanted.
       }
     }
+    if (this.#linkListenFd !== undefined && 'path' in this.#place) {
+      close(this.#linkListenFd);
+      rmSync(this.#place.path, { force: true });
+    }
     this.#link.flush();
+    this.#ring?.close();
   }
 }
 
-/** Serves until the host daemon says otherwise or is gone. */
-export async function serveDevice(): Promise<void> {
-  await new DeviceServer().run();
+/**
+ * Serves until a host daemon says that it is to end, or, at a descriptor, until the host daemon is gone. With a keeper it takes
+ * up what a predecessor has left there.
+ */
+export async function serveDevice(place: LinkPlace, keeperPath?: string): Promise<void> {
+  await new DeviceServer(place, keeperPath).run();
 }

@@ -133,11 +133,11 @@ export class Succession {
   readonly process: ProcessJournal;
   /** What a predecessor left, by name; what is taken up leaves it. */
   readonly #left: Map<string, Found>;
-  readonly #log: (message: string) => void;
+  /** Told, in words for people, of what can't be kept or taken up. */
+  log: (message: string) => void = () => undefined;
 
   /** Throws when there is no memory for the process journal. */
-  constructor(keeperPath: string, log: (message: string) => void) {
-    this.#log = log;
+  constructor(keeperPath: string) {
     this.client = new KeeperClient(keeperPath);
     this.#left = new Map((this.client.list() ?? []).map((found) => [found.name, found]));
     const left = this.#take(PROCESS);
@@ -175,7 +175,7 @@ export class Succession {
       this.client.put(control(path), controlFd);
       return made;
     } catch (error) {
-      this.#log(
+      this.log(
         `${error instanceof Error ? error.message : String(error)}; what is served does not survive this process`,
       );
       return undefined;
@@ -184,7 +184,7 @@ export class Succession {
 
   #targetJournal(path: string, file: JournalFile, names: readonly number[]): TargetJournal {
     return new TargetJournal(this.client, path, file, names, (reason) =>
-      this.#log(`${reason}; what is served does not survive this process`),
+      this.log(`${reason}; what is served does not survive this process`),
     );
   }
 
@@ -204,7 +204,7 @@ export class Succession {
     const saved = text === '' ? undefined : readControl(text);
     if (typeof file === 'string' || (text !== '' && saved === undefined)) {
       const reason = typeof file === 'string' ? file : 'it makes no sense';
-      this.#log(`what a device process left at "${path}" can't be taken up (${reason}): its front end is hung up on`);
+      this.log(`what a device process left at "${path}" can't be taken up (${reason}): its front end is hung up on`);
       for (const name of [control(path), journal(path), ...[...fds.keys()].map((n) => numbered(path, n))])
         this.client.drop(name);
       return undefined;

@@ -1,6 +1,7 @@
 /** The transport over /dev/fuse: mounts on this machine, reads requests, writes replies and notifications. */
 import { constants, openSync } from 'node:fs';
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
+import { startThread } from '../parts/index.ts';
 import {
   close,
   duplicate,
@@ -141,9 +142,7 @@ export class DevFuse implements Exchange, Notifier {
   }
 
   #startNotifier(): Worker {
-    const worker = new Worker(new URL('./notify-thread.ts', import.meta.url), {
-      workerData: { fd: duplicate(this.fd) },
-    });
+    const worker = startThread('notify-thread', { workerData: { fd: duplicate(this.fd) } });
     worker.unref();
     return worker;
   }

@@ -1,22 +1,17 @@
 /** One device process, as the host daemon sees it: started, told, listened to, ended. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import { fileURLToPath } from 'node:url';
-import {
-  encodeMessage,
-  type LinkConfig,
-  LinkError,
-  readerOnHost,
-  type ToDevice,
-  type ToHost,
-} from '../device/index.ts';
+import { encodeMessage, LinkError, readerOnHost, type ToDevice, type ToHost } from '../device/index.ts';
+import { commandOf, partEnvironment } from '../parts/index.ts';
 import { printable } from './printable.ts';
 
 interface DeviceProcessOptions {
-  readonly config: LinkConfig;
-  /** Program and arguments. Default: the device process of this checkout under this Node. */
+  /** Program and arguments. Default: the device process of this Porthole. */
   readonly command?: readonly [string, ...string[]];
-  readonly onMessage: (message: ToHost) => void;
+  /** Where its keeper answers. */
+  readonly keeper?: string | undefined;
+  /** `send` is that of this process, the same in each call. */
+  readonly onMessage: (message: ToHost, send: (message: ToDevice) => void) => void;
   /** Called once, when the process is gone. `reason` is for people; undefined when it ended as it was told. */
   readonly onEnd: (reason: string | undefined) => void;
 }
@@ -27,22 +22,7 @@ const wordsKept = 2_000;
 const endWithinMs = 5_000;
 const killAfterMs = 2_000;
 
-const defaultCommand = (): readonly [string, ...string[]] => [
-  process.execPath,
-  '--disable-warning=ExperimentalWarning',
-  // A request allocates next to nothing, so a small nursery and one helper thread do: 7 MB less for each VM.
-  '--max-semi-space-size=1',
-  '--v8-pool-size=1',
-  fileURLToPath(new URL('../device/main.ts', import.meta.url)),
-];
-
-/**
- * Compiled sources of this checkout, types stripped: without it every device process loads a compiler (28 MB). Node goes on
- * without it where it can't be written.
- */
-const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
-
-/** Starts at once. Deltas and answers may be sent before it is ready. */
+/** Starts at once. */
 export class DeviceProcess {
   readonly #child: ChildProcess;
   readonly #link: Socket;
@@ -54,11 +34,12 @@ export class DeviceProcess {
 
   constructor(options: DeviceProcessOptions) {
     this.#onEnd = options.onEnd;
-    const [program, ...args] = options.command ?? defaultCommand();
+    const [program, ...given] = options.command ?? commandOf('device');
+    const args = options.keeper === undefined ? given : [...given, '--keeper', options.keeper];
     // A session of its own: Ctrl-C is for the daemon, which ends it in order. Nothing of our environment: it may hold secrets.
     this.#child = spawn(program, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],
-      env: { NODE_COMPILE_CACHE: compileCache },
+      env: partEnvironment(),
       detached: true,
       cwd: '/',
     });
@@ -67,10 +48,10 @@ export class DeviceProcess {
     this.#link.on('data', (chunk: Uint8Array) => {
       if (this.#failure !== undefined) return;
       try {
-        for (const message of reader.feed(chunk)) options.onMessage(message);
+        for (const message of reader.feed(chunk)) options.onMessage(message, this.send);
       } catch (error) {
         if (!(error instanceof LinkError)) throw error;
-        this.#abandon(`it said what no device process may (${error.message}); a guest may have taken it over`);
+        this.lied(error.message);
       }
     });
     // The process's end tells more than an error of its socket.
@@ -89,7 +70,6 @@ export class DeviceProcess {
       this.#child.once('error', (error) => end(`starting it failed: ${error.message}`));
       this.#child.once('close', (code, signal) => end(this.#reason(code, signal)));
     });
-    this.send(options.config);
   }
 
   get pid(): number | undefined {
@@ -102,11 +82,11 @@ export class DeviceProcess {
   }
 
   /** Queues a message; they arrive in order. To a process that is gone or given up it does nothing. */
-  send(message: ToDevice): void {
+  readonly send = (message: ToDevice): void => {
     if (this.#failure !== undefined || !this.#link.writable) return;
     this.#link.write(encodeMessage(message));
     if (this.#link.writableLength > waitingBytes) this.#abandon('it does not read what it is sent');
-  }
+  };
 
   /** Has it unmount and remove its sockets; kills it when it does not end in time, or at once when `signal` is aborted. */
   async stop(signal?: AbortSignal): Promise<void> {
@@ -121,6 +101,11 @@ export class DeviceProcess {
     clearTimeout(term);
     clearTimeout(kill);
     signal?.removeEventListener('abort', force);
+  }
+
+  /** It said, to this or elsewhere, what it must not: it is ended. */
+  lied(what: string): void {
+    this.#abandon(`it said what no device process may (${what}); a guest may have taken it over`);
   }
 
   #abandon(reason: string): void {

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { defaultQuota, type PolicySpec, type Rule, type SpecEntry } from '../tree/index.ts';
-import { exportYaml } from './export-yaml.ts';
-import { parseSpec } from './spec-file.ts';
+import { exportPolicyYaml, exportYaml } from './export-yaml.ts';
+import { parsePolicy, parseSpec } from './spec-file.ts';
 import { formatProblems } from './spec-problem.ts';
 
 const awkward = fc.constantFrom(
@@ -165,6 +165,17 @@ test('exportYaml writes a policy that parseSpec reads back', () => {
         return rule;
       });
       assert.deepEqual({ ...read, rules }, structuredClone(policy), yaml);
+    }),
+  );
+});
+
+test('exportPolicyYaml writes what parsePolicy reads back', () => {
+  fc.assert(
+    fc.property(policy, (policy) => {
+      const { policy: read, problems } = parsePolicy(exportPolicyYaml(policy), 'policy');
+      assert(read, formatProblems(problems));
+      const rules = read.rules.map(({ source: _source, ...rule }) => rule);
+      assert.deepEqual({ ...read, rules }, structuredClone(policy));
     }),
   );
 });

@@ -33,6 +33,15 @@ export const exportYaml = (tree: ExportedTree): string => {
   return document.toString({ lineWidth: 0, minContentWidth: 0 });
 };
 
+/** The sections that `parsePolicy` reads back to the same policy. */
+export const exportPolicyYaml = (policy: PolicySpec): string => {
+  const sections = toSections(policy);
+  return new Document(Object.keys(sections).length === 0 ? { policy: [] } : sections).toString({
+    lineWidth: 0,
+    minContentWidth: 0,
+  });
+};
+
 const toMetadata = (entries: readonly ExportEntry[]): YAMLMap => {
   const root = new YAMLMap();
   const directories = new Map<string, YAMLMap>([['', root]]);

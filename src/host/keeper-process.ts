@@ -6,10 +6,8 @@ import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { fileURLToPath } from 'node:url';
+import { commandOf, partEnvironment } from '../parts/index.ts';
 
-const main = fileURLToPath(new URL('../device/keeper-main.ts', import.meta.url));
-const compileCache = fileURLToPath(new URL('../../.cache/compile', import.meta.url));
 const startWithinMs = 20_000;
 const retryMs = 20;
 const restartMs = 500;
@@ -55,10 +53,10 @@ export class KeeperProcess implements AsyncDisposable {
   async #start(): Promise<void> {
     const admin = path.join(this.#directory, 'admin');
     // It ends when this process does, however that ends: its standard input is a pipe from here.
-    const flags = ['--disable-warning=ExperimentalWarning', '--max-semi-space-size=1', '--v8-pool-size=1'];
-    const child = spawn(process.execPath, [...flags, main, admin, '--with-stdin'], {
+    const [program, ...args] = commandOf('keeper');
+    const child = spawn(program, [...args, admin, '--with-stdin'], {
       stdio: ['pipe', 'ignore', 'ignore'],
-      env: { NODE_COMPILE_CACHE: compileCache },
+      env: partEnvironment(),
       detached: true,
       cwd: '/',
     });

@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import fc from 'fast-check';
 import { defaultQuota, type Rule, type SpecEntry } from '../tree/index.ts';
-import { loadSpec, parseSpec, topKeyNames } from './spec-file.ts';
+import { loadSpec, parsePolicy, parseSpec, topKeyNames } from './spec-file.ts';
 import { specialKeys } from './spec-metadata.ts';
 import { groupKeyNames, quotaKeyNames, ruleKeyNames } from './spec-policy.ts';
 import { formatProblems } from './spec-problem.ts';
@@ -411,6 +411,34 @@ test('loadSpec reads file: values relative to the spec file and names them to be
     formatProblems(failed.problems),
     /there is no such file[^]*it has 1048577 bytes; 1048576 \(1 MiB\) are allowed/,
   );
+});
+
+test('parseSpec opens no file of this machine where file: values are refused', (t) => {
+  const directory = temporary(t);
+  writeFileSync(join(directory, 'secret'), 'x');
+  const yaml = 'porthole: 1\nmetadata: { a: { file: secret }, b: { file: gone }, c: fine }\n';
+  const { spec, problems, references } = parseSpec(yaml, join(directory, 'web.yaml'), 'refused');
+  assert.equal(spec, undefined);
+  assert.deepEqual(references, []);
+  assert.deepEqual(
+    problems.map(({ path, what }) => `${path}: ${what}`),
+    ['metadata.a.file', 'metadata.b.file'].map((path) => `${path}: a value cannot come from a file of the host here`),
+  );
+});
+
+test('parsePolicy takes the sections of a policy alone, and says what else is wrong with it', () => {
+  const { policy } = parsePolicy('users: { app: 7 }\npolicy: [{ path: /x, owner: app }]\n', 'policy');
+  assert.equal(policy?.rules[0]?.owner, 7);
+  const wrong = parsePolicy('metadata: {}\npolicy: [{ path: /x, mode: "0400", mod: 1 }]\n', 'policy');
+  assert.equal(wrong.policy, undefined);
+  assert.deepEqual(
+    wrong.problems.map(({ line, path }) => [line, path]),
+    [
+      [1, 'metadata'],
+      [2, 'policy[0].mod'],
+    ],
+  );
+  assert.equal(parsePolicy('- 1', 'policy').problems.length, 1);
 });
 
 test('loadSpec says what is wrong when the file itself is', (t) => {

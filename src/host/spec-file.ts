@@ -3,12 +3,13 @@ import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { PolicySpec, Spec } from '../tree/index.ts';
 import { type Entry, isMap, isScalar, kindOf, SpecDocument, specFileBytes, textOf } from './spec-document.ts';
-import { readMetadata } from './spec-metadata.ts';
+import { type FileValues, readMetadata } from './spec-metadata.ts';
 import { type PolicySections, readPolicy } from './spec-policy.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
 
+const policyKeyNames: readonly string[] = ['users', 'groups', 'policy', 'quota'];
 /** The sections of a spec file. */
-export const topKeyNames: readonly string[] = ['porthole', 'metadata', 'users', 'groups', 'policy', 'quota'];
+export const topKeyNames: readonly string[] = ['porthole', 'metadata', ...policyKeyNames];
 
 /** What reading a spec file gave. */
 export interface LoadedSpec {
@@ -47,7 +48,39 @@ export const loadSpecOrThrow = (file: string): LoadedSpec & { readonly spec: Spe
 };
 
 /** Reads the text of a spec file; `file` is what problems name and what `file:` values are relative to. */
-export const parseSpec = (text: string, file: string): LoadedSpec => {
+export const parseSpec = (text: string, file: string, fileValues: FileValues = 'read'): LoadedSpec => {
+  const read = readSections(text, file, topKeyNames, 'start with "porthole: 1" and "metadata:"');
+  if ('problems' in read) return read;
+  const { document, sections } = read;
+  checkVersion(document, sections.get('porthole'));
+  const metadata = readMetadata(document, sections.get('metadata')?.value ?? null, fileValues);
+  const policy = readPolicy(document, policySections(sections));
+  return finish(document, { entries: metadata.entries, policy }, metadata.references);
+};
+
+/** What reading the text of a policy gave. */
+export interface LoadedPolicy {
+  /** Undefined when there is an error among the problems. */
+  readonly policy: PolicySpec | undefined;
+  readonly problems: readonly SpecProblem[];
+}
+
+/** Reads the sections `users`, `groups`, `policy` and `quota` alone; `name` is what problems call the text. */
+export const parsePolicy = (text: string, name: string): LoadedPolicy => {
+  const read = readSections(text, name, policyKeyNames, 'write "policy:" and below it a list of rules');
+  if ('problems' in read) return { policy: undefined, problems: read.problems };
+  const policy = readPolicy(read.document, policySections(read.sections));
+  const { spec, problems } = finish(read.document, { entries: [], policy }, []);
+  return { policy: spec?.policy, problems };
+};
+
+/** The sections of a document by their names, or why there are none. */
+const readSections = (
+  text: string,
+  file: string,
+  names: readonly string[],
+  fix: string,
+): { readonly document: SpecDocument; readonly sections: ReadonlyMap<string, Entry> } | LoadedSpec => {
   let document: SpecDocument;
   try {
     document = new SpecDocument(text, file);
@@ -58,22 +91,25 @@ export const parseSpec = (text: string, file: string): LoadedSpec => {
   if (document.failed) return finish(document, undefined, []);
   const { root } = document;
   if (!isMap(root)) {
-    document.error(root, '', `${kindOf(root)} where the spec must stand`, 'start with "porthole: 1" and "metadata:"');
+    document.error(
+      root,
+      '',
+      `${kindOf(root)} where ${names === topKeyNames ? 'the spec' : 'a mapping'} must stand`,
+      fix,
+    );
     return finish(document, undefined, []);
   }
   const sections = new Map<string, Entry>();
-  for (const entry of document.knownEntries(root, '', topKeyNames)) sections.set(entry.name, entry);
-  checkVersion(document, sections.get('porthole'));
-  const metadata = readMetadata(document, sections.get('metadata')?.value ?? null);
-  const policySections: PolicySections = {
-    users: sections.get('users'),
-    groups: sections.get('groups'),
-    policy: sections.get('policy'),
-    quota: sections.get('quota'),
-  };
-  const policy: PolicySpec = readPolicy(document, policySections);
-  return finish(document, { entries: metadata.entries, policy }, metadata.references);
+  for (const entry of document.knownEntries(root, '', names)) sections.set(entry.name, entry);
+  return { document, sections };
 };
+
+const policySections = (sections: ReadonlyMap<string, Entry>): PolicySections => ({
+  users: sections.get('users'),
+  groups: sections.get('groups'),
+  policy: sections.get('policy'),
+  quota: sections.get('quota'),
+});
 
 const checkVersion = (document: SpecDocument, entry: Entry | undefined): void => {
   if (entry === undefined) {

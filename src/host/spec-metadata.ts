@@ -30,8 +30,11 @@ interface Metadata {
   readonly references: readonly string[];
 }
 
-export const readMetadata = (document: SpecDocument, node: Node | null): Metadata => {
-  const reader = new MetadataReader(document);
+/** What `file:` values do: give the bytes of a file of this machine, or make the spec wrong. */
+export type FileValues = 'read' | 'refused';
+
+export const readMetadata = (document: SpecDocument, node: Node | null, fileValues: FileValues): Metadata => {
+  const reader = new MetadataReader(document, fileValues);
   reader.root(node);
   return reader;
 };
@@ -40,10 +43,12 @@ class MetadataReader implements Metadata {
   readonly entries: SpecEntry[] = [];
   readonly references: string[] = [];
   readonly #document: SpecDocument;
+  readonly #fileValues: FileValues;
   #bytes = 0;
 
-  constructor(document: SpecDocument) {
+  constructor(document: SpecDocument, fileValues: FileValues) {
     this.#document = document;
+    this.#fileValues = fileValues;
   }
 
   root(written: Node | null): void {
@@ -157,6 +162,10 @@ class MetadataReader implements Metadata {
   #reference(node: Node, name: string, at: string, path: string): void {
     if (name === '' || name.includes('\0')) {
       this.#document.error(node, path, 'this names no file', 'write a path, relative to this file or absolute');
+      return;
+    }
+    if (this.#fileValues === 'refused') {
+      this.#document.error(node, path, 'a value cannot come from a file of the host here', 'give it as text or base64');
       return;
     }
     const target = resolve(dirname(this.#document.file), name);

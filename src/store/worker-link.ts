@@ -1,5 +1,6 @@
 /** The near end of the store's worker: requests and their answers, and what changed, in order. */
-import { Worker } from 'node:worker_threads';
+import type { Worker } from 'node:worker_threads';
+import { startThread } from '../parts/index.ts';
 import { StoreError } from './error.ts';
 import type { Answers, Opened, Other, SqliteFileOptions, StoreChanged, Write } from './sqlite-file.ts';
 import type { Message, PlainError, Request } from './sqlite-worker.ts';
@@ -33,7 +34,7 @@ export class WorkerLink {
     onChange: (changed: StoreChanged) => void,
     onEnd: (error: StoreError) => void,
   ): Promise<{ readonly link: WorkerLink; readonly opened: Opened }> {
-    const worker = new Worker(new URL('./sqlite-worker.ts', import.meta.url), { workerData: options });
+    const worker = startThread('sqlite-worker', { workerData: options });
     const link = new WorkerLink(worker, onChange);
     const { promise, resolve, reject } = Promise.withResolvers<Opened>();
     const end = (error: StoreError): void => {

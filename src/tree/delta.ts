@@ -51,6 +51,24 @@ export function changesBetween(before: Snapshot, after: Snapshot, touched: Reado
   return changes;
 }
 
+/** A full delta for a replica that has an older state: what is the same as before keeps its identity. */
+export const keepingSame = (before: Snapshot, full: Delta): Delta => ({
+  ...full,
+  put: full.put.map((node) => {
+    const old = before.node(node.ino);
+    // A node's revision rises with every change; a rule may take a value away from replicas without one.
+    return old?.revision === node.revision && (old.bytes === undefined) === (node.bytes === undefined) ? old : node;
+  }),
+});
+
+/** That delta once it is applied, as the difference that it made. What happened in between is not known. */
+export function asDifference(before: Snapshot, after: Snapshot, full: Delta): Delta {
+  const put = full.put.filter((node) => before.node(node.ino) !== node);
+  const remove = [...before.nodes.values()].flatMap(({ ino }) => (after.node(ino) === undefined ? [ino] : []));
+  const touched = new Set([...put.map(({ ino }) => ino), ...remove]);
+  return { ...full, put, remove, changes: changesBetween(before, after, touched) };
+}
+
 /** With every other node too: a new policy may change what anybody may see of what itself stays as it was. */
 export function withJudgedAnew(changes: readonly Change[], snapshot: Snapshot): Change[] {
   const told = new Set(changes.map(({ ino }) => ino));

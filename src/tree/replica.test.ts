@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { World } from '../../test/tree/world.ts';
+import type { Delta } from './delta.ts';
+import { Replica } from './replica.ts';
 import type { Rule } from './spec.ts';
 
 const cachingOf = (rules: Rule[], ...paths: string[]) => {
@@ -69,4 +71,28 @@ test('facts follow a new policy, and a directory that becomes another', () => {
   assert.deepEqual([facts().caching, facts().shownMode & 0o777], ['private', 0o666]);
   world.load({ content });
   assert.deepEqual([facts().caching, facts().readsAudited], ['shared', false]);
+});
+
+test('a full delta for a replica that has an older state is told as the difference, and changes no version that is open', () => {
+  const world = new World({ content: { instance: { id: 'x', a: '1', gone: '2' }, guest: {} } });
+  const replica = new Replica();
+  const told: Delta[] = [];
+  replica.apply(world.authority.full());
+  replica.onApply((delta) => told.push(delta));
+  const before = replica.snapshot;
+  world.load({ content: { instance: { id: 'x', a: '12', made: '3' }, guest: {} } });
+  replica.apply(structuredClone(world.authority.full()));
+  assert.deepEqual(replica.snapshot.nodes.size, world.authority.snapshot.nodes.size);
+  const same = (path: string): boolean => replica.snapshot.resolve(path) === before.resolve(path);
+  assert.equal(same('/instance/id'), true);
+  assert.equal(same('/instance/a'), false);
+  assert.deepEqual(told.flatMap(({ changes }) => changes.map(({ path, what }) => `${what} ${path}`)).toSorted(), [
+    'changed /instance/a',
+    'created /instance/made',
+    'removed /instance/gone',
+  ]);
+  assert.deepEqual(
+    told.map(({ remove }) => remove),
+    [[before.resolve('/instance/gone')!.ino]],
+  );
 });

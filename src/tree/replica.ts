@@ -2,7 +2,7 @@
 import { EACCES, R_OK, S_IFDIR, S_IFLNK, S_IFMT, W_OK, X_OK } from '../wire/index.ts';
 import { decide, isDirectory, refusedBySpecialKey } from './access.ts';
 import type { Caller, Way } from './caller.ts';
-import type { Change, Delta, Usage } from './delta.ts';
+import { asDifference, type Change, type Delta, keepingSame, type Usage } from './delta.ts';
 import { type Node, ROOT_INO, samePlace } from './node.ts';
 import { type Effective, grantsEntries, Policy } from './policy.ts';
 import { applyDelta, Snapshot } from './snapshot.ts';
@@ -36,6 +36,12 @@ export interface RememberedChange {
   readonly node: Node;
   /** The directories above that path, nearest first. */
   readonly above: readonly Node[];
+}
+
+/** What applying a delta gives. */
+export interface Made {
+  readonly snapshot: Snapshot;
+  readonly policy: Policy;
 }
 
 /** Inode number of `/.changes`. */
@@ -79,12 +85,18 @@ export class Replica {
     this.#cutOffSinceMs = sinceMs;
   }
 
-  /** Becomes the next revision, and tells the listeners. */
-  apply(delta: Delta): void {
+  /**
+   * Becomes the next revision, and tells the listeners. A full delta comes first, and again from every later host daemon.
+   * `made`: what applying it gives, by whoever has made that already.
+   */
+  apply(told: Delta, made?: Made): void {
     const before = this.#snapshot;
-    this.#snapshot = applyDelta(before, delta);
+    const again = made === undefined && told.full && before.nodes.size > 0;
+    const next = again ? keepingSame(before, told) : told;
+    this.#snapshot = made?.snapshot ?? applyDelta(before, next);
+    const delta = again ? asDifference(before, this.#snapshot, next) : next;
     this.#usage = delta.usage;
-    if (delta.policy !== undefined) this.#policy = new Policy(delta.policy);
+    if (delta.policy !== undefined) this.#policy = made?.policy ?? new Policy(delta.policy);
     let all = delta.full || delta.policy !== undefined;
     for (const node of delta.put) {
       this.#facts.delete(node.ino);
@@ -96,6 +108,15 @@ export class Replica {
     if (all) this.#facts.clear();
     this.#asked = undefined;
     for (const listener of this.#listeners) listener(delta, before);
+  }
+
+  /** Becomes what another is. The listeners are not told. */
+  become({ snapshot, policy, usage }: Replica): void {
+    this.#snapshot = snapshot;
+    this.#policy = policy;
+    this.#usage = usage;
+    this.#facts.clear();
+    this.#asked = undefined;
   }
 
   onApply(listener: (delta: Delta, before: Snapshot) => void): () => void {

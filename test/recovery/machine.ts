@@ -7,9 +7,8 @@ import { Journal, type JournalMemory } from '../../src/device/journal.ts';
 import { readControl, TargetJournal } from '../../src/device/succession.ts';
 import { FuseSession } from '../../src/fuse/index.ts';
 import { DeviceFeed } from '../../src/host/device-feed.ts';
-import { MutationRecord } from '../../src/host/mutation-record.ts';
 import { close, duplicate, POLLIN, pollOne, receive, send, setNonBlocking, socketPair } from '../../src/sys/index.ts';
-import { type Mutation, type Outcome, Replica, type Settle, TreeFileSystem, ways } from '../../src/tree/index.ts';
+import { type Mutation, Replica, type Settle, TreeFileSystem, ways } from '../../src/tree/index.ts';
 import { VirtioFsDevice } from '../../src/virtio/index.ts';
 import { FrontEnd } from '../front-end/index.ts';
 import { World, type WorldSpec } from '../tree/world.ts';
@@ -130,7 +129,6 @@ export class Machine implements Disposable {
   readonly world: World;
   readonly front: FrontEnd;
   readonly #feed: DeviceFeed;
-  readonly #record = new MutationRecord();
   readonly #memory: JournalMemory;
   readonly #keeper: FakeKeeper;
   readonly #controlFd: number;
@@ -311,10 +309,9 @@ export class Machine implements Disposable {
   /** The daemon comes to what it was sent, from this life or one before. */
   #answer(): void {
     for (const { sequence, mutation, settle, points } of this.#underway.splice(0)) {
-      const known = this.#record.find(sequence);
-      const outcome: Outcome = known ?? this.world.authority.commit(mutation, ways.virtiofs, 'device');
-      if (known === undefined) this.#record.remember(sequence, outcome);
-      if (!points.isDead) settle(outcome);
+      this.world.authority.commit(mutation, ways.virtiofs, 'device', sequence, (outcome) => {
+        if (!points.isDead) settle(outcome);
+      });
     }
   }
 

@@ -1,0 +1,156 @@
+/**
+ * Mutations on their way to the host daemon. Each has a sequence number, by which the daemon knows it again: what was sent
+ * and not answered when a daemon went away is sent again to the next one, which answers what its predecessor had committed
+ * and does the rest.
+ */
+import type { Mutation, Outcome, Settle } from '../tree/index.ts';
+import { EIO } from '../wire/index.ts';
+import { encodeMessage } from './link.ts';
+import { monotonicMs } from './link-messages.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
+
+/**
+ * Mutations that the host daemon has at once; the others wait here. Each may come back as a commit with a whole value: a
+ * guest that filled its rings with writes of one byte to a long file would have the daemon send more than it may. Also how
+ * many may wait for a daemon that is away.
+ */
+const UNDERWAY = 32;
+/** What may wait beyond those. */
+const UNSENT_BYTES = 64 * 1024 * 1024;
+/** How long a mutation may wait for the host daemon; it refuses one that it comes to later. */
+const MUTATION_MS = 5_000;
+/** What an answer that was on time may take to arrive. */
+const ANSWER_MS = 500;
+/** A daemon that has not answered for so long is away: no mutations but those that it has wait for it. */
+const AWAY_MS = 1_000;
+
+/** Encoded already: the mutation and its caller are the file system's to use again. */
+interface Waiting {
+  readonly sequence: number;
+  readonly frame: Uint8Array;
+  readonly settle: Settle;
+  readonly sinceMs: number;
+}
+
+const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
+
+/** Settles each mutation exactly once: with the daemon's answer, or with EIO when it does not come in time. */
+export class MutationSender {
+  readonly #send: (frame: Uint8Array) => boolean;
+  readonly #nextSequence: () => number;
+  /** Sent, or to be sent to the next daemon. Oldest first. */
+  readonly #waiting = new Map<number, Waiting>();
+  readonly #unsent: Waiting[] = [];
+  #unsentBytes = 0;
+  #connected = false;
+
+  /** `send` queues a frame; false when it can't. `nextSequence` gives numbers that this holder has never used. */
+  constructor(send: (frame: Uint8Array) => boolean, nextSequence: () => number) {
+    this.#send = send;
+    this.#nextSequence = nextSequence;
+  }
+
+  /** Mutations that wait for the host daemon. */
+  get size(): number {
+    return this.#waiting.size + this.#unsent.length;
+  }
+
+  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+    return {
+      submit: (mutation, settle, sequence = 0, sending = () => undefined) =>
+        this.#submit(way, mutation, settle, sequence, sending),
+    };
+  }
+
+  /** A daemon is there: what waits is sent, in the order of its numbers. */
+  connect(): void {
+    this.#connected = true;
+    for (const waiting of this.#waiting.values()) this.#sendOrRefuse(waiting);
+    this.#sendMore();
+  }
+
+  /** The daemon is gone: what waits is kept for the next one. */
+  disconnect(): void {
+    this.#connected = false;
+  }
+
+  /** Nobody will ever answer. */
+  refuseAll(): void {
+    const all = [...this.#waiting.values(), ...this.#unsent.splice(0)];
+    this.#waiting.clear();
+    this.#unsentBytes = 0;
+    for (const { settle } of all) settle(refused);
+  }
+
+  settle(sequence: number, outcome: Outcome): void {
+    const waiting = this.#waiting.get(sequence);
+    this.#waiting.delete(sequence);
+    waiting?.settle(outcome);
+    this.#sendMore();
+  }
+
+  /** Answers EIO for what waited too long: the daemon will refuse it. */
+  tick(): void {
+    const nowMs = monotonicMs();
+    for (const [sequence, { settle, sinceMs }] of this.#waiting) {
+      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) break;
+      this.#waiting.delete(sequence);
+      settle(refused);
+    }
+    this.#sendMore();
+  }
+
+  /** Milliseconds until the next thing is due, or Infinity. */
+  dueInMs(): number {
+    return this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
+  }
+
+  #submit(
+    way: 'virtiofs' | 'mount',
+    mutation: Mutation,
+    settle: Settle,
+    given: number,
+    sending: (sequence: number) => void,
+  ): void {
+    const sinceMs = monotonicMs();
+    if (this.#isAway(sinceMs)) return settle(refused);
+    const sequence = given === 0 ? this.#nextSequence() : given;
+    sending(sequence);
+    const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
+    const waiting = { sequence, frame, settle, sinceMs };
+    if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#start(waiting);
+    if (this.#unsentBytes + frame.length > UNSENT_BYTES) return settle(refused);
+    this.#unsentBytes += frame.length;
+    this.#unsent.push(waiting);
+  }
+
+  #start(waiting: Waiting): void {
+    this.#waiting.set(waiting.sequence, waiting);
+    if (this.#connected) this.#sendOrRefuse(waiting);
+  }
+
+  #sendOrRefuse({ sequence, frame, settle }: Waiting): void {
+    if (this.#send(frame)) return;
+    this.#waiting.delete(sequence);
+    settle(refused);
+  }
+
+  #sendMore(): void {
+    while (this.#waiting.size < UNDERWAY) {
+      const next = this.#unsent.shift();
+      if (next === undefined) return;
+      this.#unsentBytes -= next.frame.length;
+      if (monotonicMs() - next.sinceMs > MUTATION_MS) next.settle(refused);
+      else this.#start(next);
+    }
+  }
+
+  #isAway(nowMs: number): boolean {
+    return this.#waiting.size >= UNDERWAY && (!this.#connected || nowMs - this.#oldestSinceMs() > AWAY_MS);
+  }
+
+  #oldestSinceMs(): number {
+    for (const { sinceMs } of this.#waiting.values()) return sinceMs;
+    return Number.POSITIVE_INFINITY;
+  }
+}

@@ -1,0 +1,244 @@
+import assert from 'node:assert/strict';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { type TestContext, test } from 'node:test';
+import fc from 'fast-check';
+import { AuditRing } from '../device/audit-ring.ts';
+import type { AuditRecord } from '../tree/index.ts';
+import { AuditRingReader } from './audit-ring-reader.ts';
+import { AuditCompactedError, AuditStore, type AuditStoreOptions, type KeptRecord } from './audit-store.ts';
+
+const startMs = Date.UTC(2026, 0, 1);
+
+const recordOf = (n: number, over: Partial<AuditRecord> = {}): AuditRecord => ({
+  timeMs: startMs + n * 1000,
+  vm: n % 2 === 0 ? 'even' : 'odd',
+  way: 'virtiofs',
+  operation: 'open',
+  path: `/secrets/k${n % 3}`,
+  uid: n % 5,
+  gid: 0,
+  pid: 1,
+  revision: n,
+  verdict: n % 4 === 0 ? 'denied' : 'allowed',
+  ...(n % 4 === 0 && { errno: 'EACCES' }),
+  rule: 'default',
+  ...over,
+});
+
+function storeIn(t: TestContext) {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-audit-'));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const health: string[] = [];
+  let nowMs = startMs;
+  const open = (options: Partial<AuditStoreOptions> = {}): AuditStore =>
+    new AuditStore({
+      directory,
+      keepDays: 30,
+      mostBytes: 2 ** 30,
+      wallMs: () => nowMs,
+      onHealth: (writable, reason) => health.push(`${writable} ${reason}`),
+      ...options,
+    });
+  return { directory, open, health, advanceDays: (days: number) => (nowMs += days * 86_400_000) };
+}
+
+async function all(records: AsyncIterable<KeptRecord>): Promise<number[]> {
+  const sequences: number[] = [];
+  for await (const { sequence } of records) sequences.push(sequence);
+  return sequences;
+}
+
+test('AuditStore gives back what matches, in order and in reverse, over segments and restarts', async (t) => {
+  const { open } = storeIn(t);
+  const records = Array.from({ length: 60 }, (_, n) => recordOf(n));
+  for (let n = 0; n < 60; n += 7) {
+    using store = open({ segmentBytes: 2000 });
+    assert.equal(store.append(records.slice(n, n + 7)), true);
+  }
+  using store = open();
+  assert.equal(store.sequence, 60);
+  const expected = (matches: (record: AuditRecord) => boolean): number[] =>
+    records.flatMap((record, n) => (matches(record) ? [n + 1] : []));
+  assert.deepEqual(
+    await all(store.query({})),
+    expected(() => true),
+  );
+  assert.deepEqual(
+    await all(store.query({ vm: 'odd', uid: 3 })),
+    expected(({ vm, uid }) => vm === 'odd' && uid === 3),
+  );
+  assert.deepEqual(
+    await all(store.query({ path: '/secrets/k1' })),
+    expected((record) => record.path === '/secrets/k1'),
+  );
+  assert.deepEqual(await all(store.query({ path: '/secrets/k' })), []);
+  assert.deepEqual(
+    await all(store.query({ path: '/secrets' })),
+    expected(() => true),
+  );
+  const newest = await all(store.query({ verdict: 'denied' }, { newestFirst: true }));
+  assert.deepEqual(newest, expected(({ verdict }) => verdict === 'denied').toReversed());
+  assert.deepEqual(await all(store.query({}, { after: 57 })), [58, 59, 60]);
+  assert.deepEqual(await all(store.query({}, { after: 3, newestFirst: true })), [2, 1]);
+  const [fromMs, untilMs] = [startMs + 10_000, startMs + 13_000];
+  assert.deepEqual(await all(store.query({ fromMs, untilMs })), [11, 12, 13]);
+  assert.equal(await store.verify(), undefined);
+});
+
+test('AuditStore.verify tells of a line that was changed, taken out, or put in', async (t) => {
+  const { open, directory } = storeIn(t);
+  {
+    using store = open();
+    store.append(Array.from({ length: 9 }, (_, n) => recordOf(n)));
+  }
+  const file = path.join(directory, readdirSync(directory)[0]!);
+  const text = readFileSync(file, 'utf8');
+  const kept = text.trimEnd().split('\n');
+  const verdictOn = async (changed: readonly string[]): Promise<string | undefined> => {
+    writeFileSync(file, `${changed.join('\n')}\n`);
+    using store = open();
+    return store.verify();
+  };
+  assert.equal(await verdictOn(kept), undefined);
+  assert.match((await verdictOn(kept.with(4, kept[4]!.replace('"uid":4', '"uid":0')))) ?? '', /was changed/);
+  assert.match((await verdictOn(kept.toSpliced(4, 1))) ?? '', /are missing/);
+  assert.match((await verdictOn(kept.toSpliced(4, 0, kept[4]!))) ?? '', /are missing/);
+  assert.match((await verdictOn(kept.with(0, kept[0]!.replace('"pid":1', '"pid":2')))) ?? '', /was changed/);
+});
+
+test('AuditStore goes on after a line that a crash cut, wherever it was cut', (t) => {
+  const { open, directory } = storeIn(t);
+  {
+    using store = open();
+    store.append([recordOf(0), recordOf(1)]);
+  }
+  const file = path.join(directory, readdirSync(directory)[0]!);
+  const whole = readFileSync(file, 'utf8');
+  {
+    using store = open();
+    store.append([recordOf(2)]);
+  }
+  const line = readFileSync(file, 'utf8').slice(whole.length);
+  fc.assert(
+    fc.property(fc.integer({ min: 0, max: line.length - 1 }), (cut) => {
+      writeFileSync(file, whole);
+      appendFileSync(file, line.slice(0, cut));
+      using store = open();
+      assert.equal(store.sequence, 2);
+      assert.equal(store.append([recordOf(2)]), true);
+      assert.equal(readFileSync(file, 'utf8'), whole + line);
+    }),
+    { numRuns: 50 },
+  );
+});
+
+test('AuditStore.follow tells every record once and in order, from the disk and as they come', async (t) => {
+  const { open } = storeIn(t);
+  {
+    using store = open({ segmentBytes: 1500 });
+    for (let n = 0; n < 30; n++) store.append([recordOf(n)]);
+  }
+  using store = open({ segmentBytes: 1500 });
+  const stop = new AbortController();
+  const told: number[] = [];
+  const following = (async () => {
+    for await (const { sequence } of store.follow({ vm: 'even' }, 4, stop.signal)) {
+      told.push(sequence);
+      if (sequence < 60) store.append([recordOf(sequence + 100), recordOf(sequence + 101)]);
+      if (sequence >= 55) return;
+    }
+  })();
+  await following;
+  assert.deepEqual(
+    told,
+    [...new Set(told)].toSorted((a, b) => a - b),
+  );
+  assert.equal(told[0], 5);
+  const expected: number[] = [];
+  for await (const { sequence } of store.query({ vm: 'even' }, { after: 4 }))
+    if (sequence <= told.at(-1)!) expected.push(sequence);
+  assert.deepEqual(told, expected);
+  stop.abort();
+});
+
+test('AuditStore forgets what is too old or too much, and says so to who asks for it', async (t) => {
+  const { open, advanceDays } = storeIn(t);
+  using store = open({ segmentBytes: 1000 });
+  for (let n = 0; n < 20; n++) store.append([recordOf(n)]);
+  const before = store.oldestSequence;
+  assert.equal(before, 1);
+  advanceDays(31);
+  for (let n = 20; n < 40; n++) store.append([recordOf(n)]);
+  assert.ok(store.oldestSequence >= 18, `the oldest is ${store.oldestSequence}`);
+  await assert.rejects(
+    async () => {
+      for await (const kept of store.follow({}, 3, new AbortController().signal)) assert.fail(`${kept.sequence}`);
+    },
+    (error) => error instanceof AuditCompactedError && error.oldestSequence === store.oldestSequence,
+  );
+  assert.equal(await store.verify(), undefined);
+});
+
+class Killed extends Error {}
+
+test('AuditStore takes each record of a ring once, wherever the daemon is killed', async (t) => {
+  const { directory, open } = storeIn(t);
+  const ringPath = path.join(directory, 'audit.ring');
+  let made = 0;
+  let kill: 'before' | 'after' | undefined;
+  const readers: AuditRingReader[] = [];
+  const start = (): { store: AuditStore; reader: AuditRingReader } => {
+    const store = open();
+    const log = store.ringLog(() => 'boot-1');
+    const reader = new AuditRingReader({
+      path: ringPath,
+      vm: 'even',
+      log: {
+        ...log,
+        writable: true,
+        write: (lines) => {
+          if (kill === 'before') throw new Killed();
+          const written = log.write(lines);
+          if (kill === 'after') throw new Killed();
+          return written;
+        },
+      },
+      onLie: assert.fail,
+      onTrouble: assert.fail,
+    });
+    readers.push(reader);
+    return { store, reader };
+  };
+  let daemon = start();
+  const ring = new AuditRing(ringPath);
+  for (let round = 0; round < 40; round++) {
+    for (let n = 0; n < round % 7; n++) assert.equal(ring.record(recordOf(2 * made, { pid: ++made })), true);
+    kill = (['before', 'after', undefined] as const)[round % 3];
+    try {
+      daemon.reader.drain();
+    } catch (error) {
+      if (!(error instanceof Killed)) throw error;
+    }
+    kill = undefined;
+    daemon.store[Symbol.dispose]();
+    daemon = start();
+    // What another VM's ring has between.
+    daemon.store.append([recordOf(1, { vm: 'odd' })]);
+  }
+  daemon.reader.drain();
+  const pids: number[] = [];
+  for await (const { record, bootId } of daemon.store.query({ vm: 'even' })) {
+    pids.push(record.pid);
+    assert.equal(bootId, 'boot-1');
+  }
+  assert.deepEqual(
+    pids,
+    Array.from({ length: made }, (_, n) => n + 1),
+  );
+  assert.equal(await daemon.store.verify(), undefined);
+  ring.close();
+  daemon.store[Symbol.dispose]();
+  for (const reader of readers) reader[Symbol.dispose]();
+});

@@ -1,0 +1,483 @@
+/**
+ * The audit log of a host: JSON lines in segments, each line chained to the one before it by a hash, so that nobody can
+ * take a line out or change one without it being seen (`verify`). Kept for a stated time and size.
+ */
+
+import { hash } from 'node:crypto';
+import {
+  closeSync,
+  createReadStream,
+  fdatasync,
+  ftruncateSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import type { AuditRecord } from '../tree/index.ts';
+import { auditLine } from './audit-line.ts';
+import type { LogPlace } from './audit-log.ts';
+
+export interface AuditStoreOptions {
+  /** Made with mode 0700. */
+  readonly directory: string;
+  readonly keepDays: number;
+  /** Of all segments together; the oldest go first. */
+  readonly mostBytes: number;
+  readonly segmentBytes?: number;
+  readonly wallMs: () => number;
+  /** Called when the log can't be written any more, and when it can again. */
+  readonly onHealth: (writable: boolean, reason: string) => void;
+}
+
+/** One record as it was kept. */
+export interface KeptRecord {
+  /** Counts all records of this host, from 1. */
+  readonly sequence: number;
+  readonly record: AuditRecord;
+  /** The VM's boot that it is of, where one is known. */
+  readonly bootId?: string | undefined;
+}
+
+export interface AuditFilter {
+  readonly vm?: string | undefined;
+  /** A path and all below it. */
+  readonly path?: string | undefined;
+  readonly uid?: number | undefined;
+  readonly operation?: string | undefined;
+  readonly verdict?: 'allowed' | 'denied' | undefined;
+  /** Inclusive and exclusive, milliseconds since the epoch. */
+  readonly fromMs?: number | undefined;
+  readonly untilMs?: number | undefined;
+}
+
+/** Records before `oldestSequence` are deleted. */
+export class AuditCompactedError extends Error {
+  readonly code = 'AUDIT_COMPACTED';
+  readonly oldestSequence: number;
+
+  constructor(oldestSequence: number) {
+    super(`records before ${oldestSequence} are no longer kept; begin at ${oldestSequence}`);
+    this.name = 'AuditCompactedError';
+    this.oldestSequence = oldestSequence;
+  }
+}
+
+interface Segment {
+  readonly file: string;
+  /** Of its first line. */
+  readonly first: number;
+  bytes: number;
+  /** Of its last line, milliseconds since the epoch. */
+  lastMs: number;
+}
+
+/** A line without its end, and what it says. `json`: the record as `auditLine` writes it. */
+interface Line extends KeptRecord {
+  readonly chain: string;
+  readonly json: string;
+}
+
+/** A record that was written lately, as its line has it. */
+interface Recent {
+  readonly sequence: number;
+  readonly bootId: string | undefined;
+  readonly json: string;
+}
+
+/** What one VM's ring has its lines appended to: `AuditRingReader` says how it is used. */
+export interface RingLog {
+  readonly writable: boolean;
+  write(lines: Uint8Array, isRest?: boolean): number;
+  place(): LogPlace;
+  readFrom(place: LogPlace, bytes: number): Uint8Array;
+}
+
+const dayMs = 86_400_000;
+const defaultSegmentBytes = 16 * 1024 * 1024;
+/** In memory, for followers and for rings: more than a ring holds. */
+const recentRecords = 32_768;
+const syncEveryMs = 1_000;
+const firstChain = '0'.repeat(64);
+const segmentName = (first: number): string => `${String(first).padStart(16, '0')}.jsonl`;
+
+const chainOf = (before: string, sequence: number, bootId: string | undefined, json: string): string =>
+  hash('sha256', `${before}\n${sequence}\n${bootId ?? ''}\n${json}`);
+
+const asLine = (sequence: number, chain: string, bootId: string | undefined, json: string): string => {
+  const boot = bootId === undefined ? '' : `"bootId":${JSON.stringify(bootId)},`;
+  return `{"sequence":${sequence},"chain":"${chain}",${boot}"record":${json}}\n`;
+};
+
+const recordStart = '"record":';
+
+/** Undefined when the line is not whole, or not one of ours. */
+const parseLine = (text: string): Line | undefined => {
+  const at = text.indexOf(recordStart);
+  if (at < 0 || !text.endsWith('}}')) return undefined;
+  try {
+    const { sequence, chain, bootId, record } = JSON.parse(text) as Omit<Line, 'json' | 'record'> & {
+      readonly record: Omit<AuditRecord, 'timeMs'> & { readonly time: string };
+    };
+    const { time, ...rest } = record;
+    const json = text.slice(at + recordStart.length, -1);
+    return {
+      sequence,
+      chain,
+      ...(bootId !== undefined && { bootId }),
+      record: { timeMs: Date.parse(time), ...rest },
+      json,
+    };
+  } catch {
+    return undefined;
+  }
+};
+
+/** Opens, or makes, the log. One process at a time: the store's lock is the log's too. */
+export class AuditStore implements Disposable {
+  readonly #options: AuditStoreOptions;
+  readonly #segments: Segment[];
+  readonly #followers = new Set<() => void>();
+  /** The newest records, so that followers need not read what was just written. */
+  #recent: Recent[] = [];
+  #fd: number | undefined;
+  #sequence = 0;
+  #chain = firstChain;
+  #writable = true;
+  #unsynced = false;
+  readonly #syncing: NodeJS.Timeout;
+
+  constructor(options: AuditStoreOptions) {
+    this.#options = options;
+    mkdirSync(options.directory, { recursive: true, mode: 0o700 });
+    this.#segments = readdirSync(options.directory)
+      .filter((name) => /^\d{16}\.jsonl$/.test(name))
+      .toSorted()
+      .map((name) => {
+        const file = path.join(options.directory, name);
+        const { size, mtimeMs } = statSync(file);
+        return { file, first: Number.parseInt(name, 10), bytes: size, lastMs: mtimeMs };
+      });
+    this.#resume();
+    this.#syncing = setInterval(() => this.#sync(), syncEveryMs).unref();
+  }
+
+  get writable(): boolean {
+    return this.#writable;
+  }
+
+  /** Of the last record; 0 when there is none. */
+  get sequence(): number {
+    return this.#sequence;
+  }
+
+  get oldestSequence(): number {
+    return this.#segments[0]?.first ?? this.#sequence + 1;
+  }
+
+  /** Appends all or none. False when that is not possible now; `onHealth` has said why. */
+  append(records: readonly AuditRecord[], bootId?: string): boolean {
+    return this.#append(
+      records.map((record) => auditLine(record).slice(0, -1)),
+      bootId,
+    );
+  }
+
+  /** For the ring of one VM. `bootId`: of the boot that its records are of. */
+  ringLog(bootId: () => string | undefined): RingLog {
+    // One host has one log: a place is how many records there are.
+    const isWritable = (): boolean => this.#writable;
+    const device = 0;
+    const inode = 0;
+    const place = (): LogPlace => ({ device, inode, offset: this.#sequence });
+    return {
+      get writable() {
+        return isWritable();
+      },
+      write: (lines) => {
+        const text = Buffer.from(lines.buffer, lines.byteOffset, lines.length).toString().trimEnd();
+        return text === '' || this.#append(text.split('\n'), bootId()) ? lines.length : 0;
+      },
+      place,
+      readFrom: ({ offset }, bytes) => {
+        let text = '';
+        for (const { json } of this.#sinceRecent(offset) ?? []) {
+          text += `${json}\n`;
+          if (text.length >= bytes) break;
+        }
+        return Buffer.from(text);
+      },
+    };
+  }
+
+  #append(jsons: readonly string[], bootId: string | undefined): boolean {
+    if (jsons.length === 0) return true;
+    let sequence = this.#sequence;
+    let chain = this.#chain;
+    let text = '';
+    for (const json of jsons) {
+      sequence++;
+      chain = chainOf(chain, sequence, bootId, json);
+      text += asLine(sequence, chain, bootId, json);
+    }
+    if (!this.#write(Buffer.from(text))) return false;
+    for (const [index, json] of jsons.entries()) this.#remember({ sequence: this.#sequence + 1 + index, bootId, json });
+    this.#sequence = sequence;
+    this.#chain = chain;
+    for (const wake of this.#followers) wake();
+    return true;
+  }
+
+  #remember(recent: Recent): void {
+    this.#recent.push(recent);
+    if (this.#recent.length > 2 * recentRecords) this.#recent = this.#recent.slice(-recentRecords);
+  }
+
+  /** Tries whether a log that could not be written can be again. */
+  probe(): boolean {
+    if (!this.#writable) this.#write(Buffer.from('\n'));
+    return this.#writable;
+  }
+
+  /**
+   * Records that match, from the one after `after` on (newest first: from the one before it down). The whole log is read
+   * where the filter's times don't exclude a segment.
+   */
+  async *query(
+    filter: AuditFilter,
+    options: {
+      readonly after?: number | undefined;
+      readonly newestFirst?: boolean;
+      readonly signal?: AbortSignal | undefined;
+    } = {},
+  ): AsyncGenerator<KeptRecord> {
+    const { after, newestFirst = false, signal } = options;
+    const segments = this.#segments.filter((segment, index) => {
+      const next = this.#segments[index + 1]?.first ?? Number.POSITIVE_INFINITY;
+      const inRange = after === undefined || (newestFirst ? segment.first < after : next > after + 1);
+      return (
+        inRange && (filter.fromMs === undefined || segment.lastMs >= filter.fromMs || next === Number.POSITIVE_INFINITY)
+      );
+    });
+    for (const segment of newestFirst ? segments.toReversed() : segments) {
+      const found: KeptRecord[] = [];
+      for await (const kept of this.#readSegment(segment, filter, signal)) {
+        if (after !== undefined && (newestFirst ? kept.sequence >= after : kept.sequence <= after)) continue;
+        if (newestFirst) found.push(kept);
+        else yield kept;
+      }
+      yield* found.toReversed();
+    }
+  }
+
+  /** Every record after `after` that matches, in order, as they come. AuditCompactedError when some are deleted already. */
+  async *follow(filter: AuditFilter, after: number, signal: AbortSignal): AsyncGenerator<KeptRecord> {
+    let told = after;
+    while (!signal.aborted) {
+      if (told + 1 < this.oldestSequence) throw new AuditCompactedError(this.oldestSequence);
+      if (told < this.#sequence) {
+        const upTo = this.#sequence;
+        const source = this.#keptSince(told) ?? this.query(filter, { after: told, signal });
+        for await (const kept of source) {
+          if (kept.sequence > upTo) break;
+          told = kept.sequence;
+          if (matches(filter, kept.record)) yield kept;
+        }
+        told = upTo;
+        continue;
+      }
+      await new Promise<void>((resolve) => {
+        const wake = (): void => {
+          this.#followers.delete(wake);
+          signal.removeEventListener('abort', wake);
+          resolve();
+        };
+        this.#followers.add(wake);
+        signal.addEventListener('abort', wake, { once: true });
+      });
+    }
+    signal.throwIfAborted();
+  }
+
+  /** Checks every line against the one before. @returns what is wrong, in words, or undefined */
+  async verify(signal?: AbortSignal): Promise<string | undefined> {
+    let before: Line | undefined;
+    for (const { file } of [...this.#segments]) {
+      for await (const text of lines(file, signal)) {
+        if (text === '') continue;
+        const line = parseLine(text);
+        const where = `"${path.basename(file)}" after record ${before?.sequence ?? 0}`;
+        if (line === undefined) return `a line of ${where} is not whole`;
+        // What came before the oldest record that is kept is not known.
+        const chain = before === undefined && line.sequence > 1 ? undefined : (before?.chain ?? firstChain);
+        if (before !== undefined && line.sequence !== before.sequence + 1) return `records are missing in ${where}`;
+        if (chain !== undefined && chainOf(chain, line.sequence, line.bootId, line.json) !== line.chain)
+          return `the record in ${where} was changed`;
+        before = line;
+      }
+    }
+    return undefined;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#syncing);
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
+  }
+
+  /** What came after `told`; undefined when that is not all in memory. */
+  #sinceRecent(told: number): readonly Recent[] | undefined {
+    const first = this.#recent[0]?.sequence;
+    return first !== undefined && first <= told + 1 ? this.#recent.slice(told + 1 - first) : undefined;
+  }
+
+  #keptSince(told: number): readonly KeptRecord[] | undefined {
+    return this.#sinceRecent(told)?.map(
+      ({ sequence, bootId, json }) => parseLine(asLine(sequence, '', bootId, json).trimEnd())!,
+    );
+  }
+
+  /** Finds the end of the chain. What a crash left of a line goes; its record was not taken for kept. */
+  #resume(): void {
+    for (let segment = this.#segments.at(-1); segment !== undefined; segment = this.#segments.at(-1)) {
+      const text = readFileSync(segment.file, 'utf8');
+      const whole = text.slice(0, text.lastIndexOf('\n') + 1);
+      const last = whole.split('\n').findLast((line) => line !== '');
+      const line = last === undefined ? undefined : parseLine(last);
+      if (last !== undefined && line === undefined)
+        throw new Error(
+          `the audit log "${segment.file}" is damaged at its end; move the file away to go on without it`,
+        );
+      if (line === undefined) {
+        rmSync(segment.file);
+        this.#segments.pop();
+        continue;
+      }
+      this.#sequence = line.sequence;
+      this.#chain = line.chain;
+      for (const text of whole.split('\n').slice(-recentRecords)) {
+        const recent = text === '' ? undefined : parseLine(text);
+        if (recent !== undefined) {
+          const { sequence, bootId, json } = recent;
+          this.#remember({ sequence, bootId, json });
+        }
+      }
+      segment.bytes = Buffer.byteLength(whole);
+      this.#fd = openSync(segment.file, 'a', 0o600);
+      ftruncateSync(this.#fd, segment.bytes);
+      return;
+    }
+  }
+
+  #write(bytes: Uint8Array): boolean {
+    try {
+      const segment = this.#openSegment();
+      let written = 0;
+      try {
+        while (written < bytes.length) written += writeSync(this.#fd!, bytes, written);
+      } catch (error) {
+        // Half a line would end the log at the next start.
+        ftruncateSync(this.#fd!, segment.bytes);
+        throw error;
+      }
+      segment.bytes += written;
+      segment.lastMs = this.#options.wallMs();
+      this.#unsynced = true;
+      this.#health(true, '');
+      return true;
+    } catch (error) {
+      this.#health(false, (error as NodeJS.ErrnoException).code ?? String(error));
+      return false;
+    }
+  }
+
+  #openSegment(): Segment {
+    const last = this.#segments.at(-1);
+    const { segmentBytes = defaultSegmentBytes, directory } = this.#options;
+    if (last !== undefined && this.#fd !== undefined && last.bytes < segmentBytes) return last;
+    const first = this.#sequence + 1;
+    const file = path.join(directory, segmentName(first));
+    const fd = openSync(file, 'a', 0o600);
+    if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = fd;
+    const segment: Segment = { file, first, bytes: 0, lastMs: this.#options.wallMs() };
+    if (last?.file !== file) this.#segments.push(segment);
+    this.#expire();
+    return this.#segments.at(-1)!;
+  }
+
+  #expire(): void {
+    const { keepDays, mostBytes, wallMs } = this.#options;
+    const oldestMs = wallMs() - keepDays * dayMs;
+    let bytes = this.#segments.reduce((sum, segment) => sum + segment.bytes, 0);
+    while (this.#segments.length > 1 && (this.#segments[0]!.lastMs < oldestMs || bytes > mostBytes)) {
+      const [oldest] = this.#segments.splice(0, 1);
+      bytes -= oldest!.bytes;
+      rmSync(oldest!.file, { force: true });
+    }
+  }
+
+  #health(writable: boolean, reason: string): void {
+    if (writable === this.#writable) return;
+    this.#writable = writable;
+    this.#options.onHealth(writable, reason);
+  }
+
+  #sync(): void {
+    if (!this.#unsynced || this.#fd === undefined) return;
+    this.#unsynced = false;
+    fdatasync(this.#fd, (error) => {
+      if (error !== null && error.code !== 'EBADF') this.#health(false, error.code ?? error.message);
+    });
+  }
+
+  async *#readSegment(
+    segment: Segment,
+    filter: AuditFilter,
+    signal: AbortSignal | undefined,
+  ): AsyncGenerator<KeptRecord> {
+    // A line that is being written while it is read is not whole, and so is left out.
+    const needle = filter.vm === undefined ? undefined : `"vm":${JSON.stringify(filter.vm)}`;
+    for await (const text of lines(segment.file, signal)) {
+      if (text === '' || (needle !== undefined && !text.includes(needle))) continue;
+      const line = parseLine(text);
+      if (line !== undefined && matches(filter, line.record)) {
+        const { sequence, record, bootId } = line;
+        yield { sequence, record, ...(bootId !== undefined && { bootId }) };
+      }
+    }
+  }
+}
+
+async function* lines(file: string, signal: AbortSignal | undefined): AsyncGenerator<string> {
+  const stream = createReadStream(file, { encoding: 'utf8', ...(signal && { signal }) });
+  try {
+    yield* createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
+  } catch (error) {
+    // It was deleted since: too old.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  } finally {
+    stream.destroy();
+  }
+}
+
+const matches = (filter: AuditFilter, record: AuditRecord): boolean => {
+  if (filter.vm !== undefined && record.vm !== filter.vm) return false;
+  if (filter.uid !== undefined && record.uid !== filter.uid) return false;
+  if (filter.operation !== undefined && record.operation !== filter.operation) return false;
+  if (filter.verdict !== undefined && record.verdict !== filter.verdict) return false;
+  if (filter.path !== undefined) {
+    const below = filter.path === '/' ? '/' : `${filter.path}/`;
+    if (record.path !== filter.path && !record.path.startsWith(below)) return false;
+  }
+  if (filter.fromMs === undefined && filter.untilMs === undefined) return true;
+  const atMs = record.timeMs;
+  return (
+    (filter.fromMs === undefined || atMs >= filter.fromMs) && (filter.untilMs === undefined || atMs < filter.untilMs)
+  );
+};

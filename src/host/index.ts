@@ -2,6 +2,7 @@ export { attachWords, mountCommand, qemuArguments } from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
+export { Host, type HostOptions } from './host.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';
 export { type ServeEvent, type Server, serve } from './serve.ts';

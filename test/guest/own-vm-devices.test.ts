@@ -7,7 +7,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { ensureDisk, ImageStore, readTail, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
+import { ensureDisk, ImageStore, readConsole, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
 
@@ -84,7 +84,10 @@ test('Vm from an image built by a recipe answers on a forwarded port, and its co
     assert.ok(size > 0 && size <= consoleLogBytes, `${file} has ${size} bytes`);
     assert.equal(mode & 0o777, 0o600);
   }
-  assert.match(readTail(own.paths.consoleLog, 4_096).toString(), /\r\n19990\r\n[^]*\r\n20000\r\n/);
+  assert.match(
+    Buffer.from(readConsole(own.paths.consoleLog, -4_096, 4_096).bytes).toString(),
+    /\r\n19990\r\n[^]*\r\n20000\r\n/,
+  );
 });
 
 test('Vm waits when there is no room for its disk, says so, and goes on by itself', async (t) => {

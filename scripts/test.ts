@@ -84,6 +84,14 @@ const tiers: readonly Tier[] = [
     limitSeconds: 300,
     concurrency: 1,
   },
+  {
+    name: 'recovery',
+    title: 'device processes and keepers that die and are replaced under running guests',
+    files: ['test/recovery/**/*.test.ts'],
+    minimumTests: 8,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
 ];
 
 const usage = `usage: npm test -- [TIER...] [--filter TEXT]\ntiers: ${tiers.map((tier) => tier.name).join(', ')}`;

@@ -45,8 +45,10 @@ const head = {
   nextNodeid: 5,
   nextFh: 6,
   isInitialized: 7,
+  /** How often it was taken up since requests in flight were last done again to their end. */
+  takenUp: 8,
 } as const;
-type Counter = 'message' | 'nextNodeid' | 'nextFh' | 'isInitialized';
+type Counter = 'message' | 'nextNodeid' | 'nextFh' | 'isInitialized' | 'takenUp';
 
 /** Of a block, before its payload: its size, its kind, and how long its payload is. */
 const BLOCK_HEAD_BYTES = 16;

@@ -275,6 +275,7 @@ class DeviceServer {
         onClosed,
         ...(journal && { journal }),
         ...(left?.recovered && { recovered: left.recovered }),
+        ...(left && { refusesRedone: left.journal.takeUp() }),
       });
     } catch (error) {
       log(`what a device process left can't be taken up: ${error instanceof Error ? error.message : String(error)}`);
@@ -283,8 +284,16 @@ class DeviceServer {
       journal?.end();
       return;
     }
+    let isRedoing = left !== undefined;
     const served: Open = {
-      process: (budget) => device.process(budget),
+      process: (budget) => {
+        const hasMore = device.process(budget);
+        if (isRedoing && !device.hasRedone) {
+          isRedoing = false;
+          journal?.settle();
+        }
+        return hasMore;
+      },
       get servedCount() {
         return device.servedCount;
       },

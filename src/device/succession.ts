@@ -10,6 +10,8 @@ import { ProcessJournal } from './process-journal.ts';
 import { ConnectionJournal } from './session-journal.ts';
 
 const PROCESS = 'process';
+/** Successors that may die over what was in flight before it is refused. */
+const MOST_TAKEN_UP = 3;
 
 /** Names of what is kept for a socket, by its path. */
 const listening = (path: string): string => `${path} listening`;
@@ -57,6 +59,21 @@ export class TargetJournal implements DeviceJournal {
     this.#names = new Set(names);
     this.#lastName = names.reduce((a, b) => Math.max(a, b), 0);
     this.#onLoss = onLoss;
+  }
+
+  /**
+   * A successor takes it up. True when so many have died over what was in flight that it must be one of these requests: it is
+   * to be refused.
+   */
+  takeUp(): boolean {
+    const times = this.file.journal.counter('takenUp') + 1;
+    this.file.journal.setCounter('takenUp', times);
+    return times > MOST_TAKEN_UP;
+  }
+
+  /** What was in flight has been done again. */
+  settle(): void {
+    this.file.journal.setCounter('takenUp', 0);
   }
 
   ring(queueIndex: number): RingMemory {

@@ -32,6 +32,8 @@ export interface VirtioFsOptions extends Partial<BackEndOptions> {
   /** What outlives this process, and what a predecessor has left there. */
   journal?: DeviceJournal;
   recovered?: Recovered;
+  /** Answers EIO to what a predecessor had begun, rather than doing it again. */
+  refusesRedone?: boolean;
 }
 
 /** What has happened, since the device began. */
@@ -112,6 +114,7 @@ export class VirtioFsDevice implements Exchange {
   readonly #backEnd: BackEnd;
   readonly #handler: RequestHandler;
   readonly #journal: DeviceJournal | undefined;
+  readonly #refusesRedone: boolean;
   readonly #onFault: (message: string) => void;
   readonly #error = new Uint8Array(new ArrayBuffer(OUT_HEADER_BYTES));
   readonly #errorView = new DataView(this.#error.buffer);
@@ -137,6 +140,7 @@ export class VirtioFsDevice implements Exchange {
     this.view = new DataView(buffer);
     this.#handler = handler;
     this.#journal = options.journal;
+    this.#refusesRedone = options.refusesRedone ?? false;
     this.#onFault = options.onFault ?? (() => undefined);
     this.#backEnd = new BackEnd(
       controlFd,
@@ -169,6 +173,11 @@ export class VirtioFsDevice implements Exchange {
   /** Interrupts the driver of every queue: a predecessor may have shown it something and not come to tell. */
   interrupt(): void {
     for (const queue of this.#active) queue.interrupt();
+  }
+
+  /** Whether a predecessor has begun what is still to be done. */
+  get hasRedone(): boolean {
+    return this.#active.some((queue) => queue.hasRedone);
   }
 
   /** Shows drivers what was given back, and interrupts those who want to know. */
@@ -270,7 +279,8 @@ export class VirtioFsDevice implements Exchange {
       if (popped === POP_FAULT) {
         this.counters.badChains++;
         this.#answerError();
-      } else if (popped === POP_CHAIN) {
+      } else if (this.#refusesRedone && queue.isRedone) this.#answerError();
+      else if (popped === POP_CHAIN) {
         this.#handle();
         this.#journal?.ends();
       }

@@ -303,6 +303,11 @@ export class Virtqueue {
     this.suppressKicks(false);
   }
 
+  /** Whether chains are left that a predecessor took; on a ring that stands still they wait for it. */
+  get hasRedone(): boolean {
+    return this.isRunning && this.#redo.length > 0;
+  }
+
   /** When the chain of `head` was taken, by the journal's count; 0 while it is not in flight, or without a journal. */
   orderOf(head: number): number {
     return this.#inFlightLog?.orderOf(head) ?? 0;

@@ -60,3 +60,17 @@ test('a device killed at random points of random scripts, again and again, goes 
   );
   t.diagnostic(`${deaths} deaths at most`);
 });
+
+test('a successor that refuses what was in flight answers it EIO, once, and serves what comes next', () => {
+  let refused = 0;
+  for (let at = 700; at < 1000; at += 9) {
+    using machine = new Machine(specAt(0), [at], true);
+    const guest = new Guest(machine);
+    guest.start();
+    const next = random(4);
+    for (let i = 0; i < 5; i++) guest.step(next);
+    assert.notEqual(guest.walk('guest'), 0);
+    if (guest.story.some((told) => told.endsWith(': 5'))) refused++;
+  }
+  assert.ok(refused > 0, 'some request was in flight');
+});

@@ -134,14 +134,17 @@ export class Machine implements Disposable {
   readonly #controlFd: number;
   /** At which point of each life it ends; Infinity: never. */
   readonly #killsAt: number[];
+  readonly #refuses: boolean;
   #underway: Underway[] = [];
   #sequence = 0;
   #life: Life;
   deaths = 0;
   readonly faults: string[] = [];
 
-  constructor(spec: WorldSpec, killsAt: readonly number[] = []) {
+  /** `refuses`: successors refuse what was in flight. */
+  constructor(spec: WorldSpec, killsAt: readonly number[] = [], refuses = false) {
     this.#killsAt = [...killsAt];
+    this.#refuses = refuses;
     this.world = new World(spec);
     this.#feed = new DeviceFeed(this.world.authority, 'device');
     const buffer = new ArrayBuffer(JOURNAL_BYTES);
@@ -266,6 +269,7 @@ export class Machine implements Disposable {
       queues: QUEUES,
       onFault: log,
       journal: target,
+      refusesRedone: this.#refuses && this.deaths > 0,
       ...(saved && { recovered: { saved: saved.saved, fd } }),
     });
     target.connection.device = device;

@@ -36,6 +36,25 @@ function same(seed: number, steps: number, killsAt: readonly number[], expected:
   assert.deepEqual(got.tree, expected.tree, told);
 }
 
+for (const act of ['forgetting', 'exclusive', 'reading', 'naming', 'listing'] as const)
+  test(`a device killed at every point of ${act} goes on as if nothing had been`, (t) => {
+    let begins = 0;
+    let ends = 0;
+    const play = (killsAt: readonly number[]): { story: readonly string[]; tree: readonly string[] } => {
+      using machine = new Machine(specAt(0), killsAt);
+      const guest = new Guest(machine);
+      guest.start();
+      if (killsAt.length === 0) begins = machine.points;
+      guest[act]();
+      if (killsAt.length === 0) ends = machine.points;
+      assert.deepEqual(machine.faults, []);
+      return { story: guest.story, tree: treeOf(machine) };
+    };
+    const whole = play([]);
+    for (let at = begins; at <= ends; at++) assert.deepEqual(play([at]), whole, `killed at ${at}`);
+    t.diagnostic(`${ends - begins} points: ${whole.story.join(', ')}`);
+  });
+
 test('a device killed at any point of a script goes on as if nothing had been', (t) => {
   const seed = 4;
   const steps = 25;

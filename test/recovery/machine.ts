@@ -203,6 +203,34 @@ export class Machine implements Disposable {
     const target = new TargetJournal(keeping, 'vm', file, names, (reason) => assert.fail(reason));
     if (saved !== undefined) keeping.finish('', saved.number, Buffer.from(saved.reply, 'base64'), saved.takenBytes);
     const replica = new Replica();
+    const revision = this.#feed.revision;
+    let life: Life | undefined;
+    this.#feed.attach((delta) => {
+      if (points.isDead) return;
+      try {
+        replica.apply(delta);
+        life ??= this.#takeUp(target, replica, saved, points, watched);
+        this.#feed.applied(delta.revision);
+        points.pass();
+      } catch (error) {
+        if (!(error instanceof Killed)) throw error;
+      }
+    });
+    if (points.isDead) throw new Killed();
+    assert.equal(replica.snapshot.revision, revision);
+    life!.fileSystem.dropUnlinked();
+    life!.device.interrupt();
+    return life!;
+  }
+
+  /** As the server does: once the replica has its first tree. */
+  #takeUp(
+    target: TargetJournal,
+    replica: Replica,
+    saved: ReturnType<typeof readControl>,
+    points: Points,
+    watched: Map<number, () => void>,
+  ): Life {
     const { connection } = target;
     const fileSystem = new TreeFileSystem({
       replica,
@@ -231,35 +259,6 @@ export class Machine implements Disposable {
       log,
       journal: connection,
     });
-    const revision = this.#feed.revision;
-    let device: VirtioFsDevice | undefined;
-    this.#feed.attach((delta) => {
-      if (points.isDead) return;
-      try {
-        replica.apply(delta);
-        device ??= this.#device(target, session, fileSystem, replica, saved, watched, log);
-        this.#feed.applied(delta.revision);
-        points.pass();
-      } catch (error) {
-        if (!(error instanceof Killed)) throw error;
-      }
-    });
-    if (points.isDead) throw new Killed();
-    assert.equal(replica.snapshot.revision, revision);
-    fileSystem.dropUnlinked();
-    device!.interrupt();
-    return { points, device: device!, fileSystem, watched };
-  }
-
-  #device(
-    target: TargetJournal,
-    session: FuseSession,
-    fileSystem: TreeFileSystem,
-    replica: Replica,
-    saved: ReturnType<typeof readControl>,
-    watched: Map<number, () => void>,
-    log: (message: string) => void,
-  ): VirtioFsDevice {
     const watcher = {
       watch: (fd: number, onReadable: () => void) => void watched.set(fd, onReadable),
       unwatch: (fd: number) => void watched.delete(fd),
@@ -272,9 +271,9 @@ export class Machine implements Disposable {
       refusesRedone: this.#refuses && this.deaths > 0,
       ...(saved && { recovered: { saved: saved.saved, fd } }),
     });
-    target.connection.device = device;
-    session.restore(target.connection.recover(fileSystem, replica));
-    return device;
+    connection.device = device;
+    session.restore(connection.recover(fileSystem, replica));
+    return { points, device, fileSystem, watched };
   }
 
   /** Does what the kernel does when a process is gone: its descriptors and mappings go, and nothing else happens. */

@@ -142,6 +142,68 @@ export class Guest {
     return nodeid;
   }
 
+  // --- what is killed at every point ---
+
+  /** A nodeid is known until the guest has given back every lookup. */
+  forgetting(): void {
+    const [nodeid] = [0, 1, 2].map(() => this.walk('app', 'steady'));
+    for (let given = 0; given < 2; given++) {
+      this.ask([['FORGET', { nodeid: nodeid!, in: { nlookup: 1 } }]]);
+      this.#say(`getattr: ${this.#one('GETATTR', { nodeid: nodeid! }).errno}`);
+    }
+  }
+
+  /** Made once, written once, and cut once. */
+  exclusive(): void {
+    const guest = this.walk('guest');
+    const make = {
+      nodeid: guest,
+      in: { flags: O_CREAT | O_EXCL | O_WRONLY | O_APPEND, mode: 0o100644 },
+      rest: ['new'],
+    };
+    const made = this.#one('CREATE', make);
+    this.#say(`create: ${made.errno}`);
+    const nodeid = this.#entry(made);
+    const fh = this.#fh(made, abi.EntryOut.sizeBytes);
+    for (const text of ['one ', 'two ']) this.#say(`write: ${this.#writeAt(nodeid, fh, text)}`);
+    this.#say(`release: ${this.#one('RELEASE', { nodeid, in: { fh } }).errno}`);
+    const cut = this.#one('OPEN', { nodeid, in: { flags: O_WRONLY | O_TRUNC } });
+    this.#say(`write: ${this.#writeAt(nodeid, this.#fh(cut), 'cut')}`);
+    this.#say(`release: ${this.#one('RELEASE', { nodeid, in: { fh: this.#fh(cut) } }).errno}`);
+    this.#say(`open: ${this.#one('OPEN', { nodeid, in: { flags: O_WRONLY | O_TRUNC } }).errno}`);
+  }
+
+  #writeAt(nodeid: number, fh: number, text: string): number {
+    const data = new TextEncoder().encode(text);
+    return this.#one('WRITE', { nodeid, in: { fh, offset: 0, size: data.length }, rest: [data] }).errno;
+  }
+
+  /** The value that burns is read to its end by whoever read its beginning, and the version that is open stays. */
+  reading(): void {
+    for (const [directory, name] of [
+      ['once', 'first'],
+      ['app', 'shared'],
+    ] as const) {
+      this.#open(this.walk(directory, name), 0, name);
+      const { fh, nodeid } = this.#files.at(-1)!;
+      for (let offset = 0; offset < 9; offset += 3) {
+        const told = this.#one('READ', { nodeid, in: { fh, offset, size: 3 } });
+        this.#say(`read: ${told.errno} ${new TextDecoder().decode(told.body)}`);
+        if (offset === 3) this.#outside();
+      }
+    }
+  }
+
+  /** Names that are made, moved and removed, one after the other and several at once. */
+  naming(): void {
+    this.#names3();
+    this.#together();
+  }
+
+  listing(): void {
+    this.#list();
+  }
+
   /** One step that the seed chooses. */
   step(next: (below: number) => number): void {
     const steps = [

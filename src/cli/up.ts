@@ -127,7 +127,6 @@ export class Up implements AsyncDisposable {
       imageGid: ownUsers ? uidBase + uidCount : undefined,
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
-      hasKeeper: false,
       version,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,

@@ -6,6 +6,7 @@ import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
+import type { KeeperUnit } from './keeper-unit.ts';
 import { VmDevice } from './vm-device.ts';
 import type { VmTree } from './vm-tree.ts';
 
@@ -17,8 +18,8 @@ export interface VmServedOptions {
   readonly launcher: Launcher;
   readonly audit: AuditStore;
   readonly bootId: () => string | undefined;
-  /** Whether device processes get what outlives them from the keeper. */
-  readonly hasKeeper: boolean;
+  /** Holds what outlives device processes. */
+  readonly keeper: KeeperUnit;
   readonly onEvent: (event: DeviceEvent) => void;
 }
 
@@ -54,6 +55,7 @@ export class VmServed {
       config: () => this.#config(),
       onEvent,
       onAuditWaiting: () => this.#ring.doorbell(),
+      isSucceeded: () => this.#device !== undefined,
     });
   }
 
@@ -64,6 +66,8 @@ export class VmServed {
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
   async start(signal?: AbortSignal): Promise<void> {
     await this.#changing;
+    const { keeper, vm, paths, owner } = this.#options;
+    await keeper.open(vm, paths.keeper, owner.uid);
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
@@ -95,6 +99,7 @@ export class VmServed {
     this.#options.tree.servedBy(undefined);
     await device.stop();
     this.#device = undefined;
+    await this.#options.keeper.close(this.#options.vm);
     this.#ring.drain();
     this.#options.tree.authority.holdersAre([]);
   }
@@ -161,14 +166,13 @@ export class VmServed {
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, hasKeeper, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, onEvent } = this.#options;
     const { uid, gid } = owner;
-    const keeper = hasKeeper ? ['--keeper', paths.keeper] : [];
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, ...keeper],
+        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
         environment: partEnvironment(),
         limits: deviceLimits,
         logFile: paths.log,

@@ -94,11 +94,12 @@ export class UpMachine {
       },
       bootLimitMs,
     );
-    const start = printed.indexOf('\n') + 1;
+    // After the line that was typed, which the console shows.
+    const start = printed.indexOf('\n', printed.indexOf(`${mark.slice(0, 4)}''`)) + 1;
     return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
   }
 
   async untilReady(name: string): Promise<void> {
-    await until(`the guest of ${name}`, async () => (await this.console(name)).includes('tiny: ready'), bootLimitMs);
+    await until(`the guest of ${name}`, async () => /tiny: ready[^]*# /.test(await this.console(name)), bootLimitMs);
   }
 }

@@ -34,6 +34,7 @@ export class VmServed {
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
+  #isReleased = false;
 
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
@@ -115,18 +116,21 @@ export class VmServed {
 
   /** The log can be written again or not. */
   auditHealth(writable: boolean): void {
+    if (this.#isReleased) return;
     this.#ring.setUnwritable(!writable);
     if (writable) this.#ring.drain();
   }
 
   /** True when the log has every record that was made. */
   drain(): boolean {
-    return this.#ring.drain();
+    return this.#isReleased || this.#ring.drain();
   }
 
   /** Lets go: the device process lives on. */
   async release(): Promise<void> {
     await this.#changing;
+    if (this.#isReleased) return;
+    this.#isReleased = true;
     await this.#device?.release();
     this.#session.close();
     this.#ring.drain();

@@ -18,7 +18,7 @@ import type { Terminal } from './terminal.ts';
 import { findApi } from './where.ts';
 
 /** Nobody waits longer at a prompt. */
-const patienceMs = 1_000;
+const patienceMs = 2_000;
 
 interface Candidate {
   readonly value: string;
@@ -81,7 +81,8 @@ const answerFor = async (words: readonly string[], terminal: Terminal): Promise<
     return matching(await valuesOf(option, value, names), `${flag}=`);
   }
   if (!place.onlyArguments && current.startsWith('-')) return matching(flagsOf(place));
-  if (place.command.commands.length > 0) return matching(commandsOf(place.command));
+  if (place.command.commands.length > 0)
+    return place.arguments.length > 0 ? nothing : matching(commandsOf(place.command));
   const { registeredArguments } = place.command;
   const next = registeredArguments[place.arguments.length] ?? registeredArguments.findLast(({ variadic }) => variadic);
   return next === undefined ? matching(flagsOf(place)) : matching(await argumentsOf(next, current, place, names));

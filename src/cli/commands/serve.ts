@@ -1,8 +1,7 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
 import type { Command } from 'commander';
-import { loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
+import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
 import { collect, command, type Shell } from '../command.ts';
-import { exportReplica } from '../export-tree.ts';
 import { asJson, inWords } from '../serve-words.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';

@@ -5,6 +5,8 @@
  */
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
+import { problemCodes } from '../src/cluster/problem.ts';
+import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
@@ -49,6 +51,26 @@ const tables: readonly Table[] = [
         };
         return [String(bit), name, on('virtiofs'), on('dev-fuse'), reason];
       }),
+  },
+  {
+    document: 'docs/api.md',
+    name: 'problems',
+    head: ['code', 'status', 'meaning'],
+    rows: () => Object.entries(problemCodes).map(([code, [status, title]]) => [code, String(status), title]),
+  },
+  {
+    document: 'docs/api.md',
+    name: 'operations',
+    head: ['operation', 'request', 'access', 'what it does'],
+    rows: () =>
+      Object.values(routes)
+        .filter((route) => 'operationId' in route)
+        .map((route) => [
+          route.operationId,
+          `\`${route.method.toUpperCase()} ${route.path}\``,
+          route['x-access'],
+          route.summary,
+        ]),
   },
   {
     document: 'docs/conformance.md',

@@ -21,6 +21,14 @@ const tiers: readonly Tier[] = [
     concurrency: 1,
   },
   {
+    name: 'api',
+    title: 'the API over real stores and trees, hostile clients among them',
+    files: ['test/cluster/**/*.test.ts'],
+    minimumTests: 43,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+  {
     name: 'fuzz',
     title: 'malformed input kept from earlier finds, replayed',
     files: ['test/fuzz/**/*.test.ts'],

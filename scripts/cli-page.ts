@@ -8,7 +8,7 @@ const intro = `# The command line
 
 What \`porthole help\` says, on one page. [operations.md](operations.md) says how to run a host.
 
-Commands that look at a machine, an image or the host ask the API of the host daemon: over its unix socket, where the kernel says who asks, or over TLS with a key. \`--api\` says where, else the environment variable \`PORTHOLE_API\`, else \`api\` in \`~/.config/porthole/config.yaml\`, else \`unix:/run/porthole/api.sock\`. A key is read from the file that \`PORTHOLE_KEY_FILE\` names, or from \`key\` or \`keyFile\` of the configuration, which then goes to the configured API only; both files must be closed to others.
+Commands that look at a machine, an image or the host ask the API of the host daemon: over its unix socket, where the kernel says who asks, or over TLS with a key. \`--api\` says where, else the environment variable \`PORTHOLE_API\`, else \`api\` in \`~/.config/porthole/config.yaml\`, else \`unix:/run/porthole/api.sock\`. A key is read from the file that \`PORTHOLE_KEY_FILE\` names, or from \`key\` or \`keyFile\` of the configuration, which then goes to the configured API only; both files must be closed to others. \`PORTHOLE_CA_FILE\`, or \`caFile\` there, names the certificate of a server that this machine does not trust by itself.
 
 - Tables are for people: their columns may change. \`--json\` is for programs: one document, or JSON lines where a command goes on. What is printed beside the result (progress, warnings) goes to standard error.
 - Nothing is printed when there is nothing to say. Colours are for terminals only, never without the words, and off with \`NO_COLOR\`.

@@ -32,7 +32,7 @@ const tiers: readonly Tier[] = [
     name: 'cli',
     title: 'the porthole command before the API, on pipes, terminals and in shells',
     files: ['test/cli/**/*.test.ts'],
-    minimumTests: 18,
+    minimumTests: 22,
     limitSeconds: 420,
     concurrency: 1,
   },

@@ -11,6 +11,7 @@ import { keyCommands } from './commands/key.ts';
 import { metadataCommands } from './commands/metadata.ts';
 import { policyCommands } from './commands/policy.ts';
 import { serveCommands } from './commands/serve.ts';
+import { upCommands } from './commands/up.ts';
 import { vmCommands } from './commands/vm.ts';
 import { exitCodeHelp, exitCodes } from './exit-code.ts';
 
@@ -45,6 +46,7 @@ export const buildProgram = (shell: Shell): Command => {
   policyCommands(program, shell);
   auditCommands(program, shell);
   program.commandsGroup('The host:');
+  upCommands(program, shell);
   hostCommands(program, shell);
   imageCommands(program, shell);
   keyCommands(program, shell);

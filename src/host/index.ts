@@ -7,6 +7,7 @@ export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';
 export { printable } from './printable.ts';
 export { type ServeEvent, type Server, serve } from './serve.ts';
+export { groupId } from './serve-targets.ts';
 export { ServedTree } from './served-tree.ts';
 export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.ts';
 export { formatProblem, formatProblems, type Paint, SpecError, type SpecProblem } from './spec-problem.ts';

@@ -102,7 +102,7 @@ test('Progress draws over its line on a terminal, and else prints one every few 
     }) as unknown as Terminal;
   const drawn = new Progress(terminal(true), 'adding x:1', 'bytes');
   drawn.tell({ step: 'copying', done: 1024, total: 2048 });
-  drawn.tell({ step: 'checking', done: 0 });
+  drawn.tell({ step: 'checking', done: 1, total: 1 });
   drawn.end();
   assert.equal(
     said,

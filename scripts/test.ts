@@ -101,6 +101,14 @@ const tiers: readonly Tier[] = [
     concurrency: 1,
   },
   {
+    name: 'recovery',
+    title: 'device processes and keepers that die and are replaced under running guests',
+    files: ['test/recovery/**/*.test.ts'],
+    minimumTests: 14,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
+  {
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],

@@ -44,8 +44,8 @@ test('porthole __complete answers from the tree of commands and from the API', a
   };
   const lines = Object.keys(expected);
   const found: string[][] = [];
-  for (let i = 0; i < lines.length; i += 6)
-    found.push(...(await Promise.all(lines.slice(i, i + 6).map((line) => candidates(stage, line)))));
+  for (let i = 0; i < lines.length; i += 3)
+    found.push(...(await Promise.all(lines.slice(i, i + 3).map((line) => candidates(stage, line)))));
   assert.deepEqual(Object.fromEntries(lines.map((line, i) => [line, found[i]])), expected);
   // Nobody is there, and nobody is told.
   const nobody = { PORTHOLE_API: 'unix:/nowhere' };
@@ -103,11 +103,18 @@ for (const { name, command, files } of shells) {
       const before = shell.out().length;
       const since = (): string => shell.out().slice(before);
       shell.type(`${typed}\t`);
-      await until(`${typed} to be completed (${since()})`, async () => completed.test(since()), 60_000);
+      let pressedMs = performance.now();
+      const isCompleted = async (): Promise<boolean> => {
+        // Completion gives up after a moment, as it should: then a person presses the key again.
+        if (performance.now() - pressedMs > 8_000) {
+          shell.type('\t');
+          pressedMs = performance.now();
+        }
+        return completed.test(since());
+      };
+      await until(`${typed} to be completed`, isCompleted, 60_000);
       shell.type('\r');
-      await until(`${typed} to be run (${since()})`, async () => answer.test(since()), 60_000).catch((error) => {
-        throw new Error(`${(error as Error).message}: ${JSON.stringify(since())}`);
-      });
+      await until(`${typed} to be run`, async () => answer.test(since()), 60_000);
     };
     await completes('porthole stat', /porthole stat[^]*us/, /host: +host-1/);
     await completes('porthole vm show we', /we[^]*b-1/, /name: +web-1/);

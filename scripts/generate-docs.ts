@@ -1,8 +1,9 @@
 /**
- * Writes the tables in docs/ that come from code, each between `<!-- table: NAME -->` and `<!-- end of table -->`.
+ * Writes what in docs/ comes from code: tables, each between `<!-- table: NAME -->` and `<!-- end of table -->`, and whole
+ * pages.
  * `--check`: writes nothing, and fails when a document does not say what the code says.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { problemCodes } from '../src/cluster/problem.ts';
 import * as routes from '../src/cluster/routes/index.ts';
@@ -11,6 +12,7 @@ import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
 import { rowsOf } from '../test/conformance/table.ts';
 import { topics } from '../test/conformance/topics.ts';
+import { cliPage } from './cli-page.ts';
 
 interface Table {
   readonly document: string;
@@ -91,11 +93,15 @@ function filled(text: string, table: Table): string {
   return `${text.slice(0, from + start.length)}\n${rows.join('\n')}\n${text.slice(to)}`;
 }
 
+/** Documents that are generated as a whole. */
+const pages: Readonly<Record<string, () => string>> = { 'docs/cli.md': cliPage };
+
 const { values } = parseArgs({ options: { check: { type: 'boolean', default: false } } });
-const documents = [...new Set(tables.map(({ document }) => document))];
+const documents = [...new Set([...tables.map(({ document }) => document), ...Object.keys(pages)])];
 for (const document of documents) {
-  const text = readFileSync(document, 'utf8');
-  const wanted = tables.filter((table) => table.document === document).reduce(filled, text);
+  const page = pages[document]?.();
+  const text = page !== undefined && !existsSync(document) ? '' : readFileSync(document, 'utf8');
+  const wanted = page ?? tables.filter((table) => table.document === document).reduce(filled, text);
   if (wanted === text) continue;
   if (values.check) {
     console.error(`${document} differs from the code; run: node scripts/generate-docs.ts`);

@@ -29,6 +29,14 @@ const tiers: readonly Tier[] = [
     concurrency: 1,
   },
   {
+    name: 'cli',
+    title: 'the porthole command before the API, on pipes, terminals and in shells',
+    files: ['test/cli/**/*.test.ts'],
+    minimumTests: 22,
+    limitSeconds: 420,
+    concurrency: 1,
+  },
+  {
     name: 'fuzz',
     title: 'malformed input kept from earlier finds, replayed',
     files: ['test/fuzz/**/*.test.ts'],

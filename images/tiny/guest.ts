@@ -10,7 +10,7 @@ import { setImmediate } from 'node:timers/promises';
 import type { ReadStream, WriteStream } from 'node:tty';
 import { ConsoleLog } from './console.ts';
 import { ControlChannel, type GuestJob, type RunOptions, type RunResult } from './control.ts';
-import { type TinyImage, tinyImage } from './image.ts';
+import { type BootImage, tinyImage } from './image.ts';
 import { type Json, Qmp } from './qmp.ts';
 
 interface VirtiofsDevice {
@@ -29,6 +29,8 @@ interface SharedDirectory {
 }
 
 interface GuestOptions {
+  /** What to boot; it must run the control service. The tiny image unless given. */
+  readonly image?: BootImage;
   readonly virtiofs?: readonly VirtiofsDevice[];
   readonly shares?: readonly SharedDirectory[];
   /** Memory as QEMU writes it; `256M` unless given. Above 2G on x86 it is in two regions, one beyond 4 GiB. */
@@ -73,7 +75,7 @@ const imageShare = { tag: 'porthole-image' };
 export class Guest implements AsyncDisposable {
   /** Time from starting QEMU until commands could run. */
   readonly bootMs: number;
-  readonly image: TinyImage;
+  readonly image: BootImage;
   /** Settles when QEMU has ended. */
   readonly ended: Promise<void>;
   readonly #dir: string;
@@ -87,7 +89,7 @@ export class Guest implements AsyncDisposable {
 
   private constructor(parts: {
     bootMs: number;
-    image: TinyImage;
+    image: BootImage;
     dir: string;
     qemu: ChildProcess;
     ended: Promise<void>;
@@ -113,7 +115,7 @@ export class Guest implements AsyncDisposable {
 
   /** Starts QEMU and resolves once commands can run. Rejects with QEMU's words and the guest's console. */
   static async start(options: GuestOptions = {}): Promise<Guest> {
-    const image = await tinyImage();
+    const image = options.image ?? (await tinyImage());
     const dir = mkdtempSync(join(tmpdir(), 'porthole-guest-'));
     const startedAt = performance.now();
     const console = await acceptOne(join(dir, 'console'));
@@ -314,7 +316,7 @@ export class Guest implements AsyncDisposable {
   }
 }
 
-function commandLine(image: TinyImage, dir: string, options: GuestOptions): { command: string; args: string[] } {
+function commandLine(image: BootImage, dir: string, options: GuestOptions): { command: string; args: string[] } {
   const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
   const { qemu, machine, cpu, console } = machines[arch];
   const memory = options.memory ?? '256M';

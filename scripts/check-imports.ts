@@ -12,7 +12,7 @@ import { parseSync } from 'oxc-parser';
 const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
-  ['fuse', 'ninep', 'virtio', 'imds', 'qemu'],
+  ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
   ['device'],
   ['agent', 'host', 'cluster'],
   ['cli'],
@@ -21,7 +21,14 @@ const siblings = new Set(['virtio>fuse', 'sys>wire']);
 const withoutNode = new Set(['wire', 'tree']);
 const withFfi = new Set(['sys']);
 /** `cluster` parses nothing that a guest sends. */
-const forbidden = new Set(['cluster>fuse', 'cluster>ninep', 'cluster>virtio', 'cluster>imds', 'cluster>device']);
+const forbidden = new Set([
+  'cluster>fuse',
+  'cluster>ninep',
+  'cluster>virtio',
+  'cluster>imds',
+  'cluster>qemu',
+  'cluster>device',
+]);
 
 const layerOf = (room: string) => layers.findIndex((rooms) => rooms.includes(room));
 const findings: string[] = [];

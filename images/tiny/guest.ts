@@ -8,10 +8,10 @@ import { join } from 'node:path';
 import type { Readable, Writable } from 'node:stream';
 import { setImmediate } from 'node:timers/promises';
 import type { ReadStream, WriteStream } from 'node:tty';
+import { type Json, Qmp } from '../../src/qemu/index.ts';
 import { ConsoleLog } from './console.ts';
 import { ControlChannel, type GuestJob, type RunOptions, type RunResult } from './control.ts';
 import { type BootImage, tinyImage } from './image.ts';
-import { type Json, Qmp } from './qmp.ts';
 
 interface VirtiofsDevice {
   /** Path of the back end's listening vhost-user socket. */

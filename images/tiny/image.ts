@@ -53,6 +53,13 @@ const modulePatterns = [
   'drivers/virtio/*',
   'drivers/char/virtio_console.ko*',
   'drivers/block/virtio_blk.ko*',
+  'drivers/net/virtio_net.ko*',
+  'drivers/net/net_failover.ko*',
+  'net/core/failover.ko*',
+  'drivers/acpi/button.ko*',
+  'drivers/input/evdev.ko*',
+  'drivers/misc/pvpanic/*',
+  'drivers/char/hw_random/virtio-rng.ko*',
   'fs/fuse/*',
   'fs/9p/*',
   'fs/netfs/*',
@@ -102,7 +109,7 @@ function findPackages(): string | undefined {
 function inputsHash(packages: string): string {
   const hash = createHash('sha256');
   for (const name of globSync('*.deb', { cwd: packages }).toSorted()) hash.update(`${name}\n`);
-  for (const name of globSync('{init,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).toSorted()) {
+  for (const name of globSync('{init,tiny-vm,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).toSorted()) {
     hash.update(`${name}\n`);
     hash.update(readFileSync(join(here, name)));
   }
@@ -186,6 +193,8 @@ function build(): string {
     listBootModules(root, release);
     copyFileSync(join(here, 'init'), join(root, 'init'));
     chmodSync(join(root, 'init'), 0o755);
+    copyFileSync(join(here, 'tiny-vm'), join(root, 'usr/bin/tiny-vm'));
+    chmodSync(join(root, 'usr/bin/tiny-vm'), 0o755);
     const names = run('find', ['.'], { cwd: root });
     const sorted = names.split('\n').filter(Boolean).toSorted().join('\n');
     run('cpio', ['--quiet', '-o', '-H', 'newc', '--owner=0:0', '--reproducible', '-F', join(out, 'initramfs')], {

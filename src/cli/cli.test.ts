@@ -5,6 +5,7 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { commitNow } from '../../test/tree/world.ts';
 import { digestOf, parseSpec, SpecError, State } from '../host/index.ts';
 import { Authority, ways } from '../tree/index.ts';
 import { runCli } from './cli.ts';
@@ -30,6 +31,7 @@ const terminal = (out: string[], err: string[], more: object = {}) => ({
   errIsTerminal: false,
   environment: {},
   interrupted: new AbortController().signal,
+  onReopen: () => {},
   forced: new AbortController().signal,
   ...more,
 });
@@ -251,14 +253,15 @@ test('porthole export --state prints what was made and written in the guest', as
       truncate: true,
       grantedAtOpen: true,
     } as const;
-    assert.equal(authority.commit({ ...write, ino: ino('/app/settings') }, ways.virtiofs, 'test').errno, 0);
-    const made = authority.commit(
+    assert.equal(commitNow(authority, { ...write, ino: ino('/app/settings') }, ways.virtiofs, 'test').errno, 0);
+    const made = commitNow(
+      authority,
       { op: 'create', caller, parentIno: ino('/guest'), name: 'mine', mode: 0o640, umask: 0 },
       ways.virtiofs,
       'test',
     );
     assert.equal(made.errno, 0);
-    assert.equal(authority.commit({ ...write, ino: made.ino }, ways.virtiofs, 'test').errno, 0);
+    assert.equal(commitNow(authority, { ...write, ino: made.ino }, ways.virtiofs, 'test').errno, 0);
     assert.ok(authority.snapshot.revision > snapshot.revision);
     // Another process may look while this one has the state open.
     const { code, out } = porthole('export', '--state', stateDirectory);

@@ -97,7 +97,9 @@ Examples:
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
 
-Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.`,
+Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
+SIGHUP opens the audit log by its name again, so that it can be rotated; where
+serve has a terminal, SIGHUP ends it.`,
     )
     .action((file: string, flags: ServeFlags) => runServe(file, flags, terminal));
 
@@ -187,6 +189,7 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
   terminal.forced.addEventListener('abort', () => server.force(), { once: true });
   terminal.interrupted.addEventListener('abort', () => void server.stop(), { once: true });
   if (terminal.interrupted.aborted) void server.stop();
+  terminal.onReopen(() => server.reopenAudit());
   await server.ended;
 };
 

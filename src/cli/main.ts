@@ -3,12 +3,20 @@ import { runCli } from './cli.ts';
 
 const interrupted = new AbortController();
 const forced = new AbortController();
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.on(signal, () => {
-    if (interrupted.signal.aborted) forced.abort();
-    interrupted.abort();
-  });
-}
+const interrupt = (): void => {
+  if (interrupted.signal.aborted) forced.abort();
+  interrupted.abort();
+};
+process.on('SIGINT', interrupt);
+process.on('SIGTERM', interrupt);
+
+/** On a terminal SIGHUP says that it is gone; to a service it says that its log was moved away. */
+const hasTerminal = [process.stdin, process.stdout, process.stderr].some(({ isTTY }) => isTTY);
+const reopens: (() => void)[] = [];
+process.on('SIGHUP', () => {
+  if (hasTerminal) interrupt();
+  else for (const reopen of reopens) reopen();
+});
 
 /** A reader that falls behind by more is as good as gone. */
 const waitingBytes = 16 * 1024 * 1024;
@@ -30,4 +38,5 @@ process.exitCode = await runCli(process.argv.slice(2), {
   environment: process.env,
   interrupted: interrupted.signal,
   forced: forced.signal,
+  onReopen: (reopen) => void reopens.push(reopen),
 });

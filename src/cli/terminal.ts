@@ -11,6 +11,8 @@ export interface Terminal {
   /** Aborted by the first Ctrl-C or SIGTERM; the second one forces. */
   readonly interrupted: AbortSignal;
   readonly forced: AbortSignal;
+  /** Calls back whenever somebody wants files opened again: SIGHUP, but where it says that our terminal is gone. */
+  readonly onReopen: (reopen: () => void) => void;
 }
 
 const code = (open: number, close: number) => (text: string) => `\u001b[${open}m${text}\u001b[${close}m`;

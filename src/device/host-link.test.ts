@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { close, read, setNonBlocking, socketPair, write } from '../sys/index.ts';
-import type { AuditRecord, Outcome } from '../tree/index.ts';
+import type { Outcome } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { HostLink } from './host-link.ts';
 import { encodeMessage } from './link.ts';
@@ -60,20 +60,6 @@ const caller = { uid: 0, gid: 0, pid: 1 };
 const nameOf = ({ mutation }: Extract<ToHost, { type: 'mutation' }>): string =>
   mutation.op === 'unlink' ? mutation.name : mutation.op;
 const unlink = { op: 'unlink', caller, parentIno: 1, name: 'x' } as const;
-const record: AuditRecord = {
-  time: '2026-01-01T00:00:00.000Z',
-  vm: 'test',
-  way: 'mount',
-  operation: 'open',
-  path: '/secrets/x',
-  uid: 0,
-  gid: 0,
-  pid: 1,
-  revision: 1,
-  verdict: 'allowed',
-  rule: 'default',
-};
-
 test('HostLink settles a mutation with the outcome of its sequence number, once', (t) => {
   const { link, received, answer } = linked(t);
   const outcomes: Outcome[] = [];
@@ -114,30 +100,6 @@ test('HostLink answers EIO when the host daemon is silent for 5 s, and takes few
   for (const message of sent) assert(message.type === 'mutation' && message.expiresMs === 6_000);
   answer({ type: 'outcome', sequence: 1, outcome: { errno: 0, revision: 2, ino: 0 } });
   assert.equal(errnos.length, 41, 'a late outcome is nobody’s');
-});
-
-test('HostLink sends audit records together, and before the mutation that came after them', (t) => {
-  const { link, received } = linked(t);
-  for (let i = 0; i < 3; i++) assert.equal(link.audit(record), true);
-  assert.deepEqual(received(), []);
-  link.upstream('mount').submit(unlink, () => {});
-  assert.deepEqual(
-    received().map((message) => (message.type === 'audit' ? message.records.length : message.type)),
-    [3, 'mutation'],
-  );
-  for (let i = 0; i < 64; i++) link.audit(record);
-  link.beforePoll();
-  assert.equal(received().length, 1);
-});
-
-test('HostLink keeps no record when the log cannot be written or the daemon takes none', (t) => {
-  const { link, answer } = linked(t);
-  answer({ type: 'auditHealth', writable: false });
-  assert.equal(link.audit(record), false);
-  answer({ type: 'auditHealth', writable: true });
-  let kept = 0;
-  while (link.audit(record)) kept++;
-  assert.equal(kept, 4096);
 });
 
 test('HostLink has the host daemon do 32 mutations at once, the others in their order and by their callers', (t) => {

@@ -1,21 +1,14 @@
 /** The device process's end of the link: mutations go up, commits and outcomes come down. */
 import { close, read, send } from '../sys/index.ts';
-import type { AuditRecord, Delta, Upstream } from '../tree/index.ts';
+import type { Delta, Upstream } from '../tree/index.ts';
 import { EAGAIN, EINTR } from '../wire/index.ts';
 import { LinkQueue, type MessageReader, readerOnDevice } from './link.ts';
-import { auditBatch, type LinkConfig, type ToDevice, type ToHost } from './link-messages.ts';
+import type { LinkConfig, ToDevice, ToHost } from './link-messages.ts';
 import { MutationSender } from './mutation-sender.ts';
 
 /** What may wait to be read by the host daemon. */
 const QUEUE_BYTES = 64 * 1024 * 1024;
 const READ_BYTES = 256 * 1024;
-/** Audit records that may wait to be sent. */
-const AUDIT_WAITING = 4096;
-/** Records go out together: so many, or after this time. Each batch wakes the host daemon once. */
-const AUDIT_BATCH = 64;
-const AUDIT_DELAY_MS = 2;
-/** When the queue had no room. */
-const AUDIT_RETRY_MS = 50;
 
 interface HostLinkEvents {
   config(config: LinkConfig): void;
@@ -29,7 +22,7 @@ interface HostLinkEvents {
 }
 
 /**
- * Owned by the loop: `serve` when the descriptor is ready, `beforePoll` before each wait, `tick` when something is due. One
+ * Owned by the loop: `serve` when the descriptor is ready, `flush` before each wait, `tick` when something is due. One
  * daemon after another may be at the other end; between two of them, mutations wait.
  */
 export class HostLink {
@@ -42,9 +35,6 @@ export class HostLink {
   #queue = new LinkQueue(QUEUE_BYTES);
   #wantsWritable = false;
   #sequence = 0;
-  #audit: AuditRecord[] = [];
-  #auditDueMs = Number.POSITIVE_INFINITY;
-  #auditWritable = true;
 
   constructor(events: HostLinkEvents) {
     this.#events = events;
@@ -93,20 +83,6 @@ export class HostLink {
     return this.#mutations.upstream(way);
   }
 
-  /** Keeps a record to be sent with the next batch; false when the log can't be written or too much waits. */
-  readonly audit = (record: AuditRecord): boolean => {
-    if (this.#fd === undefined || !this.#auditWritable || this.#audit.length >= AUDIT_WAITING) return false;
-    if (this.#audit.length === 0) this.#auditDueMs = performance.now() + AUDIT_DELAY_MS;
-    this.#audit.push(record);
-    return true;
-  };
-
-  /** Sends what waits, audit records only when they are due. */
-  readonly beforePoll = (): void => {
-    if (this.#audit.length >= AUDIT_BATCH || this.#auditDueMs <= performance.now()) this.flush();
-    else this.#write();
-  };
-
   /** Mutations that wait for the host daemon. */
   get mutationsWaiting(): number {
     return this.#mutations.size;
@@ -133,17 +109,8 @@ export class HostLink {
     return this.#fd !== undefined && this.#queue.push(message);
   }
 
-  /** Sends everything that waits. */
-  flush(): void {
-    while (this.#audit.length > 0) {
-      if (!this.send({ type: 'audit', records: this.#audit.slice(0, auditBatch) })) break;
-      this.#audit = this.#audit.slice(auditBatch);
-    }
-    this.#auditDueMs = this.#audit.length === 0 ? Number.POSITIVE_INFINITY : performance.now() + AUDIT_RETRY_MS;
-    this.#write();
-  }
-
-  #write(): void {
+  /** Sends what waits, as far as the socket takes it. */
+  readonly flush = (): void => {
     for (let frame = this.#queue.next(); frame !== undefined; frame = this.#queue.next()) {
       if (this.#fd === undefined) return;
       const wrote = send(this.#fd, frame);
@@ -156,11 +123,9 @@ export class HostLink {
     if (wanted === this.#wantsWritable || this.#fd === undefined) return;
     this.#wantsWritable = wanted;
     this.#events.wantWritable(wanted);
-  }
+  };
 
   #sendMutation(frame: Uint8Array): boolean {
-    // A record that was made before goes first, so that the log tells things in their order.
-    this.flush();
     // Nobody is there any more: it waits for the next daemon.
     if (this.#fd === undefined) return true;
     if (!this.#queue.pushFrame(frame)) return false;
@@ -170,7 +135,7 @@ export class HostLink {
 
   /** Monotonic milliseconds (`performance.now`) of the next thing due, or Infinity. */
   nextDeadlineMs(): number {
-    return Math.min(this.#auditDueMs, performance.now() + this.#mutations.dueInMs());
+    return performance.now() + this.#mutations.dueInMs();
   }
 
   /** Sends what is due, and answers EIO for what waited too long: the daemon will refuse it. */
@@ -189,9 +154,6 @@ export class HostLink {
         return this.#mutations.settle(message.sequence, message.outcome);
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
-      case 'auditHealth':
-        this.#auditWritable = message.writable;
-        return undefined;
       case 'shutdown':
         return this.#events.shutdown();
     }

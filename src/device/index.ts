@@ -1,3 +1,4 @@
+export * from './audit-ring-layout.ts';
 export {
   encodeMessage,
   LinkError,

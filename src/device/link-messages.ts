@@ -1,5 +1,5 @@
 /** What the host daemon and a device process say to each other. */
-import { type AuditRecord, type Delta, limits, type Mutation, type Outcome } from '../tree/index.ts';
+import { type Delta, limits, type Mutation, type Outcome } from '../tree/index.ts';
 
 /** Milliseconds on the clock that all processes of a machine share (CLOCK_MONOTONIC). */
 export const monotonicMs = (): number => {
@@ -35,6 +35,8 @@ export interface LinkConfig {
   readonly vm: string;
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
+  /** Path of the audit ring. None: no audit log is kept, and records are dropped. */
+  readonly auditRing?: string | undefined;
   readonly options: LinkOptions;
 }
 
@@ -46,8 +48,6 @@ export type ToDevice =
   /** Answers a mutation. The delta of its commit was sent before. */
   | { readonly type: 'outcome'; readonly sequence: number; readonly outcome: Outcome }
   | { readonly type: 'askStatistics'; readonly id: number }
-  /** Whether the audit log can be written. While it can't, what must be recorded is refused (`AuditSink` answers false). */
-  | { readonly type: 'auditHealth'; readonly writable: boolean }
   /** Unmount, remove the sockets, end with exit code 0. */
   | { readonly type: 'shutdown' };
 
@@ -78,7 +78,8 @@ export type ToHost =
     }
   /** The replica has applied the commit: whoever opens a file from now on sees it. */
   | { readonly type: 'applied'; readonly revision: number }
-  | { readonly type: 'audit'; readonly records: readonly AuditRecord[] }
+  /** Records are in the audit ring, of which the daemon had said that it no longer looks at it. */
+  | { readonly type: 'auditWaiting' }
   /** A target can be used now: the socket listens, the directory is mounted. */
   | { readonly type: 'ready'; readonly target: LinkTarget }
   /** A target cannot be served (any more), in words for people; the others go on. */
@@ -100,22 +101,21 @@ interface MessageKind {
 const kibibyte = 1024;
 const mebibyte = 1024 * kibibyte;
 
-/** One row per message. Codes are never reused. */
+/** One row per message. Codes are never reused: 6 and 65 carried audit records before there was a ring for them. */
 export const messageKinds = {
   config: { code: 1, from: 'host', maxBytes: mebibyte },
   delta: { code: 2, from: 'host', maxBytes: 1024 * mebibyte },
   outcome: { code: 3, from: 'host', maxBytes: limits.valueBytes + 4 * kibibyte },
   askStatistics: { code: 4, from: 'host', maxBytes: kibibyte },
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
-  auditHealth: { code: 6, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
-  audit: { code: 65, from: 'device', maxBytes: 8 * mebibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },
   event: { code: 68, from: 'device', maxBytes: 16 * kibibyte },
   statistics: { code: 69, from: 'device', maxBytes: 256 * kibibyte },
   applied: { code: 70, from: 'device', maxBytes: kibibyte },
   hello: { code: 71, from: 'device', maxBytes: kibibyte },
+  auditWaiting: { code: 72, from: 'device', maxBytes: kibibyte },
 } as const satisfies Record<(ToDevice | ToHost)['type'], MessageKind>;
 
 export type MessageType = keyof typeof messageKinds;
@@ -123,6 +123,3 @@ export type MessageType = keyof typeof messageKinds;
 export const kindByCode: ReadonlyMap<number, MessageType> = new Map(
   Object.entries(messageKinds).map(([type, { code }]) => [code, type as MessageType]),
 );
-
-/** Audit records in one message, at most. */
-export const auditBatch = 256;

@@ -3,9 +3,9 @@
  * that it says is checked. Nothing of this is loaded in a device process.
  */
 import * as z from 'zod';
-import { type AuditRecord, limits } from '../tree/index.ts';
+import { limits } from '../tree/index.ts';
 import { decodeBody, LinkError, MessageReader } from './link.ts';
-import { auditBatch, type ToHost } from './link-messages.ts';
+import type { ToHost } from './link-messages.ts';
 
 const u32 = z.int().min(0).max(0xffff_ffff);
 const ino = z.int().min(1);
@@ -70,24 +70,6 @@ const mutation = z.discriminatedUnion('op', [
   z.strictObject({ op: z.literal('drop'), caller, ino }),
 ]);
 
-const auditRecord = z.strictObject({
-  time: z.iso.datetime(),
-  vm: words(255),
-  way: words(32),
-  operation: words(32),
-  path: words(32_768),
-  uid: u32,
-  gid: u32,
-  pid: u32,
-  program: words(4096).exactOptional(),
-  revision: z.int().min(0),
-  verdict: z.enum(['allowed', 'denied']),
-  rule: words(32_768),
-  errno: words(32).exactOptional(),
-  dropped: z.int().min(0).exactOptional(),
-  droppedOthers: z.int().min(0).exactOptional(),
-} satisfies Record<keyof AuditRecord, z.ZodType>);
-
 const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: words(4096) });
 
 /** One schema per message from a device process. */
@@ -101,7 +83,7 @@ const fromDevice = {
     expiresMs: z.number(),
   }),
   applied: z.strictObject({ type: z.literal('applied'), revision: z.int().min(0) }),
-  audit: z.strictObject({ type: z.literal('audit'), records: z.array(auditRecord).max(auditBatch) }),
+  auditWaiting: z.strictObject({ type: z.literal('auditWaiting') }),
   ready: z.strictObject({ type: z.literal('ready'), target }),
   failed: z.strictObject({ type: z.literal('failed'), target, reason: words(4096) }),
   event: z.strictObject({

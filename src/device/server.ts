@@ -6,6 +6,7 @@ import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.t
 import { type Delta, Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { EAGAIN } from '../wire/index.ts';
+import { AuditRing } from './audit-ring.ts';
 import { HostLink } from './host-link.ts';
 import {
   LINK_PROTOCOL,
@@ -55,6 +56,7 @@ class DeviceServer {
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListenFd: number | undefined;
+  #ring: AuditRing | undefined;
   #opened = false;
   #tellingSecond = 0;
   #toldInSecond = 0;
@@ -74,9 +76,11 @@ class DeviceServer {
   async run(): Promise<void> {
     if ('fd' in this.#place) this.#attach(this.#place.fd);
     else this.#listenForDaemons(this.#place.path);
-    this.#loop.beforePoll = this.#link.beforePoll;
+    this.#loop.beforePoll = () => this.#beforePoll();
     this.#loop.serve(linkTimer(this.#link));
-    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.on(signal, () => this.#loop.stop());
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => this.#loop.stop());
+    // It has no terminal, and a whole service may be sent what its daemon should do with its log.
+    process.on('SIGHUP', () => {});
     try {
       await this.#loop.run();
     } finally {
@@ -134,10 +138,18 @@ class DeviceServer {
     this.#loop.stop();
   }
 
+  /** After what was served is answered: the daemon is not woken before. */
+  #beforePoll(): void {
+    const ring = this.#ring;
+    if (ring?.takeDoorbell() === true && !this.#link.send({ type: 'auditWaiting' })) ring.returnDoorbell();
+    this.#link.flush();
+  }
+
   #open(): void {
     const config = this.#config;
     if (config === undefined || this.#opened) return;
     this.#opened = true;
+    if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
@@ -262,7 +274,7 @@ class DeviceServer {
       replica: this.#replica,
       way,
       upstream: this.#link.upstream(way.name === 'virtiofs' ? 'virtiofs' : 'mount'),
-      audit: this.#link.audit,
+      audit: this.#ring?.record ?? (() => true),
       vm: this.#config!.vm,
       clock,
     });
@@ -291,6 +303,7 @@ class DeviceServer {
       rmSync(this.#place.path, { force: true });
     }
     this.#link.flush();
+    this.#ring?.close();
   }
 }
 

@@ -40,7 +40,7 @@ test('AuditLog writes no control character of a name, and the same name', () => 
   using log = new AuditLog({ target: '-', writeStdout, onHealth: () => {} });
   const path = '/guest/\u009B2J\u001B[2J\u202E';
   log.record({
-    time: '2026-01-01T00:00:00.000Z',
+    timeMs: Date.UTC(2026, 0, 1),
     vm: 'web',
     way: 'virtiofs',
     operation: 'open',

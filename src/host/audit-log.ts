@@ -1,7 +1,8 @@
-/** The audit log of `porthole serve`: one JSON object a line, in the order of the decisions. */
-import { closeSync, fchmodSync, fstatSync, openSync, writeSync } from 'node:fs';
+/** The audit log of `porthole serve`: one JSON object a line. */
+import { closeSync, fchmodSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { AuditRecord } from '../tree/index.ts';
+import { auditLine } from './audit-line.ts';
 
 interface AuditLogOptions {
   /** A file to append to (made with mode 0600), '-' for standard output, undefined: records are dropped. */
@@ -11,70 +12,113 @@ interface AuditLogOptions {
   readonly onHealth: (writable: boolean, reason: string) => void;
 }
 
-/** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
-const asLine = (record: AuditRecord): string =>
-  JSON.stringify(record).replaceAll(
-    /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g,
-    (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
-  );
+/** Where the next line begins. */
+export interface LogPlace {
+  readonly device: number;
+  readonly inode: number;
+  readonly offset: number;
+}
 
-/** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what `record` answers. */
+const LINE_FEED = 0x0a;
+
+/** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what the writing answers. */
 export class AuditLog implements Disposable {
   readonly #options: AuditLogOptions;
-  readonly #fd: number | undefined;
+  #fd: number | undefined;
+  /** A pipe, a terminal or a device has no places. */
+  #isFile = false;
   #writable = true;
-  /** What is left of a line that was written in part: the next record goes after it. */
+  /** The file ends within a line. */
+  #isWithinLine = false;
+  /** What is left of a record's line that was written in part: all else goes after it. */
   #rest: Uint8Array = new Uint8Array(0);
 
   constructor(options: AuditLogOptions) {
     this.#options = options;
-    if (options.target === undefined || options.target === '-') return;
-    try {
-      this.#fd = openSync(options.target, 'a', 0o600);
-      // A device or a pipe is everybody's: /dev/null must stay as it is.
-      if (fstatSync(this.#fd).isFile()) fchmodSync(this.#fd, 0o600);
-    } catch (error) {
-      const { code } = error as NodeJS.ErrnoException;
-      const fix =
-        code === 'ENOENT'
-          ? `there is no directory "${dirname(resolve(options.target))}"; make it first`
-          : `${code}; give a file that you may write`;
-      throw new Error(`opening the audit log "${options.target}" failed: ${fix}`, { cause: error });
-    }
+    if (options.target !== undefined && options.target !== '-') this.#open(options.target);
   }
 
   get writable(): boolean {
     return this.#writable;
   }
 
-  /** An `AuditSink`: false when the record could not be kept. */
-  readonly record = (record: AuditRecord): boolean => this.recordAll([record]);
-
-  /** The same for several, by one write(2): all are kept or, as far as the log can tell, none. */
-  recordAll(records: readonly AuditRecord[]): boolean {
-    if (this.#options.target === undefined) return true;
-    const lines = records.map((record) => `${asLine(record)}\n`).join('');
-    if (this.#fd === undefined) return this.#options.writeStdout(lines);
-    return this.#append(this.#fd, lines);
+  /** Opens the file of that name anew, and goes on with the old one where that fails: then it throws. */
+  reopen(): void {
+    const { target } = this.#options;
+    if (target === undefined || target === '-') return;
+    const old = this.#fd!;
+    this.#open(target);
+    closeSync(old);
   }
 
-  #append(fd: number, lines: string): boolean {
-    const bytes = new TextEncoder().encode(lines);
+  #open(target: string): void {
+    let fd: number | undefined;
     try {
-      while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(fd, this.#rest));
-      let written = 0;
-      try {
-        while (written < bytes.length) written += writeSync(fd, bytes, written);
-      } catch (error) {
-        if (written > 0) this.#rest = bytes.subarray(written);
-        throw error;
-      }
-      this.#health(true, '');
-      return true;
+      fd = openSync(target, 'a', 0o600);
+      const stat = fstatSync(fd);
+      // A device or a pipe is everybody's: /dev/null must stay as it is.
+      if (stat.isFile()) fchmodSync(fd, 0o600);
+      this.#isFile = stat.isFile();
+      const last = stat.isFile() && stat.size > 0 ? readAgain(fd, stat.size - 1, 1)[0] : undefined;
+      this.#isWithinLine = last !== undefined && last !== LINE_FEED;
+      this.#rest = new Uint8Array(0);
+      this.#fd = fd;
+    } catch (error) {
+      if (fd !== undefined) closeSync(fd);
+      const { code } = error as NodeJS.ErrnoException;
+      const fix =
+        code === 'ENOENT'
+          ? `there is no directory "${dirname(resolve(target))}"; make it first`
+          : `${code}; give a file that you may write`;
+      throw new Error(`opening the audit log "${target}" failed: ${fix}`, { cause: error });
+    }
+  }
+
+  /** An `AuditSink`: false when the record could not be kept. */
+  readonly record = (record: AuditRecord): boolean => {
+    const line = new TextEncoder().encode(auditLine(record));
+    const written = this.write(line);
+    if (written > 0) this.#rest = line.subarray(written);
+    return written === line.length;
+  };
+
+  /**
+   * Appends lines; how many of the bytes are in the log now. Where that is fewer than all, the log is unwritable.
+   * `isRest`: they begin with the rest of the line of which the last call wrote a part.
+   */
+  write(lines: Uint8Array, isRest = false): number {
+    if (lines.length === 0 || this.#options.target === undefined) return lines.length;
+    if (this.#fd === undefined) {
+      const taken = this.#options.writeStdout(new TextDecoder().decode(lines));
+      return taken ? lines.length : 0;
+    }
+    let written = 0;
+    try {
+      while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(this.#fd, this.#rest));
+      // Half a line of somebody who was killed.
+      if (this.#isWithinLine && !isRest) writeSync(this.#fd, '\n');
+      this.#isWithinLine = false;
+      while (written < lines.length) written += writeSync(this.#fd, lines, written);
     } catch (error) {
       this.#health(false, (error as NodeJS.ErrnoException).code ?? String(error));
-      return false;
+      return written;
     }
+    this.#health(true, '');
+    return written;
+  }
+
+  /** Where the next byte goes; undefined when the log is no file. */
+  place(): LogPlace | undefined {
+    if (this.#fd === undefined || !this.#isFile) return undefined;
+    const { dev, ino, size } = fstatSync(this.#fd);
+    return { device: dev, inode: ino, offset: size };
+  }
+
+  /** What the log has from a place on, at most `bytes`; nothing when that place is in another file. */
+  readFrom(place: LogPlace, bytes: number): Uint8Array {
+    const here = this.place();
+    if (here === undefined || here.device !== place.device || here.inode !== place.inode) return new Uint8Array(0);
+    return readAgain(this.#fd!, place.offset, Math.max(0, Math.min(bytes, here.offset - place.offset)));
   }
 
   #health(writable: boolean, reason: string): void {
@@ -83,19 +127,34 @@ export class AuditLog implements Disposable {
     this.#options.onHealth(writable, reason);
   }
 
-  /** Tries whether a log that could not be written can be again. */
+  /** Tries whether a log that could not be written can be again; leaves an empty line in it where it can. */
   probe(): void {
-    if (this.#writable || this.#fd === undefined) return;
-    try {
-      while (this.#rest.length > 0) this.#rest = this.#rest.subarray(writeSync(this.#fd, this.#rest));
-      writeSync(this.#fd, '\n');
-      this.#health(true, '');
-    } catch {
-      // Still not.
-    }
+    if (!this.#writable) this.write(Uint8Array.of(LINE_FEED));
   }
 
   [Symbol.dispose](): void {
     if (this.#fd !== undefined) closeSync(this.#fd);
+    this.#fd = undefined;
   }
 }
+
+/** What a file that is open for writing has at a place; less, or nothing, where it can't be read. */
+const readAgain = (fd: number, offset: number, bytes: number): Uint8Array => {
+  const found = new Uint8Array(bytes);
+  let filled = 0;
+  try {
+    const again = openSync(`/proc/self/fd/${fd}`, 'r');
+    try {
+      while (filled < bytes) {
+        const got = readSync(again, found, filled, bytes - filled, offset + filled);
+        if (got === 0) break;
+        filled += got;
+      }
+    } finally {
+      closeSync(again);
+    }
+  } catch {
+    // Then it is not known what is there.
+  }
+  return found.subarray(0, filled);
+};

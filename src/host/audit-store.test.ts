@@ -10,7 +10,7 @@ import { AuditCompactedError, AuditStore, type AuditStoreOptions, type KeptRecor
 const startMs = Date.UTC(2026, 0, 1);
 
 const recordOf = (n: number, over: Partial<AuditRecord> = {}): AuditRecord => ({
-  time: new Date(startMs + n * 1000).toISOString(),
+  timeMs: startMs + n * 1000,
   vm: n % 2 === 0 ? 'even' : 'odd',
   way: 'virtiofs',
   operation: 'open',

@@ -397,7 +397,7 @@ const matches = (filter: AuditFilter, record: AuditRecord): boolean => {
     if (record.path !== filter.path && !record.path.startsWith(below)) return false;
   }
   if (filter.fromMs === undefined && filter.untilMs === undefined) return true;
-  const atMs = Date.parse(record.time);
+  const atMs = record.timeMs;
   return (
     (filter.fromMs === undefined || atMs >= filter.fromMs) && (filter.untilMs === undefined || atMs < filter.untilMs)
   );

@@ -55,7 +55,7 @@ export class DeviceProcess {
         for (const message of reader.feed(chunk)) options.onMessage(message);
       } catch (error) {
         if (!(error instanceof LinkError)) throw error;
-        this.#abandon(`it said what no device process may (${error.message}); a guest may have taken it over`);
+        this.lied(error.message);
       }
     });
     // The process's end tells more than an error of its socket.
@@ -106,6 +106,11 @@ export class DeviceProcess {
     clearTimeout(term);
     clearTimeout(kill);
     signal?.removeEventListener('abort', force);
+  }
+
+  /** It said, to this or elsewhere, what it must not: it is ended. */
+  lied(what: string): void {
+    this.#abandon(`it said what no device process may (${what}); a guest may have taken it over`);
   }
 
   #abandon(reason: string): void {

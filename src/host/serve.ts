@@ -1,9 +1,9 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
 import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
-import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
-import { AuditLog } from './audit-log.ts';
+import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { printable } from './printable.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
@@ -57,7 +57,6 @@ export type ServeEvent =
 const restartsMs = [200, 1_000, 5_000, 30_000] as const;
 /** A device process that lived this long starts the waits anew. */
 const healthyMs = 60_000;
-const probeMs = 1_000;
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 /** How long a reload waits to be applied before it is told without. */
 const applyWithinMs = 2_000;
@@ -98,15 +97,14 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
 /** What `serve` started. */
 export class Server implements AsyncDisposable {
   readonly #options: ServeOptions;
-  readonly #config: LinkConfig;
+  readonly #config: Omit<LinkConfig, 'auditRing'>;
   readonly #targets: readonly LinkTarget[];
   readonly #tree: ServedTree;
-  readonly #audit: AuditLog;
+  readonly #audit: Audit;
   readonly #state: State | undefined;
   readonly #ended = Promise.withResolvers<void>();
   /** Whether the spec file was wrong when it was last read. */
   #rejected = false;
-  #probe: NodeJS.Timeout | undefined;
   #device: DeviceProcess | undefined;
   #unsubscribe: (() => void) | undefined;
   #restart: NodeJS.Timeout | undefined;
@@ -131,14 +129,22 @@ export class Server implements AsyncDisposable {
       ...config.vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
       ...config.mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
     ];
-    this.#audit = new AuditLog({
+    const onTrouble = (what: string): void => this.#emit({ event: 'trouble', what });
+    this.#audit = new Audit({
+      vm: config.vm,
       target: options.audit,
       writeStdout: options.writeStdout,
-      onHealth: (writable, reason) => this.#auditHealth(writable, reason),
+      onTrouble,
+      onLie: (reason) => {
+        if (this.#device === undefined)
+          onTrouble(`the audit ring of a device process that ended has nonsense: ${reason}`);
+        else this.#device.lied(`its audit ring: ${reason}`);
+      },
     });
     try {
       const { stateDirectory } = options;
       this.#state = stateDirectory === undefined ? undefined : new State(stateDirectory);
+      this.#audit.openRing(stateDirectory);
       this.#tree = new ServedTree({
         vm: config.vm,
         file: options.file,
@@ -211,7 +217,6 @@ export class Server implements AsyncDisposable {
         this.#emit({ event: 'rejected', error });
       },
     });
-    this.#probe = setInterval(() => this.#audit.probe(), probeMs);
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
     this.#startDevice();
@@ -232,6 +237,11 @@ export class Server implements AsyncDisposable {
     return this.#stopping;
   }
 
+  /** Opens the audit log by its name again, where it was moved away (SIGHUP). */
+  reopenAudit(): void {
+    if (this.#stopping === undefined) this.#audit.reopen();
+  }
+
   /** A stop that is under way kills instead of waiting. */
   force(): void {
     this.#kills.abort();
@@ -243,7 +253,6 @@ export class Server implements AsyncDisposable {
 
   async #stop(): Promise<void> {
     clearTimeout(this.#restart);
-    clearInterval(this.#probe);
     await this.#device?.stop(this.#kills.signal);
     this.#unsubscribe?.();
     for (const { tell } of this.#unapplied) tell(false);
@@ -260,14 +269,14 @@ export class Server implements AsyncDisposable {
     const { deviceCommand } = this.#options;
     this.#restarts++;
     const holder = `device ${++this.#generation}`;
+    this.#audit.renew();
     const device = new DeviceProcess({
-      config: this.#config,
+      config: { ...this.#config, auditRing: this.#audit.ringPath },
       ...(deviceCommand && { command: deviceCommand }),
       onMessage: (message) => this.#onMessage(device, holder, message),
       onEnd: (reason) => this.#onDeviceEnd(reason),
     });
     this.#device = device;
-    if (!this.#audit.writable) device.send({ type: 'auditHealth', writable: false });
     this.#unsubscribe = this.#tree.authority.subscribe(holder, (delta) => device.send({ type: 'delta', delta }));
   }
 
@@ -278,12 +287,13 @@ export class Server implements AsyncDisposable {
       case 'mutation': {
         // The guest has been told that it failed, so it must not take effect any more.
         const expired = monotonicMs() > message.expiresMs;
-        const outcome = expired ? refused : this.#commit(message.mutation, message.way, holder);
-        device.send({ type: 'outcome', sequence: message.sequence, outcome });
+        const settle: Settle = (outcome) => device.send({ type: 'outcome', sequence: message.sequence, outcome });
+        if (expired) settle(refused);
+        else this.#commit(message.mutation, message.way, holder, settle);
         return;
       }
-      case 'audit':
-        this.#audit.recordAll(message.records.map((record) => ({ ...record, vm: this.#config.vm })));
+      case 'auditWaiting':
+        this.#audit.doorbell();
         return;
       case 'ready':
       case 'failed': {
@@ -320,19 +330,20 @@ export class Server implements AsyncDisposable {
   }
 
   /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
-  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string): Outcome {
+  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string, settle: Settle): void {
     const kind = way === 'mount' ? 'mount' : 'vhost-user';
-    if (!this.#targets.some((target) => target.kind === kind)) return refused;
+    if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
+    const { authority } = this.#tree;
     try {
-      const outcome = this.#tree.authority.commit(mutation, ways[way], holder);
-      const failure = this.#tree.authority.persistFailure;
-      if (outcome.errno === EIO && failure !== undefined)
-        this.#emit({ event: 'trouble', what: `a guest's write was refused: ${failure.message}` });
-      return outcome;
+      authority.commit(mutation, ways[way], holder, undefined, (outcome) => {
+        if (outcome.errno === EIO && authority.persistFailure !== undefined)
+          this.#emit({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
+        settle(outcome);
+      });
     } catch (error) {
       const what = error instanceof Error ? error.message : String(error);
       this.#emit({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
-      return refused;
+      settle(refused);
     }
   }
 
@@ -369,6 +380,7 @@ export class Server implements AsyncDisposable {
     this.#unsubscribe = undefined;
     this.#device = undefined;
     this.#appliedRevision = 0;
+    this.#audit.drain();
     for (const answer of this.#asked.values()) answer(undefined);
     if (this.#stopping !== undefined) return;
     const why = reason ?? 'it ended without being told to';
@@ -385,14 +397,6 @@ export class Server implements AsyncDisposable {
       cleanUp(this.#targets);
       this.#startDevice();
     }, restartInMs);
-  }
-
-  #auditHealth(writable: boolean, reason: string): void {
-    const what = writable
-      ? 'the audit log can be written again'
-      : `the audit log cannot be written (${reason}): what must be recorded is refused until it can`;
-    this.#emit({ event: 'trouble', what });
-    this.#device?.send({ type: 'auditHealth', writable });
   }
 
   #emit(event: ServeEvent): void {

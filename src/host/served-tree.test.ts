@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -21,13 +21,15 @@ function stage(t: TestContext) {
   writeFileSync(join(directory, 'note.txt'), 'one');
   write('');
   const reloads: Reload[] = [];
+  const rejected: string[] = [];
   const serve = (loaded = loadSpecOrThrow(file)) => {
     const tree = new ServedTree({ vm: 'web', file, loaded, state: undefined, audit: () => true, wallMs: Date.now });
     t.after(() => tree[Symbol.dispose]());
-    tree.watch({ onReload: (reload) => reloads.push(reload), onRejected: (error) => assert.fail(error.message) });
+    tree.watch({ onReload: (reload) => reloads.push(reload), onRejected: (error) => rejected.push(error.message) });
+    t.after(() => assert.deepEqual(rejected, []));
     return tree;
   };
-  return { directory, file, write, serve, reloads };
+  return { directory, file, write, serve, reloads, rejected };
 }
 
 async function until(what: () => boolean, words: string): Promise<void> {
@@ -62,4 +64,19 @@ test('ServedTree tells of a reload that changed rules alone, and not of one that
     [{ changes: 0, changed: true }],
   );
   assert.equal(tree.authority.replica.policy.effective('/instance/id').rootDenied, true);
+});
+
+test('ServedTree keeps the tree and goes on watching when a value comes from a path that nothing can be at', async (t) => {
+  const { directory, write, serve, reloads, rejected } = stage(t);
+  symlinkSync('loop', join(directory, 'loop'));
+  const tree = serve();
+  for (const name of ['loop', 'n'.repeat(300), 'note.txt/below']) {
+    writeFileSync(join(directory, 'web.yaml'), `porthole: 1\nmetadata: { instance: { id: { file: ${name} } } }\n`);
+    await until(() => rejected.length > 0, `the path "${name}" was not rejected`);
+    assert.match(rejected.splice(0).join('\n'), /reading ".*" failed/);
+  }
+  assert.equal(modeOf(tree), 0o444);
+  write('policy: [{ path: /instance/id, mode: "0400" }]\n');
+  await until(() => reloads.length > 0, 'the mended file was not taken up');
+  assert.equal(modeOf(tree), 0o400);
 });

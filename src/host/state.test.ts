@@ -37,8 +37,8 @@ test('State gives back nodes, counters and spec file when it is opened again', (
     assert.equal(state.restore(), undefined);
     assert.equal(state.specFile, undefined);
     state.rememberSpecFile('/etc/web.yaml');
-    state.persist({ revision: 2, nextIno: 20, put: [keptFor(16, 2), keptFor(19, 2)], remove: [] });
-    state.persist({ revision: 3, nextIno: 21, put: [outside], remove: [16] });
+    state.persist([{ revision: 2, nextIno: 20, put: [keptFor(16, 2), keptFor(19, 2)], remove: [] }]);
+    state.persist([{ revision: 3, nextIno: 21, put: [outside], remove: [16] }]);
   }
   using state = new State(directory);
   assert.equal(state.specFile, '/etc/web.yaml');
@@ -51,9 +51,9 @@ test('State refuses to restore when a record is damaged or beyond the counters',
   const isDamaged = (error: unknown) => error instanceof StoreError && error.code === 'STORE_DAMAGED';
   {
     using state = new State(directory);
-    state.persist({ revision: 2, nextIno: 17, put: [keptFor(17, 2)], remove: [] });
+    state.persist([{ revision: 2, nextIno: 17, put: [keptFor(17, 2)], remove: [] }]);
     assert.throws(() => state.restore(), isDamaged);
-    state.persist({ revision: 2, nextIno: 18, put: [], remove: [] });
+    state.persist([{ revision: 2, nextIno: 18, put: [], remove: [] }]);
     assert.equal(state.restore()?.nodes.length, 1);
   }
   {

@@ -50,11 +50,14 @@ export class State implements Disposable {
   }
 
   /** One transaction; on the disk when it returns. StoreError when it is not. */
-  readonly persist = (commit: Commit): void => {
-    const changes: StateChange[] = commit.remove.map((ino) => ({ key: nodeKey(ino), value: undefined }));
-    for (const kept of commit.put) changes.push({ key: nodeKey(kept.node.ino), value: encodeKept(kept) });
-    const counters: z.infer<typeof countersRecord> = { revision: commit.revision, nextIno: commit.nextIno };
-    changes.push({ key: countersKey, value: encode(counters) });
+  readonly persist = (commits: readonly Commit[]): void => {
+    const changes: StateChange[] = [];
+    for (const { revision, nextIno, put, remove } of commits) {
+      for (const ino of remove) changes.push({ key: nodeKey(ino), value: undefined });
+      for (const kept of put) changes.push({ key: nodeKey(kept.node.ino), value: encodeKept(kept) });
+      const counters: z.infer<typeof countersRecord> = { revision, nextIno };
+      changes.push({ key: countersKey, value: encode(counters) });
+    }
     this.#store.commit(changes);
   };
 

@@ -27,6 +27,11 @@ export const fstat = bind<Call<[number, Pointer]>>('int fstat(int fd, void *buf)
 export const ftruncate = bind<Call<[number, number]>>('int ftruncate(int fd, int64_t length)');
 export const poll = bind<Call<[Pointer, number, number]>>('int poll(void *fds, unsigned long n, int timeout)');
 
+/** Arguments that a call does not take are passed as 0 and never looked at. */
+export const syscall = bind<Call<[number, number, number, number, number]>>(
+  'long syscall(long number, long a, long b, long c, long d)',
+);
+
 export const epollCreate1 = bind<Call<[number]>>('int epoll_create1(int flags)');
 export const epollCtl = bind<Call<[number, number, number, Pointer]>>('int epoll_ctl(int e, int op, int fd, void *ev)');
 export const epollWait = bind<Call<[number, Pointer, number, number]>>('int epoll_wait(int e, void *ev, int n, int t)');
@@ -53,6 +58,10 @@ export const connect = bind<Call<[number, Pointer, number]>>('int connect(int fd
 export const shutdown = bind<Call<[number, number]>>('int shutdown(int fd, int how)');
 export const send = bind<Call<[number, Pointer, number, number]>>(
   'long send(int fd, const void *buf, size_t n, int flags)',
+);
+
+export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>(
+  'int getsockopt(int fd, int level, int name, void *value, void *length)',
 );
 
 export const mount = bind<Call<[string, string, string, number, string | null]>>(

@@ -13,7 +13,8 @@ function auditorOf() {
   });
   const records: AuditRecord[] = [];
   const clock = new TestClock();
-  const sink = (record: AuditRecord) => records.push(record) > 0;
+  const log = { works: true };
+  const sink = (record: AuditRecord) => log.works && records.push(record) > 0;
   const auditor = new Auditor('vm', sink, clock.wallMs);
   const record = (uid: number, path = '/secrets/a', errno = EACCES) =>
     auditor.record(
@@ -26,7 +27,7 @@ function auditorOf() {
     );
   const counted = () =>
     records.length + records.reduce((sum, { dropped = 0, droppedOthers = 0 }) => sum + dropped + droppedOthers, 0);
-  return { records, clock, record, counted, world };
+  return { records, clock, record, counted, world, log };
 }
 
 test('Auditor says who, what, when and by which rule', () => {
@@ -34,18 +35,21 @@ test('Auditor says who, what, when and by which rule', () => {
   assert.ok(record(7, '/secrets/b'));
   assert.ok(record(7, '/secrets/a', 0));
   const common = {
-    time: '2026-01-01T00:00:00.000Z',
+    timeMs: Date.parse('2026-01-01T00:00:00.000Z'),
     vm: 'vm',
     way: 'direct',
     operation: 'open',
     uid: 7,
     gid: 5,
     pid: 6,
+    program: undefined,
+    dropped: undefined,
+    droppedOthers: undefined,
     revision: world.authority.snapshot.revision,
   };
   assert.deepEqual(records, [
     { ...common, path: '/secrets/b', verdict: 'denied', rule: '/secrets/b (x.yaml:3)', errno: 'EACCES' },
-    { ...common, path: '/secrets/a', verdict: 'allowed', rule: 'default' },
+    { ...common, path: '/secrets/a', verdict: 'allowed', rule: 'default', errno: undefined },
   ]);
 });
 
@@ -100,4 +104,17 @@ test('Auditor bounds the log and counts all when a guest goes through uids', () 
   clock.advance(60_000);
   record(3_000_000);
   assert.equal(counted(), denials + 10_000 + 1, 'every denial is recorded or counted');
+});
+
+test('Auditor counts a denial that the log could not keep in the next that it does', () => {
+  const { records, record, log } = auditorOf();
+  assert.equal(record(7), true);
+  log.works = false;
+  for (let i = 0; i < 3; i++) assert.equal(record(7), false);
+  log.works = true;
+  assert.equal(record(7), true);
+  assert.deepEqual(
+    records.map(({ dropped }) => dropped),
+    [undefined, 3],
+  );
 });

@@ -80,18 +80,15 @@ export class Auditor {
   /** Records a verdict: `errno` 0 is allowed. False when the sink can't keep it. A denial that is too many counts as kept. */
   record(way: Way, operation: string, replica: Replica, node: Node, caller: Caller, errno: number): boolean {
     const rule = ruleName(replica.facts(node).effective.rule);
-    let dropped = 0;
+    let kind: Kind | undefined;
     let droppedOthers = 0;
     if (errno !== 0) {
-      const kind = this.#admit(caller.uid, rule);
+      kind = this.#admit(caller.uid, rule);
       if (kind === undefined) return true;
-      ({ dropped } = kind);
-      kind.dropped = 0;
       droppedOthers = this.#droppedOthers;
-      this.#droppedOthers = 0;
     }
     const record: AuditRecord = {
-      time: new Date(this.#wallMs()).toISOString(),
+      timeMs: Math.floor(this.#wallMs()),
       vm: this.#vm,
       way: way.name,
       operation,
@@ -99,15 +96,21 @@ export class Auditor {
       uid: caller.uid,
       gid: caller.gid,
       pid: caller.pid,
-      ...(caller.program === undefined ? {} : { program: caller.program }),
+      program: caller.program,
       revision: replica.snapshot.revision,
       verdict: errno === 0 ? 'allowed' : 'denied',
       rule,
-      ...(errno === 0 ? {} : { errno: errnoName(errno) }),
-      ...(dropped === 0 ? {} : { dropped }),
-      ...(droppedOthers === 0 ? {} : { droppedOthers }),
+      errno: errno === 0 ? undefined : errnoName(errno),
+      dropped: kind === undefined || kind.dropped === 0 ? undefined : kind.dropped,
+      droppedOthers: droppedOthers === 0 ? undefined : droppedOthers,
     };
-    return this.#sink(record);
+    const kept = this.#sink(record);
+    if (kind === undefined) return kept;
+    if (kept) {
+      kind.dropped = 0;
+      this.#droppedOthers = 0;
+    } else kind.dropped++;
+    return kept;
   }
 
   /** The kind of a denial that is to be recorded; undefined for one that was counted as dropped. */

@@ -67,3 +67,23 @@ test('Glob answers at once when a guest makes the worst name for a pattern', () 
   for (let round = 0; round < 100; round++) assert.ok(!glob.matches(`/guest/${'a'.repeat(255)}/${'x/'.repeat(60)}z`));
   assert.ok(performance.now() - started < 2000);
 });
+
+test('Glob may match within a directory whenever it matches it or a path below it', () => {
+  const segment = fc.constantFrom('**', '*', '?', 'a', 'b', 'a*', '?b');
+  const name = fc.constantFrom('a', 'b', 'ab', 'ba', '😀');
+  fc.assert(
+    fc.property(
+      fc.array(segment, { minLength: 1, maxLength: 4 }),
+      fc.array(name, { maxLength: 3 }),
+      fc.array(name, { maxLength: 3 }),
+      (segments, directory, below) => {
+        const glob = new Glob(`/${segments.join('/')}`);
+        if (glob.matches(`/${[...directory, ...below].join('/')}`)) assert.ok(glob.mayMatchWithin(directory));
+      },
+    ),
+    { numRuns: 3000 },
+  );
+  assert.ok(!new Glob('/secrets/**').mayMatchWithin(['guest']));
+  assert.ok(!new Glob('/guest/*').mayMatchWithin(['guest', 'a', 'b']));
+  assert.ok(new Glob('/guest/a/b/c').mayMatchWithin(['guest', 'a']));
+});

@@ -1,6 +1,7 @@
 /** Globs over paths, matched in time linear in each: guests choose the names, so no pattern may backtrack. */
 
-const namesOf = (path: string): string[] => path.split('/').filter((name) => name !== '');
+/** The names of an absolute path. */
+export const namesOf = (path: string): string[] => path.split('/').filter((name) => name !== '');
 
 /** Whether a name matches a pattern of literals, `*` (any characters) and `?` (one character). */
 const matchesName = (pattern: readonly string[], name: readonly string[]): boolean =>
@@ -41,27 +42,53 @@ function matches<Token, Item>(
   return token === tokens.length;
 }
 
+/** One segment of a pattern: a whole name, any name, the characters of a pattern, or `**`. */
+type Segment = string | typeof ANY_NAME | typeof ANY_NAMES | readonly string[];
+
+const ANY_NAME = Symbol('*');
+const ANY_NAMES = Symbol('**');
+
+function segmentOf(text: string): Segment {
+  if (text === '**') return ANY_NAMES;
+  if (text === '*') return ANY_NAME;
+  return /[*?]/.test(text) ? [...text] : text;
+}
+
+const isAnyNames = (segment: Segment): boolean => segment === ANY_NAMES;
+
+/** Names are compared whole where the pattern has a whole name: most rules differ from most paths in the first one. */
+const matchesSegment = (segment: Segment, name: string): boolean =>
+  typeof segment === 'string' ? segment === name : segment === ANY_NAME || matchesName(segment as string[], [...name]);
+
 /** A pattern over absolute paths. `*` and `?` match within one name, `**` any number of names, at the end at least one. */
 export class Glob {
   /** One per name of the pattern. */
   readonly segments: readonly string[];
-  /** Each segment's characters; undefined for `**`. */
-  readonly #tokens: readonly (readonly string[] | undefined)[];
+  readonly #segments: readonly Segment[];
 
   constructor(glob: string) {
     this.segments = namesOf(glob);
-    const tokens = this.segments.map((segment) => (segment === '**' ? undefined : [...segment]));
+    const segments = this.segments.map(segmentOf);
     // `/a/**` is all below `/a`, and not `/a` itself.
-    this.#tokens =
-      tokens.length > 0 && tokens.at(-1) === undefined ? [...tokens.slice(0, -1), ['*'], undefined] : tokens;
+    this.#segments = segments.at(-1) === ANY_NAMES ? [...segments.slice(0, -1), ANY_NAME, ANY_NAMES] : segments;
   }
 
   matches(path: string): boolean {
-    return matches(
-      this.#tokens,
-      namesOf(path).map((name) => [...name]),
-      (tokens) => tokens === undefined,
-      (tokens, name) => matchesName(tokens!, name),
-    );
+    return this.matchesNames(namesOf(path));
+  }
+
+  /** The same for a path that `namesOf` took apart, once for many patterns. */
+  matchesNames(names: readonly string[]): boolean {
+    return matches(this.#segments, names, isAnyNames, matchesSegment);
+  }
+
+  /** Whether it may match something below a directory, or the directory itself. */
+  mayMatchWithin(directory: readonly string[]): boolean {
+    for (const [at, name] of directory.entries()) {
+      const segment = this.#segments[at];
+      if (segment === ANY_NAMES) return true;
+      if (segment === undefined || !matchesSegment(segment, name)) return false;
+    }
+    return true;
   }
 }

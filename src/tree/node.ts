@@ -63,4 +63,22 @@ export const ROOT_INO = 1;
 /** Whether a number is a uid or gid. 2^32 − 1 is none: it means "no change" to chown(2). */
 export const isId = (id: number): boolean => id >>> 0 === id && id !== 0xffff_ffff;
 
+/** A node whose name was taken away. A `once` value goes with its name: no rule would guard it without one. */
+export const orphaned = (node: Node, losesValue: boolean, revision: number, now: Time): Node => ({
+  ...node,
+  ...(losesValue && node.bytes !== undefined
+    ? { burned: true, bytes: new Uint8Array(), sizeBytes: 0, dataRevision: revision }
+    : {}),
+  parentIno: 0,
+  nlink: 0,
+  revision,
+  ctime: now,
+});
+
+export const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+};
+
 export const samePlace = (a: Node, b: Node): boolean => a.parentIno === b.parentIno && a.name === b.name;

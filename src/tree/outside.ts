@@ -3,11 +3,11 @@ import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
 import { checkName } from './name.ts';
 import type { Acl, Node, Time } from './node.ts';
-import { ROOT_INO, samePlace } from './node.ts';
+import { ROOT_INO, sameBytes, samePlace } from './node.ts';
 import { CHANGES_NAME, defaults, type Effective, isPattern, type Policy } from './policy.ts';
 import { CHANGES_INO } from './replica.ts';
-import type { Draft } from './snapshot.ts';
-import { limits, type SpecEntry } from './spec.ts';
+import type { Draft, Snapshot } from './snapshot.ts';
+import { limits, type Spec, type SpecEntry } from './spec.ts';
 
 /** Owner, mode and ACL that defaults and rules give to what is made outside. */
 interface Attributes {
@@ -48,15 +48,16 @@ function outsideAttributes(effective: Effective, path: string, type: number): At
 }
 
 /** Directories that every tree has. */
-const standing: readonly SpecEntry[] = [
+export const standing: readonly SpecEntry[] = [
   { path: '/guest', kind: 'directory' },
   { path: '/guest/.agent', kind: 'directory' },
 ];
 
 const encoder = new TextEncoder();
+const decoder = new TextDecoder();
 const typeOf = { directory: S_IFDIR, file: S_IFREG, symlink: S_IFLNK } as const;
 
-interface Placing {
+export interface Placing {
   readonly draft: Draft;
   readonly policy: Policy;
   readonly now: Time;
@@ -70,12 +71,6 @@ interface Placing {
 }
 
 const sameAcl = (a: Acl | undefined, b: Acl | undefined): boolean => a === b || JSON.stringify(a) === JSON.stringify(b);
-
-const sameBytes = (a: Uint8Array, b: Uint8Array): boolean => {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
-};
 
 /**
  * Puts every entry of the spec, and removes what was made outside and is in it no more. Throws for entries that make no
@@ -109,7 +104,7 @@ export function placeSpec(entries: readonly SpecEntry[], placing: Placing): void
 }
 
 /** A directory's entries are its data: it changes with them. */
-function touchParents({ draft, now }: Placing): void {
+export function touchParents({ draft, now }: Placing): void {
   const parents = new Set<number>();
   for (const ino of draft.touched) {
     const before = draft.base.node(ino);
@@ -164,7 +159,8 @@ function place(placing: Placing, entry: SpecEntry, placed: Map<string, number>, 
   placeNode(placing, entry, parentIno, name, ino);
 }
 
-function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: string, ino: number): void {
+/** What the outside makes of one entry, in place of what the outside had there. */
+export function placeNode(placing: Placing, entry: SpecEntry, parentIno: number, name: string, ino: number): void {
   const { draft, now } = placing;
   const before = draft.node(ino);
   const type = typeOf[entry.kind];
@@ -215,12 +211,36 @@ const same = (a: Node, b: Node): boolean =>
   a.sizeBytes === b.sizeBytes &&
   sameAcl(a.acl, b.acl);
 
-/** Gives a directory that lives on only for what guests made in it the attributes that the policy now says. */
-function reattribute(placing: Placing, node: Node): void {
-  const path = placing.draft.now.path(node);
-  const attributes = outsideAttributes(placing.policy.effective(path), path, S_IFDIR);
-  const next: Node = { ...node, ...attributes, revision: placing.draft.revision, ctime: placing.now };
-  if (!same(node, next)) placing.draft.put(next);
+/** Gives everything made outside the attributes that the policy now says. */
+export function reattributeAll(placing: Pick<Placing, 'draft' | 'policy' | 'now'>): void {
+  for (const node of placing.draft.base.nodes.values()) if (node.madeBy === 'outside') reattribute(placing, node);
+}
+
+function reattribute({ draft, policy, now }: Pick<Placing, 'draft' | 'policy' | 'now'>, node: Node): void {
+  const path = draft.now.path(node);
+  const attributes = outsideAttributes(policy.effective(path), path, node.mode & S_IFMT);
+  const next: Node = { ...node, ...attributes, revision: draft.revision, ctime: now };
+  if (!same(node, next)) draft.put(next);
+}
+
+/** What the outside made, as it stands, as a spec: what guests made is left out but for directories that hold some of it. */
+export function specOfOutside(snapshot: Snapshot, policy: Policy): Spec {
+  const entries: SpecEntry[] = [];
+  const root = snapshot.node(ROOT_INO);
+  const add = (node: Node, path: string): void => {
+    const before = entries.length;
+    const bytes = node.bytes ?? new Uint8Array();
+    if (isDirectory(node)) {
+      if (node.ino !== ROOT_INO) entries.push({ path, kind: 'directory' });
+      for (const [name, ino] of snapshot.entries(node.ino)) add(snapshot.node(ino)!, `${path}/${name}`);
+      if (node.madeBy === 'guest' && entries.length === before + 1) entries.pop();
+    } else if (node.madeBy === 'outside' && node.ino !== CHANGES_INO) {
+      if ((node.mode & S_IFMT) !== S_IFLNK) entries.push({ path, kind: 'file', bytes });
+      else entries.push({ path, kind: 'symlink', target: decoder.decode(bytes) });
+    }
+  };
+  if (root !== undefined) add(root, '');
+  return { entries, policy: policy.spec };
 }
 
 function leavesFirst(draft: Draft): Node[] {

@@ -1,5 +1,5 @@
 /** The rules of a spec, compiled: what they say of a path, and which rule is the more specific. */
-import { Glob } from './glob.ts';
+import { Glob, namesOf } from './glob.ts';
 import type { Group, PolicySpec, Quota, Rule, RuleAclEntry } from './spec.ts';
 
 /** Whether a rule's path is a pattern. */
@@ -160,9 +160,9 @@ export class Policy {
   readonly hides: boolean;
   /** Whether any value can be read once only. */
   readonly hasOnce: boolean;
-  /** Whether what a rule says can depend on who asks, when or how often, beyond modes and ACLs. */
-  readonly hasSpecialKeys: boolean;
   readonly #rules: readonly Compiled[];
+  /** Those by which an answer can depend on who asks, when or how often, beyond modes and ACLs. */
+  readonly #special: readonly Compiled[];
   /** By the rules that match. Guests choose names and so, where patterns overlap, which: bounded. */
   readonly #effective = new Map<string, Effective>();
   readonly #groups: ReadonlyMap<number, Group>;
@@ -175,8 +175,8 @@ export class Policy {
     this.hasVolatileRules = spec.rules.some((rule) => rule.durable === 'none');
     this.hasOnce = spec.rules.some((rule) => rule.once === true);
     this.hides = spec.rules.some((rule) => rule.hidden === true);
-    this.hasSpecialKeys = spec.rules.some((rule) => {
-      const { special, writeOnce } = combine([compile(rule, 0)]);
+    this.#special = this.#rules.filter((compiled) => {
+      const { special, writeOnce } = combine([compiled]);
       return special || writeOnce;
     });
     this.#groups = new Map(Object.values(spec.groups).map((group) => [group.gid, group]));
@@ -189,7 +189,8 @@ export class Policy {
 
   /** What the rules say of a normalised absolute path. */
   effective(path: string): Effective {
-    const matching = this.#rules.filter((compiled) => compiled.glob.matches(path));
+    const names = namesOf(path);
+    const matching = this.#rules.filter((compiled) => compiled.glob.matchesNames(names));
     const key = matching.map((compiled) => compiled.index).join();
     let effective = this.#effective.get(key);
     if (effective === undefined) {
@@ -198,6 +199,12 @@ export class Policy {
       this.#effective.set(key, effective);
     }
     return effective;
+  }
+
+  /** Whether a rule may guard a directory or something below it by more than modes and ACLs. */
+  guardsWithin(directory: string): boolean {
+    const names = namesOf(directory);
+    return this.#special.some((compiled) => compiled.glob.mayMatchWithin(names));
   }
 
   /** The members of a group that the spec lists members of, and undefined for any other group. */

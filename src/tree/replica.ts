@@ -38,6 +38,12 @@ export interface RememberedChange {
   readonly above: readonly Node[];
 }
 
+/** What applying a delta gives. */
+export interface Made {
+  readonly snapshot: Snapshot;
+  readonly policy: Policy;
+}
+
 /** Inode number of `/.changes`. */
 export const CHANGES_INO = 2;
 
@@ -79,15 +85,22 @@ export class Replica {
     this.#cutOffSinceMs = sinceMs;
   }
 
-  /** Becomes the next revision, and tells the listeners. A full delta comes first, and again from every later host daemon. */
-  apply(told: Delta): void {
+  /**
+   * Becomes the next revision, and tells the listeners. A full delta comes first, and again from every later host daemon.
+<<<<<<< HEAD
+   * `made`: what the next revision is, by whoever has made it already.
+=======
+   * `made`: what applying it gives, by whoever has made that already.
+>>>>>>> 1b7d054
+   */
+  apply(told: Delta, made?: Made): void {
     const before = this.#snapshot;
-    const again = told.full && before.nodes.size > 0;
+    const again = made === undefined && told.full && before.nodes.size > 0;
     const next = again ? keepingSame(before, told) : told;
-    this.#snapshot = applyDelta(before, next);
+    this.#snapshot = made?.snapshot ?? applyDelta(before, next);
     const delta = again ? asDifference(before, this.#snapshot, next) : next;
     this.#usage = delta.usage;
-    if (delta.policy !== undefined) this.#policy = new Policy(delta.policy);
+    if (delta.policy !== undefined) this.#policy = made?.policy ?? new Policy(delta.policy);
     let all = delta.full || delta.policy !== undefined;
     for (const node of delta.put) {
       this.#facts.delete(node.ino);
@@ -99,6 +112,15 @@ export class Replica {
     if (all) this.#facts.clear();
     this.#asked = undefined;
     for (const listener of this.#listeners) listener(delta, before);
+  }
+
+  /** Becomes what another is. The listeners are not told. */
+  become({ snapshot, policy, usage }: Replica): void {
+    this.#snapshot = snapshot;
+    this.#policy = policy;
+    this.#usage = usage;
+    this.#facts.clear();
+    this.#asked = undefined;
   }
 
   onApply(listener: (delta: Delta, before: Snapshot) => void): () => void {

@@ -78,9 +78,22 @@ export class Draft {
     this.#directories = base.directories;
   }
 
+  /** The way back from a snapshot to one that it was made from, by steps that touched these inode numbers. */
+  static back(from: Snapshot, to: Snapshot, touched: Iterable<number>): Draft {
+    const draft = new Draft(from, to.revision);
+    draft.#nodes = to.nodes;
+    draft.#directories = to.directories;
+    for (const ino of touched) draft.#touched.add(ino);
+    return draft;
+  }
+
   /** The draft as it stands, for look-ups. */
   get now(): Snapshot {
-    return new Snapshot(this.revision, this.#nodes, this.#directories);
+    return this.at(this.revision);
+  }
+
+  at(revision: number): Snapshot {
+    return new Snapshot(revision, this.#nodes, this.#directories);
   }
 
   node(ino: number): Node | undefined {

@@ -1,6 +1,7 @@
 /** Linux errno numbers (asm-generic/errno-base.h, errno.h). Handlers return them as positive numbers; 0 is success. */
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const E2BIG = 7;
@@ -40,6 +41,7 @@ const names: ReadonlyMap<number, string> = new Map(
   Object.entries({
     EPERM,
     ENOENT,
+    ESRCH,
     EINTR,
     EIO,
     E2BIG,

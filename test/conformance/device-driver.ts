@@ -1,6 +1,10 @@
 /** The outside of ways in that a device process serves: the tree and its authority are here, as in the host daemon. */
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import type { LinkConfig, ToHost } from '../../src/device/index.ts';
+import { AuditRingReader } from '../../src/host/audit-ring-reader.ts';
 import { DeviceProcess } from '../../src/host/device-process.ts';
 import { type AuditRecord, ways } from '../../src/tree/index.ts';
 import { TestClock, World, type WorldSpec } from '../tree/world.ts';
@@ -27,6 +31,7 @@ export abstract class DeviceDriver implements Driver {
   #world: World | undefined;
   #unsubscribe: (() => void) | undefined;
   #device: DeviceProcess | undefined;
+  #ring: AuditRingReader | undefined;
   #ready = Promise.withResolvers<void>();
   #applied = 0;
   #case = 0;
@@ -48,10 +53,25 @@ export abstract class DeviceDriver implements Driver {
     this.#ready = Promise.withResolvers();
     this.#ready.promise.catch(() => {});
     const options = { spinMicros: 0, allowUnsealedMemory: false };
+    const directory = mkdtempSync(path.join(tmpdir(), 'porthole-ring-'));
+    const auditRing = path.join(directory, 'audit.ring');
+    this.#ring = new AuditRingReader({
+      path: auditRing,
+      vm: 'test',
+      log: {
+        writable: true,
+        place: () => undefined,
+        readFrom: () => new Uint8Array(0),
+        write: (lines) => this.#keep(lines),
+      },
+      onLie: (reason) => assert.fail(reason),
+      onTrouble: (what) => assert.fail(what),
+    });
     this.#device = new DeviceProcess({
-      config: { type: 'config', vm: 'test', options, ...targets },
+      config: { type: 'config', vm: 'test', options, auditRing, ...targets },
       onMessage: (message) => this.#take(message),
       onEnd: (reason) => {
+        rmSync(directory, { recursive: true });
         if (reason !== undefined) this.#ready.reject(new Error(`the device process ended: ${reason}`));
       },
     });
@@ -63,6 +83,8 @@ export abstract class DeviceDriver implements Driver {
     this.#unsubscribe?.();
     await this.#device?.stop();
     this.#device = undefined;
+    this.#ring?.[Symbol.dispose]();
+    this.#ring = undefined;
     this.#applied = 0;
   }
 
@@ -100,16 +122,26 @@ export abstract class DeviceDriver implements Driver {
     this.#unsubscribe = this.world.authority.subscribe('device', (delta) => device.send({ type: 'delta', delta }));
   }
 
+  /** The lines of the ring's records. */
+  #keep(lines: Uint8Array): number {
+    for (const line of new TextDecoder().decode(lines).split('\n').filter(Boolean)) {
+      const { time, ...record } = JSON.parse(line) as Omit<AuditRecord, 'timeMs'> & { readonly time: string };
+      this.world.audit.push({ timeMs: Date.parse(time), ...record });
+    }
+    return lines.length;
+  }
+
   #take(message: ToHost): void {
     switch (message.type) {
       case 'mutation': {
         const { sequence, mutation, way } = message;
-        const outcome = this.world.authority.commit(mutation, ways[way], 'device');
-        this.#device?.send({ type: 'outcome', sequence, outcome });
+        this.world.authority.commit(mutation, ways[way], 'device', undefined, (outcome) =>
+          this.#device?.send({ type: 'outcome', sequence, outcome }),
+        );
         return;
       }
-      case 'audit':
-        this.world.audit.push(...message.records.map((record) => ({ ...record, vm: 'test' })));
+      case 'auditWaiting':
+        this.#ring?.doorbell();
         return;
       case 'ready':
         this.#ready.resolve();
@@ -158,15 +190,15 @@ export abstract class DeviceDriver implements Driver {
     return Promise.resolve(lookAt(this.world, path));
   }
 
-  async audit(): Promise<readonly AuditRecord[]> {
-    await this.statistics();
-    return [...this.world.audit];
+  audit(): Promise<readonly AuditRecord[]> {
+    this.#ring?.drain();
+    return Promise.resolve([...this.world.audit]);
   }
 
-  async breakAudit(broken: boolean): Promise<void> {
+  breakAudit(broken: boolean): Promise<void> {
     this.world.auditWorks = !broken;
-    this.#device!.send({ type: 'auditHealth', writable: !broken });
-    await this.statistics();
+    this.#ring!.setUnwritable(broken);
+    return Promise.resolve();
   }
 
   nowMs(): number {

@@ -4,12 +4,21 @@ import { readdirSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
+import { fuzzAuditRing } from './audit-ring.ts';
+import { goodRecordBytes } from './audit-ring-stage.ts';
 import { fuzzLink } from './link.ts';
+import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
-const targets = { link: fuzzLink, ring: fuzzRing, 'vhost-user': fuzzVhostUser };
+const targets = {
+  'audit-ring': fuzzAuditRing,
+  link: fuzzLink,
+  qcow2: fuzzQcow2,
+  ring: fuzzRing,
+  'vhost-user': fuzzVhostUser,
+};
 
 for (const [name, fuzz] of Object.entries(targets)) {
   test(`fuzz ${name} survives its corpus`, (t) => {
@@ -67,5 +76,22 @@ test('fuzz ring survives sensible descriptors', () => {
         fuzzRing(Uint8Array.from([how, count, ...table.flat(), ...heads, ...tables.flat()])),
     ),
     { numRuns: 1000 },
+  );
+});
+
+test('fuzz audit-ring survives records of which a few bytes are wrong', () => {
+  const good = goodRecordBytes();
+  fc.assert(
+    fc.property(
+      fc.nat(15),
+      fc.integer({ min: 1, max: 5 }),
+      fc.array(fc.tuple(fc.nat(), fc.oneof(fc.nat(255), fc.constantFrom(0, 1, 2, 8, 127, 255))), { maxLength: 4 }),
+      (how, records, changes) => {
+        const bytes = Uint8Array.from([how, 0, 0, 1, 0, ...Array.from({ length: records }, () => [...good]).flat()]);
+        for (const [at, value] of changes) bytes[5 + (at % (bytes.length - 5))] = value;
+        fuzzAuditRing(bytes);
+      },
+    ),
+    { numRuns: 300 },
   );
 });

@@ -6,11 +6,13 @@ import { keptFor } from './kept-node.ts';
 const state = new State(process.argv[2]!);
 for (let revision = (state.restore()?.revision ?? 0) + 1; ; revision++) {
   const inos = [16 + (revision % 7), 32 + (revision % 5)];
-  state.persist({
-    revision,
-    nextIno: 1000 + revision,
-    put: inos.map((ino) => keptFor(ino, revision)),
-    remove: [64 + (revision % 3)],
-  });
+  state.persist([
+    {
+      revision,
+      nextIno: 1000 + revision,
+      put: inos.map((ino) => keptFor(ino, revision)),
+      remove: [64 + (revision % 3)],
+    },
+  ]);
   writeSync(1, `${revision}\n`);
 }

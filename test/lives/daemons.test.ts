@@ -40,6 +40,7 @@ class Device {
 /** The link's end of a host daemon; its tree is the test's, as a store would keep it from one daemon to the next. */
 class Daemon {
   readonly messages: ToHost[] = [];
+  /** False: it dies after it has committed and before it answers. */
   answers = true;
   readonly #socket: Socket;
   readonly #stop: () => void;
@@ -59,12 +60,15 @@ class Daemon {
     socket.on('data', (chunk: Uint8Array) => {
       for (const message of reader.feed(chunk)) {
         this.messages.push(message);
-        if (message.type !== 'mutation' || !this.answers) continue;
-        const expired = monotonicMs() > message.expiresMs;
-        const outcome = expired
-          ? { errno: 5, revision: 0, ino: 0 }
-          : authority.commit(message.mutation, ways[message.way], 'device');
-        this.send({ type: 'outcome', sequence: message.sequence, outcome });
+        if (message.type !== 'mutation') continue;
+        const { sequence } = message;
+        if (monotonicMs() > message.expiresMs) {
+          this.send({ type: 'outcome', sequence, outcome: { errno: 5, revision: 0, ino: 0 } });
+          continue;
+        }
+        authority.commit(message.mutation, ways[message.way], 'device', sequence, (outcome) => {
+          if (this.answers) this.send({ type: 'outcome', sequence, outcome });
+        });
       }
     });
     this.send({

@@ -1,4 +1,5 @@
 /** A tree with its authority and any number of file systems on it, in one process, for tests. */
+import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import {
   type AuditRecord,
@@ -51,6 +52,14 @@ export const specOf = ({ content, rules, policy }: WorldSpec): Spec => ({
 
 export const digest = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('base64');
 
+/** What an authority answers whose keeper answers at once. */
+export function commitNow(authority: Authority, mutation: Mutation, way: Way, holder: string): Outcome {
+  const outcomes: Outcome[] = [];
+  authority.commit(mutation, way, holder, undefined, (outcome) => outcomes.push(outcome));
+  assert.equal(outcomes.length, 1, 'settled once, in the same turn');
+  return outcomes[0]!;
+}
+
 /** Time stands still until a test moves it. */
 export class TestClock implements Clock {
   nowMs = Date.UTC(2026, 0, 1);
@@ -87,7 +96,7 @@ export class World {
 
   /** Asks the authority directly, as nobody's replica. */
   commit(mutation: Mutation, way: Way = ways.direct): Outcome {
-    return this.authority.commit(mutation, way, 'nobody');
+    return commitNow(this.authority, mutation, way, 'nobody');
   }
 
   /** A file system with a replica of its own. */

@@ -1,0 +1,240 @@
+/** The API as one application: what every request goes through, and all routes. */
+import { OpenAPIHono } from '@hono/zod-openapi';
+import { HTTPException } from 'hono/http-exception';
+import { type Document, docsPage } from './docs-page.ts';
+import type { FailedKeys } from './failed-keys.ts';
+import { serveMetadata } from './handlers/metadata.ts';
+import { serveRest } from './handlers/rest.ts';
+import { type Api, type Env, reply, serve } from './handlers/serve.ts';
+import { serveVms } from './handlers/vms.ts';
+import { defaultAccount, type Identity, nameOf } from './identity.ts';
+import type { Manager } from './manager.ts';
+import type { Metrics } from './metrics.ts';
+import { ApiError, problemResponse, toApiError } from './problem.ts';
+import * as routes from './routes/index.ts';
+import type { Streams } from './streams.ts';
+
+/** What the server knows of a connection before a byte of it was read. */
+export interface Connection {
+  /** Over the unix socket: who it is, or why they are refused. Undefined over TCP. */
+  readonly peer: Identity | ApiError | undefined;
+  /** The other end of a TCP connection. */
+  readonly address: string;
+  /** Names that a Host header may have; undefined: any (a unix socket, which no web page reaches). */
+  readonly hosts: ReadonlySet<string> | undefined;
+  readonly scheme: 'http' | 'https';
+}
+
+export interface AppOptions {
+  readonly manager: Manager;
+  readonly metrics: Metrics;
+  readonly streams: Streams;
+  readonly failedKeys: FailedKeys;
+  readonly version: string;
+  readonly connectionOf: (incoming: Env['Bindings']['incoming']) => Connection;
+  /** Origins of web pages that may use the API, besides its own: `https://console.example`. */
+  readonly origins: ReadonlySet<string>;
+}
+
+const requestIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
+
+export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
+  const { manager, metrics, streams } = options;
+  const { log, randomBytes } = manager.kit;
+  const app = new OpenAPIHono<Env>({
+    defaultHook: (result) => {
+      if (result.success) return;
+      throw new ApiError('BAD_REQUEST', 'the request is not as it must be: see fields', {
+        fields: result.error.issues.map(({ path, message }) => ({ path: [result.target, ...path].join('.'), message })),
+      });
+    },
+  });
+
+  app.use('*', async (c, next) => {
+    const began = performance.now();
+    const given = c.req.header('x-request-id');
+    const requestId =
+      given !== undefined && requestIdPattern.test(given) ? given : `req-${randomBytes(8).toString('hex')}`;
+    c.set('requestId', requestId);
+    c.set('route', 'none');
+    await next();
+    const ms = performance.now() - began;
+    const method = routeMethods.has(c.req.method) ? c.req.method : 'other';
+    c.res.headers.set('x-request-id', requestId);
+    c.res.headers.set('x-content-type-options', 'nosniff');
+    c.res.headers.set('content-security-policy', pagePolicy);
+    metrics.requests.inc({ method, route: c.get('route'), status: c.res.status });
+    metrics.seconds.observe({ method, route: c.get('route') }, ms / 1000);
+    log.info(
+      {
+        requestId,
+        method: c.req.method,
+        path: (c.env.incoming.url ?? '').split('?', 1)[0],
+        status: c.res.status,
+        ms: Math.round(ms * 10) / 10,
+        who: nameOf(c.get('identity')),
+      },
+      'request',
+    );
+  });
+
+  app.use('*', async (c, next) => {
+    const { incoming } = c.env;
+    const connection = options.connectionOf(incoming);
+    c.set('isLocal', connection.peer !== undefined && !(connection.peer instanceof ApiError));
+    checkTarget(incoming.url ?? '');
+    checkHost(incoming.headers.host, connection);
+    checkOrigin(c.req.header('origin'), incoming.headers.host, connection, options.origins);
+    c.set('identity', identify(c.req.header('authorization'), connection, options));
+    await next();
+  });
+
+  app.onError((error, c) => {
+    const problem = toApiError(error);
+    if (error instanceof HTTPException) return problemResponse(fromHttp(error), c.get('requestId'));
+    if (problem.code === 'INTERNAL') log.error({ err: error, requestId: c.get('requestId') }, 'a request failed');
+    return problemResponse(problem, c.get('requestId'));
+  });
+
+  const methods = new Map<string, Set<string>>();
+  app.notFound((c) => {
+    const path = c.req.path;
+    const allowed = [...methods].filter(([pattern]) => isOfRoute(path, pattern)).flatMap(([, of]) => [...of]);
+    const error =
+      allowed.length > 0
+        ? new ApiError('METHOD_NOT_ALLOWED', `this takes ${allowed.join(', ')}`, { allow: allowed.join(', ') })
+        : new ApiError('NOT_FOUND', 'there is nothing at this path; /docs shows what there is');
+    return problemResponse(error, c.get('requestId'));
+  });
+
+  const api: Api = { app, manager, streams };
+  serveVms(api);
+  serveMetadata(api);
+  serveRest(api);
+  serve(api, routes.getMetrics, async () => {
+    const text = await metrics.registry.metrics();
+    return new Response(text, { headers: { 'content-type': metrics.registry.contentType } });
+  });
+  serveDocument(api, options.version);
+  for (const { route } of app.openAPIRegistry.definitions.filter((definition) => definition.type === 'route')) {
+    const of = methods.get(route.path) ?? new Set();
+    methods.set(route.path, of.add(route.method.toUpperCase()));
+    if (route.method === 'get') of.add('HEAD');
+  }
+  return app;
+};
+
+const serveDocument = (api: Api, version: string): void => {
+  const document = (): Document =>
+    api.app.getOpenAPI31Document({
+      openapi: '3.1.0',
+      info: {
+        title: 'Porthole API',
+        version,
+        description:
+          'Virtual machines, and the directory with metadata and secrets that each of them sees. Errors are RFC 9457 problems; docs/api.md says what this document cannot.',
+        license: { name: 'Apache-2.0', url: 'https://www.apache.org/licenses/LICENSE-2.0' },
+      },
+      servers: [{ url: '/' }],
+    }) as unknown as Document;
+  api.app.openAPIRegistry.registerComponent('securitySchemes', 'key', {
+    type: 'http',
+    scheme: 'bearer',
+    description: 'A key, `ph_ID_SECRET`. Over the unix socket none is needed: the kernel says who is there.',
+  });
+  let text: string | undefined;
+  serve(api, routes.getDocument, async () =>
+    text === undefined
+      ? reply(routes.getDocument, 200, JSON.parse((text = JSON.stringify(document()))) as { openapi: string })
+      : new Response(text, { headers: { 'content-type': 'application/json' } }),
+  );
+  let page: string | undefined;
+  serve(api, routes.getDocsPage, async () => {
+    page ??= String(await docsPage(document()));
+    return new Response(page, { headers: { 'content-type': 'text/html; charset=utf-8' } });
+  });
+};
+
+const routeMethods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS', 'PATCH']);
+
+/** Nothing may run, load or frame; the page of /docs has a style of its own. */
+const pagePolicy =
+  "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; sandbox";
+
+const isOfRoute = (path: string, pattern: string): boolean => {
+  const want = pattern.split('/');
+  const have = path.split('/');
+  const isOpen = want.at(-1) === '{path}' && want.length > 2 && pattern.includes('/metadata/');
+  return (
+    (isOpen ? have.length >= want.length : have.length === want.length) &&
+    want.every((part, i) => part.startsWith('{') || part === have[i])
+  );
+};
+
+/**
+ * The target of a request as it was sent. A URL parser would resolve dot segments and turn "\" into "/", so what is routed
+ * would not be what was asked for.
+ */
+const checkTarget = (url: string): void => {
+  const path = url.split('?', 1)[0]!;
+  if (!path.startsWith('/') || /[^\x21-\x7e]|[\\#]/.test(url))
+    throw new ApiError(
+      'BAD_PATH',
+      'the target of the request must be a path of visible ASCII characters, without "\\" and "#"',
+    );
+  if (path.split('/').some((segment) => /^(\.|%2e){1,2}$/i.test(segment)))
+    throw new ApiError('BAD_PATH', 'the path has a name "." or "..", which is never resolved here');
+};
+
+const checkHost = (host: string | undefined, { hosts }: Connection): void => {
+  if (hosts === undefined) return;
+  const [, name] = /^(\[[0-9a-f:.]+\]|[^:/?#@\s]+)(?::\d{1,5})?$/i.exec(host ?? '') ?? [];
+  const plain = name?.toLowerCase().replace(/\.$/, '');
+  // A name that an attacker's DNS points here would make a page of theirs one of ours; an address has no DNS.
+  if (plain !== undefined && (hosts.has(plain) || /^\[.*\]$|^\d{1,3}(\.\d{1,3}){3}$/.test(plain))) return;
+  throw new ApiError(
+    'BAD_HOST',
+    `the Host ${JSON.stringify(host ?? '')} is not one of this server; allow it with --host`,
+  );
+};
+
+const checkOrigin = (
+  origin: string | undefined,
+  host: string | undefined,
+  { scheme }: Connection,
+  origins: ReadonlySet<string>,
+): void => {
+  if (origin === undefined || origin === `${scheme}://${host}` || origins.has(origin)) return;
+  throw new ApiError('BAD_ORIGIN', `pages of ${JSON.stringify(origin)} may not use this server`);
+};
+
+/** Nobody is let in by a wrong key, not even over the unix socket. BAD_KEY, TOO_MANY_REQUESTS, FORBIDDEN. */
+const identify = (
+  authorization: string | undefined,
+  { peer, address }: Connection,
+  { manager, failedKeys, metrics }: AppOptions,
+): Identity | undefined => {
+  if (peer instanceof ApiError) throw peer;
+  if (authorization === undefined) return peer;
+  const from = peer === undefined ? address : nameOf(peer);
+  const waitSeconds = failedKeys.waitSeconds(from);
+  if (waitSeconds > 0)
+    throw new ApiError('TOO_MANY_REQUESTS', 'too many wrong keys came from your address; wait a little', {
+      retryAfterSeconds: waitSeconds,
+    });
+  const checked = manager.keys.check(/^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? '');
+  if (checked === undefined) {
+    failedKeys.failed(from);
+    metrics.failedKeys.inc();
+    throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');
+  }
+  const { key, ended } = checked;
+  return { account: key.account ?? defaultAccount, role: key.role, key: key.id, uid: undefined, ended };
+};
+
+/** What hono itself refuses. */
+const fromHttp = ({ status, message }: HTTPException): ApiError => {
+  if (status === 415) return new ApiError('WRONG_MEDIA_TYPE', 'send JSON, with "Content-Type: application/json"');
+  if (status === 413) return new ApiError('TOO_LARGE', 'the body is too large');
+  return new ApiError('BAD_REQUEST', message === '' ? 'the body is no valid JSON' : message.toLowerCase());
+};

@@ -1,0 +1,241 @@
+import type { ImageRecord } from '../../records/index.ts';
+import type { AuditEvent } from '../host-port.ts';
+import type { KeyFacts } from '../keys.ts';
+import { isFinished } from '../operations.ts';
+import { ApiError } from '../problem.ts';
+import * as routes from '../routes/index.ts';
+import { parseTreePath } from '../tree-path.ts';
+import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
+import { isoTime, operationView } from './vms.ts';
+
+const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
+
+const keyView = ({ id, name, role, createdAtMs, expiresAtMs }: KeyFacts) => ({
+  id,
+  name,
+  role,
+  createdAt: isoTime(createdAtMs),
+  ...(expiresAtMs !== undefined && { expiresAt: isoTime(expiresAtMs) }),
+});
+
+const imageView = ({ name, version, digest, sizeBytes, virtualSizeBytes, createdAtMs }: ImageRecord) => ({
+  name,
+  version,
+  digest,
+  sizeBytes,
+  virtualSizeBytes,
+  createdAt: isoTime(createdAtMs),
+});
+
+export const serveRest = (api: Api): void => {
+  serveOperations(api);
+  serveAudit(api);
+  serveImages(api);
+  serveKeys(api);
+  serveHost(api);
+};
+
+const serveOperations = (api: Api): void => {
+  const { operations, images, vms, idempotency } = api.manager;
+
+  serve(api, routes.listOperations, async (c) => {
+    const { limit, cursor } = c.req.valid('query');
+    const page = await operations.list(identityOf(c).account, { limit, cursor });
+    return reply(routes.listOperations, 200, {
+      operations: page.operations.map(operationView),
+      ...(page.next !== undefined && { next: page.next }),
+    });
+  });
+
+  serve(api, routes.getOperation, async (c) => {
+    const { record } = await operations.get(identityOf(c).account, c.req.valid('param').id);
+    return reply(routes.getOperation, 200, operationView(record));
+  });
+
+  serve(api, routes.watchOperation, async (c) => {
+    const { account } = identityOf(c);
+    const { id } = c.req.valid('param');
+    const last = c.req.valid('header')['last-event-id'] ?? '0';
+    if (!/^\d{1,15}$/.test(last)) throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of an operation');
+    return stream(c, api, async (signal) => {
+      const followed = await operations.follow(account, id, Number(last), signal);
+      return (async function* () {
+        for await (const { revision, operation } of followed)
+          yield { event: 'operation', id: String(revision), data: operationView(operation) };
+      })();
+    });
+  });
+
+  serve(api, routes.cancelOperation, async (c) => {
+    const { account } = identityOf(c);
+    const { id } = c.req.valid('param');
+    const { record, key, modRevision } = await operations.get(account, id);
+    if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
+    if (record.kind === 'image.add') {
+      if (!images.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
+      return reply(routes.cancelOperation, 202, operationView(record));
+    }
+    if (record.kind !== 'vm.start')
+      throw new ApiError('WRONG_STATE', `an operation ${record.kind} cannot be cancelled; it runs to its end`);
+    const cancelled = await operations.change(record, {
+      state: 'cancelled',
+      error: { code: 'CANCELLED', detail: 'it was cancelled, and the VM is stopped instead' },
+    });
+    const latest = await vms.find(account, record.target.name);
+    if (latest.record.id !== record.target.id || latest.record.generation !== record.generation)
+      throw new ApiError(
+        'WRONG_STATE',
+        `a later request to the VM "${record.target.name}" has taken the place of "${id}"`,
+      );
+    // One transaction: the stop takes the place of the start, unless somebody else was faster.
+    await idempotency.run({ account, key: undefined, hash: '' }, (commit) =>
+      vms.request(
+        account,
+        record.target.name,
+        { kind: 'vm.stop' },
+        async (transaction, answer) => {
+          if (await commit(transaction, answer)) return true;
+          throw new ApiError('CONFLICT', `the operation "${id}" got on meanwhile; look at it again`);
+        },
+        () => answerOf(routes.cancelOperation, 202, operationView(cancelled.operation)),
+        async () => ({
+          conditions: [
+            { key, modRevision },
+            { key: latest.key, modRevision: latest.modRevision },
+          ],
+          operations: cancelled.operations,
+        }),
+      ),
+    );
+    return reply(routes.cancelOperation, 202, operationView(cancelled.operation));
+  });
+};
+
+const serveAudit = (api: Api): void => {
+  const { host } = api.manager.kit;
+
+  serve(api, routes.queryAudit, async (c) => {
+    const { limit, cursor, from, until, order, path, ...filter } = c.req.valid('query');
+    const page = await host.audit(
+      {
+        ...filter,
+        path: path === undefined ? undefined : parseTreePath(path),
+        fromMs: from === undefined ? undefined : Date.parse(from),
+        untilMs: until === undefined ? undefined : Date.parse(until),
+        newestFirst: order === 'newest',
+        cursor,
+        limit,
+      },
+      { signal: c.req.raw.signal },
+    );
+    return reply(routes.queryAudit, 200, {
+      events: page.events.map(auditView),
+      ...(page.next !== undefined && { next: page.next }),
+    });
+  });
+
+  serve(api, routes.followAudit, async (c) => {
+    const { path, ...filter } = c.req.valid('query');
+    const after = c.req.valid('header')['last-event-id'];
+    if (after !== undefined && !/^[A-Za-z0-9._-]{1,64}$/.test(after))
+      throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of an audit stream');
+    const filters = { ...filter, path: path === undefined ? undefined : parseTreePath(path) };
+    return stream(c, api, async (signal) => {
+      const events = await host.followAudit(filters, { after, signal });
+      return (async function* () {
+        for await (const event of events) yield { event: 'audit', id: event.id, data: auditView(event) };
+      })();
+    });
+  });
+};
+
+const serveImages = (api: Api): void => {
+  const { images, idempotency } = api.manager;
+
+  serve(api, routes.listImages, async (c) =>
+    reply(routes.listImages, 200, { images: (await images.list(identityOf(c).account)).map(imageView) }),
+  );
+
+  serve(api, routes.addImage, async (c) => {
+    const { name, version, file, format, recipe } = c.req.valid('json');
+    const { account } = identityOf(c);
+    if (file !== undefined && !c.get('isLocal'))
+      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only');
+    const source =
+      file === undefined
+        ? ({ kind: 'recipe', recipe: recipe! } as const)
+        : ({ kind: 'file', path: file, format } as const);
+    const answer = await idempotency.run(await onceRequest(c), (commit) =>
+      images.add(account, { name, version, source }, commit, (operation) =>
+        answerOf(routes.addImage, 202, operationView(operation), { location: `/v1/operations/${operation.id}` }),
+      ),
+    );
+    return send(answer);
+  });
+
+  serve(api, routes.getImage, async (c) => {
+    const { image, version } = c.req.valid('param');
+    return reply(routes.getImage, 200, imageView(await images.get(identityOf(c).account, image, version)));
+  });
+
+  serve(api, routes.removeImage, async (c) => {
+    const { image, version } = c.req.valid('param');
+    await images.remove(identityOf(c).account, image, version);
+    return noContent();
+  });
+};
+
+const serveKeys = (api: Api): void => {
+  const { keys, globalIdempotency, kit } = api.manager;
+
+  serve(api, routes.listKeys, async (c) =>
+    reply(routes.listKeys, 200, { keys: (await keys.list(identityOf(c).account)).map(keyView) }),
+  );
+
+  serve(api, routes.createKey, async (c) => {
+    const { name, role, expiresInSeconds } = c.req.valid('json');
+    const expiresAtMs = expiresInSeconds === undefined ? undefined : kit.wallMs() + expiresInSeconds * 1000;
+    const { account } = identityOf(c);
+    const answer = await globalIdempotency.run(await onceRequest(c), async (commit) => {
+      const { key, text } = await keys.create(account, { name, role, expiresAtMs }, commit);
+      return answerOf(routes.createKey, 201, { key: keyView(key), text });
+    });
+    if (answer.status !== 409) return send(answer);
+    const { key } = JSON.parse(answer.body) as { readonly key: string };
+    throw new ApiError('IDEMPOTENCY_SECRET', `this request made the key "${key}" before; revoke it and make another`);
+  });
+
+  serve(api, routes.revokeKey, async (c) => {
+    await keys.revoke(identityOf(c).account, c.req.valid('param').id);
+    return noContent();
+  });
+
+  serve(api, routes.whoAmI, async (c) => {
+    const { account, role, key, uid } = identityOf(c);
+    return reply(routes.whoAmI, 200, {
+      account,
+      role,
+      ...(key !== undefined && { key }),
+      ...(uid !== undefined && { uid }),
+    });
+  });
+};
+
+const serveHost = (api: Api): void => {
+  const { kit } = api.manager;
+
+  serve(api, routes.getHost, async (c) => {
+    const { startedAtMs, warnings, vms, ...rest } = await kit.host.status({ signal: c.req.raw.signal });
+    return reply(routes.getHost, 200, {
+      ...rest,
+      startedAt: isoTime(startedAtMs),
+      warnings: [...warnings],
+      vms: vms.map((vm) => ({ ...vm })),
+    });
+  });
+
+  serve(api, routes.getHealth, async () => {
+    await Promise.all([kit.region.get('health'), kit.global.get('health')]);
+    return reply(routes.getHealth, 200, { status: 'ok' });
+  });
+};

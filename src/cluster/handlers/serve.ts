@@ -1,0 +1,141 @@
+/** How a handler is bound to its route: access, size of the body, idempotency, and answers of the shape that was promised. */
+import { createHash } from 'node:crypto';
+import type { HttpBindings } from '@hono/node-server';
+import type { OpenAPIHono, RouteConfig, RouteHandler, z } from '@hono/zod-openapi';
+import type { Context, MiddlewareHandler } from 'hono';
+import { bodyLimit } from 'hono/body-limit';
+import type { Answer, OnceRequest } from '../idempotency.ts';
+import { checkAccess, type Identity, nameOf } from '../identity.ts';
+import type { Manager } from '../manager.ts';
+import { ApiError } from '../problem.ts';
+import type { Access } from '../routes/common.ts';
+import { eventStream, type ServerEvent } from '../sse.ts';
+import type { Streams } from '../streams.ts';
+
+export interface Env {
+  Bindings: HttpBindings;
+  Variables: { identity: Identity | undefined; requestId: string; isLocal: boolean; route: string };
+}
+
+export type App = OpenAPIHono<Env>;
+
+/** What handlers are made of. */
+export interface Api {
+  readonly app: App;
+  readonly manager: Manager;
+  readonly streams: Streams;
+}
+
+/** Bytes of a body unless the route says otherwise. */
+const ordinaryBody = 64 * 1024;
+
+type RouteContext<R extends RouteConfig> = Parameters<RouteHandler<R, Env>>[0];
+
+export const identityOf = (c: Context<Env>): Identity => c.get('identity')!;
+
+/** Access, and the size of the body. */
+const guards = (route: RouteConfig, bodyBytes: number): MiddlewareHandler<Env>[] => {
+  const access = route['x-access'] as Access;
+  const check: MiddlewareHandler<Env> = async (c, next) => {
+    c.set('route', route.path);
+    checkAccess(c.get('identity'), access);
+    await next();
+  };
+  const limit = bodyLimit({
+    maxSize: bodyBytes,
+    onError: () => {
+      throw new ApiError('TOO_LARGE', `the body has more than the ${bodyBytes} bytes that are allowed here`);
+    },
+  });
+  return route.request?.body === undefined ? [check] : [check, limit];
+};
+
+export interface ServeOptions {
+  readonly bodyBytes?: number;
+}
+
+export const serve = <R extends RouteConfig>(
+  { app }: Api,
+  route: R,
+  handler: (c: RouteContext<R>) => Promise<Response>,
+  { bodyBytes = ordinaryBody }: ServeOptions = {},
+): void => {
+  // Answers are made by `reply`, which checks them against the route: the type of a Response says nothing of its body.
+  app.openapi({ ...route, middleware: guards(route, bodyBytes) }, handler as unknown as RouteHandler<R, Env>);
+};
+
+/** For a route whose last part is a path of any length, which a template can't say. */
+export const serveBelow = <R extends RouteConfig>(
+  { app }: Api,
+  route: R,
+  handler: (c: Context<Env>) => Promise<Response>,
+  { bodyBytes = ordinaryBody }: ServeOptions = {},
+): void => {
+  app.openAPIRegistry.registerPath(route);
+  const pattern = route.path.replace('{name}', ':name').replace('{path}', '*');
+  app.on(route.method.toUpperCase(), [pattern], ...guards(route, bodyBytes), handler);
+};
+
+type JsonOf<R extends RouteConfig, S extends keyof R['responses']> = R['responses'][S] extends {
+  content: { 'application/json': { schema: infer Z extends z.ZodType } };
+}
+  ? z.input<Z>
+  : never;
+
+export const answerOf = <R extends RouteConfig, S extends keyof R['responses'] & number>(
+  _route: R,
+  status: S,
+  value: JsonOf<R, S>,
+  headers: Readonly<Record<string, string>> = {},
+): Answer => ({ status, headers: { 'content-type': 'application/json', ...headers }, body: JSON.stringify(value) });
+
+export const send = (answer: Answer): Response =>
+  new Response(answer.body === '' ? null : answer.body, {
+    status: answer.status,
+    headers: { 'cache-control': 'no-store', ...answer.headers },
+  });
+
+export const reply = <R extends RouteConfig, S extends keyof R['responses'] & number>(
+  route: R,
+  status: S,
+  value: JsonOf<R, S>,
+  headers: Readonly<Record<string, string>> = {},
+): Response => send(answerOf(route, status, value, headers));
+
+export const noContent = (): Response => new Response(null, { status: 204 });
+
+/** What makes a request the same as another: method, URL, conditions and body. */
+export const onceRequest = async (c: Context<Env>): Promise<OnceRequest> => {
+  const { account } = identityOf(c);
+  const key = c.req.header('idempotency-key');
+  if (key === undefined) return { account, key, hash: '' };
+  if (!/^[\x21-\x7e]{1,255}$/.test(key))
+    throw new ApiError('BAD_REQUEST', 'the Idempotency-Key must have 1 to 255 visible ASCII characters');
+  const hash = createHash('sha256');
+  for (const part of [c.req.method, c.env.incoming.url ?? '', c.req.header('if-match'), c.req.header('if-none-match')])
+    hash.update(JSON.stringify(part ?? null));
+  hash.update(new Uint8Array(await c.req.arrayBuffer()));
+  return { account, key, hash: hash.digest('hex') };
+};
+
+/** An event stream, counted and bound to whoever opened it. `begin` may throw: then that is the answer. */
+export const stream = async (
+  c: Context<Env>,
+  { streams }: Api,
+  begin: (signal: AbortSignal) => Promise<AsyncIterable<ServerEvent>>,
+): Promise<Response> => {
+  const identity = identityOf(c);
+  const opened = streams.open(nameOf(identity), [c.req.raw.signal, ...(identity.ended ? [identity.ended] : [])]);
+  try {
+    return eventStream(await begin(opened.signal), {
+      requestId: c.get('requestId'),
+      signal: opened.signal,
+      cutOff: () => c.env.outgoing.destroy(),
+      ended: opened.close,
+      ...streams.timing,
+    });
+  } catch (error) {
+    opened.close();
+    throw error;
+  }
+};

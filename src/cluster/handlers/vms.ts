@@ -1,0 +1,217 @@
+import { Buffer } from 'node:buffer';
+import type { OperationRecord } from '../../records/index.ts';
+import type { Answer } from '../idempotency.ts';
+import { ApiError } from '../problem.ts';
+import * as routes from '../routes/index.ts';
+import { statusOf, type Vm } from '../vms.ts';
+import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
+
+export const isoTime = (ms: number): string => new Date(ms).toISOString();
+
+export const vmView = (vm: Vm) => {
+  const { id, name, kind, type, vcpus, memoryMiB, network, labels, restart, desired, ...rest } = vm.record;
+  const { status } = vm;
+  return {
+    id,
+    name,
+    kind,
+    type,
+    vcpus,
+    memoryMiB,
+    network,
+    labels,
+    restart,
+    desired,
+    ...(rest.image && { image: rest.image }),
+    ...(rest.diskBytes !== undefined && { diskBytes: rest.diskBytes }),
+    status: statusOf(vm),
+    reason: status?.reason ?? '',
+    bootNumber: status?.bootNumber ?? 0,
+    addresses: status?.addresses ?? [],
+    ...(status && { since: isoTime(status.sinceMs) }),
+    ...(status?.bootId !== undefined && { bootId: status.bootId }),
+    createdAt: isoTime(rest.createdAtMs),
+  };
+};
+
+export const operationView = ({ id, kind, target, state, step, done, total, error, ...times }: OperationRecord) => ({
+  id,
+  kind,
+  target: { name: target.name, ...(target.version !== undefined && { version: target.version }) },
+  state,
+  step,
+  done,
+  ...(total !== undefined && { total }),
+  ...(error && { error: { code: error.code, detail: error.detail } }),
+  createdAt: isoTime(times.createdAtMs),
+  ...(times.finishedAtMs !== undefined && { finishedAt: isoTime(times.finishedAtMs) }),
+});
+
+const accepted = (vm: Vm, operation: OperationRecord): Answer =>
+  answerOf(
+    routes.createVm,
+    202,
+    { vm: vmView(vm), operation: operationView(operation) },
+    { location: `/v1/operations/${operation.id}` },
+  );
+
+const consoleInputBytes = 64 * 1024;
+const consoleLogBytes = 1024 * 1024;
+
+export const serveVms = (api: Api): void => {
+  const { manager } = api;
+  const { vms, idempotency, kit } = manager;
+
+  serve(
+    api,
+    routes.createVm,
+    async (c) => {
+      const wish = c.req.valid('json');
+      const { account } = identityOf(c);
+      if (wish.spec !== undefined) {
+        const problems = await kit.host.checkSpec(wish.spec);
+        if (problems.some(({ severity }) => severity === 'error'))
+          throw new ApiError('BAD_SPEC', 'the spec has mistakes: see problems', { problems });
+      }
+      const { type, image, diskBytes, spec, ...rest } = wish;
+      const full = {
+        ...rest,
+        start: rest.kind === 'managed' && rest.start,
+        type,
+        image: image && { name: image.name, version: image.version },
+        diskBytes,
+        spec,
+      };
+      return send(await idempotency.run(await onceRequest(c), (commit) => vms.create(account, full, commit, accepted)));
+    },
+    { bodyBytes: 1024 * 1024 },
+  );
+
+  serve(api, routes.listVms, async (c) => {
+    const { limit, cursor, status, type, prefix, label } = c.req.valid('query');
+    const filters = { status, type, namePrefix: prefix, labels: label };
+    const page = await vms.list(identityOf(c).account, filters, { limit, cursor });
+    return reply(routes.listVms, 200, {
+      vms: page.vms.map(vmView),
+      ...(page.next !== undefined && { next: page.next }),
+    });
+  });
+
+  serve(api, routes.countVms, async (c) =>
+    reply(routes.countVms, 200, { counts: await vms.counts(identityOf(c).account) }),
+  );
+
+  serve(api, routes.getVm, async (c) =>
+    reply(routes.getVm, 200, vmView(await vms.get(identityOf(c).account, c.req.valid('param').name))),
+  );
+
+  for (const [route, kind] of [
+    [routes.startVm, 'vm.start'],
+    [routes.deleteVm, 'vm.delete'],
+  ] as const) {
+    serve(api, route, async (c) => {
+      const { account } = identityOf(c);
+      const { name } = c.req.valid('param');
+      const once = await onceRequest(c);
+      return send(await idempotency.run(once, (commit) => vms.request(account, name, { kind }, commit, accepted)));
+    });
+  }
+
+  for (const [route, kind] of [
+    [routes.stopVm, 'vm.stop'],
+    [routes.rebootVm, 'vm.reboot'],
+  ] as const) {
+    serve(api, route, async (c) => {
+      const { account } = identityOf(c);
+      const { name } = c.req.valid('param');
+      const { graceSeconds } = c.req.valid('json');
+      const once = await onceRequest(c);
+      const change = { kind, stopGraceSeconds: graceSeconds };
+      return send(await idempotency.run(once, (commit) => vms.request(account, name, change, commit, accepted)));
+    });
+  }
+
+  serve(api, routes.getStatistics, async (c) => {
+    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+    const { atMs, values } = await kit.host.statistics(ref, { signal: c.req.raw.signal });
+    return reply(routes.getStatistics, 200, { at: isoTime(atMs), values: { ...values } });
+  });
+
+  serve(api, routes.getAttachment, async (c) => {
+    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+    const { qemu, cloudHypervisor, ...rest } = await kit.host.attachment(ref, { signal: c.req.raw.signal });
+    return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
+  });
+
+  serve(api, routes.tellBoot, async (c) => {
+    const { record } = await vms.find(identityOf(c).account, c.req.valid('param').name);
+    if (record.kind !== 'attached')
+      throw new ApiError('WRONG_STATE', `the VM "${record.name}" is started here, so its boots are known`);
+    const once = await onceRequest(c);
+    return send(
+      await idempotency.runOutside(
+        once,
+        async () => {
+          const { bootId, number } = await kit.host.boot(record);
+          return answerOf(routes.tellBoot, 201, { bootId, number });
+        },
+        isOpen,
+      ),
+    );
+  });
+
+  serve(api, routes.getConsole, async (c) => {
+    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+    const { offset, tail, limit } = c.req.valid('query');
+    const log = await kit.host
+      .console(ref)
+      .log({ offset, tailBytes: tail, mostBytes: Math.min(limit, consoleLogBytes), signal: c.req.raw.signal });
+    return new Response(Buffer.from(log.bytes), {
+      headers: {
+        'content-type': 'application/octet-stream',
+        'cache-control': 'no-store',
+        'console-start': String(log.start),
+        'console-offset': String(log.offset),
+        'console-end': String(log.end),
+      },
+    });
+  });
+
+  serve(api, routes.streamConsole, async (c) => {
+    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+    const last = c.req.valid('header')['last-event-id'];
+    if (last !== undefined && !/^\d{1,15}$/.test(last))
+      throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of a console stream');
+    const offset = last === undefined ? c.req.valid('query').offset : Number(last);
+    return stream(c, api, async (signal) => {
+      const { offset: start, pieces } = await kit.host.console(ref).stream({ offset, signal });
+      return (async function* () {
+        yield { event: 'start', id: String(start), data: { offset: start } };
+        for await (const { offset: at, bytes } of pieces)
+          yield {
+            event: 'output',
+            id: String(at + bytes.length),
+            data: { offset: at, base64: Buffer.from(bytes).toString('base64') },
+          };
+      })();
+    });
+  });
+
+  serve(
+    api,
+    routes.writeConsole,
+    async (c) => {
+      const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+      const bytes = new Uint8Array(await c.req.arrayBuffer());
+      if (bytes.length > 0) await kit.host.console(ref).write(bytes, { signal: c.req.raw.signal });
+      return noContent();
+    },
+    { bodyBytes: consoleInputBytes },
+  );
+};
+
+/** Whether an effect on a host may have happened although the call failed. */
+export const isOpen = (error: unknown): boolean => {
+  const code = (error as { readonly code?: unknown } | undefined)?.code;
+  return typeof code !== 'string' || code === 'HOST_UNAVAILABLE' || !/^[A-Z_]+$/.test(code);
+};

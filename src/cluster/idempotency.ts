@@ -1,0 +1,173 @@
+/**
+ * A request with an `Idempotency-Key` has its effect once: a repeat within a day gets the first answer again. The record is
+ * put in the transaction of the effect. Where the effect lies outside the stores' reach of one transaction (a VM's tree),
+ * a record `begun` goes ahead of it. Refusals are not kept: a request that had no effect may be tried again.
+ */
+import { createHash } from 'node:crypto';
+import { IdempotencyRecord } from '../records/index.ts';
+import { type Condition, type Operation, type Store, StoreError } from '../store/index.ts';
+import type { DayLease } from './day-lease.ts';
+import { getRecord, type Kept, type Kit, put, remove } from './kit.ts';
+import { ApiError } from './problem.ts';
+
+/** What a handler answers, as it can be kept. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string>>;
+  /** JSON text, or ''. */
+  readonly body: string;
+}
+
+export interface OnceRequest {
+  readonly account: string;
+  /** Undefined: the request is not bound to a key. */
+  readonly key: string | undefined;
+  /** SHA-256, in hex, of all that makes the request what it is. */
+  readonly hash: string;
+}
+
+/** Commits the effect together with the answer. False: a condition of the effect's own did not hold. */
+export type CommitOnce = (
+  transaction: { readonly conditions: readonly Condition[]; readonly operations: readonly Operation[] },
+  answer: Answer,
+) => Promise<boolean>;
+
+/** Someone else's request with the same key was faster. */
+class Overtaken extends Error {}
+
+export class Idempotency {
+  readonly #kit: Kit;
+  readonly #lease: DayLease;
+  readonly #store: Store;
+  readonly #underWay = new Map<string, { readonly hash: string; readonly answer: Promise<Answer> }>();
+
+  constructor(kit: Kit, store: Store, lease: DayLease) {
+    this.#kit = kit;
+    this.#store = store;
+    this.#lease = lease;
+  }
+
+  /** For effects in the store itself. `effect` calls `commit` once, or again after a `false`. */
+  run(request: OnceRequest, effect: (commit: CommitOnce) => Promise<Answer>): Promise<Answer> {
+    const plain: CommitOnce = async ({ conditions, operations }) =>
+      (await this.#store.commit({ conditions, operations })).committed;
+    if (request.key === undefined) return effect(plain);
+    const key = keyOf(request);
+    return this.#alone(request, key, async () => {
+      const before = await getRecord(this.#store, IdempotencyRecord, key);
+      if (before !== undefined) return this.#replay(request, before);
+      try {
+        return await effect((transaction, answer) => this.#commit(request, key, transaction, answer));
+      } catch (error) {
+        if (!(error instanceof Overtaken)) throw error;
+        const winner = await getRecord(this.#store, IdempotencyRecord, key);
+        if (winner === undefined) throw busy();
+        return this.#replay(request, winner);
+      }
+    });
+  }
+
+  /**
+   * For effects elsewhere. `effect` is told of an earlier try that may or may not have had its effect: its `begunAtMs`. It
+   * must throw only when it had none for certain, or `isOpen(error)` must say that it may have had.
+   */
+  runOutside(
+    request: OnceRequest,
+    effect: (begunAtMs: number | undefined) => Promise<Answer>,
+    isOpen: (error: unknown) => boolean,
+  ): Promise<Answer> {
+    if (request.key === undefined) return effect(undefined);
+    const key = keyOf(request);
+    return this.#alone(request, key, async () => {
+      const before = await getRecord(this.#store, IdempotencyRecord, key);
+      if (before?.record.state === 'done') return this.#replay(request, before);
+      if (before !== undefined) checkHash(request, before.record);
+      else {
+        const outcome = await this.#leased((leaseId) => ({
+          conditions: [{ key, exists: false }],
+          operations: [put(key, this.#record(request, { status: 0, headers: {}, body: '' }, 'begun'), leaseId)],
+        }));
+        if (!outcome.committed) throw busy();
+      }
+      let answer: Answer;
+      try {
+        answer = await effect(before?.record.createdAtMs);
+      } catch (error) {
+        if (!isOpen(error)) await this.#store.commit({ operations: [remove(key)] });
+        throw error;
+      }
+      await this.#leased((leaseId) => ({ operations: [put(key, this.#record(request, answer, 'done'), leaseId)] }));
+      return answer;
+    });
+  }
+
+  /** One at a time in this process: a concurrent repeat waits and gets the same answer. */
+  async #alone(request: OnceRequest, key: string, work: () => Promise<Answer>): Promise<Answer> {
+    const other = this.#underWay.get(key);
+    if (other !== undefined) {
+      if (other.hash !== request.hash) throw mismatch();
+      // When the first had no effect, this one may.
+      const answer = await other.answer.catch(() => undefined);
+      return answer ?? this.#alone(request, key, work);
+    }
+    const answer = work();
+    this.#underWay.set(key, { hash: request.hash, answer });
+    try {
+      return await answer;
+    } finally {
+      this.#underWay.delete(key);
+    }
+  }
+
+  async #commit(
+    request: OnceRequest,
+    key: string,
+    transaction: { readonly conditions: readonly Condition[]; readonly operations: readonly Operation[] },
+    answer: Answer,
+  ): Promise<boolean> {
+    const outcome = await this.#leased((leaseId) => ({
+      conditions: [...transaction.conditions, { key, exists: false }],
+      operations: [...transaction.operations, put(key, this.#record(request, answer, 'done'), leaseId)],
+    }));
+    if (outcome.committed) return true;
+    if (outcome.unmet.includes(transaction.conditions.length)) throw new Overtaken();
+    return false;
+  }
+
+  /** Once more with a new lease when the old one ran out, as it does when a machine sleeps for a day. */
+  async #leased(transaction: (leaseId: number) => Parameters<Store['commit']>[0]): ReturnType<Store['commit']> {
+    try {
+      return await this.#store.commit(transaction(await this.#lease.current()));
+    } catch (error) {
+      if (!(error instanceof StoreError && error.code === 'STORE_LEASE_GONE')) throw error;
+      this.#lease.forget();
+      return this.#store.commit(transaction(await this.#lease.current()));
+    }
+  }
+
+  #record(request: OnceRequest, answer: Answer, state: IdempotencyRecord['state']): IdempotencyRecord {
+    return { request: request.hash, ...answer, headers: { ...answer.headers }, state, createdAtMs: this.#kit.wallMs() };
+  }
+
+  #replay(request: OnceRequest, { record }: Kept<IdempotencyRecord>): Answer {
+    checkHash(request, record);
+    if (record.state === 'begun') throw busy();
+    const { status, headers, body } = record;
+    return { status, headers: { ...headers, 'idempotent-replay': 'true' }, body };
+  }
+}
+
+const keyOf = ({ account, key }: OnceRequest): string =>
+  `idempotency/${account}/${createHash('sha256').update(key!).digest('hex')}`;
+
+const checkHash = (request: OnceRequest, record: IdempotencyRecord): void => {
+  if (record.request !== request.hash) throw mismatch();
+};
+
+const mismatch = (): ApiError =>
+  new ApiError('IDEMPOTENCY_MISMATCH', 'this Idempotency-Key came with another request before; use a new one for each');
+
+const busy = (): ApiError =>
+  new ApiError('IDEMPOTENCY_BUSY', 'a request with this Idempotency-Key is under way; repeat it in a second', {
+    retryAfterSeconds: 1,
+  });

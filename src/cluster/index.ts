@@ -1,0 +1,11 @@
+export type * from './host-port.ts';
+export { Manager, type ManagerOptions } from './manager.ts';
+export {
+  type ApiServer,
+  ListenError,
+  type ListenErrorCode,
+  type ListenOptions,
+  listen,
+  type TcpOptions,
+} from './server.ts';
+export type { UidRange } from './vms.ts';

@@ -1,0 +1,46 @@
+/** What Prometheus is told. Labels are routes and outcomes, never names of VMs or paths. */
+import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
+import { defaultAccount } from './identity.ts';
+import type { Manager } from './manager.ts';
+
+export class Metrics {
+  readonly registry = new Registry();
+  readonly requests = new Counter({
+    name: 'porthole_api_requests_total',
+    help: 'Requests answered, by route and status.',
+    labelNames: ['method', 'route', 'status'],
+    registers: [this.registry],
+  });
+  readonly seconds = new Histogram({
+    name: 'porthole_api_request_seconds',
+    help: 'Time to the head of the answer, by route.',
+    labelNames: ['method', 'route'],
+    buckets: [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 2.5, 10],
+    registers: [this.registry],
+  });
+  readonly streams = new Gauge({
+    name: 'porthole_api_streams',
+    help: 'Event streams that are open.',
+    registers: [this.registry],
+  });
+  readonly failedKeys = new Counter({
+    name: 'porthole_api_failed_keys_total',
+    help: 'Requests with a key that is not valid.',
+    registers: [this.registry],
+  });
+
+  constructor(manager: Manager) {
+    collectDefaultMetrics({ register: this.registry });
+    const vms = new Gauge({
+      name: 'porthole_vms',
+      help: 'VMs, by type and status.',
+      labelNames: ['type', 'status'],
+      registers: [this.registry],
+      collect: async () => {
+        vms.reset();
+        for (const { type, status, count } of await manager.vms.counts(defaultAccount))
+          vms.set({ type, status }, count);
+      },
+    });
+  }
+}

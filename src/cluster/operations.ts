@@ -1,0 +1,153 @@
+/** Operations: work that takes longer than its request. What they say is kept for a day after they finished. */
+import { OperationRecord } from '../records/index.ts';
+import { keyText, type Operation, prefixRange } from '../store/index.ts';
+import { readCursor, writeCursor } from './cursor.ts';
+import type { DayLease } from './day-lease.ts';
+import { getRecord, type Kept, type Kit, kept, newId, put, remove } from './kit.ts';
+import { ApiError } from './problem.ts';
+
+const prefix = 'operation/';
+const keyOf = (id: string): string => `${prefix}${id}`;
+
+/** Also under the VM's name while it is not finished, for whoever learns that the VM got somewhere. */
+export const vmOperationPrefix = (vm: string): string => `vmoperation/${vm}/`;
+const vmOperationKey = ({ id, target }: OperationRecord): string => `${vmOperationPrefix(target.name)}${id}`;
+
+export const someOfVm = 20;
+
+export const isFinished = ({ state }: OperationRecord): boolean => state !== 'pending' && state !== 'running';
+
+export interface OperationPage {
+  readonly operations: readonly OperationRecord[];
+  readonly next: string | undefined;
+}
+
+export class Operations {
+  readonly #kit: Kit;
+  readonly #lease: DayLease;
+
+  constructor(kit: Kit, lease: DayLease) {
+    this.#kit = kit;
+    this.#lease = lease;
+  }
+
+  /** A new one, and what puts it into the store. */
+  begin(fields: Pick<OperationRecord, 'account' | 'kind' | 'target' | 'generation' | 'runner'>): {
+    readonly operation: OperationRecord;
+    readonly operations: readonly Operation[];
+  } {
+    const operation: OperationRecord = {
+      ...fields,
+      id: newId(this.#kit, 'op'),
+      state: fields.runner === undefined ? 'pending' : 'running',
+      step: '',
+      done: 0,
+      createdAtMs: this.#kit.wallMs(),
+    };
+    const isOfVm = operation.kind.startsWith('vm.');
+    return {
+      operation,
+      operations: [
+        put(keyOf(operation.id), operation),
+        ...(isOfVm ? [put(vmOperationKey(operation), { id: operation.id })] : []),
+      ],
+    };
+  }
+
+  /** What changes it in the store. A finished one goes by itself after a day. */
+  async change(
+    before: OperationRecord,
+    change: Partial<OperationRecord>,
+  ): Promise<{ readonly operation: OperationRecord; readonly operations: readonly Operation[] }> {
+    const operation: OperationRecord = { ...before, ...change };
+    const finished = isFinished(operation);
+    if (finished) operation.finishedAtMs ??= this.#kit.wallMs();
+    const leaseId = finished ? await this.#lease.current() : undefined;
+    return {
+      operation,
+      operations: [
+        put(keyOf(operation.id), operation, leaseId),
+        ...(finished && operation.kind.startsWith('vm.') ? [remove(vmOperationKey(operation))] : []),
+      ],
+    };
+  }
+
+  find(id: string): Promise<Kept<OperationRecord> | undefined> {
+    return getRecord(this.#kit.region, OperationRecord, keyOf(id));
+  }
+
+  async get(account: string, id: string): Promise<Kept<OperationRecord>> {
+    const found = await this.find(id);
+    if (found === undefined || found.record.account !== account)
+      throw new ApiError('NOT_FOUND', `there is no operation "${id}"; it is kept for a day after it has finished`);
+    return found;
+  }
+
+  /** Unfinished ones of a VM, oldest first; at most `someOfVm`, so that one transaction can change them all. */
+  async ofVm(vm: string): Promise<Kept<OperationRecord>[]> {
+    const page = await this.#kit.region.range(prefixRange(vmOperationPrefix(vm)), { limit: someOfVm });
+    const found = await Promise.all(
+      page.entries.map((entry) => this.find(keyText(entry.key).slice(vmOperationPrefix(vm).length))),
+    );
+    return found.filter((operation) => operation !== undefined);
+  }
+
+  /** Oldest first. */
+  async list(
+    account: string,
+    options: { readonly limit: number; readonly cursor: string | undefined },
+  ): Promise<OperationPage> {
+    const { region } = this.#kit;
+    const filters = `operations ${account}`;
+    const at = options.cursor === undefined ? undefined : readCursor(options.cursor, filters, prefix, region.epoch);
+    const { start, end } = prefixRange(prefix);
+    const operations: OperationRecord[] = [];
+    let from: string | Uint8Array = at?.next ?? start;
+    let revision = at?.revision;
+    for (;;) {
+      const page = await region.range({ start: from, end }, { revision, limit: options.limit + 1 });
+      ({ revision } = page);
+      for (const entry of page.entries) {
+        if (operations.length === options.limit)
+          return {
+            operations,
+            next: writeCursor({ epoch: region.epoch, revision, next: keyText(entry.key) }, filters),
+          };
+        const { record } = kept(OperationRecord, entry);
+        if (record.account === account) operations.push(record);
+      }
+      if (page.next === undefined) return { operations, next: undefined };
+      from = page.next;
+    }
+  }
+
+  /**
+   * What it says now unless it was told at revision `after`, then every change, until it has finished. Resolves when it has
+   * begun.
+   */
+  async follow(
+    account: string,
+    id: string,
+    after: number,
+    signal: AbortSignal,
+  ): Promise<AsyncIterable<{ readonly revision: number; readonly operation: OperationRecord }>> {
+    const first = await this.get(account, id);
+    const { region } = this.#kit;
+    const key = keyOf(id);
+    return (async function* () {
+      if (first.modRevision > after) yield { revision: first.modRevision, operation: first.record };
+      if (isFinished(first.record)) return;
+      for await (const { revision, events } of region.watch(prefixRange(key), {
+        from: first.modRevision + 1,
+        signal,
+      })) {
+        for (const event of events) {
+          if (event.type === 'delete') return;
+          const { record } = kept(OperationRecord, event.entry);
+          yield { revision, operation: record };
+          if (isFinished(record)) return;
+        }
+      }
+    })();
+  }
+}

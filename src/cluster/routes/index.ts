@@ -1,0 +1,4 @@
+export * from './common.ts';
+export * from './metadata.ts';
+export * from './rest.ts';
+export * from './vms.ts';

@@ -1,0 +1,397 @@
+import { createRoute, z } from '@hono/zod-openapi';
+import {
+  body,
+  changing,
+  eventStream,
+  IdempotencyHeaders,
+  json,
+  Next,
+  PageQuery,
+  problems,
+  Role,
+  StreamHeaders,
+  security,
+  Time,
+  VmName,
+} from './common.ts';
+import { ImageName, ImageVersion, OperationShape } from './vms.ts';
+
+// Operations
+
+const OperationParams = z.object({
+  id: z
+    .string()
+    .regex(/^op-[0-9a-f]{22,24}$/)
+    .openapi({ param: { name: 'id', in: 'path' } }),
+});
+
+export const listOperations = createRoute({
+  operationId: 'listOperations',
+  method: 'get',
+  path: '/v1/operations',
+  tags: ['Operations'],
+  summary: 'List operations, oldest first',
+  'x-access': 'viewer',
+  security,
+  request: { query: z.strictObject(PageQuery) },
+  responses: {
+    200: json(z.object({ operations: z.array(OperationShape), next: Next }), 'A page.'),
+    ...problems('BAD_CURSOR', 'COMPACTED'),
+  },
+});
+
+export const getOperation = createRoute({
+  operationId: 'getOperation',
+  method: 'get',
+  path: '/v1/operations/{id}',
+  tags: ['Operations'],
+  summary: 'Show an operation',
+  'x-access': 'viewer',
+  security,
+  request: { params: OperationParams },
+  responses: { 200: json(OperationShape, 'The operation.'), ...problems('NOT_FOUND') },
+});
+
+export const watchOperation = createRoute({
+  operationId: 'watchOperation',
+  method: 'get',
+  path: '/v1/operations/{id}/events',
+  tags: ['Operations'],
+  summary: 'Follow an operation until it has finished',
+  description:
+    'Server-sent events `operation`, ids being revisions. The stream ends after the one that says it has finished.',
+  'x-access': 'viewer',
+  security,
+  request: { params: OperationParams, headers: StreamHeaders },
+  responses: { 200: eventStream('Until it has finished.'), ...problems('NOT_FOUND') },
+});
+
+export const cancelOperation = createRoute({
+  operationId: 'cancelOperation',
+  method: 'post',
+  path: '/v1/operations/{id}/cancel',
+  tags: ['Operations'],
+  summary: 'Cancel an operation',
+  description:
+    'A start that has not happened yet becomes a stop; an image that is being added is dropped. Others run to their end.',
+  'x-access': 'operator',
+  security,
+  request: { params: OperationParams },
+  responses: { 202: json(OperationShape, 'It ends soon.'), ...problems('NOT_FOUND', 'WRONG_STATE', 'CONFLICT') },
+});
+
+// Audit
+
+export const AuditFilterShape = {
+  vm: VmName.optional(),
+  path: z.string().startsWith('/').max(4096).optional().openapi({ description: 'A path and all below it.' }),
+  uid: z.coerce.number().int().min(0).max(0xffff_fffe).optional(),
+  operation: z.string().max(63).optional(),
+  verdict: z.enum(['allowed', 'denied']).optional(),
+};
+
+export const AuditEventShape = z
+  .object({
+    id: z.string(),
+    time: Time,
+    vm: z.string(),
+    bootId: z.string().optional(),
+    way: z.string(),
+    operation: z.string(),
+    path: z.string(),
+    uid: z.int(),
+    gid: z.int(),
+    pid: z.int(),
+    program: z.string().optional(),
+    revision: z.int(),
+    verdict: z.enum(['allowed', 'denied']),
+    rule: z.string(),
+    errno: z.string().optional(),
+    dropped: z.int().optional(),
+    droppedOthers: z.int().optional(),
+  })
+  .openapi('AuditEvent');
+
+export const queryAudit = createRoute({
+  operationId: 'queryAudit',
+  method: 'get',
+  path: '/v1/audit',
+  tags: ['Audit'],
+  summary: 'Who read or was refused what',
+  'x-access': 'viewer',
+  security,
+  request: {
+    query: z.strictObject({
+      ...AuditFilterShape,
+      ...PageQuery,
+      from: Time.optional(),
+      until: Time.optional(),
+      order: z.enum(['oldest', 'newest']).default('oldest'),
+    }),
+  },
+  responses: {
+    200: json(z.object({ events: z.array(AuditEventShape), next: Next }), 'A page.'),
+    ...problems('COMPACTED', 'BAD_SPEC'),
+  },
+});
+
+export const followAudit = createRoute({
+  operationId: 'followAudit',
+  method: 'get',
+  path: '/v1/audit/stream',
+  tags: ['Audit'],
+  summary: 'Follow the audit',
+  description: 'Server-sent events `audit`, none lost and none twice when `Last-Event-ID` is given after a break.',
+  'x-access': 'viewer',
+  security,
+  request: { headers: StreamHeaders, query: z.strictObject(AuditFilterShape) },
+  responses: { 200: eventStream('Until the client closes it.'), ...problems('COMPACTED') },
+});
+
+// Images
+
+export const ImageShape = z
+  .object({
+    name: z.string(),
+    version: z.string(),
+    digest: z.string(),
+    sizeBytes: z.int(),
+    virtualSizeBytes: z.int(),
+    createdAt: Time,
+  })
+  .openapi('Image');
+
+export const AddImage = z
+  .strictObject({
+    name: ImageName,
+    version: ImageVersion.optional().openapi({ description: 'Default: the next whole number.' }),
+    file: z.string().startsWith('/').max(4096).optional().openapi({
+      description:
+        'Absolute path of a file on the host. Only over the unix socket: it is read with the daemon’s rights.',
+    }),
+    format: z.enum(['qcow2', 'raw']).default('qcow2').openapi({ description: 'Of the file; it is never guessed.' }),
+    recipe: z.string().max(63).optional().openapi({ description: 'Name of a recipe that the host builds.' }),
+  })
+  .refine(({ file, recipe }) => (file === undefined) !== (recipe === undefined), 'give either file or recipe')
+  .openapi('AddImage');
+
+const ImageParams = z.object({
+  image: ImageName.openapi({ param: { name: 'image', in: 'path' } }),
+  version: ImageVersion.openapi({ param: { name: 'version', in: 'path' } }),
+});
+
+export const listImages = createRoute({
+  operationId: 'listImages',
+  method: 'get',
+  path: '/v1/images',
+  tags: ['Images'],
+  summary: 'List images',
+  'x-access': 'viewer',
+  security,
+  responses: { 200: json(z.object({ images: z.array(ImageShape) }), 'All of them.'), ...problems() },
+});
+
+export const addImage = createRoute({
+  operationId: 'addImage',
+  method: 'post',
+  path: '/v1/images',
+  tags: ['Images'],
+  summary: 'Add an image, or a new version of one',
+  'x-access': 'admin',
+  security,
+  request: { headers: IdempotencyHeaders, body: body(AddImage) },
+  responses: {
+    202: json(OperationShape, 'It is being checked and converted.'),
+    ...problems('NAME_TAKEN', ...changing),
+  },
+});
+
+export const getImage = createRoute({
+  operationId: 'getImage',
+  method: 'get',
+  path: '/v1/images/{image}/{version}',
+  tags: ['Images'],
+  summary: 'Show an image',
+  'x-access': 'viewer',
+  security,
+  request: { params: ImageParams },
+  responses: { 200: json(ImageShape, 'The image.'), ...problems('NOT_FOUND') },
+});
+
+export const removeImage = createRoute({
+  operationId: 'removeImage',
+  method: 'delete',
+  path: '/v1/images/{image}/{version}',
+  tags: ['Images'],
+  summary: 'Remove a version of an image that no VM uses',
+  'x-access': 'admin',
+  security,
+  request: { params: ImageParams },
+  responses: { 204: { description: 'It is gone.' }, ...problems('NOT_FOUND', 'IMAGE_IN_USE') },
+});
+
+// Keys
+
+export const KeyShape = z
+  .object({ id: z.string(), name: z.string(), role: Role, createdAt: Time, expiresAt: Time.optional() })
+  .openapi('Key');
+
+const KeyParams = z.object({
+  id: z
+    .string()
+    .regex(/^[0-9a-f]{16}$/)
+    .openapi({ param: { name: 'id', in: 'path' } }),
+});
+
+export const listKeys = createRoute({
+  operationId: 'listKeys',
+  method: 'get',
+  path: '/v1/keys',
+  tags: ['Keys'],
+  summary: 'List keys, without their secrets',
+  'x-access': 'admin',
+  security,
+  responses: { 200: json(z.object({ keys: z.array(KeyShape) }), 'All of them.'), ...problems() },
+});
+
+export const createKey = createRoute({
+  operationId: 'createKey',
+  method: 'post',
+  path: '/v1/keys',
+  tags: ['Keys'],
+  summary: 'Create a key',
+  description:
+    'The answer has the key’s text, which is told this once. A repeat with the same `Idempotency-Key` makes no second key and answers IDEMPOTENCY_SECRET.',
+  'x-access': 'admin',
+  security,
+  request: {
+    headers: IdempotencyHeaders,
+    body: body(
+      z
+        .strictObject({
+          name: z.string().min(1).max(100),
+          role: Role,
+          expiresInSeconds: z
+            .int()
+            .min(1)
+            .max(10 * 366 * 24 * 3600)
+            .optional()
+            .openapi({ description: 'Default: never.' }),
+        })
+        .openapi('CreateKey'),
+    ),
+  },
+  responses: {
+    201: json(z.object({ key: KeyShape, text: z.string().openapi({ example: 'ph_ID_SECRET' }) }), 'The key.'),
+    ...problems('IDEMPOTENCY_SECRET', 'CONFLICT', ...changing),
+  },
+});
+
+export const revokeKey = createRoute({
+  operationId: 'revokeKey',
+  method: 'delete',
+  path: '/v1/keys/{id}',
+  tags: ['Keys'],
+  summary: 'Revoke a key',
+  description: 'Takes effect within 5 s everywhere; streams that were opened with it end.',
+  'x-access': 'admin',
+  security,
+  request: { params: KeyParams },
+  responses: { 204: { description: 'Revoked.' }, ...problems('NOT_FOUND') },
+});
+
+export const whoAmI = createRoute({
+  operationId: 'whoAmI',
+  method: 'get',
+  path: '/v1/self',
+  tags: ['Keys'],
+  summary: 'Who the server takes you for',
+  'x-access': 'viewer',
+  security,
+  responses: {
+    200: json(
+      z.object({ account: z.string(), role: Role, key: z.string().optional(), uid: z.int().optional() }),
+      'Account and role, and the id of your key or your uid.',
+    ),
+    ...problems(),
+  },
+});
+
+// Host and server
+
+export const getHost = createRoute({
+  operationId: 'getHost',
+  method: 'get',
+  path: '/v1/host',
+  tags: ['Host'],
+  summary: 'How the host is',
+  'x-access': 'viewer',
+  security,
+  responses: {
+    200: json(
+      z
+        .object({
+          name: z.string(),
+          version: z.string(),
+          startedAt: Time,
+          accelerator: z.enum(['kvm', 'tcg']),
+          cpus: z.int(),
+          memoryBytes: z.int(),
+          freeMemoryBytes: z.int(),
+          diskBytes: z.int(),
+          freeDiskBytes: z.int(),
+          warnings: z.array(z.string()),
+          vms: z.array(
+            z.object({ name: z.string(), deviceVersion: z.string(), replicas: z.int(), outdated: z.boolean() }),
+          ),
+        })
+        .openapi('Host'),
+      'The host.',
+    ),
+    ...problems(),
+  },
+});
+
+export const getHealth = createRoute({
+  operationId: 'getHealth',
+  method: 'get',
+  path: '/healthz',
+  tags: ['Server'],
+  summary: 'Whether the server can read its stores',
+  'x-access': 'none',
+  responses: { 200: json(z.object({ status: z.literal('ok') }), 'It can.'), ...problems() },
+});
+
+export const getMetrics = createRoute({
+  operationId: 'getMetrics',
+  method: 'get',
+  path: '/metrics',
+  tags: ['Server'],
+  summary: 'Metrics for Prometheus',
+  'x-access': 'viewer',
+  security,
+  responses: { 200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } }, ...problems() },
+});
+
+export const getDocument = createRoute({
+  operationId: 'getDocument',
+  method: 'get',
+  path: '/openapi.json',
+  tags: ['Server'],
+  summary: 'This document',
+  'x-access': 'none',
+  responses: { 200: json(z.looseObject({ openapi: z.string() }), 'OpenAPI 3.1.'), ...problems() },
+});
+
+export const getDocsPage = createRoute({
+  operationId: 'getDocsPage',
+  method: 'get',
+  path: '/docs',
+  tags: ['Server'],
+  summary: 'This document for people',
+  'x-access': 'none',
+  responses: {
+    200: { description: 'A page that asks no other host.', content: { 'text/html': { schema: z.string() } } },
+    ...problems(),
+  },
+});

@@ -1,0 +1,413 @@
+import { createRoute, z } from '@hono/zod-openapi';
+import { operationStates, vmStatuses, vmTypes } from '../../records/index.ts';
+import {
+  body,
+  bytes,
+  changing,
+  eventStream,
+  IdempotencyHeaders,
+  json,
+  Next,
+  PageQuery,
+  problems,
+  StreamHeaders,
+  security,
+  Time,
+  VmName,
+  VmParams,
+} from './common.ts';
+
+const labelKey = /^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$/;
+
+export const Labels = z
+  .record(z.string().regex(labelKey, 'letters, digits, ".", "_", "/" and "-", at most 63'), z.string().max(255))
+  .refine((labels) => Object.keys(labels).length <= 64, 'at most 64 labels');
+
+const NetworkForward = z.strictObject({
+  protocol: z.enum(['tcp', 'udp']).default('tcp'),
+  hostAddress: z.union([z.ipv4(), z.ipv6()]).default('127.0.0.1'),
+  hostPort: z.int().min(1).max(65535),
+  guestPort: z.int().min(1).max(65535),
+});
+
+export const NetworkShape = z
+  .discriminatedUnion('mode', [
+    z.strictObject({ mode: z.literal('none') }),
+    z.strictObject({ mode: z.literal('user'), forwards: z.array(NetworkForward).max(64).default([]) }),
+    z.strictObject({
+      mode: z.literal('tap'),
+      device: z.string().regex(/^[A-Za-z0-9_.-]{1,15}$/, 'the name of a tap device that exists'),
+    }),
+  ])
+  .openapi('Network');
+
+const imageName = z.string().regex(/^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/, 'a-z, 0-9, ".", "_" and "-", at most 63');
+export const ImageName = imageName;
+export const ImageVersion = imageName;
+
+export const CreateVm = z
+  .strictObject({
+    name: VmName,
+    kind: z.enum(['managed', 'attached']).default('managed').openapi({
+      description:
+        'attached: others start it (QEMU, libvirt, Cloud Hypervisor), and its directory is served from here.',
+    }),
+    type: z
+      .enum(Object.keys(vmTypes) as [keyof typeof vmTypes])
+      .optional()
+      .openapi({
+        description: 'vCPUs and memory. Needed for a managed VM.',
+      }),
+    image: z.strictObject({ name: imageName, version: imageName.optional() }).optional().openapi({
+      description: 'Needed for a managed VM. Without a version: the one added last.',
+    }),
+    diskBytes: z
+      .int()
+      .min(1024 * 1024)
+      .max(64 * 1024 ** 4)
+      .optional()
+      .openapi({ description: 'Size of the first disk; at least that of the image.' }),
+    network: NetworkShape.default({ mode: 'user', forwards: [] }),
+    labels: Labels.default({}),
+    restart: z.enum(['always', 'on-failure', 'never']).default('on-failure'),
+    start: z.boolean().default(true),
+    stopGraceSeconds: z.int().min(0).max(3600).default(30),
+    spec: z.string().max(900_000).optional().openapi({
+      description:
+        'Metadata and policy of the first tree: the YAML of `docs/spec-file.md`. In place before the first boot.',
+    }),
+  })
+  .superRefine((vm, context) => {
+    const needs = (key: 'type' | 'image', isNeeded: boolean): void => {
+      if ((vm[key] !== undefined) === isNeeded) return;
+      context.addIssue({
+        code: 'custom',
+        path: [key],
+        message: isNeeded ? `a managed VM needs ${key}` : `an attached VM has no ${key}: it is started elsewhere`,
+      });
+    };
+    needs('type', vm.kind === 'managed');
+    needs('image', vm.kind === 'managed');
+  })
+  .openapi('CreateVm');
+
+export const VmShape = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    kind: z.enum(['managed', 'attached']),
+    type: z.string(),
+    vcpus: z.int(),
+    memoryMiB: z.int(),
+    image: z.object({ name: z.string(), version: z.string(), digest: z.string() }).optional(),
+    diskBytes: z.int().optional(),
+    network: z.looseObject({ mode: z.string() }),
+    labels: z.record(z.string(), z.string()),
+    restart: z.enum(['always', 'on-failure', 'never']),
+    desired: z.enum(['running', 'stopped', 'deleted']).openapi({ description: 'What was asked for last.' }),
+    status: z.enum(vmStatuses),
+    reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),
+    since: Time.optional(),
+    bootId: z.string().optional(),
+    bootNumber: z.int(),
+    addresses: z.array(z.string()),
+    createdAt: Time,
+  })
+  .openapi('Vm');
+
+export const OperationShape = z
+  .object({
+    id: z.string(),
+    kind: z.string().openapi({ example: 'vm.create' }),
+    target: z.object({ name: z.string(), version: z.string().optional() }),
+    state: z.enum(operationStates),
+    step: z.string().openapi({ description: 'What is being done, in words; may be empty.' }),
+    done: z.number(),
+    total: z.number().optional(),
+    error: z.object({ code: z.string(), detail: z.string() }).optional(),
+    createdAt: Time,
+    finishedAt: Time.optional(),
+  })
+  .openapi('Operation');
+
+const VmAndOperation = z.object({ vm: VmShape, operation: OperationShape }).openapi('VmAndOperation');
+
+export const createVm = createRoute({
+  operationId: 'createVm',
+  method: 'post',
+  path: '/v1/vms',
+  tags: ['VMs'],
+  summary: 'Create a VM',
+  description:
+    'Answers when it is durable; the operation is done when the VM runs (or, with `start: false`, is stopped).',
+  'x-access': 'operator',
+  security,
+  request: { headers: IdempotencyHeaders, body: body(CreateVm) },
+  responses: {
+    202: json(VmAndOperation, 'It is being made.'),
+    ...problems('NAME_TAKEN', 'NOT_FOUND', 'BAD_SPEC', 'CONFLICT', ...changing),
+  },
+});
+
+export const listVms = createRoute({
+  operationId: 'listVms',
+  method: 'get',
+  path: '/v1/vms',
+  tags: ['VMs'],
+  summary: 'List VMs',
+  description: 'In order of their names. A page may be short and not the last: only a missing `next` says so.',
+  'x-access': 'viewer',
+  security,
+  request: {
+    query: z.strictObject({
+      ...PageQuery,
+      status: z.enum(vmStatuses).optional(),
+      type: z.string().max(63).optional(),
+      prefix: z.string().max(63).default('').openapi({ description: 'Names that begin so.' }),
+      label: z
+        .union([
+          z
+            .string()
+            .max(320)
+            .transform((one) => [one]),
+          z.array(z.string().max(320)).max(16),
+        ])
+        .default([])
+        .openapi({
+          type: 'array',
+          items: { type: 'string' },
+          description: '`KEY` or `KEY=VALUE`; all of them must hold.',
+        }),
+    }),
+  },
+  responses: {
+    200: json(z.object({ vms: z.array(VmShape), next: Next }), 'A page.'),
+    ...problems('BAD_CURSOR', 'COMPACTED'),
+  },
+});
+
+export const countVms = createRoute({
+  operationId: 'countVms',
+  method: 'get',
+  path: '/v1/counts',
+  tags: ['VMs'],
+  summary: 'Count VMs by region, type and status',
+  description: 'From an index that follows within moments.',
+  'x-access': 'viewer',
+  security,
+  responses: {
+    200: json(
+      z.object({
+        counts: z.array(z.object({ region: z.string(), type: z.string(), status: z.enum(vmStatuses), count: z.int() })),
+      }),
+      'Those that are not 0.',
+    ),
+    ...problems(),
+  },
+});
+
+export const getVm = createRoute({
+  operationId: 'getVm',
+  method: 'get',
+  path: '/v1/vms/{name}',
+  tags: ['VMs'],
+  summary: 'Show a VM',
+  'x-access': 'viewer',
+  security,
+  request: { params: VmParams },
+  responses: { 200: json(VmShape, 'The VM.'), ...problems('VM_NOT_FOUND') },
+});
+
+const requested = {
+  202: json(VmAndOperation, 'Asked for; the operation tells how it goes.'),
+  ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'CONFLICT', ...changing),
+};
+
+export const startVm = createRoute({
+  operationId: 'startVm',
+  method: 'post',
+  path: '/v1/vms/{name}/start',
+  tags: ['VMs'],
+  summary: 'Start a VM',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders },
+  responses: requested,
+});
+
+const Stop = z
+  .strictObject({
+    graceSeconds: z.int().min(0).max(3600).optional().openapi({
+      description: 'How long the guest has to stop by itself; 0: it is ended at once. Default: that of the VM.',
+    }),
+  })
+  .openapi('Stop');
+
+export const stopVm = createRoute({
+  operationId: 'stopVm',
+  method: 'post',
+  path: '/v1/vms/{name}/stop',
+  tags: ['VMs'],
+  summary: 'Stop a VM',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
+  responses: requested,
+});
+
+export const rebootVm = createRoute({
+  operationId: 'rebootVm',
+  method: 'post',
+  path: '/v1/vms/{name}/reboot',
+  tags: ['VMs'],
+  summary: 'Stop a VM and start it again, with a new boot id',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
+  responses: requested,
+});
+
+export const deleteVm = createRoute({
+  operationId: 'deleteVm',
+  method: 'delete',
+  path: '/v1/vms/{name}',
+  tags: ['VMs'],
+  summary: 'Delete a VM, its disk and its metadata',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders },
+  responses: requested,
+});
+
+export const getStatistics = createRoute({
+  operationId: 'getStatistics',
+  method: 'get',
+  path: '/v1/vms/{name}/statistics',
+  tags: ['VMs'],
+  summary: 'What the host measures of a VM',
+  'x-access': 'viewer',
+  security,
+  request: { params: VmParams },
+  responses: {
+    200: json(
+      z.object({ at: Time, values: z.record(z.string(), z.number()) }),
+      'Counters and sizes, with their units.',
+    ),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'UNSUPPORTED'),
+  },
+});
+
+export const getAttachment = createRoute({
+  operationId: 'getAttachment',
+  method: 'get',
+  path: '/v1/vms/{name}/attachment',
+  tags: ['VMs'],
+  summary: 'What QEMU, Cloud Hypervisor and libvirt need to attach a VM’s device',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams },
+  responses: {
+    200: json(
+      z
+        .object({
+          socketPath: z.string(),
+          tag: z.string(),
+          qemu: z.array(z.string()),
+          cloudHypervisor: z.array(z.string()),
+          libvirtXml: z.string(),
+          mount: z.string(),
+        })
+        .openapi('Attachment'),
+      'Flags, one argument each; XML for libvirt; the line that mounts it.',
+    ),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'UNSUPPORTED'),
+  },
+});
+
+export const tellBoot = createRoute({
+  operationId: 'tellBoot',
+  method: 'post',
+  path: '/v1/vms/{name}/boots',
+  tags: ['VMs'],
+  summary: 'Tell of a new boot of an attached VM',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders },
+  responses: {
+    201: json(z.object({ bootId: z.string(), number: z.int() }), 'Its boot id and number.'),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'UNSUPPORTED', ...changing),
+  },
+});
+
+const mostConsole = 1024 * 1024;
+
+export const getConsole = createRoute({
+  operationId: 'getConsole',
+  method: 'get',
+  path: '/v1/vms/{name}/console',
+  tags: ['Console'],
+  summary: 'The console’s log',
+  description:
+    'Raw bytes; `Console-Offset` is that of the first, `Console-Start` of the oldest that is kept, `Console-End` after the newest.',
+  'x-access': 'operator',
+  security,
+  request: {
+    params: VmParams,
+    query: z.strictObject({
+      offset: z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional(),
+      tail: z.coerce
+        .number()
+        .int()
+        .min(0)
+        .max(mostConsole)
+        .optional()
+        .openapi({ description: 'The last so many bytes.' }),
+      limit: z.coerce.number().int().min(1).max(mostConsole).default(mostConsole),
+    }),
+  },
+  responses: { 200: bytes('Part of the log.'), ...problems('VM_NOT_FOUND', 'UNSUPPORTED') },
+});
+
+export const streamConsole = createRoute({
+  operationId: 'streamConsole',
+  method: 'get',
+  path: '/v1/vms/{name}/console/stream',
+  tags: ['Console'],
+  summary: 'The console, live',
+  description:
+    'Server-sent events. `output`: base64 of bytes, the event’s id being the offset after them. `start`: where the stream begins. After a break: `Last-Event-ID`.',
+  'x-access': 'operator',
+  security,
+  request: {
+    params: VmParams,
+    headers: StreamHeaders,
+    query: z.strictObject({
+      offset: z.coerce.number().int().min(0).max(Number.MAX_SAFE_INTEGER).optional().openapi({
+        description: 'Where to begin; default: now.',
+      }),
+    }),
+  },
+  responses: { 200: eventStream('Until the client closes it.'), ...problems('VM_NOT_FOUND', 'UNSUPPORTED') },
+});
+
+export const writeConsole = createRoute({
+  operationId: 'writeConsole',
+  method: 'post',
+  path: '/v1/vms/{name}/console/input',
+  tags: ['Console'],
+  summary: 'Type into the console',
+  description: 'Raw bytes, in order when each request is answered before the next is sent.',
+  'x-access': 'operator',
+  security,
+  request: {
+    params: VmParams,
+    body: {
+      required: true,
+      content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+    },
+  },
+  responses: {
+    204: { description: 'The console has them.' },
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'TOO_LARGE', 'UNSUPPORTED'),
+  },
+});

@@ -1,0 +1,358 @@
+/** One boot of a VM: a QEMU, its watcher and its monitor, started or adopted, until QEMU has ended. */
+import { renameSync, rmSync } from 'node:fs';
+import { setTimeout as pause } from 'node:timers/promises';
+import { commandLine } from './command-line.ts';
+import { messageOf, QemuError } from './error.ts';
+import { type LastWords, readLastWords } from './last-words.ts';
+import type { VmMachine } from './machine.ts';
+import { makeVmDirectories, type VmPaths } from './paths.ts';
+import { type Ending, endingInWords, type LastingProcess, type ProcessIdentity } from './process-identity.ts';
+import { Qmp, type QmpEvent } from './qmp.ts';
+import { killStrays } from './strays.ts';
+import { type Launcher, lastLine } from './units.ts';
+import { startWatcher } from './watcher-process.ts';
+
+/** What is kept about a boot, so that the next daemon finds its processes; plain JSON. */
+export interface VmRuntime {
+  readonly bootId: string;
+  readonly startedAtMs: number;
+  /** Absent when the daemon ended before it had started QEMU, or before it could write so. */
+  readonly qemu?: ProcessIdentity;
+  readonly watcher?: ProcessIdentity;
+}
+
+export interface BootOptions {
+  readonly paths: VmPaths;
+  readonly launcher: Launcher;
+  /** QEMU's user and group, and groups besides: those that may read images, and `kvm`. Root only. */
+  readonly uid?: number | undefined;
+  readonly gid?: number | undefined;
+  readonly groups?: readonly number[] | undefined;
+  readonly consoleLogBytes: number;
+  readonly replayBytes: number;
+  readonly logBytes: number;
+  /** From starting QEMU until the guest's CPUs run. */
+  readonly startWithinMs: number;
+  readonly watcherCommand?: readonly [string, ...string[]] | undefined;
+  /** Must have kept it before the promise resolves. */
+  readonly keep: (runtime: VmRuntime) => Promise<void>;
+  readonly onEvent: (event: QmpEvent) => void;
+  /** Something that does not end the boot: a watcher that had to be started again, a monitor that does not answer. */
+  readonly onTrouble: (what: string) => void;
+}
+
+/** Memory of QEMU itself beside the guest's; measured are 60 to 150 MB, and translated code under TCG. */
+const overheadBytes = 512 * 1024 * 1024;
+/** Address space of stacks, arenas and libraries. */
+const addressSpaceBytes = 8 * 1024 ** 3;
+const lookEveryMs = 20;
+const againAfterMs = 1_000;
+const lastWordsWithinMs = 2_000;
+
+export interface BootEnd {
+  /** For people. */
+  readonly words: string;
+  /** QEMU's reason for its SHUTDOWN, if it said one. */
+  readonly shutdown: string | undefined;
+}
+
+export class Boot {
+  readonly bootId: string;
+  /** Resolves when QEMU has ended. */
+  readonly ended: Promise<BootEnd>;
+  readonly #name: string;
+  readonly #options: BootOptions;
+  readonly #qemu: LastingProcess;
+  readonly #released = new AbortController();
+  #runtime: VmRuntime;
+  #watcher: LastingProcess | undefined;
+  #qmp: Qmp | undefined;
+  #shutdown: string | undefined;
+
+  private constructor(name: string, options: BootOptions, runtime: VmRuntime, qemu: LastingProcess) {
+    this.#name = name;
+    this.#options = options;
+    this.#runtime = runtime;
+    this.#qemu = qemu;
+    this.bootId = runtime.bootId;
+    this.ended = qemu.ended.then((ending) => this.#end(ending));
+  }
+
+  /**
+   * Starts QEMU for a boot id that is already committed, and resolves once the guest's CPUs run. When it rejects nothing of the
+   * boot runs any more.
+   */
+  static async start(machine: VmMachine, bootId: string, options: BootOptions, signal: AbortSignal): Promise<Boot> {
+    const { paths, launcher, uid, gid, groups } = options;
+    const { program, args } = commandLine(machine);
+    makeVmDirectories(paths, uid, gid);
+    killStrays(monitorArgument(paths));
+    for (const file of [paths.qmp, paths.watch, paths.serial, paths.lastWords]) rmSync(file, { force: true });
+    keepOneLog(paths.qemuLog);
+    let runtime: VmRuntime = { bootId, startedAtMs: Date.now() };
+    await options.keep(runtime);
+    signal.throwIfAborted();
+    const qemu = await launcher.launch({
+      name: unitName('vm', machine.name, bootId),
+      description: `Porthole: VM ${machine.name}`,
+      command: [program, ...args],
+      limits: {
+        memoryBytes: machine.type.memoryMiB * 1024 * 1024 + overheadBytes,
+        addressSpaceBytes: machine.type.memoryMiB * 1024 * 1024 + addressSpaceBytes,
+        processes: 64 + machine.type.cpus * 2,
+        openFiles: 1_024,
+      },
+      logFile: paths.qemuLog,
+      ...(uid !== undefined && { uid }),
+      ...(gid !== undefined && { gid }),
+      ...(groups !== undefined && { groups }),
+    });
+    runtime = { ...runtime, qemu: qemu.identity };
+    const boot = new Boot(machine.name, options, runtime, qemu);
+    try {
+      await options.keep(runtime);
+      await boot.#run(signal, options.startWithinMs);
+      return boot;
+    } catch (error) {
+      qemu.signal('SIGKILL');
+      const { words } = await boot.ended;
+      if (signal.aborted || !(error instanceof QemuError && error.code === 'QMP_LOST')) throw error;
+      throw new QemuError('START_FAILED', words, error);
+    }
+  }
+
+  /**
+   * Takes up a boot that an earlier daemon started; returns how it ended where it has. Where that daemon had not yet let the
+   * guest run, it runs now.
+   */
+  static async adopt(
+    name: string,
+    runtime: VmRuntime,
+    options: BootOptions,
+    signal: AbortSignal,
+  ): Promise<Boot | BootEnd> {
+    const { paths, launcher } = options;
+    const qemu = runtime.qemu && launcher.adopt(runtime.qemu, paths.qemuLog);
+    if (!qemu) {
+      killStrays(monitorArgument(paths));
+      const words = readLastWords(paths.lastWords, runtime.bootId);
+      const line = lastLine(paths.qemuLog);
+      return {
+        shutdown: words?.shutdown?.reason,
+        words: `QEMU ended while the host daemon was away${line && `: ${line}`}`,
+      };
+    }
+    const boot = new Boot(name, options, runtime, qemu);
+    boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
+    if (boot.#watcher) boot.#follow(boot.#watcher);
+    try {
+      await boot.#run(signal, undefined);
+      return boot;
+    } catch (error) {
+      if (signal.aborted) throw error;
+      boot.kill();
+      return boot.ended;
+    }
+  }
+
+  get qemuPid(): number {
+    return this.#qemu.identity.pid;
+  }
+
+  /** The monitor; undefined while it is not connected. */
+  get qmp(): Qmp | undefined {
+    return this.#qmp;
+  }
+
+  /** Presses the guest's power button. */
+  async powerdown(): Promise<void> {
+    await this.#qmp?.execute('system_powerdown');
+  }
+
+  async quit(): Promise<void> {
+    await this.#qmp?.execute('quit');
+  }
+
+  kill(): void {
+    this.#qemu.signal('SIGKILL');
+  }
+
+  /** Lets go: QEMU and watcher live on, for the next daemon. */
+  release(): void {
+    this.#released.abort();
+    this.#qmp?.close();
+    this.#qemu.release();
+    this.#watcher?.release();
+  }
+
+  /**
+   * Connects monitor and watcher, and lets the guest run once its console is heard. Without a limit it waits for a QEMU that
+   * does not answer, as one that is adopted may have long been serving.
+   */
+  async #run(signal: AbortSignal, withinMs: number | undefined): Promise<void> {
+    const lost = this.ended.then(({ words }) => {
+      throw new QemuError('START_FAILED', words);
+    });
+    const late = withinMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(withinMs)]);
+    const start = async (): Promise<void> => {
+      const [qmp] = await Promise.all([this.#connect(late), this.#watch()]);
+      const status = await qmp.execute('query-status', undefined, { signal: late });
+      if ((status as { readonly status?: string }).status !== 'prelaunch') return;
+      await this.#attached(late);
+      await qmp.execute('cont', undefined, { signal: late });
+    };
+    try {
+      await Promise.race([start(), lost]);
+    } catch (error) {
+      if (late.aborted && !signal.aborted)
+        throw new QemuError('START_FAILED', `QEMU was not ready within ${withinMs} ms`, error);
+      throw error;
+    }
+    lost.catch(() => {});
+  }
+
+  async #connect(signal: AbortSignal): Promise<Qmp> {
+    for (;;) {
+      signal.throwIfAborted();
+      try {
+        const qmp = await Qmp.connect(this.#options.paths.qmp, { signal });
+        this.#hear(qmp);
+        return qmp;
+      } catch (error) {
+        if (!(error instanceof QemuError && error.code === 'QMP_LOST')) throw error;
+      }
+      await pause(lookEveryMs, undefined, { signal });
+    }
+  }
+
+  #hear(qmp: Qmp): void {
+    this.#qmp = qmp;
+    qmp.onEvent((event) => {
+      if (event.event === 'SHUTDOWN') this.#shutdown = String(event.data['reason'] ?? 'unknown');
+      this.#options.onEvent(event);
+    });
+    void qmp.closed.then(() => {
+      this.#qmp = undefined;
+      if (this.#released.signal.aborted) return;
+      this.#qemu.look();
+      // It is most often gone; else its monitor broke, and is connected again.
+      if (this.#qemu.alive) void this.#connectAgain();
+    });
+  }
+
+  async #connectAgain(): Promise<void> {
+    const { signal } = this.#released;
+    try {
+      for (let told = false; this.#qemu.alive && !signal.aborted; told = true) {
+        await pause(againAfterMs, undefined, { signal });
+        if (!this.#qemu.alive) return;
+        if (!told) this.#options.onTrouble('QEMU closed its monitor and goes on; connecting again');
+        const soon = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
+        if (await this.#connect(soon).catch(() => undefined)) return;
+      }
+    } catch {
+      // Let go meanwhile.
+    }
+  }
+
+  /** Starts a watcher unless one lives. */
+  async #watch(): Promise<void> {
+    if (this.#watcher) return;
+    const { paths, launcher, consoleLogBytes, replayBytes, logBytes, startWithinMs, watcherCommand } = this.#options;
+    const watcher = await startWatcher({
+      launcher,
+      unit: unitName('watch', this.#name, this.bootId),
+      vm: this.#name,
+      configFile: paths.watcherConfig,
+      logFile: paths.watcherLog,
+      command: watcherCommand,
+      config: {
+        bootId: this.bootId,
+        qmpSocket: paths.watch,
+        serialSocket: paths.serial,
+        consoleSocket: paths.console,
+        consoleLog: paths.consoleLog,
+        consoleLogBytes,
+        replayBytes,
+        lastWordsFile: paths.lastWords,
+        trim: [paths.qemuLog, paths.watcherLog].map((path) => ({ path, limitBytes: logBytes })),
+        connectWithinMs: startWithinMs,
+      },
+    });
+    this.#watcher = watcher;
+    this.#runtime = { ...this.#runtime, watcher: watcher.identity };
+    await this.#options.keep(this.#runtime);
+    this.#follow(watcher);
+  }
+
+  /** Starts another watcher when this one dies before QEMU; meanwhile what the guest prints is lost. */
+  #follow(watcher: LastingProcess): void {
+    void watcher.ended.then(async (ending) => {
+      const { signal } = this.#released;
+      try {
+        await pause(againAfterMs, undefined, { signal });
+        if (!this.#qemu.alive || this.#watcher !== watcher) return;
+        const line = ending.how === 'signal' ? '' : lastLine(this.#options.paths.watcherLog);
+        this.#options.onTrouble(`the watcher ${endingInWords(ending)}${line && `: ${line}`}; starting another`);
+        this.#watcher = undefined;
+        await this.#watch();
+      } catch (error) {
+        if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
+      }
+    });
+  }
+
+  /** Resolves when the watcher hears console and monitor. */
+  async #attached(signal: AbortSignal): Promise<void> {
+    const { paths } = this.#options;
+    while (readLastWords(paths.lastWords, this.bootId)?.attachedAtMs === undefined) {
+      if (this.#watcher?.alive === false)
+        throw new QemuError('START_FAILED', `the watcher of the console ended: ${lastLine(paths.watcherLog)}`);
+      await pause(lookEveryMs, undefined, { signal });
+    }
+  }
+
+  async #end(ending: Ending): Promise<BootEnd> {
+    const { paths } = this.#options;
+    this.#qmp?.close();
+    let words: LastWords | undefined;
+    const deadline = performance.now() + lastWordsWithinMs;
+    do {
+      words = readLastWords(paths.lastWords, this.bootId);
+      if (this.#shutdown !== undefined || words?.endedAtMs !== undefined || words?.attachedAtMs === undefined) break;
+      await pause(lookEveryMs);
+    } while (this.#watcher?.alive === true && performance.now() < deadline);
+    // Its socket goes with it, and the next boot's has the same path.
+    if (this.#watcher?.alive === true) await this.#endWatcher(this.#watcher, words?.attachedAtMs !== undefined);
+    const line = lastLine(paths.qemuLog);
+    const how = endingInWords(ending);
+    return { shutdown: this.#shutdown ?? words?.shutdown?.reason, words: `QEMU ${how}${line && `: ${line}`}` };
+  }
+
+  /** It ends with QEMU by itself, if it had reached it; one that does not is ended. */
+  async #endWatcher(watcher: LastingProcess, isAttached: boolean): Promise<void> {
+    if (!isAttached) watcher.signal('SIGTERM');
+    for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
+      const ended = await Promise.race([watcher.ended, pause(lastWordsWithinMs, 'late' as const)]);
+      if (ended !== 'late') return;
+      watcher.signal(signal);
+    }
+  }
+}
+
+/** Its own for each boot, so that what systemd still has of the last one is not in the way. */
+const unitName = (kind: string, vm: string, bootId: string): string =>
+  `porthole-${kind}-${vm}-${bootId.replaceAll(/[^A-Za-z0-9]/g, '').slice(0, 8)}`;
+
+/** An argument that no process has but the QEMU of this VM. */
+const monitorArgument = (paths: VmPaths): string =>
+  `socket,id=qmp,path=${paths.qmp.replaceAll(',', ',,')},server=on,wait=off`;
+
+/** The log of the boot before is kept as `LOG.1`. */
+function keepOneLog(path: string): void {
+  try {
+    renameSync(path, `${path}.1`);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+  }
+}

@@ -1,0 +1,37 @@
+export type QemuErrorCode =
+  /** A value of a machine's description breaks a rule; nothing was started. */
+  | 'MACHINE_INVALID'
+  /** A process could not be started, or ended before it was ready. */
+  | 'START_FAILED'
+  /** QEMU did not answer on its monitor in time, or closed it. */
+  | 'QMP_LOST'
+  | 'QMP_TIMEOUT'
+  /** What came over the monitor is no QMP. */
+  | 'QMP_BROKEN'
+  | 'DISK_FULL'
+  | 'DISK_INVALID'
+  | 'DISK_FAILED'
+  | 'IMAGE_MISSING'
+  | 'IMAGE_CHANGED'
+  | 'IMAGE_REFUSED'
+  | 'IMAGE_FAILED';
+
+/** Messages say what was tried, quote the value, and say what to do. */
+export class QemuError extends Error {
+  readonly code: QemuErrorCode;
+
+  constructor(code: QemuErrorCode, message: string, cause?: unknown) {
+    super(message, cause === undefined ? undefined : { cause });
+    this.name = 'QemuError';
+    this.code = code;
+  }
+}
+
+/**
+ * Words of a process that a guest may have taken over, safe to print: a terminal obeys control characters, and a line break
+ * would begin a line that we seem to say.
+ */
+export const printable = (words: string): string =>
+  words.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
+
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -1,0 +1,40 @@
+export type { VmRuntime } from './boot.ts';
+export { RotatingFile, readTail, trimLog } from './bounded-log.ts';
+export { type CommandLine, commandLine } from './command-line.ts';
+export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
+export { printable, QemuError, type QemuErrorCode } from './error.ts';
+export {
+  type DiskImage,
+  type ImageStep,
+  ImageStore,
+  type ImageStoreOptions,
+  type ImageWork,
+  type KernelImage,
+  type StoredImage,
+} from './images.ts';
+export { type LastWords, readLastWords } from './last-words.ts';
+export * from './machine.ts';
+export { makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
+export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdentity } from './process-identity.ts';
+export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
+export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
+export {
+  findLauncher,
+  type Launcher,
+  type LaunchLimits,
+  type LaunchSpec,
+  lastLine,
+  SessionLauncher,
+  SystemdLauncher,
+} from './units.ts';
+export { Vm, type VmOptions, type VmSaved } from './vm.ts';
+export {
+  newVm,
+  type Step,
+  step,
+  type VmAction,
+  type VmEvent,
+  type VmPolicy,
+  type VmState,
+  type VmStatus,
+} from './vm-state.ts';

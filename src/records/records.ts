@@ -1,0 +1,204 @@
+/**
+ * What managers and hosts tell each other through the region's store, and what managers keep in the global one. Values
+ * are JSON. A record is decoded by its schema; keys that a newer version wrote are kept, so that an older one that writes
+ * the record again loses nothing.
+ *
+ * | store | key | written by | holds |
+ * |---|---|---|---|
+ * | region | `vm/NAME` | managers | `VmRecord`: what is wished for |
+ * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot |
+ * | region | `vmstatus/NAME` | the host | `VmStatusRecord`: what is |
+ * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
+ * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
+ * | region | `uid/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it |
+ * | region | `tree/VMID/…` | the host | the tree |
+ * | region | `operation/ID`, `idempotency/…`, `outbox/…` | managers | |
+ * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
+ *
+ * **A host's side of it.** It acts on `vm/` as it stands, whatever it missed in between, and writes the `generation` that
+ * it has acted on into `vmstatus/` together with how that went. A `desired` of `deleted`: it stops the VM, removes disks,
+ * tree and all else it has, and writes the status `deleted`; then the manager removes every record.
+ */
+import { z } from 'zod';
+
+/** A DNS label: it is part of paths, socket names and unit names. */
+export const vmNamePattern = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
+
+export const vmStatuses = ['creating', 'starting', 'running', 'stopping', 'stopped', 'failed'] as const;
+export type VmStatus = (typeof vmStatuses)[number];
+
+const millis = z.int().nonnegative();
+const vmName = z.string().regex(vmNamePattern);
+const vmId = z.string().regex(/^i-[0-9a-f]{17}$/);
+
+/** Sizes that a VM can have. `attached` has none: others start it. */
+export const vmTypes = {
+  nano: { vcpus: 1, memoryMiB: 256 },
+  micro: { vcpus: 1, memoryMiB: 512 },
+  small: { vcpus: 1, memoryMiB: 1024 },
+  medium: { vcpus: 2, memoryMiB: 2048 },
+  large: { vcpus: 2, memoryMiB: 4096 },
+  xlarge: { vcpus: 4, memoryMiB: 8192 },
+} as const;
+export type VmType = keyof typeof vmTypes;
+
+export const PortForward = z.looseObject({
+  protocol: z.enum(['tcp', 'udp']),
+  hostAddress: z.string(),
+  hostPort: z.int().min(1).max(65535),
+  guestPort: z.int().min(1).max(65535),
+});
+
+export const Network = z.discriminatedUnion('mode', [
+  z.looseObject({ mode: z.literal('none') }),
+  z.looseObject({ mode: z.literal('user'), forwards: z.array(PortForward) }),
+  /** A tap device of this name that exists. */
+  z.looseObject({ mode: z.literal('tap'), device: z.string() }),
+]);
+
+export const VmRecord = z.looseObject({
+  id: vmId,
+  name: vmName,
+  account: z.string(),
+  /** `attached`: served, but started by others. */
+  kind: z.enum(['managed', 'attached']),
+  /** A name of `vmTypes`, or `attached`. */
+  type: z.string(),
+  vcpus: z.int().nonnegative(),
+  memoryMiB: z.int().nonnegative(),
+  image: z.looseObject({ name: z.string(), version: z.string(), digest: z.string() }).optional(),
+  /** Size of the first disk, an overlay of the image; undefined: as large as the image. */
+  diskBytes: z.int().positive().optional(),
+  network: Network,
+  labels: z.record(z.string(), z.string()),
+  /** After an end that nobody asked for: `on-failure` when it was a failure (QEMU died, the guest panicked). */
+  restart: z.enum(['always', 'on-failure', 'never']),
+  desired: z.enum(['running', 'stopped', 'deleted']),
+  /** Rises with every request to start, stop, reboot or delete. */
+  generation: z.int().positive(),
+  /** The generation of the last request to reboot, 0 when there was none: the host boots once for each. */
+  rebootGeneration: z.int().nonnegative(),
+  /** How long a stop waits for the guest before QEMU is ended; 0: at once. */
+  stopGraceSeconds: z.int().nonnegative(),
+  /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
+  uid: z.int().positive().optional(),
+  createdAtMs: millis,
+});
+export type VmRecord = z.infer<typeof VmRecord>;
+
+export const VmStatusRecord = z.looseObject({
+  /** Of the VM that it is about: a status of another id is stale. */
+  id: vmId,
+  status: z.enum([...vmStatuses, 'deleted']),
+  /** In words, for people: why it failed or stopped, what it waits for; '' when there is nothing to say. */
+  reason: z.string(),
+  sinceMs: millis,
+  /** The generation of `VmRecord` that this is the result of. */
+  generation: z.int().nonnegative(),
+  /** Whether what the generation asked for was done, is under way, or failed (then `reason` says why). */
+  outcome: z.enum(['done', 'underway', 'failed']),
+  bootId: z.string().optional(),
+  bootNumber: z.int().nonnegative(),
+  addresses: z.array(z.string()),
+  deviceVersion: z.string().optional(),
+});
+export type VmStatusRecord = z.infer<typeof VmStatusRecord>;
+
+export const BootRecord = z.looseObject({
+  bootId: z.string(),
+  number: z.int().positive(),
+  atMs: millis,
+  /** Why it was started, and why it ended. */
+  reason: z.string(),
+  endedAtMs: millis.optional(),
+  endReason: z.string().optional(),
+});
+export type BootRecord = z.infer<typeof BootRecord>;
+
+export const operationStates = ['pending', 'running', 'succeeded', 'failed', 'cancelled'] as const;
+
+export const OperationRecord = z.looseObject({
+  id: z.string(),
+  account: z.string(),
+  kind: z.enum(['vm.create', 'vm.start', 'vm.stop', 'vm.reboot', 'vm.delete', 'image.add', 'image.remove']),
+  /** What it is about: a VM's name and id, or an image. */
+  target: z.looseObject({ name: z.string(), id: z.string().optional(), version: z.string().optional() }),
+  /** Of the VM's record, for an operation that the host brings about. */
+  generation: z.int().nonnegative().optional(),
+  state: z.enum(operationStates),
+  step: z.string(),
+  done: z.number().nonnegative(),
+  total: z.number().positive().optional(),
+  error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),
+  createdAtMs: millis,
+  finishedAtMs: millis.optional(),
+  /** Who runs it, for work that a manager does itself: what another start of the manager left is failed. */
+  runner: z.string().optional(),
+});
+export type OperationRecord = z.infer<typeof OperationRecord>;
+
+export const IndexedRecord = z.looseObject({ id: vmId, key: z.string() });
+export type IndexedRecord = z.infer<typeof IndexedRecord>;
+
+/** A value of a once-only request: what was asked, and what was answered. */
+export const IdempotencyRecord = z.looseObject({
+  /** SHA-256 of method, path, condition headers and body, in hex. */
+  request: z.string(),
+  status: z.int(),
+  headers: z.record(z.string(), z.string()),
+  body: z.string(),
+  /** `begun`: the effect lies outside this store and may or may not have happened. */
+  state: z.enum(['begun', 'done']),
+  createdAtMs: millis,
+});
+export type IdempotencyRecord = z.infer<typeof IdempotencyRecord>;
+
+/** What the global store must know of a transaction of the region's. */
+export const OutboxRecord = z.looseObject({
+  operations: z.array(
+    z.discriminatedUnion('type', [
+      z.looseObject({ type: z.literal('put'), key: z.string(), value: z.string() }),
+      z.looseObject({ type: z.literal('delete'), key: z.string() }),
+    ]),
+  ),
+});
+export type OutboxRecord = z.infer<typeof OutboxRecord>;
+
+/** How far the global store has read a region's outbox. */
+export const OutboxReadRecord = z.looseObject({ epoch: z.int(), revision: z.int().nonnegative() });
+
+export const roles = ['admin', 'operator', 'viewer'] as const;
+export type Role = (typeof roles)[number];
+
+export const KeyRecord = z.looseObject({
+  id: z.string(),
+  account: z.string(),
+  name: z.string(),
+  role: z.enum(roles),
+  /** SHA-256 of the secret, in hex. */
+  secretHash: z.string().regex(/^[0-9a-f]{64}$/),
+  createdAtMs: millis,
+  expiresAtMs: millis.optional(),
+});
+export type KeyRecord = z.infer<typeof KeyRecord>;
+
+export const ImageRecord = z.looseObject({
+  name: z.string(),
+  version: z.string(),
+  account: z.string(),
+  digest: z.string(),
+  sizeBytes: z.int().nonnegative(),
+  virtualSizeBytes: z.int().nonnegative(),
+  createdAtMs: millis,
+});
+export type ImageRecord = z.infer<typeof ImageRecord>;
+
+export const encodeRecord = (record: object): Uint8Array => new TextEncoder().encode(JSON.stringify(record));
+
+/** Throws with the key when the value is no such record: another version wrote it, or a bug. */
+export const decodeRecord = <S extends z.ZodType>(schema: S, key: string, value: Uint8Array): z.infer<S> => {
+  const result = schema.safeParse(JSON.parse(new TextDecoder().decode(value)));
+  if (result.success) return result.data;
+  const where = result.error.issues.map(({ path, code }) => `${path.join('.')}: ${code}`).join(', ');
+  throw new Error(`the record "${key}" of the store is not as this version knows it (${where})`);
+};

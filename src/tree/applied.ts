@@ -1,0 +1,42 @@
+/** The mutations that took effect, by who asked: one that is sent again is answered, and not applied twice. */
+import { APPLIED_KEPT, type Applied } from './commit.ts';
+import type { Outcome } from './mutation.ts';
+
+/** The last `APPLIED_KEPT` of each holder. */
+export class AppliedMutations {
+  /** Oldest first. */
+  readonly #byHolder = new Map<string, Map<number, Outcome>>();
+
+  get(holder: string, sequence: number): Outcome | undefined {
+    return this.#byHolder.get(holder)?.get(sequence);
+  }
+
+  add({ holder, sequence, outcome }: Applied): void {
+    let outcomes = this.#byHolder.get(holder);
+    if (outcomes === undefined) {
+      outcomes = new Map();
+      this.#byHolder.set(holder, outcomes);
+    }
+    outcomes.set(sequence, outcome);
+    if (outcomes.size <= APPLIED_KEPT) return;
+    for (const oldest of outcomes.keys()) {
+      outcomes.delete(oldest);
+      return;
+    }
+  }
+
+  /** Whether there was anything to forget. */
+  forget(holder: string): boolean {
+    return this.#byHolder.delete(holder);
+  }
+
+  /** Who is remembered. */
+  holders(): IterableIterator<string> {
+    return this.#byHolder.keys();
+  }
+
+  /** Of one holder, oldest first. */
+  *of(holder: string): Generator<Applied> {
+    for (const [sequence, outcome] of this.#byHolder.get(holder) ?? []) yield { holder, sequence, outcome };
+  }
+}

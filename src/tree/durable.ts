@@ -1,0 +1,34 @@
+/** What of a change outlives the host daemon. */
+import { isDirectory } from './access.ts';
+import type { Node } from './node.ts';
+import type { Policy } from './policy.ts';
+import type { Snapshot } from './snapshot.ts';
+
+/**
+ * What to keep of what was put, and what not: a node without a name (after a restart nobody can have it open), and what
+ * a rule calls `durable: none`. A directory that moves takes what lies below it in or out of such a rule.
+ */
+export function nodesToKeep(
+  before: Snapshot,
+  next: Snapshot,
+  put: readonly Node[],
+  policy: Policy,
+): { readonly kept: readonly Node[]; readonly unkept: readonly number[] } {
+  const concerned = new Map(put.map((node) => [node.ino, node]));
+  if (policy.hasVolatileRules) {
+    for (const node of put) {
+      const old = before.node(node.ino);
+      const moved = old !== undefined && (old.parentIno !== node.parentIno || old.name !== node.name);
+      if (moved && isDirectory(node)) for (const below of next.descendants(node)) concerned.set(below.ino, below);
+    }
+  }
+  const kept: Node[] = [];
+  const unkept: number[] = [];
+  for (const node of concerned.values()) {
+    const volatile =
+      policy.hasVolatileRules && node.madeBy === 'guest' && policy.effective(next.path(node)).durable === 'none';
+    if (node.parentIno === 0 || volatile) unkept.push(node.ino);
+    else kept.push(node);
+  }
+  return { kept, unkept };
+}

@@ -84,6 +84,22 @@ const tiers: readonly Tier[] = [
     limitSeconds: 300,
     concurrency: 1,
   },
+  {
+    name: 'ships',
+    title: 'the one-file executable',
+    files: ['test/ships/**/*.test.ts'],
+    minimumTests: 5,
+    limitSeconds: 300,
+    concurrency: 1,
+  },
+  {
+    name: 'systemd',
+    title: 'the executable and its units in a Debian guest with systemd',
+    files: ['test/systemd/**/*.test.ts'],
+    minimumTests: 4,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
 ];
 
 const usage = `usage: npm test -- [TIER...] [--filter TEXT]\ntiers: ${tiers.map((tier) => tier.name).join(', ')}`;

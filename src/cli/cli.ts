@@ -39,7 +39,7 @@ interface ExplainFlags {
 /** Runs one command line (without program names) and answers the exit code. Never throws. */
 export const runCli = async (args: readonly string[], terminal: Terminal): Promise<number> => {
   let exitCode: number = exitCodes.ok;
-  const program = build(terminal, (code) => {
+  const program = buildProgram(terminal, (code) => {
     exitCode = code;
   });
   try {
@@ -59,7 +59,8 @@ const report = (error: unknown, terminal: Terminal): void => {
   else terminal.err(`${paint.error('porthole')}: ${error instanceof Error ? error.message : String(error)}\n`);
 };
 
-const build = (terminal: Terminal, setExitCode: (code: number) => void): Command => {
+/** The tree of commands. Building it runs nothing: manual pages are made from it. */
+export const buildProgram = (terminal: Terminal, setExitCode: (code: number) => void): Command => {
   const program = new Command('porthole')
     .description(
       "A directory with a virtual machine's metadata and secrets, answered and decided from outside the machine, by who asks.",

@@ -5,7 +5,7 @@ import type { Command } from 'commander';
 export function manPages(program: Command, version: string): ReadonlyMap<string, string> {
   const commands = program.createHelp().visibleCommands(program);
   const documented = commands.filter((command) => command.name() !== 'help');
-  const pages = new Map([['porthole.1', page(program, version, documented)]]);
+  const pages = new Map([[`${pageName(program)}.1`, page(program, version, documented)]]);
   for (const command of documented) pages.set(`${pageName(command)}.1`, page(command, version, []));
   return pages;
 }

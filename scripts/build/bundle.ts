@@ -40,7 +40,10 @@ export async function bundle(entry: string): Promise<Bundle> {
     plugins: [koffiInMemory],
     logLevel: 'warning',
   });
-  return { source: asciiOnly(asFunction(entry, outputFiles[0]!.text)), inputs: Object.keys(metafile.inputs).sort() };
+  return {
+    source: asciiOnly(asFunction(entry, outputFiles[0]!.text)),
+    inputs: Object.keys(metafile.inputs).toSorted(),
+  };
 }
 
 /** esbuild leaves only the characters of regular expressions as they are, where an escape means the same. */

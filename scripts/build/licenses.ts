@@ -19,11 +19,11 @@ export function licensesOf(files: Iterable<string>, more: readonly string[]): st
     const folder = packageFolder(file);
     if (folder !== undefined) folders.add(folder);
   }
-  const sections = [...folders].sort().map((folder) => {
+  const sections = [...folders].toSorted().map((folder) => {
     const { name, version, license } = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')) as Package;
     const texts = readdirSync(folder)
       .filter((file) => /^(licen[cs]e|copying|notice)/i.test(file))
-      .sort()
+      .toSorted()
       .map((file) => readFileSync(path.join(folder, file), 'utf8').trimEnd());
     if (texts.length === 0)
       throw new Error(`${folder} has no file with its licence (${license}); it cannot be shipped`);

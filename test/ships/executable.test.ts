@@ -83,7 +83,7 @@ test('the executable says its version and commit where there is no git', (t) => 
 test('the executable is the same, byte for byte, when it is built again', (t) => {
   const [one, other] = [emptyDirectory(t), emptyDirectory(t)];
   for (const directory of [one, other]) build(directory);
-  const names = readdirSync(one).sort();
+  const names = readdirSync(one).toSorted();
   assert.deepEqual(names, ['THIRD-PARTY-LICENSES', 'porthole']);
   for (const name of names) {
     const same = readFileSync(path.join(one, name)).equals(readFileSync(path.join(other, name)));

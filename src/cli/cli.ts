@@ -1,6 +1,7 @@
 /** The `porthole` command. `runCli` is the whole of it, and touches nothing global. */
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
 import {
+  exportReplica,
   formatProblem,
   formatProblems,
   loadSpec,
@@ -15,7 +16,7 @@ import { thisVersion, versionText } from '../parts/index.ts';
 import { type Caller, ways } from '../tree/index.ts';
 import { exitCodeHelp, exitCodes, toExitCode, UsageError } from './exit-code.ts';
 import { explainPath } from './explain-command.ts';
-import { exportReplica } from './export-tree.ts';
+
 import { asJson, inWords } from './serve-words.ts';
 import { paintFor, type Terminal } from './terminal.ts';
 

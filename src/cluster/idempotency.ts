@@ -59,10 +59,10 @@ export class Idempotency {
       try {
         return await effect((transaction, answer) => this.#commit(request, key, transaction, answer));
       } catch (error) {
-        if (!(error instanceof Overtaken)) throw error;
-        const winner = await getRecord(this.#store, IdempotencyRecord, key);
-        if (winner === undefined) throw busy();
-        return this.#replay(request, winner);
+        // What it was refused for may be the very effect of the same request, made through another manager.
+        const winner = await getRecord(this.#store, IdempotencyRecord, key).catch(() => undefined);
+        if (winner !== undefined) return this.#replay(request, winner);
+        throw error instanceof Overtaken ? busy() : error;
       }
     });
   }
@@ -82,21 +82,24 @@ export class Idempotency {
       const before = await getRecord(this.#store, IdempotencyRecord, key);
       if (before?.record.state === 'done') return this.#replay(request, before);
       if (before !== undefined) checkHash(request, before.record);
-      else {
-        const outcome = await this.#leased((leaseId) => ({
-          conditions: [{ key, exists: false }],
-          operations: [put(key, this.#record(request, { status: 0, headers: {}, body: '' }, 'begun'), leaseId)],
-        }));
-        if (!outcome.committed) throw busy();
-      }
+      // Taken over, if need be: whoever began it before does not end it any more.
+      const begun = await this.#leased((leaseId) => ({
+        conditions: [before === undefined ? { key, exists: false } : { key, modRevision: before.modRevision }],
+        operations: [put(key, this.#record(request, { status: 0, headers: {}, body: '' }, 'begun'), leaseId)],
+      }));
+      if (!begun.committed) throw busy();
+      const conditions = [{ key, modRevision: begun.revision }];
       let answer: Answer;
       try {
         answer = await effect(before?.record.createdAtMs);
       } catch (error) {
-        if (!isOpen(error)) await this.#store.commit({ operations: [remove(key)] });
+        if (!isOpen(error)) await this.#store.commit({ conditions, operations: [remove(key)] });
         throw error;
       }
-      await this.#leased((leaseId) => ({ operations: [put(key, this.#record(request, answer, 'done'), leaseId)] }));
+      await this.#leased((leaseId) => ({
+        conditions,
+        operations: [put(key, this.#record(request, answer, 'done'), leaseId)],
+      }));
       return answer;
     });
   }

@@ -18,6 +18,8 @@ const usePrefix = (name: string, version: string): string => `imageuse/${name}/$
 /** Between two writes of an operation's progress. */
 const progressMs = 500;
 
+const addedOutcome: Partial<OperationRecord> = { state: 'succeeded', step: '', done: 1, total: 1 };
+
 export class Images {
   readonly #kit: Kit;
   readonly #operations: Operations;
@@ -54,13 +56,16 @@ export class Images {
   ): Promise<{ readonly record: ImageRecord; readonly condition: Condition }> {
     const wanted = version ?? (await this.#newest(account, name));
     if (wanted === undefined) throw noImage(name, undefined);
-    const key = gateKey(name, wanted);
-    // The gate before the image: a removal in between is then seen by the condition.
+    const condition = await this.#isOpen(name, wanted);
+    return { record: await this.get(account, name, wanted), condition };
+  }
+
+  /** That nobody removes it now, and a condition that fails when somebody began to. Ask before looking for the image. */
+  async #isOpen(name: string, version: string): Promise<Condition> {
+    const key = gateKey(name, version);
     const gate = await this.#kit.region.get(key);
-    if (gate !== undefined && stateOf(gate) === 'removing')
-      throw new ApiError('CONFLICT', `the image "${name}" version "${wanted}" is being removed`);
-    const record = await this.get(account, name, wanted);
-    return { record, condition: gate === undefined ? { key, exists: false } : { key, modRevision: gate.modRevision } };
+    if (gate !== undefined && stateOf(gate) === 'removing') throw conflict(name, version, 'removed');
+    return gate === undefined ? { key, exists: false } : { key, modRevision: gate.modRevision };
   }
 
   /** Begins to add one. Resolves when the operation is in the store; the rest goes on by itself. NAME_TAKEN. */
@@ -73,6 +78,7 @@ export class Images {
     const { name } = request;
     const version = request.version ?? String((await this.#highestNumber(name)) + 1);
     const key = addKey(name, version);
+    const open = await this.#isOpen(name, version);
     if ((await this.#kit.global.get(imageKey(name, version))) !== undefined) throw taken(name, version);
     const { operation, operations } = this.#operations.begin({
       account,
@@ -81,7 +87,10 @@ export class Images {
       runner: this.#runner,
     });
     const done = await commit(
-      { conditions: [{ key, exists: false }], operations: [...operations, put(key, { operation: operation.id })] },
+      {
+        conditions: [{ key, exists: false }, open],
+        operations: [...operations, put(key, { operation: operation.id })],
+      },
       answer(operation),
     );
     if (!done) throw taken(name, version);
@@ -123,7 +132,7 @@ export class Images {
           virtualSizeBytes,
           createdAtMs: wallMs(),
         };
-        outcome = { state: 'succeeded', step: '', done: 1, total: 1 };
+        outcome = addedOutcome;
       } catch (error) {
         const { code, message } = toApiError(error);
         if (code === 'INTERNAL' && !signal.aborted) this.#kit.log.error({ err: error }, 'adding an image failed');
@@ -148,25 +157,22 @@ export class Images {
     await this.#kit.region.commit({ operations });
   }
 
-  /** The image appears, and its operation is over; only then may another of that version be added. */
+  /** The image appears first: whoever waits for the operation may use it at once. */
   async #finish(
     operation: OperationRecord,
     outcome: Partial<OperationRecord>,
     image: ImageRecord | undefined,
   ): Promise<void> {
     const { name, version } = operation.target;
+    if (image !== undefined) {
+      const entry = outboxEntry(this.#kit, [
+        { type: 'put', key: imageKey(name, version!), value: JSON.stringify(image) },
+      ]);
+      await this.#kit.region.commit({ operations: [entry] });
+      await this.#outbox.drain();
+    }
     const { operations } = await this.#operations.change(operation, outcome);
-    await this.#kit.region.commit({
-      operations: [
-        ...operations,
-        ...(image
-          ? [outboxEntry(this.#kit, [{ type: 'put', key: imageKey(name, version!), value: JSON.stringify(image) }])]
-          : [remove(addKey(name, version!))]),
-      ],
-    });
-    if (image === undefined) return;
-    await this.#outbox.drain();
-    await this.#kit.region.commit({ operations: [remove(addKey(name, version!))] });
+    await this.#kit.region.commit({ operations: [...operations, remove(addKey(name, version!))] });
   }
 
   /** False when it does not run here, or not any more. */
@@ -179,7 +185,11 @@ export class Images {
   /** IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */
   async remove(account: string, name: string, version: string): Promise<void> {
     await this.get(account, name, version);
-    await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'removing' })] });
+    const begun = await this.#kit.region.commit({
+      conditions: [{ key: addKey(name, version), exists: false }],
+      operations: [put(gateKey(name, version), { state: 'removing' })],
+    });
+    if (!begun.committed) throw conflict(name, version, 'added');
     const users = await this.#kit.region.range(prefixRange(usePrefix(name, version)), { limit: 5 });
     if (users.entries.length > 0) {
       await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'kept' })] });
@@ -192,15 +202,14 @@ export class Images {
     await this.#removeUnused(name, version);
   }
 
+  /** The gate says `removed` only when the global store does not know the image any more. */
   async #removeUnused(name: string, version: string): Promise<void> {
     await this.#kit.host.removeImage({ name, version });
     await this.#kit.region.commit({
-      operations: [
-        put(gateKey(name, version), { state: 'removed' }),
-        outboxEntry(this.#kit, [{ type: 'delete', key: imageKey(name, version) }]),
-      ],
+      operations: [outboxEntry(this.#kit, [{ type: 'delete', key: imageKey(name, version) }])],
     });
     await this.#outbox.drain();
+    await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'removed' })] });
   }
 
   /** After a start: ends what the last one left half done. */
@@ -210,9 +219,12 @@ export class Images {
       const { operation: id } = JSON.parse(new TextDecoder().decode(value)) as { operation: string };
       if (this.#running.has(id)) continue;
       const found = await this.#operations.find(id);
-      const isRunning = found?.record.state === 'running';
+      const [, name, version] = keyText(key).split('/') as [string, string, string];
+      const isThere = (await this.#kit.global.get(imageKey(name, version))) !== undefined;
       const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; add the image again' };
-      const change = isRunning ? await this.#operations.change(found.record, { state: 'failed', error }) : undefined;
+      const outcome = isThere ? addedOutcome : ({ state: 'failed', error } as const);
+      const change =
+        found?.record.state === 'running' ? await this.#operations.change(found.record, outcome) : undefined;
       await this.#kit.region.commit({ operations: [...(change?.operations ?? []), remove(keyText(key))] });
     }
     for (const { key, value } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries) {
@@ -252,6 +264,11 @@ export class Images {
 
 const stateOf = ({ value }: { readonly value: Uint8Array }): unknown =>
   (JSON.parse(new TextDecoder().decode(value)) as { readonly state?: unknown }).state;
+
+const conflict = (name: string, version: string, what: string): ApiError =>
+  new ApiError('CONFLICT', `the image "${name}" version "${version}" is being ${what}; try again in a moment`, {
+    retryAfterSeconds: 1,
+  });
 
 const noImage = (name: string, version: string | undefined): ApiError =>
   new ApiError(

@@ -1,3 +1,13 @@
+export {
+  Client,
+  ClientError,
+  type ClientOptions,
+  type Input,
+  type OperationId,
+  type ResultOf,
+  type StreamEvent,
+} from './client.ts';
+export { type ClientTarget, ConnectionError } from './client-transport.ts';
 export type * from './host-port.ts';
 export { Manager, type ManagerOptions } from './manager.ts';
 export {

@@ -37,7 +37,14 @@ export interface ListenOptions {
   readonly closeMs?: number | undefined;
   readonly streamTiming?: StreamTiming | undefined;
   /** Limits of `node:http`, for tests of them. */
-  readonly limits?: Partial<typeof defaultLimits> | undefined;
+  readonly limits?: Partial<HttpLimits> | undefined;
+}
+
+/** A client gets so long to send its headers, and so long for the whole request. */
+export interface HttpLimits {
+  readonly headersTimeoutMs: number;
+  readonly requestTimeoutMs: number;
+  readonly connections: number;
 }
 
 export type ListenErrorCode = 'API_TLS_REQUIRED' | 'API_ADDRESS_IN_USE' | 'API_BAD_ADDRESS' | 'API_LISTEN_FAILED';
@@ -60,8 +67,7 @@ export interface ApiServer extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-/** A client gets so long to send its headers, and so long for the whole request. */
-const defaultLimits = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000, connections: 1_024 } as const;
+const defaultLimits: HttpLimits = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000, connections: 1_024 };
 const keepAliveMs = 5_000;
 /** A client that neither sends nor takes anything for so long is cut off. */
 const idleMs = 60_000;

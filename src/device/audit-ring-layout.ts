@@ -74,7 +74,8 @@ export const RingRecord = struct({
   pathBytes: 'u16',
   ruleBytes: 'u16',
   programBytes: 'u16',
-  padding: 'bytes6',
+  padding: 'u16',
+  padding2: 'u32',
 });
 
 export const ringVerdicts = ['allowed', 'denied'] as const;

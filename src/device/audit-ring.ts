@@ -84,6 +84,10 @@ export class AuditRing {
     const programBytes = this.#put(program, (at += ruleBytes), limit.program);
     at += programBytes;
     const length = Math.ceil((at - base) / RECORD_ALIGN) * RECORD_ALIGN;
+    // The daemon knows texts by these bytes too.
+    for (const end = base + length; at < end; at++) this.#bytes[at] = 0;
+    RingRecord.padding.set(view, base, 0);
+    RingRecord.padding2.set(view, base, 0);
     RingRecord.length.set(view, base, length);
     RingRecord.kind.set(view, base, RECORD_KIND);
     RingRecord.sequence.set(view, base, this.#sequence);

@@ -21,6 +21,7 @@ import {
   EPROTO,
   ERANGE,
   ESTALE,
+  O_APPEND,
   O_CREAT,
   O_NONBLOCK,
   O_RDWR,
@@ -201,6 +202,28 @@ test('names that no kernel sends are refused, each with its errno', () => {
   assert.equal(client.send('LOOKUP', { rest: [new Uint8Array([0xc3, 0x28, 0])] }).errno, ENOENT);
   assert.equal(mkdir('\uFEFFmarked'), 0);
   assert.equal(client.lookup(guest, 'marked').errno, ENOENT, 'a byte order mark belongs to the name');
+});
+
+test('WRITE appends where the handle has O_APPEND now, whatever it was opened with', () => {
+  const { client } = begin();
+  const guest = client.walk('/guest');
+  const made = client.send('CREATE', { nodeid: guest, in: { flags: O_RDWR, mode: 0o644 }, rest: ['log'] });
+  const nodeid = made.get(abi.EntryOut.nodeid);
+  const write = (fh: number, flags: number, letter: string) =>
+    client.send('WRITE', { nodeid, in: { fh, flags, size: 1 }, rest: [new TextEncoder().encode(letter)] }).errno;
+  const first = made.get(abi.OpenOut.fh, abi.EntryOut.sizeBytes);
+  const second = client.send('OPEN', { nodeid, in: { flags: O_RDWR | O_APPEND } }).get(abi.OpenOut.fh);
+  assert.deepEqual(
+    [
+      write(first, O_RDWR | O_APPEND, 'a'),
+      write(first, O_RDWR | O_APPEND, 'b'),
+      write(second, O_RDWR, 'c'),
+      write(second, O_RDWR | O_APPEND, 'd'),
+    ],
+    [0, 0, 0, 0],
+  );
+  const read = client.send('READ', { nodeid, in: { fh: first, size: 10 } });
+  assert.equal(new TextDecoder().decode(read.body), 'cbd');
 });
 
 test('what is longer or later than the tree keeps is refused or clamped before it is sent upstream', () => {

@@ -1,6 +1,21 @@
 /** An audit record as a line of the log: a JSON object, its keys in the order of `docs/operations.md`. */
 import type { AuditRecord } from '../tree/index.ts';
 
+/** What of a record is text, which comes again and again. */
+export type RecordTexts = Pick<
+  AuditRecord,
+  'vm' | 'way' | 'operation' | 'path' | 'program' | 'verdict' | 'rule' | 'errno'
+>;
+/** What of it is numbers, each record's own. */
+export type RecordNumbers = Omit<AuditRecord, keyof RecordTexts>;
+
+/** The texts as they stand in a line, before, between and after the numbers. */
+export interface LineParts {
+  readonly untilUid: string;
+  readonly program: string;
+  readonly untilDropped: string;
+}
+
 /** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
 const unsafe = /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g;
 const quote = (text: string): string =>
@@ -9,16 +24,13 @@ const quote = (text: string): string =>
     (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
   );
 
-/** Paths and rules come again and again. Forgotten all at once when there are too many. */
-const quoted = new Map<string, string>();
-const mostQuoted = 4096;
-const quotedOnce = (text: string): string => {
-  const known = quoted.get(text);
-  if (known !== undefined) return known;
-  if (quoted.size >= mostQuoted) quoted.clear();
-  const fresh = quote(text);
-  quoted.set(text, fresh);
-  return fresh;
+export const lineParts = (texts: RecordTexts): LineParts => {
+  const { vm, way, operation, path, program, verdict, rule, errno } = texts;
+  return {
+    untilUid: `,"vm":${quote(vm)},"way":${quote(way)},"operation":${quote(operation)},"path":${quote(path)},"uid":`,
+    program: program === undefined ? '' : `,"program":${quote(program)}`,
+    untilDropped: `,"verdict":"${verdict}","rule":${quote(rule)}${errno === undefined ? '' : `,"errno":${quote(errno)}`}`,
+  };
 };
 
 let stampMs = Number.NaN;
@@ -32,14 +44,13 @@ const timeStamp = (ms: number): string => {
 };
 
 /** With the line feed at its end, and no other in it. The same record always gives the same bytes. */
-export const auditLine = (record: AuditRecord): string => {
-  const { vm, way, operation, path, uid, gid, pid, program, revision, verdict, rule } = record;
-  const { errno, dropped, droppedOthers } = record;
-  let line = `{"time":"${timeStamp(record.timeMs)}","vm":${quotedOnce(vm)},"way":${quotedOnce(way)},"operation":${quotedOnce(operation)},"path":${quotedOnce(path)},"uid":${uid},"gid":${gid},"pid":${pid}`;
-  if (program !== undefined) line += `,"program":${quotedOnce(program)}`;
-  line += `,"revision":${revision},"verdict":"${verdict}","rule":${quotedOnce(rule)}`;
-  if (errno !== undefined) line += `,"errno":${quotedOnce(errno)}`;
+export const lineOf = (parts: LineParts, numbers: RecordNumbers): string => {
+  const { timeMs, uid, gid, pid, revision, dropped, droppedOthers } = numbers;
+  let line = `{"time":"${timeStamp(timeMs)}"${parts.untilUid}${uid},"gid":${gid},"pid":${pid}${parts.program},"revision":${revision}${parts.untilDropped}`;
   if (dropped !== undefined) line += `,"dropped":${dropped}`;
   if (droppedOthers !== undefined) line += `,"droppedOthers":${droppedOthers}`;
   return `${line}}\n`;
 };
+
+/** `lineOf` for a record whose texts are not known yet. */
+export const auditLine = (record: AuditRecord): string => lineOf(lineParts(record), record);

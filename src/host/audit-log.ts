@@ -1,5 +1,5 @@
 /** The audit log of `porthole serve`: one JSON object a line. */
-import { closeSync, fchmodSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
+import { closeSync, constants, fchmodSync, fstatSync, openSync, readSync, writeSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 import type { AuditRecord } from '../tree/index.ts';
 import { auditLine } from './audit-line.ts';
@@ -20,6 +20,8 @@ export interface LogPlace {
 }
 
 const LINE_FEED = 0x0a;
+/** Never waits: a pipe that nobody reads would stop the whole daemon, its signals too. */
+const OPEN_FLAGS = constants.O_WRONLY | constants.O_APPEND | constants.O_CREAT | constants.O_NONBLOCK;
 
 /** Opens the file at once: throws where that fails. A full disk later is told by `onHealth`, and by what the writing answers. */
 export class AuditLog implements Disposable {
@@ -54,7 +56,7 @@ export class AuditLog implements Disposable {
   #open(target: string): void {
     let fd: number | undefined;
     try {
-      fd = openSync(target, 'a', 0o600);
+      fd = openSync(target, OPEN_FLAGS, 0o600);
       const stat = fstatSync(fd);
       // A device or a pipe is everybody's: /dev/null must stay as it is.
       if (stat.isFile()) fchmodSync(fd, 0o600);
@@ -69,7 +71,9 @@ export class AuditLog implements Disposable {
       const fix =
         code === 'ENOENT'
           ? `there is no directory "${dirname(resolve(target))}"; make it first`
-          : `${code}; give a file that you may write`;
+          : code === 'ENXIO'
+            ? 'nobody reads this pipe; start its reader first'
+            : `${code}; give a file that you may write`;
       throw new Error(`opening the audit log "${target}" failed: ${fix}`, { cause: error });
     }
   }

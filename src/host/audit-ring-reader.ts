@@ -28,7 +28,6 @@ import {
   ringWords,
   whyNoRing,
 } from '../device/index.ts';
-import { auditLine } from './audit-line.ts';
 import type { AuditLog } from './audit-log.ts';
 import { RingError, RingRecords } from './audit-ring-records.ts';
 
@@ -267,13 +266,13 @@ export class AuditRingReader implements Disposable {
         const left = bytes - taken;
         if (!isLast && left < RECORD_MOST_BYTES) break;
         const length = this.#records.lengthAt(piece, taken, isLast || left >= RECORD_MOST_BYTES);
-        const record = this.#records.recordAt(piece, taken, length);
+        const line = this.#records.lineAt(piece, taken, length);
         taken += length;
-        if (record === undefined) {
+        if (line === undefined) {
           if (ends.length > 0) ends[ends.length - 1] = taken;
           continue;
         }
-        lines += auditLine(record);
+        lines += line;
         ends.push(taken);
       }
     } catch (error) {

@@ -4,7 +4,9 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import fc from 'fast-check';
+import { AuditRing } from '../device/audit-ring.ts';
 import type { AuditRecord } from '../tree/index.ts';
+import { AuditRingReader } from './audit-ring-reader.ts';
 import { AuditCompactedError, AuditStore, type AuditStoreOptions, type KeptRecord } from './audit-store.ts';
 
 const startMs = Date.UTC(2026, 0, 1);
@@ -20,6 +22,7 @@ const recordOf = (n: number, over: Partial<AuditRecord> = {}): AuditRecord => ({
   pid: 1,
   revision: n,
   verdict: n % 4 === 0 ? 'denied' : 'allowed',
+  ...(n % 4 === 0 && { errno: 'EACCES' }),
   rule: 'default',
   ...over,
 });
@@ -176,4 +179,66 @@ test('AuditStore forgets what is too old or too much, and says so to who asks fo
     (error) => error instanceof AuditCompactedError && error.oldestSequence === store.oldestSequence,
   );
   assert.equal(await store.verify(), undefined);
+});
+
+class Killed extends Error {}
+
+test('AuditStore takes each record of a ring once, wherever the daemon is killed', async (t) => {
+  const { directory, open } = storeIn(t);
+  const ringPath = path.join(directory, 'audit.ring');
+  let made = 0;
+  let kill: 'before' | 'after' | undefined;
+  const readers: AuditRingReader[] = [];
+  const start = (): { store: AuditStore; reader: AuditRingReader } => {
+    const store = open();
+    const log = store.ringLog(() => 'boot-1');
+    const reader = new AuditRingReader({
+      path: ringPath,
+      vm: 'even',
+      log: {
+        ...log,
+        writable: true,
+        write: (lines) => {
+          if (kill === 'before') throw new Killed();
+          const written = log.write(lines);
+          if (kill === 'after') throw new Killed();
+          return written;
+        },
+      },
+      onLie: assert.fail,
+      onTrouble: assert.fail,
+    });
+    readers.push(reader);
+    return { store, reader };
+  };
+  let daemon = start();
+  const ring = new AuditRing(ringPath);
+  for (let round = 0; round < 40; round++) {
+    for (let n = 0; n < round % 7; n++) assert.equal(ring.record(recordOf(2 * made, { pid: ++made })), true);
+    kill = (['before', 'after', undefined] as const)[round % 3];
+    try {
+      daemon.reader.drain();
+    } catch (error) {
+      if (!(error instanceof Killed)) throw error;
+    }
+    kill = undefined;
+    daemon.store[Symbol.dispose]();
+    daemon = start();
+    // What another VM's ring has between.
+    daemon.store.append([recordOf(1, { vm: 'odd' })]);
+  }
+  daemon.reader.drain();
+  const pids: number[] = [];
+  for await (const { record, bootId } of daemon.store.query({ vm: 'even' })) {
+    pids.push(record.pid);
+    assert.equal(bootId, 'boot-1');
+  }
+  assert.deepEqual(
+    pids,
+    Array.from({ length: made }, (_, n) => n + 1),
+  );
+  assert.equal(await daemon.store.verify(), undefined);
+  ring.close();
+  daemon.store[Symbol.dispose]();
+  for (const reader of readers) reader[Symbol.dispose]();
 });

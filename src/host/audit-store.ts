@@ -20,6 +20,8 @@ import {
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { AuditRecord } from '../tree/index.ts';
+import { auditLine } from './audit-line.ts';
+import type { LogPlace } from './audit-log.ts';
 
 export interface AuditStoreOptions {
   /** Made with mode 0700. */
@@ -38,6 +40,8 @@ export interface KeptRecord {
   /** Counts all records of this host, from 1. */
   readonly sequence: number;
   readonly record: AuditRecord;
+  /** The VM's boot that it is of, where one is known. */
+  readonly bootId?: string | undefined;
 }
 
 export interface AuditFilter {
@@ -73,39 +77,62 @@ interface Segment {
   lastMs: number;
 }
 
+/** A line without its end, and what it says. `json`: the record as `auditLine` writes it. */
 interface Line extends KeptRecord {
   readonly chain: string;
+  readonly json: string;
+}
+
+/** A record that was written lately, as its line has it. */
+interface Recent {
+  readonly sequence: number;
+  readonly bootId: string | undefined;
+  readonly json: string;
+}
+
+/** What one VM's ring has its lines appended to: `AuditRingReader` says how it is used. */
+export interface RingLog {
+  readonly writable: boolean;
+  write(lines: Uint8Array, isRest?: boolean): number;
+  place(): LogPlace;
+  readFrom(place: LogPlace, bytes: number): Uint8Array;
 }
 
 const dayMs = 86_400_000;
 const defaultSegmentBytes = 16 * 1024 * 1024;
+/** In memory, for followers and for rings: more than a ring holds. */
+const recentRecords = 32_768;
 const syncEveryMs = 1_000;
-const recentRecords = 4096;
 const firstChain = '0'.repeat(64);
 const segmentName = (first: number): string => `${String(first).padStart(16, '0')}.jsonl`;
 
-/** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
-const asJson = (record: AuditRecord): string =>
-  JSON.stringify(record).replaceAll(
-    /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g,
-    (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),
-  );
+const chainOf = (before: string, sequence: number, bootId: string | undefined, json: string): string =>
+  hash('sha256', `${before}\n${sequence}\n${bootId ?? ''}\n${json}`);
 
-const chainOf = (before: string, sequence: number, json: string): string =>
-  hash('sha256', `${before}\n${sequence}\n${json}`);
-
-const asLine = (sequence: number, chain: string, json: string): string =>
-  `{"sequence":${sequence},"chain":"${chain}","record":${json}}\n`;
+const asLine = (sequence: number, chain: string, bootId: string | undefined, json: string): string => {
+  const boot = bootId === undefined ? '' : `"bootId":${JSON.stringify(bootId)},`;
+  return `{"sequence":${sequence},"chain":"${chain}",${boot}"record":${json}}\n`;
+};
 
 const recordStart = '"record":';
 
 /** Undefined when the line is not whole, or not one of ours. */
-const parseLine = (text: string): (Line & { readonly json: string }) | undefined => {
+const parseLine = (text: string): Line | undefined => {
   const at = text.indexOf(recordStart);
   if (at < 0 || !text.endsWith('}}')) return undefined;
   try {
-    const { sequence, chain, record } = JSON.parse(text) as Line;
-    return { sequence, chain, record, json: text.slice(at + recordStart.length, -1) };
+    const { sequence, chain, bootId, record } = JSON.parse(text) as Omit<Line, 'json' | 'record'> & {
+      readonly record: Omit<AuditRecord, 'timeMs'> & { readonly time: string };
+    };
+    const { time, ...rest } = record;
+    const json = text.slice(at + recordStart.length, -1);
+    return {
+      sequence,
+      chain,
+      ...(bootId !== undefined && { bootId }),
+      record: { timeMs: Date.parse(time), ...rest },
+      json,
+    };
   } catch {
     return undefined;
   }
@@ -117,7 +144,7 @@ export class AuditStore implements Disposable {
   readonly #segments: Segment[];
   readonly #followers = new Set<() => void>();
   /** The newest records, so that followers need not read what was just written. */
-  #recent: KeptRecord[] = [];
+  #recent: Recent[] = [];
   #fd: number | undefined;
   #sequence = 0;
   #chain = firstChain;
@@ -154,25 +181,61 @@ export class AuditStore implements Disposable {
   }
 
   /** Appends all or none. False when that is not possible now; `onHealth` has said why. */
-  append(records: readonly AuditRecord[]): boolean {
-    if (records.length === 0) return true;
+  append(records: readonly AuditRecord[], bootId?: string): boolean {
+    return this.#append(
+      records.map((record) => auditLine(record).slice(0, -1)),
+      bootId,
+    );
+  }
+
+  /** For the ring of one VM. `bootId`: of the boot that its records are of. */
+  ringLog(bootId: () => string | undefined): RingLog {
+    // One host has one log: a place is how many records there are.
+    const isWritable = (): boolean => this.#writable;
+    const device = 0;
+    const inode = 0;
+    const place = (): LogPlace => ({ device, inode, offset: this.#sequence });
+    return {
+      get writable() {
+        return isWritable();
+      },
+      write: (lines) => {
+        const text = Buffer.from(lines.buffer, lines.byteOffset, lines.length).toString().trimEnd();
+        return text === '' || this.#append(text.split('\n'), bootId()) ? lines.length : 0;
+      },
+      place,
+      readFrom: ({ offset }, bytes) => {
+        let text = '';
+        for (const { json } of this.#sinceRecent(offset) ?? []) {
+          text += `${json}\n`;
+          if (text.length >= bytes) break;
+        }
+        return Buffer.from(text);
+      },
+    };
+  }
+
+  #append(jsons: readonly string[], bootId: string | undefined): boolean {
+    if (jsons.length === 0) return true;
     let sequence = this.#sequence;
     let chain = this.#chain;
     let text = '';
-    for (const record of records) {
-      const json = asJson(record);
+    for (const json of jsons) {
       sequence++;
-      chain = chainOf(chain, sequence, json);
-      text += asLine(sequence, chain, json);
+      chain = chainOf(chain, sequence, bootId, json);
+      text += asLine(sequence, chain, bootId, json);
     }
     if (!this.#write(Buffer.from(text))) return false;
-    for (const [index, record] of records.entries())
-      this.#recent.push({ sequence: this.#sequence + 1 + index, record });
-    if (this.#recent.length > 2 * recentRecords) this.#recent = this.#recent.slice(-recentRecords);
+    for (const [index, json] of jsons.entries()) this.#remember({ sequence: this.#sequence + 1 + index, bootId, json });
     this.#sequence = sequence;
     this.#chain = chain;
     for (const wake of this.#followers) wake();
     return true;
+  }
+
+  #remember(recent: Recent): void {
+    this.#recent.push(recent);
+    if (this.#recent.length > 2 * recentRecords) this.#recent = this.#recent.slice(-recentRecords);
   }
 
   /** Tries whether a log that could not be written can be again. */
@@ -219,7 +282,7 @@ export class AuditStore implements Disposable {
       if (told + 1 < this.oldestSequence) throw new AuditCompactedError(this.oldestSequence);
       if (told < this.#sequence) {
         const upTo = this.#sequence;
-        const source = this.#sinceRecent(told) ?? this.query(filter, { after: told, signal });
+        const source = this.#keptSince(told) ?? this.query(filter, { after: told, signal });
         for await (const kept of source) {
           if (kept.sequence > upTo) break;
           told = kept.sequence;
@@ -253,7 +316,7 @@ export class AuditStore implements Disposable {
         // What came before the oldest record that is kept is not known.
         const chain = before === undefined && line.sequence > 1 ? undefined : (before?.chain ?? firstChain);
         if (before !== undefined && line.sequence !== before.sequence + 1) return `records are missing in ${where}`;
-        if (chain !== undefined && chainOf(chain, line.sequence, line.json) !== line.chain)
+        if (chain !== undefined && chainOf(chain, line.sequence, line.bootId, line.json) !== line.chain)
           return `the record in ${where} was changed`;
         before = line;
       }
@@ -268,9 +331,15 @@ export class AuditStore implements Disposable {
   }
 
   /** What came after `told`; undefined when that is not all in memory. */
-  #sinceRecent(told: number): readonly KeptRecord[] | undefined {
+  #sinceRecent(told: number): readonly Recent[] | undefined {
     const first = this.#recent[0]?.sequence;
     return first !== undefined && first <= told + 1 ? this.#recent.slice(told + 1 - first) : undefined;
+  }
+
+  #keptSince(told: number): readonly KeptRecord[] | undefined {
+    return this.#sinceRecent(told)?.map(
+      ({ sequence, bootId, json }) => parseLine(asLine(sequence, '', bootId, json).trimEnd())!,
+    );
   }
 
   /** Finds the end of the chain. What a crash left of a line goes; its record was not taken for kept. */
@@ -291,6 +360,13 @@ export class AuditStore implements Disposable {
       }
       this.#sequence = line.sequence;
       this.#chain = line.chain;
+      for (const text of whole.split('\n').slice(-recentRecords)) {
+        const recent = text === '' ? undefined : parseLine(text);
+        if (recent !== undefined) {
+          const { sequence, bootId, json } = recent;
+          this.#remember({ sequence, bootId, json });
+        }
+      }
       segment.bytes = Buffer.byteLength(whole);
       this.#fd = openSync(segment.file, 'a', 0o600);
       ftruncateSync(this.#fd, segment.bytes);
@@ -370,7 +446,10 @@ export class AuditStore implements Disposable {
     for await (const text of lines(segment.file, signal)) {
       if (text === '' || (needle !== undefined && !text.includes(needle))) continue;
       const line = parseLine(text);
-      if (line !== undefined && matches(filter, line.record)) yield { sequence: line.sequence, record: line.record };
+      if (line !== undefined && matches(filter, line.record)) {
+        const { sequence, record, bootId } = line;
+        yield { sequence, record, ...(bootId !== undefined && { bootId }) };
+      }
     }
   }
 }

@@ -1,22 +1,15 @@
 /** One device process, as the host daemon sees it: started, told, listened to, ended. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
-import {
-  encodeMessage,
-  type LinkConfig,
-  LinkError,
-  readerOnHost,
-  type ToDevice,
-  type ToHost,
-} from '../device/index.ts';
+import { encodeMessage, LinkError, readerOnHost, type ToDevice, type ToHost } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import { printable } from './printable.ts';
 
 interface DeviceProcessOptions {
-  readonly config: LinkConfig;
   /** Program and arguments. Default: the device process of this Porthole. */
   readonly command?: readonly [string, ...string[]];
-  readonly onMessage: (message: ToHost) => void;
+  /** `send` is that of this process, the same in each call. */
+  readonly onMessage: (message: ToHost, send: (message: ToDevice) => void) => void;
   /** Called once, when the process is gone. `reason` is for people; undefined when it ended as it was told. */
   readonly onEnd: (reason: string | undefined) => void;
 }
@@ -27,7 +20,7 @@ const wordsKept = 2_000;
 const endWithinMs = 5_000;
 const killAfterMs = 2_000;
 
-/** Starts at once. Deltas and answers may be sent before it is ready. */
+/** Starts at once. */
 export class DeviceProcess {
   readonly #child: ChildProcess;
   readonly #link: Socket;
@@ -52,7 +45,7 @@ export class DeviceProcess {
     this.#link.on('data', (chunk: Uint8Array) => {
       if (this.#failure !== undefined) return;
       try {
-        for (const message of reader.feed(chunk)) options.onMessage(message);
+        for (const message of reader.feed(chunk)) options.onMessage(message, this.send);
       } catch (error) {
         if (!(error instanceof LinkError)) throw error;
         this.lied(error.message);
@@ -74,7 +67,6 @@ export class DeviceProcess {
       this.#child.once('error', (error) => end(`starting it failed: ${error.message}`));
       this.#child.once('close', (code, signal) => end(this.#reason(code, signal)));
     });
-    this.send(options.config);
   }
 
   get pid(): number | undefined {
@@ -87,11 +79,11 @@ export class DeviceProcess {
   }
 
   /** Queues a message; they arrive in order. To a process that is gone or given up it does nothing. */
-  send(message: ToDevice): void {
+  readonly send = (message: ToDevice): void => {
     if (this.#failure !== undefined || !this.#link.writable) return;
     this.#link.write(encodeMessage(message));
     if (this.#link.writableLength > waitingBytes) this.#abandon('it does not read what it is sent');
-  }
+  };
 
   /** Has it unmount and remove its sockets; kills it when it does not end in time, or at once when `signal` is aborted. */
   async stop(signal?: AbortSignal): Promise<void> {

@@ -1,8 +1,13 @@
 export { attachWords, mountCommand, qemuArguments } from './attachment.ts';
+export type { Counters } from './device-session.ts';
+export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
+export { Host, type HostOptions } from './host.ts';
 export { nearest } from './near-miss.ts';
-export { type Counters, type ServeEvent, type Server, serve } from './serve.ts';
+export { digestOf } from './node-record.ts';
+export { type ServeEvent, type Server, serve } from './serve.ts';
 export { ServedTree } from './served-tree.ts';
 export { loadSpec, loadSpecOrThrow, parseSpec } from './spec-file.ts';
 export { formatProblem, formatProblems, type Paint, SpecError } from './spec-problem.ts';
-export { digestOf, State } from './state.ts';
+export { State } from './state.ts';
+export { removeTree, TreeStore, TreeStoreError, type TreeStoreErrorCode } from './tree-store.ts';

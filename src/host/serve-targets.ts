@@ -100,12 +100,25 @@ const allowedGroup = (group: string, gid: number): number => {
   throw new ServeError(`only root, or a member of the group "${group}", may let it connect; run it as one of them`);
 };
 
-/** Removes what a device process that was killed could not: its sockets, and mounts that nobody answers any more. */
-export const cleanUp = (targets: readonly LinkTarget[]): void => {
+/**
+ * Removes what a device process that was killed could not: its sockets, and mounts that nobody answers any more. `made` has
+ * the paths that a device process of ours has served on: what stands at the others is somebody else's.
+ */
+export const cleanUp = (targets: readonly LinkTarget[], made: ReadonlySet<string>): void => {
   for (const { kind, path } of targets) {
     if (kind === 'mount') {
-      if (isMounted(path)) spawnSync('umount', ['-l', path], { stdio: 'ignore' });
-    } else if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
+      if (isMounted(path) && (made.has(path) || isDead(path))) spawnSync('umount', ['-l', path], { stdio: 'ignore' });
+    } else if (made.has(path) && lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
+  }
+};
+
+/** Whether nobody answers a mount any more. */
+const isDead = (path: string): boolean => {
+  try {
+    statSync(path);
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
   }
 };
 

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { type TestContext, test } from 'node:test';
 import { until } from '../../test/until.ts';
+import { close, connectUnix, listenUnix } from '../sys/index.ts';
 import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
@@ -241,6 +242,41 @@ test('serve says why a device process ended and starts another', async (t) => {
   );
 });
 
+test('serve ends a device process that writes nonsense into its audit ring, and gives the next one another', async (t) => {
+  const stage = new Stage(t);
+  const audit = join(stage.directory, 'audit.jsonl');
+  const server = await stage.serve(t, { audit, stateDirectory: join(stage.directory, 'state') });
+  const pid = server.devicePid;
+  await stage.ask({ do: 'scribble' });
+  const lied = await until('the end', () => stage.find('device-ended'));
+  assert.equal(
+    lied.reason,
+    'it said what no device process may (its audit ring: a record is of kind 0); a guest may have taken it over',
+  );
+  await until('the next device process', async () => (await stage.get('/instance/id')) === 'i-1');
+  assert.notEqual(server.devicePid, pid);
+  const burned = await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
+  assert.equal(burned['errno'], 0);
+  assert.equal(readFileSync(audit, 'utf8').split('\n').length, 2);
+});
+
+test('serve keeps its old log when the new one cannot be opened', async (t) => {
+  const stage = new Stage(t);
+  const logs = join(stage.directory, 'logs');
+  mkdirSync(logs);
+  const audit = join(logs, 'audit.jsonl');
+  const server = await stage.serve(t, { audit });
+  renameSync(logs, `${logs}.old`);
+  server.reopenAudit();
+  const trouble = stage.events.flatMap((event) => (event.event === 'trouble' ? [event.what] : [])).at(-1)!;
+  assert.match(
+    trouble,
+    /^opening the audit log ".*" failed: there is no directory .*; records go where they went before$/,
+  );
+  await stage.mutate({ op: 'burn', ino: await stage.ino('/secrets/token') });
+  assert.equal(readFileSync(join(`${logs}.old`, 'audit.jsonl'), 'utf8').split('\n').length, 2);
+});
+
 test('serve refuses and leaves nothing behind when a target cannot be served', async (t) => {
   const stage = new Stage(t);
   const refusal = async (more: Partial<ServeOptions>): Promise<string> => {
@@ -347,4 +383,21 @@ test('serve tells that a restart forgets which values were read once, where noth
   const keeping = new Stage(t);
   await keeping.serve(t, { stateDirectory: join(keeping.directory, 'state') });
   assert.deepEqual(told(keeping), []);
+});
+
+test('serve leaves the socket of another process alone that listens there first', async (t) => {
+  const stage = new Stage(t);
+  let other = -1;
+  t.after(() => close(other));
+  const serving = stage.serve(t, {
+    // Between the check of the path and the start of the device process.
+    onEvent: ({ event }) => {
+      if (event === 'loaded') other = listenUnix(stage.socket);
+    },
+    deviceCommand: [process.execPath, join(import.meta.dirname, '../device/main.ts')],
+  });
+  await assert.rejects(serving, { code: 'CANNOT_SERVE', message: /another process listens on/ });
+  const connected = connectUnix(stage.socket);
+  assert.ok(connected >= 0, 'the socket is gone');
+  close(connected);
 });

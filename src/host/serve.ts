@@ -1,11 +1,9 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
 import { basename } from 'node:path';
-import { type LinkConfig, type LinkOptions, type LinkTarget, monotonicMs, type ToHost } from '../device/index.ts';
-import { type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
-import { EIO } from '../wire/index.ts';
+import type { LinkConfig, LinkOptions, LinkTarget } from '../device/index.ts';
 import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
-import { printable } from './printable.ts';
+import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
@@ -41,29 +39,19 @@ export type ServeEvent =
       readonly nodes: number;
     }
   | { readonly event: 'warning'; readonly problem: SpecProblem }
-  | { readonly event: 'ready'; readonly target: LinkTarget }
-  | { readonly event: 'failed'; readonly target: LinkTarget; readonly reason: string }
-  | { readonly event: 'target'; readonly target: LinkTarget; readonly what: string; readonly detail: string }
+  | DeviceEvent
   /** `applied`: whoever opens a file from now on sees it. False when the device process did not say so in time. */
   | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number; readonly applied: boolean }
   | { readonly event: 'rejected'; readonly error: SpecError | Error }
   /** After `rejected`: the file says again what is served. */
   | { readonly event: 'mended'; readonly revision: number }
   | { readonly event: 'device-ended'; readonly reason: string; readonly restartInMs: number }
-  | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'stopped' };
 
 /** Waits before a device process that ended is started again; the last one repeats. */
 const restartsMs = [200, 1_000, 5_000, 30_000] as const;
 /** A device process that lived this long starts the waits anew. */
 const healthyMs = 60_000;
-const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
-/** How long a reload waits to be applied before it is told without. */
-const applyWithinMs = 2_000;
-const answerWithinMs = 2_000;
-
-/** Values of the device process by name, such as `fuse.OPEN`. */
-export type Counters = Readonly<Record<string, number>>;
 
 /**
  * Starts serving; resolves when every target is ready. SpecError, StoreError, ServeError: nothing is left behind.
@@ -106,18 +94,14 @@ export class Server implements AsyncDisposable {
   /** Whether the spec file was wrong when it was last read. */
   #rejected = false;
   #device: DeviceProcess | undefined;
-  #unsubscribe: (() => void) | undefined;
+  readonly #session: DeviceSession;
   #restart: NodeJS.Timeout | undefined;
   #restarts = 0;
-  #generation = 0;
   #startedMs = 0;
   /** Targets that have not said ready or failed since the device process started, by path; and who waits for that. */
   readonly #awaited = new Map<string, PromiseWithResolvers<void>>();
-  /** The commit up to which the device process has told that it applied them. */
-  #appliedRevision = 0;
-  readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
-  #questions = 0;
-  readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
+  /** Paths of targets that a device process of ours has served. */
+  readonly #made = new Set<string>();
   #hasWarnedOfOnce = false;
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
@@ -125,10 +109,7 @@ export class Server implements AsyncDisposable {
   constructor(options: ServeOptions, loaded: ServedTreeOptions['loaded'], config: LinkConfig) {
     this.#options = options;
     this.#config = config;
-    this.#targets = [
-      ...config.vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
-      ...config.mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
-    ];
+    this.#targets = targetsOf(config);
     const onTrouble = (what: string): void => this.#emit({ event: 'trouble', what });
     this.#audit = new Audit({
       vm: config.vm,
@@ -152,6 +133,12 @@ export class Server implements AsyncDisposable {
         state: this.#state,
         audit: this.#audit.record,
         wallMs: Date.now,
+      });
+      this.#session = new DeviceSession({
+        authority: this.#tree.authority,
+        config: () => ({ ...config, auditRing: this.#audit.ringPath }),
+        onEvent: (event) => this.#deviceTold(event),
+        onAuditWaiting: () => this.#audit.doorbell(),
       });
     } catch (error) {
       this.#state?.close();
@@ -178,24 +165,13 @@ export class Server implements AsyncDisposable {
    * Resolves with true once the device process has applied the commit: whoever opens a file from then on sees it. With false
    * when it did not say so in time.
    */
-  applied(revision: number, withinMs = applyWithinMs): Promise<boolean> {
-    return new Promise((resolve) => this.#whenApplied(revision, withinMs, resolve));
+  applied(revision: number, withinMs?: number): Promise<boolean> {
+    return this.#session.applied(revision, withinMs);
   }
 
   /** Counters of the device process, summed over its ways in; undefined when there is none, or it does not answer in time. */
-  statistics(withinMs = answerWithinMs): Promise<Counters | undefined> {
-    return new Promise((resolve) => {
-      const id = ++this.#questions;
-      const answer = (counters: Counters | undefined): void => {
-        clearTimeout(late);
-        this.#asked.delete(id);
-        resolve(counters);
-      };
-      const late = setTimeout(answer, withinMs, undefined);
-      this.#asked.set(id, answer);
-      if (this.#device === undefined) answer(undefined);
-      else this.#device.send({ type: 'askStatistics', id });
-    });
+  statistics(withinMs?: number): Promise<Counters | undefined> {
+    return this.#session.statistics(withinMs);
   }
 
   async start(): Promise<void> {
@@ -254,9 +230,8 @@ export class Server implements AsyncDisposable {
   async #stop(): Promise<void> {
     clearTimeout(this.#restart);
     await this.#device?.stop(this.#kills.signal);
-    this.#unsubscribe?.();
-    for (const { tell } of this.#unapplied) tell(false);
-    cleanUp(this.#targets);
+    this.#session.close();
+    cleanUp(this.#targets, this.#made);
     this.#tree[Symbol.dispose]();
     this.#state?.close();
     this.#audit[Symbol.dispose]();
@@ -268,120 +243,35 @@ export class Server implements AsyncDisposable {
     this.#startedMs = performance.now();
     const { deviceCommand } = this.#options;
     this.#restarts++;
-    const holder = `device ${++this.#generation}`;
     this.#audit.renew();
-    const device = new DeviceProcess({
-      config: { ...this.#config, auditRing: this.#audit.ringPath },
+    this.#device = new DeviceProcess({
       ...(deviceCommand && { command: deviceCommand }),
-      onMessage: (message) => this.#onMessage(device, holder, message),
+      onMessage: (message, send) => this.#session.take(message, send),
       onEnd: (reason) => this.#onDeviceEnd(reason),
     });
-    this.#device = device;
-    this.#unsubscribe = this.#tree.authority.subscribe(holder, (delta) => device.send({ type: 'delta', delta }));
   }
 
-  #onMessage(device: DeviceProcess, holder: string, message: ToHost): void {
-    switch (message.type) {
-      case 'hello':
-        return;
-      case 'mutation': {
-        // The guest has been told that it failed, so it must not take effect any more.
-        const expired = monotonicMs() > message.expiresMs;
-        const settle: Settle = (outcome) => device.send({ type: 'outcome', sequence: message.sequence, outcome });
-        if (expired) settle(refused);
-        else this.#commit(message.mutation, message.way, holder, settle);
-        return;
-      }
-      case 'auditWaiting':
-        this.#audit.doorbell();
-        return;
-      case 'ready':
-      case 'failed': {
-        const target = this.#ours(message.target);
-        if (target === undefined) return;
-        const awaited = this.#awaited.get(target.path);
-        this.#awaited.delete(target.path);
-        if (message.type === 'ready') {
-          this.#emit({ event: 'ready', target });
-          awaited?.resolve();
-          return;
-        }
-        const reason = printable(message.reason);
-        if (awaited === undefined) this.#emit({ event: 'failed', target, reason });
-        else awaited.reject(new ServeError(`serving on "${target.path}" failed: ${reason}`));
-        return;
-      }
-      case 'event':
-        if (this.#ours(message.target) === undefined) return;
-        this.#emit({
-          event: 'target',
-          target: message.target,
-          what: message.event,
-          detail: printable(message.detail),
-        });
-        return;
-      case 'applied':
-        this.#deviceApplied(message.revision);
-        return;
-      case 'statistics':
-        this.#asked.get(message.id)?.(message.counters);
-        return;
-    }
-  }
-
-  /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
-  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string, settle: Settle): void {
-    const kind = way === 'mount' ? 'mount' : 'vhost-user';
-    if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
-    const { authority } = this.#tree;
-    try {
-      authority.commit(mutation, ways[way], holder, undefined, (outcome) => {
-        if (outcome.errno === EIO && authority.persistFailure !== undefined)
-          this.#emit({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
-        settle(outcome);
-      });
-    } catch (error) {
-      const what = error instanceof Error ? error.message : String(error);
-      this.#emit({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
-      settle(refused);
-    }
+  #deviceTold(event: DeviceEvent): void {
+    if (event.event === 'ready') this.#made.add(event.target.path);
+    const awaited = 'target' in event && event.event !== 'target' ? this.#awaited.get(event.target.path) : undefined;
+    if (awaited === undefined) return this.#emit(event);
+    this.#awaited.delete((event as { readonly target: LinkTarget }).target.path);
+    if (event.event === 'failed')
+      return awaited.reject(new ServeError(`serving on "${event.target.path}" failed: ${event.reason}`));
+    this.#emit(event);
+    awaited.resolve();
   }
 
   #tellReload(revision: number, changes: number): void {
-    this.#whenApplied(revision, applyWithinMs, (applied) =>
-      this.#emit({ event: 'reloaded', revision, changes, applied }),
-    );
-  }
-
-  #whenApplied(revision: number, withinMs: number, told: (applied: boolean) => void): void {
-    if (revision <= this.#appliedRevision) return told(true);
-    const tell = (applied: boolean): void => {
-      clearTimeout(late);
-      this.#unapplied.delete(waiting);
-      told(applied);
-    };
-    const waiting = { revision, tell };
-    const late = setTimeout(tell, withinMs, false);
-    this.#unapplied.add(waiting);
-  }
-
-  #deviceApplied(revision: number): void {
-    this.#appliedRevision = revision;
-    for (const waiting of this.#unapplied) if (waiting.revision <= revision) waiting.tell(true);
-  }
-
-  /** A target that was asked for, whatever else the device process may name. */
-  #ours(target: LinkTarget): LinkTarget | undefined {
-    return this.#targets.find(({ kind, path }) => kind === target.kind && path === target.path);
+    void this.#session
+      .applied(revision)
+      .then((applied) => this.#emit({ event: 'reloaded', revision, changes, applied }));
   }
 
   #onDeviceEnd(reason: string | undefined): void {
-    this.#unsubscribe?.();
-    this.#unsubscribe = undefined;
+    this.#session.disconnect();
     this.#device = undefined;
-    this.#appliedRevision = 0;
     this.#audit.drain();
-    for (const answer of this.#asked.values()) answer(undefined);
     if (this.#stopping !== undefined) return;
     const why = reason ?? 'it ended without being told to';
     if (this.#awaited.size > 0) {
@@ -394,7 +284,7 @@ export class Server implements AsyncDisposable {
     const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
-      cleanUp(this.#targets);
+      cleanUp(this.#targets, this.#made);
       this.#startDevice();
     }, restartInMs);
   }

@@ -1,10 +1,11 @@
 /** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
 import { resolve } from 'node:path';
 import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
+import { digestOf } from './node-record.ts';
 import { type LoadedSpec, loadSpec } from './spec-file.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
 import { SpecWatch } from './spec-watch.ts';
-import { digestOf, type State } from './state.ts';
+import type { State } from './state.ts';
 
 export interface ServedTreeOptions {
   readonly vm: string;

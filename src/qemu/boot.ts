@@ -66,6 +66,8 @@ export class Boot {
   readonly #released = new AbortController();
   #runtime: VmRuntime;
   #watcher: LastingProcess | undefined;
+  #watching: Promise<void> | undefined;
+  readonly #over = new AbortController();
   #qmp: Qmp | undefined;
   #shutdown: string | undefined;
 
@@ -144,7 +146,7 @@ export class Boot {
     }
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
-    if (boot.#watcher) boot.#follow(boot.#watcher);
+    if (boot.#watcher) void boot.#follow(boot.#watcher);
     try {
       await boot.#run(signal, undefined);
       return boot;
@@ -190,10 +192,8 @@ export class Boot {
    * does not answer, as one that is adopted may have long been serving.
    */
   async #run(signal: AbortSignal, withinMs: number | undefined): Promise<void> {
-    const lost = this.ended.then(({ words }) => {
-      throw new QemuError('START_FAILED', words);
-    });
-    const late = withinMs === undefined ? signal : AbortSignal.any([signal, AbortSignal.timeout(withinMs)]);
+    const limits = withinMs === undefined ? [signal] : [signal, AbortSignal.timeout(withinMs)];
+    const late = AbortSignal.any([...limits, this.#over.signal]);
     const start = async (): Promise<void> => {
       const [qmp] = await Promise.all([this.#connect(late), this.#watch()]);
       const status = await qmp.execute('query-status', undefined, { signal: late });
@@ -202,13 +202,15 @@ export class Boot {
       await qmp.execute('cont', undefined, { signal: late });
     };
     try {
-      await Promise.race([start(), lost]);
+      await start();
     } catch (error) {
-      if (late.aborted && !signal.aborted)
+      if (limits[1]?.aborted === true && !signal.aborted)
         throw new QemuError('START_FAILED', `QEMU was not ready within ${withinMs} ms`, error);
-      throw error;
+      this.#qemu.look();
+      if (signal.aborted || (this.#qemu.alive && !this.#over.signal.aborted)) throw error;
+      const { words } = await this.ended;
+      throw new QemuError('START_FAILED', words, error);
     }
-    lost.catch(() => {});
   }
 
   async #connect(signal: AbortSignal): Promise<Qmp> {
@@ -231,13 +233,16 @@ export class Boot {
       if (event.event === 'SHUTDOWN') this.#shutdown = String(event.data['reason'] ?? 'unknown');
       this.#options.onEvent(event);
     });
-    void qmp.closed.then(() => {
-      this.#qmp = undefined;
-      if (this.#released.signal.aborted) return;
-      this.#qemu.look();
-      // It is most often gone; else its monitor broke, and is connected again.
-      if (this.#qemu.alive) void this.#connectAgain();
-    });
+    void this.#afterLoss(qmp);
+  }
+
+  async #afterLoss(qmp: Qmp): Promise<void> {
+    await qmp.closed;
+    this.#qmp = undefined;
+    if (this.#released.signal.aborted) return;
+    this.#qemu.look();
+    // It is most often gone; else its monitor broke, and is connected again.
+    if (this.#qemu.alive) await this.#connectAgain();
   }
 
   async #connectAgain(): Promise<void> {
@@ -257,7 +262,12 @@ export class Boot {
 
   /** Starts a watcher unless one lives. */
   async #watch(): Promise<void> {
-    if (this.#watcher) return;
+    if (this.#watcher || this.#over.signal.aborted) return;
+    this.#watching = this.#startWatcher();
+    await this.#watching;
+  }
+
+  async #startWatcher(): Promise<void> {
     const { paths, launcher, consoleLogBytes, replayBytes, logBytes, startWithinMs, watcherCommand } = this.#options;
     const watcher = await startWatcher({
       launcher,
@@ -282,24 +292,23 @@ export class Boot {
     this.#watcher = watcher;
     this.#runtime = { ...this.#runtime, watcher: watcher.identity };
     await this.#options.keep(this.#runtime);
-    this.#follow(watcher);
+    void this.#follow(watcher);
   }
 
   /** Starts another watcher when this one dies before QEMU; meanwhile what the guest prints is lost. */
-  #follow(watcher: LastingProcess): void {
-    void watcher.ended.then(async (ending) => {
-      const { signal } = this.#released;
-      try {
-        await pause(againAfterMs, undefined, { signal });
-        if (!this.#qemu.alive || this.#watcher !== watcher) return;
-        const line = ending.how === 'signal' ? '' : lastLine(this.#options.paths.watcherLog);
-        this.#options.onTrouble(`the watcher ${endingInWords(ending)}${line && `: ${line}`}; starting another`);
-        this.#watcher = undefined;
-        await this.#watch();
-      } catch (error) {
-        if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
-      }
-    });
+  async #follow(watcher: LastingProcess): Promise<void> {
+    const ending = await watcher.ended;
+    const { signal } = this.#released;
+    try {
+      await pause(againAfterMs, undefined, { signal });
+      if (!this.#qemu.alive || this.#watcher !== watcher) return;
+      const line = ending.how === 'signal' ? '' : lastLine(this.#options.paths.watcherLog);
+      this.#options.onTrouble(`the watcher ${endingInWords(ending)}${line && `: ${line}`}; starting another`);
+      this.#watcher = undefined;
+      await this.#watch();
+    } catch (error) {
+      if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
+    }
   }
 
   /** Resolves when the watcher hears console and monitor. */
@@ -314,7 +323,9 @@ export class Boot {
 
   async #end(ending: Ending): Promise<BootEnd> {
     const { paths } = this.#options;
+    this.#over.abort();
     this.#qmp?.close();
+    await this.#watching?.catch(() => {});
     let words: LastWords | undefined;
     const deadline = performance.now() + lastWordsWithinMs;
     do {

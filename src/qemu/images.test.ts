@@ -210,7 +210,7 @@ test('ensureDisk refuses a disk whose header was turned to another file', async 
   await ensureDisk({ path, base });
   qemuImg('rebase', '-u', '-f', 'qcow2', '-F', 'raw', '-b', '/etc/shadow', path);
   await assert.rejects(ensureDisk({ path, base }), fails('DISK_INVALID', /now names "\/etc\/shadow"; restore it/));
-  await assert.rejects(ensureDisk({ path }).then(), fails('DISK_INVALID', /cannot have undefined bytes/));
+  await assert.rejects(ensureDisk({ path }), fails('DISK_INVALID', /cannot have undefined bytes/));
   await assert.rejects(ensureDisk({ path, sizeBytes: 2 ** 20 }), fails('DISK_INVALID', /it stands on another file/));
   rmSync(path);
   symlinkSync('/etc/shadow', path);

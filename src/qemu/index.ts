@@ -1,6 +1,8 @@
+export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
 export type { VmRuntime } from './boot.ts';
-export { RotatingFile, readTail, trimLog } from './bounded-log.ts';
+export { trimLog } from './bounded-log.ts';
 export { type CommandLine, commandLine } from './command-line.ts';
+export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { printable, QemuError, type QemuErrorCode } from './error.ts';
 export {
@@ -18,6 +20,7 @@ export { makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
 export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdentity } from './process-identity.ts';
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
+export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
 export {
   findLauncher,
   type Launcher,

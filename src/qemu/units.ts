@@ -158,17 +158,22 @@ export class SessionLauncher implements Launcher {
 
 /** Programs of util-linux that set limits and identity and then become the command, so that its pid is the child's. */
 function sessionCommand(spec: LaunchSpec): readonly [string, ...string[]] {
-  const { limits = {}, uid, gid = uid, groups = [] } = spec;
+  const { limits = {}, uid } = spec;
   const flags = ['--core=0:0'];
   if (limits.addressSpaceBytes !== undefined) flags.push(`--as=${limits.addressSpaceBytes}`);
   if (limits.openFiles !== undefined) flags.push(`--nofile=${limits.openFiles}`);
   if (limits.processes !== undefined && uid !== undefined) flags.push(`--nproc=${limits.processes}`);
+  return ['prlimit', ...flags, '--', ...withIdentity(spec)];
+}
+
+/** The command behind `setpriv`, which takes on its user. (systemd's `User=` wants one that /etc/passwd knows.) */
+function withIdentity({ uid, gid = uid, groups = [], command }: LaunchSpec): [string, ...string[]] {
   const identity = ['--no-new-privs'];
   if (uid !== undefined) {
     identity.push(`--reuid=${uid}`, `--regid=${gid}`, '--bounding-set=-all', '--inh-caps=-all');
     identity.push(groups.length === 0 ? '--clear-groups' : `--groups=${groups.join(',')}`);
   }
-  return ['prlimit', ...flags, '--', 'setpriv', ...identity, '--', ...spec.command];
+  return ['setpriv', ...identity, '--', ...command];
 }
 
 /** Each process is a transient service: its own control group, visible to `systemctl`, and not ended with our unit. */
@@ -205,7 +210,7 @@ export class SystemdLauncher implements Launcher {
 }
 
 function systemdArguments(spec: LaunchSpec, unit: string): string[] {
-  const { limits = {}, uid, gid = uid, groups = [] } = spec;
+  const { limits = {} } = spec;
   const properties = [
     'KillMode=control-group',
     'TimeoutStopSec=30s',
@@ -218,10 +223,6 @@ function systemdArguments(spec: LaunchSpec, unit: string): string[] {
     // Nobody else keeps the status of a transient unit that is collected. "$$" is systemd's way to write "$".
     `ExecStopPost=+/bin/sh -c "umask 077; echo $$EXIT_CODE $$EXIT_STATUS >$$0" ${quoted(endingFileOf(spec.logFile))}`,
   ];
-  if (uid !== undefined) {
-    properties.push(`User=${uid}`, `Group=${gid}`, 'CapabilityBoundingSet=', 'AmbientCapabilities=');
-    if (groups.length > 0) properties.push(`SupplementaryGroups=${groups.join(' ')}`);
-  }
   if (limits.memoryBytes !== undefined) properties.push(`MemoryMax=${limits.memoryBytes}`, 'MemorySwapMax=0');
   if (limits.addressSpaceBytes !== undefined) properties.push(`LimitAS=${limits.addressSpaceBytes}`);
   if (limits.processes !== undefined) properties.push(`TasksMax=${limits.processes}`);
@@ -236,7 +237,7 @@ function systemdArguments(spec: LaunchSpec, unit: string): string[] {
     ...properties.map((property) => `--property=${property}`),
     ...Object.entries(spec.environment ?? {}).map(([name, value]) => `--setenv=${name}=${value}`),
     '--',
-    ...spec.command.map((word) => word.replaceAll('$', '$$$$')),
+    ...withIdentity(spec).map((word) => word.replaceAll('$', '$$$$')),
   ];
 }
 

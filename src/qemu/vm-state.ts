@@ -28,7 +28,7 @@ export interface VmState {
 }
 
 interface StopPlan {
-  readonly then: 'stay' | 'start';
+  readonly next: 'stay' | 'start';
   readonly quitAtMs: number;
   readonly step: 'powerdown' | 'quit' | 'kill';
   readonly deadlineMs: number;
@@ -122,36 +122,32 @@ const boot = (state: VmState, reason: string, nowMs: number): Step => to(state, 
 
 function start(state: VmState, nowMs: number): Step {
   if (state.status === 'stopped' || state.status === 'failed') return boot({ ...state, failures: 0 }, '', nowMs);
-  if (state.status === 'stopping' && state.stop) return same({ ...state, stop: { ...state.stop, then: 'start' } });
+  if (state.status === 'stopping' && state.stop) return same({ ...state, stop: { ...state.stop, next: 'start' } });
   return same(state);
 }
 
-function stop(state: VmState, then: StopPlan['then'], deadlineMs: number, nowMs: number): Step {
-  const plan: StopPlan = { then, step: 'powerdown', quitAtMs: nowMs + deadlineMs, deadlineMs };
+function stop(state: VmState, next: StopPlan['next'], deadlineMs: number, nowMs: number): Step {
+  const plan: StopPlan = { next, step: 'powerdown', quitAtMs: nowMs + deadlineMs, deadlineMs };
   switch (state.status) {
     case 'running': {
-      const { state: next } = to(state, 'stopping', then === 'start' ? 'it reboots' : '', nowMs);
-      return press({ ...next, stop: plan }, nowMs);
+      const { state: then } = to(state, 'stopping', next === 'start' ? 'it reboots' : '', nowMs);
+      return press({ ...then, stop: plan }, nowMs);
     }
     case 'starting': {
-      const { state: next } = to(state, 'stopping', '', nowMs);
-      return { state: { ...next, stop: plan }, actions: ['abort-boot'] };
+      const { state: then } = to(state, 'stopping', '', nowMs);
+      return { state: { ...then, stop: plan }, actions: ['abort-boot'] };
     }
     case 'stopping': {
       if (!state.stop) return same(state);
       // A stop that is asked for again may be more urgent, never less.
       const quitAtMs = Math.min(state.stop.quitAtMs, plan.quitAtMs);
-      const next = {
-        ...state,
-        stop: { ...state.stop, then, quitAtMs, deadlineMs: Math.min(deadlineMs, state.stop.deadlineMs) },
-      };
-      return state.stop.step === 'powerdown'
-        ? same({ ...next, wakeAtMs: Math.min(state.wakeAtMs ?? quitAtMs, quitAtMs) })
-        : same(next);
+      const both = { ...state.stop, next, quitAtMs, deadlineMs: Math.min(deadlineMs, state.stop.deadlineMs) };
+      const wakeAtMs = both.step === 'powerdown' ? Math.min(state.wakeAtMs ?? quitAtMs, quitAtMs) : state.wakeAtMs;
+      return same({ ...state, stop: both, wakeAtMs });
     }
     case 'failed':
     case 'stopped':
-      if (then === 'start') return start(state, nowMs);
+      if (next === 'start') return start(state, nowMs);
       return state.wakeAtMs === undefined ? same(state) : to(state, 'stopped', state.reason, nowMs);
     case 'creating':
       return same(state);
@@ -208,7 +204,7 @@ function stopReason(state: VmState, words: string): string {
 }
 
 function stopped(state: VmState, reason: string, nowMs: number): Step {
-  return state.stop?.then === 'start'
+  return state.stop?.next === 'start'
     ? boot({ ...state, failures: 0 }, 'it was rebooted', nowMs)
     : to({ ...state, failures: 0 }, 'stopped', reason, nowMs);
 }

@@ -207,11 +207,13 @@ export class Vm {
 
   async #adopt({ runtime, state }: VmSaved): Promise<void> {
     let end: { words: string; shutdown: string | undefined };
+    if (runtime?.qemu === undefined && (state.status === 'starting' || state.status === 'creating')) {
+      // The guest has not run yet: it is begun again, and ends a QEMU that was started and not written down.
+      this.#act(state.status === 'starting' ? 'boot' : 'create');
+      return;
+    }
     if (runtime === undefined) {
-      // Between two steps of a start nothing ran yet: it is begun again.
-      if (state.status === 'starting') this.#act('boot');
-      else if (state.status === 'creating') this.#act('create');
-      else if (state.status !== 'stopped' && state.status !== 'failed')
+      if (state.status !== 'stopped' && state.status !== 'failed')
         await this.#over('QEMU ended while the host daemon was away', undefined);
       return;
     }

@@ -4,7 +4,8 @@
  */
 import { rmSync } from 'node:fs';
 import { connect, createServer, type Server, type Socket } from 'node:net';
-import { RotatingFile, readTail, trimLog } from './bounded-log.ts';
+import { trimLog } from './bounded-log.ts';
+import { ConsoleLog, readConsole } from './console-log.ts';
 import { messageOf } from './error.ts';
 import { type LastWords, withEvent, writeLastWords } from './last-words.ts';
 import { Qmp } from './qmp.ts';
@@ -18,7 +19,7 @@ export interface WatcherConfig {
   /** Where clients attach to the console. */
   readonly consoleSocket: string;
   readonly consoleLog: string;
-  /** Of the log's newer file; as much again is kept in `CONSOLELOG.1`. */
+  /** Of the log's newer piece; as much again is kept in the one before. */
   readonly consoleLogBytes: number;
   /** What an attaching client is shown of the past. */
   readonly replayBytes: number;
@@ -39,7 +40,7 @@ const clientsMost = 64;
 
 export class Watcher {
   readonly #config: WatcherConfig;
-  readonly #log: RotatingFile;
+  readonly #log: ConsoleLog;
   readonly #clients = new Set<Socket>();
   readonly #server: Server;
   #recent: Buffer;
@@ -49,8 +50,8 @@ export class Watcher {
   /** Creates or goes on with the console log. */
   constructor(config: WatcherConfig) {
     this.#config = config;
-    this.#log = new RotatingFile(config.consoleLog, config.consoleLogBytes);
-    this.#recent = readTail(config.consoleLog, config.replayBytes);
+    this.#log = new ConsoleLog(config.consoleLog, config.consoleLogBytes);
+    this.#recent = Buffer.from(readConsole(config.consoleLog, -config.replayBytes, config.replayBytes).bytes);
     this.#words = { bootId: config.bootId, watcherPid: process.pid };
     this.#server = createServer((client) => this.#attach(client));
   }

@@ -1,1 +1,2 @@
+export type * from './host-port.ts';
 export * from './records.ts';

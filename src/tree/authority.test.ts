@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { aimed, app, edit, editCondition, Keeper, mutation, root, specs } from '../../test/tree/histories.ts';
+import { aimed, edit, editCondition, mutation, specs } from '../../test/tree/histories.ts';
 import { checkTree, nodesOf, recount } from '../../test/tree/invariants.ts';
+import { app, Keeper, root } from '../../test/tree/keepers.ts';
 import { commitNow, digest, specOf, TestClock, World, type WorldSpec } from '../../test/tree/world.ts';
 import { EDQUOT, EIO, ENOSPC, EOVERFLOW, EPERM, EXDEV, RENAME_EXCHANGE } from '../wire/index.ts';
 import { Authority } from './authority.ts';

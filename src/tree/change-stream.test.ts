@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { World, type WorldSpec } from '../../test/tree/world.ts';
-import { EBUSY, EINTR, O_RDONLY } from '../wire/index.ts';
+import { EBUSY, EINTR, EMFILE, ENFILE, O_RDONLY } from '../wire/index.ts';
 import { type Caller, ways } from './caller.ts';
 import { changeLimits } from './change-stream.ts';
 import { type Handle, PENDING } from './file-system.ts';
+import type { Node } from './node.ts';
 import { Replica } from './replica.ts';
 import { TreeFileSystem } from './tree-file-system.ts';
 
@@ -283,4 +284,45 @@ test('a reader is told nothing of what lies in a directory that is hidden from i
   world.load(spec('2'));
   assert.deepEqual(told(stranger.drain()), []);
   assert.deepEqual(told(owner.drain()), ['changed /instance/ghost/key']);
+});
+
+test('open of /.changes is refused to a uid beyond a quarter of the handles, and to all beyond all of them', () => {
+  const world = new World({ content: {} });
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const { ino } = fileSystem.lookup(app, 1, '.changes') as Node;
+  const open = (uid: number) => fileSystem.open(as(uid), ino, O_RDONLY);
+  const share = changeLimits.handles / 4;
+  const fill = (uid: number) => Array.from({ length: share }, () => open(uid) as Handle);
+  const first = fill(1000);
+  assert.ok(first.every((handle) => typeof handle === 'object'));
+  assert.equal(open(1000), EMFILE);
+  for (const uid of [1001, 1002, 1003]) fill(uid);
+  assert.equal(open(1004), ENFILE);
+  fileSystem.release(first[0]!, () => undefined);
+  assert.equal(typeof open(1004), 'object');
+  assert.equal(open(1000), ENFILE);
+  fileSystem.reset();
+  assert.equal(typeof open(1000), 'object');
+});
+
+test('/.changes tells of a commit of more changes than it remembers that something was missed, and remembers no more', () => {
+  const many = (value: string) =>
+    Object.fromEntries(Array.from({ length: changeLimits.commitChanges / 2 }, (_, i) => [`f${i}`, value]));
+  const of = (more: string, ...values: string[]): WorldSpec => ({
+    content: { instance: { ...Object.fromEntries(values.map((value, i) => [`d${i}`, many(value)])), more } },
+  });
+  const world = new World(of('', 'a', 'a', 'a'));
+  const fileSystem = world.fileSystem(ways.virtiofs);
+  const reader = new Reader(fileSystem, app);
+  const { revision } = world.load(of('', 'b', 'b', 'b'));
+  assert.deepEqual(reader.drain(), [{ revision, missed: true }]);
+  const late = new Reader(fileSystem, app);
+  // Each is remembered, and all together are too many.
+  const commits = Math.floor(changeLimits.backlogChanges / (changeLimits.commitChanges / 2)) + 2;
+  for (let i = 0; i < commits; i++) world.load(of('', `${i}`, 'b', 'b'));
+  const { revision: last } = world.load(of('new', `${commits - 1}`, 'b', 'b'));
+  const lines = late.drain();
+  assert.equal(lines[0]?.missed, true);
+  assert.deepEqual(told(lines.slice(-1)), ['changed /instance/more']);
+  assert.equal(lines.at(-1)?.revision, last);
 });

@@ -1,5 +1,5 @@
 /** `/.changes`: what each reader is told of each commit, and the readers that wait. */
-import { EBUSY, EINTR } from '../wire/index.ts';
+import { EBUSY, EINTR, EMFILE, ENFILE } from '../wire/index.ts';
 import type { Way } from './caller.ts';
 import type { Change, Delta } from './delta.ts';
 import type { Done } from './file-system.ts';
@@ -10,10 +10,15 @@ import type { RememberedChange, Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 
 export const changeLimits = {
+  /** Handles of the stream in a VM; a uid may have a quarter. Each may keep a line that its reader has not taken whole. */
+  handles: 256,
   /** Readers that wait at once in a VM; a uid may have a quarter. More get EBUSY. */
   waiters: 16,
-  /** Commits that are remembered for readers that are behind; older ones are told as missed. */
+  /** Commits that are remembered for readers that are behind, and changes in all of them; older ones are told as missed. */
   backlog: 256,
+  backlogChanges: 8192,
+  /** A commit of more changes is told as missed to everybody: each change is judged anew for each reader. */
+  commitChanges: 2048,
   /** A reader is given no more lines at once when they have this many characters; the next read gives the rest. */
   batchChars: 4096,
   /** A commit that takes a longer line is told as missed: the reader looks at the tree instead. */
@@ -41,9 +46,12 @@ export class ChangeStream {
   readonly #monotonicMs: () => number;
   readonly #wallMs: () => number;
   readonly #backlog: Remembered[] = [];
+  #backlogChanges = 0;
   /** Commits up to this revision are forgotten. */
   #forgotten: number;
   readonly #waiters = new Set<Waiter>();
+  #handles = 0;
+  readonly #handlesOf = new Map<number, number>();
 
   constructor(replica: Replica, way: Way, monotonicMs: () => number, wallMs: () => number) {
     this.#replica = replica;
@@ -54,16 +62,34 @@ export class ChangeStream {
     this.#forgotten = replica.snapshot.revision;
   }
 
+  /** 0, ENFILE when the VM has too many handles of the stream, EMFILE when the uid has. */
+  room(uid: number): number {
+    if (this.#handles >= changeLimits.handles) return ENFILE;
+    return (this.#handlesOf.get(uid) ?? 0) >= changeLimits.handles / UID_SHARE ? EMFILE : 0;
+  }
+
+  /** Counts a handle until it is closed. */
+  open({ caller }: OpenFile): void {
+    this.#handles++;
+    this.#handlesOf.set(caller.uid, (this.#handlesOf.get(caller.uid) ?? 0) + 1);
+  }
+
   /** Remembers a commit, and answers the waiting readers that it concerns. */
   applied(delta: Delta, before: Snapshot): void {
-    if (delta.full) {
-      // What happened between the last commit that arrived and this one is not known.
+    // What happened between the last commit that arrived and a full one is not known.
+    if (delta.full || delta.changes.length > changeLimits.commitChanges) {
       this.#backlog.length = 0;
+      this.#backlogChanges = 0;
       this.#forgotten = delta.revision;
     } else if (delta.changes.length > 0) {
       const changes = delta.changes.flatMap((change) => remembered(change, before, this.#replica.snapshot) ?? []);
       this.#backlog.push({ revision: delta.revision, changes });
-      if (this.#backlog.length > changeLimits.backlog) this.#forgotten = this.#backlog.shift()!.revision;
+      this.#backlogChanges += changes.length;
+      while (this.#backlog.length > changeLimits.backlog || this.#backlogChanges > changeLimits.backlogChanges) {
+        const oldest = this.#backlog.shift()!;
+        this.#backlogChanges -= oldest.changes.length;
+        this.#forgotten = oldest.revision;
+      }
     }
     for (const waiter of [...this.#waiters]) {
       const bytes = this.take(waiter.file, waiter.sizeBytes);
@@ -120,14 +146,21 @@ export class ChangeStream {
     }
   }
 
-  /** Ends the wait of a handle that is closed. */
+  /** Ends the waits of a handle that is closed. */
   close(file: OpenFile): void {
+    this.#handles--;
+    const { uid } = file.caller;
+    const left = this.#handlesOf.get(uid)! - 1;
+    if (left === 0) this.#handlesOf.delete(uid);
+    else this.#handlesOf.set(uid, left);
     for (const waiter of [...this.#waiters]) if (waiter.file === file) this.#answer(waiter, EINTR, undefined);
   }
 
-  /** Forgets all waiters without answering them. */
+  /** Forgets all handles, and the waiters without answering them. */
   reset(): void {
     this.#waiters.clear();
+    this.#handles = 0;
+    this.#handlesOf.clear();
   }
 
   nextDeadlineMs(): number {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { app, SlowKeeper } from '../../test/tree/histories.ts';
 import { nodesOf } from '../../test/tree/invariants.ts';
+import { app, SlowKeeper } from '../../test/tree/keepers.ts';
 import { Symlink, World, type WorldSpec } from '../../test/tree/world.ts';
 import { O_RDONLY } from '../wire/index.ts';
 import { ways } from './caller.ts';
@@ -217,11 +217,11 @@ test('edit waits for what it was decided on, and is refused with it', async () =
   const keeper = new SlowKeeper();
   const world = new World({ content: { guest: {} } }, { persist: keeper.persist });
   const { authority } = world;
-  keeper.keep();
+  keeper.succeed();
   await new Promise(setImmediate);
   const edits = [authority.edit([put('/a')]), authority.edit([put('/b')], [{ path: '/a', exists: true }])];
   const refused = refusal(authority.edit([put('/c')], [{ path: '/a', exists: false }]));
-  keeper.keep();
+  keeper.succeed();
   await edits[0];
   assert.equal(authority.snapshot.resolve('/b'), undefined);
   keeper.fail();

@@ -95,7 +95,8 @@ export interface FileSystem {
   readable(handle: Handle): boolean;
   /** The file shows size 0: a truncation is pending, or sent upstream and not answered. */
   pendingTruncation(ino: number): boolean;
-  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void;
+  /** `appends`: the handle has O_APPEND now, which fcntl(2) can set and clear; as it was opened where that is not known. */
+  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>, appends?: boolean): void;
   fsync(handle: Handle, done: Done): void;
   /** Ends a handle; a pending truncation takes effect. The handle is gone whatever the errno. */
   release(handle: Handle, done: Done): void;

@@ -418,14 +418,11 @@ function setattr(mutation: Of<'setattr'>, context: MutationContext): MutationRes
   for (const id of [mutation.uid, mutation.gid]) if (id !== undefined && !isId(id)) return refuse(EINVAL);
   for (const time of [mutation.atime, mutation.mtime]) if (!isTime(time)) return refuse(EINVAL);
   if (!reachable(context, node, caller)) return refuse(EACCES, node);
+  const isTouch = mutation.atime === 'now' && mutation.mtime === 'now';
   const timesOnly = mutation.mode === undefined && mutation.uid === undefined && mutation.gid === undefined;
   if (node.madeBy === 'outside') {
     // touch(1) on what one may write is no change that anybody sees: its times tell when bytes changed.
-    const touches =
-      timesOnly &&
-      mutation.mtime !== undefined &&
-      typeof mutation.mtime === 'string' &&
-      decide(context, node, caller, W_OK) === 0;
+    const touches = timesOnly && isTouch && decide(context, node, caller, W_OK) === 0;
     return touches ? done(node) : refuse(EPERM, node);
   }
   const owns = caller.uid === 0 || caller.uid === node.uid;
@@ -444,14 +441,14 @@ function setattr(mutation: Of<'setattr'>, context: MutationContext): MutationRes
   if (mutation.mode !== undefined) {
     if (!owns) return refuse(EPERM, node);
     let bits = mutation.mode & 0o7777;
-    if (!isDirectory(node) && !mayKeepSetgid(context, caller, gid)) bits &= ~S_ISGID;
+    if (!mayKeepSetgid(context, caller, gid)) bits &= ~S_ISGID;
     mode = (mode & S_IFMT) | bits;
     if (acl !== undefined) acl = chmodAcl(acl, bits);
   }
   const times = mutation.atime !== undefined || mutation.mtime !== undefined;
   if (times && !owns) {
-    const given = typeof mutation.atime === 'object' || typeof mutation.mtime === 'object';
-    if (given) return refuse(EPERM, node);
+    // Both to now is what utimensat(2) grants to who may write; one of them is as good as a time that was given.
+    if (!isTouch) return refuse(EPERM, node);
     if (decide(context, node, caller, W_OK) !== 0) return refuse(EACCES, node);
   }
   const time = (asked: Time | 'now' | undefined, old: Time): Time =>

@@ -22,6 +22,7 @@ export function onceChanged(draft: Draft, next: Snapshot, before: Policy, policy
 
 /** Replicas never hold the value of a `once` file. What a link says is no value: nothing ever burns it. */
 export function withoutOnceValues(delta: Delta, snapshot: Snapshot, policy: Policy): Delta {
+  if (!policy.hasOnce) return delta;
   const put = delta.put.map((node) =>
     node.bytes !== undefined &&
     node.sizeBytes > 0 &&

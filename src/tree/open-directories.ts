@@ -13,8 +13,11 @@ export class OpenDirectory implements DirectoryHandle {
   open = true;
   /** Shared with the tree: a listing of any length costs this handle nothing. Undefined until entries are asked for. */
   #entries: NameMap | undefined;
-  /** Ranks in `#entries`, ascending, of what the caller is not told of. */
-  #hidden: readonly number[] = [];
+  /** A bit for each rank in `#entries` that the caller is not told of; undefined where there is none. */
+  #hidden: Uint8Array | undefined;
+  /** Where `at` was last: kernels go through a listing in order. `#rank` is that of `#index`, or past the end. */
+  #index = 0;
+  #rank = 0;
 
   /** `caller` is kept. */
   constructor(ino: number, caller: Caller, files: OpenFiles) {
@@ -29,10 +32,18 @@ export class OpenDirectory implements DirectoryHandle {
 
   list(entries: NameMap, isHidden: ((ino: number) => boolean) | undefined): void {
     this.#entries = entries;
-    const hidden: number[] = [];
-    if (isHidden !== undefined)
-      for (const [rank, [, ino]] of [...entries].entries()) if (isHidden(ino)) hidden.push(rank);
-    this.#hidden = hidden;
+    this.#hidden = undefined;
+    if (isHidden === undefined) return;
+    let rank = 0;
+    for (const [, ino] of entries) {
+      if (isHidden(ino)) {
+        this.#hidden ??= new Uint8Array(Math.ceil(entries.size / 8));
+        this.#hidden[rank >> 3]! |= 1 << (rank & 7);
+      }
+      rank++;
+    }
+    this.#index = 0;
+    this.#rank = this.#nextShown(0);
   }
 
   rewind(): void {
@@ -41,11 +52,24 @@ export class OpenDirectory implements DirectoryHandle {
 
   /** The entry of that index among those that the caller is told of. */
   at(index: number): readonly [name: string, ino: number] | undefined {
-    let rank = index;
-    for (const hidden of this.#hidden) {
-      if (hidden > rank) break;
-      rank++;
+    const entries = this.#entries ?? NameMap.empty;
+    if (this.#hidden === undefined) return entries.at(index);
+    if (index < this.#index) {
+      this.#index = 0;
+      this.#rank = this.#nextShown(0);
     }
-    return (this.#entries ?? NameMap.empty).at(rank);
+    while (this.#index < index && this.#rank < entries.size) {
+      this.#index++;
+      this.#rank = this.#nextShown(this.#rank + 1);
+    }
+    return this.#index === index ? entries.at(this.#rank) : undefined;
+  }
+
+  /** The first rank from `rank` on that is not hidden; past the end where there is none. */
+  #nextShown(rank: number): number {
+    const hidden = this.#hidden;
+    let at = rank;
+    if (hidden !== undefined) while (((hidden[at >> 3] ?? 0) & (1 << (at & 7))) !== 0) at++;
+    return at;
   }
 }

@@ -46,7 +46,8 @@ export class OpenFile implements Handle {
     this.caller = caller;
     this.stream = stream;
     this.pinned = pinned;
-    this.truncates = (flags & O_TRUNC) !== 0 && node.sizeBytes > 0;
+    // A guest's empty file gets a new time by it. The outside's times tell when bytes changed.
+    this.truncates = (flags & O_TRUNC) !== 0 && (node.sizeBytes > 0 || node.madeBy === 'guest');
     this.decidedRevision = revision;
     this.toldRevision = revision;
     this.burnt = undefined;

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { aimed, app, edit, editCondition, mutation, root, SlowKeeper, specs } from '../../test/tree/histories.ts';
+import { aimed, edit, editCondition, mutation, specs } from '../../test/tree/histories.ts';
 import { checkTree, nodesOf } from '../../test/tree/invariants.ts';
+import { app, root, SlowKeeper } from '../../test/tree/keepers.ts';
 import { commitNow, digest, specOf, TestClock, type WorldSpec } from '../../test/tree/world.ts';
 import { EIO, ENOENT, S_IFMT } from '../wire/index.ts';
 import { Authority, type Edited, type Loaded } from './authority.ts';
@@ -117,7 +118,7 @@ class Pair {
     else if (typeof step === 'object' && 'edits' in step) this.edit(step.edits, step.conditions);
     else if (typeof step === 'object') {
       this.commit(aimed(this.authority.snapshot, step.mutation), step.way, step.holder, ++this.#sequence);
-    } else if (step === 'kept') this.keeper.keep();
+    } else if (step === 'kept') this.keeper.succeed();
     else if (step === 'failed') this.keeper.fail();
     else await this.crash(step === 'crashed after');
     await this.settled();
@@ -297,7 +298,7 @@ test('Authority does what one without a keeper does when its keeper is slow, fai
     fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 100, size: 'max' }), async (steps) => {
       const pair = new Pair();
       pair.load(specs[0]!);
-      pair.keeper.keep();
+      pair.keeper.succeed();
       await pair.settled();
       for (const step of steps) {
         await pair.run(step);
@@ -325,7 +326,7 @@ async function begin(content: WorldSpec = { content: { guest: {} } }) {
   const authority = new Authority(options);
   const turn = () => new Promise(setImmediate);
   const { durable } = authority.load(specOf(content));
-  keeper.keep();
+  keeper.succeed();
   await durable;
   const parentIno = authority.snapshot.resolve('/guest')!.ino;
   const answers: string[] = [];
@@ -344,12 +345,12 @@ test('commit gathers into one batch what comes while another is being kept, and 
   const { keeper, authority, turn, create, answered } = await begin();
   for (const name of ['a', 'b', 'b', 'c']) create(name);
   assert.equal(keeper.batch.length, 1);
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.deepEqual(answered(), ['a 0'], 'a refusal that follows from what is not kept waits as well');
   assert.equal(keeper.batch.length, 2);
   assert.equal(authority.snapshot.resolve('/guest/b'), undefined);
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.deepEqual(answered(), ['b 0', 'b 17', 'c 0']);
   create('c');
@@ -374,7 +375,7 @@ test('commit refuses all that was decided on what could not be kept, and gives o
   create('a');
   unlink('b');
   const [commit] = keeper.batch;
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.deepEqual(answered(), ['a 0', `b ${ENOENT}`]);
   assert.equal(authority.persistFailure, undefined);
@@ -401,7 +402,7 @@ test('burn releases a value when that is kept, and leaves it to the next when it
   assert.deepEqual(got.splice(0), [EIO, EIO]);
   burn();
   burn();
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.deepEqual(got, ['value', 13]);
 });
@@ -419,7 +420,7 @@ test('a mutation that is sent again is answered from the last ones of its holder
   create(1);
   create(1);
   assert.deepEqual(answered(), []);
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.deepEqual(answered(), ['f1 0', 'f1 0'], 'both are told, when it is kept');
   create(1);
@@ -431,7 +432,7 @@ test('a mutation that is sent again is answered from the last ones of its holder
   assert.deepEqual(answered(), ['f1 0']);
   for (let number = 2; number <= APPLIED_KEPT + 1; number++) {
     create(number);
-    keeper.keep();
+    keeper.succeed();
     await turn();
   }
   answered();
@@ -443,7 +444,7 @@ test('a mutation that is sent again is answered from the last ones of its holder
   assert.deepEqual(keeper.batch, [
     { revision: authority.snapshot.revision, nextIno: keeper.nextIno, put: [], remove: [], forgotten: 'holder' },
   ]);
-  keeper.keep();
+  keeper.succeed();
   await forgotten;
   assert.deepEqual(authority.rememberedHolders(), []);
   commit({ op: 'drop', caller: app, ino: 1 }, tell('drop'));
@@ -453,12 +454,12 @@ test('a mutation that is sent again is answered from the last ones of its holder
 test('an unlinked file lives for who subscribed while the unlink was being kept, and goes with the last holder', async () => {
   const { keeper, authority, turn, create, unlink, answered, commit, tell } = await begin();
   create('f');
-  keeper.keep();
+  keeper.succeed();
   await turn();
   const { ino } = authority.snapshot.resolve('/guest/f')!;
   unlink('f');
   const leave = authority.subscribe('late', () => {});
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.equal(authority.snapshot.node(ino)?.parentIno, 0);
   create('g');
@@ -470,11 +471,11 @@ test('an unlinked file lives for who subscribed while the unlink was being kept,
   assert.deepEqual(answered(), ['f 0', 'f 0', `g ${EIO}`, `drop ${EIO}`]);
   leave();
   create('h');
-  keeper.keep();
+  keeper.succeed();
   await turn();
   unlink('h');
   const { ino: last } = authority.snapshot.resolve('/guest/h')!;
-  keeper.keep();
+  keeper.succeed();
   await turn();
   assert.equal(authority.snapshot.node(last), undefined, 'nobody is there to have it open');
   assert.equal(authority.replica.usage.nodes, 0);

@@ -13,6 +13,7 @@ import {
   ESTALE,
   O_APPEND,
   O_EXCL,
+  O_TRUNC,
   R_OK,
   S_IFDIR,
   S_IFLNK,
@@ -172,7 +173,7 @@ export class TreeFileSystem implements FileSystem {
     const mask = openMask(flags);
     const writes = (mask & W_OK) !== 0;
     if (current === undefined && writes) return ENOENT;
-    const room = this.#files.room(caller.uid);
+    const room = this.#files.room(caller.uid) || (ino === CHANGES_INO ? this.#stream.room(caller.uid) : 0);
     if (room !== 0) return room;
     const errno = this.#check('open', node, caller, mask, way);
     if (errno !== 0) return errno;
@@ -254,12 +255,12 @@ export class TreeFileSystem implements FileSystem {
     return this.#files.truncating(ino);
   }
 
-  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>): void {
+  write(handle: Handle, offset: number, data: Uint8Array, done: Done<number>, appends?: boolean): void {
     const file = handle as OpenFile;
     if (!file.open || !file.writes) return done(EBADF, undefined);
     const files = this.#files;
     const truncate = files.takeTruncation(file);
-    const append = (file.flags & O_APPEND) !== 0;
+    const append = appends ?? (file.flags & O_APPEND) !== 0;
     const written = data.length;
     this.#upstream.submit(
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
@@ -368,9 +369,8 @@ export class TreeFileSystem implements FileSystem {
       const { snapshot } = this.#replica;
       const node = outcome.errno === 0 ? snapshot.node(outcome.ino) : snapshot.child(parentIno, name);
       if (outcome.errno === EEXIST && node !== undefined) return this.#createOver(creator, node, flags, done);
-      if (outcome.errno !== 0) return done(outcome.errno, undefined);
-      if (node === undefined) return done(ESTALE, undefined);
-      done(0, { node, handle: this.#opened(node, flags, creator, 'mutable') });
+      if (outcome.errno !== 0 || node === undefined) return done(outcome.errno || ESTALE, undefined);
+      done(0, { node, handle: this.#opened(node, flags & ~O_TRUNC, creator, 'mutable') });
     });
   }
 
@@ -545,6 +545,7 @@ export class TreeFileSystem implements FileSystem {
     const { revision } = this.#replica.snapshot;
     const file = new OpenFile(node, flags, caller, revision, node.ino === CHANGES_INO, caching !== 'mutable');
     this.#files.add(file);
+    if (file.stream) this.#stream.open(file);
     return file;
   }
 

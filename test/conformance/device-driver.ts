@@ -68,14 +68,16 @@ export abstract class DeviceDriver implements Driver {
       onTrouble: (what) => assert.fail(what),
     });
     this.#device = new DeviceProcess({
-      config: { type: 'config', vm: 'test', options, auditRing, ...targets },
-      onMessage: (message) => this.#take(message),
+      onMessage: (message, send) => {
+        if (message.type !== 'hello') return this.#take(message);
+        send({ type: 'config', vm: 'test', options, auditRing, ...targets });
+        if (this.#world !== undefined) this.#connect();
+      },
       onEnd: (reason) => {
         rmSync(directory, { recursive: true });
         if (reason !== undefined) this.#ready.reject(new Error(`the device process ended: ${reason}`));
       },
     });
-    if (this.#world !== undefined) this.#connect();
     await this.#ready.promise;
   }
 

@@ -2,8 +2,9 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
+import { identify } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
-import { bootLimitMs, OwnVm, testUid } from './own-vm.ts';
+import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
 
 const statusOf = (pid: number | undefined): string => readFileSync(`/proc/${pid}/status`, 'utf8');
 const limit = (): AbortSignal => AbortSignal.timeout(bootLimitMs);
@@ -127,8 +128,7 @@ test('Vm that does not hear its power button is switched off after the deadline'
   await using own = await OwnVm.make();
   own.vm.start();
   await own.ready();
-  own.attach().socket.end('killall acpid\n');
-  await until('its end', () => /killall acpid/.test(own.console));
+  await shell(own, 'killall acpid');
   own.vm.stop(500);
   await own.vm.until(({ status }) => status === 'stopped', limit());
   assert.equal(own.vm.state.reason, 'the guest did not power off within 1 s and was switched off');
@@ -160,4 +160,15 @@ test('Vm that is stopped while it starts leaves nothing running', async () => {
   own.vm.stop();
   await own.vm.until(({ status }) => status === 'stopped', limit());
   assert.equal(existsSync(`/proc/${pid}`), false);
+});
+
+test('Vm ends a QEMU that its daemon started and could not write down, and starts another', async () => {
+  await using own = await OwnVm.make();
+  own.vm.start();
+  const { qemu, bootId, startedAtMs } = await until('QEMU', () => own.runtime?.qemu && own.runtime);
+  own.runtime = { bootId, startedAtMs };
+  own.restartDaemon();
+  await own.vm.until(({ status }) => status === 'running', limit());
+  assert.equal(existsSync(`/proc/${qemu!.pid}`) && identify(qemu!.pid)?.startTicks === qemu!.startTicks, false);
+  assert.equal(own.boots.length, 2);
 });

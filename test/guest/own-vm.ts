@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { tinyImage } from '../../images/tiny/image.ts';
 import {
   makeVmDirectories,
-  readTail,
+  readConsole,
   SessionLauncher,
   Vm,
   type VmMachine,
@@ -32,6 +32,9 @@ export class OwnVm implements AsyncDisposable {
   readonly troubles: string[] = [];
   runtime: VmRuntime | undefined;
   vm: Vm;
+  /** What is made before each boot. */
+  create: () => Promise<void> = async () => {};
+  #machine: VmMachine;
   readonly #options: VmOptions;
 
   private constructor(image: Awaited<ReturnType<typeof tinyImage>>, changes: OwnVmChanges) {
@@ -39,7 +42,7 @@ export class OwnVm implements AsyncDisposable {
     this.paths = vmPaths(join(this.dir, 'state'), join(this.dir, 'run'), 'tiny');
     makeVmDirectories(this.paths, testUid);
     const { qmp, watch, serial } = this.paths;
-    const machine: VmMachine = {
+    this.#machine = {
       name: 'tiny',
       type: { cpus: 1, memoryMiB: 128 },
       accelerator: 'tcg',
@@ -51,7 +54,8 @@ export class OwnVm implements AsyncDisposable {
     };
     this.#options = {
       name: 'tiny',
-      machine: () => machine,
+      machine: () => this.#machine,
+      create: () => this.create(),
       policy: { restart: 'no', guestReboot: 'boot' },
       paths: this.paths,
       launcher: new SessionLauncher(),
@@ -77,16 +81,22 @@ export class OwnVm implements AsyncDisposable {
     return new OwnVm(await tinyImage(), changes);
   }
 
+  /** Of the next boot. */
+  change(changes: Partial<VmMachine>): void {
+    this.#machine = { ...this.#machine, ...changes };
+  }
+
   /** What the guest has printed. */
   get console(): string {
-    return readTail(this.paths.consoleLog, 1024 * 1024).toString('latin1');
+    return Buffer.from(readConsole(this.paths.consoleLog, -1024 * 1024, 1024 * 1024).bytes).toString('latin1');
   }
 
   /** Resolves when the guest's shell waits for the `count`th time since the console log began. */
   async ready(count = 1): Promise<void> {
     // The shell asks the terminal for its width behind the prompt.
     const isReady = (): boolean =>
-      this.console.split('tiny: ready').length > count && /# (\x1b\[6n)?$/.test(this.console);
+      this.console.split('tiny: ready').length > count &&
+      ['# ', '# \u{1b}[6n'].some((end) => this.console.endsWith(end));
     await until("the guest's shell", isReady, bootLimitMs).catch((cause: unknown) => {
       throw new Error(`${this.story.join(', ')}; the console: ${JSON.stringify(this.console.slice(-500))}`, { cause });
     });
@@ -125,4 +135,18 @@ export class OwnVm implements AsyncDisposable {
 interface OwnVmChanges {
   readonly machine?: Partial<VmMachine>;
   readonly options?: Partial<VmOptions>;
+}
+
+/** Runs a command on the guest's console; resolves with what it printed. */
+export async function shell(own: OwnVm, command: string): Promise<string> {
+  const { socket, text } = own.attach();
+  const mark = `mark${Math.random().toString(36).slice(2)}`;
+  socket.write(`${command}; echo "${mark}"-end\n`);
+  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
+  try {
+    const after = () => text().slice(text().indexOf(mark));
+    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
+  } finally {
+    socket.destroy();
+  }
 }

@@ -1,11 +1,12 @@
 /**
  * Plays a device process for serve.test.ts: takes the link at descriptor 3, keeps a replica, and answers JSON lines on
- * each vhost-user socket: { mutation } with the outcome, { get: path } with the value, { do: 'exit' | 'lie' }.
+ * each vhost-user socket: { mutation } with the outcome, { get: path } with the value, { do: 'exit' | 'lie' | 'scribble' }.
  */
-import { rmSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { closeSync, openSync, rmSync, writeSync } from 'node:fs';
 import { createServer, Socket } from 'node:net';
 import { createInterface } from 'node:readline';
-import { encodeMessage, monotonicMs, type ToHost } from '../../src/device/index.ts';
+import { encodeMessage, monotonicMs, ringWords, type ToHost } from '../../src/device/index.ts';
 import { readerOnDevice } from '../../src/device/link.ts';
 import { type Mutation, Replica } from '../../src/tree/index.ts';
 
@@ -14,7 +15,7 @@ interface Command {
   /** The mutation comes when its time is over. */
   readonly expired?: boolean;
   readonly get?: string;
-  readonly do?: 'exit' | 'lie' | 'environment';
+  readonly do?: 'exit' | 'lie' | 'scribble' | 'environment';
 }
 
 const link = new Socket({ fd: 3 });
@@ -23,6 +24,7 @@ const reader = readerOnDevice();
 const replica = new Replica();
 const waiting = new Map<number, (outcome: object) => void>();
 const sockets: string[] = [];
+let auditRing = '';
 let sequence = 0;
 
 const run = (command: Command, answer: (value: object) => void): void => {
@@ -31,6 +33,12 @@ const run = (command: Command, answer: (value: object) => void): void => {
     process.exit(7);
   }
   if (command.do === 'lie') link.write(Uint8Array.of(9, 0, 0, 0, 200));
+  if (command.do === 'scribble') {
+    const ring = openSync(auditRing, 'r+');
+    writeSync(ring, Uint32Array.of(64, ~64), 0, 8, ringWords.head * 4);
+    closeSync(ring);
+    send({ type: 'auditWaiting' });
+  }
   if (command.do === 'environment') answer({ environment: Object.keys(process.env), arguments: process.argv.slice(2) });
   if (command.get !== undefined) {
     const node = replica.snapshot.resolve(command.get);
@@ -45,6 +53,7 @@ const run = (command: Command, answer: (value: object) => void): void => {
   send({ type: 'mutation', sequence, way: 'virtiofs', mutation: { ...mutation, ...text } as Mutation, expiresMs });
 };
 
+send({ type: 'hello', protocol: 1, holder: randomUUID(), pid: process.pid });
 link.on('data', (chunk: Uint8Array) => {
   for (const message of reader.feed(chunk)) {
     if (message.type === 'delta') {
@@ -62,6 +71,7 @@ link.on('data', (chunk: Uint8Array) => {
       waiting.delete(message.sequence);
     }
     if (message.type !== 'config') continue;
+    auditRing = message.auditRing ?? '';
     for (const { path } of message.mounts) {
       send({ type: 'failed', target: { kind: 'mount', path }, reason: 'the fake mounts nothing' });
     }

@@ -85,3 +85,11 @@ test('notifications do not stop a mount whose directories are being written', as
   assert.match(output, /done\n$/);
   assert.ok(round > 10, `only ${round} changes`);
 });
+
+test('a mount appends where fcntl(2) has set O_APPEND, and not where it has cleared it', async () => {
+  const script =
+    'use Fcntl; sysopen(F, "guest/log", O_RDWR|O_CREAT|O_APPEND) or die; syswrite F, "hello"; fcntl(F, F_SETFL, O_RDWR); ' +
+    'sysseek(F, 0, 0); syswrite F, "J"; fcntl(F, F_SETFL, O_APPEND); sysseek(F, 0, 0); syswrite F, "!"';
+  const { output } = await serve({ guest: {} }, `perl -e '${script}' && cat guest/log`);
+  assert.equal(output, 'Jello!');
+});

@@ -1,27 +1,17 @@
-/** What histories of a tree are made of: mutations with absurd values among them, specs, and a keeper of commits. */
-import assert from 'node:assert/strict';
+/** What histories of a tree are made of: mutations with absurd values among them, edits and specs. */
 import fc from 'fast-check';
 import { encodeAcl } from '../../src/tree/acl.ts';
 import {
-  AppliedMutations,
-  type Caller,
-  type Commit,
   type Edit,
   type EditCondition,
   isDirectory,
-  type Kept,
   type Mutation,
   type Node,
-  type PolicySpec,
-  type Restored,
   type Rule,
 } from '../../src/tree/index.ts';
 import type { Snapshot } from '../../src/tree/snapshot.ts';
+import { app, other, root } from './keepers.ts';
 import { type Content, Symlink, type WorldSpec } from './world.ts';
-
-export const root: Caller = { uid: 0, gid: 0, pid: 1 };
-export const app: Caller = { uid: 1000, gid: 1000, pid: 2 };
-export const other: Caller = { uid: 1001, gid: 1001, pid: 3 };
 
 const rules: Rule[] = [
   { path: '/guest/once/*', once: true },
@@ -146,38 +136,6 @@ export const edit: fc.Arbitrary<Edit> = fc.oneof(
 /** Of a path, whether it is there; of some, whether it is at a revision. */
 export const editCondition: fc.Arbitrary<EditCondition> = fc.record({ path: pathOf, exists: truth });
 
-/** Keeps commits as a store does: a node's bytes only where it is told to keep them. */
-export class Keeper {
-  readonly nodes = new Map<number, Kept>();
-  revision = 0;
-  nextIno = 0;
-  works = true;
-
-  readonly persist = (commits: readonly Commit[]): void => {
-    if (!this.works) throw new Error('the disk is full');
-    for (const commit of commits) this.#keep(commit);
-  };
-
-  #keep(commit: Commit): void {
-    assert.ok(commit.revision > this.revision, 'revisions only rise');
-    assert.ok(commit.nextIno >= this.nextIno);
-    ({ revision: this.revision, nextIno: this.nextIno } = commit);
-    for (const ino of commit.remove) this.nodes.delete(ino);
-    for (const kept of commit.put)
-      this.nodes.set(kept.node.ino, kept.keepBytes ? kept : { ...kept, node: { ...kept.node, bytes: undefined } });
-  }
-
-  get restored(): Restored {
-    return { revision: this.revision, nextIno: this.nextIno, nodes: [...this.nodes.values()] };
-  }
-
-  get guestWritten(): Set<number> {
-    return new Set(
-      [...this.nodes].filter(([, { node, keepBytes }]) => keepBytes && node.madeBy === 'outside').map(([ino]) => ino),
-    );
-  }
-}
-
 /** Makes small inode numbers those of nodes that are there, and of directories that guests may write. */
 export function aimed(snapshot: Snapshot, mutation: Mutation): Mutation {
   const nodes = [...snapshot.nodes.values()];
@@ -195,73 +153,4 @@ export function aimed(snapshot: Snapshot, mutation: Mutation): Mutation {
     ...(taken === undefined ? {} : { parentIno: taken.parentIno, name: taken.name }),
     ...('newParentIno' in mutation ? { newParentIno: aim(mutation.newParentIno, open) } : {}),
   } as Mutation;
-}
-
-/** Keeps everything of a tree, as a store does that no spec stands behind, and answers when it is told to. */
-export class SlowKeeper {
-  readonly nodes = new Map<number, Kept>();
-  revision = 0;
-  nextIno = 0;
-  policy: PolicySpec | undefined;
-  readonly applied = new AppliedMutations();
-  #batch: { readonly commits: readonly Commit[]; readonly answer: PromiseWithResolvers<void> } | undefined;
-
-  readonly persist = (commits: readonly Commit[]): Promise<void> => {
-    assert.equal(this.#batch, undefined, 'one batch at a time');
-    assert.ok(commits.length > 0);
-    const answer = Promise.withResolvers<void>();
-    this.#batch = { commits, answer };
-    return answer.promise;
-  };
-
-  /** What is being kept. */
-  get batch(): readonly Commit[] {
-    return this.#batch?.commits ?? [];
-  }
-
-  /** Keeps the batch and says so. */
-  keep(): void {
-    const answer = this.#batch?.answer;
-    this.land();
-    answer?.resolve();
-  }
-
-  fail(): void {
-    const answer = this.#batch?.answer;
-    this.#batch = undefined;
-    answer?.reject(new Error('the disk is full'));
-  }
-
-  /** Keeps the batch, but nobody will hear of it. */
-  land(): void {
-    const commits = this.batch;
-    this.#batch = undefined;
-    for (const commit of commits) this.#keep(commit);
-  }
-
-  /** Loses the batch, and nobody will hear of it. */
-  lose(): void {
-    this.#batch = undefined;
-  }
-
-  #keep(commit: Commit): void {
-    assert.ok(commit.revision > this.revision || commit.forgotten !== undefined, 'revisions only rise');
-    assert.ok(commit.nextIno >= this.nextIno);
-    ({ revision: this.revision, nextIno: this.nextIno } = commit);
-    for (const ino of commit.remove) this.nodes.delete(ino);
-    for (const kept of commit.put) this.nodes.set(kept.node.ino, kept);
-    if (commit.forgotten !== undefined) this.applied.forget(commit.forgotten);
-    if (commit.policy !== undefined) this.policy = commit.policy;
-    if (commit.applied !== undefined) this.applied.add(commit.applied);
-  }
-
-  get restored(): Restored {
-    return {
-      revision: this.revision,
-      nextIno: this.nextIno,
-      nodes: [...this.nodes.values()],
-      ...(this.policy && { policy: this.policy }),
-      applied: [...this.applied.holders()].flatMap((holder) => [...this.applied.of(holder)]),
-    };
-  }
 }

@@ -103,6 +103,7 @@ export const changing = [
   'IDEMPOTENCY_MISMATCH',
   'IDEMPOTENCY_BUSY',
   'FULL',
+  'WRONG_MEDIA_TYPE',
 ] as const satisfies ProblemCode[];
 
 type ProblemResponse = {

@@ -269,7 +269,7 @@ export const importSpec = createRoute({
   },
   responses: {
     200: json(ImportResultShape, 'Loaded.'),
-    ...problems('VM_NOT_FOUND', 'BAD_SPEC', 'PRECONDITION_FAILED', 'WRONG_MEDIA_TYPE', ...changing),
+    ...problems('VM_NOT_FOUND', 'BAD_SPEC', 'PRECONDITION_FAILED', ...changing),
   },
 });
 
@@ -330,7 +330,7 @@ export const setPolicy = createRoute({
       z.object({ revision: Revision, policyRevision: Revision, warnings: Warnings, notApplied: z.array(z.string()) }),
       'Set.',
     ),
-    ...problems('VM_NOT_FOUND', 'BAD_SPEC', 'PRECONDITION_FAILED', 'WRONG_MEDIA_TYPE', ...changing),
+    ...problems('VM_NOT_FOUND', 'BAD_SPEC', 'PRECONDITION_FAILED', ...changing),
   },
 });
 

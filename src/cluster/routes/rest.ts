@@ -202,7 +202,7 @@ export const addImage = createRoute({
   request: { headers: IdempotencyHeaders, body: body(AddImage) },
   responses: {
     202: json(OperationShape, 'It is being checked and converted.'),
-    ...problems('NAME_TAKEN', ...changing),
+    ...problems('NAME_TAKEN', 'CONFLICT', ...changing),
   },
 });
 
@@ -227,7 +227,7 @@ export const removeImage = createRoute({
   'x-access': 'admin',
   security,
   request: { params: ImageParams },
-  responses: { 204: { description: 'It is gone.' }, ...problems('NOT_FOUND', 'IMAGE_IN_USE') },
+  responses: { 204: { description: 'It is gone.' }, ...problems('NOT_FOUND', 'IMAGE_IN_USE', 'CONFLICT') },
 });
 
 // Keys

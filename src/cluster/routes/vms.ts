@@ -25,7 +25,9 @@ export const Labels = z
 
 const NetworkForward = z.strictObject({
   protocol: z.enum(['tcp', 'udp']).default('tcp'),
-  hostAddress: z.union([z.ipv4(), z.ipv6()]).default('127.0.0.1'),
+  hostAddress: z
+    .union([z.ipv4().openapi({ format: 'ipv4' }), z.ipv6().openapi({ format: 'ipv6' })])
+    .default('127.0.0.1'),
   hostPort: z.int().min(1).max(65535),
   guestPort: z.int().min(1).max(65535),
 });

@@ -62,9 +62,12 @@ export function setattr(state: SessionState): number {
         : valid & c.FATTR_ATIME
           ? time(state, abi.SetattrIn.atime.offset, atimensec)
           : undefined,
+    // A new size, with which Linux sends it, sets the time by itself.
     mtime:
       valid & c.FATTR_MTIME_NOW
-        ? 'now'
+        ? valid & c.FATTR_SIZE
+          ? undefined
+          : 'now'
         : valid & c.FATTR_MTIME
           ? time(state, abi.SetattrIn.mtime.offset, mtimensec)
           : undefined,

@@ -1,6 +1,6 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
-import { type Caching, type Handle, PENDING } from '../../tree/index.ts';
-import { EAGAIN, EBADF, EINTR, EINVAL, EIO, ENFILE, ESTALE, O_NONBLOCK } from '../../wire/index.ts';
+import { type Caching, type Done, type Handle, PENDING } from '../../tree/index.ts';
+import { EAGAIN, EBADF, EINTR, EINVAL, EIO, ENFILE, ESTALE, O_APPEND, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import type { OpenFile } from '../handles.ts';
@@ -87,13 +87,15 @@ export function write(state: SessionState): number {
   const file = state.handles.file(abi.WriteIn.fh.get(view, BODY));
   if (file === undefined) return EBADF;
   const offset = abi.WriteIn.offset.get(view, BODY);
+  const appends = (abi.WriteIn.flags.get(view, BODY) & O_APPEND) !== 0;
   const pending = state.later();
-  state.fileSystem.write(file.handle, offset, bytes.slice(start, state.end), (errno, written) => {
+  const answer: Done<number> = (errno, written) => {
     if (errno !== 0 || written === undefined) return pending.fail(errno === 0 ? EIO : errno);
     abi.WriteOut.size.set(state.out, REPLY, written);
     abi.WriteOut.padding.set(state.out, REPLY, 0);
     return pending.finish(abi.WriteOut.sizeBytes);
-  });
+  };
+  state.fileSystem.write(file.handle, offset, bytes.slice(start, state.end), answer, appends);
   return 0;
 }
 

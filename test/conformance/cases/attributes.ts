@@ -149,6 +149,8 @@ export const attributes: Topic = {
         assert.equal(await tree.as(stranger).utimens('/guest/f', 'now', 'now'), 'EACCES');
         assert.equal(await owner.chmod('/guest/f', 0o666), 'OK');
         assert.equal(await tree.as(stranger).utimens('/guest/f', 'now', 'now'), 'OK');
+        assert.equal(await tree.as(stranger).utimens('/guest/f', 'now', 'omit'), 'EPERM');
+        assert.equal(await tree.as(stranger).utimens('/guest/f', 'omit', 'now'), 'EPERM');
         assert.notEqual(ok(await owner.stat('/guest/f')).mtime.sec, 5);
       },
     },

@@ -109,6 +109,10 @@ export const rights: Topic = {
         assert.equal(await tree.as(root).chown('/guest/f', app.uid, stranger.gid), 'OK');
         assert.equal(await tree.as(app).chmod('/guest/f', 0o2755), 'OK');
         assert.equal(await modeOf(tree.as(app), '/guest/f'), 0o755);
+        assert.equal(await tree.as(app).mkdir('/guest/d', 0o755), 'OK');
+        assert.equal(await tree.as(root).chown('/guest/d', app.uid, stranger.gid), 'OK');
+        assert.equal(await tree.as(app).chmod('/guest/d', 0o2755), 'OK');
+        assert.equal(await modeOf(tree.as(app), '/guest/d'), 0o755);
       },
     },
     {

@@ -39,6 +39,11 @@ export const truncation: Topic = {
         assert.equal(await actor.fsync(fd), 'OK');
         assert.equal((await tree.look('/guest/b'))?.text, '');
         assert.equal(await textOf(actor, fd), '');
+        // `: > stamp` of a stamp that is empty already.
+        const before = ok(await actor.stat('/guest/a'));
+        await tree.pass(50);
+        assert.equal(await actor.fsync(ok(await actor.open('/guest/a', O_WRONLY | O_TRUNC))), 'OK');
+        assert.notDeepEqual(ok(await actor.stat('/guest/a')).mtime, before.mtime);
       },
       cannot: {
         mount: {
@@ -52,6 +57,10 @@ export const truncation: Topic = {
             const fd = ok(await actor.open('/guest/f', O_RDWR | O_TRUNC));
             assert.equal(await actor.fsync(fd), 'OK');
             assert.equal((await tree.look('/guest/f'))?.text, '');
+            const before = ok(await actor.stat('/guest/f'));
+            await tree.pass(50);
+            assert.equal(await actor.fsync(ok(await actor.open('/guest/f', O_WRONLY | O_TRUNC))), 'OK');
+            assert.notDeepEqual(ok(await actor.stat('/guest/f')).mtime, before.mtime);
           },
         },
       },

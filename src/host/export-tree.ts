@@ -1,19 +1,23 @@
 /** A tree as it stands, as entries of a spec file. */
-import { type ExportEntry, type ExportedTree, exportYaml } from '../host/index.ts';
+
 import { CHANGES_NAME, type Node, type Replica, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
+import { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 
-/** The tree as YAML, `/.changes` left out. */
-export const exportReplica = (replica: Replica): string => {
+/** The tree, or what lies at and below a path, as YAML; `/.changes` left out. */
+export const exportReplica = (replica: Replica, below = '/'): string => {
   const { snapshot, policy } = replica;
-  const root = snapshot.node(ROOT_INO);
+  const root = snapshot.resolve(below);
   const entries: ExportEntry[] = [];
+  // What is not asked for is left out, but for the directories that lead there.
+  for (let at = root; at !== undefined && at.ino !== ROOT_INO; at = snapshot.node(at.parentIno))
+    if (at !== root) entries.unshift({ path: snapshot.path(at), kind: 'directory' });
   for (const node of root === undefined ? [] : snapshot.descendants(root)) {
     const path = snapshot.path(node);
     if (node.ino === ROOT_INO || path === `/${CHANGES_NAME}`) continue;
     entries.push(toEntry(node, path));
   }
-  const tree: ExportedTree = { entries, policy: policy.spec };
+  const tree: ExportedTree = { entries, ...(below === '/' && { policy: policy.spec }) };
   return exportYaml(tree);
 };
 

@@ -1,0 +1,64 @@
+/** Where the files of one VM's device process are, and whose they are. */
+import { chmodSync, chownSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { HostRefusal } from './host-error.ts';
+
+export interface DevicePaths {
+  /** Of the run directory: the device process's own. It writes there and into `front` alone. */
+  readonly directory: string;
+  readonly link: string;
+  readonly keeper: string;
+  readonly auditRing: string;
+  /** Where front ends connect: searchable by those who may. */
+  readonly front: string;
+  readonly vhostUser: string;
+  readonly log: string;
+}
+
+/** sockaddr_un.sun_path less its NUL (unix(7)). */
+const socketPathBytes = 107;
+
+/** HOST_INVALID when a socket's path would be too long. */
+export const devicePaths = (stateDir: string, runDir: string, name: string): DevicePaths => {
+  const run = join(runDir, 'vms', name);
+  const directory = join(run, 'device');
+  const front = join(run, 'fs');
+  const paths = {
+    directory,
+    link: join(directory, 'link.sock'),
+    keeper: join(directory, 'keeper.sock'),
+    auditRing: join(directory, 'audit.ring'),
+    front,
+    vhostUser: join(front, 'fs.sock'),
+    log: join(stateDir, 'vms', name, 'device.log'),
+  };
+  for (const socket of [paths.link, paths.keeper, paths.vhostUser]) {
+    const bytes = Buffer.byteLength(socket);
+    if (bytes > socketPathBytes)
+      throw new HostRefusal(
+        'HOST_INVALID',
+        `the socket path "${socket}" has ${bytes} bytes, ${socketPathBytes} are allowed; use a shorter run directory`,
+      );
+  }
+  return paths;
+};
+
+export interface DeviceOwner {
+  /** Undefined: everything runs as this user. */
+  readonly uid: number | undefined;
+  /** Who else may connect to the front end's socket. */
+  readonly gid: number | undefined;
+}
+
+/** Makes the directories where they are not there. Above them all may search and none but us may write. */
+export const makeDeviceDirectories = (paths: DevicePaths, { uid, gid }: DeviceOwner): void => {
+  for (const directory of [join(paths.directory, '..'), join(paths.log, '..')]) {
+    mkdirSync(directory, { recursive: true, mode: 0o711 });
+    chmodSync(directory, 0o711);
+  }
+  for (const directory of [paths.directory, paths.front]) mkdirSync(directory, { recursive: true, mode: 0o700 });
+  if (uid !== undefined) for (const directory of [paths.directory, paths.front]) chownSync(directory, uid, uid);
+  if (gid === undefined) return;
+  chownSync(paths.front, uid ?? process.getuid!(), gid);
+  chmodSync(paths.front, 0o710);
+};

@@ -1,0 +1,174 @@
+/**
+ * What a host daemon and the device process of one VM say to each other about its tree: over one connection after another,
+ * whoever started the process.
+ */
+import { type LinkConfig, type LinkTarget, monotonicMs, type ToDevice, type ToHost } from '../device/index.ts';
+import { type Authority, type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
+import { EIO } from '../wire/index.ts';
+import { printable } from './printable.ts';
+
+/** What people or programs are told of. */
+export type DeviceEvent =
+  | { readonly event: 'ready'; readonly target: LinkTarget }
+  | { readonly event: 'failed'; readonly target: LinkTarget; readonly reason: string }
+  | { readonly event: 'target'; readonly target: LinkTarget; readonly what: string; readonly detail: string }
+  | { readonly event: 'trouble'; readonly what: string };
+
+/** Values of the device process by name, such as `fuse.OPEN`. */
+export type Counters = Readonly<Record<string, number>>;
+
+interface DeviceSessionOptions {
+  readonly authority: Authority;
+  readonly config: () => LinkConfig;
+  readonly onEvent: (event: DeviceEvent) => void;
+  /** There are records in the audit ring. */
+  readonly onAuditWaiting: () => void;
+}
+
+const applyWithinMs = 2_000;
+const answerWithinMs = 2_000;
+const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
+
+export const targetsOf = ({ vhostUser, mounts }: Pick<LinkConfig, 'vhostUser' | 'mounts'>): readonly LinkTarget[] => [
+  ...vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
+  ...mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
+];
+
+interface Connection {
+  readonly holder: string;
+  readonly send: (message: ToDevice) => void;
+  readonly unsubscribe: () => void;
+}
+
+/** The caller gives it each message of the connection, and tells when the connection begins and ends. */
+export class DeviceSession {
+  readonly #options: DeviceSessionOptions;
+  readonly #targets: readonly LinkTarget[];
+  #connection: Connection | undefined;
+  /** The commit up to which the device process has told that it applied them. */
+  #appliedRevision = 0;
+  readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
+  #questions = 0;
+  readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
+
+  constructor(options: DeviceSessionOptions) {
+    this.#options = options;
+    this.#targets = targetsOf(options.config());
+  }
+
+  get connected(): boolean {
+    return this.#connection !== undefined;
+  }
+
+  /** A message of the process; the first is `hello`, which `send` answers with what to serve and the whole tree. */
+  take(message: ToHost, send: (message: ToDevice) => void): void {
+    const { onEvent, onAuditWaiting } = this.#options;
+    if (message.type === 'hello') return this.#greet(message.holder, send);
+    const connection = this.#connection;
+    if (connection?.send !== send) return;
+    switch (message.type) {
+      case 'mutation': {
+        const settle: Settle = (outcome) => send({ type: 'outcome', sequence: message.sequence, outcome });
+        // The guest has been told that it failed, so it must not take effect any more.
+        if (monotonicMs() > message.expiresMs) return settle(refused);
+        return this.#commit(message.mutation, message.way, connection.holder, message.sequence, settle);
+      }
+      case 'auditWaiting':
+        return onAuditWaiting();
+      case 'ready':
+      case 'failed':
+      case 'event': {
+        // Whatever else it may name was not asked for.
+        const target = this.#targets.find(
+          ({ kind, path }) => kind === message.target.kind && path === message.target.path,
+        );
+        if (target === undefined) return;
+        if (message.type === 'ready') return onEvent({ event: 'ready', target });
+        if (message.type === 'failed') return onEvent({ event: 'failed', target, reason: printable(message.reason) });
+        return onEvent({ event: 'target', target, what: message.event, detail: printable(message.detail) });
+      }
+      case 'applied':
+        this.#appliedRevision = message.revision;
+        for (const waiting of this.#unapplied) if (waiting.revision <= message.revision) waiting.tell(true);
+        return;
+      case 'statistics':
+        this.#asked.get(message.id)?.(message.counters);
+        return;
+    }
+  }
+
+  #greet(holder: string, send: (message: ToDevice) => void): void {
+    this.disconnect();
+    send(this.#options.config());
+    const unsubscribe = this.#options.authority.subscribe(holder, (delta) => send({ type: 'delta', delta }));
+    this.#connection = { holder, send, unsubscribe };
+  }
+
+  /** The connection is over. */
+  disconnect(): void {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    this.#connection = undefined;
+    connection.unsubscribe();
+    this.#appliedRevision = 0;
+    for (const answer of this.#asked.values()) answer(undefined);
+  }
+
+  /** Who waits for anything is told that it does not come. */
+  close(): void {
+    this.disconnect();
+    for (const { tell } of this.#unapplied) tell(false);
+  }
+
+  /**
+   * Resolves with true once the device process has applied the commit: whoever opens a file from then on sees it. With false
+   * when it did not say so in time.
+   */
+  applied(revision: number, withinMs = applyWithinMs): Promise<boolean> {
+    if (revision <= this.#appliedRevision) return Promise.resolve(true);
+    return new Promise((resolve) => {
+      const tell = (applied: boolean): void => {
+        clearTimeout(late);
+        this.#unapplied.delete(waiting);
+        resolve(applied);
+      };
+      const waiting = { revision, tell };
+      const late = setTimeout(tell, withinMs, false);
+      this.#unapplied.add(waiting);
+    });
+  }
+
+  /** Counters of the device process, summed over its ways in; undefined when there is none, or it does not answer in time. */
+  statistics(withinMs = answerWithinMs): Promise<Counters | undefined> {
+    return new Promise((resolve) => {
+      const id = ++this.#questions;
+      const answer = (counters: Counters | undefined): void => {
+        clearTimeout(late);
+        this.#asked.delete(id);
+        resolve(counters);
+      };
+      const late = setTimeout(answer, withinMs, undefined);
+      this.#asked.set(id, answer);
+      if (this.#connection === undefined) answer(undefined);
+      else this.#connection.send({ type: 'askStatistics', id });
+    });
+  }
+
+  /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
+  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string, sequence: number, settle: Settle): void {
+    const { authority, onEvent } = this.#options;
+    const kind = way === 'mount' ? 'mount' : 'vhost-user';
+    if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
+    try {
+      authority.commit(mutation, ways[way], holder, sequence, (outcome) => {
+        if (outcome.errno === EIO && authority.persistFailure !== undefined)
+          onEvent({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
+        settle(outcome);
+      });
+    } catch (error) {
+      const what = error instanceof Error ? error.message : String(error);
+      onEvent({ event: 'trouble', what: `a ${mutation.op} failed by a mistake in Porthole: ${what}` });
+      settle(refused);
+    }
+  }
+}

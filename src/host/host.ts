@@ -1,0 +1,426 @@
+/**
+ * The host: the VMs of one machine. It acts on `vm/` records as they stand, and on what managers ask of it (`HostPort`).
+ * Device processes, watchers and QEMUs live on when it is released or dies, and the next one goes on with them.
+ */
+import { statfsSync } from 'node:fs';
+import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
+import { ImageStore, QemuError } from '../qemu/index.ts';
+import {
+  type Attachment,
+  type AuditEvent,
+  type AuditFilter,
+  type AuditPage,
+  type AuditQuery,
+  type Boot,
+  type ConsolePort,
+  decodeRecord,
+  type FileProblem,
+  type HostPort,
+  type HostStatus,
+  type ImageFacts,
+  type ImageRef,
+  type ImageRequest,
+  type Progress,
+  type Statistics,
+  type TreePort,
+  VmRecord,
+  type VmRef,
+} from '../records/index.ts';
+import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
+import { attachWords } from './attachment.ts';
+import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
+import { VmConsolePort } from './console-port.ts';
+import { HostRefusal } from './host-error.ts';
+import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { parseSpec } from './spec-file.ts';
+import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
+import { TreeStore } from './tree-store.ts';
+import { VmTree } from './vm-tree.ts';
+
+export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'onTrouble'> {
+  readonly region: Store;
+  readonly name?: string;
+  readonly audit: { readonly keepDays: number; readonly mostBytes: number };
+  /** The user that images are converted by; undefined: this one. */
+  readonly sandboxUid?: number | undefined;
+  /** Programs that build images, by the name that they are asked for by. */
+  readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
+  readonly onTrouble: (vm: string | undefined, what: string) => void;
+}
+
+interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+const vmPrefix = 'vm/';
+const seedKey = (name: string): string => `seed/${name}`;
+const beginAnewAfterMs = 500;
+const probeMs = 1_000;
+
+export class Host implements HostPort, AsyncDisposable {
+  readonly #options: HostOptions;
+  readonly #parts: HostParts;
+  readonly #audit: AuditStore;
+  readonly #images: ImageStore;
+  readonly #vms = new Map<string, HostedVm>();
+  readonly #consoles = new Map<string, VmConsolePort>();
+  readonly #stop = new AbortController();
+  readonly #startedAtMs = Date.now();
+  readonly #warnings = new Map<string, string>();
+  readonly #probe: NodeJS.Timeout;
+  #following: Promise<void> = Promise.resolve();
+
+  private constructor(options: HostOptions) {
+    this.#options = options;
+    const { stateDirectory, imageGid, sandboxUid } = options;
+    this.#images = new ImageStore({
+      directory: join(stateDirectory, 'images'),
+      ...(sandboxUid !== undefined && { sandboxUid }),
+      ...(imageGid !== undefined && { gid: imageGid }),
+    });
+    this.#audit = new AuditStore({
+      directory: join(stateDirectory, 'audit'),
+      ...options.audit,
+      wallMs: Date.now,
+      onHealth: (writable, reason) => this.#auditHealth(writable, reason),
+    });
+    this.#parts = {
+      ...options,
+      store: options.region,
+      audit: this.#audit,
+      images: this.#images,
+      onTrouble: (vm, what) => options.onTrouble(vm, what),
+    };
+    this.#probe = setInterval(() => {
+      if (!this.#audit.writable) this.#audit.probe();
+    }, probeMs).unref();
+  }
+
+  /** Resolves when every VM that there is has been taken up: device processes are connected as they come. StoreError. */
+  static async open(options: HostOptions): Promise<Host> {
+    const host = new Host(options);
+    try {
+      const from = await host.#takeAll();
+      host.#following = host.#follow(from);
+      return host;
+    } catch (error) {
+      await host.release();
+      throw error;
+    }
+  }
+
+  /** Lets go of everything: what runs lives on. */
+  async release(): Promise<void> {
+    this.#stop.abort();
+    clearInterval(this.#probe);
+    await this.#following;
+    for (const console of this.#consoles.values()) console.close();
+    await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    this.#audit[Symbol.dispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.release();
+  }
+
+  // --- VMs ---
+
+  /** Takes every record as it is now; returns the revision to watch from. */
+  async #takeAll(): Promise<number> {
+    const { region } = this.#options;
+    const seen = new Set<string>();
+    const range = prefixRange(vmPrefix);
+    let revision: number | undefined;
+    for (let start = range.start, more = true; more; ) {
+      const page = await region.range({ ...range, start }, revision === undefined ? {} : { revision });
+      ({ revision } = page);
+      for (const { key, value } of page.entries) {
+        const name = keyText(key).slice(vmPrefix.length);
+        seen.add(name);
+        await this.#take(name, value);
+      }
+      more = page.next !== undefined;
+      if (page.next !== undefined) start = page.next;
+    }
+    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#forget(name);
+    return (revision ?? 0) + 1;
+  }
+
+  async #follow(first: number): Promise<void> {
+    const { region, onTrouble } = this.#options;
+    const { signal } = this.#stop;
+    for (let from = first; !signal.aborted; ) {
+      try {
+        for await (const { events } of region.watch(prefixRange(vmPrefix), { from, signal }))
+          for (const event of events) {
+            const name = keyText(event.type === 'put' ? event.entry.key : event.key).slice(vmPrefix.length);
+            if (event.type === 'put') await this.#take(name, event.entry.value);
+            else await this.#forget(name);
+          }
+      } catch (error) {
+        if (signal.aborted) return;
+        if (!(error instanceof StoreError && error.code === 'STORE_COMPACTED'))
+          onTrouble(undefined, `following the records of VMs failed, beginning anew: ${messageOf(error)}`);
+      }
+      try {
+        await pause(beginAnewAfterMs, undefined, { signal });
+        from = await this.#takeAll();
+      } catch (error) {
+        if (!signal.aborted) onTrouble(undefined, `reading the records of VMs failed: ${messageOf(error)}`);
+      }
+    }
+  }
+
+  async #take(name: string, value: Uint8Array): Promise<void> {
+    try {
+      const record = decodeRecord(VmRecord, vmPrefix + name, value);
+      const known = this.#vms.get(name);
+      if (known?.id === record.id) return known.take(record);
+      if (known !== undefined) await this.#forget(name);
+      this.#vms.set(name, await this.#open(record));
+      this.#warnings.delete(name);
+    } catch (error) {
+      this.#warnings.set(name, `VM ${name} cannot be taken up: ${messageOf(error)}`);
+      this.#options.onTrouble(name, `it cannot be taken up: ${messageOf(error)}`);
+    }
+  }
+
+  async #open(record: VmRecord): Promise<HostedVm> {
+    const { region } = this.#options;
+    const kept = await TreeStore.open(region, record.id);
+    const { restored } = kept;
+    const tree = new VmTree({
+      vm: record.name,
+      epoch: region.epoch,
+      audit: (audited) => this.#audit.append([audited], this.#vms.get(record.name)?.status.bootId),
+      kept: {
+        persist: async (commits) => {
+          try {
+            await kept.persist(commits);
+          } catch (error) {
+            if (!(error instanceof StoreError)) this.#openAnew(record.name, error);
+            throw error;
+          }
+        },
+        ...(restored && { restored }),
+      },
+    });
+    if (restored === undefined) {
+      const seed = await region.get(seedKey(record.name));
+      const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
+      await tree.load(checkedSpec(text).spec);
+    }
+    return HostedVm.open(this.#parts, record, tree);
+  }
+
+  /** Its tree can't be written any more by us: what the store has is taken up again. */
+  #openAnew(name: string, why: unknown): void {
+    this.#options.onTrouble(name, `its tree is opened anew: ${messageOf(why)}`);
+    setImmediate(async () => {
+      const vm = this.#vms.get(name);
+      if (vm === undefined || this.#stop.signal.aborted) return;
+      await this.#forget(name);
+      const entry = await this.#options.region.get(vmPrefix + name);
+      if (entry !== undefined) await this.#take(name, entry.value);
+    });
+  }
+
+  async #forget(name: string): Promise<void> {
+    const vm = this.#vms.get(name);
+    this.#vms.delete(name);
+    this.#consoles.get(name)?.close();
+    this.#consoles.delete(name);
+    vm?.tree.history.end(noVm(name));
+    await vm?.release();
+  }
+
+  #vm({ id, name }: VmRef): HostedVm {
+    const vm = this.#vms.get(name);
+    if (vm === undefined || vm.id !== id || vm.status.status === 'deleted') throw noVm(name);
+    return vm;
+  }
+
+  // --- HostPort ---
+
+  tree(ref: VmRef): TreePort {
+    return new VmTreePort(() => this.#vm(ref).tree);
+  }
+
+  console(ref: VmRef): ConsolePort {
+    const vm = this.#vm(ref);
+    if (vm.record.kind === 'attached')
+      throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
+    let port = this.#consoles.get(ref.name);
+    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort(vm.paths)));
+    return port;
+  }
+
+  async checkSpec(text: string): Promise<readonly FileProblem[]> {
+    return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
+  }
+
+  async attachment(ref: VmRef): Promise<Attachment> {
+    return attachWords(this.#vm(ref).devicePaths.vhostUser);
+  }
+
+  async boot(ref: VmRef): Promise<Boot> {
+    const vm = this.#vm(ref);
+    if (vm.record.kind !== 'attached')
+      throw new HostRefusal('HOST_WRONG_STATE', `the boots of VM "${ref.name}" are this host's own`);
+    return vm.boot();
+  }
+
+  async statistics(ref: VmRef): Promise<Statistics> {
+    return this.#vm(ref).statistics();
+  }
+
+  async audit(query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> {
+    this.#drainRings();
+    const { limit, newestFirst = false, cursor, ...filter } = query;
+    const after = cursor === undefined ? undefined : sequenceOf(cursor);
+    const events: AuditEvent[] = [];
+    for await (const kept of this.#audit.query(filter, { after, newestFirst, signal })) {
+      events.push(toEvent(kept));
+      if (events.length === limit) return { events, next: events.at(-1)!.id };
+    }
+    return { events, next: undefined };
+  }
+
+  async followAudit(
+    filter: AuditFilter,
+    { after, signal = this.#stop.signal }: CallOptions & { readonly after?: string | undefined },
+  ): Promise<AsyncIterable<AuditEvent>> {
+    this.#drainRings();
+    const from = after === undefined ? this.#audit.sequence : sequenceOf(after);
+    if (from + 1 < this.#audit.oldestSequence) throw compacted(this.#audit.oldestSequence);
+    return this.#followAudit(filter, from, signal);
+  }
+
+  async *#followAudit(filter: AuditFilter, from: number, signal: AbortSignal): AsyncGenerator<AuditEvent> {
+    try {
+      for await (const kept of this.#audit.follow(filter, from, signal)) yield toEvent(kept);
+    } catch (error) {
+      throw error instanceof AuditCompactedError ? compacted(error.oldestSequence) : error;
+    }
+  }
+
+  async addImage(
+    request: ImageRequest,
+    { signal, progress }: CallOptions & { readonly progress: (progress: Progress) => void },
+  ): Promise<ImageFacts> {
+    const { source } = request;
+    const work = {
+      signal,
+      onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
+    };
+    try {
+      const recipe = source.kind === 'recipe' ? this.#options.recipes[source.recipe] : undefined;
+      if (source.kind === 'recipe' && recipe === undefined) {
+        const names = Object.keys(this.#options.recipes).toSorted().join(', ');
+        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; there are: ${names}`);
+      }
+      const image =
+        source.kind === 'file'
+          ? await this.#images.addDisk({ file: source.path, format: source.format }, work)
+          : await this.#images.build(recipe!, work);
+      await this.#options.region.commit({
+        operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
+      });
+      return {
+        digest: image.digest,
+        sizeBytes: image.fileBytes,
+        virtualSizeBytes: image.kind === 'disk' ? image.virtualBytes : image.fileBytes,
+      };
+    } catch (error) {
+      throw imageRefusal(error);
+    }
+  }
+
+  async removeImage(image: ImageRef): Promise<void> {
+    const { region } = this.#options;
+    const key = imageKey(image);
+    const kept = await region.get(key);
+    if (kept === undefined) return;
+    const { entries } = await region.range(prefixRange(imagePrefix));
+    const digest = textOf(kept.value);
+    await region.commit({ operations: [{ type: 'delete', key }] });
+    const isShared = entries.some((entry) => keyText(entry.key) !== key && textOf(entry.value) === digest);
+    if (!isShared) this.#images.remove(digest);
+  }
+
+  async status(): Promise<HostStatus> {
+    const { stateDirectory, accelerator, version, name = hostname() } = this.#options;
+    const disk = statfsSync(stateDirectory);
+    return {
+      name,
+      version,
+      startedAtMs: this.#startedAtMs,
+      accelerator: accelerator.accelerator,
+      cpus: availableParallelism(),
+      memoryBytes: totalmem(),
+      freeMemoryBytes: freemem(),
+      diskBytes: disk.blocks * disk.bsize,
+      freeDiskBytes: disk.bavail * disk.bsize,
+      warnings: [...this.#warnings.values()],
+      vms: [...this.#vms.values()].map((vm) => ({
+        name: vm.name,
+        deviceVersion: vm.status.deviceVersion ?? version,
+        replicas: vm.tree.isServed ? 1 : 0,
+        outdated: (vm.status.deviceVersion ?? version) !== version,
+      })),
+    };
+  }
+
+  /** Process ids, for tests and for people who look with `ps`. */
+  processes(ref: VmRef): { readonly device: number | undefined; readonly qemu: number | undefined } {
+    const vm = this.#vm(ref);
+    return { device: vm.served.devicePid, qemu: vm.machine?.qemuPid };
+  }
+
+  #drainRings(): void {
+    for (const vm of this.#vms.values()) vm.served.drain();
+  }
+
+  #auditHealth(writable: boolean, reason: string): void {
+    const what = `the audit log cannot be written (${reason}): what must be recorded is refused until it can`;
+    if (writable) this.#warnings.delete('audit log');
+    else this.#warnings.set('audit log', what);
+    this.#options.onTrouble(undefined, writable ? 'the audit log can be written again' : what);
+    for (const vm of this.#vms.values()) vm.served.auditHealth(writable);
+  }
+}
+
+/** Which bytes an image of that name is here: `hostimage/NAME/VERSION`. Two names may have the same. */
+const imagePrefix = 'hostimage/';
+const imageKey = ({ name, version }: ImageRef): string => `${imagePrefix}${name}/${version}`;
+const textOf = (value: Uint8Array): string => new TextDecoder().decode(value);
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
+const noVm = (name: string): HostRefusal => new HostRefusal('HOST_NO_VM', `this host has no VM "${name}"`);
+
+const compacted = (oldest: number): HostRefusal =>
+  new HostRefusal('HOST_COMPACTED', `records before ${oldest} are no longer kept; begin at ${oldest}`, {
+    oldestRevision: oldest,
+  });
+
+const sequenceOf = (id: string): number => {
+  if (!/^\d{1,15}$/.test(id)) throw new HostRefusal('HOST_INVALID', `"${id}" is the id of no audit record`);
+  return Number(id);
+};
+
+const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
+  id: String(sequence),
+  record: { ...record, ...(bootId !== undefined && { bootId }) },
+});
+
+const imageRefusal = (error: unknown): unknown => {
+  if (!(error instanceof QemuError)) return error;
+  const codes: Partial<Record<QemuError['code'], HostRefusal['code']>> = {
+    IMAGE_REFUSED: 'HOST_INVALID',
+    DISK_FULL: 'HOST_FULL',
+  };
+  return new HostRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, { cause: error });
+};

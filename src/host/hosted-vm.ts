@@ -1,0 +1,404 @@
+/** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import {
+  type Accelerator,
+  type ImageStore,
+  type Launcher,
+  newVm,
+  Vm,
+  type VmPaths,
+  type VmRuntime,
+  type VmSaved,
+  type VmState,
+  vmPaths,
+} from '../qemu/index.ts';
+import {
+  BootRecord,
+  decodeRecord,
+  encodeRecord,
+  type Statistics,
+  type VmRecord,
+  VmStatusRecord,
+} from '../records/index.ts';
+import { keyText, prefixRange, type Store } from '../store/index.ts';
+import type { AuditStore } from './audit-store.ts';
+import { type DevicePaths, devicePaths } from './device-paths.ts';
+import { RecordWriter } from './record-writer.ts';
+import { machineOf, makeDisk } from './vm-machine.ts';
+import { VmServed } from './vm-served.ts';
+import { statusEdits, valuesOf } from './vm-statistics.ts';
+import type { VmTree } from './vm-tree.ts';
+
+/** What all VMs of a host share. */
+export interface HostParts {
+  readonly store: Store;
+  readonly stateDirectory: string;
+  readonly runDirectory: string;
+  readonly launcher: Launcher;
+  readonly accelerator: { readonly accelerator: Accelerator; readonly groups: readonly number[] };
+  readonly images: ImageStore;
+  /** The group that may read images; undefined where everything runs as this user. */
+  readonly imageGid: number | undefined;
+  readonly audit: AuditStore;
+  /** The group that may connect to the devices of VMs that others start. */
+  readonly attachGid: number | undefined;
+  readonly hasKeeper: boolean;
+  readonly version: string;
+  readonly onTrouble: (vm: string, what: string) => void;
+}
+
+/** Written by the host for itself: how it finds a machine again. */
+interface MachineRecord {
+  readonly id: string;
+  readonly runtime: VmRuntime | undefined;
+  readonly state: VmState;
+}
+
+const machineKey = (name: string): string => `machine/${name}`;
+const statusKey = (name: string): string => `vmstatus/${name}`;
+const bootPrefix = (name: string): string => `boot/${name}/`;
+const bootKey = (name: string, number: number): string => `${bootPrefix(name)}${String(number).padStart(10, '0')}`;
+
+const consoleLogBytes = 1024 * 1024;
+const replayBytes = 64 * 1024;
+const qemuLogBytes = 256 * 1024;
+const startWithinMs = 120_000;
+/** How often `/instance/status` is written. */
+const statusEveryMs = 10_000;
+/** Of each VM, the newest. */
+const bootsKept = 500;
+
+export class HostedVm {
+  readonly name: string;
+  readonly id: string;
+  readonly tree: VmTree;
+  readonly paths: VmPaths;
+  readonly devicePaths: DevicePaths;
+  readonly #parts: HostParts;
+  readonly #served: VmServed;
+  readonly #statusWriter: RecordWriter<VmStatusRecord>;
+  readonly #machineWriter: RecordWriter<MachineRecord>;
+  #record: VmRecord;
+  #machine: Vm | undefined;
+  #runtime: VmRuntime | undefined;
+  #status: VmStatusRecord;
+  /** What is to be done once the disk is made. */
+  #afterCreate: 'start' | undefined;
+  #deleting: Promise<void> | undefined;
+  #over = false;
+  readonly #statusTimer: NodeJS.Timeout;
+  /** What `/instance/status` has. */
+  readonly #shown = new Map<string, number>();
+  #showing = false;
+
+  private constructor(parts: HostParts, record: VmRecord, tree: VmTree, status: VmStatusRecord | undefined) {
+    this.#parts = parts;
+    this.#record = record;
+    this.name = record.name;
+    this.id = record.id;
+    this.tree = tree;
+    this.paths = vmPaths(parts.stateDirectory, parts.runDirectory, record.name);
+    this.devicePaths = devicePaths(parts.stateDirectory, parts.runDirectory, record.name);
+    const onTrouble = (what: string): void => parts.onTrouble(record.name, what);
+    this.#statusWriter = new RecordWriter(parts.store, statusKey(record.name), onTrouble);
+    this.#machineWriter = new RecordWriter(parts.store, machineKey(record.name), onTrouble);
+    this.#status = status ?? {
+      id: record.id,
+      status: 'creating',
+      reason: '',
+      sinceMs: Date.now(),
+      generation: 0,
+      outcome: 'underway',
+      bootNumber: 0,
+      addresses: [],
+    };
+    const isAttached = record.kind === 'attached';
+    this.#served = new VmServed({
+      vm: record.name,
+      tree,
+      paths: this.devicePaths,
+      owner: { uid: record.uid, gid: isAttached ? parts.attachGid : undefined },
+      launcher: parts.launcher,
+      audit: parts.audit,
+      bootId: () => this.#status.bootId,
+      hasKeeper: parts.hasKeeper,
+      onEvent: (event) => {
+        if (event.event === 'trouble') onTrouble(event.what);
+        if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
+        if (event.event === 'target' && event.what === 'broken') onTrouble(`its device: ${event.detail}`);
+      },
+    });
+    this.#statusTimer = setInterval(() => void this.#showStatus(), statusEveryMs).unref();
+  }
+
+  /** Goes on with what an earlier daemon left, or begins. The caller gives it the record again whenever that changes. */
+  static async open(parts: HostParts, record: VmRecord, tree: VmTree): Promise<HostedVm> {
+    const { store } = parts;
+    const status = await read(store, VmStatusRecord, statusKey(record.name), record.id);
+    const vm = new HostedVm(parts, record, tree, status);
+    const lastBoot = (await bootsOf(store, record.name)).at(-1);
+    if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
+      vm.#tell({ bootId: lastBoot.bootId, bootNumber: lastBoot.number });
+    const entry = await store.get(machineKey(record.name));
+    const machine = entry && (JSON.parse(new TextDecoder().decode(entry.value)) as MachineRecord);
+    await vm.#begin(machine?.id === record.id ? machine : undefined);
+    return vm;
+  }
+
+  get record(): VmRecord {
+    return this.#record;
+  }
+
+  get status(): VmStatusRecord {
+    return this.#status;
+  }
+
+  get machine(): Vm | undefined {
+    return this.#machine;
+  }
+
+  get served(): VmServed {
+    return this.#served;
+  }
+
+  async #begin(saved: MachineRecord | undefined): Promise<void> {
+    if (this.#record.kind === 'attached') {
+      void this.#serve();
+    } else {
+      const options = this.#machineOptions();
+      if (saved === undefined) {
+        this.#machine = new Vm(options, newVm(Date.now()));
+        this.#machine.create();
+      } else {
+        this.#runtime = saved.runtime;
+        const isDown = saved.state.status === 'stopped' || saved.state.status === 'failed';
+        // Reads go on while we look for the machine.
+        if (!isDown) void this.#serve();
+        this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
+      }
+    }
+    this.take(this.#record);
+  }
+
+  /** Brings about what the record asks for, once for each generation. */
+  take(record: VmRecord): void {
+    if (this.#over) return;
+    this.#record = record;
+    if (record.desired === 'deleted') {
+      this.#deleting ??= this.#delete();
+      return;
+    }
+    if (record.generation === this.#status.generation) return;
+    this.#tell({ generation: record.generation, outcome: 'underway' });
+    const machine = this.#machine;
+    if (machine === undefined) {
+      this.#tell({ outcome: 'done' });
+      return;
+    }
+    const graceMs = record.stopGraceSeconds * 1000;
+    if (machine.state.status === 'creating') this.#afterCreate = record.desired === 'running' ? 'start' : undefined;
+    else if (record.rebootGeneration === record.generation) machine.reboot(graceMs);
+    else if (record.desired === 'running') machine.start();
+    else machine.stop(graceMs);
+    this.#settle();
+  }
+
+  /** The machine lives on without us. */
+  async release(): Promise<void> {
+    this.#over = true;
+    clearInterval(this.#statusTimer);
+    this.#machine?.release();
+    await this.#served.release();
+    this.#statusWriter.close();
+    this.#machineWriter.close();
+  }
+
+  /** Tells of a boot of a machine that others started. */
+  async boot(): Promise<{ readonly bootId: string; readonly number: number }> {
+    const bootId = crypto.randomUUID();
+    await this.#commitBoot(bootId, 'told of by the API');
+    return { bootId, number: this.#status.bootNumber };
+  }
+
+  async statistics(): Promise<Statistics> {
+    const machine = this.#machine;
+    const pid = machine?.qemuPid;
+    const { network } = this.#record;
+    const values = await valuesOf({
+      qemu:
+        pid === undefined
+          ? undefined
+          : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
+      counters: await this.#served.counters(),
+      denialsTotal: this.#served.denialsTotal,
+      bootNumber: this.#status.bootNumber,
+    });
+    return { atMs: Date.now(), values };
+  }
+
+  /** Shows the guest how it is doing. */
+  async #showStatus(): Promise<void> {
+    if (this.#over || this.#showing || !this.tree.isServed) return;
+    this.#showing = true;
+    try {
+      const edits = statusEdits((await this.statistics()).values, this.#shown);
+      if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
+    } catch (error) {
+      this.#shown.clear();
+      this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
+    } finally {
+      this.#showing = false;
+    }
+  }
+
+  // --- an attached VM ---
+
+  async #serve(): Promise<void> {
+    try {
+      await this.#served.start();
+      if (this.#record.kind === 'attached') this.#tell({ status: 'running', reason: '', outcome: 'done' });
+    } catch (error) {
+      if (this.#over || this.#deleting !== undefined) return;
+      const reason = error instanceof Error ? error.message : String(error);
+      if (this.#record.kind === 'attached') this.#tell({ status: 'failed', reason, outcome: 'failed' });
+      else this.#parts.onTrouble(this.name, reason);
+    }
+  }
+
+  // --- a machine of ours ---
+
+  #machineOptions(): ConstructorParameters<typeof Vm>[0] {
+    const { launcher, images, accelerator, imageGid } = this.#parts;
+    const { uid } = this.#record;
+    const groups = uid === undefined || imageGid === undefined ? undefined : [imageGid, ...accelerator.groups];
+    return {
+      name: this.name,
+      paths: this.paths,
+      launcher,
+      uid,
+      gid: uid,
+      groups,
+      consoleLogBytes,
+      replayBytes,
+      logBytes: qemuLogBytes,
+      startWithinMs,
+      onTrouble: (what) => this.#parts.onTrouble(this.name, what),
+      policy: { restart: restartOf[this.#record.restart], guestReboot: 'boot' },
+      create: (signal) =>
+        makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
+      machine: async () => {
+        await this.#served.start();
+        return machineOf({
+          record: this.#record,
+          paths: this.paths,
+          images,
+          accelerator: accelerator.accelerator,
+          vhostUserSocket: this.devicePaths.vhostUser,
+        });
+      },
+      commitBoot: (bootId) => this.#commitBoot(bootId, this.#machine?.state.reason || 'started'),
+      saveRuntime: async (runtime) => {
+        this.#runtime = runtime;
+        await this.#saveMachine();
+      },
+      onState: () => {
+        void this.#saveMachine();
+        this.#settle();
+      },
+    };
+  }
+
+  #saveMachine(): Promise<void> {
+    const machine = this.#machine;
+    if (machine === undefined) return Promise.resolve();
+    return this.#machineWriter.write({ id: this.id, runtime: this.#runtime, state: machine.state });
+  }
+
+  /** Tells how the machine is, and whether that is what was asked for. */
+  #settle(): void {
+    const machine = this.#machine;
+    if (machine === undefined || this.#over) return;
+    const { status, reason, sinceMs, wakeAtMs } = machine.state;
+    if (status === 'stopped' && this.#afterCreate !== undefined) {
+      this.#afterCreate = undefined;
+      machine.start();
+      return;
+    }
+    this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
+    // One that is about to be started again keeps its device process.
+    const isDown = (status === 'stopped' || status === 'failed') && wakeAtMs === undefined;
+    if (isDown) void this.#served.stop();
+  }
+
+  #outcome({ status }: VmState): VmStatusRecord['outcome'] {
+    if (status === 'failed') return 'failed';
+    const wanted = this.#record.desired === 'running' ? 'running' : 'stopped';
+    if (status === wanted) return 'done';
+    // It ran as was asked for, and ended by itself since.
+    return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
+  }
+
+  async #commitBoot(bootId: string, reason: string): Promise<void> {
+    const number = this.#status.bootNumber + 1;
+    const atMs = Date.now();
+    const value = encodeRecord({ bootId, number, atMs, reason } satisfies BootRecord);
+    await this.#parts.store.commit({
+      operations: [
+        { type: 'put', key: bootKey(this.name, number), value },
+        ...(number > bootsKept ? [{ type: 'delete', key: bootKey(this.name, number - bootsKept) } as const] : []),
+      ],
+    });
+    this.#tell({ bootId, bootNumber: number });
+  }
+
+  async #delete(): Promise<void> {
+    const machine = this.#machine;
+    if (machine !== undefined) {
+      if (machine.state.status !== 'creating') machine.stop(0);
+      await machine.until(({ status }) => status === 'stopped' || status === 'failed');
+    }
+    this.#over = true;
+    clearInterval(this.#statusTimer);
+    machine?.release();
+    await this.#served.stop();
+    await this.#served.release();
+    this.#machineWriter.close();
+    const { store, stateDirectory, runDirectory } = this.#parts;
+    for (const directory of [stateDirectory, runDirectory])
+      rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
+    await store.commit({ operations: [{ type: 'delete', key: machineKey(this.name) }] });
+    const { generation } = this.#record;
+    this.#status = { ...this.#status, status: 'deleted', reason: '', sinceMs: Date.now(), generation, outcome: 'done' };
+    await this.#statusWriter.write(this.#status);
+    this.#statusWriter.close();
+  }
+
+  #tell(change: Partial<VmStatusRecord>): void {
+    const before = this.#status;
+    const after = { ...before, deviceVersion: this.#parts.version, ...change };
+    if (JSON.stringify(after) === JSON.stringify(before)) return;
+    this.#status = after;
+    void this.#statusWriter.write(after);
+  }
+}
+
+const restartOf = { always: 'always', 'on-failure': 'on-failure', never: 'no' } as const;
+
+const read = async (
+  store: Store,
+  schema: typeof VmStatusRecord,
+  key: string,
+  id: string,
+): Promise<VmStatusRecord | undefined> => {
+  const entry = await store.get(key);
+  const record = entry && decodeRecord(schema, key, entry.value);
+  // That of another VM which had the name before says nothing of this one.
+  return record?.id === id ? record : undefined;
+};
+
+/** The boots of a VM that the store has, oldest first. */
+export const bootsOf = async (store: Store, name: string): Promise<BootRecord[]> => {
+  const { entries } = await store.range(prefixRange(bootPrefix(name)));
+  return entries.map(({ key, value }) => decodeRecord(BootRecord, keyText(key), value));
+};

@@ -1,0 +1,116 @@
+/** The newest commits of one tree, for watchers that resume, and the watchers. Holds paths, no values. */
+import type { TreeCommit } from '../records/index.ts';
+import { HostRefusal } from './host-error.ts';
+
+/** Commits that are kept; a watcher that is behind by more begins anew. */
+const commitsKept = 4096;
+/** Paths of all of them together, in UTF-16 code units. */
+const charactersKept = 16 * 1024 * 1024;
+
+const charactersOf = (commit: TreeCommit): number =>
+  commit.changes.reduce((sum, { path }) => sum + path.length + 32, 64);
+
+export class TreeHistory {
+  #commits: TreeCommit[] = [];
+  #characters = 0;
+  /** Commits up to this revision are not known. */
+  #forgotten: number;
+  #newest: number;
+  #ended: Error | undefined;
+  readonly #watchers = new Set<() => void>();
+
+  /** `revision`: of the tree as it is now. */
+  constructor(revision: number) {
+    this.#forgotten = revision;
+    this.#newest = revision;
+  }
+
+  add(commit: TreeCommit): void {
+    this.#commits.push(commit);
+    this.#newest = commit.revision;
+    this.#characters += charactersOf(commit);
+    let drop = 0;
+    while (this.#commits.length - drop > commitsKept || this.#characters > charactersKept) {
+      const oldest = this.#commits[drop++]!;
+      this.#characters -= charactersOf(oldest);
+      this.#forgotten = oldest.revision;
+    }
+    if (drop > 0) this.#commits.splice(0, drop);
+    this.#wake();
+  }
+
+  /** Every watch ends with this error, once it has told what there was before. */
+  end(error: Error): void {
+    this.#ended ??= error;
+    this.#wake();
+  }
+
+  /**
+   * Every commit from `from` on (default: the next one). HOST_COMPACTED when that is older than what is known, at once or
+   * when the consumer falls behind.
+   */
+  watch(path: string, from: number | undefined, signal: AbortSignal | undefined): AsyncIterable<TreeCommit> {
+    const first = from ?? this.#newest + 1;
+    if (first > this.#newest + 1)
+      throw new HostRefusal('HOST_INVALID', `revision ${first} lies ahead; the newest is ${this.#newest}`);
+    this.#check(first);
+    return this.#tell(path, first, signal);
+  }
+
+  async *#tell(path: string, from: number, signal: AbortSignal | undefined): AsyncGenerator<TreeCommit> {
+    let next = from;
+    for (;;) {
+      signal?.throwIfAborted();
+      this.#check(next);
+      const commit = this.#firstFrom(next);
+      if (commit !== undefined) {
+        next = commit.revision + 1;
+        const changes =
+          path === '/' ? commit.changes : commit.changes.filter((change) => isAtOrBelow(change.path, path));
+        if (changes.length > 0 || commit.policyChanged) yield { ...commit, changes };
+        continue;
+      }
+      if (this.#ended !== undefined) throw this.#ended;
+      await this.#nextCommit(signal);
+    }
+  }
+
+  #firstFrom(revision: number): TreeCommit | undefined {
+    let low = 0;
+    let high = this.#commits.length;
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.#commits[middle]!.revision < revision) low = middle + 1;
+      else high = middle;
+    }
+    return this.#commits[low];
+  }
+
+  #check(from: number): void {
+    if (from > this.#forgotten) return;
+    throw new HostRefusal(
+      'HOST_COMPACTED',
+      `changes from revision ${from} on are no longer known; read the tree again and watch from its revision`,
+      { oldestRevision: this.#forgotten + 1 },
+    );
+  }
+
+  #nextCommit(signal: AbortSignal | undefined): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const wake = (): void => {
+      this.#watchers.delete(wake);
+      signal?.removeEventListener('abort', wake);
+      resolve();
+    };
+    this.#watchers.add(wake);
+    signal?.addEventListener('abort', wake, { once: true });
+    return promise;
+  }
+
+  #wake(): void {
+    for (const wake of this.#watchers) wake();
+  }
+}
+
+export const isAtOrBelow = (path: string, top: string): boolean =>
+  top === '/' || path === top || path.startsWith(`${top}/`);

@@ -1,0 +1,206 @@
+/** One VM's tree, as managers see it: from outside, past all access rules of the guest. */
+import type {
+  FileProblem,
+  TreeAnswer,
+  TreeCommit,
+  TreeCondition,
+  TreeEdit,
+  TreeEntry,
+  TreePort,
+} from '../records/index.ts';
+import { type Caller, type Explanation, explain, type Node, type Spec, ways } from '../tree/index.ts';
+import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
+import { exportReplica } from './export-tree.ts';
+import { exportPolicyYaml } from './export-yaml.ts';
+import { HostRefusal } from './host-error.ts';
+import { parsePolicy, parseSpec } from './spec-file.ts';
+import type { SpecProblem } from './spec-problem.ts';
+import type { VmTree } from './vm-tree.ts';
+
+/** What problems in a text that came over the API are told of as their file. */
+const textName = 'spec';
+const listed = 1000;
+
+interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** `TreePort` over the tree of a VM. */
+export class VmTreePort implements TreePort {
+  readonly #find: () => VmTree;
+
+  /** `find` is asked at each call, and throws when the VM is not there. */
+  constructor(find: () => VmTree) {
+    this.#find = find;
+  }
+
+  get #tree(): VmTree {
+    return this.#find();
+  }
+
+  async stat(path: string): Promise<TreeAnswer & { readonly entry: TreeEntry }> {
+    return { ...this.#answer(), entry: this.#entry(this.#node(path)) };
+  }
+
+  async list(
+    path: string,
+    options: { readonly after?: string | undefined; readonly limit?: number | undefined } = {},
+  ): Promise<TreeAnswer & { readonly entries: readonly TreeEntry[]; readonly more: boolean }> {
+    const { snapshot } = this.#tree.replica;
+    const directory = this.#node(path);
+    if (typeOf(directory) !== 'directory')
+      throw new HostRefusal('HOST_NOT_DIRECTORY', `listing "${path}" failed: it is a ${typeOf(directory)}`);
+    const { after, limit = listed } = options;
+    const entries: TreeEntry[] = [];
+    for (const [name, ino] of snapshot.entries(directory.ino)) {
+      if (after !== undefined && name <= after) continue;
+      if (entries.length === limit) return { ...this.#answer(), entries, more: true };
+      entries.push(this.#entry(snapshot.node(ino)!));
+    }
+    return { ...this.#answer(), entries, more: false };
+  }
+
+  async read(path: string): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }> {
+    const node = this.#node(path);
+    if (typeOf(node) === 'directory')
+      throw new HostRefusal('HOST_IS_DIRECTORY', `reading "${path}" failed: it is a directory`);
+    if (node.burned)
+      throw new HostRefusal('HOST_BURNED', `reading "${path}" failed: a rule says "once", and it has been read`);
+    return { ...this.#answer(), entry: this.#entry(node), bytes: node.bytes ?? new Uint8Array(0) };
+  }
+
+  async walk(
+    path: string,
+    options: { readonly mostBytes: number },
+  ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array })[] }> {
+    const entries: (TreeEntry & { readonly bytes?: Uint8Array })[] = [];
+    let left = options.mostBytes;
+    for (const node of this.#tree.replica.snapshot.descendants(this.#node(path))) {
+      const { bytes } = node;
+      left -= bytes?.length ?? 0;
+      if (left < 0) {
+        const what = `the values below "${path}" have more than ${options.mostBytes} bytes; ask for a smaller part`;
+        throw new HostRefusal('HOST_TOO_LARGE', what);
+      }
+      entries.push({ ...this.#entry(node), ...(bytes !== undefined && !node.burned && { bytes }) });
+    }
+    return { ...this.#answer(), entries };
+  }
+
+  async edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+  ): Promise<TreeAnswer & { readonly changes: number }> {
+    const { revision, changes } = await this.#tree.edit(edits, conditions);
+    return { ...this.#answer(), revision, changes };
+  }
+
+  async export(options: { readonly path?: string | undefined } = {}): Promise<TreeAnswer & { readonly text: string }> {
+    const { path = '/' } = options;
+    this.#node(path);
+    return { ...this.#answer(), text: exportReplica(this.#tree.replica, path) };
+  }
+
+  async import(
+    text: string,
+    options: { readonly ifRevision?: number | undefined } = {},
+  ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }> {
+    const { spec, warnings } = checkedSpec(text);
+    const { revision, changes } = await this.#tree.load(spec, options.ifRevision);
+    return { ...this.#answer(), revision, changes, warnings };
+  }
+
+  async policy(): Promise<TreeAnswer & { readonly text: string; readonly policyRevision: number }> {
+    const { policy } = this.#tree.replica;
+    return { ...this.#answer(), text: exportPolicyYaml(policy.spec), policyRevision: this.#tree.policyRevision };
+  }
+
+  async setPolicy(
+    text: string,
+    options: { readonly ifRevision?: number | undefined } = {},
+  ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
+    const { policy, problems } = parsePolicy(text, 'policy');
+    if (policy === undefined) throw refusalOf('the policy', problems);
+    const { revision } = await this.#tree.setPolicy(policy, options.ifRevision);
+    const { policyRevision } = this.#tree;
+    return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
+  }
+
+  async explain(caller: Caller, path: string): Promise<TreeAnswer & { readonly explanation: Explanation }> {
+    const explanation = explain(this.#tree.replica, ways.virtiofs, this.#node(path), caller, Date.now());
+    return { ...this.#answer(), explanation };
+  }
+
+  async watch(
+    path: string,
+    options: CallOptions & { readonly from?: number | undefined },
+  ): Promise<TreeAnswer & { readonly commits: AsyncIterable<TreeCommit> }> {
+    return { ...this.#answer(), commits: this.#tree.history.watch(path, options.from, options.signal) };
+  }
+
+  async applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {
+    return this.#tree.applied(revision, options.timeoutMs);
+  }
+
+  #answer(): TreeAnswer {
+    return { epoch: this.#tree.epoch, revision: this.#tree.replica.snapshot.revision };
+  }
+
+  #node(path: string): Node {
+    const node = this.#tree.replica.snapshot.resolve(path);
+    if (node === undefined) throw new HostRefusal('HOST_NOT_FOUND', `there is nothing at "${path}"`);
+    return node;
+  }
+
+  #entry(node: Node): TreeEntry {
+    const { replica } = this.#tree;
+    const { caching, effective } = replica.facts(node);
+    return {
+      path: replica.snapshot.path(node),
+      kind: typeOf(node),
+      madeBy: node.madeBy,
+      sizeBytes: node.sizeBytes,
+      dataRevision: node.dataRevision,
+      revision: node.revision,
+      uid: node.uid,
+      gid: node.gid,
+      mode: node.mode & 0o7777,
+      mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
+      worldReadable: (node.mode & 0o004) !== 0 && !effective.special && caching !== 'private',
+      burned: node.burned,
+      rule: ruleOf(effective.rule),
+    };
+  }
+}
+
+const ruleOf = (rule: { readonly path: string } | undefined): string => rule?.path ?? 'default';
+
+const typeOf = ({ mode }: Node): TreeEntry['kind'] => {
+  const type = mode & S_IFMT;
+  if (type === S_IFDIR) return 'directory';
+  return type === S_IFLNK ? 'symlink' : 'file';
+};
+
+/** A spec that came over the API: no `file:` values. HOST_INVALID with the problems. */
+export const checkedSpec = (text: string): { readonly spec: Spec; readonly warnings: readonly FileProblem[] } => {
+  const { spec, problems } = parseSpec(text, textName, 'refused');
+  if (spec === undefined) throw refusalOf('the spec', problems);
+  return { spec, warnings: problems.map(toProblem) };
+};
+
+export const toProblem = ({ severity, line, column, path, what, fix }: SpecProblem): FileProblem => ({
+  severity,
+  line,
+  column,
+  path,
+  what,
+  fix,
+});
+
+const refusalOf = (what: string, problems: readonly SpecProblem[]): HostRefusal => {
+  const first = problems.find(({ severity }) => severity === 'error');
+  const where = first === undefined ? '' : ` (line ${first.line}: ${first.what})`;
+  return new HostRefusal('HOST_INVALID', `${what} is wrong${where}; nothing was changed`, {
+    problems: problems.map(toProblem),
+  });
+};

@@ -1,0 +1,262 @@
+/**
+ * The device process of one VM, which outlives this daemon: found again at its link socket, or started, and started again
+ * when it has ended. What it held under a running VM is in the keeper's hands meanwhile.
+ */
+import { once } from 'node:events';
+import { createConnection, type Socket } from 'node:net';
+import { setTimeout as pause } from 'node:timers/promises';
+import { encodeMessage, LinkError, readerOnHost, type ToDevice } from '../device/index.ts';
+import {
+  endingInWords,
+  identify,
+  type LastingProcess,
+  type Launcher,
+  type LaunchSpec,
+  lastLine,
+} from '../qemu/index.ts';
+import { type PeerCredentials, peerCredentials } from '../sys/index.ts';
+import type { DeviceSession } from './device-session.ts';
+
+export interface VmDeviceOptions {
+  readonly vm: string;
+  readonly launcher: Launcher;
+  /** How it is started; the name of the unit is made unique here. */
+  readonly launch: Omit<LaunchSpec, 'name' | 'description'>;
+  /** Where it listens for us. */
+  readonly linkPath: string;
+  /** Only a process of this user is taken for it. */
+  readonly uid: number;
+  readonly session: DeviceSession;
+  /** Before a new process begins: the audit ring is made ready for it. */
+  readonly renew: () => void;
+  readonly onTrouble: (what: string) => void;
+}
+
+/** What may wait to be read by a device process; one that falls behind by more is stuck. */
+const waitingBytes = 512 * 1024 * 1024;
+/** From its start until it can be spoken to. */
+const startWithinMs = 20_000;
+const helloWithinMs = 5_000;
+const lookEveryMs = 10;
+const endWithinMs = 5_000;
+/** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
+const restartsMs = [0, 200, 1_000, 5_000, 30_000] as const;
+/** One that lived this long starts the waits anew. */
+const healthyMs = 60_000;
+
+interface Connected {
+  readonly socket: Socket;
+  readonly process: LastingProcess;
+}
+
+/** Runs from `start` until `stop` or `release`. */
+export class VmDevice {
+  readonly #options: VmDeviceOptions;
+  readonly #over = new AbortController();
+  #running: Promise<void> | undefined;
+  #connected: Connected | undefined;
+  #serving = Promise.withResolvers<void>();
+  /** It was told to end: its end is no trouble. */
+  #told = false;
+  #startedAtMs: number | undefined;
+
+  constructor(options: VmDeviceOptions) {
+    this.#options = options;
+    this.#serving.promise.catch(() => {});
+  }
+
+  start(): void {
+    this.#running ??= this.#run();
+  }
+
+  get pid(): number | undefined {
+    return this.#connected?.process.identity.pid;
+  }
+
+  /** Resolves once a device process has been told what to serve. */
+  get serving(): Promise<void> {
+    return this.#serving.promise;
+  }
+
+  /** Kills it, because what it does no device process may: a guest may have taken it over. Another is started. */
+  lied(reason: string): void {
+    const connected = this.#connected;
+    if (connected === undefined) return;
+    this.#options.onTrouble(
+      `the device process did what none may (${reason}); a guest may have taken it over; it is ended`,
+    );
+    connected.process.signal('SIGKILL');
+  }
+
+  /** Has another process take its place, such as one of a newer version. */
+  replace(): void {
+    this.#told = true;
+    this.#connected?.process.signal('SIGTERM');
+  }
+
+  /** Ends it for good. */
+  async stop(): Promise<void> {
+    this.#over.abort();
+    const connected = this.#connected;
+    this.#told = true;
+    if (connected !== undefined) {
+      connected.socket.write(encodeMessage({ type: 'shutdown' }));
+      const ended = connected.process.ended;
+      const kill = setTimeout(() => connected.process.signal('SIGKILL'), endWithinMs);
+      connected.socket.once('close', () => connected.process.look());
+      await ended;
+      clearTimeout(kill);
+    }
+    await this.#running;
+    this.#options.session.close();
+  }
+
+  /** Lets go of it: it lives on without us. */
+  async release(): Promise<void> {
+    this.#over.abort();
+    this.#options.session.close();
+    this.#connected?.process.release();
+    this.#connected?.socket.destroy();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { onTrouble, session } = this.#options;
+    let failures = 0;
+    for (;;) {
+      const startedMs = performance.now();
+      let why: string;
+      try {
+        const connected = (await this.#connect()) ?? (await this.#launch());
+        if (this.#over.signal.aborted) return this.#drop(connected);
+        why = await this.#serve(connected);
+      } catch (error) {
+        why = error instanceof Error ? error.message : String(error);
+      }
+      session.disconnect();
+      if (this.#over.signal.aborted) return;
+      if (performance.now() - startedMs > healthyMs || this.#told) failures = 0;
+      const againInMs = restartsMs[Math.min(failures, restartsMs.length - 1)]!;
+      failures++;
+      if (!this.#told) onTrouble(`the device process: ${why}; starting another ${inWords(againInMs)}`);
+      this.#told = false;
+      try {
+        await pause(againInMs, undefined, { signal: this.#over.signal });
+      } catch {
+        return;
+      }
+    }
+  }
+
+  /** It came when nobody wanted it any more. */
+  #drop({ socket, process }: Connected): void {
+    if (this.#told) process.signal('SIGKILL');
+    process.release();
+    socket.destroy();
+  }
+
+  /** The process that listens, if one does. */
+  async #connect(): Promise<Connected | undefined> {
+    const { linkPath, uid, launcher, launch } = this.#options;
+    const socket = createConnection(linkPath);
+    try {
+      await once(socket, 'connect');
+    } catch (error) {
+      socket.destroy();
+      const { code } = error as NodeJS.ErrnoException;
+      if (code === 'ENOENT' || code === 'ECONNREFUSED') return undefined;
+      throw new Error(`connecting to it at "${linkPath}" failed: ${code}`, { cause: error });
+    }
+    const peer = peerOf(socket);
+    const identity = typeof peer === 'number' || peer.uid !== uid ? undefined : identify(peer.pid);
+    const process = identity && launcher.adopt(identity, launch.logFile);
+    if (process !== undefined) return { socket, process };
+    socket.destroy();
+    throw new Error(`whoever listens at "${linkPath}" is not the device process; end it and remove the socket`);
+  }
+
+  async #launch(): Promise<Connected> {
+    const { vm, launcher, launch, renew } = this.#options;
+    renew();
+    this.#startedAtMs = Date.now();
+    const process = await launcher.launch({
+      ...launch,
+      name: `porthole-device-${vm}-${Date.now().toString(36)}`,
+      description: `Porthole: device process of VM ${vm}`,
+    });
+    const deadline = performance.now() + startWithinMs;
+    for (;;) {
+      const connected = await this.#connect();
+      if (connected !== undefined) {
+        process.release();
+        return connected;
+      }
+      process.look();
+      if (!process.alive) throw new Error(await this.#wordsOf(process));
+      if (performance.now() > deadline) {
+        process.signal('SIGKILL');
+        throw new Error(`it did not listen within ${startWithinMs / 1000} s: ${lastLine(launch.logFile)}`);
+      }
+      await pause(lookEveryMs);
+    }
+  }
+
+  /** Talks with it until the link ends; says why it did. */
+  async #serve(connected: Connected): Promise<string> {
+    const { socket, process } = connected;
+    this.#connected = connected;
+    const { session } = this.#options;
+    const reader = readerOnHost();
+    let failure: string | undefined;
+    const giveUp = (reason: string): void => {
+      failure ??= reason;
+      process.signal('SIGKILL');
+    };
+    const send = (message: ToDevice): void => {
+      if (failure !== undefined || !socket.writable) return;
+      socket.write(encodeMessage(message));
+      if (socket.writableLength > waitingBytes) giveUp('it does not read what it is sent');
+    };
+    const silent = setTimeout(() => giveUp('it does not say hello'), helloWithinMs);
+    socket.on('data', (chunk: Uint8Array) => {
+      if (failure !== undefined) return;
+      try {
+        for (const message of reader.feed(chunk)) {
+          session.take(message, send);
+          if (message.type !== 'hello') continue;
+          clearTimeout(silent);
+          this.#serving.resolve();
+        }
+      } catch (error) {
+        if (!(error instanceof LinkError)) throw error;
+        giveUp(`it said what no device process may (${error.message}); a guest may have taken it over`);
+      }
+    });
+    socket.on('error', () => {});
+    await once(socket, 'close');
+    clearTimeout(silent);
+    if (this.#over.signal.aborted && !this.#told) return '';
+    // A link that ends means a process that ends, or one that another daemon has taken over.
+    const kill = setTimeout(() => process.signal('SIGKILL'), endWithinMs);
+    process.look();
+    const words = await this.#wordsOf(process);
+    clearTimeout(kill);
+    this.#connected = undefined;
+    return failure ?? words;
+  }
+
+  async #wordsOf(process: LastingProcess): Promise<string> {
+    const ending = endingInWords(await process.ended);
+    // Its log is kept over many starts: an old line explains nothing.
+    const words = this.#startedAtMs === undefined ? '' : lastLine(this.#options.launch.logFile);
+    return words === '' ? `it ${ending}` : `it ${ending}: ${words}`;
+  }
+}
+
+const inWords = (ms: number): string => (ms === 0 ? 'at once' : `in ${ms / 1000} s`);
+
+const peerOf = (socket: Socket): PeerCredentials | number => {
+  // Node has no other way to the descriptor of a socket.
+  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd: number } };
+  return handle === undefined ? -1 : peerCredentials(handle.fd);
+};

@@ -1,0 +1,113 @@
+/** What a VM's record says, as the machine that QEMU is told of. */
+import { createHash } from 'node:crypto';
+import {
+  type Accelerator,
+  type Architecture,
+  type BootSource,
+  type DiskAttachment,
+  ensureDisk,
+  type ImageStore,
+  type NetworkAttachment,
+  type StoredImage,
+  type VmMachine,
+  type VmPaths,
+} from '../qemu/index.ts';
+import type { VmRecord } from '../records/index.ts';
+
+export interface MachineOptions {
+  readonly record: VmRecord;
+  readonly paths: VmPaths;
+  readonly images: ImageStore;
+  readonly accelerator: Accelerator;
+  readonly vhostUserSocket: string;
+}
+
+const hexOf = (id: string, what: string): string => createHash('sha256').update(`${what} ${id}`).digest('hex');
+
+/** The same for a VM's whole life. */
+export const uuidOf = (id: string): string =>
+  hexOf(id, 'uuid').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, '$1-$2-$3-$4-$5');
+
+/** Locally administered, in QEMU's own range. */
+const macOf = (id: string): string => `52:54:00:${hexOf(id, 'mac').replace(/^(..)(..)(..).*$/, '$1:$2:$3')}`;
+
+const imageOf = ({ image }: VmRecord, images: ImageStore): StoredImage => {
+  if (image === undefined) throw new Error('the VM has no image to boot from; create one with an image');
+  return images.open(image.digest);
+};
+
+/** Makes the VM's disk where it has none yet, or grows it. Errors as `ensureDisk`. */
+export const makeDisk = async (
+  { record, paths, images }: Pick<MachineOptions, 'record' | 'paths' | 'images'>,
+  user: {
+    readonly uid?: number | undefined;
+    readonly gid?: number | undefined;
+    readonly groups?: readonly number[] | undefined;
+  },
+  signal: AbortSignal,
+): Promise<void> => {
+  const image = imageOf(record, images);
+  const { diskBytes } = record;
+  // A kernel runs from memory; it has a disk where one was asked for.
+  if (image.kind === 'kernel' && diskBytes === undefined) return;
+  await ensureDisk({
+    path: paths.disk,
+    ...(image.kind === 'disk' && { base: { path: image.path, virtualBytes: image.virtualBytes } }),
+    ...(diskBytes !== undefined && { sizeBytes: diskBytes }),
+    ...user,
+    signal,
+  });
+};
+
+/** Throws where the image is gone. */
+export const machineOf = (options: MachineOptions): VmMachine => {
+  const { record, paths, images, accelerator, vhostUserSocket } = options;
+  const image = imageOf(record, images);
+  const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
+  const disk: DiskAttachment = {
+    path: paths.disk,
+    format: 'qcow2',
+    ...(image.kind === 'disk' && { base: { path: image.path, format: 'qcow2' } }),
+  };
+  const boot: BootSource =
+    image.kind === 'disk'
+      ? { from: 'disk' }
+      : {
+          from: 'kernel',
+          kernel: image.kernel,
+          ...(image.initrd !== undefined && { initrd: image.initrd }),
+          commandLine: image.commandLine,
+        };
+  const network = networkOf(record);
+  return {
+    name: record.name,
+    uuid: uuidOf(record.id),
+    type: { cpus: record.vcpus, memoryMiB: record.memoryMiB },
+    accelerator,
+    architecture: process.arch as Architecture,
+    boot,
+    disks: hasDisk ? [disk] : [],
+    ...(network && { network: { ...network, mac: macOf(record.id) } }),
+    virtiofs: { socket: vhostUserSocket },
+    sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
+  };
+};
+
+const networkOf = ({ network }: VmRecord): NetworkAttachment | undefined => {
+  switch (network.mode) {
+    case 'none':
+      return undefined;
+    case 'tap':
+      return { kind: 'tap', interfaceName: network.device };
+    case 'user':
+      return {
+        kind: 'user',
+        forwards: network.forwards.map(({ protocol, hostAddress, hostPort, guestPort }) => ({
+          protocol,
+          hostAddress,
+          hostPort,
+          guestPort,
+        })),
+      };
+  }
+};

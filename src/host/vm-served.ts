@@ -1,0 +1,195 @@
+/** The tree of one VM and whatever serves it: its device process while one is wanted, and its audit ring. */
+import type { LinkConfig } from '../device/index.ts';
+import { commandOf, partEnvironment } from '../parts/index.ts';
+import type { Launcher } from '../qemu/index.ts';
+import { AuditRingReader } from './audit-ring-reader.ts';
+import type { AuditStore, RingLog } from './audit-store.ts';
+import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
+import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
+import { VmDevice } from './vm-device.ts';
+import type { VmTree } from './vm-tree.ts';
+
+export interface VmServedOptions {
+  readonly vm: string;
+  readonly tree: VmTree;
+  readonly paths: DevicePaths;
+  readonly owner: DeviceOwner;
+  readonly launcher: Launcher;
+  readonly audit: AuditStore;
+  readonly bootId: () => string | undefined;
+  /** Whether device processes get what outlives them from the keeper. */
+  readonly hasKeeper: boolean;
+  readonly onEvent: (event: DeviceEvent) => void;
+}
+
+const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
+/** How long a boot waits for its device. */
+const servingWithinMs = 30_000;
+
+export class VmServed {
+  readonly #options: VmServedOptions;
+  readonly #session: DeviceSession;
+  readonly #ring: AuditRingReader;
+  #device: VmDevice | undefined;
+  #changing: Promise<void> = Promise.resolve();
+  #denials = 0;
+
+  /** Throws where the ring can't be made. */
+  constructor(options: VmServedOptions) {
+    this.#options = options;
+    const { vm, tree, paths, owner, audit, bootId, onEvent } = options;
+    makeDeviceDirectories(paths, owner);
+    const { uid } = owner;
+    this.#ring = new AuditRingReader({
+      path: paths.auditRing,
+      vm,
+      log: this.#counting(audit.ringLog(bootId)),
+      ...(uid !== undefined && { owner: { uid, gid: uid } }),
+      onLie: (reason) => this.#device?.lied(`its audit ring: ${reason}`),
+      onTrouble: (what) => onEvent({ event: 'trouble', what }),
+    });
+    this.#ring.drain();
+    this.#session = new DeviceSession({
+      authority: tree.authority,
+      config: () => this.#config(),
+      onEvent,
+      onAuditWaiting: () => this.#ring.doorbell(),
+    });
+  }
+
+  get devicePid(): number | undefined {
+    return this.#device?.pid;
+  }
+
+  /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
+  async start(signal?: AbortSignal): Promise<void> {
+    await this.#changing;
+    this.#device ??= this.#startDevice();
+    this.#options.tree.servedBy(this.#session);
+    const late = AbortSignal.timeout(servingWithinMs);
+    const over = signal === undefined ? late : AbortSignal.any([signal, late]);
+    const aborted = Promise.withResolvers<never>();
+    aborted.promise.catch(() => {});
+    const abort = (): void =>
+      aborted.reject(
+        late.aborted ? new Error(`its device process does not serve within ${servingWithinMs / 1000} s`) : over.reason,
+      );
+    over.addEventListener('abort', abort, { once: true });
+    try {
+      await Promise.race([this.#device.serving, aborted.promise]);
+    } finally {
+      over.removeEventListener('abort', abort);
+    }
+  }
+
+  /** Ends the device process for good. */
+  stop(): Promise<void> {
+    this.#changing = this.#stop(this.#changing);
+    return this.#changing;
+  }
+
+  async #stop(before: Promise<void>): Promise<void> {
+    await before;
+    const device = this.#device;
+    if (device === undefined) return;
+    this.#options.tree.servedBy(undefined);
+    await device.stop();
+    this.#device = undefined;
+    this.#ring.drain();
+  }
+
+  /** Has a process of this version take over from one of another. */
+  replace(): void {
+    this.#device?.replace();
+  }
+
+  counters(): Promise<Counters | undefined> {
+    return this.#session.statistics();
+  }
+
+  /** The log can be written again or not. */
+  auditHealth(writable: boolean): void {
+    this.#ring.setUnwritable(!writable);
+    if (writable) this.#ring.drain();
+  }
+
+  /** True when the log has every record that was made. */
+  drain(): boolean {
+    return this.#ring.drain();
+  }
+
+  /** Lets go: the device process lives on. */
+  async release(): Promise<void> {
+    await this.#changing;
+    await this.#device?.release();
+    this.#session.close();
+    this.#ring.drain();
+    this.#ring[Symbol.dispose]();
+  }
+
+  /** Denials that were recorded since this daemon started. */
+  get denialsTotal(): number {
+    return this.#denials;
+  }
+
+  #counting(log: RingLog): RingLog {
+    return {
+      ...log,
+      get writable() {
+        return log.writable;
+      },
+      write: (lines) => {
+        const written = log.write(lines);
+        if (written === lines.length) this.#denials += denialsIn(lines);
+        return written;
+      },
+    };
+  }
+
+  #config(): LinkConfig {
+    const { vm, paths, owner } = this.#options;
+    const mode = owner.gid === undefined ? { mode: 0o600 } : { mode: 0o660, gid: owner.gid };
+    return {
+      type: 'config',
+      vm,
+      vhostUser: [{ path: paths.vhostUser, ...mode }],
+      mounts: [],
+      options: { spinMicros: 50, allowUnsealedMemory: false },
+      auditRing: paths.auditRing,
+    };
+  }
+
+  #startDevice(): VmDevice {
+    const { vm, launcher, paths, owner, hasKeeper, onEvent } = this.#options;
+    const { uid, gid } = owner;
+    const keeper = hasKeeper ? ['--keeper', paths.keeper] : [];
+    const device = new VmDevice({
+      vm,
+      launcher,
+      launch: {
+        command: [...commandOf('device'), '--link', paths.link, ...keeper],
+        environment: partEnvironment(),
+        limits: deviceLimits,
+        logFile: paths.log,
+        ...(uid !== undefined && { uid }),
+        ...(gid !== undefined && { groups: [gid] }),
+      },
+      linkPath: paths.link,
+      uid: uid ?? process.getuid!(),
+      session: this.#session,
+      renew: () => this.#ring.renew(),
+      onTrouble: (what) => onEvent({ event: 'trouble', what }),
+    });
+    device.start();
+    return device;
+  }
+}
+
+const denial = Buffer.from('"verdict":"denied"');
+
+const denialsIn = (lines: Uint8Array): number => {
+  const text = Buffer.from(lines.buffer, lines.byteOffset, lines.length);
+  let count = 0;
+  for (let at = text.indexOf(denial); at >= 0; at = text.indexOf(denial, at + denial.length)) count++;
+  return count;
+};

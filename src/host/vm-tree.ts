@@ -1,0 +1,149 @@
+/** The tree of one VM in the host daemon: kept in a store, served by a device process, edited and watched from outside. */
+import type { TreeCondition, TreeEdit } from '../records/index.ts';
+import { StoreError } from '../store/index.ts';
+import {
+  type AuditSink,
+  Authority,
+  type AuthorityOptions,
+  type PolicySpec,
+  type Replica,
+  type Spec,
+  TreeError,
+  type TreeErrorCode,
+} from '../tree/index.ts';
+import type { DeviceSession } from './device-session.ts';
+import { HostRefusal } from './host-error.ts';
+import { digestOf } from './node-record.ts';
+import { TreeHistory } from './tree-history.ts';
+
+export interface VmTreeOptions {
+  readonly vm: string;
+  /** Of the store: revisions of other epochs mean nothing in this one. */
+  readonly epoch: number;
+  readonly audit: AuditSink;
+  readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'>;
+}
+
+interface Changed {
+  readonly revision: number;
+  readonly changes: number;
+}
+
+/** Everything that changes it from outside goes through here. Refusals are `HostRefusal`. */
+export class VmTree {
+  readonly vm: string;
+  readonly epoch: number;
+  readonly authority: Authority;
+  readonly history: TreeHistory;
+  /** What serves it, while something does. */
+  #session: DeviceSession | undefined;
+
+  constructor(options: VmTreeOptions) {
+    this.vm = options.vm;
+    this.epoch = options.epoch;
+    this.authority = new Authority({
+      vm: options.vm,
+      wallMs: Date.now,
+      digest: digestOf,
+      audit: options.audit,
+      ...options.kept,
+    });
+    this.history = new TreeHistory(this.authority.snapshot.revision);
+    this.authority.replica.onApply(({ revision, changes, policy }) => {
+      if (changes.length === 0 && policy === undefined) return;
+      this.history.add({
+        epoch: this.epoch,
+        revision,
+        changes: changes.map(({ path, what }) => ({ path, what })),
+        policyChanged: policy !== undefined,
+      });
+    });
+  }
+
+  get replica(): Replica {
+    return this.authority.replica;
+  }
+
+  get policyRevision(): number {
+    return this.authority.policyRevision;
+  }
+
+  servedBy(session: DeviceSession | undefined): void {
+    this.#session = session;
+  }
+
+  /** Whether a replica is connected. */
+  get isServed(): boolean {
+    return this.#session?.connected === true;
+  }
+
+  /** Resolves with the names of replicas that have not applied a revision in time: whoever opens there may see older values. */
+  async applied(revision: number, timeoutMs: number): Promise<readonly string[]> {
+    const session = this.#session;
+    if (session === undefined || (await session.applied(revision, timeoutMs))) return [];
+    // One that was ended on purpose meanwhile serves nobody.
+    return this.#session === session ? ['virtiofs'] : [];
+  }
+
+  /** Resolves when it is kept. */
+  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): Promise<Changed> {
+    return this.#refusing(async () => {
+      const { revision, changes } = await this.authority.edit(edits, conditions);
+      return { revision, changes: changes.length };
+    });
+  }
+
+  async load(spec: Spec, ifRevision?: number): Promise<Changed> {
+    return this.#refusing(async () => {
+      const { revision, changes, durable } = this.authority.load(spec, ifRevision);
+      await durable;
+      return { revision, changes: changes.length };
+    });
+  }
+
+  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed> {
+    return this.#refusing(async () => {
+      const { revision, changes, durable } = this.authority.setPolicy(policy, ifRevision);
+      await durable;
+      return { revision, changes: changes.length };
+    });
+  }
+
+  async #refusing<T>(change: () => Promise<T>): Promise<T> {
+    try {
+      return await change();
+    } catch (error) {
+      throw this.#refusalOf(error);
+    }
+  }
+
+  #refusalOf(error: unknown): unknown {
+    if (error instanceof TreeError && error.code !== 'NOT_KEPT')
+      return new HostRefusal(refusals[error.code], error.message, {
+        cause: error,
+        ...(error.condition !== undefined && { condition: error.condition }),
+      });
+    const cause = error instanceof TreeError ? error.cause : error;
+    const failure = cause instanceof Error && cause === this.authority.persistFailure ? cause : undefined;
+    if (cause instanceof StoreError || failure !== undefined) {
+      const isFull = cause instanceof StoreError && cause.code === 'STORE_FULL';
+      const words = `nothing was changed: ${(cause as Error).message}`;
+      return new HostRefusal(isFull ? 'HOST_FULL' : 'HOST_UNAVAILABLE', words, { cause: error });
+    }
+    return error;
+  }
+}
+
+const refusals: Readonly<Record<Exclude<TreeErrorCode, 'NOT_KEPT'>, HostRefusal['code']>> = {
+  CONDITION_UNMET: 'HOST_CONDITION_UNMET',
+  NOT_FOUND: 'HOST_NOT_FOUND',
+  NOT_A_DIRECTORY: 'HOST_NOT_DIRECTORY',
+  IS_A_DIRECTORY: 'HOST_IS_DIRECTORY',
+  NOT_EMPTY: 'HOST_NOT_EMPTY',
+  PATH_INVALID: 'HOST_INVALID',
+  NAME_INVALID: 'HOST_INVALID',
+  TARGET_INVALID: 'HOST_INVALID',
+  PATH_RESERVED: 'HOST_INVALID',
+  TOO_LARGE: 'HOST_TOO_LARGE',
+  QUOTA: 'HOST_FULL',
+};

@@ -1,0 +1,387 @@
+/**
+ * What a manager asks of the host that has a VM. The host satisfies it structurally and imports nothing of this room.
+ * Everything here is plain data, an iterable of plain data, or an `AbortSignal`, so that the same calls can go over mutual
+ * TLS later. Starting, stopping and deleting are not here: the manager writes them into the region's store as what is
+ * wished for (`src/records`), the host brings them about and reports in `vmstatus/NAME`.
+ *
+ * A refusal is an `Error` with a `code` of `HostErrorCode`; its message says what was tried and what to do, and never
+ * quotes a value of the tree. Anything else that is thrown is a bug, or the reason of an aborted signal.
+ */
+import type { AuditRecord, Caller, Explanation } from '../tree/index.ts';
+
+export type HostErrorCode =
+  /** The host has no such VM, or has another one of that name by now. */
+  | 'HOST_NO_VM'
+  | 'HOST_NOT_FOUND'
+  | 'HOST_NOT_DIRECTORY'
+  | 'HOST_IS_DIRECTORY'
+  | 'HOST_NOT_EMPTY'
+  /** A condition of the edit did not hold; `condition` is its index. */
+  | 'HOST_CONDITION_UNMET'
+  /** A value, name, path or tree over a limit. */
+  | 'HOST_TOO_LARGE'
+  /** Text, a path or a request that makes no sense; with `problems` for YAML. */
+  | 'HOST_INVALID'
+  /** A `once` value that was read: nobody has it any more. */
+  | 'HOST_BURNED'
+  /** History before `oldestRevision` is gone: read again, then watch from what was read. */
+  | 'HOST_COMPACTED'
+  /** Not now: the VM has the wrong state for it (input to the console of a VM that is stopped). */
+  | 'HOST_WRONG_STATE'
+  /** The host can't be reached, or it or its disk can't do it at present. */
+  | 'HOST_UNAVAILABLE'
+  | 'HOST_FULL'
+  /** This host is not set up for it. */
+  | 'HOST_UNSUPPORTED';
+
+/** The shape of a refusal. */
+export interface HostError extends Error {
+  readonly code: HostErrorCode;
+  readonly problems?: readonly FileProblem[] | undefined;
+  readonly condition?: number | undefined;
+  readonly oldestRevision?: number | undefined;
+}
+
+/** Both, so that a VM that was made anew under a name is not taken for the one before. */
+export interface VmRef {
+  readonly id: string;
+  readonly name: string;
+}
+
+export interface CallOptions {
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface HostPort {
+  /** Answers at once; each call on it is HOST_NO_VM when the VM is not, or no longer, there. */
+  tree(vm: VmRef): TreePort;
+  console(vm: VmRef): ConsolePort;
+
+  /**
+   * What is wrong with a spec (`porthole: 1`, `metadata`, `policy`, …) before a VM is made from it. A `file:` value is a
+   * problem here and in `import`: through one, whoever may use the API could read the host's files.
+   */
+  checkSpec(text: string, options?: CallOptions): Promise<readonly FileProblem[]>;
+
+  /** How to give the VM's device to a machine that others start. */
+  attachment(vm: VmRef, options?: CallOptions): Promise<Attachment>;
+  /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
+  boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
+  statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
+
+  /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
+  audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
+  /**
+   * Every record that matches after `after` (default: from now on), in order, none lost, none twice. Resolves when it has
+   * begun; HOST_COMPACTED then, or thrown by the iteration when the consumer was too slow.
+   */
+  followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>>;
+
+  /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
+  addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
+  /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
+  removeImage(image: ImageRef, options?: CallOptions): Promise<void>;
+
+  status(options?: CallOptions): Promise<HostStatus>;
+}
+
+// The tree of one VM.
+
+/**
+ * Paths are absolute and normalised: `/`, `/secrets/db`. Revisions rise by commits of this tree and may be compared only
+ * within one `epoch`, which rises when the store was restored from a backup.
+ */
+export interface TreePort {
+  /** HOST_NOT_FOUND, HOST_NOT_DIRECTORY. */
+  stat(path: string, options?: CallOptions): Promise<TreeAnswer & { readonly entry: TreeEntry }>;
+  /** Entries of a directory in order of their names (by UTF-16 code units), from the one after `after` on. */
+  list(
+    path: string,
+    options?: CallOptions & { readonly after?: string | undefined; readonly limit?: number | undefined },
+  ): Promise<TreeAnswer & { readonly entries: readonly TreeEntry[]; readonly more: boolean }>;
+  /**
+   * The value of a file or the target of a symlink. Reading from outside burns nothing. HOST_IS_DIRECTORY, HOST_BURNED.
+   */
+  read(
+    path: string,
+    options?: CallOptions,
+  ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
+  /**
+   * A path and all below it, at one revision, parents before children, values included but those that are burned.
+   * HOST_TOO_LARGE when the values have more than `mostBytes` together.
+   */
+  walk(
+    path: string,
+    options: CallOptions & { readonly mostBytes: number },
+  ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array | undefined })[] }>;
+
+  /**
+   * All edits in order as one commit when all conditions hold, which are those of the tree before it; else nothing.
+   * Resolves when it is durable. HOST_CONDITION_UNMET, HOST_NOT_FOUND, HOST_NOT_DIRECTORY, HOST_IS_DIRECTORY,
+   * HOST_NOT_EMPTY, HOST_TOO_LARGE, HOST_INVALID, HOST_FULL, HOST_UNAVAILABLE.
+   */
+  edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+    options?: CallOptions,
+  ): Promise<TreeAnswer & { readonly changes: number }>;
+
+  /** The whole tree, or what lies below a path, as a spec. */
+  export(
+    options?: CallOptions & { readonly path?: string | undefined },
+  ): Promise<TreeAnswer & { readonly text: string }>;
+  /**
+   * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.
+   * HOST_INVALID with `problems`; HOST_CONDITION_UNMET when `ifRevision` is given and is not the tree's.
+   */
+  import(
+    text: string,
+    options?: CallOptions & { readonly ifRevision?: number | undefined },
+  ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }>;
+
+  /** The sections `users`, `groups`, `policy`, `quota` of a spec, as YAML. `policyRevision`: of their last change. */
+  policy(options?: CallOptions): Promise<TreeAnswer & { readonly text: string; readonly policyRevision: number }>;
+  /** As `import`, for these sections alone. `ifRevision` is compared with the `policyRevision`. */
+  setPolicy(
+    text: string,
+    options?: CallOptions & { readonly ifRevision?: number | undefined },
+  ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }>;
+  /** What the policy decides for a caller who comes by virtiofs. Leaves no record in the audit. */
+  explain(
+    caller: Caller,
+    path: string,
+    options?: CallOptions,
+  ): Promise<TreeAnswer & { readonly explanation: Explanation }>;
+
+  /**
+   * Every commit from revision `from` on (default: the next one) that changed something at or below `path`, in order.
+   * Resolves when it has begun: the answer's revision is the last one before what `commits` tells. HOST_COMPACTED then, or
+   * thrown by the iteration when the consumer was too slow; HOST_NO_VM when the VM is deleted; HOST_INVALID when `from` lies
+   * more than one ahead.
+   */
+  watch(
+    path: string,
+    options: CallOptions & { readonly from?: number | undefined },
+  ): Promise<TreeAnswer & { readonly commits: AsyncIterable<TreeCommit> }>;
+
+  /**
+   * Waits until every replica that is connected has applied a revision, at most `timeoutMs`.
+   * @returns names of the replicas that have not; none when no replica is connected
+   */
+  applied(revision: number, options: CallOptions & { readonly timeoutMs: number }): Promise<readonly string[]>;
+}
+
+/** Of what moment an answer is. */
+export interface TreeAnswer {
+  readonly epoch: number;
+  readonly revision: number;
+}
+
+export interface TreeEntry {
+  readonly path: string;
+  readonly kind: 'file' | 'directory' | 'symlink';
+  readonly madeBy: 'outside' | 'guest';
+  readonly sizeBytes: number;
+  /** Revision of the last change of the bytes (or of a directory's entries), and of anything. */
+  readonly dataRevision: number;
+  readonly revision: number;
+  readonly uid: number;
+  readonly gid: number;
+  /** Permission bits, 0 to 07777. */
+  readonly mode: number;
+  readonly mtimeMs: number;
+  /** Whether every program in the guest may read it: mode and rule show no secret. */
+  readonly worldReadable: boolean;
+  /** A `once` value that was read. */
+  readonly burned: boolean;
+  /** The most specific rule, or `default`. */
+  readonly rule: string;
+}
+
+/** Edits from outside. Missing directories above a `put`, `directory` or `symlink` are made. */
+export type TreeEdit =
+  | { readonly op: 'put'; readonly path: string; readonly bytes: Uint8Array }
+  | { readonly op: 'directory'; readonly path: string }
+  | { readonly op: 'symlink'; readonly path: string; readonly target: string }
+  /** HOST_NOT_FOUND when it is not there; HOST_NOT_EMPTY for a directory with entries unless `recursive`. */
+  | { readonly op: 'remove'; readonly path: string; readonly recursive: boolean };
+
+/** The path exists or does not; or its `dataRevision` is the one given (so it exists). */
+export type TreeCondition =
+  | { readonly path: string; readonly exists: boolean }
+  | { readonly path: string; readonly dataRevision: number };
+
+export interface TreeCommit {
+  readonly epoch: number;
+  readonly revision: number;
+  readonly changes: readonly {
+    readonly path: string;
+    readonly what: 'created' | 'changed' | 'attributes' | 'removed';
+  }[];
+  readonly policyChanged: boolean;
+}
+
+/** A mistake in a YAML text. Lines and columns are 1-based; 0 where it is about the whole. Never quotes a value. */
+export interface FileProblem {
+  readonly severity: 'error' | 'warning';
+  readonly line: number;
+  readonly column: number;
+  /** Where in the document: `policy[2].mode`. */
+  readonly path: string;
+  readonly what: string;
+  readonly fix: string;
+}
+
+// The console of one VM.
+
+/** Offsets count the console's bytes since the VM was made; the log keeps the newest, from `start` on. */
+export interface ConsolePort {
+  /** From `offset`, or the last `tailBytes`, at most `mostBytes`. What lies before `start` is left out. */
+  log(
+    options: CallOptions & {
+      readonly offset?: number | undefined;
+      readonly tailBytes?: number | undefined;
+      readonly mostBytes: number;
+    },
+  ): Promise<ConsoleLog>;
+  /**
+   * The log from `offset` on (default: its end), then what comes, over boots and restarts. Pieces follow each other without
+   * a gap but where the log had let go of bytes before they were read. Resolves when it has begun.
+   */
+  stream(
+    options: CallOptions & { readonly offset?: number | undefined },
+  ): Promise<{ readonly offset: number; readonly pieces: AsyncIterable<ConsolePiece> }>;
+  /** HOST_WRONG_STATE when the VM does not run. */
+  write(bytes: Uint8Array, options?: CallOptions): Promise<void>;
+}
+
+export interface ConsoleLog {
+  /** Of the first byte that is kept, of the first byte here, and after the last that was written. */
+  readonly start: number;
+  readonly offset: number;
+  readonly end: number;
+  readonly bytes: Uint8Array;
+}
+
+export interface ConsolePiece {
+  readonly offset: number;
+  readonly bytes: Uint8Array;
+}
+
+// Around a VM.
+
+export interface Attachment {
+  readonly socketPath: string;
+  readonly tag: string;
+  /** What follows `qemu-system-…`, one argument each, and the same for Cloud Hypervisor. */
+  readonly qemu: readonly string[];
+  readonly cloudHypervisor: readonly string[];
+  /** What belongs into a libvirt domain. */
+  readonly libvirtXml: string;
+  /** The line that mounts it in the guest. */
+  readonly mount: string;
+}
+
+export interface Boot {
+  readonly bootId: string;
+  /** Counts the VM's boots, from 1. */
+  readonly number: number;
+}
+
+/** Counters since the VM was made unless named otherwise; names are `snake_case` with their unit, as in Prometheus. */
+export interface Statistics {
+  readonly atMs: number;
+  readonly values: Readonly<Record<string, number>>;
+}
+
+// Audit.
+
+export interface AuditFilter {
+  readonly vm?: string | undefined;
+  /** A path and all below it. */
+  readonly path?: string | undefined;
+  readonly uid?: number | undefined;
+  readonly operation?: string | undefined;
+  readonly verdict?: 'allowed' | 'denied' | undefined;
+}
+
+export interface AuditQuery extends AuditFilter {
+  /** Inclusive and exclusive, milliseconds since the epoch. */
+  readonly fromMs?: number | undefined;
+  readonly untilMs?: number | undefined;
+  readonly newestFirst?: boolean | undefined;
+  /** `next` of the page before. */
+  readonly cursor?: string | undefined;
+  readonly limit: number;
+}
+
+export interface AuditFollowOptions extends CallOptions {
+  /** `id` of the last record that was seen. */
+  readonly after?: string | undefined;
+}
+
+/** `id` is opaque, at most 64 characters of `A-Z a-z 0-9 . _ -`. */
+export interface AuditEvent {
+  readonly id: string;
+  readonly record: AuditRecord & { readonly bootId?: string | undefined };
+}
+
+export interface AuditPage {
+  readonly events: readonly AuditEvent[];
+  /** Undefined on the last page. */
+  readonly next: string | undefined;
+}
+
+// Images and the machine.
+
+export interface ImageRef {
+  readonly name: string;
+  readonly version: string;
+}
+
+export interface ImageRequest extends ImageRef {
+  readonly source: /** A file of this machine. Only asked for on behalf of who could read it anyway. */
+    | { readonly kind: 'file'; readonly path: string; readonly format: 'qcow2' | 'raw' }
+    | { readonly kind: 'recipe'; readonly recipe: string };
+}
+
+export interface Progress {
+  /** What is being done, in words. */
+  readonly step: string;
+  readonly done: number;
+  /** Undefined while it is not known. */
+  readonly total?: number | undefined;
+}
+
+export interface ProgressOptions extends CallOptions {
+  readonly progress: (progress: Progress) => void;
+}
+
+export interface ImageFacts {
+  /** `sha256:` and 64 hex digits, of the clean image. */
+  readonly digest: string;
+  readonly sizeBytes: number;
+  /** What a disk made from it has at least. */
+  readonly virtualSizeBytes: number;
+}
+
+export interface HostStatus {
+  readonly name: string;
+  readonly version: string;
+  readonly startedAtMs: number;
+  readonly accelerator: 'kvm' | 'tcg';
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly freeMemoryBytes: number;
+  readonly diskBytes: number;
+  readonly freeDiskBytes: number;
+  /** Why something does not work as it should, in words; empty when all is well. */
+  readonly warnings: readonly string[];
+  readonly vms: readonly {
+    readonly name: string;
+    readonly deviceVersion: string;
+    /** Replicas of its tree that are connected. */
+    readonly replicas: number;
+    readonly outdated: boolean;
+  }[];
+}

@@ -1,0 +1,501 @@
+/**
+ * A host for tests of the API: real trees (`Authority`), specs and policies, and a stand-in for what lies at the edge: no
+ * process is started, the console is a buffer, and how a VM fares is what the test says.
+ */
+
+import type {
+  AuditEvent,
+  AuditFilter,
+  ConsolePiece,
+  ConsolePort,
+  FileProblem,
+  HostErrorCode,
+  HostPort,
+  ImageFacts,
+  ImageRequest,
+  ProgressOptions,
+  TreeCommit,
+  TreeCondition,
+  TreeEdit,
+  TreeEntry,
+  TreePort,
+  VmRef,
+} from '../../src/cluster/index.ts';
+import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
+import { digestOf } from '../../src/host/index.ts';
+import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
+import { encodeRecord, VmRecord, type VmStatusRecord } from '../../src/records/index.ts';
+import { keyText, prefixRange, type Store } from '../../src/store/index.ts';
+import {
+  Authority,
+  defaultQuota,
+  explain,
+  type Loaded,
+  type Node,
+  type Persist,
+  type PolicySpec,
+  TreeError,
+  type TreeErrorCode,
+  ways,
+} from '../../src/tree/index.ts';
+import { S_IFDIR, S_IFLNK, S_IFMT } from '../../src/wire/index.ts';
+
+export class HostRefusal extends Error {
+  readonly code: HostErrorCode;
+  readonly problems: readonly FileProblem[] | undefined;
+  readonly condition: number | undefined;
+  readonly oldestRevision: number | undefined;
+
+  constructor(
+    code: HostErrorCode,
+    message: string,
+    extra: Partial<Pick<HostRefusal, 'problems' | 'condition' | 'oldestRevision'>> = {},
+  ) {
+    super(message);
+    this.code = code;
+    this.problems = extra.problems;
+    this.condition = extra.condition;
+    this.oldestRevision = extra.oldestRevision;
+  }
+}
+
+const noPolicy: PolicySpec = { rules: [], users: {}, groups: {}, quota: defaultQuota };
+const epoch = 1;
+
+/** Values that arrive one by one, for as many readers as there are. */
+class Feed<T> {
+  readonly items: T[] = [];
+  #changed = Promise.withResolvers<void>();
+
+  push(item: T): void {
+    this.items.push(item);
+    this.#changed.resolve();
+    this.#changed = Promise.withResolvers();
+  }
+
+  async *from(index: number, signal: AbortSignal | undefined): AsyncGenerator<T> {
+    const aborted = Promise.withResolvers<never>();
+    aborted.promise.catch(() => {});
+    const abort = (): void => aborted.reject(signal?.reason);
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      for (let i = index; ; ) {
+        signal?.throwIfAborted();
+        if (i < this.items.length) yield this.items[i++]!;
+        else await Promise.race([this.#changed.promise, aborted.promise]);
+      }
+    } finally {
+      signal?.removeEventListener('abort', abort);
+    }
+  }
+}
+
+export class TestTree implements TreePort {
+  readonly authority: Authority;
+  /** Replicas that are connected and have not applied what was committed. */
+  readonly lagging = new Set<string>();
+  /** Commits that the host remembers. */
+  remembered = Number.POSITIVE_INFINITY;
+  /** Awaited before an edit is decided; a test may hold it. */
+  beforeEdit: () => Promise<void> = async () => {};
+  /** Awaited after an edit was committed and before it is answered. */
+  afterEdit: () => Promise<void> = async () => {};
+  readonly #commits = new Feed<TreeCommit>();
+
+  /** `persist`: keeps each commit before it is published. */
+  constructor(vm: string, persist?: Persist) {
+    const digest = digestOf;
+    this.authority = new Authority({ vm, wallMs: Date.now, digest, audit: () => true, ...(persist && { persist }) });
+    this.authority.load({ entries: [], policy: noPolicy });
+    this.authority.subscribe('watch', (delta) => {
+      if (delta.full || (delta.changes.length === 0 && delta.policy === undefined)) return;
+      this.#commits.push({
+        epoch,
+        revision: delta.revision,
+        changes: delta.changes.map(({ path, what }) => ({ path, what })),
+        policyChanged: delta.policy !== undefined,
+      });
+    });
+  }
+
+  get #at(): { epoch: number; revision: number } {
+    return { epoch, revision: this.authority.snapshot.revision };
+  }
+
+  #node(path: string): Node {
+    const { snapshot } = this.authority;
+    let node = snapshot.node(1)!;
+    for (const name of path.split('/').filter(Boolean)) {
+      if ((node.mode & S_IFMT) !== S_IFDIR)
+        throw new HostRefusal('HOST_NOT_DIRECTORY', `"${snapshot.path(node)}" is no directory`);
+      const child = snapshot.child(node.ino, name);
+      if (child === undefined) throw new HostRefusal('HOST_NOT_FOUND', `there is no "${path}"`);
+      node = child;
+    }
+    return node;
+  }
+
+  #entry(node: Node): TreeEntry {
+    const { replica, snapshot } = this.authority;
+    const type = node.mode & S_IFMT;
+    const facts = replica.facts(node);
+    return {
+      path: snapshot.path(node),
+      kind: type === S_IFDIR ? 'directory' : type === S_IFLNK ? 'symlink' : 'file',
+      madeBy: node.madeBy,
+      sizeBytes: node.sizeBytes,
+      dataRevision: node.dataRevision,
+      revision: node.revision,
+      uid: node.uid,
+      gid: node.gid,
+      mode: node.mode & 0o7777,
+      mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
+      worldReadable: (node.mode & 0o4) !== 0 && !facts.effective.special,
+      burned: node.burned,
+      rule: facts.effective.rule?.path ?? 'default',
+    };
+  }
+
+  async stat(path: string) {
+    return { ...this.#at, entry: this.#entry(this.#node(path)) };
+  }
+
+  async list(
+    path: string,
+    { after = '', limit = 1000 }: { after?: string | undefined; limit?: number | undefined } = {},
+  ) {
+    const node = this.#node(path);
+    if ((node.mode & S_IFMT) !== S_IFDIR) throw new HostRefusal('HOST_NOT_DIRECTORY', `"${path}" is no directory`);
+    const { snapshot } = this.authority;
+    const all = [...snapshot.entries(node.ino)]
+      .map(([, ino]) => snapshot.node(ino)!)
+      .toSorted((a, b) => (a.name < b.name ? -1 : 1))
+      .filter(({ name }) => name > after);
+    return { ...this.#at, entries: all.slice(0, limit).map((one) => this.#entry(one)), more: all.length > limit };
+  }
+
+  async read(path: string) {
+    const node = this.#node(path);
+    if ((node.mode & S_IFMT) === S_IFDIR) throw new HostRefusal('HOST_IS_DIRECTORY', `"${path}" is a directory`);
+    if (node.burned) throw new HostRefusal('HOST_BURNED', `"${path}" has been read`);
+    return { ...this.#at, entry: this.#entry(node), bytes: node.bytes ?? new Uint8Array() };
+  }
+
+  async walk(path: string, { mostBytes }: { mostBytes: number }) {
+    const nodes = [...this.authority.snapshot.descendants(this.#node(path))];
+    const bytes = nodes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
+    if (bytes > mostBytes)
+      throw new HostRefusal('HOST_TOO_LARGE', `"${path}" has ${bytes} bytes; ${mostBytes} are allowed`);
+    return {
+      ...this.#at,
+      entries: nodes.map((node) => ({ ...this.#entry(node), bytes: node.burned ? undefined : node.bytes })),
+    };
+  }
+
+  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
+    await this.beforeEdit();
+    const { revision, changes } = await this.authority.edit(edits, conditions).catch(refuse);
+    await this.afterEdit();
+    return { epoch, revision, changes: changes.length };
+  }
+
+  async export() {
+    const { entries, policy } = this.authority.outside();
+    return { ...this.#at, text: exportYaml({ entries, policy }) };
+  }
+
+  async import(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
+    const { spec, problems } = parseSpec(text, 'spec', 'refused');
+    if (spec === undefined) throw new HostRefusal('HOST_INVALID', 'the spec has mistakes', { problems });
+    const { revision, changes, durable } = await loaded(() => this.authority.load(spec, ifRevision));
+    await durable;
+    return { epoch, revision, changes: changes.length, warnings: problems };
+  }
+
+  async policy() {
+    const { authority } = this;
+    return {
+      ...this.#at,
+      text: exportPolicyYaml(authority.outside().policy),
+      policyRevision: authority.policyRevision,
+    };
+  }
+
+  async setPolicy(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
+    const { policy, problems } = parsePolicy(text, 'policy');
+    if (policy === undefined) throw new HostRefusal('HOST_INVALID', 'the policy has mistakes', { problems });
+    const { revision, durable } = await loaded(() => this.authority.setPolicy(policy, ifRevision));
+    await durable;
+    return { epoch, revision, policyRevision: this.authority.policyRevision, warnings: problems };
+  }
+
+  async explain(caller: Parameters<TreePort['explain']>[0], path: string) {
+    const node = this.#node(path);
+    return { ...this.#at, explanation: explain(this.authority.replica, ways.virtiofs, node, caller, Date.now()) };
+  }
+
+  async watch(path: string, { from, signal }: { from?: number | undefined; signal?: AbortSignal | undefined }) {
+    const oldest = Math.max(1, this.#at.revision - this.remembered + 1);
+    const first = from ?? this.#at.revision + 1;
+    if (first < oldest)
+      throw new HostRefusal('HOST_COMPACTED', `revisions before ${oldest} are forgotten`, { oldestRevision: oldest });
+    if (first > this.#at.revision + 1) throw new HostRefusal('HOST_INVALID', `there is no revision ${first - 1} yet`);
+    const isBelow = (one: string): boolean => path === '/' || one === path || one.startsWith(`${path}/`);
+    const feed = this.#commits.from(0, signal);
+    const commits = (async function* () {
+      for await (const commit of feed) {
+        const changes = commit.changes.filter((change) => isBelow(change.path));
+        if (commit.revision >= first && (changes.length > 0 || commit.policyChanged)) yield { ...commit, changes };
+      }
+    })();
+    return { epoch, revision: first - 1, commits };
+  }
+
+  async applied() {
+    return [...this.lagging];
+  }
+}
+
+const hostCodes: Readonly<Record<TreeErrorCode, HostErrorCode>> = {
+  CONDITION_UNMET: 'HOST_CONDITION_UNMET',
+  NOT_FOUND: 'HOST_NOT_FOUND',
+  NOT_A_DIRECTORY: 'HOST_NOT_DIRECTORY',
+  IS_A_DIRECTORY: 'HOST_IS_DIRECTORY',
+  NOT_EMPTY: 'HOST_NOT_EMPTY',
+  PATH_INVALID: 'HOST_INVALID',
+  NAME_INVALID: 'HOST_INVALID',
+  TARGET_INVALID: 'HOST_INVALID',
+  PATH_RESERVED: 'HOST_INVALID',
+  TOO_LARGE: 'HOST_TOO_LARGE',
+  QUOTA: 'HOST_TOO_LARGE',
+  NOT_KEPT: 'HOST_UNAVAILABLE',
+};
+
+const refuse = (error: unknown): never => {
+  if (!(error instanceof TreeError)) throw error;
+  throw new HostRefusal(hostCodes[error.code], error.message, { condition: error.condition });
+};
+
+const loaded = async (load: () => Loaded): Promise<Loaded> => {
+  try {
+    return load();
+  } catch (error) {
+    return refuse(error);
+  }
+};
+
+class TestConsole implements ConsolePort {
+  isRunning = true;
+  readonly typed: Uint8Array[] = [];
+  readonly #pieces = new Feed<ConsolePiece>();
+  #end = 0;
+
+  print(text: string): void {
+    const bytes = new TextEncoder().encode(text);
+    this.#pieces.push({ offset: this.#end, bytes });
+    this.#end += bytes.length;
+  }
+
+  get #bytes(): Uint8Array {
+    return Buffer.concat(this.#pieces.items.map(({ bytes }) => bytes));
+  }
+
+  async log({ offset, tailBytes, mostBytes }: Parameters<ConsolePort['log']>[0]) {
+    const start = offset ?? (tailBytes === undefined ? 0 : Math.max(0, this.#end - tailBytes));
+    return { start: 0, offset: start, end: this.#end, bytes: this.#bytes.subarray(start, start + mostBytes) };
+  }
+
+  async stream({ offset, signal }: Parameters<ConsolePort['stream']>[0]) {
+    const first = offset ?? this.#end;
+    const feed = this.#pieces.from(0, signal);
+    const pieces = (async function* () {
+      for await (const piece of feed) {
+        const skip = Math.max(0, first - piece.offset);
+        if (skip < piece.bytes.length) yield { offset: piece.offset + skip, bytes: piece.bytes.subarray(skip) };
+      }
+    })();
+    return { offset: first, pieces };
+  }
+
+  async write(bytes: Uint8Array) {
+    if (!this.isRunning) throw new HostRefusal('HOST_WRONG_STATE', 'the VM does not run; start it first');
+    this.typed.push(bytes);
+    this.print(Buffer.from(bytes).toString());
+  }
+}
+
+interface TestVm {
+  readonly id: string;
+  readonly tree: TestTree;
+  readonly console: TestConsole;
+  boots: number;
+}
+
+export class TestHost implements HostPort {
+  readonly vms = new Map<string, TestVm>();
+  readonly audits = new Feed<AuditEvent>();
+  readonly images = new Set<string>();
+  /** Keeps the trees of VMs that are made from then on. */
+  persistOf: ((id: string) => Persist) | undefined;
+  /** Thrown by every call of the API to a VM. */
+  broken: Error | undefined;
+  addImageWith: (request: ImageRequest, options: ProgressOptions) => Promise<ImageFacts> = async () => ({
+    digest: `sha256:${'0'.repeat(64)}`,
+    sizeBytes: 1000,
+    virtualSizeBytes: 4096,
+  });
+
+  #vm({ id, name }: VmRef): TestVm {
+    if (this.broken) throw this.broken;
+    const vm = this.vms.get(name);
+    if (vm?.id !== id) throw new HostRefusal('HOST_NO_VM', `this host has no VM "${name}"`);
+    return vm;
+  }
+
+  make({ id, name }: VmRef): TestVm {
+    const vm: TestVm = { id, tree: new TestTree(name, this.persistOf?.(id)), console: new TestConsole(), boots: 0 };
+    this.vms.set(name, vm);
+    return vm;
+  }
+
+  tree(vm: VmRef): TreePort {
+    // Every call looks anew, as the contract has it.
+    return new Proxy({} as TreePort, {
+      get: (_, method) =>
+        method === 'then'
+          ? undefined
+          : async (...args: unknown[]) => {
+              const { tree } = this.#vm(vm);
+              const call = tree[method as keyof TreePort] as (...all: unknown[]) => unknown;
+              return Reflect.apply(call, tree, args);
+            },
+    });
+  }
+
+  console(vm: VmRef): ConsolePort {
+    return this.#vm(vm).console;
+  }
+
+  async checkSpec(text: string) {
+    return parseSpec(text, 'spec', 'refused').problems;
+  }
+
+  async attachment({ name }: VmRef) {
+    return {
+      socketPath: `/run/porthole/vms/${name}/fs.sock`,
+      tag: 'metadata',
+      qemu: ['-device', 'vhost-user-fs-pci,chardev=metadata,tag=metadata'],
+      cloudHypervisor: ['--fs', 'tag=metadata'],
+      libvirtXml: '<filesystem/>',
+      mount: 'mount -t virtiofs metadata /run/metadata',
+    };
+  }
+
+  async boot(vm: VmRef) {
+    const found = this.#vm(vm);
+    found.boots++;
+    return { bootId: `boot-${found.boots}`, number: found.boots };
+  }
+
+  async statistics(vm: VmRef) {
+    this.#vm(vm);
+    return { atMs: Date.now(), values: { cpu_seconds_total: 1.5 } };
+  }
+
+  async audit({ limit, cursor, newestFirst, ...filter }: Parameters<HostPort['audit']>[0]) {
+    const matching = this.audits.items.filter((event) => matches(event, filter));
+    if (newestFirst === true) matching.reverse();
+    const from = cursor === undefined ? 0 : Number(cursor);
+    const next = from + limit < matching.length ? String(from + limit) : undefined;
+    return { events: matching.slice(from, from + limit), next };
+  }
+
+  async followAudit(filter: AuditFilter, { after, signal }: Parameters<HostPort['followAudit']>[1]) {
+    const from =
+      after === undefined ? this.audits.items.length : this.audits.items.findIndex(({ id }) => id === after) + 1;
+    if (after !== undefined && from === 0) throw new HostRefusal('HOST_COMPACTED', 'that record is forgotten');
+    const feed = this.audits.from(from, signal);
+    return (async function* () {
+      for await (const event of feed) if (matches(event, filter)) yield event;
+    })();
+  }
+
+  async addImage(request: ImageRequest, options: ProgressOptions) {
+    const facts = await this.addImageWith(request, options);
+    this.images.add(`${request.name}/${request.version}`);
+    return facts;
+  }
+
+  async removeImage({ name, version }: { name: string; version: string }) {
+    this.images.delete(`${name}/${version}`);
+  }
+
+  async status() {
+    if (this.broken) throw this.broken;
+    return {
+      name: 'host-1',
+      version: '0.1.0',
+      startedAtMs: 0,
+      accelerator: 'tcg' as const,
+      cpus: 2,
+      memoryBytes: 8e9,
+      freeMemoryBytes: 4e9,
+      diskBytes: 1e11,
+      freeDiskBytes: 5e10,
+      warnings: [],
+      vms: [...this.vms].map(([name]) => ({ name, deviceVersion: '0.1.0', replicas: 1, outdated: false })),
+    };
+  }
+
+  /** What a host does with what is wished for, without doing it: follows `vm/` and reports at once that all went well. */
+  async obey(region: Store, signal: AbortSignal): Promise<void> {
+    const { entries, revision } = await region.range(prefixRange('vm/'));
+    for (const entry of entries)
+      await this.#bringAbout(region, VmRecord.parse(JSON.parse(new TextDecoder().decode(entry.value))));
+    try {
+      for await (const { events } of region.watch(prefixRange('vm/'), { from: revision + 1, signal })) {
+        for (const event of events) {
+          if (event.type === 'delete') continue;
+          await this.#bringAbout(region, VmRecord.parse(JSON.parse(new TextDecoder().decode(event.entry.value))));
+        }
+      }
+    } catch (error) {
+      if (!signal.aborted) throw error;
+    }
+  }
+
+  async #bringAbout(region: Store, record: VmRecord): Promise<void> {
+    const { id, name, desired, generation } = record;
+    let vm = this.vms.get(name);
+    if (vm?.id !== id) {
+      vm = this.make(record);
+      const seed = await region.get(`seed/${name}`);
+      if (seed) await vm.tree.import(new TextDecoder().decode(seed.value));
+    }
+    if (desired === 'deleted') this.vms.delete(name);
+    if (desired === 'running') vm.boots++;
+    const status: VmStatusRecord = {
+      id,
+      status: desired,
+      reason: '',
+      sinceMs: Date.now(),
+      generation,
+      outcome: 'done',
+      bootNumber: vm.boots,
+      ...(vm.boots > 0 && { bootId: `boot-${vm.boots}` }),
+      addresses: [],
+    };
+    await region.commit({ operations: [{ type: 'put', key: `vmstatus/${name}`, value: encodeRecord(status) }] });
+  }
+}
+
+const matches = ({ record }: AuditEvent, { vm, path, uid, operation, verdict }: AuditFilter): boolean =>
+  (vm === undefined || record.vm === vm) &&
+  (path === undefined || record.path === path || record.path.startsWith(`${path}/`)) &&
+  (uid === undefined || record.uid === uid) &&
+  (operation === undefined || record.operation === operation) &&
+  (verdict === undefined || record.verdict === verdict);
+
+/** All keys of a store, for what must be gone. */
+export const keysOf = async (store: Store): Promise<string[]> =>
+  (await store.range({ start: '\0' })).entries.map(({ key }) => keyText(key));

@@ -1,0 +1,238 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { encodeRecord } from '../../src/records/index.ts';
+import { until } from '../until.ts';
+import { startApi, type TestApi } from './api.ts';
+import { keysOf } from './host-on-authority.ts';
+
+const addImage = async (api: TestApi): Promise<void> => {
+  const image = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  assert.equal(image.status, 202, image.text);
+  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
+};
+
+/** A status as the host would write it. */
+const report = async (api: TestApi, name: string, status: object): Promise<void> => {
+  const { record } = await api.manager.vms.find('default', name);
+  const value = encodeRecord({
+    id: record.id,
+    reason: '',
+    sinceMs: 1,
+    bootNumber: 0,
+    addresses: [],
+    outcome: 'done',
+    ...status,
+  });
+  await api.stores.region.commit({ operations: [{ type: 'put', key: `vmstatus/${name}`, value }] });
+};
+
+test('a VM is created, runs with its first tree, and leaves nothing behind when it is deleted', async (t) => {
+  const api = await startApi(t, { manager: { uids: { first: 700_000, count: 10 } } });
+  await addImage(api);
+  const created = await api.ask({
+    method: 'POST',
+    path: '/v1/vms',
+    body: {
+      name: 'web-1',
+      type: 'small',
+      image: { name: 'tiny' },
+      labels: { app: 'web' },
+      spec: 'porthole: 1\nmetadata:\n  secrets: { db: hunter2 }\n',
+    },
+  });
+  assert.equal(created.status, 202, created.text);
+  const operation = String(created.headers['location']);
+  await until('the operation', async () => `${(await api.ask({ path: operation })).json['state']}` === 'succeeded');
+  const shown = await api.ask({ path: '/v1/vms/web-1' });
+  assert.deepEqual(
+    [shown.json['status'], shown.json['memoryMiB'], shown.json['labels']],
+    ['running', 1024, { app: 'web' }],
+  );
+  const secret = await api.ask({ path: '/v1/vms/web-1/metadata/secrets/db' });
+  assert.deepEqual([secret.status, secret.text], [200, 'hunter2'], secret.text);
+  const { region, global } = api.stores;
+  // What a host keeps of it, more than one transaction may delete.
+  for (let i = 0; i < 3; i++)
+    await region.commit({
+      operations: Array.from({ length: 90 }, (_, n) => ({
+        type: 'put',
+        key: `tree/${String(shown.json['id'])}/${i}/${n}`,
+        value: new Uint8Array(1),
+      })),
+    });
+  // More requests than one transaction can end.
+  for (let i = 0; i < 45; i++)
+    assert.equal((await api.ask({ method: 'POST', path: '/v1/vms/web-1/start' })).status, 202);
+  const removal = await api.ask({ method: 'DELETE', path: '/v1/vms/web-1' });
+  assert.equal(removal.status, 202, removal.text);
+  await until('the end', async () => (await api.ask({ path: '/v1/vms/web-1' })).status === 404);
+  await api.manager.outbox.drain();
+  const left = [...(await keysOf(region)), ...(await keysOf(global))].filter(
+    (key) => !/^(operation|imageremoval|outboxread|image)\//.test(key),
+  );
+  assert.deepEqual(left, []);
+  const operations = await api.ask({ path: '/v1/operations?limit=500' });
+  const states = new Set((operations.json['operations'] as unknown as { state: string }[]).map(({ state }) => state));
+  assert.deepEqual(states.has('pending') || states.has('running'), false);
+  assert.equal((await api.ask({ path: '/v1/counts' })).text, '{"counts":[]}');
+});
+
+test('an operation says how the host fares with what was asked for', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  await addImage(api);
+  const body = { name: 'web-1', type: 'nano', image: { name: 'tiny' } };
+  const operationOf = async (request: { method: string; path: string; body?: object }): Promise<string> =>
+    String((await api.ask(request)).headers['location']);
+  const become = (path: string, state: string) =>
+    until(`${path} ${state}`, async () => {
+      const { json } = await api.ask({ path });
+      return `${json['state']}` === state && json;
+    });
+  const create = await operationOf({ method: 'POST', path: '/v1/vms', body });
+  assert.equal(`${(await api.ask({ path: '/v1/vms/web-1' })).json['status']}`, 'creating');
+  await report(api, 'web-1', { status: 'starting', generation: 1, outcome: 'underway', reason: 'making the disk' });
+  assert.equal(`${(await become(create, 'running'))['step']}`, 'making the disk');
+  await report(api, 'web-1', { status: 'failed', generation: 1, outcome: 'failed', reason: 'the image has no kernel' });
+  assert.deepEqual((await become(create, 'failed'))['error'], { code: 'VM_FAILED', detail: 'the image has no kernel' });
+  const start = await operationOf({ method: 'POST', path: '/v1/vms/web-1/start' });
+  const stop = await operationOf({ method: 'POST', path: '/v1/vms/web-1/stop' });
+  await report(api, 'web-1', { status: 'stopped', generation: 3 });
+  await become(start, 'cancelled');
+  await become(stop, 'succeeded');
+  const again = await operationOf({ method: 'POST', path: '/v1/vms/web-1/start' });
+  assert.equal((await api.ask({ method: 'POST', path: `${again}/cancel` })).status, 202);
+  await become(again, 'cancelled');
+  assert.equal(`${(await api.ask({ path: '/v1/vms/web-1' })).json['desired']}`, 'stopped');
+  // A status of a VM that had the name before says nothing.
+  await report(api, 'web-1', { status: 'running', generation: 9, id: `i-${'0'.repeat(17)}` });
+  assert.equal(`${(await api.ask({ path: '/v1/vms/web-1' })).json['status']}`, 'creating');
+});
+
+test('the index follows the status, and counts with it', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  for (const name of ['a', 'b', 'c'])
+    await api.ask({ method: 'POST', path: '/v1/vms', body: { name, kind: 'attached' } });
+  await report(api, 'a', { status: 'running', generation: 1 });
+  await report(api, 'b', { status: 'running', generation: 1 });
+  const count = (n: number, status: string) => ({ region: 'local', type: 'attached', status, count: n });
+  await until('the counts', async () => {
+    const { json } = await api.ask({ path: '/v1/counts' });
+    return JSON.stringify(json['counts']) === JSON.stringify([count(1, 'creating'), count(2, 'running')]);
+  });
+  await api.restart();
+  await report(api, 'a', { status: 'failed', generation: 1, outcome: 'failed' });
+  await until('the counts', async () => {
+    const { json } = await api.ask({ path: '/v1/counts' });
+    return (
+      JSON.stringify(json['counts']) === JSON.stringify([count(1, 'creating'), count(1, 'running'), count(1, 'failed')])
+    );
+  });
+});
+
+test('list shows every VM once, of the moment of the first page, whatever happens between the pages', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  const names = Array.from({ length: 25 }, (_, i) => `vm-${String(i).padStart(2, '0')}`);
+  for (const [i, name] of names.entries())
+    await api.ask({
+      method: 'POST',
+      path: '/v1/vms',
+      body: { name, kind: 'attached', labels: { parity: i % 2 === 0 ? 'even' : 'odd', 'a/b': 'x=y' } },
+    });
+  for (const [i, name] of names.entries())
+    if (i % 3 === 0) await report(api, name, { status: 'running', generation: 1 });
+  const all = async (query: string, limit: number, between: () => Promise<unknown>): Promise<string[]> => {
+    const found: string[] = [];
+    let cursor = '';
+    do {
+      const page = await api.ask({ path: `/v1/vms?limit=${limit}${query}${cursor}` });
+      assert.equal(page.status, 200, page.text);
+      found.push(...(page.json['vms'] as unknown as { name: string }[]).map(({ name }) => name));
+      cursor = page.json['next'] === undefined ? '' : `&cursor=${String(page.json['next'])}`;
+      await between();
+    } while (cursor !== '');
+    return found;
+  };
+  let extra = 0;
+  const disturb = () =>
+    api.ask({
+      method: 'POST',
+      path: '/v1/vms',
+      body: { name: `vm-${String(extra++ % 25).padStart(2, '0')}x${extra}`, kind: 'attached' },
+    });
+  assert.deepEqual(await all('', 4, disturb), names);
+  await fc.assert(
+    fc.asyncProperty(
+      fc.integer({ min: 1, max: 30 }),
+      fc.constantFrom(
+        '',
+        '&status=running',
+        '&status=creating',
+        '&label=parity%3Deven',
+        '&label=a/b%3Dx%3Dy&label=parity',
+        '&prefix=vm-1',
+        '&type=attached',
+        '&type=nano',
+      ),
+      async (limit, query) => {
+        const listed = await all(query, limit, async () => {});
+        const expected = (await all('', 500, async () => {})).filter((name) => {
+          const i = names.indexOf(name);
+          if (query === '&status=running') return i >= 0 && i % 3 === 0;
+          if (query === '&status=creating') return i < 0 || i % 3 !== 0;
+          if (query === '&label=parity%3Deven') return i >= 0 && i % 2 === 0;
+          if (query.startsWith('&label=a/b')) return i >= 0;
+          if (query === '&prefix=vm-1') return name.startsWith('vm-1');
+          return query !== '&type=nano';
+        });
+        assert.deepEqual(listed, expected);
+      },
+    ),
+    { numRuns: 25 },
+  );
+  const { json } = await api.ask({ path: '/v1/vms?limit=2' });
+  const cursor = String(json['next']);
+  assert.equal(
+    (await api.ask({ path: `/v1/vms?limit=2&type=nano&cursor=${cursor}` })).json['code'] as unknown,
+    'BAD_CURSOR',
+  );
+  await disturb();
+  await api.stores.region.compact(await api.stores.region.revision());
+  assert.equal((await api.ask({ path: `/v1/vms?limit=2&cursor=${cursor}` })).json['code'] as unknown, 'COMPACTED');
+});
+
+test('uids are given to one VM each, and again when it is gone', async (t) => {
+  const api = await startApi(t, { manager: { uids: { first: 700_000, count: 2 } } });
+  const create = (name: string) => api.ask({ method: 'POST', path: '/v1/vms', body: { name, kind: 'attached' } });
+  const both = await Promise.all([create('a'), create('b')]);
+  assert.deepEqual(
+    both.map(({ status }) => status),
+    [202, 202],
+  );
+  const uids = await Promise.all(
+    ['a', 'b'].map(async (name) => (await api.manager.vms.find('default', name)).record.uid),
+  );
+  assert.deepEqual(uids.toSorted(), [700_000, 700_001]);
+  assert.equal((await create('c')).json['code'] as unknown, 'FULL');
+  await api.ask({ method: 'DELETE', path: '/v1/vms/a' });
+  await until('the end', async () => (await api.ask({ path: '/v1/vms/a' })).status === 404);
+  assert.equal((await create('c')).status, 202);
+});
+
+test('no VM is made from an image that is removed at the same time', async (t) => {
+  const api = await startApi(t);
+  for (let round = 0; round < 8; round++) {
+    const image = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+    const version = String((image.json['target'] as unknown as { version: string }).version);
+    await until('the image', async () => (await api.ask({ path: `/v1/images/tiny/${version}` })).status === 200);
+    const body = { name: `vm-${round}`, type: 'nano', image: { name: 'tiny', version } };
+    const [removed, created] = await Promise.all([
+      api.ask({ method: 'DELETE', path: `/v1/images/tiny/${version}` }),
+      api.ask({ method: 'POST', path: '/v1/vms', body }),
+    ]);
+    const outcome = `${removed.status} ${created.status}`;
+    // Removed and refused, or kept and made.
+    assert.match(outcome, /^(204 404|204 409|409 202)$/);
+    assert.equal(api.host.images.has(`tiny/${version}`), removed.status !== 204, outcome);
+  }
+});

@@ -1,0 +1,402 @@
+/** Every answer that the document promises is given: those of one operation's own by a walk, those of all by a loop. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { problemCodes } from '../../src/cluster/problem.ts';
+import { StoreError } from '../../src/store/index.ts';
+import { until } from '../until.ts';
+import { startApi, type TestApi } from './api.ts';
+import { HostRefusal } from './host-on-authority.ts';
+import { type HttpAnswer, type HttpRequest, readEvents } from './http.ts';
+
+const spec = 'porthole: 1\nmetadata:\n  instance: { hostname: web-1 }\n  secrets: { db: hunter2 }\n';
+
+const made = async (api: TestApi, name: string, more: object = {}): Promise<void> => {
+  const body = { name, kind: 'attached', spec, ...more };
+  const created = await api.ask({ method: 'POST', path: '/v1/vms', body });
+  assert.equal(created.status, 202, created.text);
+  await until(`the VM ${name}`, () => api.host.vms.has(name));
+};
+
+const expect = async (api: TestApi, status: number, code: string, request: HttpRequest): Promise<HttpAnswer> => {
+  const answer = await api.ask(request);
+  assert.deepEqual([answer.status, answer.json?.['code'] ?? ''], [status, code], `${request.path}: ${answer.text}`);
+  return answer;
+};
+
+test('every operation gives the answers that are its own', async (t) => {
+  const api = await startApi(t);
+  const ok = (status: number, request: HttpRequest): Promise<HttpAnswer> => expect(api, status, '', request);
+  const vm = '/v1/vms/web-1';
+  const db = `${vm}/metadata/secrets/db`;
+
+  // Server
+  await ok(200, { path: '/healthz' });
+  await ok(200, { path: '/metrics' });
+  await ok(200, { path: '/docs' });
+  await ok(200, { path: '/openapi.json' });
+  await ok(200, { path: '/v1/host' });
+  assert.equal((await ok(200, { path: '/v1/self' })).json['role'], 'admin');
+
+  // VMs
+  await made(api, 'web-1');
+  await expect(api, 409, 'NAME_TAKEN', { method: 'POST', path: '/v1/vms', body: { name: 'web-1', kind: 'attached' } });
+  await expect(api, 404, 'NOT_FOUND', {
+    method: 'POST',
+    path: '/v1/vms',
+    body: { name: 'web-2', type: 'small', image: { name: 'none' } },
+  });
+  const bad = await expect(api, 422, 'BAD_SPEC', {
+    method: 'POST',
+    path: '/v1/vms',
+    body: { name: 'web-2', kind: 'attached', spec: 'porthole: 1\nmetadata:\n  a: { file: /etc/shadow }\npolicy: 3\n' },
+  });
+  assert.ok(JSON.stringify(bad.json['problems']).includes('"line":4'), bad.text);
+  await ok(200, { path: '/v1/vms' });
+  await expect(api, 400, 'BAD_CURSOR', { path: '/v1/vms?cursor=zzz' });
+  await until(
+    'the count',
+    async () =>
+      (await ok(200, { path: '/v1/counts' })).text.includes('"status":"running"') ||
+      (await ok(200, { path: '/v1/counts' })).text.includes('"status":"stopped"'),
+  );
+  await ok(200, { path: vm });
+  await expect(api, 404, 'VM_NOT_FOUND', { path: '/v1/vms/none' });
+  for (const action of ['start', 'stop', 'reboot'])
+    await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${vm}/${action}` });
+  await ok(200, { path: `${vm}/statistics` });
+  await ok(200, { path: `${vm}/attachment` });
+  assert.equal((await ok(201, { method: 'POST', path: `${vm}/boots` })).json['number'], 1);
+
+  // Images, and a managed VM
+  await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
+  await ok(200, { path: '/v1/images' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/images/none/1' });
+  await expect(api, 409, 'NAME_TAKEN', {
+    method: 'POST',
+    path: '/v1/images',
+    body: { name: 'tiny', version: '1', recipe: 'tiny' },
+  });
+  await ok(202, { method: 'POST', path: '/v1/vms', body: { name: 'ours', type: 'nano', image: { name: 'tiny' } } });
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: '/v1/vms/ours/boots' });
+  for (const action of ['stop', 'start', 'reboot']) await ok(202, { method: 'POST', path: `/v1/vms/ours/${action}` });
+  await ok(202, { method: 'POST', path: '/v1/vms/ours/stop', body: { graceSeconds: 0 } });
+  await expect(api, 409, 'IMAGE_IN_USE', { method: 'DELETE', path: '/v1/images/tiny/1' });
+  await ok(202, { method: 'DELETE', path: '/v1/vms/ours' });
+  await until('the end', async () => (await api.ask({ path: '/v1/vms/ours' })).status === 404);
+  await ok(204, { method: 'DELETE', path: '/v1/images/tiny/1' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/images/tiny/1' });
+
+  // Operations
+  const operations = await ok(200, { path: '/v1/operations?limit=2' });
+  const id = operations.json['operations']![0 as never]!['id'] as unknown as string;
+  await ok(200, { path: `/v1/operations?cursor=${String(operations.json['next'])}` });
+  await ok(200, { path: `/v1/operations/${id}` });
+  await expect(api, 404, 'NOT_FOUND', { path: `/v1/operations/op-${'0'.repeat(22)}` });
+  await expect(api, 404, 'NOT_FOUND', { path: `/v1/operations/op-${'0'.repeat(22)}/events` });
+  const told = await ok(200, { path: `/v1/operations/${id}/events` });
+  assert.match(told.text, /event: operation\nid: \d+\ndata: \{.*"state":"succeeded"/);
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `/v1/operations/${id}/cancel` });
+  await expect(api, 404, 'NOT_FOUND', { method: 'POST', path: `/v1/operations/op-${'0'.repeat(22)}/cancel` });
+
+  // Console
+  const { console } = api.host.vms.get('web-1')!;
+  console.print('hello\n');
+  const log = await ok(200, { path: `${vm}/console?tail=3` });
+  assert.deepEqual([log.text, log.headers['console-offset'], log.headers['console-end']], ['lo\n', '3', '6']);
+  await ok(204, { method: 'POST', path: `${vm}/console/input`, body: 'ls\n' });
+  console.isRunning = false;
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${vm}/console/input`, body: 'ls\n' });
+  await readEvents(api, { path: `${vm}/console/stream?offset=0` }, 2);
+
+  // Metadata
+  const read = await ok(200, { path: db });
+  assert.deepEqual(
+    [read.text, read.headers['porthole-kind'], read.headers['porthole-mode']],
+    ['hunter2', 'file', '0400'],
+  );
+  const etag = String(read.headers['etag']);
+  await ok(304, { path: db, headers: { 'if-none-match': etag } });
+  await ok(200, { method: 'HEAD', path: db });
+  await ok(200, { path: `${vm}/metadata/` });
+  await ok(200, { path: `${vm}/metadata/?view=tree` });
+  await ok(200, { path: `${db}?view=stat` });
+  await expect(api, 404, 'PATH_NOT_FOUND', { path: `${vm}/metadata/none` });
+  await expect(api, 404, 'VM_NOT_FOUND', { path: '/v1/vms/none/metadata/a' });
+  await expect(api, 409, 'NOT_DIRECTORY', { path: `${db}/below` });
+  await expect(api, 400, 'BAD_PATH', { path: `${vm}/metadata/a//b` });
+  const put = await ok(200, { method: 'PUT', path: db, body: 'new', headers: { 'if-match': etag } });
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'PUT',
+    path: db,
+    body: 'newer',
+    headers: { 'if-match': etag },
+  });
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'PUT',
+    path: db,
+    body: 'x',
+    headers: { 'if-none-match': '*' },
+  });
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'PUT',
+    path: db,
+    body: 'x',
+    headers: { 'if-match': '"0.3"' },
+  });
+  await expect(api, 409, 'IS_DIRECTORY', { method: 'PUT', path: `${vm}/metadata/secrets`, body: 'x' });
+  await expect(api, 409, 'NOT_DIRECTORY', { method: 'PUT', path: `${db}/below`, body: 'x' });
+  await expect(api, 404, 'VM_NOT_FOUND', { method: 'PUT', path: '/v1/vms/none/metadata/a', body: 'x' });
+  await ok(200, { method: 'PUT', path: `${vm}/metadata/l?kind=symlink`, body: 'secrets/db' });
+  assert.equal((await ok(200, { path: `${vm}/metadata/l` })).text, 'secrets/db');
+  await ok(200, { method: 'PUT', path: `${vm}/metadata/d/e?kind=directory` });
+  assert.equal(
+    (await ok(200, { method: 'PUT', path: db, body: 'new' })).json['dataRevision'],
+    put.json['dataRevision'],
+  );
+  await expect(api, 409, 'NOT_EMPTY', { method: 'DELETE', path: `${vm}/metadata/d` });
+  await expect(api, 412, 'PRECONDITION_FAILED', { method: 'DELETE', path: db, headers: { 'if-match': etag } });
+  await ok(200, { method: 'DELETE', path: `${vm}/metadata/d?recursive=true` });
+  await expect(api, 404, 'PATH_NOT_FOUND', { method: 'DELETE', path: `${vm}/metadata/d` });
+  await expect(api, 400, 'BAD_PATH', { method: 'DELETE', path: `${vm}/metadata/` });
+  const path = `${vm}/transactions`;
+  const dataRevision = put.json['dataRevision'];
+  await ok(200, {
+    method: 'POST',
+    path,
+    body: {
+      conditions: [
+        { path: '/secrets/db', dataRevision },
+        { path: '/none', exists: false },
+      ],
+      edits: [
+        { op: 'put', path: '/a/text', text: 'é' },
+        { op: 'put', path: '/a/bytes', base64: '/w==' },
+        { op: 'symlink', path: '/a/link', target: 'text' },
+        { op: 'directory', path: '/a/directory' },
+        { op: 'remove', path: '/l' },
+      ],
+    },
+  });
+  const tree = (await ok(200, { path: `${vm}/metadata/a?view=tree` })).json['entries'] as unknown as readonly {
+    readonly path: string;
+  }[];
+  assert.deepEqual(
+    tree
+      .map((entry) => [
+        entry.path,
+        (entry as Record<string, unknown>)['text'] ??
+          (entry as Record<string, unknown>)['base64'] ??
+          (entry as Record<string, unknown>)['target'],
+      ])
+      .toSorted((a, b) => (a[0]! < b[0]! ? -1 : 1)),
+    [
+      ['/a', undefined],
+      ['/a/bytes', '/w=='],
+      ['/a/directory', undefined],
+      ['/a/link', 'text'],
+      ['/a/text', 'é'],
+    ],
+  );
+  const edits = [{ op: 'put', path: '/secrets/db', text: 'x' }];
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'POST',
+    path,
+    body: { edits, conditions: [{ path: '/none', exists: true }] },
+  });
+  await expect(api, 409, 'IS_DIRECTORY', {
+    method: 'POST',
+    path,
+    body: { edits: [{ op: 'put', path: '/a', text: '' }] },
+  });
+  await expect(api, 404, 'PATH_NOT_FOUND', {
+    method: 'POST',
+    path,
+    body: { edits: [{ op: 'remove', path: '/none' }] },
+  });
+  await expect(api, 400, 'BAD_PATH', {
+    method: 'POST',
+    path,
+    body: { edits: [{ op: 'put', path: '/a/../b', text: '' }] },
+  });
+
+  // Specs and policies
+  const exported = await ok(200, { path: `${vm}/spec` });
+  assert.match(exported.text, /^porthole: 1\n/);
+  const yaml = { 'content-type': 'application/yaml' };
+  await ok(200, { method: 'PUT', path: `${vm}/spec`, body: exported.text, headers: yaml });
+  await expect(api, 422, 'BAD_SPEC', { method: 'PUT', path: `${vm}/spec`, body: 'metadata: 3\n', headers: yaml });
+  await expect(api, 415, 'WRONG_MEDIA_TYPE', { method: 'PUT', path: `${vm}/spec`, body: exported.text });
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'PUT',
+    path: `${vm}/spec`,
+    body: spec,
+    headers: { ...yaml, 'if-match': '"1.1"' },
+  });
+  const policy = 'policy:\n  - { path: /secrets/db, owner: 1000, mode: "0400" }\n';
+  const policyTag = String((await ok(200, { path: `${vm}/policy` })).headers['etag']);
+  await ok(200, { method: 'PUT', path: `${vm}/policy`, body: policy, headers: { ...yaml, 'if-match': policyTag } });
+  await expect(api, 412, 'PRECONDITION_FAILED', {
+    method: 'PUT',
+    path: `${vm}/policy`,
+    body: policy,
+    headers: { ...yaml, 'if-match': policyTag },
+  });
+  await expect(api, 422, 'BAD_SPEC', {
+    method: 'PUT',
+    path: `${vm}/policy`,
+    body: 'policy: [{ paht: /a }]\n',
+    headers: yaml,
+  });
+  await expect(api, 415, 'WRONG_MEDIA_TYPE', { method: 'PUT', path: `${vm}/policy`, body: policy });
+  assert.equal(
+    (await ok(200, { path: `${vm}/policy/explain?path=/secrets/db&uid=1000` })).json['read']!['allowed'] as unknown,
+    true,
+  );
+  assert.equal(
+    (await ok(200, { path: `${vm}/policy/explain?path=/secrets/db&uid=1001&group=4&group=5` })).json['read']![
+      'allowed'
+    ] as unknown,
+    false,
+  );
+  await expect(api, 404, 'PATH_NOT_FOUND', { path: `${vm}/policy/explain?path=/none&uid=0` });
+  await expect(api, 409, 'NOT_DIRECTORY', { path: `${vm}/policy/explain?path=/secrets/db/x&uid=0` });
+
+  // Streams of a tree
+  await readEvents(api, { path: `${vm}/changes?from=1.1` }, 2);
+  api.host.vms.get('web-1')!.tree.remembered = 1;
+  await expect(api, 410, 'COMPACTED', { path: `${vm}/changes?from=1.1` });
+  await expect(api, 410, 'COMPACTED', { path: `${vm}/changes`, headers: { 'last-event-id': '0.900' } });
+  await expect(api, 422, 'BAD_SPEC', { path: `${vm}/changes?from=1.99999` });
+
+  // Audit
+  const record = {
+    timeMs: 1_777_593_600_000,
+    vm: 'web-1',
+    way: 'virtiofs',
+    operation: 'open',
+    path: '/secrets/db',
+    uid: 5,
+    gid: 5,
+    pid: 7,
+    revision: 3,
+    verdict: 'denied' as const,
+    rule: 'default',
+    errno: 'EACCES',
+  };
+  for (const n of [1, 2, 3]) api.host.audits.push({ id: `1.${n}`, record });
+  const audit = await ok(200, { path: '/v1/audit?vm=web-1&verdict=denied&limit=2' });
+  await ok(200, { path: `/v1/audit?vm=web-1&cursor=${String(audit.json['next'])}` });
+  await readEvents(api, { path: '/v1/audit/stream?uid=5', headers: { 'last-event-id': '1.1' } }, 2);
+  await expect(api, 410, 'COMPACTED', { path: '/v1/audit/stream', headers: { 'last-event-id': '9.9' } });
+
+  // Keys
+  const key = await ok(201, {
+    method: 'POST',
+    path: '/v1/keys',
+    body: { name: 'ci', role: 'viewer', expiresInSeconds: 60 },
+  });
+  await ok(200, { path: '/v1/keys' });
+  const keyPath = `/v1/keys/${String(key.json['key']!['id'])}`;
+  await ok(204, { method: 'DELETE', path: keyPath });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: keyPath });
+  const once = {
+    method: 'POST',
+    path: '/v1/keys',
+    body: { name: 'ci', role: 'viewer' },
+    headers: { 'idempotency-key': 'k' },
+  };
+  await ok(201, once);
+  await expect(api, 409, 'IDEMPOTENCY_SECRET', once);
+  await expect(api, 422, 'IDEMPOTENCY_MISMATCH', { ...once, body: { name: 'other', role: 'viewer' } });
+
+  // A start that has not happened yet becomes a stop; an image that is being added is dropped.
+  api.host.addImageWith = (_request, { signal, progress }) => {
+    const { promise, reject } = Promise.withResolvers<never>();
+    progress({ step: 'converting', done: 1, total: 2 });
+    signal!.addEventListener('abort', () => reject(signal!.reason));
+    return promise;
+  };
+  const adding = await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
+  const cancel = `/v1/operations/${String(adding.json['id'])}`;
+  await ok(202, { method: 'POST', path: `${cancel}/cancel` });
+  await until('the cancel', async () => `${(await api.ask({ path: cancel })).json['state']}` === 'cancelled');
+
+  const own = api.contract.operations.flatMap(({ id: operation, statuses }) =>
+    statuses.filter((status) => status < 400).map((status) => `${operation} ${status}`),
+  );
+  const streams = new Set(['streamConsole 200', 'watchMetadata 200', 'followAudit 200']);
+  assert.deepEqual(
+    own.filter((one) => !api.contract.seen.has(one) && !streams.has(one)),
+    [],
+  );
+});
+
+/** Statuses that come from what all requests go through. */
+const common = new Set([400, 401, 403, 421, 429, 500, 503]);
+
+test('every operation refuses in the ways that all of them share', async (t) => {
+  const api = await startApi(t, { listen: { tcp: { host: '127.0.0.1', port: 0 } } });
+  const url = api.server.url!;
+  const keyOf = async (role: string): Promise<string> =>
+    String((await api.ask({ method: 'POST', path: '/v1/keys', body: { name: role, role } })).json['text']);
+  const viewer = await keyOf('viewer');
+  const operator = await keyOf('operator');
+  await made(api, 'web-1');
+  for (const { id, method, path, access, operation } of api.contract.operations) {
+    const target = path
+      .replace('{name}', 'web-1')
+      .replace('{path}', 'a')
+      .replace('{image}', 'i')
+      .replace('{version}', '1')
+      .replace('{id}', id.includes('Key') ? '0'.repeat(16) : `op-${'0'.repeat(22)}`);
+    const asked = (request: Partial<HttpRequest>): Promise<HttpAnswer> =>
+      api.ask({ method, path: target, url, ...request });
+    const code = async (request: Partial<HttpRequest>): Promise<string> => {
+      const { json, status } = await asked(request);
+      return `${status} ${json?.['code'] ?? ''}`;
+    };
+    assert.equal(await code({ headers: { host: 'evil.example' } }), '421 BAD_HOST', id);
+    assert.equal(await code({ headers: { origin: 'https://evil.example' } }), '403 BAD_ORIGIN', id);
+    if (access === 'none') continue;
+    assert.equal(await code({}), '401 NO_KEY', id);
+    if (access !== 'viewer') assert.equal(await code({ key: viewer }), '403 FORBIDDEN', id);
+    if (access === 'admin') assert.equal(await code({ key: operator }), '403 FORBIDDEN', id);
+    if (operation.parameters?.some((parameter) => parameter.in === 'query'))
+      assert.equal(
+        await code({ path: `${target}?nonsense=1`, socketPath: api.socketPath, url: undefined }),
+        '400 BAD_REQUEST',
+        id,
+      );
+  }
+  // One mapping answers for all; here its other half, by what a host or a store can say.
+  for (const [refusal, status] of [
+    [new HostRefusal('HOST_UNAVAILABLE', 'the host is away'), 503],
+    [new HostRefusal('HOST_FULL', 'the disk is full'), 507],
+    [new HostRefusal('HOST_UNSUPPORTED', 'not here'), 501],
+    [new HostRefusal('HOST_BURNED', 'gone'), 410],
+    [new HostRefusal('HOST_TOO_LARGE', 'too much'), 413],
+    [new StoreError('STORE_FULL', 'x'), 507],
+    [new Error('a bug that quotes hunter2'), 500],
+  ] as const) {
+    api.host.broken = refusal;
+    const answer = await http500(api, status);
+    assert.ok(String(answer.json['code']) in problemCodes, answer.text);
+    assert.doesNotMatch(answer.text, /hunter2/);
+  }
+  for (const { id, statuses } of api.contract.operations)
+    for (const status of common) assert.ok(statuses.includes(status), `${id} does not document ${status}`);
+});
+
+/** The same refusal of the host behind two operations, of which at least one documents the status. */
+const http500 = async (api: TestApi, status: number): Promise<HttpAnswer> => {
+  const path =
+    status === 507
+      ? '/v1/vms/web-1/metadata/a'
+      : status === 501
+        ? '/v1/vms/web-1/statistics'
+        : '/v1/vms/web-1/metadata/instance';
+  const answer = await api.ask(status === 507 ? { method: 'PUT', path, body: 'x' } : { path });
+  assert.equal(answer.status, status, answer.text);
+  return answer;
+};

@@ -1,0 +1,121 @@
+/** What a VM of ours is made of: disks that last, a network with forwards, metadata, images built by a recipe. */
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { ensureDisk, ImageStore, readConsole, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
+import { until } from '../until.ts';
+import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
+
+const limit = (): AbortSignal => AbortSignal.timeout(bootLimitMs);
+const imagesGid = 700_124;
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as { port: number };
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+test('Vm keeps its disk over boots, on an image that it cannot write, and is seen at work', async () => {
+  await using own = await OwnVm.make({ options: { groups: [imagesGid] } });
+  const store = new ImageStore({ directory: join(own.dir, 'images'), sandboxUid: 700_125, gid: imagesGid });
+  const raw = join(own.dir, 'raw');
+  writeFileSync(raw, 'from the image');
+  truncateSync(raw, 1024 * 1024);
+  const base = await store.addDisk({ file: raw, format: 'raw' });
+  const { path } = base;
+  const disk = { path: own.paths.disk, base, uid: testUid, groups: [imagesGid], sizeBytes: 8 * 1024 * 1024 };
+  own.change({ disks: [{ path: own.paths.disk, format: 'qcow2', base: { path, format: 'qcow2' }, serial: 'root' }] });
+  own.create = async () => {
+    await ensureDisk(disk);
+  };
+  own.vm.start();
+  await own.ready();
+  assert.match(
+    await shell(own, 'head -c 14 /dev/vda; blockdev --getsize64 /dev/vda; cat /sys/block/vda/serial'),
+    /from the image8388608\r\nroot/,
+  );
+  await shell(own, 'printf "kept over boots" | dd of=/dev/vda bs=512 seek=9 conv=fsync 2>/dev/null');
+  const seen = await vmStatistics(own.vm.qemuPid!, { qmp: own.vm.qmp });
+  assert.ok(seen && seen.cpu.seconds > 0.1 && seen.cpu.guestSeconds > 0 && seen.cpu.guestSeconds <= seen.cpu.seconds);
+  assert.ok(seen.memory.residentBytes > 64 * 1024 * 1024 && seen.memory.peakBytes >= seen.memory.residentBytes);
+  assert.ok(seen.openFiles > 10);
+  const { disk0 } = seen.disks;
+  assert.ok(disk0 && disk0.readBytes >= 512 && disk0.writtenBytes >= 512 && disk0.flushes >= 1 && disk0.failures === 0);
+  own.vm.reboot();
+  await own.ready(2);
+  assert.equal(own.boots.length, 2);
+  assert.match(await shell(own, 'dd if=/dev/vda bs=512 skip=9 count=1 2>/dev/null | head -c 15'), /kept over boots/);
+  assert.deepEqual(store.open(base.digest), base, 'the image is as it was');
+  assert.equal(await vmStatistics(2 ** 22 + 1), undefined);
+});
+
+test('Vm from an image built by a recipe answers on a forwarded port, and its console log stays short', async () => {
+  const hostPort = await freePort();
+  const consoleLogBytes = 8_192;
+  await using own = await OwnVm.make({ options: { groups: [imagesGid], consoleLogBytes } });
+  const store = new ImageStore({ directory: join(own.dir, 'images'), sandboxUid: 700_125, gid: imagesGid });
+  const recipe = join(import.meta.dirname, '../../images/tiny/recipe.ts');
+  const image = await store.build([process.execPath, recipe]);
+  assert.ok(image.kind === 'kernel' && image.initrd !== undefined);
+  const { kernel, initrd, commandLine } = image;
+  const boot: VmMachine['boot'] = { from: 'kernel', kernel, initrd, commandLine };
+  const network: VmMachine['network'] = { kind: 'user', forwards: [{ protocol: 'tcp', hostPort, guestPort: 80 }] };
+  own.change({ boot, network });
+  own.vm.start();
+  await own.ready();
+  await shell(own, 'mkdir -p /srv && echo hello from inside >/srv/index.html && httpd -h /srv');
+  const answer = await until(
+    'an answer',
+    () => fetch(`http://127.0.0.1:${hostPort}/`).catch(() => undefined),
+    bootLimitMs,
+  );
+  assert.equal(await answer.text(), 'hello from inside\n');
+  await shell(own, 'seq 1 20000');
+  for (const file of [own.paths.consoleLog, `${own.paths.consoleLog}.1`]) {
+    const { size, mode } = statSync(file);
+    assert.ok(size > 0 && size <= consoleLogBytes, `${file} has ${size} bytes`);
+    assert.equal(mode & 0o777, 0o600);
+  }
+  assert.match(
+    Buffer.from(readConsole(own.paths.consoleLog, -4_096, 4_096).bytes).toString(),
+    /\r\n19990\r\n[^]*\r\n20000\r\n/,
+  );
+});
+
+test('Vm waits when there is no room for its disk, says so, and goes on by itself', async (t) => {
+  const small = mkdtempSync(join(tmpdir(), 'porthole-small-'));
+  if (spawnSync('mount', ['-t', 'tmpfs', '-o', 'size=4M,mode=711', 'none', small]).status !== 0)
+    return t.skip('mounting a small file system needs root');
+  try {
+    await using own = await OwnVm.make();
+    const path = join(small, 'disk.qcow2');
+    await ensureDisk({ path, sizeBytes: 64 * 1024 * 1024, uid: testUid });
+    own.change({ disks: [{ path, format: 'qcow2' }] });
+    own.vm.start();
+    await own.ready();
+    const { socket } = own.attach();
+    socket.write('dd if=/dev/urandom of=/dev/vda bs=64k count=128 conv=fsync; echo dd is done\n');
+    await own.vm.until(({ reason }) => reason.startsWith('paused'), limit());
+    assert.equal(own.vm.state.status, 'running');
+    assert.equal(
+      own.vm.state.reason,
+      "paused: there is no room for its disk's data on this machine; it goes on by itself when that is mended",
+    );
+    execFileSync('mount', ['-o', 'remount,size=64M', small]);
+    await until('the write', () => own.console.includes('\ndd is done'), bootLimitMs);
+    socket.destroy();
+    assert.deepEqual([own.vm.state.status, own.vm.state.reason], ['running', '']);
+    assert.equal(own.boots.length, 1);
+  } finally {
+    execFileSync('umount', [small]);
+    rmSync(small, { recursive: true });
+  }
+});

@@ -25,6 +25,8 @@ export async function startDebian({
     memory,
     cpus,
     shares,
+    // Node's code is large.
+    translatedMiB: 512,
     kernelArgs: ['rdinit=/debian-init', 'systemd.show_status=no', 'net.ifnames=0'],
     qemuArgs: ['-drive', `file=${image.disk},format=raw,if=virtio,snapshot=on`],
     bootTimeoutMs: 300_000,

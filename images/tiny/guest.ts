@@ -41,6 +41,8 @@ interface GuestOptions {
   readonly qemuArgs?: readonly string[];
   /** Gives the guest a port on which `sendNumber` tells it numbers; `probe/floor.c` keeps the last one there. */
   readonly numbers?: boolean;
+  /** How much translated code QEMU keeps; 64 MiB unless given, for which see `accelerator`. */
+  readonly translatedMiB?: number;
   /** Lets the guest see its own kernel image, which `kexec()` needs. */
   readonly allowKexec?: boolean;
   /** Lets the guest reset instead of ending QEMU; needed for `reset()`. */
@@ -58,7 +60,7 @@ const quickKernelArgs =
 cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1'.split(' ');
 
 /** With QEMU's default of translated code kept (1 GiB), a reset of a guest that had run a while took up to 12 s, not 3. */
-const accelerator = 'tcg,tb-size=64';
+const accelerator = (translatedMiB = 64): string => `tcg,tb-size=${translatedMiB}`;
 
 const machines = {
   x64: {
@@ -322,7 +324,7 @@ function commandLine(image: BootImage, dir: string, options: GuestOptions): { co
   const memory = options.memory ?? '256M';
   const kernelArgs = [`console=${console}`, ...quickKernelArgs, ...(options.kernelArgs ?? [])];
   const args = [
-    ['-nodefaults', '-no-user-config', '-display', 'none', '-accel', accelerator, '-cpu', cpu],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-accel', accelerator(options.translatedMiB), '-cpu', cpu],
     ['-machine', `${machine},memory-backend=mem`, '-m', memory, '-smp', String(options.cpus ?? 1)],
     ['-object', `memory-backend-memfd,id=mem,size=${memory},share=on`],
     ['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArgs.join(' ')],

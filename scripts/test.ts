@@ -89,7 +89,7 @@ const tiers: readonly Tier[] = [
     title: 'the one-file executable',
     files: ['test/ships/**/*.test.ts'],
     minimumTests: 5,
-    limitSeconds: 300,
+    limitSeconds: 600,
     concurrency: 1,
   },
   {
@@ -97,7 +97,7 @@ const tiers: readonly Tier[] = [
     title: 'the executable and its units in a Debian guest with systemd',
     files: ['test/systemd/**/*.test.ts'],
     minimumTests: 4,
-    limitSeconds: 600,
+    limitSeconds: 900,
     concurrency: 1,
   },
 ];

@@ -27,7 +27,7 @@ export async function startDebian({
     shares,
     // Node's code is large.
     translatedMiB: 512,
-    kernelArgs: ['rdinit=/debian-init', 'systemd.show_status=no', 'net.ifnames=0'],
+    kernelArgs: ['rdinit=/debian-init', 'systemd.show_status=no', 'net.ifnames=0', 'selinux=0'],
     qemuArgs: ['-drive', `file=${image.disk},format=raw,if=virtio,snapshot=on`],
     bootTimeoutMs: 300_000,
     ...(signal !== undefined && { signal }),

@@ -91,12 +91,10 @@ test('the executable is the same, byte for byte, when it is built again', (t) =>
   }
 });
 
-test('THIRD-PARTY-LICENSES has the licences of Node and of what the product depends on', () => {
+test('THIRD-PARTY-LICENSES has the licences of Node and of the packages in the executable', () => {
   const text = readFileSync(path.join(path.dirname(executable), 'THIRD-PARTY-LICENSES'), 'utf8');
-  const { dependencies } = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')) as {
-    readonly dependencies: Readonly<Record<string, string>>;
-  };
-  for (const name of [...Object.keys(dependencies), `node-linux-${process.arch}`]) {
+  const packages = ['@msgpack/msgpack', 'commander', 'koffi', 'yaml', 'zod', `node-linux-${process.arch}`];
+  for (const name of packages) {
     assert.match(text, new RegExp(`^${RegExp.escape(name)} \\d+\\.\\d+\\.\\d+ \\(.+\\)\\n=+\\n\\n.`, 'm'));
   }
   assert.match(text, /^Copyright Node\.js contributors/m);

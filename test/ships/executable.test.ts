@@ -112,19 +112,19 @@ async function privateMemory(t: TestContext, program: string): Promise<number> {
   try {
     const lines = createInterface({ input: host.stdout });
     await new Promise<void>((resolve, reject) => {
-      lines.on('line', (line) => line.includes('"mounted"') && resolve());
+      lines.on('line', (line) => line.includes('"event":"ready"') && resolve());
       lines.once('close', () => reject(new Error(`${program} ended before it had mounted`)));
     });
     for (let round = 0; round < 50; round++) readFileSync(path.join(mount, 'secrets/db-password'));
     const children = readFileSync(`/proc/${host.pid}/task/${host.pid}/children`, 'utf8').trim();
     assert.match(children, /^\d+$/, 'one device process');
-    let last = 0;
+    let [last, looks] = [0, 0];
     return await until('memory that stays', () => {
       const text = readFileSync(`/proc/${children}/smaps_rollup`, 'utf8');
       const now = Number(/^Private_Dirty:\s+(\d+) kB/m.exec(text)?.[1]);
-      const stays = now === last;
+      looks = now === last ? looks + 1 : 0;
       last = now;
-      return stays && now;
+      return looks === 50 && now;
     });
   } finally {
     host.kill();

@@ -5,7 +5,8 @@
 import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
-import { buildProgram } from '../src/cli/cli.ts';
+import type { Shell } from '../src/cli/command.ts';
+import { buildProgram } from '../src/cli/program.ts';
 import type { Terminal } from '../src/cli/terminal.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
@@ -74,15 +75,27 @@ function filled(text: string, table: Table): string {
   return `${text.slice(0, from + start.length)}\n${rows.join('\n')}\n${text.slice(to)}`;
 }
 
-/** Commands that are only described. */
+/** Commands that are only described: nothing is read or printed. */
 const silent: Terminal = {
   out: () => true,
+  drained: () => Promise.resolve(),
   err: () => {},
+  outIsTerminal: false,
   errIsTerminal: false,
+  columns: () => 80,
+  input: { isTerminal: false, chunks: async function* none() {}, setMode: () => {}, close: () => {} },
   environment: {},
+  wallMs: () => 0,
+  onReopen: () => {},
   interrupted: new AbortController().signal,
   forced: new AbortController().signal,
-  onReopen: () => {},
+};
+const shell: Shell = {
+  terminal: silent,
+  setExitCode: () => {},
+  api: () => {
+    throw new Error('a command that is only described asked the API');
+  },
 };
 
 /** Every document of which something is generated, and what it should say. */
@@ -91,7 +104,7 @@ function wantedDocuments(): ReadonlyMap<string, string> {
   for (const table of tables) {
     wanted.set(table.document, filled(wanted.get(table.document) ?? readFileSync(table.document, 'utf8'), table));
   }
-  const program = buildProgram(silent, () => {});
+  const program = buildProgram(shell);
   for (const [name, page] of manPages(program, thisVersion().version)) wanted.set(`man/${name}`, page);
   return wanted;
 }

@@ -80,7 +80,7 @@ const tiers: readonly Tier[] = [
     name: 'lives',
     title: 'stop, reset, rebind and remount with mutations in flight',
     files: ['test/lives/**/*.test.ts'],
-    minimumTests: 9,
+    minimumTests: 10,
     limitSeconds: 300,
     concurrency: 1,
   },
@@ -98,6 +98,14 @@ const tiers: readonly Tier[] = [
     files: ['test/systemd/**/*.test.ts'],
     minimumTests: 4,
     limitSeconds: 900,
+    concurrency: 1,
+  },
+  {
+    name: 'up',
+    title: 'the host daemon with real guests, through its API',
+    files: ['test/up/**/*.test.ts'],
+    minimumTests: 1,
+    limitSeconds: 600,
     concurrency: 1,
   },
 ];

@@ -5,13 +5,17 @@ import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import type { Command } from 'commander';
 import { commitNow } from '../../test/tree/world.ts';
 import { digestOf, parseSpec, SpecError, State } from '../host/index.ts';
 import { Authority, ways } from '../tree/index.ts';
 import { runCli } from './cli.ts';
-import { toExitCode, UsageError } from './exit-code.ts';
+import type { Shell } from './command.ts';
+import { toExitCode } from './exit-code.ts';
+import { buildProgram } from './program.ts';
 import { asJson, inWords } from './serve-words.ts';
-import { paintFor } from './terminal.ts';
+import { paintFor, type Terminal } from './terminal.ts';
+import { UsageError } from './usage-error.ts';
 
 const checkout = join(import.meta.dirname, '..', '..');
 const example = join('examples', 'web.yaml');
@@ -22,16 +26,21 @@ const temporary = (t: TestContext): string => {
   return directory;
 };
 
-const terminal = (out: string[], err: string[], more: object = {}) => ({
-  out: (text: string) => {
-    out.push(text);
+const terminal = (out: string[], err: string[], more: Partial<Terminal> = {}): Terminal => ({
+  out: (text) => {
+    out.push(typeof text === 'string' ? text : new TextDecoder().decode(text));
     return true;
   },
-  err: (text: string) => void err.push(text),
+  drained: async () => {},
+  err: (text) => void err.push(text),
+  outIsTerminal: false,
   errIsTerminal: false,
+  columns: () => 80,
+  input: { isTerminal: false, chunks: async function* () {}, setMode: () => {}, close: () => {} },
   environment: {},
-  interrupted: new AbortController().signal,
+  wallMs: Date.now,
   onReopen: () => {},
+  interrupted: new AbortController().signal,
   forced: new AbortController().signal,
   ...more,
 });
@@ -59,20 +68,34 @@ test('porthole prints its version and help', () => {
   assert.equal(help.code, 0);
   assert.match(
     help.out,
-    /Usage: porthole [^]*serve \[options\] <file>[^]*export[^]*policy[^]*Exit codes:\n {2}0 {2}done\n/,
+    /Usage: porthole [^]*vm [^]*policy[^]*serve \[options\] <file>[^]*export[^]*Exit codes:\n {2}0 {4}done\n/,
   );
 });
 
+/** Every command, by the words that run it. */
+const commandLines = (): readonly (readonly string[])[] => {
+  const nothing = terminal([], []);
+  const below = (of: Command): readonly (readonly string[])[] =>
+    of.commands.flatMap((one) => [[one.name()], ...below(one).map((words) => [one.name(), ...words])]);
+  const shell: Shell = { terminal: nothing, setExitCode: () => {}, api: () => assert.fail('nothing runs') };
+  return below(buildProgram(shell));
+};
+
 test('porthole prints help with an example for each command', async () => {
-  for (const args of [['serve'], ['export'], ['policy', 'check'], ['policy', 'explain']]) {
+  const lines = commandLines();
+  assert.ok(lines.length > 35, `${lines.length}`);
+  for (const args of lines) {
     const { code, out } = await run(...args, '--help');
     assert.equal(code, 0);
-    assert.match(out, new RegExp(`Usage: porthole ${args.join(' ')} [^]*Examples?:\n  porthole ${args.join(' ')}`));
+    const usage = `Usage: porthole ${args.join(' ')} `;
+    assert.equal(out.slice(0, usage.length), usage);
+    if (/\nCommands:\n/.test(out)) continue;
+    assert.match(out, new RegExp(`Examples?:\n[^]*  (printf .* )?porthole ${args.join(' ')}`), args.join(' '));
   }
 });
 
 test('porthole prints help that fits into 80 columns', async () => {
-  for (const args of [[], ['serve'], ['export'], ['policy'], ['policy', 'check'], ['policy', 'explain']]) {
+  for (const args of [[], ...commandLines()]) {
     const { out } = await run(...args, '--help');
     const wide = out.split('\n').filter((line) => line.length > 80);
     assert.deepEqual(wide, []);
@@ -334,7 +357,7 @@ test('inWords says what a reload changed, and that a spec is right again', () =>
 });
 
 test('paintFor colours a terminal only, and never with NO_COLOR', () => {
-  const error = (more: object): string => paintFor(terminal([], [], more)).error('x');
+  const error = (more: Partial<Terminal>): string => paintFor(terminal([], [], more)).error('x');
   assert.notEqual(error({ errIsTerminal: true }), 'x');
   assert.equal(error({}), 'x');
   assert.equal(error({ errIsTerminal: true, environment: { NO_COLOR: '1' } }), 'x');

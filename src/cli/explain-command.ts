@@ -9,6 +9,7 @@ import {
   ROOT_INO,
   type Way,
 } from '../tree/index.ts';
+import { modeLetters } from './mode-letters.ts';
 
 interface ExplainRequest {
   readonly replica: Replica;
@@ -77,16 +78,5 @@ const listing = (told: Explanation, node: Node, policy: Policy): string => {
   const acl = node.acl === undefined ? '' : '+';
   const owner = policy.userName(told.uid) ?? told.uid;
   const group = policy.groupName(told.gid) ?? told.gid;
-  return `${type}${permissions(told.shownMode)}${acl} ${owner} ${group} ${node.sizeBytes} ${told.path}`;
-};
-
-const permissions = (mode: number): string => {
-  const letters = [...'rwxrwxrwx'].map((letter, i) => ((mode & (0o400 >> i)) === 0 ? '-' : letter));
-  const mark = (bit: number, at: number, on: string): void => {
-    if ((mode & bit) !== 0) letters[at] = letters[at] === '-' ? on.toUpperCase() : on;
-  };
-  mark(0o4000, 2, 's');
-  mark(0o2000, 5, 's');
-  mark(0o1000, 8, 't');
-  return letters.join('');
+  return `${type}${modeLetters(told.shownMode)}${acl} ${owner} ${group} ${node.sizeBytes} ${told.path}`;
 };

@@ -81,5 +81,5 @@ const vhostUserWords = (socket: string): string => {
     ${mountCommand}`;
 };
 
-const shellQuoted = (word: string): string =>
+export const shellQuoted = (word: string): string =>
   /^[\w./:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", String.raw`'\''`)}'`;

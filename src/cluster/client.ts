@@ -192,9 +192,14 @@ export class Client implements Disposable {
    */
   async *events<K extends OperationId>(
     operation: K,
-    input: Input<K> & { readonly isLast?: (event: StreamEvent) => boolean; readonly lastEventId?: string } = {},
+    input: Input<K> & {
+      readonly isLast?: (event: StreamEvent) => boolean;
+      readonly lastEventId?: string;
+      /** Told when the stream has begun, when it broke, and when it goes on. */
+      readonly onConnection?: (isThere: boolean) => void;
+    } = {},
   ): AsyncGenerator<StreamEvent, void> {
-    const { isLast, signal } = input;
+    const { isLast, signal, onConnection } = input;
     let lastId = input.lastEventId;
     for (let silentSinceMs = performance.now(); ; ) {
       try {
@@ -206,6 +211,7 @@ export class Client implements Disposable {
         };
         const answer = await this.#transport.send({ ...prepared, headers, idleMs: streamIdleMs });
         if (answer.statusCode !== 200) throw refusalOf(answer, await readBody(answer));
+        onConnection?.(true);
         for await (const event of parseEvents(answer)) {
           silentSinceMs = performance.now();
           if (event.event === 'gone' || event.event === 'problem') throw ofProblem(event.data as Problem);
@@ -218,6 +224,7 @@ export class Client implements Disposable {
         if (retryAfterMs(error) === undefined || performance.now() - silentSinceMs > this.#patienceMs) throw error;
       }
       signal?.throwIfAborted();
+      onConnection?.(false);
       await pause(betweenTriesMs, undefined, { ...(signal && { signal }) });
     }
   }
@@ -317,11 +324,17 @@ const isUnheard = (error: unknown): boolean =>
 
 /** How long to wait before the same request may be tried again; undefined: it would not help. */
 const retryAfterMs = (error: unknown): number | undefined => {
-  if (error instanceof ConnectionError) return betweenTriesMs;
+  if (error instanceof ConnectionError) return isOfTls(error.cause) ? undefined : betweenTriesMs;
   if (error instanceof ClientError && (error.code === 'UNAVAILABLE' || error.code === 'IDEMPOTENCY_BUSY'))
     return (error.retryAfterSeconds ?? 1) * 1000;
   return undefined;
 };
+
+/** A certificate or a protocol that is wrong stays so. */
+const isOfTls = (error: unknown): boolean =>
+  /^(ERR_(TLS|SSL)_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_|HOSTNAME_MISMATCH|EPROTO$|HPE_)/.test(
+    (error as { readonly code?: string } | undefined)?.code ?? '',
+  );
 
 async function* parseEvents(answer: IncomingMessage): AsyncGenerator<StreamEvent> {
   const found: EventSourceMessage[] = [];

@@ -10,6 +10,9 @@ export {
 export { type ClientTarget, ConnectionError } from './client-transport.ts';
 export type * from './host-port.ts';
 export { Manager, type ManagerOptions } from './manager.ts';
+export type { Problem, ProblemCode } from './problem.ts';
+/** Shapes of requests and answers, for `z.infer`. */
+export type * as routes from './routes/index.ts';
 export {
   type ApiServer,
   ListenError,

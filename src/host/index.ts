@@ -5,9 +5,11 @@ export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.t
 export { Host, type HostOptions } from './host.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';
+export { printable } from './printable.ts';
 export { type ServeEvent, type Server, serve } from './serve.ts';
+export { groupId } from './serve-targets.ts';
 export { ServedTree } from './served-tree.ts';
-export { loadSpec, loadSpecOrThrow, parseSpec } from './spec-file.ts';
-export { formatProblem, formatProblems, type Paint, SpecError } from './spec-problem.ts';
+export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.ts';
+export { formatProblem, formatProblems, type Paint, SpecError, type SpecProblem } from './spec-problem.ts';
 export { State } from './state.ts';
 export { removeTree, TreeStore, TreeStoreError, type TreeStoreErrorCode } from './tree-store.ts';

@@ -416,8 +416,8 @@ class Opening {
 
   async #read(head: Head): Promise<{ readonly stored: Stored; readonly restored: Restored }> {
     const entries = new Map<string, Uint8Array>();
-    let { start, end } = prefixRange(this.#keys.prefix);
-    for (;;) {
+    const { start: first, end } = prefixRange(this.#keys.prefix);
+    for (let start = first; ; ) {
       const from = start;
       const page = await this.#reading('some record', () => this.#store.range({ start: from, end }));
       for (const { key, value } of page.entries) entries.set(keyText(key), value);

@@ -101,8 +101,9 @@ export class Boot {
       limits: {
         memoryBytes: machine.type.memoryMiB * 1024 * 1024 + overheadBytes,
         addressSpaceBytes: machine.type.memoryMiB * 1024 * 1024 + addressSpaceBytes,
-        processes: 64 + machine.type.cpus * 2,
-        openFiles: 1_024,
+        // Its pool for disks has 64 threads, and each connection of a user-mode network is a socket.
+        processes: 128 + machine.type.cpus * 2,
+        openFiles: 4_096,
       },
       logFile: paths.qemuLog,
       ...(uid !== undefined && { uid }),
@@ -125,13 +126,15 @@ export class Boot {
 
   /**
    * Takes up a boot that an earlier daemon started; returns how it ended where it has. Where that daemon had not yet let the
-   * guest run, it runs now.
+   * guest run, it runs now. `onFound` is given the boot before its monitor answers, which a QEMU that hangs never does: it can be
+   * killed and released from then on.
    */
   static async adopt(
     name: string,
     runtime: VmRuntime,
     options: BootOptions,
     signal: AbortSignal,
+    onFound: (boot: Boot) => void,
   ): Promise<Boot | BootEnd> {
     const { paths, launcher } = options;
     const qemu = runtime.qemu && launcher.adopt(runtime.qemu, paths.qemuLog);
@@ -147,6 +150,7 @@ export class Boot {
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
     if (boot.#watcher) void boot.#follow(boot.#watcher);
+    onFound(boot);
     try {
       await boot.#run(signal, undefined);
       return boot;

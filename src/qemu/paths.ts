@@ -6,6 +6,7 @@ export interface VmPaths {
   /** Of the state directory: survives the machine's restart. */
   readonly state: string;
   readonly disk: string;
+  /** The beginning of the names of its pieces; see `console-log.ts`. */
   readonly consoleLog: string;
   readonly qemuLog: string;
   readonly watcherLog: string;

@@ -134,12 +134,11 @@ test('adopt takes no other process for the one it looks for', async () => {
 });
 
 test('killStrays kills exactly those that have the argument', async () => {
-  const mark = `mark-${process.pid}-${Math.random()}`;
-  const start = (argument: string) => launcher.launch(spec(['sh', '-c', 'while :; do sleep 100; done', argument]));
+  const mark = join(dir, 'mark');
+  const start = (argument: string) => launcher.launch(spec(['tail', '-F', argument]));
   const [stray, other] = await Promise.all([start(mark), start(`${mark}-longer`)]);
-  await until('both', () =>
-    [stray, other].every(({ identity }) => readFileSync(`/proc/${identity.pid}/cmdline`, 'utf8').startsWith('sh')),
-  );
+  const hasBegun = (pid: number): boolean => readFileSync(`/proc/${pid}/cmdline`, 'utf8').startsWith('tail');
+  await until('both', () => [stray, other].every(({ identity }) => hasBegun(identity.pid)));
   assert.equal(killStrays(mark), 1);
   assert.deepEqual(await stray.ended, { how: 'signal', signal: 'SIGKILL' });
   assert.equal(other.alive, true);

@@ -218,7 +218,15 @@ export class Vm {
       return;
     }
     try {
-      const found = await Boot.adopt(this.#options.name, runtime, this.#bootOptions(), this.#released.signal);
+      const found = await Boot.adopt(
+        this.#options.name,
+        runtime,
+        this.#bootOptions(),
+        this.#released.signal,
+        (boot) => {
+          this.#boot = boot;
+        },
+      );
       if (found instanceof Boot) {
         this.#follow(found);
         return;

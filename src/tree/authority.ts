@@ -222,7 +222,7 @@ export class Authority {
       );
     } catch (error) {
       // What it was decided on has to be kept first.
-      const before = error instanceof TreeError ? await this.#settled() : undefined;
+      const before = error instanceof TreeError ? await this.settled() : undefined;
       throw before === undefined && error !== this.#persistFailure ? error : notKept(before ?? error);
     }
     const { revision, changes, durable } = loaded;
@@ -237,8 +237,8 @@ export class Authority {
     return specOfOutside(this.snapshot, this.#durable.policy);
   }
 
-  /** Undefined once all that was decided until now is kept, or why it could not be. */
-  #settled(): Promise<Error | undefined> {
+  /** Resolves when all that was decided until now is answered: with undefined if it is kept, else with why it could not be. */
+  settled(): Promise<Error | undefined> {
     if (this.#pipeline.idle) return Promise.resolve(undefined);
     return new Promise((resolve) => this.#enter({ kept: () => resolve(undefined), refused: resolve }));
   }

@@ -114,7 +114,7 @@ export const overQuota = (edits: readonly Edit[]): TreeError => {
 
 export const notKept = (cause: unknown): TreeError => {
   const why = cause instanceof Error ? cause.message : String(cause);
-  return new TreeError('NOT_KEPT', '', `the change could not be kept: ${why}`, undefined, cause);
+  return new TreeError('NOT_KEPT', '', `keeping the change failed: ${why}`, undefined, cause);
 };
 
 /** The names of a normalised absolute path; none for '/'. */

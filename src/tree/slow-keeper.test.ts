@@ -345,6 +345,7 @@ test('commit gathers into one batch what comes while another is being kept, and 
   const { keeper, authority, turn, create, answered } = await begin();
   for (const name of ['a', 'b', 'b', 'c']) create(name);
   assert.equal(keeper.batch.length, 1);
+  const settled = authority.settled().then((failure) => [failure, ...answered()]);
   keeper.succeed();
   await turn();
   assert.deepEqual(answered(), ['a 0'], 'a refusal that follows from what is not kept waits as well');
@@ -352,7 +353,8 @@ test('commit gathers into one batch what comes while another is being kept, and 
   assert.equal(authority.snapshot.resolve('/guest/b'), undefined);
   keeper.succeed();
   await turn();
-  assert.deepEqual(answered(), ['b 0', 'b 17', 'c 0']);
+  assert.deepEqual(await settled, [undefined, 'b 0', 'b 17', 'c 0']);
+  assert.equal(await authority.settled(), undefined);
   create('c');
   assert.deepEqual(answered(), ['c 17'], 'nothing is under way: a refusal is answered at once');
 });

@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync, statSync, truncateSync, writeFileSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { ensureDisk, ImageStore, readConsole, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
+import { ensureDisk, ImageStore, type VmMachine, vmStatistics } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, OwnVm, shell, testUid } from './own-vm.ts';
 
@@ -79,15 +79,14 @@ test('Vm from an image built by a recipe answers on a forwarded port, and its co
   );
   assert.equal(await answer.text(), 'hello from inside\n');
   await shell(own, 'seq 1 20000');
-  for (const file of [own.paths.consoleLog, `${own.paths.consoleLog}.1`]) {
-    const { size, mode } = statSync(file);
-    assert.ok(size > 0 && size <= consoleLogBytes, `${file} has ${size} bytes`);
+  const pieces = readdirSync(own.paths.state).filter((name) => name.startsWith('console.log.'));
+  assert.equal(pieces.length, 2);
+  for (const name of pieces) {
+    const { size, mode } = statSync(join(own.paths.state, name));
+    assert.ok(size > 0 && size <= consoleLogBytes, `${name} has ${size} bytes`);
     assert.equal(mode & 0o777, 0o600);
   }
-  assert.match(
-    Buffer.from(readConsole(own.paths.consoleLog, -4_096, 4_096).bytes).toString(),
-    /\r\n19990\r\n[^]*\r\n20000\r\n/,
-  );
+  assert.match(own.console, /\r\n19990\r\n[^]*\r\n20000\r\n/);
 });
 
 test('Vm waits when there is no room for its disk, says so, and goes on by itself', async (t) => {
@@ -118,4 +117,33 @@ test('Vm waits when there is no room for its disk, says so, and goes on by itsel
     execFileSync('umount', [small]);
     rmSync(small, { recursive: true });
   }
+});
+
+/** A boot sector that writes what follows it to the first serial port, and halts. */
+const serialSector = Buffer.concat([
+  Buffer.from('fa31c08ed8be177cfcac84c07406baf803eeebf5f4ebfd', 'hex'),
+  Buffer.from('hello from the disk\r\n\0', 'latin1'),
+]);
+
+test('Vm boots from its disk, by firmware', async (t) => {
+  if (process.arch !== 'x64') return t.skip('the sector is x86 code');
+  await using own = await OwnVm.make({ options: { groups: [imagesGid] } });
+  const store = new ImageStore({ directory: join(own.dir, 'images'), sandboxUid: 700_125, gid: imagesGid });
+  const raw = join(own.dir, 'raw');
+  const sector = Buffer.alloc(512);
+  serialSector.copy(sector);
+  sector.writeUInt16LE(0xaa55, 510);
+  writeFileSync(raw, sector);
+  truncateSync(raw, 1024 * 1024);
+  const base = await store.addDisk({ file: raw, format: 'raw' });
+  const path = own.paths.disk;
+  own.create = async () => {
+    await ensureDisk({ path, base, uid: testUid, groups: [imagesGid] });
+  };
+  own.change({
+    boot: { from: 'disk' },
+    disks: [{ path, format: 'qcow2', base: { path: base.path, format: 'qcow2' } }],
+  });
+  own.vm.start();
+  await until('the words of the disk', () => own.console.includes('hello from the disk'), bootLimitMs);
 });

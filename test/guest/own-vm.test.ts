@@ -172,3 +172,14 @@ test('Vm ends a QEMU that its daemon started and could not write down, and start
   assert.equal(existsSync(`/proc/${qemu!.pid}`) && identify(qemu!.pid)?.startTicks === qemu!.startTicks, false);
   assert.equal(own.boots.length, 2);
 });
+
+test('Vm that hangs is killed when it is stopped, under a daemon that never reached it', async () => {
+  await using own = await OwnVm.make();
+  own.vm.start();
+  await own.vm.until(({ status }) => status === 'running', limit());
+  process.kill(own.vm.qemuPid!, 'SIGSTOP');
+  own.restartDaemon();
+  own.vm.stop(0);
+  await own.vm.until(({ status }) => status === 'stopped', limit());
+  assert.equal(own.vm.state.reason, 'the guest did not power off within 0 s and was killed');
+});

@@ -1,8 +1,8 @@
 /** A VM of ours from the tiny image, in directories of its own. */
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { chmodSync, constants, copyFileSync, mkdtempSync, rmSync } from 'node:fs';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { tinyImage } from '../../images/tiny/image.ts';
 import {
   makeVmDirectories,
@@ -47,7 +47,12 @@ export class OwnVm implements AsyncDisposable {
       type: { cpus: 1, memoryMiB: 128 },
       accelerator: 'tcg',
       architecture: process.arch === 'arm64' ? 'arm64' : 'x64',
-      boot: { from: 'kernel', kernel: image.kernel, initrd: image.initramfs, commandLine: quickArgs },
+      boot: {
+        from: 'kernel',
+        kernel: this.#readable(image.kernel),
+        initrd: this.#readable(image.initramfs),
+        commandLine: quickArgs,
+      },
       disks: [],
       sockets: { qmp, watch, serial },
       ...changes.machine,
@@ -75,6 +80,14 @@ export class OwnVm implements AsyncDisposable {
       ...changes.options,
     };
     this.vm = new Vm(this.#options);
+  }
+
+  /** A copy that the VM's uid can reach: the checkout may lie where it can't, as below /root. */
+  #readable(file: string): string {
+    const copy = join(this.dir, basename(file));
+    copyFileSync(file, copy, constants.COPYFILE_FICLONE);
+    chmodSync(copy, 0o644);
+    return copy;
   }
 
   static async make(changes: OwnVmChanges = {}): Promise<OwnVm> {

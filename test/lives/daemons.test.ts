@@ -2,14 +2,17 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { readFile, writeFile } from 'node:fs/promises';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { appendFile, readFile, writeFile } from 'node:fs/promises';
 import { createConnection, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { encodeMessage, monotonicMs, readerOnHost, type ToDevice, type ToHost } from '../../src/device/index.ts';
-import { ways } from '../../src/tree/index.ts';
+import { openStores } from '../../src/store/index.ts';
+import { type Authority, ways } from '../../src/tree/index.ts';
+import { serve } from '../host/served-store.ts';
+import { temporaryStore } from '../store/temporary.ts';
 import { World } from '../tree/world.ts';
 import { until } from '../until.ts';
 
@@ -37,6 +40,17 @@ class Device {
   }
 }
 
+/** Undefined while nobody listens. */
+async function connection(file: string): Promise<Socket | undefined> {
+  const socket = createConnection(file);
+  try {
+    await once(socket, 'connect');
+    return socket;
+  } catch {
+    return undefined;
+  }
+}
+
 /** The link's end of a host daemon; its tree is the test's, as a store would keep it from one daemon to the next. */
 class Daemon {
   readonly messages: ToHost[] = [];
@@ -45,17 +59,14 @@ class Daemon {
   readonly #socket: Socket;
   readonly #stop: () => void;
 
-  static async connect(device: Device, world: World): Promise<Daemon> {
-    await until('the device process to listen', () => existsSync(device.link));
-    const socket = createConnection(device.link);
-    await once(socket, 'connect');
-    return new Daemon(socket, device, world);
+  static async connect(device: Device, { authority }: { readonly authority: Authority }): Promise<Daemon> {
+    const socket = await until('the device process to listen', () => connection(device.link));
+    return new Daemon(socket, device, authority);
   }
 
-  private constructor(socket: Socket, device: Device, world: World) {
+  private constructor(socket: Socket, device: Device, authority: Authority) {
     this.#socket = socket;
     const reader = readerOnHost();
-    const { authority } = world;
     socket.on('error', () => {});
     socket.on('data', (chunk: Uint8Array) => {
       for (const message of reader.feed(chunk)) {
@@ -128,6 +139,32 @@ test('a device process meets one host daemon after another: reads go on, what wa
   assert.equal(await readFile(at('guest/a'), 'utf8'), 'one');
   assert.equal(await readFile(at('guest/b'), 'utf8'), 'two');
   second.die();
+});
+
+test('what a daemon kept in the store and did not answer happens once, and the next one answers it from there', async (t) => {
+  const device = new Device(t);
+  await using stores = await openStores(temporaryStore(t));
+  const at = path.join(device.mountPoint, 'guest/log');
+  let written = '';
+  for (let life = 0; life < 5; life++) {
+    const { authority } = await serve(stores.region);
+    const daemon = await Daemon.connect(device, { authority });
+    await daemon.ready();
+    if (life === 0) await writeFile(at, '');
+    assert.equal(await readFile(at, 'utf8'), written);
+    daemon.answers = false;
+    written += `line ${life}\n`;
+    const appended = appendFile(at, `line ${life}\n`);
+    await until('the line to be kept', () => authority.snapshot.resolve('/guest/log')?.sizeBytes === written.length);
+    daemon.die();
+    const next = await serve(stores.region);
+    const successor = await Daemon.connect(device, next);
+    await successor.ready();
+    await appended;
+    assert.equal(next.authority.snapshot.resolve('/guest/log')?.sizeBytes, written.length, 'appended once');
+    assert.equal(await readFile(at, 'utf8'), written);
+    successor.die();
+  }
 });
 
 test('a daemon that connects takes the link over from the one before it', async (t) => {

@@ -52,9 +52,18 @@ class Crashing {
 
 const gone = () => new StoreError('STORE_CLOSED', 'the store is gone');
 
+/** A store knows no −0, which only a test can make an id or a time of. */
+const withoutMinus = <T extends object>(value: T): T => {
+  const entries = Object.entries(value).map(([key, at]: [string, unknown]) => {
+    if (typeof at === 'number') return [key, at + 0];
+    return [key, at !== null && typeof at === 'object' && !(at instanceof Uint8Array) ? withoutMinus(at) : at];
+  });
+  return Array.isArray(value) ? value : (Object.fromEntries(entries) as T);
+};
+
 const comparable = ({ nodes, applied, ...rest }: Restored) => ({
   ...rest,
-  nodes: new Map(nodes.map((kept) => [kept.node.ino, kept])),
+  nodes: new Map(nodes.map((kept) => [kept.node.ino, withoutMinus(kept)])),
   applied: Map.groupBy(applied ?? [], ({ holder }) => holder),
 });
 
@@ -132,7 +141,8 @@ class Lives {
     const { persist } = tree;
     const authority = makeAuthority({
       persist: async (commits) => {
-        this.underway = commits;
+        // What is refused later, because the store is gone, never reached it.
+        if (this.underway.length === 0) this.underway = commits;
         await persist(commits);
         for (const commit of commits) this.kept.keep(commit);
         this.underway = [];
@@ -182,7 +192,7 @@ test('TreeStore keeps each batch as a whole or not at all when the store goes at
       for (const life of lives) await tree.live(life);
       tree.check((await TreeStore.open(stores.region, tree.vmId)).restored);
       await removeTree(stores.region, tree.vmId);
-      assert.equal((await stores.region.count(prefixRange('tree/'))).count, 0);
+      assert.equal((await stores.region.count(prefixRange(`tree/${tree.vmId}/`))).count, 0);
     }),
     { numRuns: 40 },
   );

@@ -1,0 +1,142 @@
+/** `porthole vm create`. */
+import { type Command, InvalidArgumentError, Option } from 'commander';
+import { vmTypes } from '../../records/index.ts';
+import { parseSize } from '../amounts.ts';
+import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
+import { finished } from '../operation.ts';
+import type { NewVm, Operation } from '../shapes.ts';
+import { readSpec, withSpecShown } from '../spec-problems.ts';
+import type { Terminal } from '../terminal.ts';
+import { UsageError } from '../usage-error.ts';
+
+type Forward = NonNullable<Extract<NonNullable<NewVm['network']>, { mode: 'user' }>['forwards']>[number];
+
+interface CreateFlags {
+  readonly image: { readonly name: string; readonly version?: string };
+  readonly type: keyof typeof vmTypes;
+  readonly metadata?: string;
+  readonly port?: readonly Forward[];
+  readonly tap?: string;
+  readonly network: boolean;
+  readonly disk?: number;
+  readonly label?: readonly (readonly [string, string])[];
+  readonly restart?: NewVm['restart'];
+  readonly grace?: number;
+  readonly start: boolean;
+  readonly wait: boolean;
+  readonly json?: true;
+}
+
+const typeNames = Object.keys(vmTypes) as readonly (keyof typeof vmTypes)[];
+const typeWords = typeNames
+  .map((name) => `${name} (${vmTypes[name].vcpus} vCPU, ${vmTypes[name].memoryMiB} MiB)`)
+  .join(', ');
+
+export const waitOption = (): Option => new Option('--no-wait', 'return as soon as it is asked for');
+
+/** Of `--no-wait`: what there is to ask about later. */
+export const told = ({ out }: Terminal, { id }: Operation): void => void out(`${id}\n`);
+
+export const createCommand = (vm: Command, shell: Shell): void => {
+  apiCommand(vm, 'create', 'create a virtual machine, and start it')
+    .argument('<name>', 'its name: a-z, 0-9 and "-"')
+    .requiredOption(
+      '--image <image>',
+      'NAME or NAME:VERSION (required); without a version: the one added last',
+      parseImage,
+    )
+    .addOption(new Option('--type <type>', 'its size').choices(typeNames).default('small'))
+    .option('--metadata <file>', 'its metadata and policy, a spec file')
+    .option(
+      '--port <forward>',
+      'as 8080:80, 127.0.0.1:8080:80 or 5353:53/udp (any number of times)',
+      collected(parseForward),
+    )
+    .option('--tap <device>', 'connect it to this tap device, which exists')
+    .option('--no-network', 'without any network')
+    .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
+    .option('--label <label>', 'KEY=VALUE (any number of times)', collected(parseLabel))
+    .addOption(
+      new Option('--restart <when>', 'start it again after an end that nobody asked for')
+        .choices(['always', 'on-failure', 'never'])
+        .default('on-failure'),
+    )
+    .option('--grace <seconds>', 'how long the guest has to stop by itself; default: 30', parseCount(0, 3600))
+    .option('--no-start', 'leave it stopped')
+    .addOption(waitOption())
+    .option('--json', 'print one JSON document')
+    .addHelpText(
+      'after',
+      `
+Types: ${typeWords.replaceAll('), ', '),\n       ')}.
+
+It waits until the machine runs, and shows how far it is. Ctrl-C ends the
+waiting, and says how to go on with it.
+
+Examples:
+  porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80
+  porthole vm create db-1 --image debian --type medium --disk 20G`,
+    )
+    .action((name: string, flags: CreateFlags) => create(shell, name, flags));
+};
+
+const create = async ({ api: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
+  const { image, type, metadata, disk, label = [], restart, grace, start } = flags;
+  const spec = metadata === undefined ? undefined : await readSpec(terminal, metadata);
+  const api = connect();
+  const wanted: NewVm = {
+    name,
+    image,
+    type,
+    network: networkOf(flags),
+    labels: Object.fromEntries(label),
+    start,
+    ...(restart !== undefined && { restart }),
+    ...(disk !== undefined && { diskBytes: disk }),
+    ...(grace !== undefined && { stopGraceSeconds: grace }),
+    ...(spec !== undefined && { spec: spec.sent }),
+  };
+  const { vm, operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
+  if (!flags.wait) {
+    if (flags.json === true) printJson(terminal, { vm, operation });
+    else told(terminal, operation);
+    return;
+  }
+  const done = await finished(api, operation, terminal);
+  if (flags.json === true) printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
+};
+
+const networkOf = ({ port = [], tap, network }: CreateFlags): NonNullable<NewVm['network']> => {
+  if (!network) {
+    if (tap !== undefined || port.length > 0) throw new UsageError('--no-network leaves nothing for --tap or --port');
+    return { mode: 'none' };
+  }
+  if (tap === undefined) return { mode: 'user', forwards: [...port] };
+  if (port.length > 0) throw new UsageError('--port is for the network without --tap: a tap device forwards nothing');
+  return { mode: 'tap', device: tap };
+};
+
+const forwardPattern = /^(?:(\[[^\]]+\]|[^:[\]]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/;
+
+/** `[ADDRESS:]HOST:GUEST[/PROTOCOL]`, an IPv6 address in brackets. */
+const parseForward = (text: string): Forward => {
+  const [, address, host, guest, protocol] = forwardPattern.exec(text) ?? [];
+  const ports = [Number(host), Number(guest)] as const;
+  if (ports.some((one) => !(one >= 1 && one <= 65535)))
+    throw new InvalidArgumentError(
+      'Write it as HOST:GUEST, ADDRESS:HOST:GUEST or HOST:GUEST/udp, ports from 1 to 65535.',
+    );
+  return {
+    hostPort: ports[0],
+    guestPort: ports[1],
+    ...(address !== undefined && { hostAddress: address.replace(/^\[|\]$/g, '') }),
+    ...(protocol !== undefined && { protocol: protocol as 'tcp' | 'udp' }),
+  };
+};
+
+/** `KEY=VALUE`. */
+const parseLabel = (text: string): readonly [string, string] => {
+  const at = text.indexOf('=');
+  if (at > 0) return [text.slice(0, at), text.slice(at + 1)];
+  throw new InvalidArgumentError('Write a label as KEY=VALUE.');
+};

@@ -1,0 +1,106 @@
+/** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
+import type { Command } from 'commander';
+import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
+import { collect, command, type Shell } from '../command.ts';
+import { asJson, inWords } from '../serve-words.ts';
+import { paintFor, type Terminal } from '../terminal.ts';
+import { UsageError } from '../usage-error.ts';
+
+interface ServeFlags {
+  readonly vhostUser?: readonly string[];
+  readonly socketGroup?: string;
+  readonly mount?: readonly string[];
+  readonly state?: string;
+  readonly audit?: string;
+  readonly json?: true;
+}
+
+export const serveCommands = (program: Command, { terminal }: Shell): void => {
+  command(program, 'serve', 'serve the tree of a spec file to a VM, or on this machine')
+    .argument('<file>', 'the spec file; changes of it are served at once')
+    .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
+    .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
+    .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
+    .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
+    .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
+    .option('--json', 'print events as JSON lines')
+    .addHelpText(
+      'after',
+      `
+Examples:
+  porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
+    --socket-group libvirt-qemu --state /var/lib/porthole/web
+  porthole serve web.yaml --mount /run/metadata --audit -
+
+Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
+SIGHUP opens the audit log by its name again, so that it can be rotated; where
+serve has a terminal, SIGHUP ends it.`,
+    )
+    .action((file: string, flags: ServeFlags) => runServe(file, flags, terminal));
+
+  command(program, 'export', 'print a tree as a spec file, with its secrets')
+    .argument('[file]', 'the spec file; default: the one that --state was last served from')
+    .option('--state <directory>', 'with what was written in the guest, kept there')
+    .addHelpText(
+      'after',
+      `
+Loaded again, the output gives the same names and values. What was made in the
+guest carries its owner and mode as a comment: loaded, it is made outside, and
+the policy says who may do what.
+
+Examples:
+  porthole export web.yaml
+  porthole export --state /var/lib/porthole/web > copy.yaml`,
+    )
+    .action((file: string | undefined, flags: { readonly state?: string }) => runExport(file, flags.state, terminal));
+};
+
+const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
+  const { vhostUser = [], mount: mounts = [] } = flags;
+  if (vhostUser.length + mounts.length === 0) {
+    throw new UsageError(
+      'serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine',
+    );
+  }
+  if (flags.socketGroup !== undefined && vhostUser.length === 0) {
+    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
+  }
+  const paint = paintFor(terminal);
+  const server = await serve({
+    file,
+    vhostUser,
+    mounts,
+    ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
+    ...(flags.state !== undefined && { stateDirectory: flags.state }),
+    ...(flags.audit !== undefined && { audit: flags.audit }),
+    writeStdout: terminal.out,
+    onEvent: (event) => {
+      if (flags.json === true) {
+        terminal.out(`${asJson(event)}\n`);
+        return;
+      }
+      const { to, text } = inWords(event, paint);
+      if (to === 'out') terminal.out(`${text}\n`);
+      else terminal.err(`${text}\n`);
+    },
+  });
+  terminal.forced.addEventListener('abort', () => server.force(), { once: true });
+  terminal.interrupted.addEventListener('abort', () => void server.stop(), { once: true });
+  if (terminal.interrupted.aborted) void server.stop();
+  terminal.onReopen(() => server.reopenAudit());
+  await server.ended;
+};
+
+const runExport = (given: string | undefined, state: string | undefined, terminal: Terminal): void => {
+  if (given === undefined && state === undefined) {
+    throw new UsageError('exporting needs a tree: give a spec file, or --state DIRECTORY');
+  }
+  using kept = state === undefined ? undefined : new State(state, { readOnly: true });
+  const file = given ?? kept?.specFile;
+  if (file === undefined) throw new UsageError(`nothing was served from "${state}" yet; give a spec file as well`);
+  using tree = new ServedTree({ ...quiet, file, loaded: loadSpecOrThrow(file), state: kept });
+  terminal.out(exportReplica(tree.authority.replica));
+};
+
+/** A tree that is only looked at. */
+export const quiet = { vm: '', audit: () => true, wallMs: Date.now } as const;

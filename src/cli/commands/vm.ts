@@ -1,0 +1,224 @@
+/** `porthole vm`: machines that are made, started, stopped and deleted here. */
+import { type Command, Option } from 'commander';
+import { vmStatuses } from '../../records/index.ts';
+import { ago, moment, size } from '../amounts.ts';
+import type { Api } from '../api.ts';
+import { apiCommand, collect, examples, group, parseCount, printJson, type Shell } from '../command.ts';
+import { exitCodes, toExitCode } from '../exit-code.ts';
+import { withVm } from '../near.ts';
+import { finished } from '../operation.ts';
+import { Interrupted, promptYes } from '../prompt.ts';
+import { report } from '../report.ts';
+import type { Operation, Vm, VmAndOperation } from '../shapes.ts';
+import { facts, table } from '../table.ts';
+import { type Colours, paintFor } from '../terminal.ts';
+import { UsageError } from '../usage-error.ts';
+import { attachCommand } from './attach.ts';
+import { createCommand, told, waitOption } from './create.ts';
+
+interface ListFlags {
+  readonly status?: Vm['status'];
+  readonly type?: string;
+  readonly label?: readonly string[];
+  readonly prefix?: string;
+  readonly quiet?: true;
+  readonly json?: true;
+}
+
+interface RequestFlags {
+  readonly wait: boolean;
+  readonly json?: true;
+  readonly grace?: number;
+  readonly yes?: true;
+}
+
+/** @returns the group, for what others add to it */
+export const vmCommands = (program: Command, shell: Shell): Command => {
+  const { terminal } = shell;
+  const vm = group(program, 'vm', 'create, start, stop and look at virtual machines');
+  createCommand(vm, shell);
+
+  apiCommand(vm, 'ls', 'list virtual machines')
+    .addOption(new Option('--status <status>', 'those in this status').choices(vmStatuses))
+    .option('--type <type>', 'those of this type')
+    .option('--label <label>', 'those with KEY, or with KEY=VALUE (any number of times)', collect)
+    .option('--prefix <text>', 'those whose names begin so')
+    .option('-q, --quiet', 'print names only')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', examples('porthole vm ls --status running --label role=web'))
+    .action((flags: ListFlags) => list(shell, flags));
+
+  apiCommand(vm, 'show', 'show all that is known of a virtual machine')
+    .argument('<vm>', 'its name')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', examples('porthole vm show web-1'))
+    .action(async (name: string, flags: { readonly json?: true }) => {
+      const api = shell.api();
+      const found = await withVm(api, name, () => api.call('getVm', { params: { name } }));
+      if (flags.json === true) printJson(terminal, found);
+      else terminal.out(shown(found, terminal.wallMs(), paintFor(terminal, 'out')));
+    });
+
+  const grace = (): Option =>
+    new Option('--grace <seconds>', 'how long the guest has to stop by itself; 0: end it now').argParser(
+      parseCount(0, 3600),
+    );
+  request(vm, 'start', 'start virtual machines', shell).addHelpText('after', examples('porthole vm start web-1 web-2'));
+  request(vm, 'stop', 'stop virtual machines', shell)
+    .addOption(grace())
+    .addHelpText('after', examples('porthole vm stop web-1 --grace 10'));
+  request(vm, 'reboot', 'stop virtual machines and start them again', shell)
+    .addOption(grace())
+    .addHelpText('after', examples('porthole vm reboot web-1'));
+  request(vm, 'rm', 'delete virtual machines, their disks and their metadata', shell)
+    .option('-y, --yes', 'do not ask')
+    .addHelpText('after', examples('porthole vm rm web-1'));
+  attachCommand(vm, shell);
+  return vm;
+};
+
+const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
+  const { status, type, label, prefix } = flags;
+  const vms: Vm[] = [];
+  const query = { status, type, prefix, limit: 500, ...(label !== undefined && { label: [...label] }) };
+  for await (const page of connect().pages('listVms', query)) vms.push(...page.vms);
+  if (flags.json === true) {
+    printJson(terminal, vms);
+    return;
+  }
+  if (flags.quiet === true) {
+    terminal.out(vms.map(({ name }) => `${name}\n`).join(''));
+    return;
+  }
+  if (vms.length === 0) {
+    const isFiltered = [status, type, label, prefix].some((filter) => filter !== undefined);
+    terminal.err(
+      isFiltered ? 'no virtual machine is so\n' : 'no virtual machines yet; "porthole vm create" makes one\n',
+    );
+    return;
+  }
+  const paint = paintFor(terminal, 'out');
+  const nowMs = terminal.wallMs();
+  const columns = [
+    { title: 'NAME', cell: ({ name }: Vm) => name },
+    { title: 'STATUS', cell: ({ status: text }: Vm) => text, paint: (text: string) => statusPaint(text, paint)(text) },
+    { title: 'FOR', cell: ({ since }: Vm) => (since === undefined ? '' : ago(Date.parse(since), nowMs)) },
+    { title: 'TYPE', cell: (one: Vm) => one.type },
+    { title: 'IMAGE', cell: ({ image }: Vm) => (image === undefined ? '-' : `${image.name}:${image.version}`) },
+    { title: 'ADDRESSES', cell: ({ addresses }: Vm) => addresses.join(',') || '-' },
+    { title: 'AGE', cell: ({ createdAt }: Vm) => ago(Date.parse(createdAt), nowMs) },
+  ];
+  terminal.out(table(columns, vms, paint.dim));
+};
+
+const statusPaint = (status: string, paint: Colours): ((text: string) => string) => {
+  if (status === 'running') return paint.good;
+  if (status === 'failed') return paint.error;
+  return status === 'stopped' ? paint.dim : paint.warning;
+};
+
+const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
+  const { image, network, since } = vm;
+  const forwards = (network['forwards'] ?? []) as readonly {
+    readonly protocol: string;
+    readonly hostAddress: string;
+    readonly hostPort: number;
+    readonly guestPort: number;
+  }[];
+  const address = (text: string): string => (text.includes(':') ? `[${text}]` : text);
+  return facts(
+    [
+      ['name', vm.name],
+      ['id', vm.id],
+      ['status', statusPaint(vm.status, paint)(vm.status) + (vm.reason === '' ? '' : ` (${vm.reason})`)],
+      ['since', since && moment(Date.parse(since), nowMs)],
+      ['wanted', vm.desired === vm.status ? undefined : vm.desired],
+      [
+        'type',
+        vm.kind === 'attached' ? 'attached: others start it' : `${vm.type} (${vm.vcpus} vCPU, ${vm.memoryMiB} MiB)`,
+      ],
+      ['image', image && `${image.name}:${image.version} (${image.digest})`],
+      ['disk', vm.diskBytes === undefined ? undefined : size(vm.diskBytes)],
+      ['network', network.mode],
+      [
+        'ports',
+        forwards
+          .map((one) => `${address(one.hostAddress)}:${one.hostPort} -> ${one.guestPort}/${one.protocol}`)
+          .join('\n'),
+      ],
+      ['addresses', vm.addresses.join('\n')],
+      [
+        'labels',
+        Object.entries(vm.labels)
+          .map(([key, value]) => `${key}=${value}`)
+          .join('\n'),
+      ],
+      ['restart', vm.restart],
+      ['boot', vm.bootId === undefined ? undefined : `${vm.bootId} (number ${vm.bootNumber})`],
+      ['created', moment(Date.parse(vm.createdAt), nowMs)],
+    ],
+    paint.dim,
+  );
+};
+
+type Verb = 'start' | 'stop' | 'reboot' | 'rm';
+
+const request = (vm: Command, verb: Verb, description: string, shell: Shell): Command =>
+  apiCommand(vm, verb, description)
+    .argument('<vm...>', 'their names')
+    .addOption(waitOption())
+    .option('--json', 'print one JSON document: their operations')
+    .action((names: readonly string[], flags: RequestFlags) => requestAll(shell, verb, names, flags));
+
+/** All are asked for first and waited for then; one that fails keeps no other from it. */
+const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], flags: RequestFlags): Promise<void> => {
+  const { terminal, setExitCode } = shell;
+  if (verb === 'rm' && flags.yes !== true) await confirmed(shell, names);
+  const api = shell.api();
+  const failed = (error: unknown): void => {
+    if (error instanceof Interrupted || terminal.interrupted.aborted || names.length === 1) throw error;
+    report(error, terminal);
+    setExitCode(Math.max(exitCodes.failed, toExitCode(error)));
+  };
+  const begun: Operation[] = [];
+  for (const name of names) {
+    try {
+      begun.push((await withVm(api, name, () => ask(api, verb, name, flags))).operation);
+    } catch (error) {
+      failed(error);
+    }
+  }
+  const operations: Operation[] = [];
+  for (const operation of begun) {
+    try {
+      operations.push(flags.wait ? await finished(api, operation, terminal) : operation);
+      if (!flags.wait && flags.json !== true) told(terminal, operation);
+    } catch (error) {
+      failed(error);
+    }
+  }
+  if (flags.json === true) printJson(terminal, operations);
+};
+
+const ask = (api: Api, verb: Verb, name: string, { grace }: RequestFlags): Promise<VmAndOperation> => {
+  const params = { name };
+  const body = grace === undefined ? {} : { body: { graceSeconds: grace } };
+  switch (verb) {
+    case 'start':
+      return api.call('startVm', { params });
+    case 'stop':
+      return api.call('stopVm', { params, ...body });
+    case 'reboot':
+      return api.call('rebootVm', { params, ...body });
+    case 'rm':
+      return api.call('deleteVm', { params });
+  }
+};
+
+const confirmed = async ({ terminal }: Shell, names: readonly string[]): Promise<void> => {
+  if (!terminal.input.isTerminal)
+    throw new UsageError('deleting cannot be undone: add --yes, as there is nobody to ask');
+  const what =
+    names.length === 1 ? `"${names[0]}", its disk and its metadata` : `${names.join(', ')}, with disks and metadata`;
+  if (!(await promptYes(terminal, `delete ${what}?`))) throw new Interrupted();
+};

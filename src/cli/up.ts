@@ -1,0 +1,199 @@
+/** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { dirname, join, resolve } from 'node:path';
+import { pino } from 'pino';
+import { type ApiServer, listen, Manager } from '../cluster/index.ts';
+import { Host } from '../host/index.ts';
+import { findAccelerator, findLauncher } from '../qemu/index.ts';
+import { createKeyFile, openStores, type Stores } from '../store/index.ts';
+
+export interface UpOptions {
+  readonly stateDirectory: string;
+  readonly runDirectory: string;
+  /** Key-encryption key of the store; made where there is no store yet. Default: in the state directory. */
+  readonly keyFile?: string | undefined;
+  readonly tcp?:
+    | {
+        readonly host: string;
+        readonly port: number;
+        readonly tls?: { readonly certFile: string; readonly keyFile: string } | undefined;
+        readonly names: readonly string[];
+      }
+    | undefined;
+  /** Members may use the API's socket, as operators. */
+  readonly socketGid?: number | undefined;
+  /** Members may connect to the devices of VMs that others start. */
+  readonly attachGid?: number | undefined;
+  /** The first of the uids that VMs get, one each; undefined: everything runs as this user. */
+  readonly uidBase?: number | undefined;
+  readonly auditDays: number;
+  readonly auditBytes: number;
+  readonly version: string;
+  readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
+  readonly onEvent: (event: UpEvent) => void;
+}
+
+/** What people or programs are told while it runs. `--json` prints one a line. */
+export type UpEvent =
+  | {
+      readonly event: 'up';
+      readonly socket: string;
+      readonly url: string | undefined;
+      readonly state: string;
+      readonly accelerator: string;
+      /** Why it is not KVM. */
+      readonly acceleratorReason: string;
+      readonly units: 'systemd' | 'session';
+      readonly ownUsers: boolean;
+      readonly vms: number;
+    }
+  | { readonly event: 'trouble'; readonly vm?: string; readonly what: string }
+  | { readonly event: 'down' };
+
+/** uids of VMs that a host gives out at most. */
+const uidCount = 50_000;
+export const apiSocketName = 'api.sock';
+
+/** What `up` started. `release` leaves the VMs running. */
+export class Up implements AsyncDisposable {
+  readonly #options: UpOptions;
+  #stores: Stores | undefined;
+  #host: Host | undefined;
+  #manager: Manager | undefined;
+  #api: ApiServer | undefined;
+  #releasing: Promise<void> | undefined;
+
+  private constructor(options: UpOptions) {
+    this.#options = options;
+  }
+
+  /** Resolves when the API answers. StoreError, ListenError, Error with words for people: nothing is left running. */
+  static async start(options: UpOptions): Promise<Up> {
+    const up = new Up(options);
+    try {
+      await up.#start();
+      return up;
+    } catch (error) {
+      await up.release();
+      throw error;
+    }
+  }
+
+  get host(): Host {
+    return this.#host!;
+  }
+
+  get stores(): Stores {
+    return this.#stores!;
+  }
+
+  get url(): string | undefined {
+    return this.#api?.url;
+  }
+
+  release(): Promise<void> {
+    this.#releasing ??= this.#release();
+    return this.#releasing;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release();
+  }
+
+  async #start(): Promise<void> {
+    const { uidBase, attachGid, version, onEvent, tcp, socketGid, recipes } = this.#options;
+    const stateDirectory = resolve(this.#options.stateDirectory);
+    const runDirectory = resolve(this.#options.runDirectory);
+    for (const directory of [stateDirectory, runDirectory]) {
+      mkdirSync(directory, { recursive: true, mode: 0o711 });
+      // VMs run as users of their own, and must get to their directories; each of those is closed by itself.
+      chmodSync(directory, 0o711);
+    }
+    if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
+    const [launcher, accelerator] = await Promise.all([findLauncher(), findAccelerator()]);
+    this.#stores = await openStores({
+      directory: join(stateDirectory, 'store'),
+      keyFile: this.#keyFile(stateDirectory),
+    });
+    const onTrouble = (vm: string | undefined, what: string): void =>
+      onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
+    const ownUsers = uidBase !== undefined;
+    this.#host = await Host.open({
+      region: this.#stores.region,
+      stateDirectory,
+      runDirectory,
+      launcher,
+      accelerator,
+      imageGid: ownUsers ? uidBase + uidCount : undefined,
+      sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
+      attachGid,
+      hasKeeper: false,
+      version,
+      audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
+      recipes,
+      onTrouble,
+    });
+    const log = pino({ level: 'warn' }, { write: (line) => onTrouble(undefined, line.trim()) });
+    this.#manager = await Manager.open({
+      region: this.#stores.region,
+      global: this.#stores.global,
+      host: this.#host,
+      log,
+      ...(ownUsers && { uids: { first: uidBase, count: uidCount } }),
+    });
+    const socket = join(runDirectory, apiSocketName);
+    this.#api = await listen({
+      manager: this.#manager,
+      version,
+      socketPath: socket,
+      ...(socketGid !== undefined && { socketGroup: { gid: socketGid, role: 'operator' } }),
+      ...(tcp && {
+        tcp: {
+          host: tcp.host,
+          port: tcp.port,
+          names: tcp.names,
+          ...(tcp.tls && {
+            tls: { cert: readFileSync(tcp.tls.certFile, 'utf8'), key: readFileSync(tcp.tls.keyFile, 'utf8') },
+          }),
+        },
+      }),
+    });
+    const { vms } = await this.#host.status();
+    onEvent({
+      event: 'up',
+      socket,
+      url: this.#api.url,
+      state: stateDirectory,
+      accelerator: accelerator.accelerator,
+      acceleratorReason: accelerator.reason,
+      units: launcher.kind,
+      ownUsers,
+      vms: vms.length,
+    });
+  }
+
+  #keyFile(stateDirectory: string): string {
+    const keyFile = resolve(this.#options.keyFile ?? join(stateDirectory, 'key'));
+    if (!existsSync(keyFile) && !existsSync(join(stateDirectory, 'store'))) createKeyFile(keyFile);
+    return keyFile;
+  }
+
+  /** In the order in which each uses the next. */
+  async #release(): Promise<void> {
+    await this.#api?.close();
+    await this.#manager?.close();
+    await this.#host?.release();
+    await this.#stores?.close();
+    this.#options.onEvent({ event: 'down' });
+  }
+}
+
+/** VMs run as users of their own. */
+const mustBeReachable = (directory: string): void => {
+  for (let at = directory; at !== dirname(at); at = dirname(at)) {
+    if ((statSync(at).mode & 0o001) !== 0) continue;
+    throw new Error(
+      `VMs run as users of their own, who cannot get to "${directory}": "${at}" may not be searched by all; give a directory elsewhere, or run: chmod o+x '${at}'`,
+    );
+  }
+};

@@ -1,0 +1,11 @@
+/** The client alone: a command that asks an API starts without loading the server. */
+
+export {
+  Client,
+  ClientError,
+  type Input,
+  type OperationId,
+  type ResultOf,
+  type StreamEvent,
+} from '../client.ts';
+export { type ClientTarget, ConnectionError } from '../client-transport.ts';

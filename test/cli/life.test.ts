@@ -1,0 +1,250 @@
+import assert from 'node:assert/strict';
+import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { setStage, spec, steady, withVm } from './stage.ts';
+
+test('porthole vm makes, lists, shows, stops and deletes a machine', async (t) => {
+  const stage = await setStage(t);
+  const { api, run } = stage;
+  const empty = await Promise.all([run('vm', 'ls'), run('image', 'ls'), run('key', 'ls'), run('operation', 'ls')]);
+  assert.deepEqual(
+    empty.map(({ code, out, err }) => [code, out, err]),
+    [
+      [0, '', 'no virtual machines yet; "porthole vm create" makes one\n'],
+      [0, '', 'no images yet; "porthole image add" and "porthole image build" add one\n'],
+      [0, '', 'no keys yet; on this machine none is needed, and "porthole key create" makes one for others\n'],
+      [0, '', 'nothing goes on; --all lists what has finished\n'],
+    ],
+  );
+  const file = join(api.directory, 'web.yaml');
+  writeFileSync(file, spec.replace('hunter2', '{ file: ./db }'));
+  writeFileSync(join(api.directory, 'db'), 'hunter2');
+  assert.deepEqual(await run('image', 'build', 'tiny'), { code: 0, out: '', err: 'added tiny:1\n' });
+  const options = ['--image', 'tiny', '--metadata', 'web.yaml', '--port', '8080:80', '--port', '[::1]:53:53/udp'];
+  const created = await run('vm', 'create', 'web-1', ...options, '--label', 'role=web', '--disk', '1G');
+  assert.deepEqual(created, { code: 0, out: '', err: '' });
+
+  const [table, shown, json, images, quiet, value, none] = await Promise.all([
+    run('vm', 'ls', '--label', 'role=web'),
+    run('vm', 'show', 'web-1'),
+    run('vm', 'ls', '--json'),
+    run('image', 'ls'),
+    run('vm', 'ls', '-q'),
+    run('metadata', 'get', 'web-1', '/secrets/db'),
+    run('vm', 'ls', '--status', 'failed'),
+  ]);
+  assert.equal(
+    steady(table.out),
+    `NAME   STATUS   FOR  TYPE   IMAGE   ADDRESSES  AGE
+web-1  running  AGO   small  tiny:1  -          AGO
+`,
+  );
+  assert.equal(
+    steady(shown.out).replace(/[0-9a-f]{64}/, 'DIGEST'),
+    `name:     web-1
+id:       i-ID
+status:   running
+since:    TIME (AGO)
+type:     small (1 vCPU, 1024 MiB)
+image:    tiny:1 (sha256:DIGEST)
+disk:     1 GiB
+network:  user
+ports:    127.0.0.1:8080 -> 80/tcp
+          [::1]:53 -> 53/udp
+labels:   role=web
+restart:  on-failure
+boot:     boot-1 (number 1)
+created:  TIME (AGO)
+`,
+  );
+  const vms = JSON.parse(json.out) as { name: string; status: string }[];
+  assert.deepEqual(
+    vms.map(({ name, status }) => [name, status]),
+    [['web-1', 'running']],
+  );
+  assert.equal(
+    steady(images.out),
+    `NAME  VERSION    SIZE   DISK  DIGEST               AGE
+tiny  1        1000 B  4 KiB  sha256:000000000000  AGO
+`,
+  );
+  assert.equal(quiet.out, 'web-1\n');
+  // The value came from a file that only this side may read.
+  assert.equal(value.out, 'hunter2');
+  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine is so\n' });
+
+  assert.deepEqual(await run('vm', 'stop', 'web-1', '--grace', '0'), { code: 0, out: '', err: '' });
+  assert.match((await run('vm', 'ls')).out, /^web-1 {2}stopped/m);
+  // One that is not there keeps the others from nothing.
+  const started = await run('vm', 'start', 'web-2', 'web-1');
+  assert.deepEqual(started, {
+    code: 1,
+    out: '',
+    err: 'porthole: there is no VM "web-2"; did you mean "web-1"?\n',
+  });
+  const [rebooted, unsaid] = await Promise.all([run('vm', 'reboot', 'web-1', '--no-wait'), run('vm', 'rm', 'web-1')]);
+  assert.match(rebooted.out, /^op-[0-9a-f]{22}\n$/);
+  assert.deepEqual(unsaid, {
+    code: 2,
+    out: '',
+    err: 'porthole: deleting cannot be undone: add --yes, as there is nobody to ask\n',
+  });
+  const operation = await run('operation', 'show', rebooted.out.trim(), '--wait');
+  assert.equal(
+    steady(operation.out),
+    'id:        op-ID\nkind:      vm.reboot\nof:        web-1\nstate:     succeeded\nbegun:     TIME (AGO)\nfinished:  TIME (AGO)\n',
+  );
+  const inUse = await run('image', 'rm', 'tiny:1');
+  assert.equal(inUse.code, 1);
+  assert.match(inUse.err, /^porthole: .*tiny/);
+  assert.deepEqual(await run('vm', 'rm', 'web-1', '--yes'), { code: 0, out: '', err: '' });
+  assert.equal(api.host.vms.size, 0);
+  const all = await run('operation', 'ls', '--all');
+  assert.match(steady(all.out), /^ID +KIND +OF +STATE +AGE +STEP\nop-ID +image\.add +tiny:1 +succeeded +AGO\n/);
+  assert.match(all.out, /vm\.delete +web-1 +succeeded/);
+});
+
+test('porthole vm rm asks on a terminal, and only "y" deletes', async (t) => {
+  const stage = await setStage(t);
+  await withVm(stage, spec);
+  const no = stage.terminal({}, 'vm', 'rm', 'web-1');
+  await no.says(/delete "web-1", its disk and its metadata\? \[y\/N\] /);
+  no.type('\r');
+  assert.equal((await no.ended).code, 130);
+  assert.equal(stage.api.host.vms.size, 1);
+  const yes = stage.terminal({}, 'vm', 'rm', 'web-1');
+  await yes.says(/\[y\/N\] /);
+  yes.type('y\r');
+  assert.equal((await yes.ended).code, 0);
+  assert.equal(stage.api.host.vms.size, 0);
+});
+
+test('porthole vm attach makes a VM of others once, and prints what each monitor needs', async (t) => {
+  const { run } = await setStage(t);
+  const expected = `listening on /run/porthole/vms/db-1/fs.sock
+  QEMU (the guest's memory after size= and -m, the same in both):
+    -device vhost-user-fs-pci,chardev=metadata,tag=metadata
+  libvirt, in the domain's XML:
+    <filesystem/>
+  Cloud Hypervisor:
+    --fs tag=metadata
+  in the guest:
+    mkdir -p /run/metadata
+    mount -t virtiofs metadata /run/metadata
+`;
+  assert.deepEqual(await run('vm', 'attach', 'db-1'), { code: 0, out: expected, err: '' });
+  assert.deepEqual(await run('vm', 'attach', 'db-1'), { code: 0, out: expected, err: '' });
+  assert.equal((await run('vm', 'attach', 'db-1', '--for', 'libvirt')).out, '<filesystem/>\n');
+  assert.match((await run('vm', 'ls')).out, /^db-1 .* attached +- /m);
+});
+
+test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) => {
+  const stage = await setStage(t);
+  const { host } = stage.api;
+  const begun = Promise.withResolvers<void>();
+  let cancelled = false;
+  host.addImageWith = (_, { progress, signal }) => {
+    const told = setInterval(() => {
+      progress({ step: 'converting', done: 30 * 1024 * 1024, total: 120 * 1024 * 1024 });
+    }, 100);
+    begun.resolve();
+    return new Promise((_resolve, reject) => {
+      signal!.addEventListener('abort', () => {
+        clearInterval(told);
+        cancelled = true;
+        reject(signal!.reason as Error);
+      });
+    });
+  };
+  const adding = stage.terminal({}, 'image', 'add', 'debian:12', 'disk.qcow2');
+  await begun.promise;
+  await adding.says(/\[#{5,6}\.{16,18}\] .*adding debian:12: converting, 30 MiB of 120 MiB \(25 %\)/);
+  adding.type('\u0003');
+  const { code, out } = await adding.ended;
+  assert.equal(code, 130);
+  assert.equal(cancelled, true);
+  assert.match(out, /adding debian:12: cancelled\r\n$/);
+});
+
+test('porthole vm create says how to go on with what Ctrl-C cannot cancel', async (t) => {
+  const stage = await setStage(t, { obeys: false });
+  await stage.api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  const creating = stage.start({}, 'vm', 'create', 'web-1', '--image', 'tiny');
+  // Nobody brings it about.
+  for (let found = false; !found; ) {
+    const { json } = await stage.api.ask({ path: '/v1/vms' });
+    found = JSON.stringify(json).includes('"web-1"');
+  }
+  creating.child.kill('SIGINT');
+  const { code, err } = await creating.ended;
+  assert.equal(code, 130);
+  assert.match(steady(err), /^creating web-1 goes on: .*; "porthole operation show op-ID" tells how it goes\n$/);
+});
+
+test('porthole key makes keys for others, told once, and revokes them', async (t) => {
+  const stage = await setStage(t, { listen: { tcp: { host: '127.0.0.1', port: 0 } } });
+  const { api, run, runWith } = stage;
+  const file = join(api.directory, 'ci.key');
+  const made = await run('key', 'create', 'CI of web', '--role', 'viewer', '--expires', '90d', '--out', 'ci.key');
+  assert.deepEqual(made, { code: 0, out: '', err: '' });
+  assert.equal(statSync(file).mode & 0o777, 0o600);
+  assert.match(readFileSync(file, 'utf8'), /^ph_[0-9a-f]{16}_[\w-]{43}\n$/);
+  const again = await run('key', 'create', 'x', '--role', 'viewer', '--out', 'ci.key');
+  assert.deepEqual([again.code, again.err], [1, 'porthole: "ci.key" exists already; it is not overwritten\n']);
+  const listed = await run('key', 'ls');
+  assert.match(
+    steady(listed.out),
+    /^ID +ROLE +EXPIRES +AGE +NAME\n[0-9a-f]{16} {2}viewer {2}TIME \(in AGO\) {2}AGO +CI of web\n$/,
+  );
+  const printed = await run('key', 'create', 'x', '--role', 'operator');
+  assert.equal(printed.err, 'the key, which is told this once:\n');
+  assert.match(printed.out, /^ph_[0-9a-f]{16}_[\w-]{43}\n$/);
+
+  const remote = { PORTHOLE_API: api.server.url!, PORTHOLE_KEY_FILE: file };
+  const asViewer = (...args: readonly string[]) => runWith({ environment: remote }, ...args);
+  assert.equal((await asViewer('vm', 'ls', '--json')).out, '[]\n');
+  const refused = await asViewer('key', 'ls');
+  assert.deepEqual([refused.code, refused.err], [1, 'porthole: this needs the role admin, and yours is viewer\n']);
+  const id = /^([0-9a-f]{16}) {2}viewer/m.exec(listed.out)![1]!;
+  assert.equal((await run('key', 'rm', id)).code, 0);
+  const revoked = await asViewer('vm', 'ls');
+  assert.equal(revoked.code, 1);
+  assert.match(revoked.err, /the key is unknown, revoked or out of date/);
+  const without = await runWith({ environment: { PORTHOLE_API: api.server.url! } }, 'vm', 'ls');
+  assert.equal(without.code, 2);
+  assert.match(without.err, /needs a key: name its file in PORTHOLE_KEY_FILE/);
+  // Configured: the key goes there and nowhere else.
+  const configuration = join(api.directory, '.config', 'porthole');
+  mkdirSync(configuration, { recursive: true });
+  writeFileSync(join(configuration, 'config.yaml'), `api: ${api.server.url}\nkey: ${printed.out}`, { mode: 0o644 });
+  const open = await runWith({ environment: { PORTHOLE_API: '' } }, 'vm', 'ls');
+  assert.deepEqual(
+    [open.code, /others may read the key in ".*config\.yaml"; run: chmod 600/.test(open.err)],
+    [2, true],
+  );
+  writeFileSync(join(configuration, 'key'), printed.out, { mode: 0o600 });
+  writeFileSync(join(configuration, 'config.yaml'), `api: ${api.server.url}\nkeyFile: key\n`);
+  assert.equal((await runWith({ environment: { PORTHOLE_API: '' } }, 'vm', 'ls', '--json')).out, '[]\n');
+});
+
+test('porthole says how the host is', async (t) => {
+  const stage = await setStage(t);
+  await withVm(stage, spec);
+  const { out } = await stage.run('status');
+  assert.equal(
+    steady(out),
+    `host:         host-1
+version:      0.1.0
+running:      since TIME (AGO)
+accelerator:  tcg (no usable /dev/kvm: guests are slow)
+processors:   2
+memory:       3.7 GiB free of 7.5 GiB
+disk:         47 GiB free of 93 GiB
+machines:     1 running
+replicas:     web-1: 1
+`,
+  );
+  const json = JSON.parse((await stage.run('status', '--json')).out) as Record<string, unknown>;
+  assert.deepEqual([json['name'], json['cpus']], ['host-1', 2]);
+});

@@ -1,0 +1,34 @@
+/** The life of VMs of ours through the API, as an operator has it. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { UpMachine } from './machine.ts';
+
+const spec = `porthole: 1
+metadata:
+  instance: { hostname: web-1 }
+  secrets: { db: hunter2 }
+policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
+`;
+
+test('a VM is made, starts, reads its metadata, is changed from outside, stops, and is deleted', async (t) => {
+  const machine = new UpMachine(t);
+  await machine.start();
+  const { client } = machine;
+  await machine.tinyImage();
+  const made = await client.call('createVm', {
+    body: { name: 'one', type: 'nano', image: { name: 'tiny' }, spec },
+  });
+  await machine.done(made);
+  await machine.untilReady('one');
+  assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-1');
+  await client.call('writeMetadata', {
+    params: { name: 'one', path: 'instance/hostname' },
+    body: Buffer.from('web-2'),
+  });
+  assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-2');
+  await machine.type('one', 'echo from-inside > /run/metadata/guest/note');
+  const { bytes } = await client.raw('readMetadata', { params: { name: 'one', path: 'guest/note' } });
+  assert.equal(bytes.toString(), 'from-inside\n');
+  await machine.done(await client.call('stopVm', { params: { name: 'one' } }));
+  assert.equal((await client.call('getVm', { params: { name: 'one' } })).status, 'stopped');
+});

@@ -1,0 +1,104 @@
+/** A host daemon as people run it, in directories of its own, and what a test asks of it and of its guests. */
+import assert from 'node:assert/strict';
+import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import type { TestContext } from 'node:test';
+import { Up, type UpEvent, type UpOptions } from '../../src/cli/up.ts';
+import { Client } from '../../src/cluster/index.ts';
+import { until } from '../until.ts';
+
+const tinyRecipe = path.join(import.meta.dirname, '../../images/tiny/recipe.ts');
+/** A guest boots in about 3 s where nothing else runs. */
+export const bootLimitMs = 120_000;
+
+export class UpMachine {
+  readonly directory = mkdtempSync(path.join(tmpdir(), 'ph-up-'));
+  readonly events: UpEvent[] = [];
+  readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
+  #up: Up | undefined;
+
+  constructor(t: TestContext) {
+    // VMs run as users of their own.
+    chmodSync(this.directory, 0o711);
+    t.after(async () => {
+      await this.#end();
+      rmSync(this.directory, { recursive: true, force: true });
+    });
+  }
+
+  get up(): Up {
+    return this.#up!;
+  }
+
+  async start(options: Partial<UpOptions> = {}): Promise<void> {
+    this.#up = await Up.start({
+      stateDirectory: path.join(this.directory, 'state'),
+      runDirectory: path.join(this.directory, 'run'),
+      uidBase: process.getuid?.() === 0 ? 700_000 : undefined,
+      auditDays: 90,
+      auditBytes: 64 * 1024 * 1024,
+      version: 'test',
+      recipes: { tiny: [process.execPath, tinyRecipe] },
+      onEvent: (event) => this.events.push(event),
+      ...options,
+    });
+  }
+
+  /** The daemon goes; what it started stays. */
+  async release(): Promise<void> {
+    await this.#up?.release();
+    this.#up = undefined;
+  }
+
+  async #end(): Promise<void> {
+    if (this.#up === undefined) await this.start();
+    const { vms } = await this.client.call('listVms', {});
+    for (const { name } of vms) await this.client.call('deleteVm', { params: { name } });
+    await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
+    await this.release();
+  }
+
+  /** Follows an operation to its end; fails with its error. */
+  async done(begun: { readonly id: string } | { readonly operation: { readonly id: string } }): Promise<void> {
+    const operation = 'operation' in begun ? begun.operation : begun;
+    const { state, error } = await this.client.finished(operation.id, { signal: AbortSignal.timeout(bootLimitMs) });
+    assert.equal(state, 'succeeded', `${error?.code}: ${error?.detail}`);
+  }
+
+  async tinyImage(): Promise<void> {
+    await this.done(
+      await this.client.call('addImage', {
+        body: { name: 'tiny', version: '1', recipe: 'tiny' },
+      }),
+    );
+  }
+
+  console(name: string): Promise<string> {
+    return this.client.raw('getConsole', { params: { name } }).then(({ bytes }) => bytes.toString());
+  }
+
+  /** Runs one line in the guest's shell on its console; gives back what it printed. */
+  async type(name: string, line: string): Promise<string> {
+    const mark = `done-${Math.random().toString(36).slice(2)}`;
+    // The echo of what is typed has quotes within the mark.
+    const typed = `${line}; echo ${mark.slice(0, 4)}''${mark.slice(4)}\n`;
+    const before = (await this.console(name)).length;
+    await this.client.call('writeConsole', { params: { name }, body: Buffer.from(typed) });
+    let printed = '';
+    await until(
+      `"${line}" to end in the guest`,
+      async () => {
+        printed = (await this.console(name)).slice(before);
+        return printed.includes(mark);
+      },
+      bootLimitMs,
+    );
+    const start = printed.indexOf('\n') + 1;
+    return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
+  }
+
+  async untilReady(name: string): Promise<void> {
+    await until(`the guest of ${name}`, async () => (await this.console(name)).includes('tiny: ready'), bootLimitMs);
+  }
+}

@@ -117,5 +117,9 @@ const text = (words: string): string =>
     .replaceAll('\\', '\\e')
     .replaceAll('-', '\\-')
     .replaceAll('"', '\\(dq')
+    .replaceAll(
+      /[\u0080-\u{10ffff}]/gu,
+      (one) => `\\[u${one.codePointAt(0)!.toString(16).toUpperCase().padStart(4, '0')}]`,
+    )
     .replaceAll(/^(?=[.'])/gm, '\\&')
     .replaceAll('\n', ' ');

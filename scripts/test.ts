@@ -96,7 +96,7 @@ const tiers: readonly Tier[] = [
     name: 'systemd',
     title: 'the executable and its units in a Debian guest with systemd',
     files: ['test/systemd/**/*.test.ts'],
-    minimumTests: 4,
+    minimumTests: 5,
     limitSeconds: 900,
     concurrency: 1,
   },

@@ -8,6 +8,12 @@ interface Package {
   readonly license: string;
 }
 
+/** Packages without a licence file, of a project whose other package has it: the same authors, the same licence. */
+const licenceOf: Readonly<Record<string, string>> = {
+  'node_modules/@hono/zod-openapi': 'node_modules/hono',
+  'node_modules/@hono/zod-validator': 'node_modules/hono',
+};
+
 /** The folder of the package that a file of node_modules belongs to; undefined for a file of ours. */
 const packageFolder = (file: string): string | undefined =>
   /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(file)?.[0];
@@ -21,10 +27,11 @@ export function licensesOf(files: Iterable<string>, more: readonly string[]): st
   }
   const sections = [...folders].toSorted().map((folder) => {
     const { name, version, license } = JSON.parse(readFileSync(path.join(folder, 'package.json'), 'utf8')) as Package;
-    const texts = readdirSync(folder)
+    const holder = licenceOf[folder] ?? folder;
+    const texts = readdirSync(holder)
       .filter((file) => /^(licen[cs]e|copying|notice)/i.test(file))
       .toSorted()
-      .map((file) => readFileSync(path.join(folder, file), 'utf8').trimEnd());
+      .map((file) => readFileSync(path.join(holder, file), 'utf8').trimEnd());
     if (texts.length === 0)
       throw new Error(`${folder} has no file with its licence (${license}); it cannot be shipped`);
     const title = `${name} ${version} (${license})`;

@@ -117,3 +117,32 @@ END
   assert.equal(await sh('stat -c %u /proc/$(systemctl show -P MainPID porthole-try)'), '700001\n');
   await sh('systemctl stop porthole-try');
 });
+
+/** Asks the daemon over its socket, as a person on the machine does. */
+const untilUp = `
+  for try in $(seq 600); do
+    porthole status --json >/tmp/status 2>/tmp/trouble && break
+    systemctl is-failed -q porthole && exit 1
+    sleep 0.2
+  done
+  cat /tmp/status
+`;
+
+test('porthole up is ready as porthole.service, again after a restart and after a kill', async () => {
+  await sh('rm -r /etc/systemd/system/porthole.service.d && systemctl daemon-reload && systemctl start porthole');
+  assert.ok(JSON.parse(await sh(untilUp)));
+  await sh('systemctl restart porthole');
+  assert.ok(JSON.parse(await sh(untilUp)));
+  await sh(`
+    old=$(systemctl show -P MainPID porthole)
+    systemctl kill -s KILL porthole
+    for try in $(seq 1200); do
+      new=$(systemctl show -P MainPID porthole)
+      [ "$new" != 0 ] && [ "$new" != "$old" ] && break
+      sleep 0.1
+    done`);
+  assert.ok(JSON.parse(await sh(untilUp)));
+  assert.equal(await sh('stat -c %a /var/lib/porthole'), '700\n');
+  await sh('systemctl stop porthole');
+  assert.equal(await sh('systemctl show -P Result porthole'), 'success\n');
+});

@@ -142,7 +142,7 @@ test('porthole up is ready as porthole.service, again after a restart and after 
       sleep 0.1
     done`);
   assert.ok(JSON.parse(await sh(untilUp)));
-  assert.equal(await sh('stat -c %a /var/lib/porthole'), '700\n');
+  assert.equal(await sh('stat -c %a /var/lib/porthole'), '711\n');
   await sh('systemctl stop porthole');
   assert.equal(await sh('systemctl show -P Result porthole'), 'success\n');
 });

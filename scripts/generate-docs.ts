@@ -8,6 +8,8 @@ import { parseArgs } from 'node:util';
 import type { Shell } from '../src/cli/command.ts';
 import { buildProgram } from '../src/cli/program.ts';
 import type { Terminal } from '../src/cli/terminal.ts';
+import { problemCodes } from '../src/cluster/problem.ts';
+import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
 import { errnoName } from '../src/wire/index.ts';
@@ -53,6 +55,26 @@ const tables: readonly Table[] = [
         };
         return [String(bit), name, on('virtiofs'), on('dev-fuse'), reason];
       }),
+  },
+  {
+    document: 'docs/api.md',
+    name: 'problems',
+    head: ['code', 'status', 'meaning'],
+    rows: () => Object.entries(problemCodes).map(([code, [status, title]]) => [code, String(status), title]),
+  },
+  {
+    document: 'docs/api.md',
+    name: 'operations',
+    head: ['operation', 'request', 'access', 'what it does'],
+    rows: () =>
+      Object.values(routes)
+        .filter((route) => 'operationId' in route)
+        .map((route) => [
+          route.operationId,
+          `\`${route.method.toUpperCase()} ${route.path}\``,
+          route['x-access'],
+          route.summary,
+        ]),
   },
   {
     document: 'docs/conformance.md',

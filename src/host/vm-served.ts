@@ -96,6 +96,7 @@ export class VmServed {
     await device.stop();
     this.#device = undefined;
     this.#ring.drain();
+    this.#options.tree.authority.holdersAre([]);
   }
 
   /** Has a process of this version take over from one of another. */

@@ -45,8 +45,10 @@ TIME  web-1            114  open       allowed         /secrets/\\u{1b}[2Jx     
   );
   assert.match(steady(denied.out), /^TIME .*\nTIME .* denied EACCES .*\n$/);
   assert.equal((JSON.parse(json.out) as { uid: number }).uid, 114);
+  // oxlint-disable-next-line no-control-regex -- colours and screens are made of them
   assert.doesNotMatch(terminal.out, /\u001b/);
   const coloured = await stage.terminal({}, 'audit', '--denied').ended;
+  // oxlint-disable-next-line no-control-regex -- colours and screens are made of them
   assert.match(coloured.out, /\u001b\[1m\u001b\[31mdenied EACCES +\u001b\[39m\u001b\[22m/);
 
   const following = stage.start({}, 'audit', '--follow', '--since', '1h', '--json');

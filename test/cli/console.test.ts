@@ -22,6 +22,7 @@ test('porthole vm console types what is typed, Ctrl-C too, until the detach key'
   assert.equal(code, 0);
   assert.equal(typed(), 'root\r\u0003\u001a\u0004x');
   // As the machine sent it: a full-screen program must work.
+  // oxlint-disable-next-line no-control-regex -- colours and screens are made of them
   assert.match(out, /\u001b\[2Jbye\r\n/);
 
   const piped = stage.start({}, 'vm', 'console', 'web-1', '--escape', '^a');

@@ -101,11 +101,27 @@ const tiers: readonly Tier[] = [
     concurrency: 1,
   },
   {
+    name: 'ships',
+    title: 'the one-file executable',
+    files: ['test/ships/**/*.test.ts'],
+    minimumTests: 5,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
+  {
     name: 'recovery',
     title: 'device processes and keepers that die and are replaced under running guests',
     files: ['test/recovery/**/*.test.ts'],
     minimumTests: 14,
     limitSeconds: 600,
+    concurrency: 1,
+  },
+  {
+    name: 'systemd',
+    title: 'the executable and its units in a Debian guest with systemd',
+    files: ['test/systemd/**/*.test.ts'],
+    minimumTests: 5,
+    limitSeconds: 900,
     concurrency: 1,
   },
   {

@@ -89,8 +89,6 @@ export class HostedVm {
   #deleting: Promise<void> | undefined;
   #over = false;
   readonly #statusTimer: NodeJS.Timeout;
-  /** What `/instance/status` has. */
-  readonly #shown = new Map<string, number>();
   #showing = false;
 
   private constructor(parts: HostParts, record: VmRecord, tree: VmTree, status: VmStatusRecord | undefined) {
@@ -243,10 +241,9 @@ export class HostedVm {
     if (this.#over || this.#showing || !this.tree.isServed) return;
     this.#showing = true;
     try {
-      const edits = statusEdits((await this.statistics()).values, this.#shown);
+      const edits = statusEdits((await this.statistics()).values, this.tree.replica.snapshot);
       if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
     } catch (error) {
-      this.#shown.clear();
       this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
     } finally {
       this.#showing = false;

@@ -124,7 +124,8 @@ export class KeeperUnit {
       for (;;) {
         const socket = await this.#connect();
         if (socket !== undefined) return socket;
-        if (!process.alive || performance.now() > deadline) throw new Error(`it does not answer at "${adminPath}": ${lastLine(logFile)}`);
+        if (!process.alive || performance.now() > deadline)
+          throw new Error(`it does not answer at "${adminPath}": ${lastLine(logFile)}`);
         await pause(lookEveryMs);
       }
     } finally {

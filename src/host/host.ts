@@ -127,8 +127,9 @@ export class Host implements HostPort, AsyncDisposable {
     clearInterval(this.#probe);
     await this.#following;
     for (const console of this.#consoles.values()) console.close();
+    const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
-    await this.#keeper.release();
+    await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
   }
 

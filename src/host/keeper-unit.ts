@@ -3,11 +3,13 @@
  * ends, another is started, and the device processes give it everything again.
  */
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import { type Launcher, lastLine } from '../qemu/index.ts';
 import { errnoName } from '../wire/index.ts';
+import { peerOf } from './peer-of.ts';
 
 export interface KeeperUnitOptions {
   readonly launcher: Launcher;
@@ -56,6 +58,14 @@ export class KeeperUnit {
   /** Gives up what is kept for a VM. */
   async close(name: string): Promise<void> {
     if (this.#wanted.delete(name)) await this.#ask({ close: name });
+  }
+
+  /** Ends it: there is nothing to keep. */
+  async stop(): Promise<void> {
+    const peer = this.#admin === undefined ? -1 : peerOf(this.#admin);
+    await this.release();
+    if (typeof peer === 'object' && peer.pid > 0) process.kill(peer.pid, 'SIGTERM');
+    rmSync(this.#options.adminPath, { force: true });
   }
 
   /** It lives on without us. */

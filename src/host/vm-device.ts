@@ -14,8 +14,8 @@ import {
   type LaunchSpec,
   lastLine,
 } from '../qemu/index.ts';
-import { type PeerCredentials, peerCredentials } from '../sys/index.ts';
 import type { DeviceSession } from './device-session.ts';
+import { peerOf } from './peer-of.ts';
 
 export interface VmDeviceOptions {
   readonly vm: string;
@@ -259,9 +259,3 @@ export class VmDevice {
 }
 
 const inWords = (ms: number): string => (ms === 0 ? 'at once' : `in ${ms / 1000} s`);
-
-const peerOf = (socket: Socket): PeerCredentials | number => {
-  // Node has no other way to the descriptor of a socket.
-  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd: number } };
-  return handle === undefined ? -1 : peerCredentials(handle.fd);
-};

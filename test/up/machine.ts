@@ -122,7 +122,7 @@ export class UpMachine {
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
     if (this.#daemon !== undefined) await this.kill('SIGTERM');
-    for (const pid of processesWith(path.join(this.directory, 'run/keeper.sock'))) process.kill(pid, 'SIGKILL');
+    await until('nothing to be left', () => processesWith(this.directory).length === 0, 20_000);
   }
 
   /** Follows an operation to its end; fails with its error. */

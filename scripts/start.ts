@@ -56,10 +56,12 @@ async function guest(shell: GuestShell, user: string, script: string): Promise<v
 }
 
 /** Shows the audit record of a denial: without the title of the table, and as narrow as it can be. */
-const denial = (daemon: StartDaemon, path: string): Promise<void> =>
-  host(daemon, `./porthole audit --vm web --denied --path ${path} --limit 1`, {
+async function denial(daemon: StartDaemon, path: string): Promise<void> {
+  await daemon.untilDenied('web', path);
+  await host(daemon, `./porthole audit --vm web --denied --path ${path} --limit 1`, {
     keep: (table) => table.trimEnd().split('\n').at(-1)!.replaceAll(/ {2,}/g, '  '),
   });
+}
 
 async function begin(daemon: StartDaemon): Promise<void> {
   say('A host daemon, in a directory of its own:');
@@ -72,7 +74,7 @@ async function begin(daemon: StartDaemon): Promise<void> {
 
   say('An image, and a VM of it with the metadata and the rules of examples/web.yaml:');
   await host(daemon, './porthole image build tiny', { isLong: true });
-  await host(daemon, './porthole vm create web --image tiny --type nano --metadata examples/web.yaml', {
+  await host(daemon, './porthole vm create web --image tiny --type nano \\\n      --metadata examples/web.yaml', {
     isLong: true,
   });
 }
@@ -110,15 +112,15 @@ async function story(daemon: StartDaemon, shell: GuestShell): Promise<void> {
 }
 
 const next = [
-  ['./porthole vm console web', 'a root shell in the guest'],
-  ['./porthole metadata ls web /secrets', 'what is there, without values'],
-  ['./porthole metadata set web /secrets/db-password', 'asks for it; look inside'],
-  ['./porthole policy explain web /secrets/tls.key --uid 0', 'who may, and by which rule'],
-  ['./porthole audit --follow', 'who reads what, as it happens'],
+  ['./porthole vm console web', 'a root shell inside'],
+  ['./porthole metadata ls web /secrets', 'names, no values'],
+  ['./porthole metadata set web /secrets/db-password', 'asks for it'],
+  ['./porthole policy explain web /secrets/tls.key --uid 0', 'may root read it?'],
+  ['./porthole audit --follow', 'who reads what'],
 ] as const;
 
 function showNext(): void {
-  for (const [line, words] of next) console.log(`  ${line.padEnd(54)} ${paint(2, words)}`);
+  for (const [line, words] of next) console.log(`  ${line.padEnd(54)}  ${paint(2, `# ${words}`)}`);
 }
 
 /** One line of the person's; undefined when they want no more. */
@@ -189,7 +191,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  if (!stopped.signal.aborted) throw error;
-  // What was under way when it was interrupted may still wait for an answer.
-  process.exit(130);
+  if (!stopped.signal.aborted) console.error(`\nnpm start: ${error instanceof Error ? error.message : String(error)}`);
+  // What was under way may still wait for an answer.
+  process.exit(stopped.signal.aborted ? 130 : 1);
 }

@@ -1,5 +1,5 @@
 /** A host daemon for `npm start`, in a directory of its own that goes with it, as does all that it started. */
-import { type ChildProcess, type StdioOptions, spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -72,8 +72,15 @@ export class StartDaemon implements AsyncDisposable {
 
   /** Gives the terminal to a line until it ends. */
   async shOnTerminal(line: string): Promise<void> {
-    const stdio: StdioOptions = 'inherit';
-    await once(spawn('sh', ['-c', line], { stdio, env: this.environment }), 'close');
+    await once(spawn('sh', ['-c', line], { stdio: 'inherit', env: this.environment }), 'close');
+  }
+
+  /** Waits until a denial at a path is on record, which is a moment after the guest was answered. */
+  async untilDenied(vm: string, at: string): Promise<void> {
+    const query = { vm, path: at, verdict: 'denied' } as const;
+    for (const untilMs = performance.now() + endLimitMs; performance.now() < untilMs; await pause(lookEveryMs))
+      if ((await this.client.call('queryAudit', { query })).events.length > 0) return;
+    throw new Error(`no denial at "${at}" was recorded within ${endLimitMs / 1000} s`);
   }
 
   /** Deletes every VM, ends the daemon and what outlives it, and removes the directory. */

@@ -69,7 +69,7 @@ async function begin(daemon: StartDaemon): Promise<void> {
   command('$', './porthole up --state $D/state --run $D/run &');
   const { accelerator, ownUsers } = await daemon.up((what) => console.error(`trouble: ${what}`));
   const runs = accelerator === 'kvm' ? 'VMs run on KVM' : 'No KVM here: VMs are emulated, which is slow';
-  show(`${runs}; ${ownUsers ? 'each is a user of its own' : 'as you are not root, all run as you'}.`);
+  show(`${runs}; ${ownUsers ? 'each is a user of its own' : 'without root: all as you'}.`);
   command('$', 'export PORTHOLE_API=unix:$D/run/api.sock');
 
   say('An image, and a VM of it with the metadata and the rules of examples/web.yaml:');

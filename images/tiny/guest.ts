@@ -1,4 +1,4 @@
-/** Boots the tiny image in QEMU and runs commands in it. For tests, benches and `npm start`. */
+/** Boots the tiny image in QEMU and runs commands in it. For tests and benches. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';

@@ -52,6 +52,8 @@ export class DeviceSession {
   #appliedRevision = 0;
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
   #questions = 0;
+  /** Told of once, until commits are kept again. */
+  #toldFailure: string | undefined;
   readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
 
   constructor(options: DeviceSessionOptions) {
@@ -179,8 +181,10 @@ export class DeviceSession {
     if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
     try {
       authority.commit(mutation, ways[way], holder, sequence, (outcome) => {
-        if (outcome.errno === EIO && authority.persistFailure !== undefined)
-          onEvent({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
+        const failure = authority.persistFailure?.message;
+        if (failure !== undefined && failure !== this.#toldFailure)
+          onEvent({ event: 'trouble', what: `a guest's write was refused: ${failure}` });
+        this.#toldFailure = failure;
         settle(outcome);
       });
     } catch (error) {

@@ -45,6 +45,8 @@ export interface AuthorityOptions {
   readonly audit: AuditSink;
   /** Keeps commits before they are published. Those that it can't keep never were: their callers get EIO. */
   readonly persist?: Persist;
+  /** What a caller is told of a commit that could not be kept. Default: EIO. */
+  readonly errnoOf?: (failure: Error) => number;
   readonly restored?: Restored;
   /**
    * Replicas go on while the keeper of the tree is replaced: what they may have open without a name is kept too, and a
@@ -361,11 +363,11 @@ export class Authority {
         records: { ...this.#records, nextIno, guestWritten },
         applied: sequence === undefined ? undefined : { holder, sequence, outcome },
         kept: () => settle(outcome),
-        refused: () => settle(refused(EIO)),
+        refused: (failure) => settle(refused(this.#errnoOf(failure))),
       });
     } catch (error) {
       if (error !== this.#persistFailure) throw error;
-      settle(refused(EIO));
+      settle(refused(this.#errnoOf(this.#persistFailure!)));
     }
   }
 
@@ -397,7 +399,11 @@ export class Authority {
   /** Answers what changes nothing, after all that was decided before: it may follow from that. */
   #answer(outcome: Outcome, settle: Settle): void {
     if (this.#pipeline.idle) settle(outcome);
-    else this.#enter({ kept: () => settle(outcome), refused: () => settle(refused(EIO)) });
+    else this.#enter({ kept: () => settle(outcome), refused: (failure) => settle(refused(this.#errnoOf(failure))) });
+  }
+
+  #errnoOf(failure: Error): number {
+    return this.#options.errnoOf?.(failure) ?? EIO;
   }
 
   #restore(restored: Restored): void {

@@ -139,6 +139,7 @@ export class Up implements AsyncDisposable {
       global: this.#stores.global,
       host: this.#host,
       log,
+      upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
       ...(ownUsers && { uids: { first: uidBase, count: uidCount } }),
     });
     const socket = join(runDirectory, apiSocketName);

@@ -2,6 +2,7 @@ export {
   Client,
   ClientError,
   type ClientOptions,
+  type Download,
   type Input,
   type OperationId,
   type ResultOf,
@@ -21,4 +22,5 @@ export {
   listen,
   type TcpOptions,
 } from './server.ts';
+export type { KeptStores, UpkeepOptions } from './upkeep.ts';
 export type { UidRange } from './vms.ts';

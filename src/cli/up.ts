@@ -1,11 +1,12 @@
 /** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
-import { type ApiServer, listen, Manager } from '../cluster/index.ts';
+import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
 import { Host } from '../host/index.ts';
 import { findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
+import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
 export interface UpOptions {
   readonly stateDirectory: string;
@@ -61,6 +62,7 @@ export class Up implements AsyncDisposable {
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
+  #isUp = false;
   #releasing: Promise<void> | undefined;
 
   private constructor(options: UpOptions) {
@@ -75,7 +77,7 @@ export class Up implements AsyncDisposable {
       return up;
     } catch (error) {
       await up.release();
-      throw error;
+      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
     }
   }
 
@@ -104,12 +106,11 @@ export class Up implements AsyncDisposable {
     const { uidBase, attachGid, version, onEvent, tcp, socketGid, recipes } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
-    for (const directory of [stateDirectory, runDirectory]) {
-      mkdirSync(directory, { recursive: true, mode: 0o711 });
-      // VMs run as users of their own, and must get to their directories; each of those is closed by itself.
-      chmodSync(directory, 0o711);
-    }
+    prepareHostDirectory(stateDirectory, '--state');
+    prepareHostDirectory(runDirectory, '--run');
     if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
+    // Before VMs are touched: their sockets are in the run directory.
+    await claimSocket(join(runDirectory, apiSocketName));
     const [launcher, accelerator] = await Promise.all([findLauncher(), findAccelerator()]);
     this.#stores = await openStores({
       directory: join(stateDirectory, 'store'),
@@ -160,6 +161,7 @@ export class Up implements AsyncDisposable {
       }),
     });
     const { vms } = await this.#host.status();
+    this.#isUp = true;
     onEvent({
       event: 'up',
       socket,
@@ -185,7 +187,7 @@ export class Up implements AsyncDisposable {
     await this.#manager?.close();
     await this.#host?.release();
     await this.#stores?.close();
-    this.#options.onEvent({ event: 'down' });
+    if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }
 }
 

@@ -16,6 +16,7 @@ export type { Problem, ProblemCode } from './problem.ts';
 export type * as routes from './routes/index.ts';
 export {
   type ApiServer,
+  claimSocket,
   ListenError,
   type ListenErrorCode,
   type ListenOptions,

@@ -136,6 +136,8 @@ export class SqliteFile implements Disposable {
       this.#keyring = openKeyring(database, this.#master, this.#file);
       this.#sealed = this.#scalar('SELECT sealed FROM data_keys ORDER BY id DESC LIMIT 1');
       for (const name of storeNames) this.#engines.set(name, new SqliteEngine(database, name, this.#keyring));
+      // SQLite's own check does not look at values: 100,000 of 200 bytes take about 1.4 s.
+      for (const engine of this.#engines.values()) engine.verify();
     } catch (error) {
       database?.close();
       this.#lock.close();

@@ -3,7 +3,7 @@ import { existsSync, readFileSync, statSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
-import { Host } from '../host/index.ts';
+import { Host, leftOvers } from '../host/index.ts';
 import { findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
@@ -118,6 +118,7 @@ export class Up implements AsyncDisposable {
     });
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
+    for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
     const ownUsers = uidBase !== undefined;
     this.#host = await Host.open({
       region: this.#stores.region,

@@ -18,7 +18,9 @@ export const writeNewFile = async (
     handle = await open(partial, 'wx', 0o600);
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw inWords(error, file);
-    throw new Error(`"${partial}" is there: another backup is being written, or was cut short; remove it then`);
+    throw new Error(`"${partial}" is there: another backup is being written, or was cut short; remove it then`, {
+      cause: error,
+    });
   }
   try {
     try {

@@ -1,39 +1,12 @@
 /** Backup while writers write, restore elsewhere, and what becomes of those who remember the time before. */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { ClientError } from '../../src/cluster/index.ts';
-import { porthole } from '../cli/stage.ts';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
-
-interface Ended {
-  readonly code: number | null;
-  readonly out: string;
-  readonly err: string;
-}
-
-const run = (machine: UpMachine, ...args: readonly string[]): Promise<Ended> => {
-  const [file, ...first] = porthole;
-  const child = spawn(file, [...first, ...args], {
-    cwd: machine.directory,
-    env: {
-      PATH: process.env['PATH']!,
-      HOME: machine.directory,
-      PORTHOLE_API: `unix:${machine.directory}/run/api.sock`,
-    },
-    stdio: ['ignore', 'pipe', 'pipe'],
-  });
-  let out = '';
-  let err = '';
-  child.stdout.setEncoding('utf8').on('data', (text: string) => (out += text));
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (err += text));
-  const { promise, resolve, reject } = Promise.withResolvers<Ended>();
-  child.once('error', reject).once('close', (code) => resolve({ code, out, err }));
-  return promise;
-};
+import { runPorthole as run } from './porthole.ts';
 
 const spec = `porthole: 1
 metadata: { secrets: { db: hunter2-in-the-backup } }
@@ -183,19 +156,60 @@ test('a backup made while writers write becomes the store of another state direc
   const trouble = machine.events.flatMap((event) => (event.event === 'trouble' ? [event] : []));
   const left = trouble.find(({ vm }) => vm === 'three');
   assert.match(left?.what ?? '', /it runs here, and the store has no such VM.*To end it: kill \d+/);
-  const stray = strays.find(([name]) => name === 'three')![1]!;
+  const stray = strays.find(([name]) => name === 'three')![1];
   assert.match(left!.what, new RegExp(String.raw`\b${stray}\b`));
   process.kill(stray, 'SIGKILL');
 });
 
+test('a VM that runs is taken up by a restored store, and one whose image is elsewhere says so', async (t) => {
+  const machine = new UpMachine(t);
+  await machine.start();
+  const { client, directory } = machine;
+  await machine.tinyImage();
+  const body = { type: 'nano', image: { name: 'tiny' }, spec } as const;
+  await machine.done(await client.call('createVm', { body: { ...body, name: 'warm' } }));
+  await machine.done(await client.call('createVm', { body: { ...body, name: 'cold', start: false } }));
+  await machine.untilReady('warm');
+  const secret = { name: 'warm', path: 'secrets/db' };
+  const file = path.join(directory, 'backup');
+  assert.equal((await run(machine, 'backup', file)).code, 0);
+  await client.call('writeMetadata', { params: secret, body: Buffer.from('after-the-backup') });
+  assert.equal((await machine.type('warm', 'cat /run/metadata/secrets/db')).trim(), 'after-the-backup');
+  const qemu = machine.qemuPid('warm');
+  await machine.release();
+
+  const other = path.join(directory, 'other');
+  const keyFile = path.join(directory, 'state/key');
+  assert.equal((await run(machine, 'restore', file, '--state', other, '--key', keyFile)).code, 0);
+  await machine.start({ stateDirectory: other, keyFile });
+  await until(
+    'the VM to be taken up',
+    async () => (await client.call('getVm', { params: { name: 'warm' } })).status === 'running',
+    120_000,
+  );
+  assert.equal(machine.qemuPid('warm'), qemu);
+  await client.call('writeMetadata', {
+    params: { name: 'warm', path: 'instance/told' },
+    body: Buffer.from('by the new'),
+  });
+  assert.equal((await machine.type('warm', 'cat /run/metadata/instance/told')).trim(), 'by the new');
+  assert.equal((await machine.type('warm', 'cat /run/metadata/secrets/db')).trim(), 'hunter2-in-the-backup');
+
+  const { operation } = await client.call('startVm', { params: { name: 'cold' } });
+  const ended = await client.finished(operation.id, { signal: AbortSignal.timeout(120_000) });
+  assert.equal(ended.state, 'failed');
+  assert.match(ended.error?.detail ?? '', /image/);
+  const { status, reason } = await client.call('getVm', { params: { name: 'cold' } });
+  assert.equal(status, 'failed');
+  assert.match(reason, /image/);
+  t.diagnostic(`reason: ${reason}`);
+});
+
 /** VMs and their device processes. */
-const idsOf = async (machine: UpMachine): Promise<(readonly [name: string, pid: number | undefined])[]> => {
+const idsOf = async (machine: UpMachine): Promise<(readonly [name: string, pid: number])[]> => {
   const { vms } = await machine.client.call('listVms', {});
-  const found: (readonly [string, number | undefined])[] = [];
-  for (const { id, name } of vms)
-    found.push([
-      name,
-      await until(`the device process of ${name}`, () => machine.up.host.processes({ id, name }).device, 60_000),
-    ]);
+  const found: (readonly [string, number])[] = [];
+  for (const { name } of vms)
+    found.push([name, await until(`the device process of ${name}`, () => machine.devicePid(name), 60_000)]);
   return found.toSorted(([a], [b]) => (a < b ? -1 : 1));
 };

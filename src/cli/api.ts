@@ -53,6 +53,18 @@ export class Api {
     });
   }
 
+  /** An answer of many bytes, as they come. `each` is awaited for every piece; throws when fewer come than were told. */
+  download<K extends OperationId>(
+    operation: K,
+    { each, ...asked }: Asked<K> & { readonly each: (chunk: Uint8Array, sizeBytes: number) => Promise<void> },
+  ): Promise<void> {
+    return this.#reached(async () => {
+      using client = new Client(targetOf(this.#where));
+      const answer = await client.download(operation, { ...asked, signal: this.#signal } as unknown as Input<K>);
+      for await (const chunk of answer.chunks) await each(chunk, answer.sizeBytes);
+    });
+  }
+
   /** The pages of a list, one after another. */
   async *pages<K extends OperationId>(
     operation: K,

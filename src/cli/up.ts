@@ -1,12 +1,13 @@
 /** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { z } from 'zod';
-import { type ApiServer, listen, Manager } from '../cluster/index.ts';
-import { Host } from '../host/index.ts';
+import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
+import { Host, leftOvers } from '../host/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
+import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
 export interface UpOptions {
   readonly stateDirectory: string;
@@ -62,6 +63,7 @@ export class Up implements AsyncDisposable {
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
+  #isUp = false;
   #releasing: Promise<void> | undefined;
 
   private constructor(options: UpOptions) {
@@ -76,7 +78,7 @@ export class Up implements AsyncDisposable {
       return up;
     } catch (error) {
       await up.release();
-      throw error;
+      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
     }
   }
 
@@ -105,12 +107,11 @@ export class Up implements AsyncDisposable {
     const { uidBase, attachGid, version, onEvent, tcp, socketGid, recipes } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
-    for (const directory of [stateDirectory, runDirectory]) {
-      mkdirSync(directory, { recursive: true, mode: 0o711 });
-      // VMs run as users of their own, and must get to their directories; each of those is closed by itself.
-      chmodSync(directory, 0o711);
-    }
+    prepareHostDirectory(stateDirectory, '--state');
+    prepareHostDirectory(runDirectory, '--run');
     if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
+    // Before VMs are touched: their sockets are in the run directory.
+    await claimSocket(join(runDirectory, apiSocketName));
     const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
     this.#stores = await openStores({
       directory: join(stateDirectory, 'store'),
@@ -118,6 +119,7 @@ export class Up implements AsyncDisposable {
     });
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
+    for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
     const ownUsers = uidBase !== undefined;
     this.#host = await Host.open({
       region: this.#stores.region,
@@ -139,6 +141,7 @@ export class Up implements AsyncDisposable {
       global: this.#stores.global,
       host: this.#host,
       log,
+      upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
       ...(ownUsers && { uids: { first: uidBase, count: uidCount } }),
     });
     const socket = join(runDirectory, apiSocketName);
@@ -159,6 +162,7 @@ export class Up implements AsyncDisposable {
       }),
     });
     const { vms } = await this.#host.status();
+    this.#isUp = true;
     onEvent({
       event: 'up',
       socket,
@@ -184,7 +188,7 @@ export class Up implements AsyncDisposable {
     await this.#manager?.close();
     await this.#host?.release();
     await this.#stores?.close();
-    this.#options.onEvent({ event: 'down' });
+    if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }
 }
 

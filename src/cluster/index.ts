@@ -2,6 +2,7 @@ export {
   Client,
   ClientError,
   type ClientOptions,
+  type Download,
   type Input,
   type OperationId,
   type ResultOf,
@@ -14,10 +15,12 @@ export type { Problem, ProblemCode } from './problem.ts';
 export type * as routes from './routes/index.ts';
 export {
   type ApiServer,
+  claimSocket,
   ListenError,
   type ListenErrorCode,
   type ListenOptions,
   listen,
   type TcpOptions,
 } from './server.ts';
+export type { KeptStores, UpkeepOptions } from './upkeep.ts';
 export type { UidRange } from './vms.ts';

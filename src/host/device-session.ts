@@ -88,6 +88,7 @@ export class DeviceSession {
         return onEvent({ event: 'target', target, what: message.event, detail: printable(message.detail) });
       }
       case 'applied':
+        if (this.#appliedRevision === 0) this.#forgetOthers(connection.holder);
         this.#appliedRevision = message.revision;
         for (const waiting of this.#unapplied) if (waiting.revision <= message.revision) waiting.tell(true);
         return;
@@ -102,6 +103,17 @@ export class DeviceSession {
     send(this.#options.config());
     const unsubscribe = this.#options.authority.subscribe(holder, (delta) => send({ type: 'delta', delta }));
     this.#connection = { holder, send, unsubscribe };
+  }
+
+  /**
+   * Nobody will send again what processes before this one sent: a successor that would has said hello under their name. Not
+   * before it has the tree: until then it may fail, and whoever comes instead take up where they stopped.
+   */
+  #forgetOthers(holder: string): void {
+    const { authority } = this.#options;
+    // What can't be kept now is tried again when the next process comes.
+    for (const other of authority.rememberedHolders())
+      if (other !== holder) authority.forgetHolder(other).catch(() => {});
   }
 
   /** The connection is over. */

@@ -142,11 +142,11 @@ const probe = (address: Address, signal: AbortSignal): Promise<void> =>
 const portOf = ({ port, protocol }: URL): number => Number(port || (protocol === 'https:' ? 443 : 80));
 const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[|\]$/g, '');
 
-const targetOf = ({ address, key }: Where): ClientTarget => {
+const targetOf = ({ address, key, ca }: Where): ClientTarget => {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (key === undefined)
     throw new UsageError(
       `"${addressText(address)}" needs a key: name its file in PORTHOLE_KEY_FILE, or put it into the configuration; "porthole key create" on the host makes one`,
     );
-  return { url: address.url.origin, key };
+  return { url: address.url.origin, key, ca };
 };

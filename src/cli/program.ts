@@ -54,7 +54,10 @@ export const buildProgram = (shell: Shell): Command => {
   serveCommands(program, shell);
   program.commandsGroup('Others:');
   completionCommands(program, shell);
-  const help = new Command('help').argument('[command]').description('print the help of a command').helpOption(false);
+  const help = new Command('help')
+    .argument('[command...]')
+    .description('print the help of a command')
+    .helpOption(false);
   program.addHelpCommand(help.helpGroup('Others:'));
   return program;
 };

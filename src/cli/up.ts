@@ -1,10 +1,11 @@
 /** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { chmodSync, existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
+import { z } from 'zod';
 import { type ApiServer, listen, Manager } from '../cluster/index.ts';
 import { Host } from '../host/index.ts';
-import { findAccelerator, findLauncher } from '../qemu/index.ts';
+import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
 
 export interface UpOptions {
@@ -110,7 +111,7 @@ export class Up implements AsyncDisposable {
       chmodSync(directory, 0o711);
     }
     if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
-    const [launcher, accelerator] = await Promise.all([findLauncher(), findAccelerator()]);
+    const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
     this.#stores = await openStores({
       directory: join(stateDirectory, 'store'),
       keyFile: this.#keyFile(stateDirectory),
@@ -127,7 +128,6 @@ export class Up implements AsyncDisposable {
       imageGid: ownUsers ? uidBase + uidCount : undefined,
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
-      hasKeeper: false,
       version,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,
@@ -187,6 +187,28 @@ export class Up implements AsyncDisposable {
     this.#options.onEvent({ event: 'down' });
   }
 }
+
+const acceleratorRecord = z.object({
+  accelerator: z.enum(['kvm', 'tcg']),
+  reason: z.string(),
+  groups: z.array(z.int().nonnegative()),
+  version: z.string(),
+});
+
+/**
+ * Found out by booting a guest, which takes a second or more, and remembered until the machine starts anew (and the run
+ * directory is empty): a daemon that is started again is waited for.
+ */
+const acceleratorOf = async (runDirectory: string, version: string): Promise<AcceleratorFound> => {
+  const file = join(runDirectory, 'accelerator.json');
+  if (existsSync(file)) {
+    const known = acceleratorRecord.safeParse(JSON.parse(readFileSync(file, 'utf8')));
+    if (known.success && known.data.version === version) return known.data;
+  }
+  const found = await findAccelerator();
+  writeFileSync(file, JSON.stringify({ ...found, version }), { mode: 0o600 });
+  return found;
+};
 
 /** VMs run as users of their own. */
 const mustBeReachable = (directory: string): void => {

@@ -8,7 +8,6 @@ export {
   type StreamEvent,
 } from './client.ts';
 export { type ClientTarget, ConnectionError } from './client-transport.ts';
-export type * from './host-port.ts';
 export { Manager, type ManagerOptions } from './manager.ts';
 export type { Problem, ProblemCode } from './problem.ts';
 /** Shapes of requests and answers, for `z.infer`. */

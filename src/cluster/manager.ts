@@ -1,9 +1,9 @@
 /** A manager: all that the API does, without the API. Everything lasting is in the stores. */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
+import type { HostPort } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import { DayLease } from './day-lease.ts';
-import type { HostPort } from './host-port.ts';
 import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';

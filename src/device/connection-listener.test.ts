@@ -56,8 +56,9 @@ test('openListeningSocket leaves a socket that is too busy to answer, and does n
   using directory = temporary();
   const at = path.join(directory.path, 's');
   const listening = listenUnix(at, 0);
-  const clients = [connectUnix(at)];
-  while (clients.at(-1)! >= 0) clients.push(connectUnix(at));
+  const connect = (): number => connectUnix(at, 'stream', false);
+  const clients = [connect()];
+  while (clients.at(-1)! >= 0) clients.push(connect());
   assert.equal(clients.pop(), -EAGAIN);
   assert.throws(() => openListeningSocket({ path: at, mode: 0o600 }), /another process listens/);
   for (const fd of [...clients, listening]) close(fd);

@@ -26,6 +26,7 @@ function linked(t: { after: (done: () => void) => void }) {
     delta: () => {},
     askStatistics: () => {},
     shutdown: () => {},
+    handOver: () => {},
     ended: (fd) => void open.delete(fd),
     wantWritable: () => {},
   });

@@ -44,7 +44,7 @@ function removeStaleSocket(path: string): void {
   const there = lstatSync(path, { throwIfNoEntry: false });
   if (there === undefined) return;
   if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
-  const fd = connectUnix(path);
+  const fd = connectUnix(path, 'stream', false);
   if (fd >= 0) close(fd);
   // Only a socket that nobody listens on refuses. EAGAIN: its listener has more connections waiting than it takes.
   if (fd === -ECONNREFUSED) return unlinkSync(path);

@@ -3,10 +3,11 @@
  * and not answered when a daemon went away is sent again to the next one, which answers what its predecessor had committed
  * and does the rest.
  */
-import type { Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
+import type { Mutation, Outcome, Settle } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { encodeMessage } from './link.ts';
 import { monotonicMs } from './link-messages.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
 
 /**
  * Mutations that the host daemon has at once; the others wait here. Each may come back as a commit with a whole value: a
@@ -66,8 +67,11 @@ export class MutationSender {
     return this.#waiting.size + this.#unsent.length;
   }
 
-  upstream(way: 'virtiofs' | 'mount'): Upstream {
-    return { submit: (mutation, settle) => this.#submit(way, mutation, settle) };
+  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+    return {
+      submit: (mutation, settle, sequence = 0, sending = () => undefined) =>
+        this.#submit(way, mutation, settle, sequence, sending),
+    };
   }
 
   /** A daemon is there: what waits is sent, in the order in which it was sent before. */
@@ -112,11 +116,18 @@ export class MutationSender {
     return this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
   }
 
-  #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
+  #submit(
+    way: 'virtiofs' | 'mount',
+    mutation: Mutation,
+    settle: Settle,
+    given: number,
+    sending: (sequence: number) => void,
+  ): void {
     const sinceMs = monotonicMs();
     const { uid } = mutation.caller;
     if (this.#isAway(uid, sinceMs)) return settle(refused);
-    const sequence = this.#nextSequence();
+    const sequence = given === 0 ? this.#nextSequence() : given;
+    sending(sequence);
     const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
     const waiting = { sequence, uid, frame, settle, sinceMs };
     if (this.#mayStart(uid)) return this.#start(waiting);

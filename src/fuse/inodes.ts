@@ -2,6 +2,7 @@
 import { type Caching, type Node, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFMT } from '../wire/index.ts';
 import { FUSE_ROOT_ID } from './abi.ts';
+import type { SessionJournal } from './journal.ts';
 
 /**
  * A nodeid that the kernel knows. A versioned one stands for one inode at one `dataRevision`, under one name and one way of
@@ -21,6 +22,8 @@ export interface Inode {
   name: string;
   /** How often the kernel was given this nodeid and has not forgotten it. */
   lookups: number;
+  /** Where the journal keeps it; 0: nowhere. */
+  record: number;
 }
 
 const versionedBy = (node: Node, caching: Caching): boolean =>
@@ -40,10 +43,21 @@ export class InodeTable {
   readonly #byNodeid = new Map<number, Inode>();
   readonly #byIno = new Map<number, Inode>();
   readonly #limit: number;
+  readonly #journal: SessionJournal | undefined;
   #nextNodeid = FUSE_ROOT_ID + 1;
 
-  constructor(limit: number) {
+  constructor(limit: number, journal?: SessionJournal) {
     this.#limit = limit;
+    this.#journal = journal;
+  }
+
+  /** What a predecessor gave out, by nodeid, ascending; the journal has it. */
+  restore(inodes: readonly Inode[], nextNodeid: number): void {
+    for (const inode of inodes) {
+      this.#byNodeid.set(inode.nodeid, inode);
+      this.#byIno.set(inode.ino, inode);
+    }
+    this.#nextNodeid = nextNodeid;
   }
 
   get size(): number {
@@ -69,6 +83,7 @@ export class InodeTable {
     const known = this.#byIno.get(node.ino);
     if (known !== undefined && isCurrent(known, node, caching)) {
       if (known.lookups < Number.MAX_SAFE_INTEGER) known.lookups++;
+      this.#journal?.countLookups(known);
       this.repin(known, node, shownMode);
       return known;
     }
@@ -83,9 +98,11 @@ export class InodeTable {
       parentIno: node.parentIno,
       name: node.name,
       lookups: 1,
+      record: 0,
     };
     this.#byNodeid.set(inode.nodeid, inode);
     this.#byIno.set(inode.ino, inode);
+    this.#journal?.addInode(inode);
     return inode;
   }
 
@@ -96,6 +113,7 @@ export class InodeTable {
     inode.pinnedMode = shownMode;
     inode.parentIno = node.parentIno;
     inode.name = node.name;
+    this.#journal?.repin(inode);
   }
 
   /** The guest chooses `count`: more than was given only takes all. The root stays. */
@@ -103,7 +121,9 @@ export class InodeTable {
     const inode = this.#byNodeid.get(nodeid);
     if (inode === undefined || nodeid === FUSE_ROOT_ID) return;
     inode.lookups -= Math.min(count, inode.lookups);
+    this.#journal?.countLookups(inode);
     if (inode.lookups > 0) return;
+    this.#journal?.removeInode(inode);
     this.#byNodeid.delete(nodeid);
     if (this.#byIno.get(inode.ino) === inode) this.#byIno.delete(inode.ino);
   }
@@ -123,6 +143,7 @@ export class InodeTable {
       parentIno: ROOT_INO,
       name: '',
       lookups: 1,
+      record: 0,
     };
     this.#byNodeid.set(FUSE_ROOT_ID, inode);
     this.#byIno.set(ROOT_INO, inode);

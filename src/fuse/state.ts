@@ -6,6 +6,7 @@ import type { Exchange, HeldExchange } from './exchange.ts';
 import { HandleTable, type OpenFile } from './handles.ts';
 import type { FlagMask } from './init-flags.ts';
 import { type Inode, InodeTable, isCurrent } from './inodes.ts';
+import type { LeftSession, SessionJournal } from './journal.ts';
 import { Retries } from './retries.ts';
 
 /** Bytes of `fuse_in_header`: where a request's body starts. */
@@ -35,6 +36,7 @@ interface StateOptions {
   readonly log: (message: string) => void;
   readonly maxInodes: number;
   readonly maxHandles: number;
+  readonly journal: SessionJournal | undefined;
 }
 
 /** A read that waits, for INTERRUPT and for the end of its handle. */
@@ -59,6 +61,7 @@ export class SessionState {
   readonly sharedTtlSeconds: number;
   readonly taken: FlagMask;
   readonly log: (message: string) => void;
+  readonly #journal: SessionJournal | undefined;
   readonly caller = new CallerRegister();
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
@@ -74,7 +77,7 @@ export class SessionState {
   opensDirect = 0;
   /** Answers that came after their transport was gone, and were not given. */
   droppedReplies = 0;
-  initialized = false;
+  #initialized = false;
   /** Rises with every INIT, DESTROY and reset: what began in an earlier life has nothing to do with the tables any more. */
   life = 0;
   /** Rises when the transport is gone: what began before is not answered at all. */
@@ -105,8 +108,26 @@ export class SessionState {
     this.sharedTtlSeconds = options.sharedTtlSeconds;
     this.taken = options.taken;
     this.log = options.log;
-    this.inodes = new InodeTable(options.maxInodes);
-    this.handles = new HandleTable(options.maxHandles);
+    this.#journal = options.journal;
+    this.inodes = new InodeTable(options.maxInodes, options.journal);
+    this.handles = new HandleTable(options.maxHandles, options.journal);
+  }
+
+  get initialized(): boolean {
+    return this.#initialized;
+  }
+
+  set initialized(is: boolean) {
+    this.#initialized = is;
+    this.#journal?.initialize(is);
+  }
+
+  /** Goes on as a predecessor left it. */
+  restore(left: LeftSession): void {
+    this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));
+    this.inodes.restore(left.inodes, left.nextNodeid);
+    this.handles.restore(left.files, left.directories, left.nextFh);
+    this.#initialized = left.isInitialized;
   }
 
   /** The request's unique as a key; exact for every kernel, which counts upwards from small numbers. */
@@ -276,6 +297,7 @@ export class SessionState {
     this.interrupted.clear();
     this.polled.clear();
     this.retries.clear();
+    this.#journal?.wipe();
     this.handles.clear();
     this.fileSystem.reset();
     this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));

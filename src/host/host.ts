@@ -34,12 +34,13 @@ import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.
 import { VmConsolePort } from './console-port.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { KeeperUnit } from './keeper-unit.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'onTrouble'> {
+export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'keeper' | 'onTrouble'> {
   readonly region: Store;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
@@ -64,6 +65,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
+  readonly #keeper: KeeperUnit;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
@@ -86,8 +88,15 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    this.#keeper = new KeeperUnit({
+      launcher: options.launcher,
+      adminPath: join(options.runDirectory, 'keeper.sock'),
+      logFile: join(stateDirectory, 'keeper.log'),
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#parts = {
       ...options,
+      keeper: this.#keeper,
       store: options.region,
       audit: this.#audit,
       images: this.#images,
@@ -102,6 +111,7 @@ export class Host implements HostPort, AsyncDisposable {
   static async open(options: HostOptions): Promise<Host> {
     const host = new Host(options);
     try {
+      await host.#keeper.start();
       const from = await host.#takeAll();
       host.#following = host.#follow(from);
       return host;
@@ -118,6 +128,7 @@ export class Host implements HostPort, AsyncDisposable {
     await this.#following;
     for (const console of this.#consoles.values()) console.close();
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#keeper.release();
     this.#audit[Symbol.dispose]();
   }
 

@@ -24,6 +24,7 @@ import {
 import { keyText, prefixRange, type Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
+import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
 import { VmServed } from './vm-served.ts';
@@ -43,7 +44,7 @@ export interface HostParts {
   readonly audit: AuditStore;
   /** The group that may connect to the devices of VMs that others start. */
   readonly attachGid: number | undefined;
-  readonly hasKeeper: boolean;
+  readonly keeper: KeeperUnit;
   readonly version: string;
   readonly onTrouble: (vm: string, what: string) => void;
 }
@@ -88,8 +89,6 @@ export class HostedVm {
   #deleting: Promise<void> | undefined;
   #over = false;
   readonly #statusTimer: NodeJS.Timeout;
-  /** What `/instance/status` has. */
-  readonly #shown = new Map<string, number>();
   #showing = false;
 
   private constructor(parts: HostParts, record: VmRecord, tree: VmTree, status: VmStatusRecord | undefined) {
@@ -122,7 +121,7 @@ export class HostedVm {
       launcher: parts.launcher,
       audit: parts.audit,
       bootId: () => this.#status.bootId,
-      hasKeeper: parts.hasKeeper,
+      keeper: parts.keeper,
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
@@ -242,10 +241,9 @@ export class HostedVm {
     if (this.#over || this.#showing || !this.tree.isServed) return;
     this.#showing = true;
     try {
-      const edits = statusEdits((await this.statistics()).values, this.#shown);
+      const edits = statusEdits((await this.statistics()).values, this.tree.replica.snapshot);
       if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
     } catch (error) {
-      this.#shown.clear();
       this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
     } finally {
       this.#showing = false;

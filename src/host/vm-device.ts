@@ -42,7 +42,7 @@ const endWithinMs = 5_000;
 /** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
 const restartsMs = [0, 200, 1_000, 5_000, 30_000] as const;
 /** One that lived this long starts the waits anew. */
-const healthyMs = 60_000;
+const healthyMs = 5_000;
 
 interface Connected {
   readonly socket: Socket;

@@ -46,6 +46,7 @@ export class VmTree {
       wallMs: Date.now,
       digest: digestOf,
       audit: options.audit,
+      holdersOutlive: true,
       ...options.kept,
     });
     this.history = new TreeHistory(this.authority.snapshot.revision);

@@ -21,7 +21,10 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
   await machine.done(made);
   await machine.untilReady('one');
   assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-1');
-  await client.call('writeMetadata', { params: { name: 'one', path: 'instance/hostname' }, body: Buffer.from('web-2') });
+  await client.call('writeMetadata', {
+    params: { name: 'one', path: 'instance/hostname' },
+    body: Buffer.from('web-2'),
+  });
   assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-2');
   await machine.type('one', 'echo from-inside > /run/metadata/guest/note');
   const { bytes } = await client.raw('readMetadata', { params: { name: 'one', path: 'guest/note' } });

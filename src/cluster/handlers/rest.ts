@@ -1,5 +1,4 @@
-import type { ImageRecord } from '../../records/index.ts';
-import type { AuditEvent } from '../host-port.ts';
+import type { AuditEvent, ImageRecord } from '../../records/index.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';

@@ -31,20 +31,28 @@ function list(state: SessionState, plus: boolean): number {
   // Attributes are for those who may look names up; others get the names alone.
   const withNodes = plus && fileSystem.maySearch(caller, open.directory.ino);
   let used = 0;
-  for (let index = abi.ReadIn.offset.get(view, BODY); ; index++) {
+  let last = '';
+  const first = abi.ReadIn.offset.get(view, BODY);
+  let index = first;
+  for (; ; index++) {
     const entry = fileSystem.entry(caller, open.directory, index);
     if (entry === undefined) break;
     if (plus && index >= DOTS && entry.node === undefined) continue;
     const nameBytes = Buffer.byteLength(entry.name);
     const fixedBytes = plus ? abi.Direntplus.sizeBytes : abi.Dirent.sizeBytes;
     const length = Math.ceil((fixedBytes + nameBytes) / ALIGNMENT) * ALIGNMENT;
-    if (used + length > limit) return used === 0 ? EINVAL : state.reply(used);
+    if (used + length > limit) {
+      if (used === 0) return EINVAL;
+      break;
+    }
     const base = REPLY + used;
     state.head.fill(0, base, base + length);
     if (withNodes && index >= DOTS && entry.node !== undefined) entryWithNode(state, base, entry);
     dirent(state, plus ? base + abi.EntryOut.sizeBytes : base, entry, index, nameBytes);
     used += length;
+    last = entry.name;
   }
+  if (used > 0) state.handles.listed(open, first, index, last);
   return state.reply(used);
 }
 
@@ -64,8 +72,8 @@ function dirent(state: SessionState, base: number, entry: DirectoryEntry, index:
 
 export function releasedir(state: SessionState): number {
   const open = state.handles.directory(abi.ReleaseIn.fh.get(state.view, BODY));
-  if (open === undefined) return EBADF;
-  state.handles.removeDirectory(open.fh);
+  if (open === undefined) return state.exchange.isRedone === true ? state.reply(0) : EBADF;
+  state.handles.removeDirectory(open);
   state.fileSystem.releasedir(open.directory);
   return state.reply(0);
 }

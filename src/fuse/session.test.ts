@@ -579,8 +579,26 @@ test('POLL on /dev/fuse wakes when /.changes has a line or an open file a newer 
 test('limits of nodeids and handles are answered ENFILE', () => {
   const { client } = begin('virtiofs', { maxInodes: 3, maxHandles: 1 });
   client.walk('instance');
-  client.walk('secrets');
-  assert.equal(client.lookup(1, 'guest').errno, 23);
+  assert.equal(client.lookup(1, 'secrets', 1000).errno, 0);
+  assert.equal(client.lookup(1, 'guest', 1001).errno, 23);
   assert.equal(client.send('OPENDIR').errno, 0);
   assert.equal(client.send('OPENDIR').errno, 23);
+});
+
+test('half of the nodeids are for uids that have less than a quarter', () => {
+  const { client } = begin('dev-fuse', { maxInodes: 8 });
+  const guest = client.walk('guest');
+  const make = (uid: number, name: string) =>
+    client.send('MKNOD', { nodeid: guest, uid, in: { mode: S_IFREG | 0o644 }, rest: [name] });
+  const files = ['a', 'b'].map((name) => make(0, name).get(abi.EntryOut.nodeid));
+  assert.equal(make(0, 'c').errno, 23, 'root has three, and half are taken');
+  assert.equal(client.lookup(guest, 'a', 0).errno, 0, 'no new one');
+  assert.deepEqual(
+    ['d', 'e', 'f'].map((name) => make(1000, name).errno),
+    [0, 0, 23],
+  );
+  assert.equal(make(1001, 'g').errno, 0);
+  client.send('FORGET', { nodeid: files[1]!, in: { nlookup: 1 } });
+  client.send('FORGET', { nodeid: files[0]!, in: { nlookup: 2 } });
+  assert.equal(make(0, 'c').errno, 0, 'root has one left');
 });

@@ -231,13 +231,12 @@ export class SessionState {
     return caching === 'shared' ? this.sharedTtlSeconds : 0;
   }
 
-  /** Writes `fuse_entry_out` at `base` of the reply and counts the lookup. False when the kernel holds too many nodeids. */
-  entry(base: number, node: Node): boolean {
+  /** Writes `fuse_entry_out` at `base` of the reply and counts the lookup, for `uid`. False when the kernel holds too many nodeids. */
+  entry(base: number, node: Node, uid: number): boolean {
     const caching = this.fileSystem.caching(node);
     const mode = this.fileSystem.shownMode(node);
-    const inode = this.inodes.reference(node, caching, mode);
+    const inode = this.inodes.reference(node, caching, mode, uid);
     if (inode === undefined) return false;
-    if (this.retries.size > 0) this.retries.lookedUp(this.caller.pid, inode.nodeid, node, this.clock.monotonicMs());
     const ttl = this.ttlSeconds(caching);
     const { out } = this;
     abi.EntryOut.nodeid.set(out, base, inode.nodeid);

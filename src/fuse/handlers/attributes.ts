@@ -16,7 +16,12 @@ export function lookup(state: SessionState): number {
   if (typeof name === 'number') return name === EILSEQ ? ENOENT : name;
   const node = state.fileSystem.lookup(state.caller, state.inode.ino, name);
   if (typeof node === 'number') return node;
-  return state.entry(REPLY, node) ? state.reply(abi.EntryOut.sizeBytes) : ENFILE;
+  if (!state.entry(REPLY, node, state.caller.uid)) return ENFILE;
+  if (state.retries.size > 0) {
+    const nodeid = abi.EntryOut.nodeid.get(state.out, REPLY);
+    state.retries.lookedUp(state.caller.pid, nodeid, node, state.clock.monotonicMs());
+  }
+  return state.reply(abi.EntryOut.sizeBytes);
 }
 
 /**

@@ -58,7 +58,7 @@ function list(state: SessionState, plus: boolean): number {
 
 /** When the kernel holds too many nodeids already, the entry stays zero, which means: look it up when you need it. */
 function entryWithNode(state: SessionState, base: number, entry: DirectoryEntry): void {
-  if (entry.node !== undefined) state.entry(base, entry.node);
+  if (entry.node !== undefined) state.entry(base, entry.node, state.caller.uid);
 }
 
 function dirent(state: SessionState, base: number, entry: DirectoryEntry, index: number, nameBytes: number): void {

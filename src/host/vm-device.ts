@@ -40,7 +40,7 @@ const helloWithinMs = 5_000;
 const lookEveryMs = 10;
 const endWithinMs = 5_000;
 /** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
-const restartsMs = [0, 200, 1_000, 5_000, 30_000] as const;
+const restartsMs = { served: [0, 100, 200, 500, 1_000, 2_000], neverServed: [0, 200, 1_000, 5_000, 30_000] } as const;
 /** One that lived this long starts the waits anew. */
 const healthyMs = 5_000;
 
@@ -58,6 +58,8 @@ export class VmDevice {
   #serving = Promise.withResolvers<void>();
   /** It was told to end: its end is no trouble. */
   #told = false;
+  /** The last one that was connected said hello. */
+  #hasServed = false;
   #startedAtMs: number | undefined;
 
   constructor(options: VmDeviceOptions) {
@@ -126,6 +128,7 @@ export class VmDevice {
     for (;;) {
       const startedMs = performance.now();
       let why: string;
+      this.#hasServed = false;
       try {
         const connected = (await this.#connect()) ?? (await this.#launch());
         if (this.#over.signal.aborted) return this.#drop(connected);
@@ -136,7 +139,8 @@ export class VmDevice {
       session.disconnect();
       if (this.#over.signal.aborted) return;
       if (performance.now() - startedMs > healthyMs || this.#told) failures = 0;
-      const againInMs = restartsMs[Math.min(failures, restartsMs.length - 1)]!;
+      const waitsMs = this.#hasServed ? restartsMs.served : restartsMs.neverServed;
+      const againInMs = waitsMs[Math.min(failures, waitsMs.length - 1)]!;
       failures++;
       if (!this.#told) onTrouble(`the device process: ${why}; starting another ${inWords(againInMs)}`);
       this.#told = false;
@@ -225,6 +229,7 @@ export class VmDevice {
           session.take(message, send);
           if (message.type !== 'hello') continue;
           clearTimeout(silent);
+          this.#hasServed = true;
           this.#serving.resolve();
         }
       } catch (error) {

@@ -2,11 +2,11 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
+import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
-import { EAGAIN } from '../wire/index.ts';
 import { AuditRing } from './audit-ring.ts';
+import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
 import {
   LINK_PROTOCOL,
@@ -56,11 +56,11 @@ class DeviceServer {
   /** What goes on once the tree is where it stands now. */
   #resuming: (() => void)[] = [];
   #config: LinkConfig | undefined;
-  readonly #listening = new Map<number, LinkVhostUser>();
+  readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
-  #linkListenFd: number | undefined;
+  #linkListener: ConnectionListener | undefined;
   #ring: AuditRing | undefined;
   #opened = false;
   #tellingSecond = 0;
@@ -105,10 +105,7 @@ class DeviceServer {
 
   #listenForDaemons(path: string): void {
     const listenFd = openListeningSocket({ path, mode: 0o600 });
-    this.#linkListenFd = listenFd;
-    this.#loop.watch(listenFd, () => {
-      for (let fd = accept(listenFd); fd >= 0; fd = accept(listenFd)) this.#attach(fd);
-    });
+    this.#linkListener = new ConnectionListener(listenFd, this.#loop, (fd) => this.#attach(fd));
   }
 
   #attach(fd: number): void {
@@ -230,23 +227,15 @@ class DeviceServer {
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
-    const open = (): number => openListeningSocket(socket);
-    const fd = this.#succession?.listen(socket.path, open) ?? open();
-    this.#listening.set(fd, socket);
-    this.#loop.watch(fd, () => this.#accept(fd, socket));
-  }
-
-  #accept(listenFd: number, socket: LinkVhostUser): void {
     const target: LinkTarget = { kind: 'vhost-user', path: socket.path };
-    for (let fd = accept(listenFd); fd !== -EAGAIN; fd = accept(listenFd)) {
-      if (fd < 0) return;
-      if (this.#served.has(socket.path)) {
-        close(fd);
-        this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
-        continue;
-      }
-      this.#connect(fd, target);
-    }
+    const open = (): number => openListeningSocket(socket);
+    const listenFd = this.#succession?.listen(socket.path, open) ?? open();
+    const listener = new ConnectionListener(listenFd, this.#loop, (fd) => {
+      if (!this.#served.has(socket.path)) return this.#connect(fd, target);
+      close(fd);
+      return this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
+    });
+    this.#listening.set(listener, socket);
   }
 
   #connect(fd: number, target: LinkTarget, left?: LeftConnection): void {
@@ -383,8 +372,8 @@ class DeviceServer {
   /** Unmounts, hangs up, and removes the sockets. */
   #close(): void {
     for (const [path, served] of [...this.#served]) if (!this.#handsOver || !this.#isKept(path)) served.close();
-    for (const [fd, socket] of this.#handsOver ? [] : this.#listening) {
-      close(fd);
+    for (const [listener, socket] of this.#handsOver ? [] : this.#listening) {
+      listener.close();
       this.#succession?.forget(socket.path);
       try {
         unlinkSync(socket.path);
@@ -392,8 +381,8 @@ class DeviceServer {
         // Somebody removed it, which is what we wanted.
       }
     }
-    if (this.#linkListenFd !== undefined && 'path' in this.#place) {
-      close(this.#linkListenFd);
+    if (this.#linkListener !== undefined && 'path' in this.#place) {
+      this.#linkListener.close();
       rmSync(this.#place.path, { force: true });
     }
     this.#link.flush();

@@ -405,6 +405,7 @@ export class ConnectionJournal
       name: pinned.name,
       lookups,
       record: this.#record(payload),
+      uid: -1,
     };
   }
 

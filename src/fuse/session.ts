@@ -91,6 +91,7 @@ export class FuseSession implements RequestHandler {
       ['fuse.bugs', this.#bugs],
       ['fuse.inodes', this.held.inodes],
       ['fuse.handles', this.held.handles],
+      ['fuse.retryBytes', this.#state.retries.bytes],
     ];
   }
 
@@ -245,11 +246,12 @@ export class FuseSession implements RequestHandler {
 
   tick(nowMs: number): void {
     this.#state.fileSystem.tick(nowMs);
+    this.#state.retries.tick(nowMs);
     if (this.#state.polled.size > 0) this.#wakePollers();
   }
 
   nextDeadlineMs(): number {
-    return this.#state.fileSystem.nextDeadlineMs();
+    return Math.min(this.#state.fileSystem.nextDeadlineMs(), this.#state.retries.nextDeadlineMs());
   }
 
   /** Ends the session for good. */

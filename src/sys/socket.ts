@@ -1,5 +1,6 @@
 /** Unix sockets with descriptors in their messages (SCM_RIGHTS). */
 import { EINVAL, ENAMETOOLONG, EPROTO } from '../wire/index.ts';
+import { setNonBlocking } from './fd.ts';
 import * as libc from './libc.ts';
 
 const { result } = libc;
@@ -58,13 +59,14 @@ export function listenUnix(path: string, backlog = 8, kind: SocketKind = 'stream
 /** The next connection, non-blocking; -EAGAIN when there is none. */
 export const accept = (fd: number): number => result(libc.accept4(fd, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK));
 
-/** Connects to `path` and waits for it. The socket blocks. */
-export function connectUnix(path: string, kind: SocketKind = 'stream'): number {
+/** Connects to `path`, and waits for it unless it is told not to: then -EAGAIN when its backlog is full. The socket blocks. */
+export function connectUnix(path: string, kind: SocketKind = 'stream', waits = true): number {
   const address = unixAddress(path);
   if (typeof address === 'number') return address;
-  const fd = result(libc.socket(AF_UNIX, typeOf(kind) | SOCK_CLOEXEC, 0));
+  const fd = result(libc.socket(AF_UNIX, typeOf(kind) | SOCK_CLOEXEC | (waits ? 0 : SOCK_NONBLOCK), 0));
   if (fd < 0) return fd;
-  const error = result(libc.connect(fd, address, address.length));
+  let error = result(libc.connect(fd, address, address.length));
+  if (error === 0 && !waits) error = setNonBlocking(fd, false);
   if (error === 0) return fd;
   libc.close(fd);
   return error;

@@ -138,7 +138,7 @@ export class Replica {
   }
 
   #deduce(node: Node): Facts {
-    const path = this.#snapshot.path(node);
+    const path = this.#snapshot.ruledPath(node);
     const effective = this.#policy.effective(path);
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
     return {

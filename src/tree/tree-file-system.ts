@@ -154,10 +154,8 @@ export class TreeFileSystem implements FileSystem {
     const parent = snapshot.node(parentIno);
     if (parent === undefined) return ESTALE;
     if (!isDirectory(parent)) return ENOTDIR;
-    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller)) {
-      this.#denied('lookup', parent, caller, EACCES);
-      return EACCES;
-    }
+    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller))
+      return this.#denied('lookup', parent, caller, EACCES);
     if (name === '..') return snapshot.node(parent.parentIno) ?? ENOENT;
     if (name === '.') return parent;
     const node = snapshot.child(parentIno, name);
@@ -175,9 +173,13 @@ export class TreeFileSystem implements FileSystem {
   }
 
   access(caller: Caller, ino: number, mask: number): number {
-    const node = this.#replica.snapshot.node(ino);
-    if (node === undefined) return ESTALE;
-    return this.#check('access', node, caller, mask);
+    const node = this.node(ino);
+    return node === undefined ? ESTALE : this.#check('access', node, caller, mask);
+  }
+
+  maySearch(caller: Caller, ino: number): boolean {
+    const node = this.node(ino);
+    return node !== undefined && this.#maySearch(node, caller);
   }
 
   readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
@@ -208,15 +210,10 @@ export class TreeFileSystem implements FileSystem {
     if (errno !== 0) return errno;
     // Rights that came with a newer value are none to the old one.
     const isOld = version !== undefined && version !== node && !writes;
-    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0) {
-      this.#denied('open', version, caller, EACCES);
-      return EACCES;
-    }
+    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0)
+      return this.#denied('open', version, caller, EACCES);
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if (writes && effective.writeOnce && node.sizeBytes > 0) {
-      this.#denied('open', node, caller, EPERM);
-      return EPERM;
-    }
+    if (writes && effective.writeOnce && node.sizeBytes > 0) return this.#denied('open', node, caller, EPERM);
     // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
@@ -575,8 +572,10 @@ export class TreeFileSystem implements FileSystem {
     return errno;
   }
 
-  #denied(operation: string, node: Node, caller: Caller, errno: number): void {
+  /** Returns `errno`. */
+  #denied(operation: string, node: Node, caller: Caller, errno: number): number {
     this.#auditor.record(this.way, operation, this.#replica, node, caller, errno);
+    return errno;
   }
 
   #opened(node: Node, flags: number, caller: Caller, caching: Caching): OpenFile {

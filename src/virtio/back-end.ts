@@ -6,7 +6,7 @@
  * front end asked to be told (REPLY_ACK), it is told; otherwise the connection ends, which is the only other way of saying
  * it. Descriptors that a message brings beyond what its row states make it invalid.
  */
-import { close, drainEventfd, duplicate, isEventfd, setNonBlocking } from '../sys/index.ts';
+import { close, duplicate, EPOLLET, EPOLLIN, isEventfd, setNonBlocking } from '../sys/index.ts';
 import { EBUSY, EINVAL, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
 import {
   answerU64,
@@ -25,7 +25,8 @@ import { MAX_QUEUE_SIZE, Virtqueue } from './virtqueue.ts';
 
 /** What tells a device that descriptors are readable: the device loop, or a test. */
 export interface FdWatcher {
-  watch(fd: number, onReadable: () => void): void;
+  /** `events`: those of epoll, EPOLLIN by default. */
+  watch(fd: number, onReadable: () => void, events?: number): void;
   unwatch(fd: number): void;
 }
 
@@ -419,10 +420,8 @@ export class BackEnd {
     }
     queue.kickFd = fd;
     if (fd < 0) return;
-    setNonBlocking(fd, true);
-    this.#watcher.watch(fd, () => {
-      drainEventfd(fd);
-    });
+    // Never read: its flags are the front end's too, so that a read could block, and one of a semaphore takes 1 only.
+    this.#watcher.watch(fd, () => {}, EPOLLIN | EPOLLET);
   }
 
   setVringKick(channel: ControlChannel): number {

@@ -1,6 +1,6 @@
 /** OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR. A cookie is the index of the entry after it. */
 import type { DirectoryEntry } from '../../tree/index.ts';
-import { EBADF, EINVAL, ENFILE, X_OK } from '../../wire/index.ts';
+import { EBADF, EINVAL, ENFILE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import { BODY, DIRECTORY_BYTES, REPLY, type SessionState } from '../state.ts';
 
@@ -29,7 +29,7 @@ function list(state: SessionState, plus: boolean): number {
   if (open === undefined) return EBADF;
   const limit = Math.min(abi.ReadIn.size.get(view, BODY), state.room, DIRECTORY_BYTES);
   // Attributes are for those who may look names up; others get the names alone.
-  const withNodes = plus && fileSystem.access(caller, open.directory.ino, X_OK) === 0;
+  const withNodes = plus && fileSystem.maySearch(caller, open.directory.ino);
   let used = 0;
   let last = '';
   const first = abi.ReadIn.offset.get(view, BODY);
@@ -58,7 +58,7 @@ function list(state: SessionState, plus: boolean): number {
 
 /** When the kernel holds too many nodeids already, the entry stays zero, which means: look it up when you need it. */
 function entryWithNode(state: SessionState, base: number, entry: DirectoryEntry): void {
-  if (entry.node !== undefined) state.entry(base, entry.node);
+  if (entry.node !== undefined) state.entry(base, entry.node, state.caller.uid);
 }
 
 function dirent(state: SessionState, base: number, entry: DirectoryEntry, index: number, nameBytes: number): void {

@@ -1,14 +1,24 @@
-/** `npm run build`: makes `dist/porthole`, one file that needs no Node and no package, for the machine it is built on. */
+/**
+ * `npm run build`: makes `dist/porthole`, one file that needs no Node and no package, for the kind of machine it is built on,
+ * and `dist/THIRD-PARTY-LICENSES`. `--output DIR`: there instead of `dist`. The same sources give the same bytes.
+ */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
 import { commandPart, processParts, threadParts, versionOf, versionText } from '../src/parts/index.ts';
 import { bundle } from './build/bundle.ts';
+import { licensesOf } from './build/licenses.ts';
 
-process.chdir(path.resolve(import.meta.dirname, '..'));
-const work = path.resolve('.cache/build');
-const output = path.resolve('dist/porthole');
+const { values } = parseArgs({ options: { output: { type: 'string' } } });
+const root = path.resolve(import.meta.dirname, '..');
+const dist = path.resolve(values.output ?? path.join(root, 'dist'));
+process.chdir(root);
+mkdirSync('.cache', { recursive: true });
+mkdirSync(dist, { recursive: true });
+const work = mkdtempSync(path.resolve('.cache/build-'));
+const output = path.join(dist, 'porthole');
 
 /** What Node is started with in the executable: FFI for one call (src/sys/koffi-in-memory.ts). */
 const flags = ['--experimental-ffi', '--disable-warning=ExperimentalWarning'] as const;
@@ -32,19 +42,21 @@ const asset = (name: string, content: string): string => {
   return file;
 };
 
-rmSync(work, { recursive: true, force: true });
-mkdirSync(work, { recursive: true });
-mkdirSync('dist', { recursive: true });
-
 const version = versionOf(new URL('../', import.meta.url));
 asset('version.json', JSON.stringify(version));
+const bundled = new Set<string>();
 for (const part of parts) {
   const { source, inputs } = await bundle(path.join('src', part.file));
+  for (const input of inputs) bundled.add(input);
   const script = asset(`${part.name}.js`, source);
   const cache = path.join(work, `${part.name}.cache`);
-  execFileSync(process.execPath, [...flags, ...part.flags, 'scripts/build/compile.ts', script, cache], {
-    stdio: 'inherit',
-  });
+  execFileSync(
+    process.execPath,
+    ['--hash-seed=1', ...flags, ...part.flags, 'scripts/build/compile.ts', script, cache],
+    {
+      stdio: 'inherit',
+    },
+  );
   assets[`${part.name}.cache`] = cache;
   console.log(`${part.name}: ${inputs.length} modules, ${source.length} bytes`);
 }
@@ -66,11 +78,16 @@ writeFileSync(main, `${boot}\nbootProcess();\n`);
 const koffi = `node_modules/@koromix/koffi-${process.platform}-${process.arch}`;
 assets['koffi.node'] = path.resolve(koffi, `${process.platform}_${process.arch}`, 'koffi.node');
 
+// The package of koffi's native part has no licence file; it is koffi's.
+const nodePackage = `node_modules/node-${process.platform}-${process.arch}`;
+writeFileSync(path.join(dist, 'THIRD-PARTY-LICENSES'), licensesOf(bundled, [nodePackage]));
+
 const config = path.join(work, 'sea.json');
 writeFileSync(
   config,
   JSON.stringify({
-    main,
+    // Relative, since the executable remembers it.
+    main: path.basename(main),
     output: `${output}.new`,
     disableExperimentalSEAWarning: true,
     execArgv: flags,
@@ -79,7 +96,7 @@ writeFileSync(
     assets,
   }),
 );
-execFileSync(process.execPath, ['--build-sea', config], { stdio: ['ignore', 'ignore', 'inherit'] });
+execFileSync(process.execPath, ['--build-sea', config], { cwd: work, stdio: ['ignore', 'ignore', 'inherit'] });
 renameSync(`${output}.new`, output);
 
 for (const part of parts) {
@@ -87,4 +104,5 @@ for (const part of parts) {
   const compiled = execFileSync(output, args, { encoding: 'utf8' }).trim();
   if (compiled !== 'true') throw new Error(`V8 refuses the compiled code of "${part.name}" in ${output}`);
 }
-console.log(`dist/porthole: ${versionText(version)}`);
+rmSync(work, { recursive: true });
+console.log(`${output}: ${versionText(version)}`);

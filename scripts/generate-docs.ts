@@ -1,14 +1,23 @@
 /**
- * Writes the tables in docs/ that come from code, each between `<!-- table: NAME -->` and `<!-- end of table -->`.
- * `--check`: writes nothing, and fails when a document does not say what the code says.
+ * Writes the tables in docs/ that come from code, each between `<!-- table: NAME -->` and `<!-- end of table -->`, the page of
+ * the commands, and the manual pages in man/. `--check`: writes nothing, and fails when a document does not say what the code says.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { parseArgs } from 'node:util';
+import type { Shell } from '../src/cli/command.ts';
+import { buildProgram } from '../src/cli/program.ts';
+import type { Terminal } from '../src/cli/terminal.ts';
+import { problemCodes } from '../src/cluster/problem.ts';
+import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
+import { thisVersion } from '../src/parts/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
 import { rowsOf } from '../test/conformance/table.ts';
 import { topics } from '../test/conformance/topics.ts';
+import { cliPage } from './cli-page.ts';
+import { manPages } from './man-pages.ts';
 
 interface Table {
   readonly document: string;
@@ -49,6 +58,26 @@ const tables: readonly Table[] = [
       }),
   },
   {
+    document: 'docs/api.md',
+    name: 'problems',
+    head: ['code', 'status', 'meaning'],
+    rows: () => Object.entries(problemCodes).map(([code, [status, title]]) => [code, String(status), title]),
+  },
+  {
+    document: 'docs/api.md',
+    name: 'operations',
+    head: ['operation', 'request', 'access', 'what it does'],
+    rows: () =>
+      Object.values(routes)
+        .filter((route) => 'operationId' in route)
+        .map((route) => [
+          route.operationId,
+          `\`${route.method.toUpperCase()} ${route.path}\``,
+          route['x-access'],
+          route.summary,
+        ]),
+  },
+  {
     document: 'docs/conformance.md',
     name: 'cases',
     head: ['topic', 'case', ...wayNames],
@@ -69,18 +98,56 @@ function filled(text: string, table: Table): string {
   return `${text.slice(0, from + start.length)}\n${rows.join('\n')}\n${text.slice(to)}`;
 }
 
+/** Commands that are only described: nothing is read or printed. */
+const silent: Terminal = {
+  out: () => true,
+  drained: () => Promise.resolve(),
+  err: () => {},
+  outIsTerminal: false,
+  errIsTerminal: false,
+  columns: () => 80,
+  input: { isTerminal: false, chunks: async function* none() {}, setMode: () => {}, close: () => {} },
+  environment: {},
+  wallMs: () => 0,
+  onReopen: () => {},
+  interrupted: new AbortController().signal,
+  forced: new AbortController().signal,
+};
+const shell: Shell = {
+  terminal: silent,
+  setExitCode: () => {},
+  api: () => {
+    throw new Error('a command that is only described asked the API');
+  },
+};
+
+/** Every document of which something is generated, and what it should say. */
+function wantedDocuments(): ReadonlyMap<string, string> {
+  const wanted = new Map<string, string>();
+  for (const table of tables) {
+    wanted.set(table.document, filled(wanted.get(table.document) ?? readFileSync(table.document, 'utf8'), table));
+  }
+  wanted.set('docs/cli.md', cliPage());
+  const program = buildProgram(shell);
+  for (const [name, page] of manPages(program, thisVersion().version)) wanted.set(`man/${name}`, page);
+  return wanted;
+}
+
 const { values } = parseArgs({ options: { check: { type: 'boolean', default: false } } });
-const documents = [...new Set(tables.map(({ document }) => document))];
-for (const document of documents) {
-  const text = readFileSync(document, 'utf8');
-  const wanted = tables.filter((table) => table.document === document).reduce(filled, text);
-  if (wanted === text) continue;
+const documents = wantedDocuments();
+const stale = globSync('man/*').filter((file) => !documents.has(file));
+for (const [document, wanted] of [...documents, ...stale.map((file) => [file, undefined] as const)]) {
+  if (wanted !== undefined && existsSync(document) && readFileSync(document, 'utf8') === wanted) continue;
   if (values.check) {
     console.error(`${document} differs from the code; run: node scripts/generate-docs.ts`);
     process.exitCode = 1;
+  } else if (wanted === undefined) {
+    rmSync(document);
+    console.log(`removed ${document}`);
   } else {
+    mkdirSync(path.dirname(document), { recursive: true });
     writeFileSync(document, wanted);
     console.log(`wrote ${document}`);
   }
 }
-if (process.exitCode === undefined) console.log(`docs: ${tables.length} tables in ${documents.length} documents agree`);
+if (process.exitCode === undefined) console.log(`docs: ${tables.length} tables, ${documents.size} documents agree`);

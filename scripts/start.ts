@@ -1,168 +1,197 @@
 /**
- * `npm start`: boots a small VM with examples/web.yaml and shows what Porthole is for. On a terminal it ends in a shell in a
- * guest, with the tree mounted and served from a file that can be edited meanwhile; elsewhere it ends by itself.
+ * `npm start`: brings up a host daemon, makes a VM with examples/web.yaml through its API, and shows what Porthole is for. On
+ * a terminal it stays up with a prompt for more until Ctrl-C; elsewhere it ends by itself. Nothing is left behind.
  */
-import { type ChildProcess, spawn } from 'node:child_process';
-import { once } from 'node:events';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { createInterface } from 'node:readline';
-import { Guest } from '../images/tiny/guest.ts';
+import { StartDaemon } from './start/daemon.ts';
+import { GuestShell } from './start/guest-shell.ts';
 
+const isInteractive = process.stdin.isTTY && process.stdout.isTTY;
 const color = process.stdout.isTTY && process.env['NO_COLOR'] === undefined;
 const paint = (code: number, text: string): string => (color ? `\u001b[${code}m${text}\u001b[0m` : text);
+const width = 80;
+
 const say = (text: string): void => console.log(`\n${paint(1, text)}`);
+
+/** Below what it belongs to; a long line goes on in the next. */
 const show = (text: string): void => {
-  const lines = text.trimEnd();
-  if (lines !== '') console.log(lines.replaceAll(/^(?=.)/gm, '  '));
+  for (const line of text.trimEnd().split('\n')) if (line !== '') console.log(`  ${folded(line)}`);
 };
 
-const users: Readonly<Record<number, string>> = { 0: 'root', 114: 'postgres', 1000: 'app', 1001: 'stranger' };
-
-/** The server as a child process, and the events that it prints. */
-class Serving {
-  readonly #child: ChildProcess;
-  readonly #events: { readonly event: string }[] = [];
-  #wake = Promise.withResolvers<void>();
-  #stopping = false;
-
-  constructor(args: readonly string[]) {
-    // It must not outlive a killed demonstration.
-    const command = ['--pdeathsig', 'SIGTERM', './porthole', 'serve', ...args, '--json'];
-    this.#child = spawn('setpriv', command, { stdio: ['ignore', 'pipe', 'inherit'] });
-    createInterface({ input: this.#child.stdout! }).on('line', (line) => {
-      this.#events.push(JSON.parse(line) as { event: string });
-      this.#wake.resolve();
-    });
-    this.#child.once('exit', (code) => {
-      if (!this.#stopping) this.#wake.reject(new Error(`porthole serve ended with exit code ${code}`));
-    });
-  }
-
-  /** Waits for the next event of that name. */
-  async event(name: string): Promise<void> {
-    for (;;) {
-      const index = this.#events.findIndex(({ event }) => event === name);
-      if (index >= 0) return void this.#events.splice(0, index + 1);
-      await this.#wake.promise;
-      this.#wake = Promise.withResolvers();
+const folded = (line: string): string => {
+  let [text, column] = ['', 2];
+  for (const word of line.match(/\S+\s*|^\s+/g) ?? []) {
+    if (column + word.trimEnd().length > width && text !== '') {
+      text = `${text.trimEnd()}\n    `;
+      column = 4;
     }
+    text += word;
+    column += word.length;
   }
+  return text;
+};
 
-  async stop(): Promise<void> {
-    this.#stopping = true;
-    this.#wake.promise.catch(() => {});
-    if (this.#child.exitCode !== null) return;
-    this.#child.kill('SIGTERM');
-    await once(this.#child, 'exit');
-  }
+const command = (prompt: string, text: string): void => console.log(`  ${paint(36, prompt)} ${text}`);
+
+const stopped = new AbortController();
+let isOthersTurn = false;
+for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const)
+  process.on(signal, () => {
+    // Ctrl-C is for the command that has the terminal.
+    if (signal !== 'SIGINT' || !isOthersTurn) stopped.abort();
+  });
+
+/** Shows a command of this machine and what it prints. What takes long shows its progress on a terminal by itself. */
+async function host(daemon: StartDaemon, line: string, { isLong = false, keep = (text: string) => text } = {}) {
+  command('$', line);
+  const { text, exitCode } = await daemon.sh(line, isLong && process.stderr.isTTY ? 'inherit' : 'pipe');
+  show(keep(text));
+  if (stopped.signal.aborted) throw stopped.signal.reason;
+  if (exitCode !== 0) throw new Error(`"${line}" ended with exit code ${exitCode}`);
 }
 
-const dir = mkdtempSync(path.join(tmpdir(), 'porthole-start-'));
-const file = path.join(dir, 'web.yaml');
-const socket = path.join(dir, 'web.sock');
-const state = path.join(dir, 'state');
-const audit = path.join(dir, 'audit.jsonl');
-cpSync('examples', dir, { recursive: true });
+async function guest(shell: GuestShell, user: string, script: string): Promise<void> {
+  command(`${user}@web${user === 'root' ? '#' : '$'}`, script);
+  show(await shell.run(user, script));
+}
 
-say('Serving examples/web.yaml to a VM:');
-show(`$ ./porthole serve web.yaml --vhost-user ${path.basename(socket)} --state state --audit audit.jsonl`);
-const serving = new Serving([file, '--vhost-user', socket, '--state', state, '--audit', audit]);
-
-for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-  process.once(signal, async () => {
-    await serving.stop();
-    rmSync(dir, { recursive: true, force: true });
-    process.exit(130);
+/** Shows the audit record of a denial: without the title of the table, and as narrow as it can be. */
+async function denial(daemon: StartDaemon, path: string): Promise<void> {
+  await daemon.untilDenied('web', path);
+  await host(daemon, `./porthole audit --vm web --denied --path ${path} --limit 1`, {
+    keep: (table) => table.trimEnd().split('\n').at(-1)!.replaceAll(/ {2,}/g, '  '),
   });
 }
 
-/** Runs a command in the guest as a user, and shows both. */
-async function inGuest(guest: Guest, uid: number, script: string): Promise<void> {
-  const prompt = uid === 0 ? '#' : '$';
-  console.log(`  ${paint(36, `${users[uid]}@guest${prompt}`)} ${script}`);
-  const groups = uid === 1000 ? [115] : [];
-  const { text, errorText } = await guest.run(script, { uid, gid: uid, groups });
-  show(`${text}${errorText}`);
+async function begin(daemon: StartDaemon): Promise<void> {
+  say('A host daemon, in a directory of its own:');
+  command('$', `D=${daemon.directory}`);
+  command('$', './porthole up --state $D/state --run $D/run &');
+  const { accelerator, ownUsers } = await daemon.up((what) => console.error(`trouble: ${what}`));
+  const runs = accelerator === 'kvm' ? 'VMs run on KVM' : 'No KVM here: VMs are emulated, which is slow';
+  show(`${runs}; ${ownUsers ? 'each is a user of its own' : 'without root: all as you'}.`);
+  command('$', 'export PORTHOLE_API=unix:$D/run/api.sock');
+
+  say('An image, and a VM of it with the metadata and the rules of examples/web.yaml:');
+  await host(daemon, './porthole image build tiny', { isLong: true });
+  await host(daemon, './porthole vm create web --image tiny --type nano \\\n      --metadata examples/web.yaml', {
+    isLong: true,
+  });
 }
 
-/** Shows the last audit record of a denial for a path, once there is one. */
-async function showDenial(secret: string): Promise<void> {
-  const deadlineMs = performance.now() + 5_000;
-  while (performance.now() < deadlineMs) {
-    const lines = readFileSync(audit, 'utf8').trimEnd().split('\n');
-    const found = lines.findLast((line) => line.includes(`"${secret}"`) && line.includes('"denied"'));
-    if (found !== undefined) {
-      console.log(`  ${paint(36, 'audit.jsonl')}`);
-      return show(found);
-    }
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-  throw new Error(`no audit record of a denial of "${secret}" arrived in "${audit}" within 5 s`);
-}
-
-async function story(guest: Guest): Promise<void> {
-  const at = '/run/metadata';
+async function story(daemon: StartDaemon, shell: GuestShell): Promise<void> {
   say('The tree as the guest sees it:');
-  await inGuest(guest, 0, `ls -lR ${at}`);
+  await guest(shell, 'root', 'cd /run/metadata; ls -l . secrets');
 
   say('What everybody may read, and what postgres alone may:');
-  await inGuest(guest, 1001, `cat ${at}/instance/hostname; echo`);
-  await inGuest(guest, 114, `cat ${at}/secrets/db-password; echo`);
+  await guest(shell, 'alice', 'cat instance/hostname');
+  await guest(shell, 'postgres', 'cat secrets/db-password');
 
-  say("A stranger is refused by the guest's own kernel, by the mode that we showed it:");
-  await inGuest(guest, 1001, `cat ${at}/secrets/db-password`);
+  say("A stranger is refused by the guest's own kernel, by the mode that it was shown:");
+  await guest(shell, 'alice', 'cat secrets/db-password');
 
   say("The guest's root is refused outside, by `root: deny`, and that is on record:");
-  await inGuest(guest, 0, `cat ${at}/secrets/tls.key`);
-  await showDenial('/secrets/tls.key');
+  await guest(shell, 'root', 'cat secrets/tls.key');
+  await denial(daemon, '/secrets/tls.key');
 
   say('With `decide: host` every attempt is decided and recorded outside:');
-  await inGuest(guest, 1001, `ls -l ${at}/secrets/api-token; cat ${at}/secrets/api-token`);
-  await showDenial('/secrets/api-token');
-  await inGuest(guest, 1000, `cat ${at}/secrets/api-token; echo`);
+  await guest(shell, 'app', 'cat secrets/api-token');
+  await guest(shell, 'alice', 'cat secrets/api-token');
+  await denial(daemon, '/secrets/api-token');
 
   say('Why? Ask the file:');
-  await inGuest(
-    guest,
-    1001,
-    `getfattr --absolute-names --only-values -n system.porthole.why ${at}/secrets/api-token; echo`,
-  );
+  await guest(shell, 'alice', 'getfattr --only-values -n system.porthole.why secrets/api-token');
 
   say('What a program writes inside is visible outside before its write(2) returns:');
-  await inGuest(guest, 1000, `echo 'ready since boot' > ${at}/guest/status; cat ${at}/guest/status`);
-  console.log(`  ${paint(36, 'host$')} ./porthole export --state state`);
-  const exported = spawn('./porthole', ['export', '--state', state], { stdio: ['ignore', 'pipe', 'inherit'] });
-  let yaml = '';
-  exported.stdout.setEncoding('utf8').on('data', (text: string) => {
-    yaml += text;
-  });
-  await once(exported, 'close');
-  const lines = yaml.split('\n');
-  const after = lines.findIndex((line) => line.includes('ready since boot')) + 1;
-  show([...lines.slice(0, after), '...'].join('\n'));
+  await guest(shell, 'app', "echo 'ready since boot' > guest/status");
+  await host(daemon, './porthole metadata get web /guest/status');
 
   say('What changes outside shows inside at once:');
-  await inGuest(guest, 1001, `cat ${at}/instance/hostname; echo`);
-  console.log(`  ${paint(36, 'host$')} sed -i 's/hostname: web-1/hostname: web-2/' web.yaml`);
-  writeFileSync(file, readFileSync(file, 'utf8').replace('hostname: web-1', 'hostname: web-2'));
-  await serving.event('reloaded');
-  await inGuest(guest, 1001, `cat ${at}/instance/hostname; echo`);
+  await host(daemon, 'printf web-2 | ./porthole metadata set web /instance/hostname');
+  await guest(shell, 'alice', 'cat instance/hostname');
+}
+
+const next = [
+  ['./porthole vm console web', 'a root shell inside'],
+  ['./porthole metadata ls web /secrets', 'names, no values'],
+  ['./porthole metadata set web /secrets/db-password', 'asks for it'],
+  ['./porthole policy explain web /secrets/tls.key --uid 0', 'may root read it?'],
+  ['./porthole audit --follow', 'who reads what'],
+] as const;
+
+function showNext(): void {
+  for (const [line, words] of next) console.log(`  ${line.padEnd(54)}  ${paint(2, `# ${words}`)}`);
+}
+
+/** One line of the person's; undefined when they want no more. */
+function ask(history: string[]): Promise<string | undefined> {
+  const { promise, resolve } = Promise.withResolvers<string | undefined>();
+  const lines = createInterface({ input: process.stdin, output: process.stdout, prompt: '$ ', history });
+  const stop = (): void => lines.close();
+  stopped.signal.addEventListener('abort', stop, { once: true });
+  lines.on('history', (now: string[]) => history.splice(0, history.length, ...now));
+  lines.once('SIGINT', () => lines.close());
+  lines.once('line', (line) => {
+    resolve(line);
+    lines.close();
+  });
+  lines.once('close', () => {
+    stopped.signal.removeEventListener('abort', stop);
+    resolve(undefined);
+  });
+  lines.prompt();
+  return promise;
+}
+
+async function stay(daemon: StartDaemon): Promise<void> {
+  say('Now you. Try, at this prompt:');
+  showNext();
+  console.log('\nThey work in other terminals too, in this directory, after');
+  console.log(`  export PORTHOLE_API=${daemon.environment['PORTHOLE_API']}`);
+  console.log('Ctrl-C at the prompt ends the VM and the daemon, and removes what they made.\n');
+  const history: string[] = [];
+  for (;;) {
+    const line = await ask(history);
+    if (line === undefined || stopped.signal.aborted) return;
+    if (line.trim() === 'exit') return;
+    if (line.trim() === '') continue;
+    isOthersTurn = true;
+    await daemon.shOnTerminal(line);
+    isOthersTurn = false;
+  }
+}
+
+async function main(): Promise<void> {
+  await using daemon = new StartDaemon();
+  const told = async (): Promise<void> => {
+    await begin(daemon);
+    const startedMs = performance.now();
+    await using shell = await GuestShell.open(daemon.client, 'web');
+    show(
+      `It has booted (${((performance.now() - startedMs) / 1000).toFixed(1)} s), with its metadata in /run/metadata.`,
+    );
+    await story(daemon, shell);
+    await shell.leave();
+  };
+  const aborted = Promise.withResolvers<never>();
+  stopped.signal.addEventListener('abort', () => aborted.reject(stopped.signal.reason), { once: true });
+  aborted.promise.catch(() => {});
+  const telling = told();
+  telling.catch(() => {});
+  await Promise.race([telling, aborted.promise]);
+  if (isInteractive) {
+    await stay(daemon);
+    console.log('\nEnding the VM and the daemon ...');
+  } else {
+    say('On a terminal, the VM stays up here for you to try:');
+    showNext();
+  }
 }
 
 try {
-  await serving.event('ready');
-  await using guest = await Guest.start({ virtiofs: [{ socket, tag: 'metadata' }] });
-  console.log(`  a VM booted in ${(guest.bootMs / 1000).toFixed(1)} s and mounts it:`);
-  await inGuest(guest, 0, 'mkdir -p /run/metadata && mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
-  await story(guest);
-  if (process.stdin.isTTY && process.stdout.isTTY) {
-    say('Now you: a shell in the guest, with its metadata in /run/metadata, served from');
-    show(`${file}\nEdit that file on this machine and look again in the guest. Leave with "exit".`);
-    await guest.shell();
-  }
-} finally {
-  await serving.stop();
-  rmSync(dir, { recursive: true, force: true });
+  await main();
+} catch (error) {
+  if (!stopped.signal.aborted) console.error(`\nnpm start: ${error instanceof Error ? error.message : String(error)}`);
+  // What was under way may still wait for an answer.
+  process.exit(stopped.signal.aborted ? 130 : 1);
 }

@@ -1,4 +1,4 @@
-/** Boots the tiny image in QEMU and runs commands in it. For tests, benches and `npm start`. */
+/** Boots the tiny image in QEMU and runs commands in it. For tests and benches. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync } from 'node:fs';
@@ -11,7 +11,7 @@ import type { ReadStream, WriteStream } from 'node:tty';
 import { type Json, Qmp } from '../../src/qemu/index.ts';
 import { ConsoleLog } from './console.ts';
 import { ControlChannel, type GuestJob, type RunOptions, type RunResult } from './control.ts';
-import { type TinyImage, tinyImage } from './image.ts';
+import { type BootImage, tinyImage } from './image.ts';
 
 interface VirtiofsDevice {
   /** Path of the back end's listening vhost-user socket. */
@@ -29,6 +29,8 @@ interface SharedDirectory {
 }
 
 interface GuestOptions {
+  /** What to boot; it must run the control service. The tiny image unless given. */
+  readonly image?: BootImage;
   readonly virtiofs?: readonly VirtiofsDevice[];
   readonly shares?: readonly SharedDirectory[];
   /** Memory as QEMU writes it; `256M` unless given. Above 2G on x86 it is in two regions, one beyond 4 GiB. */
@@ -39,6 +41,8 @@ interface GuestOptions {
   readonly qemuArgs?: readonly string[];
   /** Gives the guest a port on which `sendNumber` tells it numbers; `probe/floor.c` keeps the last one there. */
   readonly numbers?: boolean;
+  /** How much translated code QEMU keeps; 64 MiB unless given, for which see `accelerator`. */
+  readonly translatedMiB?: number;
   /** Lets the guest see its own kernel image, which `kexec()` needs. */
   readonly allowKexec?: boolean;
   /** Lets the guest reset instead of ending QEMU; needed for `reset()`. */
@@ -56,7 +60,7 @@ const quickKernelArgs =
 cryptomgr.notests rcupdate.rcu_expedited=1 8250.nr_uarts=1'.split(' ');
 
 /** With QEMU's default of translated code kept (1 GiB), a reset of a guest that had run a while took up to 12 s, not 3. */
-const accelerator = 'tcg,tb-size=64';
+const accelerator = (translatedMiB = 64): string => `tcg,tb-size=${translatedMiB}`;
 
 const machines = {
   x64: {
@@ -73,7 +77,7 @@ const imageShare = { tag: 'porthole-image' };
 export class Guest implements AsyncDisposable {
   /** Time from starting QEMU until commands could run. */
   readonly bootMs: number;
-  readonly image: TinyImage;
+  readonly image: BootImage;
   /** Settles when QEMU has ended. */
   readonly ended: Promise<void>;
   readonly #dir: string;
@@ -87,7 +91,7 @@ export class Guest implements AsyncDisposable {
 
   private constructor(parts: {
     bootMs: number;
-    image: TinyImage;
+    image: BootImage;
     dir: string;
     qemu: ChildProcess;
     ended: Promise<void>;
@@ -113,7 +117,7 @@ export class Guest implements AsyncDisposable {
 
   /** Starts QEMU and resolves once commands can run. Rejects with QEMU's words and the guest's console. */
   static async start(options: GuestOptions = {}): Promise<Guest> {
-    const image = await tinyImage();
+    const image = options.image ?? (await tinyImage());
     const dir = mkdtempSync(join(tmpdir(), 'porthole-guest-'));
     const startedAt = performance.now();
     const console = await acceptOne(join(dir, 'console'));
@@ -314,13 +318,13 @@ export class Guest implements AsyncDisposable {
   }
 }
 
-function commandLine(image: TinyImage, dir: string, options: GuestOptions): { command: string; args: string[] } {
+function commandLine(image: BootImage, dir: string, options: GuestOptions): { command: string; args: string[] } {
   const arch = process.arch === 'arm64' ? 'arm64' : 'x64';
   const { qemu, machine, cpu, console } = machines[arch];
   const memory = options.memory ?? '256M';
   const kernelArgs = [`console=${console}`, ...quickKernelArgs, ...(options.kernelArgs ?? [])];
   const args = [
-    ['-nodefaults', '-no-user-config', '-display', 'none', '-accel', accelerator, '-cpu', cpu],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-accel', accelerator(options.translatedMiB), '-cpu', cpu],
     ['-machine', `${machine},memory-backend=mem`, '-m', memory, '-smp', String(options.cpus ?? 1)],
     ['-object', `memory-backend-memfd,id=mem,size=${memory},share=on`],
     ['-kernel', image.kernel, '-initrd', image.initramfs, '-append', kernelArgs.join(' ')],

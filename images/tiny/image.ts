@@ -26,16 +26,20 @@ import { promisify } from 'node:util';
 const here = import.meta.dirname;
 const cache = join(here, '../../.cache/tiny');
 
-/** Files that QEMU boots. `vmlinuz` is the packaged kernel (for kexec), `kernel` the same one unpacked, which boots sooner. */
-export interface TinyImage {
+/** Files that QEMU boots. */
+export interface BootImage {
   readonly dir: string;
   readonly kernel: string;
-  readonly vmlinuz: string;
   readonly initramfs: string;
-  /** Directory of the programs of `probe/`, which are static and run on this machine too. */
-  readonly probes: string;
   /** Release of the kernel, as `uname -r` prints it. */
   readonly release: string;
+}
+
+/** `vmlinuz` is the packaged kernel (for kexec), `kernel` the same one unpacked, which boots sooner. */
+export interface TinyImage extends BootImage {
+  readonly vmlinuz: string;
+  /** Directory of the programs of `probe/`, which are static and run on this machine too. */
+  readonly probes: string;
 }
 
 /** The package that depends on Debian's current generic kernel, by architecture. */

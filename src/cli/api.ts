@@ -53,6 +53,18 @@ export class Api {
     });
   }
 
+  /** An answer of many bytes, as they come. `each` is awaited for every piece; throws when fewer come than were told. */
+  download<K extends OperationId>(
+    operation: K,
+    { each, ...asked }: Asked<K> & { readonly each: (chunk: Uint8Array, sizeBytes: number) => Promise<void> },
+  ): Promise<void> {
+    return this.#reached(async () => {
+      using client = new Client(targetOf(this.#where));
+      const answer = await client.download(operation, { ...asked, signal: this.#signal } as unknown as Input<K>);
+      for await (const chunk of answer.chunks) await each(chunk, answer.sizeBytes);
+    });
+  }
+
   /** The pages of a list, one after another. */
   async *pages<K extends OperationId>(
     operation: K,
@@ -142,11 +154,11 @@ const probe = (address: Address, signal: AbortSignal): Promise<void> =>
 const portOf = ({ port, protocol }: URL): number => Number(port || (protocol === 'https:' ? 443 : 80));
 const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[|\]$/g, '');
 
-const targetOf = ({ address, key }: Where): ClientTarget => {
+const targetOf = ({ address, key, ca }: Where): ClientTarget => {
   if (address.kind === 'unix') return { socketPath: address.path };
   if (key === undefined)
     throw new UsageError(
       `"${addressText(address)}" needs a key: name its file in PORTHOLE_KEY_FILE, or put it into the configuration; "porthole key create" on the host makes one`,
     );
-  return { url: address.url.origin, key };
+  return { url: address.url.origin, key, ca };
 };

@@ -47,6 +47,10 @@ export const helpConfiguration: Partial<Help> = {
   },
 };
 
+/** What runs it: "porthole vm ls". */
+export const commandLine = (of: Command): string =>
+  of.parent === null ? of.name() : `${commandLine(of.parent)} ${of.name()}`;
+
 export const rootOf = (of: Command): Command => {
   let at = of;
   while (at.parent !== null) at = at.parent;

@@ -18,7 +18,7 @@ import type { Terminal } from './terminal.ts';
 import { findApi } from './where.ts';
 
 /** Nobody waits longer at a prompt. */
-const patienceMs = 1_000;
+const patienceMs = 2_000;
 
 interface Candidate {
   readonly value: string;
@@ -64,7 +64,8 @@ const answerFor = async (words: readonly string[], terminal: Terminal): Promise<
       throw new Error('nothing runs');
     },
   };
-  const place = walk(buildProgram(shell), words.slice(0, -1));
+  const isHelp = words.length > 1 && words[0] === 'help';
+  const place = walk(buildProgram(shell), words.slice(isHelp ? 1 : 0, -1));
   const current = words.at(-1) ?? '';
   const names = new Names(place, terminal);
   const matching = ({ directive, candidates }: Answer, prefix = ''): Answer => ({
@@ -73,6 +74,7 @@ const answerFor = async (words: readonly string[], terminal: Terminal): Promise<
       .map(({ value, about }) => ({ value: prefix + value, about }))
       .filter(({ value }) => value.startsWith(current)),
   });
+  if (isHelp) return matching(commandsOf(place.command));
   if (place.open !== undefined) return matching(await valuesOf(place.open, current, names));
   const [, flag, value] = place.onlyArguments ? [] : (/^(--[a-z-]+)=(.*)$/s.exec(current) ?? []);
   if (flag !== undefined && value !== undefined) {
@@ -81,7 +83,8 @@ const answerFor = async (words: readonly string[], terminal: Terminal): Promise<
     return matching(await valuesOf(option, value, names), `${flag}=`);
   }
   if (!place.onlyArguments && current.startsWith('-')) return matching(flagsOf(place));
-  if (place.command.commands.length > 0) return matching(commandsOf(place.command));
+  if (place.command.commands.length > 0)
+    return place.arguments.length > 0 ? nothing : matching(commandsOf(place.command));
   const { registeredArguments } = place.command;
   const next = registeredArguments[place.arguments.length] ?? registeredArguments.findLast(({ variadic }) => variadic);
   return next === undefined ? matching(flagsOf(place)) : matching(await argumentsOf(next, current, place, names));

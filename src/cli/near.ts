@@ -28,6 +28,22 @@ const hintFor = async (api: Api, name: string, error: ClientError): Promise<stri
   return near === undefined ? '"porthole vm ls" lists them' : `did you mean "${near}"?`;
 };
 
+/** As `withVm`, for the image that a machine is made from. */
+export const withImage = async <T>(api: Api, name: string, work: () => Promise<T>): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    if (!(error instanceof ClientError && error.code === 'NOT_FOUND')) throw error;
+    const images = await api.call('listImages').then(
+      (answer) => answer.images.map((image) => image.name),
+      () => [],
+    );
+    const near = nearest(name, images);
+    const hint = near === undefined ? '"porthole image ls" lists them' : `did you mean "${near}"?`;
+    throw reworded(error, `${error.message}; ${hint}`);
+  }
+};
+
 export const vmNames = async (api: Api): Promise<string[]> => {
   const names: string[] = [];
   for await (const { vms } of api.pages('listVms', { limit: 500 })) {

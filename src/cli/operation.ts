@@ -23,6 +23,7 @@ const doing: Readonly<Record<string, string>> = {
   'vm.delete': 'deleting',
   'image.add': 'adding',
   'image.remove': 'removing',
+  'key.rotate': 'rotating',
 };
 
 export const title = (operation: Operation): string =>

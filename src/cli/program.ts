@@ -3,11 +3,13 @@ import { Command, CommanderError } from 'commander';
 import { thisVersion, versionText } from '../parts/index.ts';
 import { apiOption, helpConfiguration, type Shell } from './command.ts';
 import { auditCommands } from './commands/audit.ts';
+import { backupCommands } from './commands/backup.ts';
 import { completionCommands } from './commands/completion.ts';
 import { consoleCommands } from './commands/console.ts';
 import { hostCommands } from './commands/host.ts';
 import { imageCommands } from './commands/image.ts';
 import { keyCommands } from './commands/key.ts';
+import { keyRotateCommand } from './commands/key-rotate.ts';
 import { metadataCommands } from './commands/metadata.ts';
 import { policyCommands } from './commands/policy.ts';
 import { serveCommands } from './commands/serve.ts';
@@ -49,12 +51,16 @@ export const buildProgram = (shell: Shell): Command => {
   upCommands(program, shell);
   hostCommands(program, shell);
   imageCommands(program, shell);
-  keyCommands(program, shell);
+  keyRotateCommand(keyCommands(program, shell), shell);
+  backupCommands(program, shell);
   program.commandsGroup('A tree from a file, without the host daemon:');
   serveCommands(program, shell);
   program.commandsGroup('Others:');
   completionCommands(program, shell);
-  const help = new Command('help').argument('[command]').description('print the help of a command').helpOption(false);
+  const help = new Command('help')
+    .argument('[command...]')
+    .description('print the help of a command')
+    .helpOption(false);
   program.addHelpCommand(help.helpGroup('Others:'));
   return program;
 };

@@ -36,7 +36,10 @@ export class Progress {
       const words = this.#words(work);
       const columns = terminal.columns() - 1;
       const room = Math.min(barMost, columns - words.length - 3);
-      const bar = work.total === undefined || room < barLeast ? '' : `${drawn(work.done / work.total, room)} `;
+      const bar =
+        work.total === undefined || work.total === 1 || room < barLeast
+          ? ''
+          : `${drawn(work.done / work.total, room)} `;
       terminal.err(`\r\u001b[K${dim(bar)}${words.slice(0, Math.max(0, columns))}`);
       this.#isDrawn = true;
       return;
@@ -58,9 +61,11 @@ export class Progress {
   #words({ step, done, total }: Work): string {
     const amount = (value: number): string => (this.#unit === 'bytes' ? size(value) : String(value));
     const head = step === '' ? this.#title : `${this.#title}: ${step}`;
+    // A step that is done or not tells nothing by its amount.
+    if (total === 1) return head;
     if (total !== undefined)
       return `${head}, ${amount(done)} of ${amount(total)} (${Math.floor((100 * done) / total)} %)`;
-    return done > 0 ? `${head}, ${amount(done)}` : head;
+    return done > 1 ? `${head}, ${amount(done)}` : head;
   }
 }
 

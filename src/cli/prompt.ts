@@ -20,10 +20,11 @@ const lineEnds = new Set([0x0a, 0x0d]);
 /** One line typed without echo, as bytes and without its end. */
 export const promptSecret = async (terminal: Terminal, question: string): Promise<Uint8Array> => {
   const { input, err } = terminal;
-  err(question);
+  // First, so that not even what is typed at once is shown.
   input.setMode('keys');
   const typed: number[] = [];
   try {
+    err(question);
     for await (const chunk of input.chunks()) {
       for (const byte of chunk) {
         if (byte === ctrlC) throw new Interrupted();

@@ -78,7 +78,7 @@ const networkWords = (address: Address & { readonly kind: 'http' }, error: unkno
     case 'SELF_SIGNED_CERT_IN_CHAIN':
     case 'UNABLE_TO_VERIFY_LEAF_SIGNATURE':
     case 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY':
-      return `the certificate of "${text}" is signed by nobody whom this machine trusts; give its issuer: NODE_EXTRA_CA_CERTS=FILE.pem`;
+      return `the certificate of "${text}" is signed by nobody whom this machine trusts; name the file of its issuer: PORTHOLE_CA_FILE=FILE.pem, or "caFile" in the configuration`;
     case 'ERR_TLS_CERT_ALTNAME_INVALID':
       return `the certificate of "${text}" is for another name; use the name that it is for`;
     case 'EPROTO':

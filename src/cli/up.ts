@@ -1,11 +1,13 @@
 /** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
-import { chmodSync, existsSync, mkdirSync, readFileSync, statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
-import { type ApiServer, listen, Manager } from '../cluster/index.ts';
-import { Host } from '../host/index.ts';
-import { findAccelerator, findLauncher } from '../qemu/index.ts';
+import { z } from 'zod';
+import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
+import { Host, leftOvers } from '../host/index.ts';
+import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
+import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
 export interface UpOptions {
   readonly stateDirectory: string;
@@ -63,6 +65,7 @@ export class Up implements AsyncDisposable {
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
+  #isUp = false;
   #releasing: Promise<void> | undefined;
 
   private constructor(options: UpOptions) {
@@ -77,7 +80,7 @@ export class Up implements AsyncDisposable {
       return up;
     } catch (error) {
       await up.release();
-      throw error;
+      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
     }
   }
 
@@ -106,19 +109,19 @@ export class Up implements AsyncDisposable {
     const { uidBase, attachGid, version, onEvent, tcp, socketGid, recipes } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
-    for (const directory of [stateDirectory, runDirectory]) {
-      mkdirSync(directory, { recursive: true, mode: 0o711 });
-      // VMs run as users of their own, and must get to their directories; each of those is closed by itself.
-      chmodSync(directory, 0o711);
-    }
+    prepareHostDirectory(stateDirectory, '--state');
+    prepareHostDirectory(runDirectory, '--run');
     if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
-    const [launcher, accelerator] = await Promise.all([findLauncher(), findAccelerator()]);
+    // Before VMs are touched: their sockets are in the run directory.
+    await claimSocket(join(runDirectory, apiSocketName));
+    const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
     this.#stores = await openStores({
       directory: join(stateDirectory, 'store'),
       keyFile: this.#keyFile(stateDirectory),
     });
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
+    for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
     const ownUsers = uidBase !== undefined;
     this.#host = await Host.open({
       region: this.#stores.region,
@@ -130,7 +133,6 @@ export class Up implements AsyncDisposable {
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
       libvirtUri: this.#options.libvirtUri,
-      hasKeeper: false,
       version,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,
@@ -142,6 +144,7 @@ export class Up implements AsyncDisposable {
       global: this.#stores.global,
       host: this.#host,
       log,
+      upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
       ...(ownUsers && { uids: { first: uidBase, count: uidCount } }),
     });
     const socket = join(runDirectory, apiSocketName);
@@ -162,6 +165,7 @@ export class Up implements AsyncDisposable {
       }),
     });
     const { vms } = await this.#host.status();
+    this.#isUp = true;
     onEvent({
       event: 'up',
       socket,
@@ -187,9 +191,31 @@ export class Up implements AsyncDisposable {
     await this.#manager?.close();
     await this.#host?.release();
     await this.#stores?.close();
-    this.#options.onEvent({ event: 'down' });
+    if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }
 }
+
+const acceleratorRecord = z.object({
+  accelerator: z.enum(['kvm', 'tcg']),
+  reason: z.string(),
+  groups: z.array(z.int().nonnegative()),
+  version: z.string(),
+});
+
+/**
+ * Found out by booting a guest, which takes a second or more, and remembered until the machine starts anew (and the run
+ * directory is empty): a daemon that is started again is waited for.
+ */
+const acceleratorOf = async (runDirectory: string, version: string): Promise<AcceleratorFound> => {
+  const file = join(runDirectory, 'accelerator.json');
+  if (existsSync(file)) {
+    const known = acceleratorRecord.safeParse(JSON.parse(readFileSync(file, 'utf8')));
+    if (known.success && known.data.version === version) return known.data;
+  }
+  const found = await findAccelerator();
+  writeFileSync(file, JSON.stringify({ ...found, version }), { mode: 0o600 });
+  return found;
+};
 
 /** VMs run as users of their own. */
 const mustBeReachable = (directory: string): void => {

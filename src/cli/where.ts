@@ -19,12 +19,15 @@ export type Address =
 export interface Where {
   readonly address: Address;
   readonly key: string | undefined;
+  /** PEM: who signed the server's certificate, where this machine trusts nobody who did. */
+  readonly ca?: string | undefined;
 }
 
 const Configuration = z.strictObject({
   api: z.string().optional(),
   key: z.string().optional(),
   keyFile: z.string().optional(),
+  caFile: z.string().optional(),
 });
 
 type Environment = Readonly<Record<string, string | undefined>>;
@@ -43,7 +46,13 @@ export const findApi = (option: string | undefined, environment: Environment): W
     throw new UsageError(
       `"${address.url.origin}" would carry the key for all to read; write "https://${address.url.host}"`,
     );
-  return { address, key };
+  const caFile = environment['PORTHOLE_CA_FILE'] || (configured?.caFile && resolve(dirname(file), configured.caFile));
+  if (!caFile) return { address, key };
+  try {
+    return { address, key, ca: readFileSync(caFile, 'utf8') };
+  } catch (error) {
+    throw new UsageError(`reading the certificate "${caFile}" failed: ${(error as NodeJS.ErrnoException).code}`);
+  }
 };
 
 export const parseAddress = (text: string): Address => {
@@ -85,7 +94,7 @@ const readConfiguration = (file: string): Configured | undefined => {
   const result = Configuration.safeParse(value);
   if (!result.success)
     throw new UsageError(
-      `the configuration "${file}" may have the keys "api", and "key" or "keyFile", all of them text`,
+      `the configuration "${file}" may have the keys "api", "caFile", and "key" or "keyFile", all of them text`,
     );
   const { key, keyFile } = result.data;
   if (key !== undefined && keyFile !== undefined)

@@ -6,6 +6,7 @@ import type { FailedKeys } from './failed-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
+import { serveStore } from './handlers/store.ts';
 import { serveVms } from './handlers/vms.ts';
 import { defaultAccount, type Identity, nameOf } from './identity.ts';
 import type { Manager } from './manager.ts';
@@ -111,6 +112,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveVms(api);
   serveMetadata(api);
   serveRest(api);
+  serveStore(api);
   serve(api, routes.getMetrics, async () => {
     const text = await metrics.registry.metrics();
     return new Response(text, { headers: { 'content-type': metrics.registry.contentType } });

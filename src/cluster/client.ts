@@ -59,6 +59,8 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   listKeys: ['get', '/v1/keys'],
   createKey: ['post', '/v1/keys'],
   revokeKey: ['delete', '/v1/keys/{id}'],
+  createBackup: ['post', '/v1/store/backup'],
+  rotateKeys: ['post', '/v1/store/rotate'],
   whoAmI: ['get', '/v1/self'],
   getHost: ['get', '/v1/host'],
   getHealth: ['get', '/healthz'],
@@ -82,6 +84,7 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'setPolicy',
   'addImage',
   'createKey',
+  'rotateKeys',
 ] satisfies OperationId[]);
 
 type RequestPart<R, K extends string> = R extends { request: Record<K, infer S extends z.ZodType> }
@@ -114,6 +117,11 @@ export interface Answer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | undefined>>;
   readonly bytes: Buffer;
+}
+
+export interface Download {
+  readonly sizeBytes: number;
+  readonly chunks: AsyncIterable<Uint8Array>;
 }
 
 export interface StreamEvent {
@@ -183,6 +191,16 @@ export class Client implements Disposable {
         await pause(waitMs, undefined, { ...(input.signal && { signal: input.signal }) });
       }
     }
+  }
+
+  /**
+   * An answer whose bytes are many, as they come. ClientError, ConnectionError (also while it is read, when less came than was
+   * told), or the signal's reason. Leaving the iteration ends it.
+   */
+  async download<K extends OperationId>(operation: K, input: Input<K> = {}): Promise<Download> {
+    const answer = await this.#transport.send({ ...prepare(operation, input), idleMs });
+    if (answer.statusCode! >= 400) throw refusalOf(answer, await readBody(answer));
+    return { sizeBytes: Number(answer.headers['content-length']), chunks: readChunks(answer, input.signal) };
   }
 
   /**
@@ -302,6 +320,17 @@ const readBody = async (answer: IncomingMessage): Promise<Buffer> => {
     throw new ConnectionError('the connection broke in the middle of an answer', false, error);
   }
 };
+
+async function* readChunks(answer: IncomingMessage, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array> {
+  try {
+    for await (const chunk of answer) yield chunk as Buffer;
+  } catch (error) {
+    if (signal?.aborted) throw signal.reason;
+    throw answer.errored ? new ConnectionError('the connection broke in the middle of an answer', false, error) : error;
+  } finally {
+    answer.destroy();
+  }
+}
 
 const ofProblem = (problem: Problem, retryAfterSeconds?: number): ClientError =>
   new ClientError(problem.status, problem, retryAfterSeconds);

@@ -1,7 +1,8 @@
 /** Images: records in the global store, bytes on the host. A version of an image never changes. */
+
+import type { ImageRequest } from '../records/index.ts';
 import { ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
-import type { ImageRequest } from './host-port.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';

@@ -2,23 +2,25 @@ export {
   Client,
   ClientError,
   type ClientOptions,
+  type Download,
   type Input,
   type OperationId,
   type ResultOf,
   type StreamEvent,
 } from './client.ts';
 export { type ClientTarget, ConnectionError } from './client-transport.ts';
-export type * from './host-port.ts';
 export { Manager, type ManagerOptions } from './manager.ts';
 export type { Problem, ProblemCode } from './problem.ts';
 /** Shapes of requests and answers, for `z.infer`. */
 export type * as routes from './routes/index.ts';
 export {
   type ApiServer,
+  claimSocket,
   ListenError,
   type ListenErrorCode,
   type ListenOptions,
   listen,
   type TcpOptions,
 } from './server.ts';
+export type { KeptStores, UpkeepOptions } from './upkeep.ts';
 export type { UidRange } from './vms.ts';

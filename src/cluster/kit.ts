@@ -2,9 +2,9 @@
 import type { Buffer } from 'node:buffer';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
+import type { HostPort } from '../records/index.ts';
 import { decodeRecord, encodeRecord } from '../records/index.ts';
 import { type Entry, type Key, keyText, type Operation, type Page, prefixRange, type Store } from '../store/index.ts';
-import type { HostPort } from './host-port.ts';
 
 export interface Kit {
   readonly region: Store;

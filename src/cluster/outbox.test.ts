@@ -4,8 +4,8 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { pino } from 'pino';
 import { temporaryStore } from '../../test/store/temporary.ts';
+import type { HostPort } from '../records/index.ts';
 import { createKeyFile, keyText, openStores, type Store } from '../store/index.ts';
-import type { HostPort } from './host-port.ts';
 import type { Kit } from './kit.ts';
 import { Outbox, outboxEntry } from './outbox.ts';
 

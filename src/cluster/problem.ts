@@ -3,8 +3,8 @@
  * for programs and never changes its meaning; `detail` is for people and says what to do.
  */
 import { z } from '@hono/zod-openapi';
+import type { FileProblem, HostError, HostErrorCode } from '../records/index.ts';
 import { StoreError } from '../store/index.ts';
-import type { FileProblem, HostError, HostErrorCode } from './host-port.ts';
 
 /** Status and title of each code. */
 export const problemCodes = {

@@ -1,5 +1,5 @@
 /** Revisions of a tree as the API shows them, `EPOCH.REVISION`, and the conditions that quote them. */
-import type { TreeAnswer } from './host-port.ts';
+import type { TreeAnswer } from '../records/index.ts';
 import { ApiError } from './problem.ts';
 import { revisionPattern } from './routes/common.ts';
 

@@ -217,7 +217,8 @@ const unixConnection = (socket: Socket, { socketGroup }: ListenOptions): Connect
   return { ...connection, peer: new ApiError('FORBIDDEN', words) };
 };
 
-const listenUnix = async (server: Server, path: string, group: ListenOptions['socketGroup']): Promise<void> => {
+/** Refuses a path that is too long, or at which somebody listens; removes a socket that nobody listens on any more. ListenError. */
+export const claimSocket = async (path: string): Promise<void> => {
   const { length } = new TextEncoder().encode(path);
   if (length > socketPathBytes)
     throw new ListenError(
@@ -225,6 +226,10 @@ const listenUnix = async (server: Server, path: string, group: ListenOptions['so
       `the socket path "${path}" has ${length} bytes; ${socketPathBytes} are allowed; give a shorter --run directory`,
     );
   await removeStale(path);
+};
+
+const listenUnix = async (server: Server, path: string, group: ListenOptions['socketGroup']): Promise<void> => {
+  await claimSocket(path);
   await started(server, () => server.listen({ path }), path);
   // Who may connect at all; who is let in is decided by what the kernel says of them.
   chmodSync(path, group === undefined ? 0o600 : 0o660);

@@ -1,6 +1,7 @@
 /** VMs as what is wished for: records in the region's store. Nothing here acts on a process. */
 
 import type { z } from 'zod';
+import type { VmRef } from '../records/index.ts';
 import {
   type IndexedRecord,
   type Network,
@@ -14,13 +15,12 @@ import {
 } from '../records/index.ts';
 import { type Condition, type Entry, keyText, type Operation, prefixRange } from '../store/index.ts';
 import { readCursor, writeCursor } from './cursor.ts';
-import type { VmRef } from './host-port.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import type { Images } from './images.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put } from './kit.ts';
 import type { Operations } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
-import { ApiError } from './problem.ts';
+import { ApiError, isHostError } from './problem.ts';
 
 export interface VmWish {
   readonly name: string;
@@ -80,6 +80,7 @@ const useKey = (image: { name: string; version: string }, vm: string): string =>
   `imageuse/${image.name}/${image.version}/${vm}`;
 export const useKeyOf = ({ image, name }: VmRecord): string | undefined => image && useKey(image, name);
 
+const refsKept = 4_096;
 /** Tries of a transaction whose conditions were overtaken. */
 const tries = 8;
 /** Keys that a filtered list looks at before it answers with a short page. */
@@ -96,6 +97,8 @@ export class Vms {
   readonly #operations: Operations;
   readonly #images: Images;
   readonly #uids: UidRange | undefined;
+  /** VMs that were asked for lately, in order. */
+  readonly #refs = new Map<string, VmRef & { readonly account: string }>();
 
   constructor(kit: Kit, parts: { operations: Operations; images: Images; uids: UidRange | undefined }) {
     this.#kit = kit;
@@ -183,9 +186,38 @@ export class Vms {
     return found;
   }
 
-  async ref(account: string, name: string): Promise<VmRef> {
+  #remember({ id, name, account }: VmRecord): VmRef {
+    const vm = { id, name, account };
+    this.#refs.delete(name);
+    this.#refs.set(name, vm);
+    if (this.#refs.size > refsKept) this.#refs.delete(this.#refs.keys().next().value!);
+    return vm;
+  }
+
+  /**
+   * Asks the host of a VM, without a look into the store where the VM is known from before: the host knows by the id whether
+   * it still has that one. VM_NOT_FOUND; UNAVAILABLE while the host has not made it.
+   */
+  async ask<T>(account: string, name: string, use: (vm: VmRef) => Promise<T>): Promise<T> {
+    const known = this.#refs.get(name);
+    if (known?.account === account) {
+      try {
+        return await use(known);
+      } catch (error) {
+        if (!isHostError(error) || error.code !== 'HOST_NO_VM') throw error;
+        this.#refs.delete(name);
+      }
+    }
     const { record } = await this.find(account, name);
-    return { id: record.id, name };
+    const vm = this.#remember(record);
+    try {
+      return await use(vm);
+    } catch (error) {
+      if (!isHostError(error) || error.code !== 'HOST_NO_VM' || record.desired === 'deleted') throw error;
+      throw new ApiError('UNAVAILABLE', `the host has not made the VM "${name}" yet; try again in a moment`, {
+        retryAfterSeconds: 1,
+      });
+    }
   }
 
   async get(account: string, name: string): Promise<Vm> {

@@ -26,6 +26,7 @@ function linked(t: { after: (done: () => void) => void }) {
     delta: () => {},
     askStatistics: () => {},
     shutdown: () => {},
+    handOver: () => {},
     ended: (fd) => void open.delete(fd),
     wantWritable: () => {},
   });
@@ -59,7 +60,8 @@ function linked(t: { after: (done: () => void) => void }) {
 const caller = { uid: 0, gid: 0, pid: 1 };
 const nameOf = ({ mutation }: Extract<ToHost, { type: 'mutation' }>): string =>
   mutation.op === 'unlink' ? mutation.name : mutation.op;
-const unlink = { op: 'unlink', caller, parentIno: 1, name: 'x' } as const;
+const unlinkBy = (uid: number) => ({ op: 'unlink', caller: { ...caller, uid }, parentIno: 1, name: 'x' }) as const;
+const unlink = unlinkBy(0);
 test('HostLink settles a mutation with the outcome of its sequence number, once', (t) => {
   const { link, received, answer } = linked(t);
   const outcomes: Outcome[] = [];
@@ -80,8 +82,8 @@ test('HostLink answers EIO when the host daemon is silent for 5 s, and takes few
   t.mock.method(process, 'hrtime', () => [Math.floor(nowMs / 1000), (nowMs % 1000) * 1e6]);
   const { link, received, answer } = linked(t);
   const errnos: number[] = [];
-  const submit = () => link.upstream('virtiofs').submit(unlink, ({ errno }) => errnos.push(errno));
-  for (let i = 0; i < 40; i++) submit();
+  const submit = (uid = 0) => link.upstream('virtiofs').submit(unlinkBy(uid), ({ errno }) => errnos.push(errno));
+  for (let i = 0; i < 40; i++) submit(i % 4);
   assert.deepEqual(errnos, [], 'a burst is no silence');
   nowMs += 1_001;
   submit();
@@ -148,8 +150,8 @@ test('HostLink refuses what waits when it is too much, and all of it when the ho
     assert.equal(errno, EIO);
     refusals++;
   };
-  for (let i = 0; i < 32; i++) upstream.submit(unlink, settle);
-  for (let i = 0; i < 100; i++) upstream.submit(tooMuch, settle);
+  for (let i = 0; i < 32; i++) upstream.submit(unlinkBy(i % 4), settle);
+  for (let i = 0; i < 100; i++) upstream.submit({ ...tooMuch, caller: { ...caller, uid: i % 4 } }, settle);
   assert.ok(refusals >= 36 && refusals < 60, `${refusals} of 100 MiB were refused`);
   hangUp();
   link.serve();
@@ -195,7 +197,7 @@ test('HostLink has 32 mutations wait for a host daemon that is away, 5 s each', 
   const { link, received, connect } = linked(t);
   link.detach('test');
   const errnos: number[] = [];
-  for (let i = 0; i < 33; i++) link.upstream('virtiofs').submit(unlink, ({ errno }) => errnos.push(errno));
+  for (let i = 0; i < 33; i++) link.upstream('virtiofs').submit(unlinkBy(i % 4), ({ errno }) => errnos.push(errno));
   assert.deepEqual(errnos, [EIO]);
   nowMs += 5_400;
   link.tick();
@@ -206,4 +208,48 @@ test('HostLink has 32 mutations wait for a host daemon that is away, 5 s each', 
   connect();
   link.resume();
   assert.deepEqual(received(), []);
+});
+
+test('HostLink gives a uid a quarter of the mutations under way, and of what waits, while others go past it', (t) => {
+  const { link, received, answer } = linked(t);
+  const upstream = link.upstream('virtiofs');
+  const outcomes: string[] = [];
+  const submit = (uid: number, name: string): void =>
+    upstream.submit({ ...unlinkBy(uid), name }, ({ errno }) => outcomes.push(`${name} ${errno}`));
+  const names = () => received().map((message) => message.type === 'mutation' && nameOf(message));
+  for (let i = 0; i < 20; i++) submit(1000, `a${i}`);
+  submit(1001, 'b');
+  assert.deepEqual(names(), ['a0', 'a1', 'a2', 'a3', 'a4', 'a5', 'a6', 'a7', 'b']);
+  answer({ type: 'outcome', sequence: 3, outcome: { errno: 0, revision: 2, ino: 0 } });
+  assert.deepEqual(names(), ['a8']);
+  link.detach('test');
+  submit(1000, 'late');
+  assert.deepEqual(outcomes, ['a2 0', `late ${EIO}`], 'nobody there: no more than its share waits');
+  submit(1001, 'c');
+  assert.equal(outcomes.length, 2);
+});
+
+test('HostLink lets a uid fill a quarter of what may wait', (t) => {
+  const { link } = linked(t);
+  const data = new Uint8Array(1024 * 1024);
+  let refusals = 0;
+  const write = (uid: number): void =>
+    link.upstream('virtiofs').submit(
+      {
+        op: 'write',
+        caller: { ...caller, uid },
+        ino: 2,
+        offset: 0,
+        data,
+        append: false,
+        truncate: false,
+        grantedAtOpen: true,
+      },
+      () => refusals++,
+    );
+  for (let i = 0; i < 40; i++) write(1000);
+  assert.equal(refusals, 40 - 8 - 15);
+  for (let i = 0; i < 8 + 15; i++) write(1001);
+  assert.equal(refusals, 40 - 8 - 15);
+  link.refuseAll();
 });

@@ -1,9 +1,10 @@
 /** The device process's end of the link: mutations go up, commits and outcomes come down. */
 import { close, read, send } from '../sys/index.ts';
-import type { Delta, Upstream } from '../tree/index.ts';
+import type { Delta } from '../tree/index.ts';
 import { EAGAIN, EINTR } from '../wire/index.ts';
 import { LinkQueue, type MessageReader, readerOnDevice } from './link.ts';
 import type { LinkConfig, ToDevice, ToHost } from './link-messages.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
 import { MutationSender } from './mutation-sender.ts';
 
 /** What may wait to be read by the host daemon. */
@@ -15,6 +16,7 @@ interface HostLinkEvents {
   delta(delta: Delta): void;
   askStatistics(id: number): void;
   shutdown(): void;
+  handOver(): void;
   /** The host daemon is gone, and `fd` about to be closed. */
   ended(fd: number, reason: string): void;
   /** Whether there is more to write than the socket took. */
@@ -36,11 +38,12 @@ export class HostLink {
   #wantsWritable = false;
   #sequence = 0;
 
-  constructor(events: HostLinkEvents) {
+  /** `nextSequence` gives numbers that this holder, or one before it of the same name, has never used. */
+  constructor(events: HostLinkEvents, nextSequence?: () => number) {
     this.#events = events;
     this.#mutations = new MutationSender(
       (frame) => this.#sendMutation(frame),
-      () => ++this.#sequence,
+      nextSequence ?? (() => ++this.#sequence),
     );
   }
 
@@ -79,7 +82,7 @@ export class HostLink {
   }
 
   /** Where the file systems of one way in send their mutations. EIO when the host daemon does not take them. */
-  upstream(way: 'virtiofs' | 'mount'): Upstream {
+  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
     return this.#mutations.upstream(way);
   }
 
@@ -156,6 +159,8 @@ export class HostLink {
         return this.#events.askStatistics(message.id);
       case 'shutdown':
         return this.#events.shutdown();
+      case 'handOver':
+        return this.#events.handOver();
     }
   }
 }

@@ -38,6 +38,8 @@ export interface LinkConfig {
   /** Path of the audit ring. None: no audit log is kept, and records are dropped. */
   readonly auditRing?: string | undefined;
   readonly options: LinkOptions;
+  /** The deltas that follow begin where a predecessor may have stood; what it served goes on once this revision is applied. */
+  readonly resumeAt?: number;
 }
 
 /** From the host daemon to a device process. */
@@ -49,7 +51,9 @@ export type ToDevice =
   | { readonly type: 'outcome'; readonly sequence: number; readonly outcome: Outcome }
   | { readonly type: 'askStatistics'; readonly id: number }
   /** Unmount, remove the sockets, end with exit code 0. */
-  | { readonly type: 'shutdown' };
+  | { readonly type: 'shutdown' }
+  /** End with exit code 0 and leave everything to a successor; mounts can't be left and end. */
+  | { readonly type: 'handOver' };
 
 /** Something that the device process serves. */
 export interface LinkTarget {
@@ -88,8 +92,12 @@ export type ToHost =
   | { readonly type: 'event'; readonly target: LinkTarget; readonly event: LinkEvent; readonly detail: string }
   | { readonly type: 'statistics'; readonly id: number; readonly counters: Readonly<Record<string, number>> };
 
-/** `refused`: a front end was turned away. `broken`: a device or queue stands still until the guest resets it. */
-export type LinkEvent = 'connected' | 'refused' | 'disconnected' | 'broken';
+/**
+ * `resumed`: a front end that a predecessor served goes on. `refused`: one was turned away. `broken`: a device or queue stands
+ * still until the guest resets it. `unkept`: the keeper is gone, so that what is served would end with this process; `kept`: it
+ * is there again.
+ */
+export type LinkEvent = 'connected' | 'resumed' | 'refused' | 'disconnected' | 'broken' | 'kept' | 'unkept';
 
 interface MessageKind {
   readonly code: number;
@@ -108,6 +116,7 @@ export const messageKinds = {
   outcome: { code: 3, from: 'host', maxBytes: limits.valueBytes + 4 * kibibyte },
   askStatistics: { code: 4, from: 'host', maxBytes: kibibyte },
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
+  handOver: { code: 20, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },

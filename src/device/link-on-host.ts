@@ -89,7 +89,7 @@ const fromDevice = {
   event: z.strictObject({
     type: z.literal('event'),
     target,
-    event: z.enum(['connected', 'refused', 'disconnected', 'broken']),
+    event: z.enum(['connected', 'resumed', 'refused', 'disconnected', 'broken', 'kept', 'unkept']),
     detail: words(4096),
   }),
   statistics: z.strictObject({

@@ -143,6 +143,7 @@ const toNode = (raw: Node): Node => ({
   ino: raw.ino,
   parentIno: raw.parentIno,
   name: raw.name,
+  ...(raw.lastPath === undefined ? {} : { lastPath: raw.lastPath }),
   madeBy: raw.madeBy,
   mode: raw.mode,
   uid: raw.uid,

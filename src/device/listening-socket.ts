@@ -1,7 +1,7 @@
 /** The unix socket of a vhost-user device: made, given its rights, and one that a dead process left behind removed. */
 import { chmodSync, chownSync, closeSync, constants, fstatSync, lstatSync, openSync, unlinkSync } from 'node:fs';
 import { close, connectUnix, listenUnix } from '../sys/index.ts';
-import { errnoName } from '../wire/index.ts';
+import { EAGAIN, ECONNREFUSED, ENOENT, errnoName } from '../wire/index.ts';
 import type { LinkVhostUser } from './link-messages.ts';
 
 /** open(2): a place in the file tree only. Linux has it, Node has no name for it. */
@@ -44,10 +44,12 @@ function removeStaleSocket(path: string): void {
   const there = lstatSync(path, { throwIfNoEntry: false });
   if (there === undefined) return;
   if (!there.isSocket()) throw new Error(`"${path}" exists and is no socket; choose another path or remove it`);
-  const fd = connectUnix(path);
-  if (fd >= 0) {
-    close(fd);
-    throw new Error(`another process listens on "${path}"; stop it or choose another path`);
-  }
-  unlinkSync(path);
+  const fd = connectUnix(path, 'stream', false);
+  if (fd >= 0) close(fd);
+  // Only a socket that nobody listens on refuses. EAGAIN: its listener has more connections waiting than it takes.
+  if (fd === -ECONNREFUSED) return unlinkSync(path);
+  if (fd === -ENOENT) return;
+  if (fd < 0 && fd !== -EAGAIN)
+    throw new Error(`"${path}" is a socket that cannot be asked (${errnoName(-fd)}); choose another path or remove it`);
+  throw new Error(`another process listens on "${path}"; stop it or choose another path`);
 }

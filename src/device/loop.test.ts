@@ -9,7 +9,7 @@ import { Worker } from 'node:worker_threads';
 import type { DriverData, DriverResult } from '../../test/front-end/driver-worker.ts';
 import { EchoHandler, FrontEnd, fuse } from '../../test/front-end/index.ts';
 import { until } from '../../test/until.ts';
-import { close, eventfd, setNonBlocking, signalEventfd, socketPair } from '../sys/index.ts';
+import { close, EPOLLET, EPOLLIN, eventfd, setNonBlocking, signalEventfd, socketPair } from '../sys/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { Loop, type Served } from './loop.ts';
 
@@ -36,6 +36,32 @@ for (const eventIdx of [true, false])
       assert.ok(loop.counters.sleeps > 0, 'it did sleep');
       t.diagnostic(`${result.completed} requests, ${result.kicks} kicks, ${JSON.stringify(loop.counters)}`);
     });
+
+test('Loop tells of each time that an edge-triggered eventfd is written, and sleeps though nobody reads it', async () => {
+  const loop = new Loop(0);
+  const fd = eventfd(3);
+  let told = 0;
+  loop.watch(
+    fd,
+    () => {
+      if (++told < 3) signalEventfd(fd);
+    },
+    EPOLLIN | EPOLLET,
+  );
+  const start = performance.now();
+  loop.serve({
+    servedCount: 0,
+    process: () => false,
+    suppressKicks: () => false,
+    nextDeadlineMs: () => start + 200,
+    tick: () => loop.stop(),
+  });
+  await loop.run();
+  assert.equal(told, 3);
+  assert.ok(loop.counters.turns < 50, `${loop.counters.turns} turns`);
+  loop.close();
+  close(fd);
+});
 
 test('Loop calls tick when the deadline of a device has come', async () => {
   const loop = new Loop();

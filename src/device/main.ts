@@ -1,6 +1,6 @@
 /**
  * The device process, started by the host daemon: `node src/device/main.ts`, with the link as descriptor 3, or with
- * `--link PATH`, where it listens for one daemon after another.
+ * `--link PATH`, where it listens for one daemon after another; with `--keeper PATH`, what it serves outlives it.
  */
 import { parseArgs } from 'node:util';
 import { serveDevice } from './server.ts';
@@ -8,5 +8,5 @@ import { serveDevice } from './server.ts';
 /** The descriptor that the host daemon gives a device process. */
 const LINK_FD = 3;
 
-const { link } = parseArgs({ options: { link: { type: 'string' } } }).values;
-await serveDevice(link === undefined ? { fd: LINK_FD } : { path: link });
+const { link, keeper } = parseArgs({ options: { link: { type: 'string' }, keeper: { type: 'string' } } }).values;
+await serveDevice(link === undefined ? { fd: LINK_FD } : { path: link }, keeper);

@@ -3,10 +3,11 @@
  * and not answered when a daemon went away is sent again to the next one, which answers what its predecessor had committed
  * and does the rest.
  */
-import type { Mutation, Outcome, Settle, Upstream } from '../tree/index.ts';
+import type { Mutation, Outcome, Settle } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { encodeMessage } from './link.ts';
 import { monotonicMs } from './link-messages.ts';
+import type { NumberedUpstream } from './mutation-log.ts';
 
 /**
  * Mutations that the host daemon has at once; the others wait here. Each may come back as a commit with a whole value: a
@@ -16,6 +17,9 @@ import { monotonicMs } from './link-messages.ts';
 const UNDERWAY = 32;
 /** What may wait beyond those. */
 const UNSENT_BYTES = 64 * 1024 * 1024;
+/** A uid may have a quarter of either: the others' mutations go past its own. */
+const UID_UNDERWAY = UNDERWAY / 4;
+const UID_UNSENT_BYTES = UNSENT_BYTES / 4;
 /** How long a mutation may wait for the host daemon; it refuses one that it comes to later. */
 const MUTATION_MS = 5_000;
 /** What an answer that was on time may take to arrive. */
@@ -26,9 +30,16 @@ const AWAY_MS = 1_000;
 /** Encoded already: the mutation and its caller are the file system's to use again. */
 interface Waiting {
   readonly sequence: number;
+  readonly uid: number;
   readonly frame: Uint8Array;
   readonly settle: Settle;
   readonly sinceMs: number;
+}
+
+/** How many mutations of a uid are under way, and how many bytes of its wait. */
+interface Share {
+  underway: number;
+  unsentBytes: number;
 }
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
@@ -37,9 +48,11 @@ const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 export class MutationSender {
   readonly #send: (frame: Uint8Array) => boolean;
   readonly #nextSequence: () => number;
-  /** Sent, or to be sent to the next daemon. Oldest first. */
+  /** Sent, or to be sent to the next daemon, in this order. */
   readonly #waiting = new Map<number, Waiting>();
   readonly #unsent: Waiting[] = [];
+  /** By uid, of those that have any. */
+  readonly #shares = new Map<number, Share>();
   #unsentBytes = 0;
   #connected = false;
 
@@ -54,11 +67,14 @@ export class MutationSender {
     return this.#waiting.size + this.#unsent.length;
   }
 
-  upstream(way: 'virtiofs' | 'mount'): Upstream {
-    return { submit: (mutation, settle) => this.#submit(way, mutation, settle) };
+  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+    return {
+      submit: (mutation, settle, sequence = 0, sending = () => undefined) =>
+        this.#submit(way, mutation, settle, sequence, sending),
+    };
   }
 
-  /** A daemon is there: what waits is sent, in the order of its numbers. */
+  /** A daemon is there: what waits is sent, in the order in which it was sent before. */
   connect(): void {
     this.#connected = true;
     for (const waiting of this.#waiting.values()) this.#sendOrRefuse(waiting);
@@ -74,14 +90,13 @@ export class MutationSender {
   refuseAll(): void {
     const all = [...this.#waiting.values(), ...this.#unsent.splice(0)];
     this.#waiting.clear();
+    this.#shares.clear();
     this.#unsentBytes = 0;
     for (const { settle } of all) settle(refused);
   }
 
   settle(sequence: number, outcome: Outcome): void {
-    const waiting = this.#waiting.get(sequence);
-    this.#waiting.delete(sequence);
-    waiting?.settle(outcome);
+    this.#end(sequence)?.settle(outcome);
     this.#sendMore();
   }
 
@@ -89,8 +104,8 @@ export class MutationSender {
   tick(): void {
     const nowMs = monotonicMs();
     for (const [sequence, { settle, sinceMs }] of this.#waiting) {
-      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) break;
-      this.#waiting.delete(sequence);
+      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) continue;
+      this.#end(sequence);
       settle(refused);
     }
     this.#sendMore();
@@ -101,45 +116,94 @@ export class MutationSender {
     return this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
   }
 
-  #submit(way: 'virtiofs' | 'mount', mutation: Mutation, settle: Settle): void {
+  #submit(
+    way: 'virtiofs' | 'mount',
+    mutation: Mutation,
+    settle: Settle,
+    given: number,
+    sending: (sequence: number) => void,
+  ): void {
     const sinceMs = monotonicMs();
-    if (this.#isAway(sinceMs)) return settle(refused);
-    const sequence = this.#nextSequence();
+    const { uid } = mutation.caller;
+    if (this.#isAway(uid, sinceMs)) return settle(refused);
+    const sequence = given === 0 ? this.#nextSequence() : given;
+    sending(sequence);
     const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
-    const waiting = { sequence, frame, settle, sinceMs };
-    if (this.#waiting.size < UNDERWAY && this.#unsent.length === 0) return this.#start(waiting);
-    if (this.#unsentBytes + frame.length > UNSENT_BYTES) return settle(refused);
-    this.#unsentBytes += frame.length;
+    const waiting = { sequence, uid, frame, settle, sinceMs };
+    if (this.#mayStart(uid)) return this.#start(waiting);
+    const unsentBytes = (this.#shares.get(uid)?.unsentBytes ?? 0) + frame.length;
+    if (unsentBytes > UID_UNSENT_BYTES || this.#unsentBytes + frame.length > UNSENT_BYTES) return settle(refused);
     this.#unsent.push(waiting);
+    return this.#countUnsent(waiting, 1);
+  }
+
+  #mayStart(uid: number): boolean {
+    return this.#waiting.size < UNDERWAY && this.#underway(uid) < UID_UNDERWAY;
+  }
+
+  #underway(uid: number): number {
+    return this.#shares.get(uid)?.underway ?? 0;
+  }
+
+  #share(uid: number): Share {
+    let share = this.#shares.get(uid);
+    if (share === undefined) this.#shares.set(uid, (share = { underway: 0, unsentBytes: 0 }));
+    return share;
   }
 
   #start(waiting: Waiting): void {
     this.#waiting.set(waiting.sequence, waiting);
+    this.#share(waiting.uid).underway++;
     if (this.#connected) this.#sendOrRefuse(waiting);
+  }
+
+  /** It is under way no more. */
+  #end(sequence: number): Waiting | undefined {
+    const waiting = this.#waiting.get(sequence);
+    if (waiting === undefined) return undefined;
+    this.#waiting.delete(sequence);
+    const share = this.#share(waiting.uid);
+    share.underway--;
+    this.#forgetShare(waiting.uid, share);
+    return waiting;
+  }
+
+  #countUnsent({ uid, frame }: Waiting, sign: 1 | -1): void {
+    const share = this.#share(uid);
+    share.unsentBytes += sign * frame.length;
+    this.#unsentBytes += sign * frame.length;
+    this.#forgetShare(uid, share);
+  }
+
+  #forgetShare(uid: number, { underway, unsentBytes }: Share): void {
+    if (underway === 0 && unsentBytes === 0) this.#shares.delete(uid);
   }
 
   #sendOrRefuse({ sequence, frame, settle }: Waiting): void {
     if (this.#send(frame)) return;
-    this.#waiting.delete(sequence);
+    this.#end(sequence);
     settle(refused);
   }
 
+  /** Oldest first, but for uids that have their share. */
   #sendMore(): void {
     while (this.#waiting.size < UNDERWAY) {
-      const next = this.#unsent.shift();
-      if (next === undefined) return;
-      this.#unsentBytes -= next.frame.length;
+      const at = this.#unsent.findIndex(({ uid }) => this.#mayStart(uid));
+      if (at < 0) return;
+      const [next] = this.#unsent.splice(at, 1) as [Waiting];
+      this.#countUnsent(next, -1);
       if (monotonicMs() - next.sinceMs > MUTATION_MS) next.settle(refused);
       else this.#start(next);
     }
   }
 
-  #isAway(nowMs: number): boolean {
-    return this.#waiting.size >= UNDERWAY && (!this.#connected || nowMs - this.#oldestSinceMs() > AWAY_MS);
+  #isAway(uid: number, nowMs: number): boolean {
+    return !this.#mayStart(uid) && (!this.#connected || nowMs - this.#oldestSinceMs() > AWAY_MS);
   }
 
   #oldestSinceMs(): number {
-    for (const { sinceMs } of this.#waiting.values()) return sinceMs;
-    return Number.POSITIVE_INFINITY;
+    let oldestMs = Number.POSITIVE_INFINITY;
+    for (const { sinceMs } of this.#waiting.values()) oldestMs = Math.min(oldestMs, sinceMs);
+    return oldestMs;
   }
 }

@@ -2,11 +2,11 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { accept, close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
-import { type Delta, Replica, TreeFileSystem, type Way, ways } from '../tree/index.ts';
+import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
+import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
-import { EAGAIN } from '../wire/index.ts';
 import { AuditRing } from './audit-ring.ts';
+import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
 import {
   LINK_PROTOCOL,
@@ -19,6 +19,7 @@ import {
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
@@ -48,29 +49,41 @@ class DeviceServer {
   readonly #replica = new Replica();
   readonly #link: HostLink;
   readonly #loop = new Loop();
-  /** By which the host daemon knows the mutations of this process again. */
-  readonly #holder = randomUUID();
+  /** By which the host daemon knows the mutations of this process, or of its line, again. */
+  readonly #holder: string;
+  readonly #succession: Succession | undefined;
+  #handsOver = false;
+  /** What goes on once the tree is where it stands now. */
+  #resuming: (() => void)[] = [];
   #config: LinkConfig | undefined;
-  readonly #listening = new Map<number, LinkVhostUser>();
+  readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
-  #linkListenFd: number | undefined;
+  #linkListener: ConnectionListener | undefined;
   #ring: AuditRing | undefined;
   #opened = false;
   #tellingSecond = 0;
   #toldInSecond = 0;
 
-  constructor(place: LinkPlace) {
+  constructor(place: LinkPlace, keeperPath: string | undefined) {
     this.#place = place;
-    this.#link = new HostLink({
-      config: (config) => this.#configured(config),
-      delta: (delta) => this.#applied(delta),
-      askStatistics: (id) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
+    const succession = keeperPath === undefined ? undefined : new Succession(keeperPath);
+    this.#succession = succession;
+    this.#holder = succession?.process.holder ?? randomUUID();
+    const events = {
+      config: (config: LinkConfig) => this.#configured(config),
+      delta: (delta: Delta) => this.#applied(delta),
+      askStatistics: (id: number) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
       shutdown: () => this.#loop.stop(),
-      ended: (fd) => this.#daemonGone(fd),
-      wantWritable: (wanted) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
-    });
+      handOver: () => {
+        this.#handsOver = succession !== undefined;
+        this.#loop.stop();
+      },
+      ended: (fd: number) => this.#daemonGone(fd),
+      wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
+    };
+    this.#link = new HostLink(events, succession?.process.nextSequence);
   }
 
   async run(): Promise<void> {
@@ -92,10 +105,7 @@ class DeviceServer {
 
   #listenForDaemons(path: string): void {
     const listenFd = openListeningSocket({ path, mode: 0o600 });
-    this.#linkListenFd = listenFd;
-    this.#loop.watch(listenFd, () => {
-      for (let fd = accept(listenFd); fd >= 0; fd = accept(listenFd)) this.#attach(fd);
-    });
+    this.#linkListener = new ConnectionListener(listenFd, this.#loop, (fd) => this.#attach(fd));
   }
 
   #attach(fd: number): void {
@@ -124,10 +134,11 @@ class DeviceServer {
   #applied(delta: Delta): void {
     this.#replica.apply(delta);
     this.#link.send({ type: 'applied', revision: delta.revision });
-    if (!delta.full) return;
+    if (!delta.full) return this.#resume();
     this.#replica.cutOffSinceMs = undefined;
     this.#open();
     this.#link.resume();
+    this.#resume();
   }
 
   #daemonGone(fd: number): void {
@@ -151,9 +162,43 @@ class DeviceServer {
     this.#opened = true;
     if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
+    if (this.#succession !== undefined) this.#succeed(config, this.#succession);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
+  }
+
+  // --- what outlives this process ---
+
+  /** Takes up what a predecessor has left with the keeper. */
+  #succeed(config: LinkConfig, succession: Succession): void {
+    const target: LinkTarget = { kind: 'vhost-user', path: config.vhostUser[0]?.path ?? '' };
+    succession.log = (what) => this.#tell(target, 'broken', what);
+    const { client } = succession;
+    const watch = (): void => this.#loop.watch(client.fd, () => client.check());
+    if (client.isConnected) watch();
+    client.onChange = (isThere) => {
+      if (isThere) watch();
+      else this.#loop.unwatch(client.fd);
+      this.#tell(target, isThere ? 'kept' : 'unkept', isThere ? 'the keeper answers' : 'the keeper is gone');
+    };
+    this.#loop.serve({
+      process: () => false,
+      servedCount: 0,
+      suppressKicks: () => false,
+      nextDeadlineMs: () => client.nextDeadlineMs(),
+      tick: (nowMs) => client.tick(nowMs),
+    });
+    for (const { path } of config.vhostUser) {
+      const left = succession.resume(path);
+      if (left !== undefined) this.#connect(left.controlFd, { kind: 'vhost-user', path }, left);
+    }
+    succession.dropRest();
+  }
+
+  #resume(): void {
+    if (this.#resuming.length === 0 || this.#replica.snapshot.revision < (this.#config?.resumeAt ?? 0)) return;
+    for (const resume of this.#resuming.splice(0)) resume();
   }
 
   #attempt(target: LinkTarget, open: () => void): void {
@@ -182,40 +227,62 @@ class DeviceServer {
   // --- vhost-user ---
 
   #listen(socket: LinkVhostUser): void {
-    const fd = openListeningSocket(socket);
-    this.#listening.set(fd, socket);
-    this.#loop.watch(fd, () => this.#accept(fd, socket));
-  }
-
-  #accept(listenFd: number, socket: LinkVhostUser): void {
     const target: LinkTarget = { kind: 'vhost-user', path: socket.path };
-    for (let fd = accept(listenFd); fd !== -EAGAIN; fd = accept(listenFd)) {
-      if (fd < 0) return;
-      if (this.#served.has(socket.path)) {
-        close(fd);
-        this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
-        continue;
-      }
-      this.#connect(fd, target);
-    }
+    const open = (): number => openListeningSocket(socket);
+    const listenFd = this.#succession?.listen(socket.path, open) ?? open();
+    const listener = new ConnectionListener(listenFd, this.#loop, (fd) => {
+      if (!this.#served.has(socket.path)) return this.#connect(fd, target);
+      close(fd);
+      return this.#tell(target, 'refused', 'a second front end: one device serves one VM at a time');
+    });
+    this.#listening.set(listener, socket);
   }
 
-  #connect(fd: number, target: LinkTarget): void {
-    const fileSystem = this.#fileSystem(ways.virtiofs);
+  #connect(fd: number, target: LinkTarget, left?: LeftConnection): void {
+    const journal = left === undefined ? this.#succession?.begin(target.path, fd) : left.journal;
+    const upstream = this.#link.upstream('virtiofs');
+    const fileSystem = this.#fileSystem(ways.virtiofs, journal?.connection.log.upstream(upstream) ?? upstream, journal);
     const log = (message: string): void => this.#tell(target, 'broken', message);
-    const session = new FuseSession(fileSystem, { transport: 'virtiofs', clock, log });
-    const device = new VirtioFsDevice(fd, session, this.#loop, {
-      allowUnsealed: this.#config!.options.allowUnsealedMemory,
-      onFault: log,
-      onClosed: (reason) => {
-        this.#loop.unserve(served);
-        this.#served.delete(target.path);
-        fileSystem.close();
-        this.#tell(target, 'disconnected', reason);
-      },
+    const session = new FuseSession(fileSystem, {
+      transport: 'virtiofs',
+      clock,
+      log,
+      ...(journal && { journal: journal.connection }),
     });
+    const onClosed = (reason: string): void => {
+      this.#loop.unserve(served);
+      this.#served.delete(target.path);
+      fileSystem.close();
+      journal?.end();
+      this.#tell(target, 'disconnected', reason);
+    };
+    let device: VirtioFsDevice;
+    try {
+      device = new VirtioFsDevice(fd, session, this.#loop, {
+        allowUnsealed: this.#config!.options.allowUnsealedMemory,
+        onFault: log,
+        onClosed,
+        ...(journal && { journal }),
+        ...(left?.recovered && { recovered: left.recovered }),
+        ...(left && { refusesRedone: left.journal.takeUp() }),
+      });
+    } catch (error) {
+      log(`what a device process left can't be taken up: ${error instanceof Error ? error.message : String(error)}`);
+      close(fd);
+      fileSystem.close();
+      journal?.end();
+      return;
+    }
+    let isRedoing = left !== undefined;
     const served: Open = {
-      process: (budget) => device.process(budget),
+      process: (budget) => {
+        const hasMore = device.process(budget);
+        if (isRedoing && !device.hasRedone) {
+          isRedoing = false;
+          journal?.settle();
+        }
+        return hasMore;
+      },
       get servedCount() {
         return device.servedCount;
       },
@@ -226,15 +293,25 @@ class DeviceServer {
       counters: () => [...session.counters(), ...Object.entries(device.counters)],
     };
     this.#served.set(target.path, served);
-    this.#loop.serve(served);
-    this.#tell(target, 'connected', '');
+    if (journal !== undefined) journal.connection.device = device;
+    if (left !== undefined && journal !== undefined)
+      session.restore(journal.connection.recover(fileSystem, this.#replica));
+    const start = (): void => {
+      // Nobody else serves on this path, and nothing is kept of what it had.
+      fileSystem.dropUnlinked();
+      if (!device.isClosed) this.#loop.serve(served);
+      device.interrupt();
+    };
+    if (left === undefined) start();
+    else this.#resuming.push(start);
+    this.#tell(target, left === undefined ? 'connected' : 'resumed', '');
   }
 
   // --- mounts ---
 
   #mount(mount: LinkMount): void {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
-    const fileSystem = this.#fileSystem(ways.mount);
+    const fileSystem = this.#fileSystem(ways.mount, this.#link.upstream('mount'));
     // A guest could point links at any file of this machine.
     const followLinks = this.#config!.vhostUser.length === 0;
     const transport = DevFuse.mount(mount.path, { followLinks });
@@ -269,15 +346,20 @@ class DeviceServer {
     this.#loop.serve(served);
   }
 
-  #fileSystem(way: Way): TreeFileSystem {
+  #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {
     return new TreeFileSystem({
       replica: this.#replica,
       way,
-      upstream: this.#link.upstream(way.name === 'virtiofs' ? 'virtiofs' : 'mount'),
+      upstream,
       audit: this.#ring?.record ?? (() => true),
       vm: this.#config!.vm,
       clock,
+      ...(journal && { journal: journal.connection }),
     });
+  }
+
+  #isKept(path: string): boolean {
+    return this.#config?.vhostUser.some((socket) => socket.path === path) === true;
   }
 
   #statistics(): Record<string, number> {
@@ -289,17 +371,18 @@ class DeviceServer {
 
   /** Unmounts, hangs up, and removes the sockets. */
   #close(): void {
-    for (const served of [...this.#served.values()]) served.close();
-    for (const [fd, socket] of this.#listening) {
-      close(fd);
+    for (const [path, served] of [...this.#served]) if (!this.#handsOver || !this.#isKept(path)) served.close();
+    for (const [listener, socket] of this.#handsOver ? [] : this.#listening) {
+      listener.close();
+      this.#succession?.forget(socket.path);
       try {
         unlinkSync(socket.path);
       } catch {
         // Somebody removed it, which is what we wanted.
       }
     }
-    if (this.#linkListenFd !== undefined && 'path' in this.#place) {
-      close(this.#linkListenFd);
+    if (this.#linkListener !== undefined && 'path' in this.#place) {
+      this.#linkListener.close();
       rmSync(this.#place.path, { force: true });
     }
     this.#link.flush();
@@ -307,7 +390,10 @@ class DeviceServer {
   }
 }
 
-/** Serves until a host daemon says that it is to end, or, at a descriptor, until the host daemon is gone. */
-export async function serveDevice(place: LinkPlace): Promise<void> {
-  await new DeviceServer(place).run();
+/**
+ * Serves until a host daemon says that it is to end, or, at a descriptor, until the host daemon is gone. With a keeper it takes
+ * up what a predecessor has left there.
+ */
+export async function serveDevice(place: LinkPlace, keeperPath?: string): Promise<void> {
+  await new DeviceServer(place, keeperPath).run();
 }

@@ -10,6 +10,8 @@ export interface Exchange {
   /** Over the same bytes as `request`. */
   readonly view: DataView;
   readonly requestBytes: number;
+  /** An earlier life of this process has begun to answer it, and nobody knows how far it came. */
+  readonly isRedone?: boolean;
   /** How many bytes the guest has room for, `fuse_out_header` included. 0: no reply is expected (FORGET). */
   readonly replyCapacity: number;
   /**

@@ -1,5 +1,6 @@
 /** Open files and directories of one session. File handles are numbers to look up, never reused. */
 import type { DirectoryHandle, Handle, Node } from '../tree/index.ts';
+import type { SessionJournal } from './journal.ts';
 
 export interface OpenFile {
   readonly fh: number;
@@ -9,7 +10,7 @@ export interface OpenFile {
   pollHi: number;
 }
 
-interface OpenDirectory {
+export interface OpenDirectory {
   readonly fh: number;
   readonly directory: DirectoryHandle;
 }
@@ -19,10 +20,19 @@ export class HandleTable {
   readonly #files = new Map<number, OpenFile>();
   readonly #directories = new Map<number, OpenDirectory>();
   readonly #limit: number;
+  readonly #journal: SessionJournal | undefined;
   #nextFh = 1;
 
-  constructor(limit: number) {
+  constructor(limit: number, journal?: SessionJournal) {
     this.#limit = limit;
+    this.#journal = journal;
+  }
+
+  /** What a predecessor had open; the journal has it. */
+  restore(files: readonly OpenFile[], directories: readonly OpenDirectory[], nextFh: number): void {
+    for (const file of files) this.#files.set(file.fh, file);
+    for (const open of directories) this.#directories.set(open.fh, open);
+    this.#nextFh = nextFh;
   }
 
   get size(): number {
@@ -37,12 +47,14 @@ export class HandleTable {
   addFile(handle: Handle): OpenFile {
     const file: OpenFile = { fh: this.#nextFh++, handle, pollLo: 0, pollHi: 0 };
     this.#files.set(file.fh, file);
+    this.#journal?.addFile(file);
     return file;
   }
 
   addDirectory(directory: DirectoryHandle): OpenDirectory {
     const open: OpenDirectory = { fh: this.#nextFh++, directory };
     this.#directories.set(open.fh, open);
+    this.#journal?.addDirectory(open);
     return open;
   }
 
@@ -62,12 +74,23 @@ export class HandleTable {
     return this.#directories.get(fh);
   }
 
+  /** The journal keeps it until `released`: its truncation may have to be sent once more. */
   removeFile(fh: number): void {
     this.#files.delete(fh);
   }
 
-  removeDirectory(fh: number): void {
-    this.#directories.delete(fh);
+  released(file: OpenFile): void {
+    this.#journal?.removeFile(file);
+  }
+
+  removeDirectory(open: OpenDirectory): void {
+    this.#directories.delete(open.fh);
+    this.#journal?.removeDirectory(open);
+  }
+
+  /** Entries of a directory were listed (`SessionJournal.list`). */
+  listed(open: OpenDirectory, from: number, to: number, name: string): void {
+    this.#journal?.list(open, from, to, name);
   }
 
   clear(): void {

@@ -2,6 +2,7 @@
 import { type Caching, type Node, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFMT } from '../wire/index.ts';
 import { FUSE_ROOT_ID } from './abi.ts';
+import type { SessionJournal } from './journal.ts';
 
 /**
  * A nodeid that the kernel knows. A versioned one stands for one inode at one `dataRevision`, under one name and one way of
@@ -21,6 +22,10 @@ export interface Inode {
   name: string;
   /** How often the kernel was given this nodeid and has not forgotten it. */
   lookups: number;
+  /** Where the journal keeps it; 0: nowhere. */
+  record: number;
+  /** For whom it was made; -1: for somebody whom a predecessor served. FORGET names nobody, nor is known who else uses it. */
+  readonly uid: number;
 }
 
 const versionedBy = (node: Node, caching: Caching): boolean =>
@@ -35,24 +40,46 @@ export const isCurrent = (inode: Inode, node: Node, caching: Caching): boolean =
       inode.name === node.name
     : !versionedBy(node, caching);
 
+/** A uid's share of the nodeids. */
+const UID_SHARE = 4;
+
 /** Nodeids are looked up, never trusted as indices, and never reused, not even after `clear`. */
 export class InodeTable {
   readonly #byNodeid = new Map<number, Inode>();
   readonly #byIno = new Map<number, Inode>();
   readonly #limit: number;
+  /** How many nodeids were made for each uid. */
+  readonly #byUid = new Map<number, number>();
+  readonly #journal: SessionJournal | undefined;
   #nextNodeid = FUSE_ROOT_ID + 1;
 
-  constructor(limit: number) {
+  constructor(limit: number, journal?: SessionJournal) {
     this.#limit = limit;
+    this.#journal = journal;
+  }
+
+  /** What a predecessor gave out, by nodeid, ascending; the journal has it. */
+  restore(inodes: readonly Inode[], nextNodeid: number): void {
+    for (const inode of inodes) {
+      this.#byNodeid.set(inode.nodeid, inode);
+      this.#byIno.set(inode.ino, inode);
+      this.#byUid.set(inode.uid, (this.#byUid.get(inode.uid) ?? 0) + 1);
+    }
+    this.#nextNodeid = nextNodeid;
   }
 
   get size(): number {
     return this.#byNodeid.size;
   }
 
-  /** True when `reference` could not add one more. */
-  get full(): boolean {
-    return this.#byNodeid.size >= this.#limit;
+  /**
+   * True when `reference` could not add one more for this uid. Of the first half, whoever comes may have what is free: a kernel
+   * keeps what one root walked for as long as it has memory. The other half is for uids that have less than a quarter.
+   */
+  fullFor(uid: number): boolean {
+    const { size } = this.#byNodeid;
+    if (size < this.#limit / 2) return false;
+    return size >= this.#limit || (this.#byUid.get(uid) ?? 0) >= this.#limit / UID_SHARE;
   }
 
   get(nodeid: number): Inode | undefined {
@@ -64,15 +91,16 @@ export class InodeTable {
     return this.#byIno.get(ino);
   }
 
-  /** The nodeid for `node` as it is now, with one more lookup; undefined when the table is full. Allocates for new ones only. */
-  reference(node: Node, caching: Caching, shownMode: number): Inode | undefined {
+  /** The nodeid for `node` as it is now, with one more lookup; undefined when the table is full for `uid`. Allocates for new ones only. */
+  reference(node: Node, caching: Caching, shownMode: number, uid: number): Inode | undefined {
     const known = this.#byIno.get(node.ino);
     if (known !== undefined && isCurrent(known, node, caching)) {
       if (known.lookups < Number.MAX_SAFE_INTEGER) known.lookups++;
+      this.#journal?.countLookups(known);
       this.repin(known, node, shownMode);
       return known;
     }
-    if (this.full) return undefined;
+    if (this.fullFor(uid)) return undefined;
     const inode: Inode = {
       nodeid: this.#nextNodeid++,
       ino: node.ino,
@@ -83,9 +111,13 @@ export class InodeTable {
       parentIno: node.parentIno,
       name: node.name,
       lookups: 1,
+      record: 0,
+      uid,
     };
+    this.#byUid.set(uid, (this.#byUid.get(uid) ?? 0) + 1);
     this.#byNodeid.set(inode.nodeid, inode);
     this.#byIno.set(inode.ino, inode);
+    this.#journal?.addInode(inode);
     return inode;
   }
 
@@ -96,6 +128,7 @@ export class InodeTable {
     inode.pinnedMode = shownMode;
     inode.parentIno = node.parentIno;
     inode.name = node.name;
+    this.#journal?.repin(inode);
   }
 
   /** The guest chooses `count`: more than was given only takes all. The root stays. */
@@ -103,8 +136,13 @@ export class InodeTable {
     const inode = this.#byNodeid.get(nodeid);
     if (inode === undefined || nodeid === FUSE_ROOT_ID) return;
     inode.lookups -= Math.min(count, inode.lookups);
+    this.#journal?.countLookups(inode);
     if (inode.lookups > 0) return;
+    this.#journal?.removeInode(inode);
     this.#byNodeid.delete(nodeid);
+    const made = this.#byUid.get(inode.uid)! - 1;
+    if (made === 0) this.#byUid.delete(inode.uid);
+    else this.#byUid.set(inode.uid, made);
     if (this.#byIno.get(inode.ino) === inode) this.#byIno.delete(inode.ino);
   }
 
@@ -112,6 +150,7 @@ export class InodeTable {
   clear(root: Node | undefined): void {
     this.#byNodeid.clear();
     this.#byIno.clear();
+    this.#byUid.clear();
     if (root === undefined) return;
     const inode: Inode = {
       nodeid: FUSE_ROOT_ID,
@@ -123,6 +162,8 @@ export class InodeTable {
       parentIno: ROOT_INO,
       name: '',
       lookups: 1,
+      record: 0,
+      uid: 0,
     };
     this.#byNodeid.set(FUSE_ROOT_ID, inode);
     this.#byIno.set(ROOT_INO, inode);

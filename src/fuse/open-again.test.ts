@@ -105,3 +105,38 @@ test('OPEN is ESTALE when the thread did something else since, or let too much t
     assert.equal(client.open(second).errno, ESTALE, other);
   }
 });
+
+/** A file of 1 MiB, `open(2)` of which is tried again by each of these threads, and stops before its OPEN. */
+function stoppedRetries(uids: readonly number[]) {
+  const megabyte = (fill: string): WorldSpec => ({
+    content: { instance: { id: fill.repeat(1024 * 1024) }, guest: {} },
+  });
+  const world = new World(megabyte('a'));
+  const session = new FuseSession(world.fileSystem(ways.virtiofs), { transport: 'virtiofs', clock: world.clock });
+  const client = new Client(session);
+  client.init();
+  const bytes = () => new Map(session.counters()).get('fuse.retryBytes');
+  for (const [index, uid] of uids.entries()) {
+    const pid = 1000 + index;
+    const first = client.walk('instance/id');
+    world.load(megabyte(index % 2 === 0 ? 'b' : 'c'));
+    assert.equal(client.open(first, 0, uid, pid).errno, ESTALE);
+    const directory = client.walk('instance');
+    assert.equal(client.send('LOOKUP', { nodeid: directory, uid, pid, rest: ['id'] }).errno, 0);
+  }
+  return { world, session, client, bytes };
+}
+
+test('OPENs that are to be tried again keep old versions for seconds and up to 64 MiB, a uid up to a quarter', () => {
+  const one = stoppedRetries(Array.from({ length: 40 }, () => 1000));
+  assert.equal(one.bytes(), 16 * 1024 * 1024);
+  const six = stoppedRetries(Array.from({ length: 120 }, (_, index) => 1000 + (index % 6)));
+  assert.equal(six.bytes(), 64 * 1024 * 1024);
+  const { session, world } = six;
+  const due = session.nextDeadlineMs();
+  assert.ok(due <= world.clock.monotonicMs() + 5000, String(due));
+  world.clock.advance(5000);
+  session.tick(world.clock.monotonicMs());
+  assert.equal(six.bytes(), 0);
+  assert.equal(session.nextDeadlineMs(), Number.POSITIVE_INFINITY);
+});

@@ -377,8 +377,8 @@ test('READDIRPLUS counts a lookup for what it returns and for nothing else', () 
   assert.equal(session.held.inodes - before, entriesIn(two.body, true).length);
 });
 
-test('READDIRPLUS tells attributes only to those who may look up', () => {
-  const { client } = begin('dev-fuse');
+test('READDIRPLUS tells attributes only to those who may look up, and records no denial of what nobody asked for', () => {
+  const { client, world } = begin('dev-fuse');
   const guest = client.walk('guest');
   const make = (nodeid: number, name: string, mode: number) =>
     client.send('MKDIR', { nodeid, in: { mode }, rest: [name] }).get(abi.EntryOut.nodeid);
@@ -388,6 +388,12 @@ test('READDIRPLUS tells attributes only to those who may look up', () => {
   const inside = entriesIn(client.send('READDIRPLUS', { uid: 1000, in: { fh, size: 4096 } }).body, true)[2];
   assert.equal(inside?.name, 'inside');
   assert.equal(inside?.nodeid, 0);
+  assert.deepEqual(
+    world.audit.filter(({ verdict }) => verdict === 'denied'),
+    [],
+  );
+  assert.equal(client.lookup(closed, 'inside', 1000).errno, EACCES);
+  assert.equal(world.audit.at(-1)?.operation, 'lookup');
 });
 
 test('GETXATTR tells length, value, ERANGE and ENODATA', () => {
@@ -406,6 +412,21 @@ test('SETATTR of what was made outside is refused', () => {
   const { client } = begin();
   const nodeid = client.walk('instance/id');
   assert.equal(client.send('SETATTR', { nodeid, in: { valid: c.FATTR_MODE, mode: 0o777 } }).errno, EPERM);
+});
+
+test('SETATTR that asks for nothing, chown(-1, -1), takes set-id bits away, for the owner alone', () => {
+  const { client, world } = begin('dev-fuse');
+  const guest = client.walk('guest');
+  const made = client.send('MKNOD', { nodeid: guest, uid: 1000, in: { mode: S_IFREG | 0o4755 }, rest: ['tool'] });
+  const nodeid = made.get(abi.EntryOut.nodeid);
+  const mode = () => world.authority.snapshot.resolve('/guest/tool')!.mode & 0o7777;
+  const ask = (uid: number) => client.send('SETATTR', { nodeid, uid, in: {} }).errno;
+  assert.equal(mode(), 0o4755);
+  assert.equal(ask(1001), EPERM);
+  assert.equal(mode(), 0o4755);
+  assert.equal(ask(1000), 0);
+  assert.equal(mode(), 0o755);
+  assert.equal(ask(1001), 0, 'nothing to take away');
 });
 
 test('WRITE is decided with the opener, whoever sends it', () => {
@@ -558,8 +579,26 @@ test('POLL on /dev/fuse wakes when /.changes has a line or an open file a newer 
 test('limits of nodeids and handles are answered ENFILE', () => {
   const { client } = begin('virtiofs', { maxInodes: 3, maxHandles: 1 });
   client.walk('instance');
-  client.walk('secrets');
-  assert.equal(client.lookup(1, 'guest').errno, 23);
+  assert.equal(client.lookup(1, 'secrets', 1000).errno, 0);
+  assert.equal(client.lookup(1, 'guest', 1001).errno, 23);
   assert.equal(client.send('OPENDIR').errno, 0);
   assert.equal(client.send('OPENDIR').errno, 23);
+});
+
+test('half of the nodeids are for uids that have less than a quarter', () => {
+  const { client } = begin('dev-fuse', { maxInodes: 8 });
+  const guest = client.walk('guest');
+  const make = (uid: number, name: string) =>
+    client.send('MKNOD', { nodeid: guest, uid, in: { mode: S_IFREG | 0o644 }, rest: [name] });
+  const files = ['a', 'b'].map((name) => make(0, name).get(abi.EntryOut.nodeid));
+  assert.equal(make(0, 'c').errno, 23, 'root has three, and half are taken');
+  assert.equal(client.lookup(guest, 'a', 0).errno, 0, 'no new one');
+  assert.deepEqual(
+    ['d', 'e', 'f'].map((name) => make(1000, name).errno),
+    [0, 0, 23],
+  );
+  assert.equal(make(1001, 'g').errno, 0);
+  client.send('FORGET', { nodeid: files[1]!, in: { nlookup: 1 } });
+  client.send('FORGET', { nodeid: files[0]!, in: { nlookup: 2 } });
+  assert.equal(make(0, 'c').errno, 0, 'root has one left');
 });

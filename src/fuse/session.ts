@@ -5,6 +5,7 @@ import * as abi from './abi.ts';
 import type { Exchange, Notifier, RequestHandler } from './exchange.ts';
 import { pollEvents, pollIsComplete } from './handlers/files.ts';
 import { type TransportKind, takenFlags } from './init-flags.ts';
+import type { LeftSession, SessionJournal } from './journal.ts';
 import * as notifications from './notifications.ts';
 import { type Handler, operations, refusalOf, rowOf } from './operations.ts';
 import { BODY, REPLY, SessionState } from './state.ts';
@@ -31,6 +32,8 @@ export interface FuseSessionOptions {
   readonly log?: (message: string) => void;
   readonly maxInodes?: number;
   readonly maxHandles?: number;
+  /** What outlives this process. */
+  readonly journal?: SessionJournal;
 }
 
 /** One connection of a kernel. A transport calls `handle` for each request, `tick` when `nextDeadlineMs` has come. */
@@ -58,6 +61,7 @@ export class FuseSession implements RequestHandler {
       log: options.log ?? (() => undefined),
       maxInodes: options.maxInodes ?? MAX_INODES,
       maxHandles: options.maxHandles ?? MAX_HANDLES,
+      journal: options.journal,
     });
     this.#refusals = operations.map((operation) => refusalOf(operation, this.#transport));
     this.#handlers = operations.map(({ handler }, index) => (this.#refusals[index] === 0 ? handler : undefined));
@@ -87,6 +91,7 @@ export class FuseSession implements RequestHandler {
       ['fuse.bugs', this.#bugs],
       ['fuse.inodes', this.held.inodes],
       ['fuse.handles', this.held.handles],
+      ['fuse.retryBytes', this.#state.retries.bytes],
     ];
   }
 
@@ -108,6 +113,11 @@ export class FuseSession implements RequestHandler {
   /** Nodeids and handles that the kernel holds. */
   get held(): { readonly inodes: number; readonly handles: number } {
     return { inodes: this.#state.inodes.size, handles: this.#state.handles.size };
+  }
+
+  /** Goes on as a predecessor left it; before the first request. */
+  restore(left: LeftSession): void {
+    this.#state.restore(left);
   }
 
   handle(exchange: Exchange): void {
@@ -236,11 +246,12 @@ export class FuseSession implements RequestHandler {
 
   tick(nowMs: number): void {
     this.#state.fileSystem.tick(nowMs);
+    this.#state.retries.tick(nowMs);
     if (this.#state.polled.size > 0) this.#wakePollers();
   }
 
   nextDeadlineMs(): number {
-    return this.#state.fileSystem.nextDeadlineMs();
+    return Math.min(this.#state.fileSystem.nextDeadlineMs(), this.#state.retries.nextDeadlineMs());
   }
 
   /** Ends the session for good. */

@@ -6,6 +6,8 @@ import type { Exchange, HeldExchange } from './exchange.ts';
 import { HandleTable, type OpenFile } from './handles.ts';
 import type { FlagMask } from './init-flags.ts';
 import { type Inode, InodeTable, isCurrent } from './inodes.ts';
+import type { LeftSession, SessionJournal } from './journal.ts';
+import { Retries } from './retries.ts';
 
 /** Bytes of `fuse_in_header`: where a request's body starts. */
 export const BODY = abi.InHeader.sizeBytes;
@@ -34,6 +36,7 @@ interface StateOptions {
   readonly log: (message: string) => void;
   readonly maxInodes: number;
   readonly maxHandles: number;
+  readonly journal: SessionJournal | undefined;
 }
 
 /** A read that waits, for INTERRUPT and for the end of its handle. */
@@ -42,22 +45,6 @@ export interface WaitingRead {
   readonly pending: PendingReply;
   cancel: () => void;
 }
-
-/**
- * Linux tries an open that met ESTALE once more, from LOOKUP on, and then gives up. A commit between that LOOKUP and its OPEN
- * must not fail the program: the version that was current at the LOOKUP, within the same open(2), is what it gets.
- */
-interface Retry {
-  /** Of the last LOOKUP. */
-  atMs: number;
-  nodeid: number;
-  node: Node | undefined;
-}
-
-/** From LOOKUP to OPEN; a guest that is short of CPU takes its time. Nothing later may profit from it. */
-const RETRY_MS = 5000;
-/** Each may keep one old version alive. */
-const MAX_RETRIES = 256;
 
 type Answerable = Exchange | HeldExchange;
 
@@ -74,14 +61,15 @@ export class SessionState {
   readonly sharedTtlSeconds: number;
   readonly taken: FlagMask;
   readonly log: (message: string) => void;
+  readonly #journal: SessionJournal | undefined;
   readonly caller = new CallerRegister();
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
   readonly waits = new Map<number, WaitingRead>();
   /** Uniques whose INTERRUPT came first. */
   readonly interrupted = new Set<number>();
-  /** By pid: opens that were answered ESTALE and are being tried again. */
-  readonly retries = new Map<number, Retry>();
+  /** Opens that were answered ESTALE and are being tried again. */
+  readonly retries = new Retries();
   /** Files whose poll handle waits for a wake-up. */
   readonly polled = new Set<OpenFile>();
   /** Opens whose bytes the kernel may keep, and opens that always ask. */
@@ -89,7 +77,7 @@ export class SessionState {
   opensDirect = 0;
   /** Answers that came after their transport was gone, and were not given. */
   droppedReplies = 0;
-  initialized = false;
+  #initialized = false;
   /** Rises with every INIT, DESTROY and reset: what began in an earlier life has nothing to do with the tables any more. */
   life = 0;
   /** Rises when the transport is gone: what began before is not answered at all. */
@@ -120,8 +108,26 @@ export class SessionState {
     this.sharedTtlSeconds = options.sharedTtlSeconds;
     this.taken = options.taken;
     this.log = options.log;
-    this.inodes = new InodeTable(options.maxInodes);
-    this.handles = new HandleTable(options.maxHandles);
+    this.#journal = options.journal;
+    this.inodes = new InodeTable(options.maxInodes, options.journal);
+    this.handles = new HandleTable(options.maxHandles, options.journal);
+  }
+
+  get initialized(): boolean {
+    return this.#initialized;
+  }
+
+  set initialized(is: boolean) {
+    this.#initialized = is;
+    this.#journal?.initialize(is);
+  }
+
+  /** Goes on as a predecessor left it. */
+  restore(left: LeftSession): void {
+    this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));
+    this.inodes.restore(left.inodes, left.nextNodeid);
+    this.handles.restore(left.files, left.directories, left.nextFh);
+    this.#initialized = left.isInitialized;
   }
 
   /** The request's unique as a key; exact for every kernel, which counts upwards from small numbers. */
@@ -196,18 +202,15 @@ export class SessionState {
 
   /** The request at hand is answered ESTALE: the same thread's next LOOKUPs are the kernel's second try. */
   expectRetry(): typeof ESTALE {
-    const { pid } = this.caller;
-    this.retries.delete(pid);
-    if (this.retries.size >= MAX_RETRIES) this.retries.delete(this.retries.keys().next().value!);
-    if (pid !== 0) this.retries.set(pid, { atMs: this.clock.monotonicMs(), nodeid: 0, node: undefined });
+    this.retries.expect(this.caller, this.clock.monotonicMs());
     return ESTALE;
   }
 
   /** The version that this thread's second try looked up as `nodeid`, if that is what it looked up last. */
   lookedUpAgain(nodeid: number): Node | undefined {
-    const retry = this.retries.size === 0 ? undefined : this.retries.get(this.caller.pid);
-    if (retry === undefined) return undefined;
-    return retry.nodeid === nodeid && this.clock.monotonicMs() - retry.atMs < RETRY_MS ? retry.node : undefined;
+    if (this.retries.size === 0) return undefined;
+    const retry = this.retries.get(this.caller.pid, this.clock.monotonicMs());
+    return retry?.nodeid === nodeid ? retry.node : undefined;
   }
 
   /**
@@ -217,9 +220,10 @@ export class SessionState {
   retried(inode: Inode): Node | undefined {
     if (this.retries.size === 0) return undefined;
     const { pid } = this.caller;
-    const lookedUp = this.retries.get(pid)?.nodeid !== 0;
-    const node = this.lookedUpAgain(inode.nodeid);
-    if (!this.retries.delete(pid) || lookedUp) return node;
+    const retry = this.retries.get(pid, this.clock.monotonicMs());
+    this.retries.delete(pid);
+    if (retry === undefined) return undefined;
+    if (retry.nodeid !== 0) return retry.nodeid === inode.nodeid ? retry.node : undefined;
     return this.handles.version(inode.ino, inode.pinned.dataRevision);
   }
 
@@ -227,18 +231,12 @@ export class SessionState {
     return caching === 'shared' ? this.sharedTtlSeconds : 0;
   }
 
-  /** Writes `fuse_entry_out` at `base` of the reply and counts the lookup. False when the kernel holds too many nodeids. */
-  entry(base: number, node: Node): boolean {
+  /** Writes `fuse_entry_out` at `base` of the reply and counts the lookup, for `uid`. False when the kernel holds too many nodeids. */
+  entry(base: number, node: Node, uid: number): boolean {
     const caching = this.fileSystem.caching(node);
     const mode = this.fileSystem.shownMode(node);
-    const inode = this.inodes.reference(node, caching, mode);
+    const inode = this.inodes.reference(node, caching, mode, uid);
     if (inode === undefined) return false;
-    const retry = this.retries.size === 0 ? undefined : this.retries.get(this.caller.pid);
-    if (retry !== undefined) {
-      retry.atMs = this.clock.monotonicMs();
-      retry.nodeid = inode.nodeid;
-      retry.node = node;
-    }
     const ttl = this.ttlSeconds(caching);
     const { out } = this;
     abi.EntryOut.nodeid.set(out, base, inode.nodeid);
@@ -298,6 +296,7 @@ export class SessionState {
     this.interrupted.clear();
     this.polled.clear();
     this.retries.clear();
+    this.#journal?.wipe();
     this.handles.clear();
     this.fileSystem.reset();
     this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));

@@ -26,7 +26,8 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
   const paths = {
     directory,
     link: join(directory, 'link.sock'),
-    keeper: join(directory, 'keeper.sock'),
+    // Made by the keeper: where the device process may write, it could put a link in its way.
+    keeper: join(run, 'keeper.sock'),
     auditRing: join(directory, 'audit.ring'),
     front,
     vhostUser: join(front, 'fs.sock'),

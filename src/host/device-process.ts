@@ -8,6 +8,8 @@ import { printable } from './printable.ts';
 interface DeviceProcessOptions {
   /** Program and arguments. Default: the device process of this Porthole. */
   readonly command?: readonly [string, ...string[]];
+  /** Where its keeper answers. */
+  readonly keeper?: string | undefined;
   /** `send` is that of this process, the same in each call. */
   readonly onMessage: (message: ToHost, send: (message: ToDevice) => void) => void;
   /** Called once, when the process is gone. `reason` is for people; undefined when it ended as it was told. */
@@ -32,7 +34,8 @@ export class DeviceProcess {
 
   constructor(options: DeviceProcessOptions) {
     this.#onEnd = options.onEnd;
-    const [program, ...args] = options.command ?? commandOf('device');
+    const [program, ...given] = options.command ?? commandOf('device');
+    const args = options.keeper === undefined ? given : [...given, '--keeper', options.keeper];
     // A session of its own: Ctrl-C is for the daemon, which ends it in order. Nothing of our environment: it may hold secrets.
     this.#child = spawn(program, args, {
       stdio: ['ignore', 'ignore', 'pipe', 'pipe'],

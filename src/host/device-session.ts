@@ -5,6 +5,7 @@
 import { type LinkConfig, type LinkTarget, monotonicMs, type ToDevice, type ToHost } from '../device/index.ts';
 import { type Authority, type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
+import { DeviceFeed } from './device-feed.ts';
 import { printable } from './printable.ts';
 
 /** What people or programs are told of. */
@@ -23,6 +24,8 @@ interface DeviceSessionOptions {
   readonly onEvent: (event: DeviceEvent) => void;
   /** There are records in the audit ring. */
   readonly onAuditWaiting: () => void;
+  /** A device process that ends is succeeded by one of the same holder: what it had open stays open (a keeper). */
+  readonly isSucceeded?: () => boolean;
 }
 
 const applyWithinMs = 2_000;
@@ -37,7 +40,6 @@ export const targetsOf = ({ vhostUser, mounts }: Pick<LinkConfig, 'vhostUser' | 
 interface Connection {
   readonly holder: string;
   readonly send: (message: ToDevice) => void;
-  readonly unsubscribe: () => void;
 }
 
 /** The caller gives it each message of the connection, and tells when the connection begins and ends. */
@@ -45,10 +47,13 @@ export class DeviceSession {
   readonly #options: DeviceSessionOptions;
   readonly #targets: readonly LinkTarget[];
   #connection: Connection | undefined;
+  #feed: { readonly holder: string; readonly feed: DeviceFeed } | undefined;
   /** The commit up to which the device process has told that it applied them. */
   #appliedRevision = 0;
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
   #questions = 0;
+  /** Told of once, until commits are kept again. */
+  #toldFailure: string | undefined;
   readonly #asked = new Map<number, (counters: Counters | undefined) => void>();
 
   constructor(options: DeviceSessionOptions) {
@@ -88,6 +93,7 @@ export class DeviceSession {
         return onEvent({ event: 'target', target, what: message.event, detail: printable(message.detail) });
       }
       case 'applied':
+        this.#feed?.feed.applied(message.revision);
         this.#appliedRevision = message.revision;
         for (const waiting of this.#unapplied) if (waiting.revision <= message.revision) waiting.tell(true);
         return;
@@ -99,9 +105,16 @@ export class DeviceSession {
 
   #greet(holder: string, send: (message: ToDevice) => void): void {
     this.disconnect();
-    send(this.#options.config());
-    const unsubscribe = this.#options.authority.subscribe(holder, (delta) => send({ type: 'delta', delta }));
-    this.#connection = { holder, send, unsubscribe };
+    // A VM has one device process at a time; a successor has the name of the one before.
+    this.#options.authority.holdersAre([holder]);
+    if (this.#feed?.holder !== holder) {
+      this.#feed?.feed.close();
+      this.#feed = { holder, feed: new DeviceFeed(this.#options.authority, holder) };
+    }
+    const { feed } = this.#feed;
+    send({ ...this.#options.config(), resumeAt: feed.revision });
+    this.#connection = { holder, send };
+    feed.attach((delta) => send({ type: 'delta', delta }));
   }
 
   /** The connection is over. */
@@ -109,7 +122,8 @@ export class DeviceSession {
     const connection = this.#connection;
     if (connection === undefined) return;
     this.#connection = undefined;
-    connection.unsubscribe();
+    this.#feed?.feed.detach();
+    if (this.#options.isSucceeded?.() !== true) this.#endFeed();
     this.#appliedRevision = 0;
     for (const answer of this.#asked.values()) answer(undefined);
   }
@@ -117,7 +131,13 @@ export class DeviceSession {
   /** Who waits for anything is told that it does not come. */
   close(): void {
     this.disconnect();
+    this.#endFeed();
     for (const { tell } of this.#unapplied) tell(false);
+  }
+
+  #endFeed(): void {
+    this.#feed?.feed.close();
+    this.#feed = undefined;
   }
 
   /**
@@ -161,8 +181,10 @@ export class DeviceSession {
     if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
     try {
       authority.commit(mutation, ways[way], holder, sequence, (outcome) => {
-        if (outcome.errno === EIO && authority.persistFailure !== undefined)
-          onEvent({ event: 'trouble', what: `a guest's write was refused: ${authority.persistFailure.message}` });
+        const failure = authority.persistFailure?.message;
+        if (failure !== undefined && failure !== this.#toldFailure)
+          onEvent({ event: 'trouble', what: `a guest's write was refused: ${failure}` });
+        this.#toldFailure = failure;
         settle(outcome);
       });
     } catch (error) {

@@ -3,8 +3,13 @@
 import { CHANGES_NAME, type Node, type Replica, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
 import { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
+import { isAtOrBelow } from './tree-history.ts';
+import { statusPath } from './vm-statistics.ts';
 
-/** The tree, or what lies at and below a path, as YAML; `/.changes` left out. */
+/**
+ * The tree, or what lies at and below a path, as YAML; `/.changes` and what the host itself writes under `/instance/status` left
+ * out.
+ */
 export const exportReplica = (replica: Replica, below = '/'): string => {
   const { snapshot, policy } = replica;
   const root = snapshot.resolve(below);
@@ -14,7 +19,7 @@ export const exportReplica = (replica: Replica, below = '/'): string => {
     if (at !== root) entries.unshift({ path: snapshot.path(at), kind: 'directory' });
   for (const node of root === undefined ? [] : snapshot.descendants(root)) {
     const path = snapshot.path(node);
-    if (node.ino === ROOT_INO || path === `/${CHANGES_NAME}`) continue;
+    if (node.ino === ROOT_INO || path === `/${CHANGES_NAME}` || isAtOrBelow(path, statusPath)) continue;
     entries.push(toEntry(node, path));
   }
   const tree: ExportedTree = { entries, ...(below === '/' && { policy: policy.spec }) };

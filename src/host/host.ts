@@ -36,12 +36,14 @@ import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { KeeperUnit } from './keeper-unit.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'onTrouble'> {
+export interface HostOptions
+  extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'onTrouble'> {
   readonly region: Store;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
@@ -69,6 +71,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
   readonly #domains: DomainWatch;
+  readonly #keeper: KeeperUnit;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
@@ -95,9 +98,16 @@ export class Host implements HostPort, AsyncDisposable {
       uri: options.libvirtUri ?? 'qemu:///system',
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#keeper = new KeeperUnit({
+      launcher: options.launcher,
+      adminPath: join(options.runDirectory, 'keeper.sock'),
+      logFile: join(stateDirectory, 'keeper.log'),
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#parts = {
       ...options,
       domains: this.#domains,
+      keeper: this.#keeper,
       store: options.region,
       audit: this.#audit,
       images: this.#images,
@@ -112,6 +122,7 @@ export class Host implements HostPort, AsyncDisposable {
   static async open(options: HostOptions): Promise<Host> {
     const host = new Host(options);
     try {
+      await host.#keeper.start();
       const from = await host.#takeAll();
       host.#following = host.#follow(from);
       return host;
@@ -127,8 +138,10 @@ export class Host implements HostPort, AsyncDisposable {
     clearInterval(this.#probe);
     await this.#following;
     for (const console of this.#consoles.values()) console.close();
+    const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
     await this.#domains.close();
+    await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
   }
 

@@ -26,6 +26,7 @@ import type { AuditStore } from './audit-store.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
+import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
 import { VmServed } from './vm-served.ts';
@@ -45,9 +46,9 @@ export interface HostParts {
   readonly audit: AuditStore;
   /** The group that may connect to the devices of VMs that others start. */
   readonly attachGid: number | undefined;
-  readonly hasKeeper: boolean;
   /** The libvirt of this host, for VMs that have a domain there. */
   readonly domains: DomainWatch;
+  readonly keeper: KeeperUnit;
   readonly version: string;
   readonly onTrouble: (vm: string, what: string) => void;
 }
@@ -96,8 +97,6 @@ export class HostedVm {
   /** Of an attached VM: its device can be connected to. */
   #isServed = false;
   readonly #statusTimer: NodeJS.Timeout;
-  /** What `/instance/status` has. */
-  readonly #shown = new Map<string, number>();
   #showing = false;
 
   private constructor(parts: HostParts, record: VmRecord, tree: VmTree, status: VmStatusRecord | undefined) {
@@ -130,7 +129,7 @@ export class HostedVm {
       launcher: parts.launcher,
       audit: parts.audit,
       bootId: () => this.#status.bootId,
-      hasKeeper: parts.hasKeeper,
+      keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
@@ -280,10 +279,9 @@ export class HostedVm {
     if (this.#over || this.#showing || !this.tree.isServed) return;
     this.#showing = true;
     try {
-      const edits = statusEdits((await this.statistics()).values, this.#shown);
+      const edits = statusEdits((await this.statistics()).values, this.tree.replica.snapshot);
       if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
     } catch (error) {
-      this.#shown.clear();
       this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
     } finally {
       this.#showing = false;

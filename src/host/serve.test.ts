@@ -52,6 +52,7 @@ class Stage {
       writeStdout: () => true,
       onEvent: (event) => this.events.push(event),
       deviceCommand: fake,
+      keeper: false,
       ...more,
     });
     t.after(() => server.stop());

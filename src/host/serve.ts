@@ -4,6 +4,7 @@ import type { LinkConfig, LinkOptions, LinkTarget } from '../device/index.ts';
 import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
+import { KeeperProcess } from './keeper-process.ts';
 import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
@@ -27,6 +28,8 @@ export interface ServeOptions {
   readonly device?: Partial<LinkOptions>;
   /** Another device process than that of this checkout. */
   readonly deviceCommand?: readonly [string, ...string[]];
+  /** False: a front end is lost with the device process. Default: a keeper is started for them. */
+  readonly keeper?: boolean;
 }
 
 /** What people or programs are told while serving. `--json` prints one a line. */
@@ -49,9 +52,9 @@ export type ServeEvent =
   | { readonly event: 'stopped' };
 
 /** Waits before a device process that ended is started again; the last one repeats. */
-const restartsMs = [200, 1_000, 5_000, 30_000] as const;
+const restartsMs = { withKeeper: [0, 100, 500, 2_000, 10_000], without: [200, 1_000, 5_000, 30_000] } as const;
 /** A device process that lived this long starts the waits anew. */
-const healthyMs = 60_000;
+const healthyMs = { withKeeper: 1_000, without: 60_000 } as const;
 
 /**
  * Starts serving; resolves when every target is ready. SpecError, StoreError, ServeError: nothing is left behind.
@@ -94,6 +97,7 @@ export class Server implements AsyncDisposable {
   /** Whether the spec file was wrong when it was last read. */
   #rejected = false;
   #device: DeviceProcess | undefined;
+  #keeper: KeeperProcess | undefined;
   readonly #session: DeviceSession;
   #restart: NodeJS.Timeout | undefined;
   #restarts = 0;
@@ -139,6 +143,7 @@ export class Server implements AsyncDisposable {
         config: () => ({ ...config, auditRing: this.#audit.ringPath }),
         onEvent: (event) => this.#deviceTold(event),
         onAuditWaiting: () => this.#audit.doorbell(),
+        isSucceeded: () => this.#keeper !== undefined && this.#stopping === undefined,
       });
     } catch (error) {
       this.#state?.close();
@@ -154,6 +159,16 @@ export class Server implements AsyncDisposable {
   /** Process id of the device process, while there is one. */
   get devicePid(): number | undefined {
     return this.#device?.pid;
+  }
+
+  /** Process id of the keeper. */
+  get keeperPid(): number | undefined {
+    return this.#keeper?.pid;
+  }
+
+  /** Has the device process leave everything to a successor: it is replaced under running VMs. */
+  replaceDevice(): void {
+    if (this.#keeper !== undefined) this.#device?.send({ type: 'handOver' });
   }
 
   /** Resolves when it has stopped. */
@@ -195,6 +210,10 @@ export class Server implements AsyncDisposable {
     });
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
+    if (this.#config.vhostUser.length > 0 && this.#options.keeper !== false)
+      this.#keeper = await KeeperProcess.start({
+        onEnd: () => this.#emit({ event: 'trouble', what: 'the keeper ended; it is started again' }),
+      });
     this.#startDevice();
     await Promise.all(ready);
   }
@@ -230,6 +249,7 @@ export class Server implements AsyncDisposable {
   async #stop(): Promise<void> {
     clearTimeout(this.#restart);
     await this.#device?.stop(this.#kills.signal);
+    await this.#keeper?.[Symbol.asyncDispose]();
     this.#session.close();
     cleanUp(this.#targets, this.#made);
     this.#tree[Symbol.dispose]();
@@ -246,6 +266,7 @@ export class Server implements AsyncDisposable {
     this.#audit.renew();
     this.#device = new DeviceProcess({
       ...(deviceCommand && { command: deviceCommand }),
+      keeper: this.#keeper?.socket,
       onMessage: (message, send) => this.#session.take(message, send),
       onEnd: (reason) => this.#onDeviceEnd(reason),
     });
@@ -280,12 +301,20 @@ export class Server implements AsyncDisposable {
       this.#awaited.clear();
       if (this.#restarts === 1) return;
     }
-    if (performance.now() - this.#startedMs > healthyMs) this.#restarts = 1;
-    const restartInMs = restartsMs[Math.min(this.#restarts - 1, restartsMs.length - 1)]!;
+    const how = this.#keeper === undefined ? 'without' : 'withKeeper';
+    if (performance.now() - this.#startedMs > healthyMs[how]) this.#restarts = 1;
+    const waits = restartsMs[how];
+    const restartInMs = waits[Math.min(this.#restarts - 1, waits.length - 1)]!;
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
-      cleanUp(this.#targets, this.#made);
-      this.#startDevice();
+      // The sockets of front ends wait with the keeper for the next one.
+      const ours = this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount');
+      cleanUp(ours, this.#made);
+      try {
+        this.#startDevice();
+      } catch (error) {
+        this.#onDeviceEnd(`starting it failed: ${error instanceof Error ? error.message : String(error)}`);
+      }
     }, restartInMs);
   }
 

@@ -1,6 +1,7 @@
 /** The tree of one spec file: loaded, kept, and loaded again when the file changes. */
 import { resolve } from 'node:path';
 import { type AuditSink, Authority, type Spec } from '../tree/index.ts';
+import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { type LoadedSpec, loadSpec } from './spec-file.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
@@ -55,6 +56,7 @@ export class ServedTree implements Disposable {
       wallMs,
       audit,
       digest: digestOf,
+      errnoOf: keepingErrno,
       ...(writable && { persist: writable.persist }),
       ...(restored && { restored }),
     });

@@ -14,8 +14,8 @@ import {
   type LaunchSpec,
   lastLine,
 } from '../qemu/index.ts';
-import { type PeerCredentials, peerCredentials } from '../sys/index.ts';
 import type { DeviceSession } from './device-session.ts';
+import { peerOf } from './peer-of.ts';
 
 export interface VmDeviceOptions {
   readonly vm: string;
@@ -40,9 +40,9 @@ const helloWithinMs = 5_000;
 const lookEveryMs = 10;
 const endWithinMs = 5_000;
 /** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
-const restartsMs = [0, 200, 1_000, 5_000, 30_000] as const;
+const restartsMs = { served: [0, 100, 200, 500, 1_000, 2_000], neverServed: [0, 200, 1_000, 5_000, 30_000] } as const;
 /** One that lived this long starts the waits anew. */
-const healthyMs = 60_000;
+const healthyMs = 5_000;
 
 interface Connected {
   readonly socket: Socket;
@@ -58,6 +58,8 @@ export class VmDevice {
   #serving = Promise.withResolvers<void>();
   /** It was told to end: its end is no trouble. */
   #told = false;
+  /** The last one that was connected said hello. */
+  #hasServed = false;
   #startedAtMs: number | undefined;
 
   constructor(options: VmDeviceOptions) {
@@ -126,6 +128,7 @@ export class VmDevice {
     for (;;) {
       const startedMs = performance.now();
       let why: string;
+      this.#hasServed = false;
       try {
         const connected = (await this.#connect()) ?? (await this.#launch());
         if (this.#over.signal.aborted) return this.#drop(connected);
@@ -136,7 +139,8 @@ export class VmDevice {
       session.disconnect();
       if (this.#over.signal.aborted) return;
       if (performance.now() - startedMs > healthyMs || this.#told) failures = 0;
-      const againInMs = restartsMs[Math.min(failures, restartsMs.length - 1)]!;
+      const waitsMs = this.#hasServed ? restartsMs.served : restartsMs.neverServed;
+      const againInMs = waitsMs[Math.min(failures, waitsMs.length - 1)]!;
       failures++;
       if (!this.#told) onTrouble(`the device process: ${why}; starting another ${inWords(againInMs)}`);
       this.#told = false;
@@ -225,6 +229,7 @@ export class VmDevice {
           session.take(message, send);
           if (message.type !== 'hello') continue;
           clearTimeout(silent);
+          this.#hasServed = true;
           this.#serving.resolve();
         }
       } catch (error) {
@@ -254,9 +259,3 @@ export class VmDevice {
 }
 
 const inWords = (ms: number): string => (ms === 0 ? 'at once' : `in ${ms / 1000} s`);
-
-const peerOf = (socket: Socket): PeerCredentials | number => {
-  // Node has no other way to the descriptor of a socket.
-  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd: number } };
-  return handle === undefined ? -1 : peerCredentials(handle.fd);
-};

@@ -6,6 +6,7 @@ import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
+import type { KeeperUnit } from './keeper-unit.ts';
 import { VmDevice } from './vm-device.ts';
 import type { VmTree } from './vm-tree.ts';
 
@@ -17,8 +18,8 @@ export interface VmServedOptions {
   readonly launcher: Launcher;
   readonly audit: AuditStore;
   readonly bootId: () => string | undefined;
-  /** Whether device processes get what outlives them from the keeper. */
-  readonly hasKeeper: boolean;
+  /** Holds what outlives device processes. */
+  readonly keeper: KeeperUnit;
   /**
    * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
    * Cloud Hypervisor does not seal it.
@@ -38,6 +39,7 @@ export class VmServed {
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
+  #isReleased = false;
 
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
@@ -59,6 +61,7 @@ export class VmServed {
       config: () => this.#config(),
       onEvent,
       onAuditWaiting: () => this.#ring.doorbell(),
+      isSucceeded: () => this.#device !== undefined,
     });
   }
 
@@ -69,6 +72,8 @@ export class VmServed {
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
   async start(signal?: AbortSignal): Promise<void> {
     await this.#changing;
+    const { keeper, vm, paths, owner } = this.#options;
+    await keeper.open(vm, paths.keeper, owner.uid);
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
@@ -100,7 +105,9 @@ export class VmServed {
     this.#options.tree.servedBy(undefined);
     await device.stop();
     this.#device = undefined;
+    await this.#options.keeper.close(this.#options.vm);
     this.#ring.drain();
+    this.#options.tree.authority.holdersAre([]);
   }
 
   /** Has a process of this version take over from one of another. */
@@ -114,18 +121,21 @@ export class VmServed {
 
   /** The log can be written again or not. */
   auditHealth(writable: boolean): void {
+    if (this.#isReleased) return;
     this.#ring.setUnwritable(!writable);
     if (writable) this.#ring.drain();
   }
 
   /** True when the log has every record that was made. */
   drain(): boolean {
-    return this.#ring.drain();
+    return this.#isReleased || this.#ring.drain();
   }
 
   /** Lets go: the device process lives on. */
   async release(): Promise<void> {
     await this.#changing;
+    if (this.#isReleased) return;
+    this.#isReleased = true;
     await this.#device?.release();
     this.#session.close();
     this.#ring.drain();
@@ -165,14 +175,13 @@ export class VmServed {
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, hasKeeper, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, onEvent } = this.#options;
     const { uid, gid } = owner;
-    const keeper = hasKeeper ? ['--keeper', paths.keeper] : [];
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, ...keeper],
+        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
         environment: partEnvironment(),
         limits: deviceLimits,
         logFile: paths.log,

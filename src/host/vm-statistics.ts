@@ -1,6 +1,7 @@
 /** What this machine sees of a VM, as numbers by name: for the API, for `/metrics`, and for the guest under `/instance/status`. */
 import { type Qmp, vmStatistics } from '../qemu/index.ts';
 import type { TreeEdit } from '../records/index.ts';
+import type { Replica } from '../tree/index.ts';
 import type { Counters } from './device-session.ts';
 
 /** Names are `snake_case` with their unit; `_total` counts from a start on. */
@@ -49,13 +50,14 @@ export const valuesOf = async ({ qemu, counters, denialsTotal, bootNumber }: Sou
 /** What guests are told: little, and nothing that counts each of their requests. */
 const shown = /^(boots|denials|requests|cpu_seconds|guest_cpu_seconds|disk\d+_.*|network_.*)_total$|^memory_/;
 
-/** The files under `/instance/status` that differ from what was last written there. */
-export const statusEdits = (values: Values, written: Map<string, number>): TreeEdit[] => {
-  const edits: TreeEdit[] = [];
-  for (const [name, value] of Object.entries(values)) {
-    if (!shown.test(name) || written.get(name) === value) continue;
-    written.set(name, value);
-    edits.push({ op: 'put', path: `/instance/status/${name}`, bytes: new TextEncoder().encode(`${value}`) });
-  }
-  return edits;
-};
+/** Where the host writes by itself. */
+export const statusPath = '/instance/status';
+
+/** The files there that say something else. An import of a whole tree takes them away. */
+export const statusEdits = (values: Values, snapshot: Replica['snapshot']): TreeEdit[] =>
+  Object.entries(values).flatMap(([name, value]): TreeEdit[] => {
+    const path = `${statusPath}/${name}`;
+    const bytes = Buffer.from(`${value}`);
+    const there = shown.test(name) ? snapshot.resolve(path)?.bytes : bytes;
+    return there !== undefined && bytes.equals(there) ? [] : [{ op: 'put', path, bytes }];
+  });

@@ -13,6 +13,7 @@ import {
 } from '../tree/index.ts';
 import type { DeviceSession } from './device-session.ts';
 import { HostRefusal } from './host-error.ts';
+import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
 
@@ -45,7 +46,9 @@ export class VmTree {
       vm: options.vm,
       wallMs: Date.now,
       digest: digestOf,
+      errnoOf: keepingErrno,
       audit: options.audit,
+      holdersOutlive: true,
       ...options.kept,
     });
     this.history = new TreeHistory(this.authority.snapshot.revision);

@@ -13,6 +13,8 @@ interface ProcessPart {
 /** Another part is another row here; the build takes it from here too. */
 export const processParts = {
   device: { file: 'device/main.ts', flags: small },
+  watcher: { file: 'qemu/watcher-main.ts', flags: [...small, '--max-old-space-size=32'] },
+  keeper: { file: 'device/keeper-main.ts', flags: small },
 } as const satisfies Record<string, ProcessPart>;
 
 export const threadParts = {

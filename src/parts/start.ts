@@ -12,6 +12,10 @@ export const partPrefix = 'part:';
 
 const sourceUrl = (file: string): URL => new URL(`../${file}`, import.meta.url);
 
+/** A file of the checkout, given from its root; undefined in the executable, which has none. */
+export const checkoutFile = (file: string): string | undefined =>
+  isSea() ? undefined : fileURLToPath(new URL(`../../${file}`, import.meta.url));
+
 /** Program and arguments that start a part as a process; what the part itself is told comes after them. */
 export const commandOf = (part: ProcessPartName): readonly [string, ...string[]] => {
   const { file, flags } = processParts[part];

@@ -63,7 +63,6 @@ export interface HostPort {
    */
   checkSpec(text: string, options?: CallOptions): Promise<readonly FileProblem[]>;
 
-  /** How to give the VM's device to a machine that others start. */
   /** What a machine that others start needs to have this VM's device. */
   attachment(vm: VmRef, machine: AttachedMachine, options?: CallOptions): Promise<Attachment>;
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */

@@ -12,7 +12,7 @@
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
  * | region | `uid/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it |
  * | region | `tree/VMID/…` | the host | the tree |
- * | region | `operation/ID`, `idempotency/…`, `outbox/…` | managers | |
+ * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
  *
  * **A host's side of it.** It acts on `vm/` as it stands, whatever it missed in between, and writes the `generation` that
@@ -122,8 +122,17 @@ export const operationStates = ['pending', 'running', 'succeeded', 'failed', 'ca
 export const OperationRecord = z.looseObject({
   id: z.string(),
   account: z.string(),
-  kind: z.enum(['vm.create', 'vm.start', 'vm.stop', 'vm.reboot', 'vm.delete', 'image.add', 'image.remove']),
-  /** What it is about: a VM's name and id, or an image. */
+  kind: z.enum([
+    'vm.create',
+    'vm.start',
+    'vm.stop',
+    'vm.reboot',
+    'vm.delete',
+    'image.add',
+    'image.remove',
+    'key.rotate',
+  ]),
+  /** What it is about: a VM's name and id, an image, or which keys. */
   target: z.looseObject({ name: z.string(), id: z.string().optional(), version: z.string().optional() }),
   /** Of the VM's record, for an operation that the host brings about. */
   generation: z.int().nonnegative().optional(),

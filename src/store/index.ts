@@ -2,7 +2,7 @@ export { StoreError, type StoreErrorCode } from './error.ts';
 export { compareKeys, keyBytes, keyText, prefixRange } from './keys.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';
 export { createKeyFile } from './seal.ts';
-export { openStores, type Stores, type StoresOptions } from './sqlite-stores.ts';
+export { openStores, type RotateOptions, type Stores, type StoresOptions } from './sqlite-stores.ts';
 export { type StateChange, type StateEntry, StateFile, type StateFileOptions } from './state-file.ts';
 export {
   type CallOptions,

@@ -33,6 +33,15 @@ export interface LogPart {
   readonly next: number;
 }
 
+/** What one step of sealing anew did. */
+export interface Resealed {
+  /** The row to go on from; undefined after the last step. */
+  readonly next: number | undefined;
+  /** Rows that were looked at, and of those the values that were sealed. */
+  readonly rows: number;
+  readonly resealed: number;
+}
+
 type Row = Record<string, unknown>;
 type Bytes = Uint8Array<ArrayBuffer>;
 
@@ -298,27 +307,30 @@ export class SqliteEngine {
     return to === revision;
   }
 
-  /**
-   * One step: seals anew, by the newest data key, what `isRecent` denies, from row `from` on.
-   * @returns the row to go on from; undefined when that was the last step
-   */
-  reseal(from: number, isRecent: (sealed: Uint8Array) => boolean): { next: number | undefined; resealed: number } {
+  /** All that `reseal` has to look at. */
+  countRows(): number {
+    return this.#get(`SELECT count(*) AS count FROM ${this.name}_log`)!['count'] as number;
+  }
+
+  /** One step: seals anew, by the newest data key, what `isRecent` denies, from row `from` on. */
+  reseal(from: number, isRecent: (sealed: Uint8Array) => boolean): Resealed {
     let bytes = 0;
     let resealed = 0;
     let next: number | undefined;
     const found: { id: number; key: Bytes; revision: number; value: Bytes }[] = [];
     const rows = this.#prepare(
-      `SELECT id, key, revision, value FROM ${this.name}_log WHERE id >= ? AND value IS NOT NULL ORDER BY id LIMIT 501`,
+      `SELECT id, key, revision, value FROM ${this.name}_log WHERE id >= ? ORDER BY id LIMIT 501`,
     ).iterate(from);
     let seen = 0;
     for (const row of rows) {
       const id = row['id'] as number;
-      if (seen++ === 500 || bytes > limits.pageBytes) {
+      if (seen === 500 || bytes > limits.pageBytes) {
         next = id;
         break;
       }
-      const value = row['value'] as Bytes;
-      if (isRecent(value)) continue;
+      seen++;
+      const value = row['value'] as Bytes | null;
+      if (value === null || isRecent(value)) continue;
       bytes += value.length;
       found.push({ id, key: row['key'] as Bytes, revision: row['revision'] as number, value });
     }
@@ -329,7 +341,7 @@ export class SqliteEngine {
       resealed++;
       this.#sealed++;
     }
-    return { next, resealed };
+    return { next, rows: seen, resealed };
   }
 
   /** Opens every value there is. STORE_DAMAGED. */

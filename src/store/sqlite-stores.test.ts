@@ -128,12 +128,10 @@ test('Store says that a value was exchanged when values are swapped in the file'
     await put(stores.region, 'user', 'mallory');
     await put(stores.region, 'admin', 'alice');
   }
-  edit(
-    options.directory,
-    `UPDATE region_log SET value = (SELECT value FROM region_log WHERE key = x'${Buffer.from('user').toString('hex')}')
-     WHERE key = x'${Buffer.from('admin').toString('hex')}'`,
-  );
+  const swap = `UPDATE region_log SET value = (SELECT value FROM region_log WHERE key = x'${Buffer.from('user').toString('hex')}')
+     WHERE key = x'${Buffer.from('admin').toString('hex')}'`;
   await using stores = await openStores(options);
+  edit(options.directory, swap);
   assert.equal(await read(stores.region, 'user'), 'mallory');
   await rejectsWith(
     read(stores.region, 'admin'),
@@ -142,6 +140,8 @@ test('Store says that a value was exchanged when values are swapped in the file'
   );
   await put(stores.region, 'admin', 'alice');
   assert.equal(await read(stores.region, 'admin'), 'alice');
+  await stores.close();
+  await rejectsWith(openStores(options), 'STORE_DAMAGED', /"admin" at revision 2/);
 });
 
 test('openStores says which key is needed when the key file is wrong, missing or open to others', async (t) => {

@@ -4,6 +4,7 @@ import { dirname, join } from 'node:path';
 import { backup, DatabaseSync } from 'node:sqlite';
 import { StoreError, toStoreError } from './error.ts';
 import { makePrivate, syncToDisk } from './files.ts';
+import type { Resealed } from './sqlite-engine.ts';
 import { type SqliteFileOptions, type StoreName, storeFileName, storeNames } from './sqlite-file.ts';
 import { SqliteStore } from './sqlite-store.ts';
 import { type CallOptions, type Clock, type Store, systemClock } from './store.ts';
@@ -14,6 +15,11 @@ export interface StoresOptions extends SqliteFileOptions {
   readonly clock?: Clock;
   /** History is kept for at least so many revisions and at most twice as many. Default 10,000. */
   readonly retainRevisions?: number;
+}
+
+export interface RotateOptions extends CallOptions {
+  /** Told after every step, in rows of both stores: how many were looked at, of how many. */
+  readonly onProgress?: (done: number, total: number) => void;
 }
 
 export interface Stores extends AsyncDisposable {
@@ -34,7 +40,7 @@ export interface Stores extends AsyncDisposable {
    * old keys stay readable, and the next rotation does the rest.
    * @returns how many values it sealed
    */
-  rotateDataKey(options?: CallOptions): Promise<number>;
+  rotateDataKey(options?: RotateOptions): Promise<number>;
 
   /** From now on the key in another file opens the store; the old one opens earlier backups only. STORE_KEY_*. */
   changeKeyFile(keyFile: string): Promise<void>;
@@ -61,17 +67,20 @@ class SqliteStores implements Stores {
     await backupFile(join(this.#directory, storeFileName), file);
   }
 
-  async rotateDataKey({ signal }: CallOptions = {}): Promise<number> {
+  async rotateDataKey({ signal, onProgress }: RotateOptions = {}): Promise<number> {
     const oldest = await this.#link.ask({ kind: 'newDataKey' }, signal);
+    const counts = await Promise.all(storeNames.map((store) => this.#link.ask({ kind: 'countRows', store }, signal)));
+    const total = counts.reduce((sum, count) => sum + count);
+    let rows = 0;
     let resealed = 0;
     for (const store of storeNames) {
       let from: number | undefined = 0;
       while (from !== undefined) {
-        const step: { readonly next: number | undefined; readonly resealed: number } = await this.#link.ask(
-          { kind: 'reseal', store, oldest, from },
-          signal,
-        );
+        const step: Resealed = await this.#link.ask({ kind: 'reseal', store, oldest, from }, signal);
         resealed += step.resealed;
+        rows += step.rows;
+        // Rows that come meanwhile are under the new key already, and are looked at as well.
+        onProgress?.(Math.min(rows, total), total);
         from = step.next;
       }
     }

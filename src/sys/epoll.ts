@@ -5,6 +5,8 @@ const { result } = libc;
 
 export const EPOLLIN = 0x001;
 export const EPOLLOUT = 0x004;
+/** Told once for each time that it becomes ready, not for as long as it is. An eventfd: for each time that it is written. */
+export const EPOLLET = 1 << 31;
 
 const EPOLL_CLOEXEC = 0o2000000;
 const EPOLL_CTL_ADD = 1;

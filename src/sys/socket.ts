@@ -1,15 +1,18 @@
 /** Unix sockets with descriptors in their messages (SCM_RIGHTS). */
 import { EINVAL, ENAMETOOLONG, EPROTO } from '../wire/index.ts';
+import { setNonBlocking } from './fd.ts';
 import * as libc from './libc.ts';
 
 const { result } = libc;
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_SEQPACKET = 5;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
 const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
+const MSG_PEEK = 0x2;
 const MSG_CTRUNC = 0x8;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
@@ -28,6 +31,11 @@ function unixAddress(path: string): Uint8Array | number {
   return address;
 }
 
+/** Bytes, or whole messages with the limits between them kept. */
+export type SocketKind = 'stream' | 'packets';
+
+const typeOf = (kind: SocketKind): number => (kind === 'stream' ? SOCK_STREAM : SOCK_SEQPACKET);
+
 /** A connected pair of stream sockets. */
 export function socketPair(): [number, number] | number {
   const pair = new Int32Array(new ArrayBuffer(8));
@@ -36,10 +44,10 @@ export function socketPair(): [number, number] | number {
 }
 
 /** A non-blocking socket that listens at `path`; the path must be free. The mode of its file follows the umask. */
-export function listenUnix(path: string, backlog = 8): number {
+export function listenUnix(path: string, backlog = 8, kind: SocketKind = 'stream'): number {
   const address = unixAddress(path);
   if (typeof address === 'number') return address;
-  const fd = result(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  const fd = result(libc.socket(AF_UNIX, typeOf(kind) | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (fd < 0) return fd;
   let error = result(libc.bindSocket(fd, address, address.length));
   if (error === 0) error = result(libc.listen(fd, backlog));
@@ -51,13 +59,14 @@ export function listenUnix(path: string, backlog = 8): number {
 /** The next connection, non-blocking; -EAGAIN when there is none. */
 export const accept = (fd: number): number => result(libc.accept4(fd, null, null, SOCK_CLOEXEC | SOCK_NONBLOCK));
 
-/** Connects to `path` and waits for it. The socket blocks. */
-export function connectUnix(path: string): number {
+/** Connects to `path`, and waits for it unless it is told not to: then -EAGAIN when its backlog is full. The socket blocks. */
+export function connectUnix(path: string, kind: SocketKind = 'stream', waits = true): number {
   const address = unixAddress(path);
   if (typeof address === 'number') return address;
-  const fd = result(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const fd = result(libc.socket(AF_UNIX, typeOf(kind) | SOCK_CLOEXEC | (waits ? 0 : SOCK_NONBLOCK), 0));
   if (fd < 0) return fd;
-  const error = result(libc.connect(fd, address, address.length));
+  let error = result(libc.connect(fd, address, address.length));
+  if (error === 0 && !waits) error = setNonBlocking(fd, false);
   if (error === 0) return fd;
   libc.close(fd);
   return error;
@@ -66,6 +75,22 @@ export function connectUnix(path: string): number {
 /** Sends without waiting and without SIGPIPE; may be short. */
 export const send = (fd: number, buffer: Uint8Array, bytes = buffer.byteLength): number =>
   bytes > buffer.byteLength ? -EINVAL : result(libc.send(fd, buffer, bytes, MSG_NOSIGNAL | MSG_DONTWAIT));
+
+/** Receives up to `bytes` bytes without waiting; descriptors that came with them are gone. -ENOTSOCK for what is no socket. */
+export function receive(fd: number, buffer: Uint8Array, bytes: number): number {
+  if (bytes > buffer.byteLength) return -EINVAL;
+  const iov = { base: buffer, length: bytes };
+  const message: libc.MessageHeader = {
+    name: null,
+    nameLength: 0,
+    iov,
+    iovLength: 1,
+    control: null,
+    controlLength: 0,
+    flags: 0,
+  };
+  return result(libc.recvmsg(fd, message, MSG_DONTWAIT));
+}
 
 /** `struct cmsghdr`: u64 length, i32 level, i32 type, then the data, padded to 8. */
 const CMSG_HEADER_BYTES = 16;
@@ -96,7 +121,8 @@ export function sendWithFds(fd: number, buffer: Uint8Array, bytes: number, fds: 
 
 /**
  * Receives up to `bytes` bytes into `buffer` without waiting, and appends the descriptors that came with them to `fds`,
- * which become the caller's. Where more came than `mostFds`, all are closed and the result is -EPROTO.
+ * which become the caller's. Where more came than `mostFds`, all are closed and the result is -EPROTO. `how` 'peek' leaves
+ * what it read in the socket; the descriptors are copies then, the caller's all the same.
  */
 export function receiveWithFds(
   fd: number,
@@ -104,6 +130,7 @@ export function receiveWithFds(
   bytes: number,
   fds: number[],
   mostFds = MAX_FDS,
+  how: 'take' | 'peek' = 'take',
 ): number {
   if (bytes > buffer.byteLength) return -EINVAL;
   const control = new DataView(new ArrayBuffer(CONTROL_BYTES));
@@ -116,7 +143,8 @@ export function receiveWithFds(
     controlLength: CMSG_HEADER_BYTES + Math.min(mostFds, MAX_FDS) * 4,
     flags: 0,
   };
-  const received = result(libc.recvmsg(fd, message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC));
+  const flags = MSG_DONTWAIT | MSG_CMSG_CLOEXEC | (how === 'peek' ? MSG_PEEK : 0);
+  const received = result(libc.recvmsg(fd, message, flags));
   if (received < 0) return received;
   const first = fds.length;
   for (let at = 0; at + CMSG_HEADER_BYTES <= message.controlLength; ) {

@@ -45,7 +45,14 @@ export interface AuthorityOptions {
   readonly audit: AuditSink;
   /** Keeps commits before they are published. Those that it can't keep never were: their callers get EIO. */
   readonly persist?: Persist;
+  /** What a caller is told of a commit that could not be kept. Default: EIO. */
+  readonly errnoOf?: (failure: Error) => number;
   readonly restored?: Restored;
+  /**
+   * Replicas go on while the keeper of the tree is replaced: what they may have open without a name is kept too, and a
+   * subscription that ends says nothing of its holder. `holdersAre` says who is left.
+   */
+  readonly holdersOutlive?: boolean;
   /** Told when a subscriber threw, which is a bug: the commit stands and the others are told of it. Default: throws it later. */
   readonly listenerThrew?: (error: unknown) => void;
 }
@@ -133,6 +140,7 @@ export class Authority {
     );
     this.#pipeline = new Pipeline(options.persist ?? (() => undefined), (error, steps) => this.#rollBack(error, steps));
     if (options.restored !== undefined) this.#restore(options.restored);
+    if (options.holdersOutlive === true) this.#holders.add(UNKNOWN);
   }
 
   /** The tree as it is kept: for exports, explanations and APIs. */
@@ -176,10 +184,23 @@ export class Authority {
     this.#holders.add(holder);
     const leave = this.#publisher.subscribe(this.full(), told);
     return () => {
-      if (!leave()) return;
-      this.#holders.delete(holder);
-      for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
+      if (leave() && this.#options.holdersOutlive !== true) this.#endHolder(holder);
     };
+  }
+
+  /** All others are gone for good: what only they may have open goes, and what is remembered of them. */
+  holdersAre(holders: readonly string[]): void {
+    const alive = new Set(holders);
+    for (const holder of alive) this.#holders.add(holder);
+    // Whoever held something before this tree was restored is one of them, or gone.
+    for (const held of this.#orphans.values()) if (held.has(UNKNOWN)) for (const holder of alive) held.add(holder);
+    for (const holder of [...this.#holders]) if (!alive.has(holder)) this.#endHolder(holder);
+    for (const holder of this.rememberedHolders()) if (!alive.has(holder)) void this.forgetHolder(holder);
+  }
+
+  #endHolder(holder: string): void {
+    this.#holders.delete(holder);
+    for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
   }
 
   /**
@@ -342,11 +363,11 @@ export class Authority {
         records: { ...this.#records, nextIno, guestWritten },
         applied: sequence === undefined ? undefined : { holder, sequence, outcome },
         kept: () => settle(outcome),
-        refused: () => settle(refused(EIO)),
+        refused: (failure) => settle(refused(this.#errnoOf(failure))),
       });
     } catch (error) {
       if (error !== this.#persistFailure) throw error;
-      settle(refused(EIO));
+      settle(refused(this.#errnoOf(this.#persistFailure!)));
     }
   }
 
@@ -378,7 +399,11 @@ export class Authority {
   /** Answers what changes nothing, after all that was decided before: it may follow from that. */
   #answer(outcome: Outcome, settle: Settle): void {
     if (this.#pipeline.idle) settle(outcome);
-    else this.#enter({ kept: () => settle(outcome), refused: () => settle(refused(EIO)) });
+    else this.#enter({ kept: () => settle(outcome), refused: (failure) => settle(refused(this.#errnoOf(failure))) });
+  }
+
+  #errnoOf(failure: Error): number {
+    return this.#options.errnoOf?.(failure) ?? EIO;
   }
 
   #restore(restored: Restored): void {
@@ -400,6 +425,7 @@ export class Authority {
       usage: this.#ledger.usage,
     });
     for (const applied of restored.applied ?? []) this.#applied.add(applied);
+    for (const node of nodes) if (isUnlinked(node)) this.#orphans.set(node.ino, new Set([UNKNOWN]));
   }
 
   readonly #isGuestWritten = (ino: number): boolean => this.#records.guestWritten.get(ino) === true;
@@ -426,7 +452,13 @@ export class Authority {
     const records = without(decision.records ?? this.#records, remove);
     let commit: Commit | undefined;
     if (changed && !unkept) {
-      commit = this.#commitOf(revision, nodesToKeep(before, next, put, policy), remove, records, decision);
+      commit = this.#commitOf(
+        revision,
+        nodesToKeep(before, next, put, policy, this.#options.holdersOutlive === true),
+        remove,
+        records,
+        decision,
+      );
     } else if (forgotten !== undefined) {
       commit = { revision, nextIno: records.nextIno, put: [], remove: [], forgotten };
     }
@@ -555,11 +587,15 @@ export class Authority {
   #remove(ino: number): void {
     const { snapshot } = this.#head;
     if (snapshot.node(ino)?.parentIno !== 0) return;
-    const draft = new Draft(snapshot, snapshot.revision);
+    const isKept = this.#options.holdersOutlive === true;
+    const draft = isKept ? this.#draft() : new Draft(snapshot, snapshot.revision);
     draft.remove(ino);
-    this.#enter({ draft, unkept: true, kept: () => {}, refused: () => {}, again: () => this.#remove(ino) });
+    this.#enter({ draft, unkept: !isKept, kept: () => {}, refused: () => {}, again: () => this.#remove(ino) });
   }
 }
+
+/** A holder of which a restored tree knows no more than that there may be one. */
+const UNKNOWN = '';
 
 const samePolicy = (a: PolicySpec, b: PolicySpec): boolean => JSON.stringify(a) === JSON.stringify(b);
 

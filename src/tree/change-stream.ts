@@ -6,6 +6,7 @@ import type { Done } from './file-system.ts';
 import { UID_SHARE } from './ledger.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import type { OpenFile } from './open-files.ts';
+import type { OpenJournal } from './open-journal.ts';
 import type { RememberedChange, Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 
@@ -50,11 +51,19 @@ export class ChangeStream {
   /** Commits up to this revision are forgotten. */
   #forgotten: number;
   readonly #waiters = new Set<Waiter>();
+  readonly #journal: OpenJournal | undefined;
   #handles = 0;
   readonly #handlesOf = new Map<number, number>();
 
-  constructor(replica: Replica, way: Way, monotonicMs: () => number, wallMs: () => number) {
+  constructor(
+    replica: Replica,
+    way: Way,
+    monotonicMs: () => number,
+    wallMs: () => number,
+    journal: OpenJournal | undefined,
+  ) {
     this.#replica = replica;
+    this.#journal = journal;
     // No kernel checks what a line tells.
     this.#way = { ...way, kernelChecks: false };
     this.#monotonicMs = monotonicMs;
@@ -106,6 +115,7 @@ export class ChangeStream {
     }
     const bytes = file.rest.subarray(0, sizeBytes);
     file.rest = bytes.length === file.rest.length ? undefined : file.rest.subarray(bytes.length);
+    this.#journal?.tell(file);
     return bytes;
   }
 

@@ -5,14 +5,15 @@ import type { Policy } from './policy.ts';
 import type { Snapshot } from './snapshot.ts';
 
 /**
- * What to keep of what was put, and what not: a node without a name (after a restart nobody can have it open), and what
- * a rule calls `durable: none`. A directory that moves takes what lies below it in or out of such a rule.
+ * What to keep of what was put, and what not: a node without a name (unless `keepsUnlinked`, nobody can have it open after a
+ * restart), and what a rule calls `durable: none`. A directory that moves takes what lies below it in or out of such a rule.
  */
 export function nodesToKeep(
   before: Snapshot,
   next: Snapshot,
   put: readonly Node[],
   policy: Policy,
+  keepsUnlinked: boolean,
 ): { readonly kept: readonly Node[]; readonly unkept: readonly number[] } {
   const concerned = new Map(put.map((node) => [node.ino, node]));
   if (policy.hasVolatileRules) {
@@ -27,7 +28,7 @@ export function nodesToKeep(
   for (const node of concerned.values()) {
     const volatile =
       policy.hasVolatileRules && node.madeBy === 'guest' && policy.effective(next.path(node)).durable === 'none';
-    if (node.parentIno === 0 || volatile) unkept.push(node.ino);
+    if ((node.parentIno === 0 && !keepsUnlinked) || volatile) unkept.push(node.ino);
     else kept.push(node);
   }
   return { kept, unkept };

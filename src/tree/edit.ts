@@ -6,7 +6,8 @@
 import { S_IFDIR, S_IFLNK, S_IFMT, S_IFREG } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
 import { checkName } from './name.ts';
-import { type Node, orphaned, ROOT_INO, sameBytes } from './node.ts';
+import { type Node, ROOT_INO, sameBytes } from './node.ts';
+import { orphan } from './orphan.ts';
 import { type Placing, placeNode, standing, touchParents } from './outside.ts';
 import { CHANGES_NAME } from './policy.ts';
 import { CHANGES_INO } from './replica.ts';
@@ -239,8 +240,7 @@ class Editing {
     const { draft, policy, now } = this.#placing;
     if (node.ino === CHANGES_INO) return;
     if (node.madeBy === 'outside') return draft.remove(node.ino);
-    const { once } = policy.effective(draft.now.path(node));
-    draft.put(orphaned(node, once, draft.revision, now));
+    orphan(draft, policy, node, now);
   }
 }
 

@@ -75,6 +75,8 @@ export interface FileSystem {
   getattr(caller: Caller, ino: number): Node | number;
   /** access(2), where the way in asks us. */
   access(caller: Caller, ino: number, mask: number): number;
+  /** Whether the caller may look names up in a directory. Nobody asked for it, so nothing is recorded. */
+  maySearch(caller: Caller, ino: number): boolean;
   /** `version` as in `open`. */
   readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number;
   /**

@@ -73,6 +73,12 @@ export class Glob {
     this.#segments = segments.at(-1) === ANY_NAMES ? [...segments.slice(0, -1), ANY_NAME, ANY_NAMES] : segments;
   }
 
+  /** The names before its first pattern. */
+  get literalNames(): readonly string[] {
+    const pattern = this.segments.findIndex((segment) => /[*?]/.test(segment));
+    return pattern < 0 ? this.segments : this.segments.slice(0, pattern);
+  }
+
   matches(path: string): boolean {
     return this.matchesNames(namesOf(path));
   }

@@ -19,6 +19,9 @@ export {
 } from './file-system.ts';
 export type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 export { type Acl, type AclEntry, type Node, ROOT_INO, type Time } from './node.ts';
+export type { OpenDirectory } from './open-directories.ts';
+export type { OpenFile } from './open-files.ts';
+export type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 export { CHANGES_NAME, Policy } from './policy.ts';
 export { type Caching, Replica } from './replica.ts';
 export {

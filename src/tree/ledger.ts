@@ -42,6 +42,8 @@ export class Ledger {
   readonly #entries = new Map<number, Entry>();
   /** What lies under each path that a rule bounds, by ino; found out when first asked for. */
   readonly #underRule = new Map<number, Account>();
+  /** Nodes without a name, which are below no directory and yet count where they were. */
+  readonly #unlinked = new Set<number>();
   #policy: Policy | undefined;
 
   get usage(): Usage {
@@ -57,8 +59,8 @@ export class Ledger {
     for (const [uid, growth] of byUid) if (grown(growth, this.#byUid.get(uid), share)) return EDQUOT;
     for (const [ino, growth] of byRule) {
       if (growth.bytes <= 0 && growth.nodes <= 0) continue;
-      const quota = policy.effective(draft.now.path(draft.node(ino)!)).quota!;
-      if (grown(growth, this.#under(draft.base, ino), { ...unbounded, ...quota })) return EDQUOT;
+      const quota = policy.effective(draft.now.ruledPath(draft.node(ino)!)).quota!;
+      if (grown(growth, this.#under(draft.base, policy, ino), { ...unbounded, ...quota })) return EDQUOT;
     }
     return 0;
   }
@@ -83,6 +85,8 @@ export class Ledger {
       if (entry === nothing) this.#entries.delete(ino);
       else this.#entries.set(ino, entry);
       if (draft.node(ino) === undefined) this.#underRule.delete(ino);
+      if (draft.node(ino)?.parentIno === 0) this.#unlinked.add(ino);
+      else this.#unlinked.delete(ino);
     }
   }
 
@@ -122,31 +126,37 @@ export class Ledger {
         addTo(
           byRule,
           ino,
-          this.#count(after, ino, (at) => entryOf(at, guestWritten)),
+          this.#count(after, policy, ino, (at) => entryOf(at, guestWritten)),
           1,
         );
-        addTo(byRule, ino, this.#under(draft.base, ino), -1);
+        addTo(byRule, ino, this.#under(draft.base, policy, ino), -1);
       }
     }
   }
 
-  #under(snapshot: Snapshot, ino: number): Account {
+  #under(snapshot: Snapshot, policy: Policy, ino: number): Account {
     let account = this.#underRule.get(ino);
     if (account === undefined) {
-      account = this.#count(snapshot, ino, (node) => this.#entries.get(node.ino) ?? nothing);
+      account = this.#count(snapshot, policy, ino, (node) => this.#entries.get(node.ino) ?? nothing);
       this.#underRule.set(ino, account);
     }
     return account;
   }
 
-  #count(snapshot: Snapshot, ino: number, entryAt: (node: Node) => Entry): Account {
+  #count(snapshot: Snapshot, policy: Policy, ino: number, entryAt: (node: Node) => Entry): Account {
     const account = { bytes: 0, nodes: 0 };
     const top = snapshot.node(ino);
     if (top === undefined) return account;
-    for (const node of snapshot.descendants(top)) {
+    const add = (node: Node): void => {
       const entry = entryAt(node);
       account.bytes += entry.bytes;
       if (node.ino !== ino) account.nodes += entry.nodes;
+    };
+    for (const node of snapshot.descendants(top)) add(node);
+    for (const unlinked of this.#unlinked) {
+      const node = snapshot.node(unlinked);
+      if (node?.parentIno !== 0 || node === top) continue;
+      for (const bound of bounding(snapshot, policy, node)) if (bound === ino) add(node);
     }
     return account;
   }
@@ -174,11 +184,12 @@ const grown = (growth: Account, used: Account | undefined, limit: Quota): boolea
   (growth.bytes > 0 && growth.bytes + (used?.bytes ?? 0) > limit.bytes) ||
   (growth.nodes > 0 && growth.nodes + (used?.nodes ?? 0) > limit.nodes);
 
-/** The node itself and the directories above it, as far as rules give them a quota. */
+/** The node itself and the directories above it, as far as rules give them a quota: an unlinked one counts where it was. */
 function* bounding(snapshot: Snapshot, policy: Policy, node: Node): Generator<number> {
-  for (let at: Node | undefined = node; at !== undefined && at.parentIno !== 0; at = snapshot.node(at.parentIno)) {
-    if (policy.effective(snapshot.path(at)).quota !== undefined) yield at.ino;
+  for (let at: Node | undefined = node; at !== undefined; ) {
+    if (policy.effective(snapshot.ruledPath(at)).quota !== undefined) yield at.ino;
     if (at.ino === ROOT_INO) return;
+    at = at.parentIno === 0 ? snapshot.lastDirectory(at) : snapshot.node(at.parentIno);
   }
 }
 

@@ -37,7 +37,8 @@ import { ACCESS_XATTR, aclMode, chmodAcl, DEFAULT_XATTR, decodeAcl, inheritAcl, 
 import type { Caller, Way } from './caller.ts';
 import type { Mutation } from './mutation.ts';
 import { checkName } from './name.ts';
-import { isId, type Node, orphaned, ROOT_INO, type Time } from './node.ts';
+import { isId, type Node, ROOT_INO, type Time } from './node.ts';
+import { orphan } from './orphan.ts';
 import { CHANGES_INO, type Replica } from './replica.ts';
 import type { Draft } from './snapshot.ts';
 import { limits } from './spec.ts';
@@ -215,11 +216,6 @@ function height(draft: Draft, node: Node): number {
   return most;
 }
 
-/** Takes a node's name away; who has it open keeps it. */
-function orphan({ draft, now, replica }: MutationContext, node: Node): void {
-  draft.put(orphaned(node, replica.facts(node).effective.once, draft.revision, now));
-}
-
 /** 0 if the caller may take `node` out of `directory`. */
 function mayRemove(context: MutationContext, directory: Node, node: Node, caller: Caller): number {
   // Root is told the real reason: it may write any directory, as on a disk.
@@ -238,7 +234,7 @@ function unlink({ caller, parentIno, name }: Of<'unlink'>, context: MutationCont
   const errno = mayRemove(context, parent, node, caller);
   if (errno !== 0) return refuse(errno, node);
   if (isDirectory(node)) return refuse(EISDIR);
-  orphan(context, node);
+  orphan(draft, context.replica.policy, node, context.now);
   touchDirectory(context, parentIno);
   return done(node);
 }
@@ -253,7 +249,7 @@ function rmdir({ caller, parentIno, name }: Of<'rmdir'>, context: MutationContex
   if (errno !== 0) return refuse(errno, node);
   if (!isDirectory(node)) return refuse(ENOTDIR);
   if (draft.entryCount(node.ino) > 0) return refuse(ENOTEMPTY);
-  orphan(context, node);
+  orphan(draft, context.replica.policy, node, context.now);
   touchDirectory(context, parentIno);
   return done(node);
 }
@@ -295,7 +291,7 @@ function rename(mutation: Of<'rename'>, context: MutationContext): MutationResul
     if (!isDirectory(over) && isDirectory(node)) return refuse(ENOTDIR);
     if (isDirectory(over) && draft.entryCount(over.ino) > 0) return refuse(ENOTEMPTY);
     if (isWithin(draft, from, over)) return refuse(ENOTEMPTY);
-    orphan(context, over);
+    orphan(draft, context.replica.policy, over, now);
   }
   if (depth(draft, to) + 1 + height(draft, node) > limits.depth) return refuse(ENAMETOOLONG);
   if (flags === RENAME_EXCHANGE && depth(draft, from) + 1 + height(draft, over!) > limits.depth)

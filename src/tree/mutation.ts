@@ -91,4 +91,6 @@ export type Settle = (outcome: Outcome) => void;
 export interface Upstream {
   /** Reads `mutation` during the call only, its `data` and `value` too; what has to outlive it is copied. */
   submit(mutation: Mutation, settle: Settle): void;
+  /** Whether the request at hand has submitted its next mutation before, in an earlier life of this process. */
+  isResumed?(): boolean;
 }

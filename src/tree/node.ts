@@ -6,6 +6,8 @@ export interface Node {
   readonly parentIno: number;
   /** Its name in that directory, valid Unicode; '' for the root. */
   readonly name: string;
+  /** Where it was when it lost its name, if rules guarded or counted it there: they still do, for who has it open. */
+  readonly lastPath?: string;
   readonly madeBy: 'outside' | 'guest';
   /** File type and permission bits (`S_IFMT | 07777`), as decisions use them; what a guest is shown may differ (`shownMode`). */
   readonly mode: number;
@@ -63,12 +65,24 @@ export const ROOT_INO = 1;
 /** Whether a number is a uid or gid. 2^32 − 1 is none: it means "no change" to chown(2). */
 export const isId = (id: number): boolean => id >>> 0 === id && id !== 0xffff_ffff;
 
-/** A node whose name was taken away. A `once` value goes with its name: no rule would guard it without one. */
-export const orphaned = (node: Node, losesValue: boolean, revision: number, now: Time): Node => ({
+/** What is remembered of where an unlinked node was; a guest may hold thousands of them. */
+export const LAST_PATH_CHARACTERS = 1024;
+
+/**
+ * A node whose name was taken away. A `once` value goes with its name, and so does one that rules guarded at a path that is
+ * too long to be remembered: no rule would guard it any more. `lastPath` undefined: no rule speaks of it.
+ */
+export const orphaned = (
+  node: Node,
+  { losesValue, lastPath }: { readonly losesValue: boolean; readonly lastPath: string | undefined },
+  revision: number,
+  now: Time,
+): Node => ({
   ...node,
   ...(losesValue && node.bytes !== undefined
     ? { burned: true, bytes: new Uint8Array(), sizeBytes: 0, dataRevision: revision }
     : {}),
+  ...(lastPath === undefined ? {} : { lastPath: lastPath.slice(0, LAST_PATH_CHARACTERS) }),
   parentIno: 0,
   nlink: 0,
   revision,

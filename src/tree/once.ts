@@ -15,7 +15,8 @@ export function onceChanged(draft: Draft, next: Snapshot, before: Policy, policy
   for (const node of policy === before ? movedWithParent(draft, next) : next.nodes.values()) {
     if (draft.touched.has(node.ino) || node.sizeBytes === 0) continue;
     const old = draft.base.node(node.ino)!;
-    if (policy.effective(next.path(node)).once !== before.effective(draft.base.path(old)).once) nodes.push(node);
+    if (policy.effective(next.ruledPath(node)).once !== before.effective(draft.base.ruledPath(old)).once)
+      nodes.push(node);
   }
   return nodes;
 }
@@ -27,7 +28,7 @@ export function withoutOnceValues(delta: Delta, snapshot: Snapshot, policy: Poli
     node.bytes !== undefined &&
     node.sizeBytes > 0 &&
     (node.mode & S_IFMT) === S_IFREG &&
-    policy.effective(snapshot.path(node)).once
+    policy.effective(snapshot.ruledPath(node)).once
       ? { ...node, bytes: undefined }
       : node,
   );

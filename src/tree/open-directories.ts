@@ -18,6 +18,10 @@ export class OpenDirectory implements DirectoryHandle {
   /** Where `at` was last: kernels go through a listing in order. `#rank` is that of `#index`, or past the end. */
   #index = 0;
   #rank = 0;
+  /** What has to be added to an index: names came or went before it since a predecessor told it. */
+  #shift = 0;
+  /** Where the journal keeps it; 0: nowhere. */
+  record = 0;
 
   /** `caller` is kept. */
   constructor(ino: number, caller: Caller, files: OpenFiles) {
@@ -48,10 +52,20 @@ export class OpenDirectory implements DirectoryHandle {
 
   rewind(): void {
     this.#entries = undefined;
+    this.#shift = 0;
+  }
+
+  /** Has `index` name the first entry after `name`: the listing is a new one, and the index is of an old one. */
+  resume(index: number, name: string): void {
+    const rank = (this.#entries ?? NameMap.empty).rankAfter(name);
+    let shown = 0;
+    for (let at = this.#nextShown(0); at < rank; at = this.#nextShown(at + 1)) shown++;
+    this.#shift = shown - index;
   }
 
   /** The entry of that index among those that the caller is told of. */
-  at(index: number): readonly [name: string, ino: number] | undefined {
+  at(asked: number): readonly [name: string, ino: number] | undefined {
+    const index = asked + this.#shift;
     const entries = this.#entries ?? NameMap.empty;
     if (this.#hidden === undefined) return entries.at(index);
     if (index < this.#index) {

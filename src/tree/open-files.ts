@@ -4,6 +4,7 @@ import type { Caller } from './caller.ts';
 import type { Handle } from './file-system.ts';
 import { UID_SHARE } from './ledger.ts';
 import type { Node } from './node.ts';
+import type { OpenJournal } from './open-journal.ts';
 
 export const openLimits = {
   /** Files and directories open at once in a VM; a uid may have a quarter. */
@@ -34,6 +35,8 @@ export class OpenFile implements Handle {
   toldRevision: number;
   rest: Uint8Array | undefined;
   open = true;
+  /** Where the journal keeps it; 0: nowhere. */
+  record = 0;
   /** Neighbours among the open files of the same ino, which `OpenFiles` keeps. */
   previous: OpenFile | undefined;
   next: OpenFile | undefined;
@@ -58,6 +61,12 @@ export class OpenFile implements Handle {
 
   get node(): Node {
     return this.#node;
+  }
+
+  /** Its version, which was not known when a successor opened it. */
+  find(node: Node): void {
+    this.stale = false;
+    this.#node = node;
   }
 
   /** Lets the bytes of its version go. */
@@ -93,6 +102,11 @@ export class OpenFiles {
   /** Old versions that handles pin, oldest first. */
   readonly #oldVersions = new Map<Node, Set<OpenFile>>();
   #oldBytes = 0;
+  readonly #journal: OpenJournal | undefined;
+
+  constructor(journal?: OpenJournal) {
+    this.#journal = journal;
+  }
 
   /** 0, ENFILE when the VM has too many open, EMFILE when the uid has. */
   room(uid: number): number {
@@ -204,11 +218,15 @@ export class OpenFiles {
     if (pinning === undefined) {
       this.#oldVersions.set(file.node, (pinning = new Set()));
       this.#oldBytes += file.node.sizeBytes;
+      this.#journal?.keepVersion(file.node);
     }
     pinning.add(file);
     while (this.#oldBytes > openLimits.oldVersionBytes) {
       const [oldest, pinning] = this.#oldVersions.entries().next().value!;
-      for (const stale of pinning) stale.giveUp();
+      for (const stale of pinning) {
+        stale.giveUp();
+        this.#journal?.giveUp(stale);
+      }
       this.#forget(oldest);
     }
   }
@@ -229,6 +247,7 @@ export class OpenFiles {
   }
 
   #forget(version: Node): void {
+    this.#journal?.forgetVersion(version);
     this.#oldVersions.delete(version);
     this.#oldBytes -= version.sizeBytes;
   }

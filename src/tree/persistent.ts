@@ -151,6 +151,20 @@ export class NameMap {
     return undefined;
   }
 
+  /** How many entries are not after `name`. */
+  rankAfter(name: string): number {
+    let at = this.#root;
+    let rank = 0;
+    while (at !== undefined) {
+      if (name < at.name) at = at.left;
+      else {
+        rank += sizeOf(at.left) + 1;
+        at = at.right;
+      }
+    }
+    return rank;
+  }
+
   set(name: string, ino: number): NameMap {
     const [left, right] = split(this.#root, name);
     const leaf: Branch = { name, ino, priority: Math.random(), left: undefined, right: undefined, size: 1 };

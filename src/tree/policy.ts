@@ -1,5 +1,6 @@
 /** The rules of a spec, compiled: what they say of a path, and which rule is the more specific. */
 import { Glob, namesOf } from './glob.ts';
+import { RuleIndex } from './rule-index.ts';
 import type { Group, PolicySpec, Quota, Rule, RuleAclEntry } from './spec.ts';
 
 /** Whether a rule's path is a pattern. */
@@ -160,7 +161,7 @@ export class Policy {
   readonly hides: boolean;
   /** Whether any value can be read once only. */
   readonly hasOnce: boolean;
-  readonly #rules: readonly Compiled[];
+  readonly #rules: RuleIndex<Compiled>;
   /** Those by which an answer can depend on who asks, when or how often, beyond modes and ACLs. */
   readonly #special: readonly Compiled[];
   /** By the rules that match. Guests choose names and so, where patterns overlap, which: bounded. */
@@ -170,12 +171,13 @@ export class Policy {
 
   constructor(spec: PolicySpec) {
     this.spec = spec;
-    this.#rules = spec.rules.map(compile).toSorted(bySpecificity);
+    const rules = spec.rules.map(compile).toSorted(bySpecificity);
+    this.#rules = new RuleIndex(rules);
     this.hasQuotas = spec.rules.some((rule) => rule.quota !== undefined);
     this.hasVolatileRules = spec.rules.some((rule) => rule.durable === 'none');
     this.hasOnce = spec.rules.some((rule) => rule.once === true);
     this.hides = spec.rules.some((rule) => rule.hidden === true);
-    this.#special = this.#rules.filter((compiled) => {
+    this.#special = rules.filter((compiled) => {
       const { special, writeOnce } = combine([compiled]);
       return special || writeOnce;
     });
@@ -190,7 +192,7 @@ export class Policy {
   /** What the rules say of a normalised absolute path. */
   effective(path: string): Effective {
     const names = namesOf(path);
-    const matching = this.#rules.filter((compiled) => compiled.glob.matchesNames(names));
+    const matching = this.#rules.matching(names);
     const key = matching.map((compiled) => compiled.index).join();
     let effective = this.#effective.get(key);
     if (effective === undefined) {

@@ -41,7 +41,8 @@ export function recordsOf(restored: Restored): { readonly nodes: readonly Node[]
   const known = new Map(restored.nodes.map(({ node }) => [node.ino, node]));
   const nodes: Node[] = [];
   for (const { node, base, keepBytes } of restored.nodes) {
-    if (!isAnchored(node, known)) continue;
+    // One without a name lies nowhere: it was kept because somebody may have it open.
+    if (node.parentIno !== 0 && !isAnchored(node, known)) continue;
     nodes.push(node);
     if (base !== undefined) bases = bases.set(node.ino, base);
     if (keepBytes && node.madeBy === 'outside') guestWritten = guestWritten.set(node.ino, true);

@@ -87,11 +87,7 @@ export class Replica {
 
   /**
    * Becomes the next revision, and tells the listeners. A full delta comes first, and again from every later host daemon.
-<<<<<<< HEAD
-   * `made`: what the next revision is, by whoever has made it already.
-=======
    * `made`: what applying it gives, by whoever has made that already.
->>>>>>> 1b7d054
    */
   apply(told: Delta, made?: Made): void {
     const before = this.#snapshot;
@@ -142,7 +138,7 @@ export class Replica {
   }
 
   #deduce(node: Node): Facts {
-    const path = this.#snapshot.path(node);
+    const path = this.#snapshot.ruledPath(node);
     const effective = this.#policy.effective(path);
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
     return {

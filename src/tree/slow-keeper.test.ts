@@ -5,8 +5,8 @@ import { aimed, edit, editCondition, mutation, specs } from '../../test/tree/his
 import { checkTree, nodesOf } from '../../test/tree/invariants.ts';
 import { app, root, SlowKeeper } from '../../test/tree/keepers.ts';
 import { commitNow, digest, specOf, TestClock, type WorldSpec } from '../../test/tree/world.ts';
-import { EIO, ENOENT, S_IFMT } from '../wire/index.ts';
-import { Authority, type Edited, type Loaded } from './authority.ts';
+import { EIO, ENOENT, ENOSPC, S_IFMT } from '../wire/index.ts';
+import { Authority, type AuthorityOptions, type Edited, type Loaded } from './authority.ts';
 import { type Way, ways } from './caller.ts';
 import { APPLIED_KEPT, type Commit } from './commit.ts';
 import type { Change } from './delta.ts';
@@ -319,10 +319,10 @@ test('Authority does what one without a keeper does when its keeper is slow, fai
 });
 
 /** One tree, its slow keeper, and a shorthand to ask for things in /guest. */
-async function begin(content: WorldSpec = { content: { guest: {} } }) {
+async function begin(content: WorldSpec = { content: { guest: {} } }, more: Pick<AuthorityOptions, 'errnoOf'> = {}) {
   const keeper = new SlowKeeper();
   const clock = new TestClock();
-  const options = { vm: 'test', digest, audit: () => true, wallMs: clock.wallMs, persist: keeper.persist };
+  const options = { vm: 'test', digest, audit: () => true, wallMs: clock.wallMs, persist: keeper.persist, ...more };
   const authority = new Authority(options);
   const turn = () => new Promise(setImmediate);
   const { durable } = authority.load(specOf(content));
@@ -357,6 +357,17 @@ test('commit gathers into one batch what comes while another is being kept, and 
   assert.equal(await authority.settled(), undefined);
   create('c');
   assert.deepEqual(answered(), ['c 17'], 'nothing is under way: a refusal is answered at once');
+});
+
+test('commit answers with the errno that is named for what could not be kept', async () => {
+  const { keeper, create, answered } = await begin(undefined, {
+    errnoOf: ({ message }) => (/full/.test(message) ? ENOSPC : EIO),
+  });
+  create('a');
+  create('a');
+  keeper.fail();
+  await new Promise(setImmediate);
+  assert.deepEqual(answered(), [`a ${ENOSPC}`, `a ${ENOSPC}`]);
 });
 
 test('commit refuses all that was decided on what could not be kept, and gives out no number twice', async () => {

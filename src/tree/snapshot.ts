@@ -31,9 +31,26 @@ export class Snapshot {
     return ino === undefined ? undefined : this.nodes.get(ino);
   }
 
-  /** Absolute path of a node; an unlinked one's is its last name with ` (deleted)`, as in /proc. */
+  /** The path by which rules are found: an unlinked node's is the one that it had. */
+  ruledPath(node: Node): string {
+    return node.lastPath ?? this.path(node);
+  }
+
+  /** The lowest directory that is left of those that an unlinked node was in. */
+  lastDirectory({ lastPath = '/' }: Node): Node {
+    let directory = this.nodes.get(ROOT_INO)!;
+    for (const name of lastPath.split('/').slice(1, -1)) {
+      const next = this.child(directory.ino, name);
+      if (next === undefined || (next.mode & S_IFMT) !== S_IFDIR) break;
+      directory = next;
+    }
+    return directory;
+  }
+
+  /** Absolute path of a node; an unlinked one's is the one that it had, or its last name, with ` (deleted)`, as in /proc. */
   path(node: Node): string {
     if (node.ino === ROOT_INO) return '/';
+    if (node.lastPath !== undefined) return `${node.lastPath} (deleted)`;
     let path = '';
     let at: Node | undefined = node;
     while (at !== undefined && at.ino !== ROOT_INO) {

@@ -22,6 +22,7 @@ import {
   X_OK,
 } from '../wire/index.ts';
 import { isDirectory } from './access.ts';
+import { Adoption } from './adoption.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Caller, Way } from './caller.ts';
@@ -43,6 +44,7 @@ import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
 import { OpenFile, OpenFiles, openMask } from './open-files.ts';
+import type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
 import { statFs } from './stat-fs.ts';
@@ -55,6 +57,8 @@ export interface TreeFileSystemOptions {
   readonly audit: AuditSink;
   readonly vm: string;
   readonly clock: Clock;
+  /** What outlives this process. */
+  readonly journal?: OpenJournal;
 }
 
 const NOTHING = new Uint8Array();
@@ -71,7 +75,9 @@ export class TreeFileSystem implements FileSystem {
   readonly #clock: Clock;
   readonly #stream: ChangeStream;
   readonly #listeners = new Set<(changes: readonly Change[]) => void>();
-  #files = new OpenFiles();
+  readonly #journal: OpenJournal | undefined;
+  #files: OpenFiles;
+  readonly #adoption = new Adoption();
   readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
     name: '',
     ino: 0,
@@ -86,11 +92,34 @@ export class TreeFileSystem implements FileSystem {
     this.#upstream = options.upstream;
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
-    this.#stream = new ChangeStream(options.replica, options.way, options.clock.monotonicMs, options.clock.wallMs);
+    const { monotonicMs, wallMs } = options.clock;
+    this.#journal = options.journal;
+    this.#files = new OpenFiles(options.journal);
+    this.#stream = new ChangeStream(options.replica, options.way, monotonicMs, wallMs, options.journal);
     this.#stops = [
       options.replica.onApply((delta, before) => this.#applied(delta, before)),
       options.replica.unlinked.ask((ino) => this.#files.isOpen(ino)),
     ];
+  }
+
+  // --- what a predecessor left ---
+
+  /** Opens what a predecessor had open. The tree is as that one saw it, or as it was a few commits before. */
+  adopt(left: LeftFile): Handle {
+    return this.#adoption.file(left, this.#replica.snapshot, this.#files);
+  }
+
+  adoptDirectory(left: LeftDirectory): DirectoryHandle {
+    return this.#adoption.directory(left, this.#files);
+  }
+
+  /**
+   * The tree has come to where it stands. Tells the authority of every file without a name that nobody has open: a predecessor may
+   * not have come to it.
+   */
+  dropUnlinked(): void {
+    this.#adoption.end();
+    for (const node of this.#replica.snapshot.nodes.values()) this.#dropIfUnlinked(node.ino);
   }
 
   /** Leaves the replica. */
@@ -125,10 +154,8 @@ export class TreeFileSystem implements FileSystem {
     const parent = snapshot.node(parentIno);
     if (parent === undefined) return ESTALE;
     if (!isDirectory(parent)) return ENOTDIR;
-    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller)) {
-      this.#denied('lookup', parent, caller, EACCES);
-      return EACCES;
-    }
+    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller))
+      return this.#denied('lookup', parent, caller, EACCES);
     if (name === '..') return snapshot.node(parent.parentIno) ?? ENOENT;
     if (name === '.') return parent;
     const node = snapshot.child(parentIno, name);
@@ -146,9 +173,13 @@ export class TreeFileSystem implements FileSystem {
   }
 
   access(caller: Caller, ino: number, mask: number): number {
-    const node = this.#replica.snapshot.node(ino);
-    if (node === undefined) return ESTALE;
-    return this.#check('access', node, caller, mask);
+    const node = this.node(ino);
+    return node === undefined ? ESTALE : this.#check('access', node, caller, mask);
+  }
+
+  maySearch(caller: Caller, ino: number): boolean {
+    const node = this.node(ino);
+    return node !== undefined && this.#maySearch(node, caller);
   }
 
   readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
@@ -179,15 +210,10 @@ export class TreeFileSystem implements FileSystem {
     if (errno !== 0) return errno;
     // Rights that came with a newer value are none to the old one.
     const isOld = version !== undefined && version !== node && !writes;
-    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0) {
-      this.#denied('open', version, caller, EACCES);
-      return EACCES;
-    }
+    if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0)
+      return this.#denied('open', version, caller, EACCES);
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if (writes && effective.writeOnce && node.sizeBytes > 0) {
-      this.#denied('open', node, caller, EPERM);
-      return EPERM;
-    }
+    if (writes && effective.writeOnce && node.sizeBytes > 0) return this.#denied('open', node, caller, EPERM);
     // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
@@ -238,7 +264,10 @@ export class TreeFileSystem implements FileSystem {
       return () => answer(EINTR, undefined);
     }
     this.#upstream.submit({ op: 'burn', caller: file.caller, ino: file.ino }, (outcome) => {
-      if (outcome.errno === 0) file.burnt ??= outcome.bytes;
+      if (outcome.errno === 0 && file.burnt === undefined) {
+        file.burnt = outcome.bytes;
+        this.#journal?.burn(file);
+      }
       // Two reads of one handle may both have asked; the second is told that it is burnt, and has it already.
       if (file.burnt === undefined) answer(outcome.errno, undefined);
       else answer(0, slice(file.burnt, offset, sizeBytes));
@@ -266,6 +295,7 @@ export class TreeFileSystem implements FileSystem {
       { op: 'write', caller: file.caller, ino: file.ino, offset, data, append, truncate, grantedAtOpen: true },
       (outcome) => {
         if (truncate && outcome.errno !== 0) files.renewTruncation(file);
+        else if (truncate) this.#journal?.truncated(file);
         files.truncationSettled(file.ino, truncate);
         done(outcome.errno, outcome.errno === 0 ? written : undefined);
       },
@@ -329,6 +359,7 @@ export class TreeFileSystem implements FileSystem {
         return node !== undefined && this.#hides(node, caller);
       };
       open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
+      this.#adoption.listed(open, index);
     }
     const found = open.at(index - 2);
     if (found === undefined) return undefined;
@@ -344,6 +375,7 @@ export class TreeFileSystem implements FileSystem {
     const open = directory as OpenDirectory;
     if (!open.open) return;
     open.open = false;
+    this.#adoption.closed(open);
     open.files.removeDirectory(open.ino, open.caller.uid);
     this.#dropIfUnlinked(open.ino);
   }
@@ -357,7 +389,9 @@ export class TreeFileSystem implements FileSystem {
     flags: number,
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
-    const there = this.#replica.snapshot.child(parentIno, name);
+    // What an earlier life of this process has made itself is there too: its answer is the authority's to repeat.
+    const isResumed = this.#upstream.isResumed?.() === true;
+    const there = isResumed ? undefined : this.#replica.snapshot.child(parentIno, name);
     if (there !== undefined && !this.#hides(there, caller)) return this.#createOver(caller, there, flags, done);
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
@@ -488,7 +522,8 @@ export class TreeFileSystem implements FileSystem {
     const open = new Set<number>();
     for (const ino of this.#files.inos) open.add(ino);
     this.#files.close();
-    this.#files = new OpenFiles();
+    this.#adoption.reset();
+    this.#files = new OpenFiles(this.#journal);
     for (const ino of open) this.#dropIfUnlinked(ino);
   }
 
@@ -537,8 +572,10 @@ export class TreeFileSystem implements FileSystem {
     return errno;
   }
 
-  #denied(operation: string, node: Node, caller: Caller, errno: number): void {
+  /** Returns `errno`. */
+  #denied(operation: string, node: Node, caller: Caller, errno: number): number {
     this.#auditor.record(this.way, operation, this.#replica, node, caller, errno);
+    return errno;
   }
 
   #opened(node: Node, flags: number, caller: Caller, caching: Caching): OpenFile {
@@ -566,6 +603,7 @@ export class TreeFileSystem implements FileSystem {
     if (!files.takeTruncation(file)) return done(0, undefined);
     this.#submit({ op: 'truncate', caller: file.caller, ino: file.ino, sizeBytes: 0, grantedAtOpen: true }, (errno) => {
       files.truncationSettled(file.ino, true);
+      this.#journal?.truncated(file);
       done(errno, undefined);
     });
   }
@@ -584,6 +622,11 @@ export class TreeFileSystem implements FileSystem {
       if (node.parentIno === 0) this.#dropIfUnlinked(node.ino);
     }
     for (const ino of delta.remove) this.#files.superseded(ino);
+    // A host daemon that is new here can't know which of them we have open.
+    if (delta.full)
+      for (const { ino, parentIno } of this.#replica.snapshot.nodes.values())
+        if (parentIno === 0) this.#dropIfUnlinked(ino);
+    this.#adoption.applied(this.#replica.snapshot);
     this.#stream.applied(delta, before);
     if (this.#listeners.size === 0) return;
     const changes = delta.policy === undefined ? delta.changes : withJudgedAnew(delta.changes, this.#replica.snapshot);

@@ -3,7 +3,7 @@ import { readdirSync } from 'node:fs';
 import { test } from 'node:test';
 import { EchoHandler, fuse, type InProcess, inProcess } from '../../test/front-end/index.ts';
 import { addSeals, close, F_SEAL_SHRINK, memfd } from '../sys/index.ts';
-import { rows } from './back-end.ts';
+import { rows } from './back-end-rows.ts';
 import * as vu from './messages.ts';
 
 const openFds = (): number => readdirSync('/proc/self/fd').length;

@@ -6,16 +6,27 @@
  * front end asked to be told (REPLY_ACK), it is told; otherwise the connection ends, which is the only other way of saying
  * it. Descriptors that a message brings beyond what its row states make it invalid.
  */
-import { close, drainEventfd, isEventfd, setNonBlocking } from '../sys/index.ts';
+import { close, duplicate, EPOLLET, EPOLLIN, isEventfd, setNonBlocking } from '../sys/index.ts';
 import { EBUSY, EINVAL, ENOSPC, EOPNOTSUPP } from '../wire/index.ts';
+import {
+  answerU64,
+  FEATURES_HI,
+  FEATURES_LO,
+  MAX_MEM_SLOTS,
+  PROTOCOL_FEATURES,
+  type Row,
+  rowByCode,
+} from './back-end-rows.ts';
 import { ControlChannel, MESSAGE, NO_MESSAGE } from './control-channel.ts';
 import { GuestMemory, mapRegion, type Region, type RegionSpec } from './guest-memory.ts';
+import type { BackEndJournal, Recovered, SavedBackEnd, SavedQueue } from './journal.ts';
 import * as vu from './messages.ts';
 import { MAX_QUEUE_SIZE, Virtqueue } from './virtqueue.ts';
 
 /** What tells a device that descriptors are readable: the device loop, or a test. */
 export interface FdWatcher {
-  watch(fd: number, onReadable: () => void): void;
+  /** `events`: those of epoll, EPOLLIN by default. */
+  watch(fd: number, onReadable: () => void, events?: number): void;
   unwatch(fd: number): void;
 }
 
@@ -36,187 +47,7 @@ export interface BackEndOptions {
   allowUnsealed: boolean;
 }
 
-/** Regions that ADD_MEM_REG can add. */
-const MAX_MEM_SLOTS = 32;
-
-const FEATURES_LO =
-  ((1 << vu.VIRTIO_RING_F_INDIRECT_DESC) |
-    (1 << vu.VIRTIO_RING_F_EVENT_IDX) |
-    (1 << vu.VHOST_USER_F_PROTOCOL_FEATURES)) >>>
-  0;
-const FEATURES_HI = 1 << (vu.VIRTIO_F_VERSION_1 - 32);
-const PROTOCOL_FEATURES = vu.PROTOCOL_F_MQ | vu.PROTOCOL_F_REPLY_ACK | vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS;
-
-/** 0 or a negative errno; of rows that answer with data: the bytes of the answer. */
-type Handler = (backEnd: BackEnd, channel: ControlChannel) => number;
-
-/** One message: what it must look like, and what answers it. */
-interface Row {
-  readonly code: number;
-  readonly name: string;
-  readonly payloadBytes: readonly [least: number, most: number];
-  readonly fds: readonly [least: number, most: number];
-  /** Whether the answer is data, always; otherwise there is an acknowledgement where it was asked for. */
-  readonly answersData?: boolean;
-  readonly handler: Handler;
-}
-
-const none = [0, 0] as const;
-const u64 = [vu.U64.sizeBytes, vu.U64.sizeBytes] as const;
-const state = [vu.VringState.sizeBytes, vu.VringState.sizeBytes] as const;
-const slot = [vu.SingleMemRegion.sizeBytes, vu.SingleMemRegion.sizeBytes] as const;
-const address = [vu.VringAddr.sizeBytes, vu.VringAddr.sizeBytes] as const;
-const table = [vu.MemTableHead.sizeBytes, vu.MAX_PAYLOAD_BYTES] as const;
-const regions = [0, vu.MEM_TABLE_MAX_REGIONS] as const;
-const maybeFd = [0, 1] as const;
-
-const answerU64 = (channel: ControlChannel, lo: number, hi = 0): number => {
-  channel.replyPayload.setUint32(0, lo, true);
-  channel.replyPayload.setUint32(4, hi, true);
-  return vu.U64.sizeBytes;
-};
-
-/** Every message that is answered. What is missing here was not offered, and is refused. */
-export const rows: readonly Row[] = [
-  {
-    code: vu.GET_FEATURES,
-    name: 'GET_FEATURES',
-    payloadBytes: none,
-    fds: none,
-    answersData: true,
-    handler: (_, channel) => answerU64(channel, FEATURES_LO, FEATURES_HI),
-  },
-  {
-    code: vu.SET_FEATURES,
-    name: 'SET_FEATURES',
-    payloadBytes: u64,
-    fds: none,
-    handler: (backEnd, { payload }) => backEnd.setFeatures(vu.U64.value.lo(payload, 0), vu.U64.value.hi(payload, 0)),
-  },
-  { code: vu.SET_OWNER, name: 'SET_OWNER', payloadBytes: none, fds: none, handler: () => 0 },
-  {
-    code: vu.RESET_OWNER,
-    name: 'RESET_OWNER',
-    payloadBytes: none,
-    fds: none,
-    handler: (backEnd) => backEnd.resetOwner(),
-  },
-  {
-    code: vu.SET_MEM_TABLE,
-    name: 'SET_MEM_TABLE',
-    payloadBytes: table,
-    fds: regions,
-    handler: (backEnd, channel) => backEnd.setMemTable(channel),
-  },
-  {
-    code: vu.SET_VRING_NUM,
-    name: 'SET_VRING_NUM',
-    payloadBytes: state,
-    fds: none,
-    handler: (backEnd, { payload }) =>
-      backEnd.setVringNum(vu.VringState.index.get(payload, 0), vu.VringState.num.get(payload, 0)),
-  },
-  {
-    code: vu.SET_VRING_ADDR,
-    name: 'SET_VRING_ADDR',
-    payloadBytes: address,
-    fds: none,
-    handler: (backEnd, { payload }) => backEnd.setVringAddr(payload),
-  },
-  {
-    code: vu.SET_VRING_BASE,
-    name: 'SET_VRING_BASE',
-    payloadBytes: state,
-    fds: none,
-    handler: (backEnd, { payload }) =>
-      backEnd.setVringBase(vu.VringState.index.get(payload, 0), vu.VringState.num.get(payload, 0)),
-  },
-  {
-    code: vu.GET_VRING_BASE,
-    name: 'GET_VRING_BASE',
-    payloadBytes: state,
-    fds: none,
-    answersData: true,
-    handler: (backEnd, channel) => backEnd.getVringBase(channel),
-  },
-  {
-    code: vu.SET_VRING_KICK,
-    name: 'SET_VRING_KICK',
-    payloadBytes: u64,
-    fds: maybeFd,
-    handler: (backEnd, channel) => backEnd.setVringKick(channel),
-  },
-  {
-    code: vu.SET_VRING_CALL,
-    name: 'SET_VRING_CALL',
-    payloadBytes: u64,
-    fds: maybeFd,
-    handler: (backEnd, channel) => backEnd.setVringFd(channel, 'callFd'),
-  },
-  {
-    code: vu.SET_VRING_ERR,
-    name: 'SET_VRING_ERR',
-    payloadBytes: u64,
-    fds: maybeFd,
-    handler: (backEnd, channel) => backEnd.setVringFd(channel, 'errFd'),
-  },
-  {
-    code: vu.GET_PROTOCOL_FEATURES,
-    name: 'GET_PROTOCOL_FEATURES',
-    payloadBytes: none,
-    fds: none,
-    answersData: true,
-    handler: (_, channel) => answerU64(channel, PROTOCOL_FEATURES),
-  },
-  {
-    code: vu.SET_PROTOCOL_FEATURES,
-    name: 'SET_PROTOCOL_FEATURES',
-    payloadBytes: u64,
-    fds: none,
-    handler: (backEnd, { payload }) =>
-      backEnd.setProtocolFeatures(vu.U64.value.lo(payload, 0), vu.U64.value.hi(payload, 0)),
-  },
-  {
-    code: vu.GET_QUEUE_NUM,
-    name: 'GET_QUEUE_NUM',
-    payloadBytes: none,
-    fds: none,
-    answersData: true,
-    handler: (backEnd, channel) => answerU64(channel, backEnd.queues.length),
-  },
-  {
-    code: vu.SET_VRING_ENABLE,
-    name: 'SET_VRING_ENABLE',
-    payloadBytes: state,
-    fds: none,
-    handler: (backEnd, { payload }) =>
-      backEnd.setVringEnable(vu.VringState.index.get(payload, 0), vu.VringState.num.get(payload, 0)),
-  },
-  {
-    code: vu.GET_MAX_MEM_SLOTS,
-    name: 'GET_MAX_MEM_SLOTS',
-    payloadBytes: none,
-    fds: none,
-    answersData: true,
-    handler: (_, channel) => answerU64(channel, MAX_MEM_SLOTS),
-  },
-  {
-    code: vu.ADD_MEM_REG,
-    name: 'ADD_MEM_REG',
-    payloadBytes: slot,
-    fds: [1, 1],
-    handler: (backEnd, channel) => backEnd.addMemReg(channel),
-  },
-  {
-    code: vu.REM_MEM_REG,
-    name: 'REM_MEM_REG',
-    payloadBytes: slot,
-    fds: maybeFd,
-    handler: (backEnd, { payload }) => backEnd.remMemReg(payload),
-  },
-];
-
-const rowByCode: ReadonlyMap<number, Row> = new Map(rows.map((row) => [row.code, row]));
+const NOTHING = new Uint8Array(0);
 
 /** A region as it stands in `payload` from `at` on; both region structs end alike. */
 const regionSpec = (payload: DataView, at: number): RegionSpec => ({
@@ -240,6 +71,11 @@ export class BackEnd {
   #hasProtocolFeatures = false;
   #hasReplyAck = false;
   #isClosed = false;
+  readonly #journal: BackEndJournal | undefined;
+  /** What the journal keeps the descriptors of each queue as. */
+  readonly #keptAs: { kickFd: number; callFd: number; errFd: number }[];
+  /** What it need not keep any more once the message at hand is committed. */
+  #outdated: number[] = [];
 
   /**
    * Takes `controlFd` over: an accepted control connection. `request` is where the queues put what they take,
@@ -252,20 +88,98 @@ export class BackEnd {
     events: BackEndEvents,
     request: Uint8Array,
     requestWords: Uint32Array,
+    journal?: BackEndJournal,
+    recovered?: Recovered,
   ) {
-    this.#channel = new ControlChannel(controlFd);
+    this.#channel = new ControlChannel(controlFd, journal !== undefined);
+    this.#journal = journal;
     this.#watcher = watcher;
     this.#events = events;
     this.#allowUnsealed = options.allowUnsealed;
     this.queues = Array.from(
       { length: options.queues },
-      (_, i) => new Virtqueue(i, this.memory, request, requestWords),
+      (_, i) => new Virtqueue(i, this.memory, request, requestWords, journal?.ring(i)),
     );
+    this.#keptAs = this.queues.map(() => ({ kickFd: 0, callFd: 0, errFd: 0 }));
+    if (recovered !== undefined) this.#recover(recovered);
     watcher.watch(controlFd, () => this.serveControl());
   }
 
   get isClosed(): boolean {
     return this.#isClosed;
+  }
+
+  // --- what outlives the process ---
+
+  /** Goes on as the predecessor left it. Throws, with what it made undone, when something of it is not there. */
+  #recover({ saved, fd }: Recovered): void {
+    this.#hasProtocolFeatures = saved.hasProtocolFeatures;
+    this.#hasReplyAck = saved.hasReplyAck;
+    for (const spec of saved.regions) {
+      const region = mapRegion(spec, fd(spec.keptAs), this.#allowUnsealed);
+      const error = typeof region === 'number' ? region : this.memory.add(region, spec);
+      if (error < 0 || typeof region === 'number') {
+        this.memory.clear();
+        throw new Error(`mapping a region of the guest's memory again failed with errno ${-error}`);
+      }
+      region.keptAs = spec.keptAs;
+    }
+    for (const [i, queue] of this.queues.entries()) {
+      const left = saved.queues[i];
+      if (left === undefined) continue;
+      queue.hasEventIdx = saved.hasEventIdx;
+      queue.hasIndirect = saved.hasIndirect;
+      this.#keptAs[i] = { kickFd: left.kick, callFd: left.call, errFd: left.err };
+      queue.callFd = left.call === 0 ? -1 : duplicate(fd(left.call));
+      queue.errFd = left.err === 0 ? -1 : duplicate(fd(left.err));
+      this.#setKick(queue, left.kick === 0 ? -1 : duplicate(fd(left.kick)));
+      this.#bases[i] = left.base < 0 ? undefined : left.base;
+      this.#wantsStart[i] = left.wantsStart;
+      queue.recover(left);
+    }
+  }
+
+  #saved(): SavedBackEnd {
+    const [first] = this.queues;
+    return {
+      hasProtocolFeatures: this.#hasProtocolFeatures,
+      hasReplyAck: this.#hasReplyAck,
+      hasEventIdx: first?.hasEventIdx === true,
+      hasIndirect: first?.hasIndirect === true,
+      regions: this.memory.regions.map(({ spec, keptAs }) => ({ ...spec, keptAs })),
+      queues: this.queues.map((queue, i): SavedQueue => {
+        const { num, descAddr, availAddr, usedAddr, isEnabled, isStarted, hasRun } = queue;
+        const { kickFd: kick, callFd: call, errFd: err } = this.#keptAs[i]!;
+        const wantsStart = this.#wantsStart[i] === true;
+        const base = this.#bases[i] ?? -1;
+        return { num, descAddr, availAddr, usedAddr, isEnabled, isStarted, hasRun, wantsStart, base, kick, call, err };
+      }),
+    };
+  }
+
+  /** Sends an answer of `bytes` bytes (none: -1), and has done with the message. */
+  #reply(channel: ControlChannel, bytes: number): boolean {
+    if (this.#journal === undefined) return bytes < 0 || channel.reply(bytes);
+    const frame = bytes < 0 ? NOTHING : channel.replyFrame(bytes);
+    const taken = this.#journal.commit(this.#saved(), frame, channel.peekedBytes);
+    for (const name of this.#outdated.splice(0)) this.#journal.drop(name);
+    return taken;
+  }
+
+  /** Has the journal keep `fd` for a queue, in place of what it kept. */
+  #keep(queue: Virtqueue, which: 'kickFd' | 'callFd' | 'errFd', fd: number): void {
+    if (this.#journal === undefined) return;
+    const kept = this.#keptAs[queue.index]!;
+    if (kept[which] > 0) this.#outdated.push(kept[which]);
+    kept[which] = fd < 0 ? 0 : this.#journal.keep(fd);
+  }
+
+  #keepRegion(region: Region, fd: number): void {
+    if (this.#journal !== undefined) region.keptAs = this.#journal.keep(fd);
+  }
+
+  #forgetRegions(regions: readonly Region[]): void {
+    for (const { keptAs } of regions) if (keptAs > 0) this.#outdated.push(keptAs);
   }
 
   /** Answers every control message that is there. */
@@ -288,16 +202,20 @@ export class BackEnd {
     const name = row?.name ?? `request ${channel.request}`;
     const value = row === undefined ? -EOPNOTSUPP : this.#call(row, channel);
     if (row?.answersData === true) {
-      if (value >= 0 && channel.reply(value)) return true;
+      if (value >= 0 && this.#reply(channel, value)) return true;
       this.close(value < 0 ? `${name} was refused with errno ${-value}` : `the front end does not take replies`);
       return false;
     }
     if (this.#hasReplyAck && (channel.flags & vu.FLAG_NEED_REPLY) !== 0) {
-      if (channel.reply(answerU64(channel, value < 0 ? 1 : 0))) return true;
+      if (this.#reply(channel, answerU64(channel, value < 0 ? 1 : 0))) return true;
       this.close('the front end does not take replies');
       return false;
     }
-    if (value >= 0) return true;
+    if (value >= 0) {
+      if (this.#reply(channel, -1)) return true;
+      this.close('the control connection is gone');
+      return false;
+    }
     this.close(`${name} was refused with errno ${-value}`);
     return false;
   }
@@ -306,6 +224,7 @@ export class BackEnd {
     const [least, most] = row.payloadBytes;
     if (channel.payloadBytes < least || channel.payloadBytes > most) return -EINVAL;
     const [fewest, mostFds] = row.fds;
+    if (!(row.usesFds?.(channel.payload) ?? mostFds > 0)) channel.closeStrangers();
     if (channel.fds.length < fewest || channel.fds.length > mostFds) return -EINVAL;
     return row.handler(this, channel);
   }
@@ -361,11 +280,14 @@ export class BackEnd {
       }
       mapped.push(region);
     }
+    const old = this.memory.regions;
     if (error === 0) error = this.memory.replace(mapped, specs);
     if (error < 0) {
       for (const region of mapped) region.unmap();
       return error;
     }
+    this.#forgetRegions(old);
+    for (const [i, region] of mapped.entries()) this.#keepRegion(region, fds[i]!);
     this.#translateAll();
     return 0;
   }
@@ -377,12 +299,17 @@ export class BackEnd {
     if (typeof region === 'number') return region;
     const error = this.memory.add(region, spec);
     if (error < 0) region.unmap();
-    else this.#translateAll();
+    else {
+      this.#keepRegion(region, channel.fds[0]!);
+      this.#translateAll();
+    }
     return error;
   }
 
   remMemReg(payload: DataView): number {
+    const before = this.memory.regions.slice();
     const error = this.memory.remove(regionSpec(payload, vu.U64.sizeBytes));
+    this.#forgetRegions(before.filter((region) => !this.memory.regions.includes(region)));
     this.#translateAll();
     return error;
   }
@@ -417,6 +344,7 @@ export class BackEnd {
     if (queue.isStarted) this.#events.queueStops(queue);
     queue.stop();
     this.#setKick(queue, -1);
+    this.#keep(queue, 'kickFd', -1);
     this.#wantsStart[queue.index] = false;
   }
 
@@ -492,16 +420,16 @@ export class BackEnd {
     }
     queue.kickFd = fd;
     if (fd < 0) return;
-    setNonBlocking(fd, true);
-    this.#watcher.watch(fd, () => {
-      drainEventfd(fd);
-    });
+    // Never read: its flags are the front end's too, so that a read could block, and one of a semaphore takes 1 only.
+    this.#watcher.watch(fd, () => {}, EPOLLIN | EPOLLET);
   }
 
   setVringKick(channel: ControlChannel): number {
     const queue = this.#queueOfFdMessage(channel);
     if (queue === undefined) return -EINVAL;
-    this.#setKick(queue, channel.takeFd(0));
+    const fd = channel.takeFd(0);
+    this.#setKick(queue, fd);
+    this.#keep(queue, 'kickFd', fd);
     this.#wantsStart[queue.index] = !queue.isStarted;
     this.#tryStart(queue);
     return 0;
@@ -514,6 +442,7 @@ export class BackEnd {
     const fd = channel.takeFd(0);
     if (fd >= 0) setNonBlocking(fd, true);
     queue[which] = fd;
+    this.#keep(queue, which, fd);
     return 0;
   }
 

@@ -7,6 +7,7 @@ const HEADER_BYTES = MessageHeader.sizeBytes;
 
 export const NO_MESSAGE = 0;
 export const MESSAGE = 1;
+const PARTIAL = 2;
 
 export class ControlChannel {
   readonly fd: number;
@@ -27,9 +28,14 @@ export class ControlChannel {
   readonly #out = new Uint8Array(new ArrayBuffer(HEADER_BYTES + 64));
   readonly #outHeader = new DataView(this.#out.buffer);
   #have = 0;
+  readonly #peeks: boolean;
+  /** Bytes of the message that still stand in the socket, for `finish` to take: all of them, or none. */
+  peekedBytes = 0;
 
-  constructor(fd: number) {
+  /** `peeks`: messages are left in the socket, for a successor to find, until whoever has answered them takes them out. */
+  constructor(fd: number, peeks = false) {
     this.fd = fd;
+    this.#peeks = peeks;
     this.payload = new DataView(this.#in.buffer, HEADER_BYTES);
     this.replyPayload = new DataView(this.#out.buffer, HEADER_BYTES);
   }
@@ -40,7 +46,12 @@ export class ControlChannel {
    * `isEnd` tells an orderly end.
    */
   receive(): number {
-    if (this.#have === 0) this.closeFds();
+    if (this.#have === 0) {
+      this.closeFds();
+      this.peekedBytes = 0;
+      const peeked = this.#peeks ? this.#peek() : PARTIAL;
+      if (peeked !== PARTIAL) return peeked;
+    }
     for (;;) {
       const inHeader = this.#have < HEADER_BYTES;
       const want = (inHeader ? HEADER_BYTES : HEADER_BYTES + this.payloadBytes) - this.#have;
@@ -55,16 +66,48 @@ export class ControlChannel {
       this.#have += received;
       if (received < want) continue;
       if (inHeader) {
-        this.request = MessageHeader.request.get(this.#header, 0);
-        this.flags = MessageHeader.flags.get(this.#header, 0);
-        this.payloadBytes = MessageHeader.size.get(this.#header, 0);
-        if ((this.flags & VERSION_MASK) !== VERSION || (this.flags & FLAG_REPLY) !== 0) return -EPROTO;
-        if (this.payloadBytes > MAX_PAYLOAD_BYTES) return -EPROTO;
+        if (this.#takeHeader() < 0) return -EPROTO;
         if (this.payloadBytes > 0) continue;
       }
       this.#have = 0;
       return MESSAGE;
     }
+  }
+
+  /**
+   * Looks at the next message. PARTIAL for one that does not stand there whole, as every front end sends it, header and
+   * payload at once: what was sent in pieces is taken in pieces.
+   */
+  #peek(): number {
+    const head = receiveWithFds(this.fd, this.#in, HEADER_BYTES, this.fds, MAX_FDS, 'peek');
+    if (head === -EAGAIN || head === -EINTR) return NO_MESSAGE;
+    if (head < 0) return head;
+    if (head === 0) {
+      this.isEnd = true;
+      return -EPROTO;
+    }
+    const error = head < HEADER_BYTES ? PARTIAL : this.#takeHeader();
+    const whole = HEADER_BYTES + this.payloadBytes;
+    if (error === 0 && this.payloadBytes > 0) {
+      this.closeFds();
+      const got = receiveWithFds(this.fd, this.#in, whole, this.fds, MAX_FDS, 'peek');
+      if (got !== whole) {
+        this.closeFds();
+        return PARTIAL;
+      }
+    }
+    if (error === 0) this.peekedBytes = whole;
+    else this.closeFds();
+    return error === 0 ? MESSAGE : error;
+  }
+
+  /** 0, or -EPROTO for what is no header of vhost-user. */
+  #takeHeader(): number {
+    this.request = MessageHeader.request.get(this.#header, 0);
+    this.flags = MessageHeader.flags.get(this.#header, 0);
+    this.payloadBytes = MessageHeader.size.get(this.#header, 0);
+    if ((this.flags & VERSION_MASK) !== VERSION || (this.flags & FLAG_REPLY) !== 0) return -EPROTO;
+    return this.payloadBytes > MAX_PAYLOAD_BYTES ? -EPROTO : 0;
   }
 
   /** Whether the peer closed the connection between two messages. */
@@ -93,12 +136,26 @@ export class ControlChannel {
     this.fds.length = 0;
   }
 
+  /**
+   * Of a message that brings none: Linux shows whoever peeks the descriptors of the message after it (af_unix.c,
+   * `unix_stream_read_generic`, goes on to the next buffer whatever was asked for).
+   */
+  closeStrangers(): void {
+    if (this.peekedBytes > 0) this.closeFds();
+  }
+
   /** Answers the message with the first `bytes` bytes of `replyPayload`. False when the peer does not take it. */
   reply(bytes: number): boolean {
+    const frame = this.replyFrame(bytes);
+    return send(this.fd, frame) === frame.byteLength;
+  }
+
+  /** That answer, for somebody else to send. Written over by the next one. */
+  replyFrame(bytes: number): Uint8Array {
     MessageHeader.request.set(this.#outHeader, 0, this.request);
     MessageHeader.flags.set(this.#outHeader, 0, VERSION | FLAG_REPLY);
     MessageHeader.size.set(this.#outHeader, 0, bytes);
-    return send(this.fd, this.#out, HEADER_BYTES + bytes) === HEADER_BYTES + bytes;
+    return this.#out.subarray(0, HEADER_BYTES + bytes);
   }
 
   close(): void {

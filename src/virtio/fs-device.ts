@@ -6,6 +6,7 @@
 import type { Exchange, HeldExchange, RequestHandler } from '../fuse/index.ts';
 import { EIO } from '../wire/index.ts';
 import { BackEnd, type BackEndOptions, type FdWatcher } from './back-end.ts';
+import type { DeviceJournal, Recovered } from './journal.ts';
 import {
   makeSegments,
   POP_BROKEN,
@@ -28,6 +29,11 @@ export interface VirtioFsOptions extends Partial<BackEndOptions> {
   onClosed?: (reason: string) => void;
   /** Told of what must not happen: a session that throws or forgets to answer, a queue that broke. */
   onFault?: (message: string) => void;
+  /** What outlives this process, and what a predecessor has left there. */
+  journal?: DeviceJournal;
+  recovered?: Recovered;
+  /** Answers EIO to what a predecessor had begun, rather than doing it again. */
+  refusesRedone?: boolean;
 }
 
 /** What has happened, since the device began. */
@@ -107,6 +113,8 @@ export class VirtioFsDevice implements Exchange {
   readonly view: DataView;
   readonly #backEnd: BackEnd;
   readonly #handler: RequestHandler;
+  readonly #journal: DeviceJournal | undefined;
+  readonly #refusesRedone: boolean;
   readonly #onFault: (message: string) => void;
   readonly #error = new Uint8Array(new ArrayBuffer(OUT_HEADER_BYTES));
   readonly #errorView = new DataView(this.#error.buffer);
@@ -122,12 +130,17 @@ export class VirtioFsDevice implements Exchange {
   #repliedBytes = 0;
   #isProcessing = false;
 
-  /** Takes `controlFd` over: an accepted, non-blocking control connection. `watcher` is told which fds to poll. */
+  /**
+   * Takes `controlFd` over: an accepted, non-blocking control connection. `watcher` is told which fds to poll. Throws when what
+   * a predecessor has left can't be taken up.
+   */
   constructor(controlFd: number, handler: RequestHandler, watcher: FdWatcher, options: VirtioFsOptions = {}) {
     const buffer = new ArrayBuffer(REQUEST_BYTES);
     this.request = new Uint8Array(buffer);
     this.view = new DataView(buffer);
     this.#handler = handler;
+    this.#journal = options.journal;
+    this.#refusesRedone = options.refusesRedone ?? false;
     this.#onFault = options.onFault ?? (() => undefined);
     this.#backEnd = new BackEnd(
       controlFd,
@@ -145,12 +158,42 @@ export class VirtioFsDevice implements Exchange {
       },
       this.request,
       new Uint32Array(buffer),
+      options.journal,
+      options.recovered,
     );
-    this.#queue = this.#backEnd.queues[0]!;
+    const { queues } = this.#backEnd;
+    this.#queue = queues[0]!;
+    this.#active = queues.filter(({ hasRun }) => hasRun);
   }
 
   get isClosed(): boolean {
     return this.#backEnd.isClosed;
+  }
+
+  /** Interrupts the driver of every queue: a predecessor may have shown it something and not come to tell. */
+  interrupt(): void {
+    for (const queue of this.#active) queue.interrupt();
+  }
+
+  /** Whether a predecessor has begun what is still to be done. */
+  get hasRedone(): boolean {
+    return this.#active.some((queue) => queue.hasRedone);
+  }
+
+  /** Shows drivers what was given back, and interrupts those who want to know. */
+  show(): void {
+    for (const queue of this.#active) queue.notify();
+  }
+
+  /** Whether the request of a chain that was the `order`th to be taken is still in flight. */
+  isInFlight(queueIndex: number, head: number, order: number): boolean {
+    const queue = this.#backEnd.queues[queueIndex];
+    return order > 0 && queue?.orderOf(head) === order;
+  }
+
+  /** When the chain of `head` was taken; 0 without a journal. */
+  orderOf(queueIndex: number, head: number): number {
+    return this.#backEnd.queues[queueIndex]?.orderOf(head) ?? 0;
   }
 
   /** Why a queue of the device stands still until the guest resets it, or undefined. */
@@ -194,6 +237,7 @@ export class VirtioFsDevice implements Exchange {
       queue.notify();
       if (queue.hasMore()) hasMore = true;
     }
+    this.#journal?.shown();
     return hasMore;
   }
 
@@ -235,7 +279,11 @@ export class VirtioFsDevice implements Exchange {
       if (popped === POP_FAULT) {
         this.counters.badChains++;
         this.#answerError();
-      } else if (popped === POP_CHAIN) this.#handle();
+      } else if (this.#refusesRedone && queue.isRedone) this.#answerError();
+      else if (popped === POP_CHAIN) {
+        this.#handle();
+        this.#journal?.ends();
+      }
       const bytes = queue.requestBytes + this.#repliedBytes;
       cost += 1 + Math.floor(bytes / BYTES_PER_UNIT) + Math.floor(queue.chainLength / DESCRIPTORS_PER_UNIT);
       if (this.#backEnd.isClosed) break;
@@ -246,6 +294,7 @@ export class VirtioFsDevice implements Exchange {
 
   #handle(): void {
     try {
+      this.#journal?.begins(this.#queue.index, this.#queue.head);
       this.#handler.handle(this);
       if (this.#state !== UNANSWERED) return;
       this.#fault('the session did not answer a request');
@@ -286,6 +335,11 @@ export class VirtioFsDevice implements Exchange {
     return this.#queue.requestBytes;
   }
 
+  /** A predecessor has begun to answer it. */
+  get isRedone(): boolean {
+    return this.#queue.isRedone;
+  }
+
   get replyCapacity(): number {
     return this.#queue.writable.sizeBytes;
   }
@@ -303,6 +357,7 @@ export class VirtioFsDevice implements Exchange {
       return;
     }
     this.#state = ANSWERED;
+    this.#journal?.gives(queue.index, queue.head);
     this.#repliedBytes = total;
     if (queue.scatter(queue.writable, head, headBytes, payload) === total) queue.push(queue.head, total);
     else {
@@ -317,6 +372,7 @@ export class VirtioFsDevice implements Exchange {
       return;
     }
     this.#state = ANSWERED;
+    this.#journal?.gives(this.#queue.index, this.#queue.head);
     this.#queue.push(this.#queue.head, 0);
   }
 
@@ -342,6 +398,7 @@ export class VirtioFsDevice implements Exchange {
     const { queue } = held;
     if (held.generation !== queue.generation || this.#backEnd.isClosed) {
       this.counters.droppedReplies++;
+      this.#journal?.postpones(queue.index, held.head);
       return;
     }
     const total = headBytes + (payload === undefined ? 0 : payload.byteLength);
@@ -359,15 +416,19 @@ export class VirtioFsDevice implements Exchange {
       bytes.set(head.subarray(0, headBytes));
       if (payload !== undefined) bytes.set(payload, headBytes);
       this.#pending.push({ held, bytes });
+      this.#journal?.postpones(queue.index, held.head);
       return;
     }
+    this.#journal?.gives(queue.index, held.head);
     if (queue.scatter(held.segments, head, headBytes, payload) !== total) {
       queue.break('the memory of a reply is gone');
       this.#break(queue);
       return;
     }
     queue.push(held.head, total);
-    if (!this.#isProcessing) queue.notify();
+    if (this.#isProcessing) return;
+    queue.notify();
+    this.#journal?.shown();
   }
 
   // --- lives ---

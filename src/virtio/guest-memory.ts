@@ -26,9 +26,13 @@ export class Region {
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly u32: Uint32Array;
+  readonly spec: RegionSpec;
+  /** What the journal keeps its descriptor as (`BackEndJournal.keep`). */
+  keptAs = 0;
   readonly #mapping: Mapping;
 
   constructor(spec: RegionSpec, mapping: Mapping) {
+    this.spec = spec;
     this.guestAddr = spec.guestAddr;
     this.guestEnd = spec.guestAddr + spec.sizeBytes;
     this.frontendAddr = spec.frontendAddr;

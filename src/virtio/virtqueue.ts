@@ -38,12 +38,17 @@
  *     ones (§2.7.4.2).
  *   - Writable parts are kept as guest addresses and translated when the reply is written, by the memory table of then.
  *
+ * With a journal, a successor of this process goes on where it stopped: each chain is marked in flight when it is taken, and
+ * the mark goes after the driver was shown that it is given back (in-flight.ts). What is marked is taken again, in order.
+ *
  * A chain whose buffers are bad but that has room for an error is handed up as `POP_FAULT`. When the ring itself makes no
  * sense (a head outside the table, an index that ran away, a loop) the queue is *broken*: it says so on the error eventfd
  * and stands still until the driver resets it. Nothing here throws, and nothing outside this VM notices.
  */
 import { signalEventfd } from '../sys/index.ts';
 import type { GuestMemory } from './guest-memory.ts';
+import { InFlight } from './in-flight.ts';
+import { BATCH, type RingMemory, type SavedQueue } from './journal.ts';
 
 const DESC_NEXT = 1;
 const DESC_WRITE = 2;
@@ -76,8 +81,6 @@ export const ring = {
   usedEntryWords: USED_ENTRY_WORDS,
 } as const;
 const TWO_32 = 2 ** 32;
-/** Chains that are given back before the driver sees them, at most. */
-const BATCH = 16;
 /** Chains that are looked at ahead of their turn. */
 const LOOK_AHEAD = 32;
 /** Addresses from 2^53 on are no numbers any more; no machine has them. */
@@ -171,9 +174,21 @@ export class Virtqueue {
   #suppressesKicks = false;
   /** Whether this queue ever ran, and therefore has a position of its own. */
   #hasRun = false;
+  readonly #inFlightLog: InFlight | undefined;
+  /** Heads that a predecessor took and did not give back, the first one last. */
+  #redo: number[] = [];
+  /** Whether a predecessor had taken the chain that `pop` took last. */
+  isRedone = false;
 
-  constructor(index: number, memory: GuestMemory, request: Uint8Array, requestWords: Uint32Array) {
+  constructor(
+    index: number,
+    memory: GuestMemory,
+    request: Uint8Array,
+    requestWords: Uint32Array,
+    ringMemory?: RingMemory,
+  ) {
     this.index = index;
+    this.#inFlightLog = ringMemory === undefined ? undefined : new InFlight(ringMemory);
     this.#memory = memory;
     this.#request = request;
     this.#requestWords = requestWords;
@@ -191,6 +206,10 @@ export class Virtqueue {
 
   get isStarted(): boolean {
     return this.#isStarted;
+  }
+
+  get hasRun(): boolean {
+    return this.#hasRun;
   }
 
   /** Whether chains may be taken and given back now. */
@@ -246,6 +265,8 @@ export class Virtqueue {
       this.inFlight = 0;
       this.#lastAvail = base;
       this.#usedIdx = usedIdx;
+      this.#redo = [];
+      this.#inFlightLog?.starts(this.num, base, usedIdx);
     }
     // A queue that broke before it gave anything back looks the same after a reset. Whoever starts it deserves a try.
     this.brokenBy = undefined;
@@ -259,6 +280,39 @@ export class Virtqueue {
     return forgets;
   }
 
+  /** Becomes what a predecessor left; the memory table is that of then. What was in flight is taken again. */
+  recover({ isEnabled, isStarted, hasRun, num, descAddr, availAddr, usedAddr }: SavedQueue): void {
+    this.num = num;
+    this.descAddr = descAddr;
+    this.availAddr = availAddr;
+    this.usedAddr = usedAddr;
+    this.isEnabled = isEnabled;
+    this.#hasRun = hasRun;
+    const found = this.translate();
+    if (!hasRun || this.#inFlightLog === undefined) return;
+    const left = this.#inFlightLog.recover(num, found ? Atomics.load(this.#used, USED_IDX) : undefined);
+    this.generation++;
+    this.inFlight = left.heads.length;
+    this.#redo = left.heads.toReversed();
+    this.#lastAvail = left.lastAvail;
+    this.#seenAvail = left.lastAvail;
+    this.#usedIdx = left.usedIdx;
+    this.#shownIdx = left.usedIdx;
+    this.#signalledIdx = left.usedIdx;
+    this.#isStarted = isStarted;
+    this.suppressKicks(false);
+  }
+
+  /** Whether chains are left that a predecessor took; on a ring that stands still they wait for it. */
+  get hasRedone(): boolean {
+    return this.isRunning && this.#redo.length > 0;
+  }
+
+  /** When the chain of `head` was taken, by the journal's count; 0 while it is not in flight, or without a journal. */
+  orderOf(head: number): number {
+    return this.#inFlightLog?.orderOf(head) ?? 0;
+  }
+
   /** Stops the ring; its position and what is in flight are kept. */
   stop(): void {
     this.#isStarted = false;
@@ -270,8 +324,10 @@ export class Virtqueue {
     this.generation++;
     this.inFlight = 0;
     this.brokenBy = undefined;
+    this.#inFlightLog?.starts(this.num, 0, 0);
     this.num = 0;
     this.#lastAvail = 0;
+    this.#redo = [];
     this.#hasRun = false;
     this.#desc = undefined;
     this.isEnabled = false;
@@ -288,7 +344,7 @@ export class Virtqueue {
 
   /** Whether a chain is available. */
   hasMore(): boolean {
-    return this.isRunning && Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail;
+    return this.isRunning && (this.#redo.length > 0 || Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail);
   }
 
   #broken(reason: string): number {
@@ -304,6 +360,8 @@ export class Virtqueue {
     const desc = this.#desc;
     if (desc === undefined || !this.isRunning) return POP_EMPTY;
     const { num } = this;
+    if (this.#redo.length > 0) return this.#popAgain(desc);
+    this.isRedone = false;
     if (this.#lastAvail === this.#seenAvail) {
       this.#seenAvail = Atomics.load(this.#avail, AVAIL_IDX);
       if (this.#lastAvail === this.#seenAvail) return POP_EMPTY;
@@ -317,8 +375,17 @@ export class Virtqueue {
     this.#lastAvail = (this.#lastAvail + 1) & 0xffff;
     this.head = head;
     const taken = this.#walk(desc, head);
-    if (taken !== POP_BROKEN) this.inFlight++;
+    if (taken === POP_BROKEN) return taken;
+    this.inFlight++;
+    this.#inFlightLog?.took(head);
     return taken;
+  }
+
+  /** A chain that a predecessor took. */
+  #popAgain(desc: Uint32Array): number {
+    this.head = this.#redo.pop()!;
+    this.isRedone = true;
+    return this.#walk(desc, this.head);
   }
 
   /**
@@ -459,14 +526,17 @@ export class Virtqueue {
     const entry = USED_RING_WORD + (this.#usedIdx & (this.num - 1)) * USED_ENTRY_WORDS;
     this.#used32[entry] = head;
     this.#used32[entry + 1] = written;
+    this.#inFlightLog?.gave(head, (this.#usedIdx - this.#shownIdx) & 0xffff);
     this.#usedIdx = (this.#usedIdx + 1) & 0xffff;
     this.inFlight--;
     if (((this.#usedIdx - this.#shownIdx) & 0xffff) >= BATCH) this.#show();
   }
 
   #show(): void {
+    const count = (this.#usedIdx - this.#shownIdx) & 0xffff;
     this.#shownIdx = this.#usedIdx;
     Atomics.store(this.#used, USED_IDX, this.#usedIdx);
+    this.#inFlightLog?.showed(this.#usedIdx, count);
   }
 
   /** Shows the driver what was given back since the last time, and interrupts it if it wants to know (§2.7.7.2). */
@@ -485,6 +555,11 @@ export class Virtqueue {
     if (wants && this.callFd >= 0) signalEventfd(this.callFd);
   }
 
+  /** Interrupts the driver whatever it wants: a predecessor may have shown it something and not come to tell. */
+  interrupt(): void {
+    if (this.isRunning && this.callFd >= 0) signalEventfd(this.callFd);
+  }
+
   // --- sleeping ---
 
   /**
@@ -498,6 +573,6 @@ export class Virtqueue {
       // A past position as the event is as good as none: the driver compares it with the step it makes.
       if (!suppress) Atomics.store(this.#used, 2 + this.num * 4, this.#lastAvail);
     } else Atomics.store(this.#used, 0, suppress ? USED_NO_NOTIFY : 0);
-    return !suppress && Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail;
+    return !suppress && (this.#redo.length > 0 || Atomics.load(this.#avail, AVAIL_IDX) !== this.#lastAvail);
   }
 }

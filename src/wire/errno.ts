@@ -34,6 +34,8 @@ export const EPROTO = 71;
 export const EOVERFLOW = 75;
 export const EILSEQ = 84;
 export const EOPNOTSUPP = 95;
+export const ECONNABORTED = 103;
+export const ECONNREFUSED = 111;
 export const ESTALE = 116;
 export const EDQUOT = 122;
 
@@ -74,6 +76,8 @@ const names: ReadonlyMap<number, string> = new Map(
     EOVERFLOW,
     EILSEQ,
     EOPNOTSUPP,
+    ECONNABORTED,
+    ECONNREFUSED,
     ESTALE,
     EDQUOT,
   }).map(([name, code]) => [code, name]),

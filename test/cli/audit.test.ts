@@ -45,9 +45,9 @@ TIME  web-1            114  open       allowed         /secrets/\\u{1b}[2Jx     
   );
   assert.match(steady(denied.out), /^TIME .*\nTIME .* denied EACCES .*\n$/);
   assert.equal((JSON.parse(json.out) as { uid: number }).uid, 114);
-  assert.doesNotMatch(terminal.out, /\u001b/);
+  assert.ok(!terminal.out.includes('\u001b'), terminal.out);
   const coloured = await stage.terminal({}, 'audit', '--denied').ended;
-  assert.match(coloured.out, /\u001b\[1m\u001b\[31mdenied EACCES +\u001b\[39m\u001b\[22m/);
+  assert.ok(coloured.out.includes('\u001b[1m\u001b[31mdenied EACCES \u001b[39m\u001b[22m'), coloured.out);
 
   const following = stage.start({}, 'audit', '--follow', '--since', '1h', '--json');
   await following.says(/"1\.2"/);

@@ -22,7 +22,7 @@ test('porthole vm console types what is typed, Ctrl-C too, until the detach key'
   assert.equal(code, 0);
   assert.equal(typed(), 'root\r\u0003\u001a\u0004x');
   // As the machine sent it: a full-screen program must work.
-  assert.match(out, /\u001b\[2Jbye\r\n/);
+  assert.ok(out.includes('\u001b[2Jbye\r\n'), out);
 
   const piped = stage.start({}, 'vm', 'console', 'web-1', '--escape', '^a');
   await piped.says(/Ctrl-a ends it/);

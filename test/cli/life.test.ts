@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
-import { setStage, spec, steady, withVm } from './stage.ts';
+import { porthole, setStage, spec, steady, withVm } from './stage.ts';
 
 test('porthole vm makes, lists, shows, stops and deletes a machine', async (t) => {
   const stage = await setStage(t);
@@ -226,6 +228,80 @@ test('porthole key makes keys for others, told once, and revokes them', async (t
   writeFileSync(join(configuration, 'key'), printed.out, { mode: 0o600 });
   writeFileSync(join(configuration, 'config.yaml'), `api: ${api.server.url}\nkeyFile: key\n`);
   assert.equal((await runWith({ environment: { PORTHOLE_API: '' } }, 'vm', 'ls', '--json')).out, '[]\n');
+});
+
+test('porthole vm create names the image that was probably meant', async (t) => {
+  const stage = await setStage(t);
+  await withVm(stage, spec);
+  const { code, err } = await stage.run('vm', 'create', 'web-2', '--image', 'tniy');
+  assert.deepEqual([code, err], [1, 'porthole: there is no image "tniy"; did you mean "tiny"?\n']);
+});
+
+test('porthole help prints the help of any command', async (t) => {
+  const { run } = await setStage(t);
+  const [help, own, unknown] = await Promise.all([
+    run('help', 'vm', 'create'),
+    run('vm', 'create', '--help'),
+    run('help', 'vm', 'creat'),
+  ]);
+  assert.deepEqual([help.code, help.out], [0, own.out]);
+  assert.deepEqual(
+    [unknown.code, unknown.err],
+    [2, 'porthole: there is no command "porthole vm creat"; did you mean "create"?\n'],
+  );
+});
+
+test('porthole reaches an API over TLS with a key and a certificate, and says what is missing', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'porthole-cli-tls-'));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const [cert, key] = [join(directory, 'cert.pem'), join(directory, 'key.pem')];
+  const words = `req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=porthole -addext subjectAltName=IP:127.0.0.1 -keyout ${key} -out ${cert}`;
+  const made = spawnSync('openssl', words.split(' '), { encoding: 'utf8' });
+  assert.equal(made.status, 0, made.stderr);
+  const tls = { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') };
+  const stage = await setStage(t, { listen: { tcp: { host: '127.0.0.1', port: 0, tls } } });
+  const { run, runWith, api } = stage;
+  await run('key', 'create', 'laptop', '--role', 'operator', '--out', 'laptop.key');
+  const remote = { PORTHOLE_API: api.server.url!, PORTHOLE_KEY_FILE: join(api.directory, 'laptop.key') };
+  const [trusted, stranger, plain] = await Promise.all([
+    runWith({ environment: { ...remote, PORTHOLE_CA_FILE: cert } }, 'vm', 'ls', '--json'),
+    runWith({ environment: remote }, 'vm', 'ls'),
+    runWith({ environment: { ...remote, PORTHOLE_API: api.server.url!.replace('https', 'http') } }, 'vm', 'ls'),
+  ]);
+  assert.deepEqual(trusted, { code: 0, out: '[]\n', err: '' });
+  assert.equal(stranger.code, 4);
+  assert.match(
+    stranger.err,
+    /is signed by nobody whom this machine trusts; name the file of its issuer: PORTHOLE_CA_FILE/,
+  );
+  assert.equal(plain.code, 4);
+});
+
+test('porthole says which group may use the socket to a user who may not', {
+  skip: process.getuid?.() !== 0,
+}, async (t) => {
+  const stage = await setStage(t, { listen: { socketGroup: { gid: 100, role: 'operator' } } });
+  chmodSync(stage.api.directory, 0o711);
+  const as = (uid: number, gid: number) =>
+    stage.shell(
+      { environment: { HOME: '/' } },
+      'setpriv',
+      `--reuid=${uid}`,
+      `--regid=${gid}`,
+      '--clear-groups',
+      ...porthole,
+      'vm',
+      'ls',
+      '-q',
+    ).ended;
+  const stranger = await as(4321, 4321);
+  assert.equal(stranger.code, 4);
+  assert.match(
+    stranger.out,
+    /uid 4321 may not use "[^"]*api\.sock"; the group "users" may: run "adduser USER users", then log in again/,
+  );
+  const member = await as(4321, 100);
+  assert.deepEqual([member.code, member.out], [0, '']);
 });
 
 test('porthole says how the host is', async (t) => {

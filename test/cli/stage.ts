@@ -42,6 +42,8 @@ export interface Stage {
   start(options: RunOptions, ...args: readonly string[]): Running;
   /** On a terminal of its own; both of its streams are `out`. */
   terminal(options: RunOptions, ...args: readonly string[]): Running;
+  /** Any other program on a terminal of its own. */
+  shell(options: RunOptions, ...command: readonly string[]): Running;
   readonly environment: Readonly<Record<string, string>>;
 }
 
@@ -76,11 +78,14 @@ export const setStage = async (t: TestContext, options: TestApiOptions = {}): Pr
     start,
     runWith,
     run: (...args) => runWith({}, ...args),
-    terminal: (run, ...args) => {
-      const line = [...porthole, ...args].map((word) => `'${word.replaceAll("'", String.raw`'\''`)}'`).join(' ');
-      return begin(['script', '--quiet', '--return', '--flush', '--command', `exec ${line}`, '/dev/null'], run);
-    },
+    terminal: (run, ...args) => begin(onTerminal([...porthole, ...args]), run),
+    shell: (run, ...command) => begin(onTerminal(command), run),
   };
+};
+
+const onTerminal = (command: readonly string[]): readonly string[] => {
+  const line = command.map((word) => `'${word.replaceAll("'", String.raw`'\''`)}'`).join(' ');
+  return ['script', '--quiet', '--return', '--flush', '--command', `exec ${line}`, '/dev/null'];
 };
 
 const follow = (child: ChildProcessWithoutNullStreams): Running => {

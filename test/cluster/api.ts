@@ -48,7 +48,8 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
 
   const start = async () => {
     const { region, global } = stores;
-    const manager = await Manager.open({ region, global, host, log, ...options.manager });
+    const upkeep = { stores, outgoingFile: join(directory, 'outgoing.backup') };
+    const manager = await Manager.open({ region, global, host, log, upkeep, ...options.manager });
     const server = await listen({ manager, version: '0.1.0', socketPath, closeMs: 500, ...options.listen });
     return { manager, server };
   };

@@ -3,6 +3,9 @@
  * process is started, the console is a buffer, and how a VM fares is what the test says.
  */
 
+import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
+import { digestOf } from '../../src/host/index.ts';
+import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
 import type {
   AuditEvent,
   AuditFilter,
@@ -20,10 +23,7 @@ import type {
   TreeEntry,
   TreePort,
   VmRef,
-} from '../../src/cluster/index.ts';
-import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
-import { digestOf } from '../../src/host/index.ts';
-import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
+} from '../../src/records/index.ts';
 import { encodeRecord, VmRecord, type VmStatusRecord } from '../../src/records/index.ts';
 import { keyText, prefixRange, type Store } from '../../src/store/index.ts';
 import {
@@ -32,7 +32,6 @@ import {
   explain,
   type Loaded,
   type Node,
-  type Persist,
   type PolicySpec,
   TreeError,
   type TreeErrorCode,
@@ -102,10 +101,8 @@ export class TestTree implements TreePort {
   afterEdit: () => Promise<void> = async () => {};
   readonly #commits = new Feed<TreeCommit>();
 
-  /** `persist`: keeps each commit before it is published. */
-  constructor(vm: string, persist?: Persist) {
-    const digest = digestOf;
-    this.authority = new Authority({ vm, wallMs: Date.now, digest, audit: () => true, ...(persist && { persist }) });
+  constructor(vm: string) {
+    this.authority = new Authority({ vm, wallMs: Date.now, digest: digestOf, audit: () => true });
     this.authority.load({ entries: [], policy: noPolicy });
     this.authority.subscribe('watch', (delta) => {
       if (delta.full || (delta.changes.length === 0 && delta.policy === undefined)) return;
@@ -335,8 +332,8 @@ export class TestHost implements HostPort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
-  /** Keeps the trees of VMs that are made from then on. */
-  persistOf: ((id: string) => Persist) | undefined;
+  /** The tree of a VM where it is not the stand-in's own. */
+  portOf: ((vm: VmRef) => TreePort | undefined) | undefined;
   /** Thrown by every call of the API to a VM. */
   broken: Error | undefined;
   addImageWith: (request: ImageRequest, options: ProgressOptions) => Promise<ImageFacts> = async () => ({
@@ -353,12 +350,14 @@ export class TestHost implements HostPort {
   }
 
   make({ id, name }: VmRef): TestVm {
-    const vm: TestVm = { id, tree: new TestTree(name, this.persistOf?.(id)), console: new TestConsole(), boots: 0 };
+    const vm: TestVm = { id, tree: new TestTree(name), console: new TestConsole(), boots: 0 };
     this.vms.set(name, vm);
     return vm;
   }
 
   tree(vm: VmRef): TreePort {
+    const port = this.portOf?.(vm);
+    if (port !== undefined) return port;
     // Every call looks anew, as the contract has it.
     return new Proxy({} as TreePort, {
       get: (_, method) =>

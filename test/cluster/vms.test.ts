@@ -236,3 +236,21 @@ test('no VM is made from an image that is removed at the same time', async (t) =
     assert.equal(api.host.images.has(`tiny/${version}`), removed.status !== 204, outcome);
   }
 });
+
+test('a VM that the host has not made yet is told from one that is none', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'a', kind: 'attached' } });
+  const early = await api.ask({ path: '/v1/vms/a/metadata/' });
+  assert.deepEqual([early.status, early.headers['retry-after']], [503, '1'], early.text);
+  api.host.make((await api.manager.vms.find('default', 'a')).record);
+  assert.equal((await api.ask({ path: '/v1/vms/a/metadata/' })).status, 200);
+  // Made anew under the same name: what was known of the one before is not used.
+  await api.ask({ method: 'DELETE', path: '/v1/vms/a' });
+  await report(api, 'a', { status: 'deleted', generation: 2 });
+  await until('the end', async () => (await api.ask({ path: '/v1/vms/a' })).status === 404);
+  api.host.vms.delete('a');
+  assert.equal((await api.ask({ path: '/v1/vms/a/metadata/' })).status, 404);
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'a', kind: 'attached' } });
+  api.host.make((await api.manager.vms.find('default', 'a')).record);
+  assert.equal((await api.ask({ path: '/v1/vms/a/metadata/' })).status, 200);
+});

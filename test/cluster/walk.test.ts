@@ -310,6 +310,14 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 409, 'IDEMPOTENCY_SECRET', once);
   await expect(api, 422, 'IDEMPOTENCY_MISMATCH', { ...once, body: { name: 'other', role: 'viewer' } });
 
+  // The stores as a whole
+  const backup = await ok(200, { method: 'POST', path: '/v1/store/backup' });
+  assert.match(backup.text, /^SQLite format 3\0/);
+  const rotate = { method: 'POST', path: '/v1/store/rotate', body: {} };
+  const rotating = `/v1/operations/${String((await ok(202, rotate)).json['id'])}`;
+  await until('the rotation', async () => `${(await api.ask({ path: rotating })).json['state']}` === 'succeeded');
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${rotating}/cancel` });
+
   // A start that has not happened yet becomes a stop; an image that is being added is dropped.
   api.host.addImageWith = (_request, { signal, progress }) => {
     const { promise, reject } = Promise.withResolvers<never>();

@@ -6,6 +6,8 @@ import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { fuzzAuditRing } from './audit-ring.ts';
 import { goodRecordBytes } from './audit-ring-stage.ts';
+import { fuzzJournal } from './journal.ts';
+import { fuzzKeeper } from './keeper.ts';
 import { fuzzLink } from './link.ts';
 import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
@@ -13,6 +15,8 @@ import { fuzzVhostUser } from './vhost-user.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
 const targets = {
+  journal: fuzzJournal,
+  keeper: fuzzKeeper,
   'audit-ring': fuzzAuditRing,
   link: fuzzLink,
   qcow2: fuzzQcow2,
@@ -35,6 +39,22 @@ for (const [name, fuzz] of Object.entries(targets)) {
     );
   });
 }
+
+test('fuzz journal survives a real one that was scribbled on', () => {
+  const real = readFileSync(path.join(corpus, 'journal', 'of-a-script.bin'));
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(fc.nat(real.length - 1), fc.nat(255)), { minLength: 1, maxLength: 30 }),
+      fc.nat(real.length),
+      (changes, length) => {
+        const bytes = Uint8Array.from(real);
+        for (const [at, value] of changes) bytes[at] = value;
+        fuzzJournal(bytes.subarray(0, length));
+      },
+    ),
+    { numRuns: 500 },
+  );
+});
 
 /** Mostly sensible messages: the interesting codes, small numbers, the right sizes. */
 const message = fc

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { operations } from '../../src/fuse/index.ts';
-import { rows } from '../../src/virtio/back-end.ts';
+import { rows } from '../../src/virtio/back-end-rows.ts';
 import { allFuseCases } from './fuse-cases.ts';
 import { allMessageCases } from './message-cases.ts';
 import { allRingCases } from './ring-cases.ts';

@@ -14,7 +14,7 @@ import {
   timerfd,
 } from '../../src/sys/index.ts';
 import { shutdown } from '../../src/sys/libc.ts';
-import { rows } from '../../src/virtio/back-end.ts';
+import { rows } from '../../src/virtio/back-end-rows.ts';
 import * as vu from '../../src/virtio/messages.ts';
 import type { FrontEnd } from '../front-end/index.ts';
 import type { Range } from './memory-guard.ts';

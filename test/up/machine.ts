@@ -1,13 +1,18 @@
 /** A host daemon as people run it, in directories of its own, and what a test asks of it and of its guests. */
 import assert from 'node:assert/strict';
-import { chmodSync, mkdtempSync, rmSync } from 'node:fs';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
 import type { TestContext } from 'node:test';
 import { Up, type UpEvent, type UpOptions } from '../../src/cli/up.ts';
 import { Client } from '../../src/cluster/index.ts';
 import { until } from '../until.ts';
 
+const porthole = path.join(import.meta.dirname, '../../porthole');
 const tinyRecipe = path.join(import.meta.dirname, '../../images/tiny/recipe.ts');
 /** A guest boots in about 3 s where nothing else runs. */
 export const bootLimitMs = 120_000;
@@ -17,6 +22,7 @@ export class UpMachine {
   readonly events: UpEvent[] = [];
   readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
   #up: Up | undefined;
+  #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
   constructor(t: TestContext) {
     // VMs run as users of their own.
@@ -25,6 +31,64 @@ export class UpMachine {
       await this.#end();
       rmSync(this.directory, { recursive: true, force: true });
     });
+  }
+
+  /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
+  async spawn(): Promise<void> {
+    const args = [
+      'up',
+      '--state',
+      path.join(this.directory, 'state'),
+      '--run',
+      path.join(this.directory, 'run'),
+      '--json',
+    ];
+    const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    this.#daemon = child;
+    let isUp = false;
+    createInterface({ input: child.stdout }).on('line', (line) => {
+      const event = JSON.parse(line) as UpEvent;
+      this.events.push(event);
+      if (event.event === 'up') isUp = true;
+    });
+    child.stderr.setEncoding('utf8').on('data', (text: string) => {
+      this.said += text;
+    });
+    await until(
+      'the host daemon',
+      () => {
+        assert.ok(child.exitCode === null && child.signalCode === null, `it ended: ${this.said}`);
+        return isUp;
+      },
+      60_000,
+    );
+  }
+
+  said = '';
+
+  get daemonPid(): number {
+    return this.#daemon!.pid!;
+  }
+
+  /** Ends the daemon, and nothing else. */
+  async kill(signal: NodeJS.Signals): Promise<void> {
+    const daemon = this.#daemon!;
+    this.#daemon = undefined;
+    const exit = once(daemon, 'exit');
+    daemon.kill(signal);
+    await exit;
+  }
+
+  /** The process that serves a VM's device. */
+  devicePid(name: string): number | undefined {
+    const link = path.join(this.directory, 'run/vms', name, 'device/link.sock');
+    return processesWith(`--link\0${link}\0`)[0];
+  }
+
+  qemuPid(name: string): number | undefined {
+    return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
+      readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
+    );
   }
 
   get up(): Up {
@@ -52,11 +116,13 @@ export class UpMachine {
   }
 
   async #end(): Promise<void> {
-    if (this.#up === undefined) await this.start();
+    if (this.#up === undefined && this.#daemon === undefined) await this.start();
     const { vms } = await this.client.call('listVms', {});
     for (const { name } of vms) await this.client.call('deleteVm', { params: { name } });
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
+    if (this.#daemon !== undefined) await this.kill('SIGTERM');
+    await until('nothing to be left', () => processesWith(this.directory).length === 0, 20_000);
   }
 
   /** Follows an operation to its end; fails with its error. */
@@ -82,7 +148,7 @@ export class UpMachine {
   async type(name: string, line: string): Promise<string> {
     const mark = `done-${Math.random().toString(36).slice(2)}`;
     // The echo of what is typed has quotes within the mark.
-    const typed = `${line}; echo ${mark.slice(0, 4)}''${mark.slice(4)}\n`;
+    const typed = `${line}${line.endsWith('&') ? '' : ';'} echo ${mark.slice(0, 4)}''${mark.slice(4)}\n`;
     const before = (await this.console(name)).length;
     await this.client.call('writeConsole', { params: { name }, body: Buffer.from(typed) });
     let printed = '';
@@ -94,11 +160,23 @@ export class UpMachine {
       },
       bootLimitMs,
     );
-    const start = printed.indexOf('\n') + 1;
+    // After the line that was typed, which the console shows.
+    const start = printed.indexOf('\n', printed.indexOf(`${mark.slice(0, 4)}''`)) + 1;
     return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
   }
 
   async untilReady(name: string): Promise<void> {
-    await until(`the guest of ${name}`, async () => (await this.console(name)).includes('tiny: ready'), bootLimitMs);
+    await until(`the guest of ${name}`, async () => /tiny: ready[^]*# /.test(await this.console(name)), bootLimitMs);
   }
 }
+
+/** Processes that have `text` in their command line, whose words end with NUL. */
+const processesWith = (text: string): number[] =>
+  readdirSync('/proc').flatMap((name) => {
+    if (!/^\d+$/.test(name) || Number(name) === process.pid) return [];
+    try {
+      return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(text) ? [Number(name)] : [];
+    } catch {
+      return [];
+    }
+  });

@@ -3,6 +3,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { vmTypes } from '../../records/index.ts';
 import { parseSize } from '../amounts.ts';
 import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
+import { withImage } from '../near.ts';
 import { finished } from '../operation.ts';
 import type { NewVm, Operation } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
@@ -96,7 +97,9 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),
   };
-  const { vm, operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
+  const { vm, operation } = await withSpecShown(spec, () =>
+    withImage(api, image.name, () => api.call('createVm', { body: wanted })),
+  );
   if (!flags.wait) {
     if (flags.json === true) printJson(terminal, { vm, operation });
     else told(terminal, operation);

@@ -1,9 +1,8 @@
 /** `porthole up`: the host daemon. */
 import { isIP } from 'node:net';
-import { fileURLToPath } from 'node:url';
 import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../../host/index.ts';
-import { thisVersion } from '../../parts/index.ts';
+import { checkoutFile, thisVersion } from '../../parts/index.ts';
 import { collect, command, examples, type Shell } from '../command.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
 import { Up, type UpEvent, type UpOptions } from '../up.ts';
@@ -78,6 +77,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     if (to === 'out') terminal.out(`${text}\n`);
     else terminal.err(`${text}\n`);
   };
+  const tinyRecipe = checkoutFile('images/tiny/recipe.ts');
   const options: UpOptions = {
     stateDirectory: flags.state,
     runDirectory: flags.run,
@@ -96,7 +96,8 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
     version: thisVersion().version,
-    recipes: { tiny: [process.execPath, fileURLToPath(new URL('../../../images/tiny/recipe.ts', import.meta.url))] },
+    // Recipes are files of a checkout.
+    recipes: tinyRecipe === undefined ? {} : { tiny: [process.execPath, tinyRecipe] },
     onEvent: print,
   };
   await using up = await Up.start(options);

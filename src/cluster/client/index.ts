@@ -3,6 +3,7 @@
 export {
   Client,
   ClientError,
+  type Download,
   type Input,
   type OperationId,
   type ResultOf,

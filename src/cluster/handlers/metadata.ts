@@ -1,6 +1,6 @@
 import { Buffer } from 'node:buffer';
 import type { Context } from 'hono';
-import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../host-port.ts';
+import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { isAllowed } from '../identity.ts';
 import { ApiError, isHostError, toApiError } from '../problem.ts';
@@ -98,11 +98,33 @@ const queryOf = (c: Context<Env>): Record<string, string | string[]> =>
 export const serveMetadata = (api: Api): void => {
   const { vms, idempotency, kit } = api.manager;
 
-  const treeOf = async (c: Context<Env>, name: string): Promise<TreePort> =>
-    kit.host.tree(await vms.ref(identityOf(c).account, name));
+  const treeOf = (c: Context<Env>, name: string): TreePort => {
+    const { account } = identityOf(c);
+    const on =
+      <K extends keyof TreePort>(method: K) =>
+      (...args: unknown[]): ReturnType<TreePort[K]> =>
+        vms.ask(account, name, async (vm) => {
+          const tree = kit.host.tree(vm);
+          return Reflect.apply(tree[method] as (...all: unknown[]) => Promise<unknown>, tree, args);
+        }) as ReturnType<TreePort[K]>;
+    return {
+      stat: on('stat'),
+      list: on('list'),
+      read: on('read'),
+      walk: on('walk'),
+      edit: on('edit'),
+      export: on('export'),
+      import: on('import'),
+      policy: on('policy'),
+      setPolicy: on('setPolicy'),
+      explain: on('explain'),
+      watch: on('watch'),
+      applied: on('applied'),
+    };
+  };
 
   /** For `serveBelow`. */
-  const namedTree = (c: Context<Env>): Promise<TreePort> =>
+  const namedTree = (c: Context<Env>): TreePort =>
     treeOf(c, parse(routes.VmParams, { name: c.req.param('name') }, 'path').name);
 
   const readsSecrets = (c: Context<Env>): boolean => isAllowed(identityOf(c), 'operator');
@@ -141,7 +163,7 @@ export const serveMetadata = (api: Api): void => {
   };
 
   serveBelow(api, routes.readMetadata, async (c) => {
-    const tree = await namedTree(c);
+    const tree = namedTree(c);
     const path = pathOf(c);
     const { view, after, limit } = parse(routes.MetadataQuery, queryOf(c), 'query');
     const { signal } = c.req.raw;
@@ -209,7 +231,7 @@ export const serveMetadata = (api: Api): void => {
     api,
     routes.writeMetadata,
     async (c) => {
-      const tree = await namedTree(c);
+      const tree = namedTree(c);
       const path = pathOf(c);
       const { kind } = parse(routes.WriteQuery, queryOf(c), 'query');
       const ifMatch = readIfMatch(c.req.header('if-match'));
@@ -247,7 +269,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serveBelow(api, routes.removeMetadata, async (c) => {
-    const tree = await namedTree(c);
+    const tree = namedTree(c);
     const path = pathOf(c);
     const { recursive } = parse(routes.RemoveQuery, queryOf(c), 'query');
     if (path === '/') throw new ApiError('BAD_PATH', 'the root of a tree cannot be removed');
@@ -272,7 +294,7 @@ export const serveMetadata = (api: Api): void => {
     api,
     routes.editMetadata,
     async (c) => {
-      const tree = await treeOf(c, c.req.valid('param').name);
+      const tree = treeOf(c, c.req.valid('param').name);
       const { edits, conditions } = c.req.valid('json');
       const wanted: TreeAnswer[] = [];
       const checked = conditions.map((condition): TreeCondition => {
@@ -294,7 +316,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serve(api, routes.exportSpec, async (c) => {
-    const tree = await treeOf(c, c.req.valid('param').name);
+    const tree = treeOf(c, c.req.valid('param').name);
     const exported = await tree.export({ signal: c.req.raw.signal });
     return yamlResponse(exported.text, writeRevision(exported, exported.revision));
   });
@@ -303,7 +325,7 @@ export const serveMetadata = (api: Api): void => {
     api,
     routes.importSpec,
     async (c) => {
-      const tree = await treeOf(c, c.req.valid('param').name);
+      const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
       const effect = async (): Promise<Answer> => {
@@ -321,7 +343,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serve(api, routes.getPolicy, async (c) => {
-    const tree = await treeOf(c, c.req.valid('param').name);
+    const tree = treeOf(c, c.req.valid('param').name);
     const policy = await tree.policy({ signal: c.req.raw.signal });
     return yamlResponse(policy.text, writeRevision(policy, policy.policyRevision));
   });
@@ -330,7 +352,7 @@ export const serveMetadata = (api: Api): void => {
     api,
     routes.setPolicy,
     async (c) => {
-      const tree = await treeOf(c, c.req.valid('param').name);
+      const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
       const effect = async (): Promise<Answer> => {
@@ -354,7 +376,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serve(api, routes.explainPolicy, async (c) => {
-    const tree = await treeOf(c, c.req.valid('param').name);
+    const tree = treeOf(c, c.req.valid('param').name);
     const { path, uid, gid, group } = c.req.valid('query');
     const caller = { uid, gid: gid ?? uid, pid: 0, ...(group.length > 0 && { groups: group }) };
     const answer = await tree.explain(caller, parseTreePath(path), { signal: c.req.raw.signal });
@@ -370,7 +392,7 @@ export const serveMetadata = (api: Api): void => {
   });
 
   serve(api, routes.watchMetadata, async (c) => {
-    const tree = await treeOf(c, c.req.valid('param').name);
+    const tree = treeOf(c, c.req.valid('param').name);
     const { path, from } = c.req.valid('query');
     const after = c.req.valid('header')['last-event-id'] ?? from;
     const last = after === undefined ? undefined : readRevision(after, 'the revision to go on from');

@@ -1,5 +1,4 @@
-import type { ImageRecord } from '../../records/index.ts';
-import type { AuditEvent } from '../host-port.ts';
+import type { AuditEvent, ImageRecord } from '../../records/index.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';
@@ -36,7 +35,7 @@ export const serveRest = (api: Api): void => {
 };
 
 const serveOperations = (api: Api): void => {
-  const { operations, images, vms, idempotency } = api.manager;
+  const { operations, images, upkeep, vms, idempotency } = api.manager;
 
   serve(api, routes.listOperations, async (c) => {
     const { limit, cursor } = c.req.valid('query');
@@ -73,6 +72,10 @@ const serveOperations = (api: Api): void => {
     if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
     if (record.kind === 'image.add') {
       if (!images.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
+      return reply(routes.cancelOperation, 202, operationView(record));
+    }
+    if (record.kind === 'key.rotate') {
+      if (!upkeep.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
       return reply(routes.cancelOperation, 202, operationView(record));
     }
     if (record.kind !== 'vm.start')

@@ -133,16 +133,17 @@ export const serveVms = (api: Api): void => {
   }
 
   serve(api, routes.getStatistics, async (c) => {
-    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
-    const { atMs, values } = await kit.host.statistics(ref, { signal: c.req.raw.signal });
+    const { atMs, values } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
+      kit.host.statistics(vm, { signal: c.req.raw.signal }),
+    );
     return reply(routes.getStatistics, 200, { at: isoTime(atMs), values: { ...values } });
   });
 
   serve(api, routes.getAttachment, async (c) => {
-    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
-    const { qemu, cloudHypervisor, ...rest } = await kit.host.attachment(ref, c.req.valid('query'), {
-      signal: c.req.raw.signal,
-    });
+    const machine = c.req.valid('query');
+    const { qemu, cloudHypervisor, ...rest } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
+      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
+    );
     return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
   });
 
@@ -164,11 +165,11 @@ export const serveVms = (api: Api): void => {
   });
 
   serve(api, routes.getConsole, async (c) => {
-    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
     const { offset, tail, limit } = c.req.valid('query');
-    const log = await kit.host
-      .console(ref)
-      .log({ offset, tailBytes: tail, mostBytes: Math.min(limit, consoleLogBytes), signal: c.req.raw.signal });
+    const range = { offset, tailBytes: tail, mostBytes: Math.min(limit, consoleLogBytes), signal: c.req.raw.signal };
+    const log = await vms.ask(identityOf(c).account, c.req.valid('param').name, async (vm) =>
+      kit.host.console(vm).log(range),
+    );
     return new Response(Buffer.from(log.bytes), {
       headers: {
         'content-type': 'application/octet-stream',
@@ -181,13 +182,16 @@ export const serveVms = (api: Api): void => {
   });
 
   serve(api, routes.streamConsole, async (c) => {
-    const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+    const { account } = identityOf(c);
+    const { name } = c.req.valid('param');
     const last = c.req.valid('header')['last-event-id'];
     if (last !== undefined && !/^\d{1,15}$/.test(last))
       throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of a console stream');
     const offset = last === undefined ? c.req.valid('query').offset : Number(last);
     return stream(c, api, async (signal) => {
-      const { offset: start, pieces } = await kit.host.console(ref).stream({ offset, signal });
+      const { offset: start, pieces } = await vms.ask(account, name, async (vm) =>
+        kit.host.console(vm).stream({ offset, signal }),
+      );
       return (async function* () {
         yield { event: 'start', id: String(start), data: { offset: start } };
         for await (const { offset: at, bytes } of pieces)
@@ -204,9 +208,11 @@ export const serveVms = (api: Api): void => {
     api,
     routes.writeConsole,
     async (c) => {
-      const ref = await vms.ref(identityOf(c).account, c.req.valid('param').name);
+      const { account } = identityOf(c);
+      const { name } = c.req.valid('param');
       const bytes = new Uint8Array(await c.req.arrayBuffer());
-      if (bytes.length > 0) await kit.host.console(ref).write(bytes, { signal: c.req.raw.signal });
+      const { signal } = c.req.raw;
+      if (bytes.length > 0) await vms.ask(account, name, async (vm) => kit.host.console(vm).write(bytes, { signal }));
       return noContent();
     },
     { bodyBytes: consoleInputBytes },

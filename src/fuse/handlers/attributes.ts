@@ -1,6 +1,6 @@
 /** LOOKUP, GETATTR, SETATTR, ACCESS, READLINK, STATFS. */
 import { type Handle, limits, type Node, type SetAttributes } from '../../tree/index.ts';
-import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE } from '../../wire/index.ts';
+import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE, S_IFDIR, S_IFMT, S_ISGID, S_ISUID } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import { isCurrent } from '../inodes.ts';
@@ -16,7 +16,12 @@ export function lookup(state: SessionState): number {
   if (typeof name === 'number') return name === EILSEQ ? ENOENT : name;
   const node = state.fileSystem.lookup(state.caller, state.inode.ino, name);
   if (typeof node === 'number') return node;
-  return state.entry(REPLY, node) ? state.reply(abi.EntryOut.sizeBytes) : ENFILE;
+  if (!state.entry(REPLY, node, state.caller.uid)) return ENFILE;
+  if (state.retries.size > 0) {
+    const nodeid = abi.EntryOut.nodeid.get(state.out, REPLY);
+    state.retries.lookedUp(state.caller.pid, nodeid, node, state.clock.monotonicMs());
+  }
+  return state.reply(abi.EntryOut.sizeBytes);
 }
 
 /**
@@ -51,7 +56,7 @@ export function setattr(state: SessionState): number {
   const mtimensec = abi.SetattrIn.mtimensec.get(view, BODY);
   if (valid & c.FATTR_ATIME && !(valid & c.FATTR_ATIME_NOW) && atimensec >= NSEC_PER_SEC) return EINVAL;
   if (valid & c.FATTR_MTIME && !(valid & c.FATTR_MTIME_NOW) && mtimensec >= NSEC_PER_SEC) return EINVAL;
-  const attributes: SetAttributes = {
+  let attributes: SetAttributes = {
     mode: valid & c.FATTR_MODE ? abi.SetattrIn.mode.get(view, BODY) & 0o7777 : undefined,
     uid: valid & c.FATTR_UID ? abi.SetattrIn.uid.get(view, BODY) : undefined,
     gid: valid & c.FATTR_GID ? abi.SetattrIn.gid.get(view, BODY) : undefined,
@@ -75,8 +80,14 @@ export function setattr(state: SessionState): number {
   // FATTR_CTIME, FATTR_LOCKOWNER and FATTR_KILL_SUIDGID ask for nothing that the tree does not do by itself.
   const asked = c.FATTR_MODE | c.FATTR_UID | c.FATTR_GID | c.FATTR_SIZE;
   const askedTimes = c.FATTR_ATIME | c.FATTR_MTIME | c.FATTR_ATIME_NOW | c.FATTR_MTIME_NOW;
-  if ((valid & (asked | askedTimes)) === 0) return getattr(state);
   const { inode } = state;
+  if ((valid & (asked | askedTimes)) === 0) {
+    // chown(-1, -1), which takes set-id bits away and is for the owner: chown to what it has does the same.
+    const node = state.fileSystem.node(inode.ino);
+    if (node === undefined || (node.mode & (S_ISUID | S_ISGID)) === 0 || (node.mode & S_IFMT) === S_IFDIR)
+      return getattr(state);
+    attributes = { uid: node.uid, gid: node.gid };
+  }
   const pending = state.later();
   state.fileSystem.setattr(state.caller, inode.ino, attributes, handle, (errno, node) => {
     if (errno !== 0 || node === undefined) return pending.fail(errno === 0 ? ESTALE : errno);

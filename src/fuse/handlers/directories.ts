@@ -1,6 +1,6 @@
 /** OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR. A cookie is the index of the entry after it. */
 import type { DirectoryEntry } from '../../tree/index.ts';
-import { EBADF, EINVAL, ENFILE, X_OK } from '../../wire/index.ts';
+import { EBADF, EINVAL, ENFILE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import { BODY, DIRECTORY_BYTES, REPLY, type SessionState } from '../state.ts';
 
@@ -29,28 +29,36 @@ function list(state: SessionState, plus: boolean): number {
   if (open === undefined) return EBADF;
   const limit = Math.min(abi.ReadIn.size.get(view, BODY), state.room, DIRECTORY_BYTES);
   // Attributes are for those who may look names up; others get the names alone.
-  const withNodes = plus && fileSystem.access(caller, open.directory.ino, X_OK) === 0;
+  const withNodes = plus && fileSystem.maySearch(caller, open.directory.ino);
   let used = 0;
-  for (let index = abi.ReadIn.offset.get(view, BODY); ; index++) {
+  let last = '';
+  const first = abi.ReadIn.offset.get(view, BODY);
+  let index = first;
+  for (; ; index++) {
     const entry = fileSystem.entry(caller, open.directory, index);
     if (entry === undefined) break;
     if (plus && index >= DOTS && entry.node === undefined) continue;
     const nameBytes = Buffer.byteLength(entry.name);
     const fixedBytes = plus ? abi.Direntplus.sizeBytes : abi.Dirent.sizeBytes;
     const length = Math.ceil((fixedBytes + nameBytes) / ALIGNMENT) * ALIGNMENT;
-    if (used + length > limit) return used === 0 ? EINVAL : state.reply(used);
+    if (used + length > limit) {
+      if (used === 0) return EINVAL;
+      break;
+    }
     const base = REPLY + used;
     state.head.fill(0, base, base + length);
     if (withNodes && index >= DOTS && entry.node !== undefined) entryWithNode(state, base, entry);
     dirent(state, plus ? base + abi.EntryOut.sizeBytes : base, entry, index, nameBytes);
     used += length;
+    last = entry.name;
   }
+  if (used > 0) state.handles.listed(open, first, index, last);
   return state.reply(used);
 }
 
 /** When the kernel holds too many nodeids already, the entry stays zero, which means: look it up when you need it. */
 function entryWithNode(state: SessionState, base: number, entry: DirectoryEntry): void {
-  if (entry.node !== undefined) state.entry(base, entry.node);
+  if (entry.node !== undefined) state.entry(base, entry.node, state.caller.uid);
 }
 
 function dirent(state: SessionState, base: number, entry: DirectoryEntry, index: number, nameBytes: number): void {
@@ -64,8 +72,8 @@ function dirent(state: SessionState, base: number, entry: DirectoryEntry, index:
 
 export function releasedir(state: SessionState): number {
   const open = state.handles.directory(abi.ReleaseIn.fh.get(state.view, BODY));
-  if (open === undefined) return EBADF;
-  state.handles.removeDirectory(open.fh);
+  if (open === undefined) return state.exchange.isRedone === true ? state.reply(0) : EBADF;
+  state.handles.removeDirectory(open);
   state.fileSystem.releasedir(open.directory);
   return state.reply(0);
 }

@@ -21,10 +21,17 @@ import { BODY, type PendingReply, REPLY, type SessionState } from '../state.ts';
 import { onlyName } from './body.ts';
 import { openFlags } from './files.ts';
 
-const answerEntry = (state: SessionState, pending: PendingReply, errno: number, node: Node | undefined): void => {
+/** `uid`: of who asked, which may be another than the caller of the request at hand by now. */
+const answerEntry = (
+  state: SessionState,
+  pending: PendingReply,
+  uid: number,
+  errno: number,
+  node: Node | undefined,
+): void => {
   if (errno !== 0 || node === undefined) pending.fail(errno === 0 ? EIO : errno);
   else if (!pending.live) pending.fail(EIO);
-  else if (state.entry(REPLY, node)) pending.finish(abi.EntryOut.sizeBytes);
+  else if (state.entry(REPLY, node, uid)) pending.finish(abi.EntryOut.sizeBytes);
   else pending.fail(ENFILE);
 };
 
@@ -34,13 +41,14 @@ export function mknod(state: SessionState): number {
   if ((mode & S_IFMT) !== S_IFREG) return EPERM;
   const name = onlyName(state, abi.MknodIn.sizeBytes);
   if (typeof name === 'number') return name;
-  if (state.inodes.full) return ENFILE;
+  if (state.inodes.fullFor(state.caller.uid)) return ENFILE;
   const { caller, fileSystem, inode } = state;
   const umask = abi.MknodIn.umask.get(state.view, BODY) & 0o777;
+  const { uid } = state.caller;
   const pending = state.later();
   fileSystem.create(caller, inode.ino, name, mode & 0o7777, umask, O_WRONLY | O_EXCL, (errno, made) => {
     if (made !== undefined) fileSystem.release(made.handle, () => undefined);
-    answerEntry(state, pending, errno, made?.node);
+    answerEntry(state, pending, uid, errno, made?.node);
   });
   return 0;
 }
@@ -48,12 +56,13 @@ export function mknod(state: SessionState): number {
 export function mkdir(state: SessionState): number {
   const name = onlyName(state, abi.MkdirIn.sizeBytes);
   if (typeof name === 'number') return name;
-  if (state.inodes.full) return ENFILE;
+  if (state.inodes.fullFor(state.caller.uid)) return ENFILE;
   const mode = abi.MkdirIn.mode.get(state.view, BODY) & 0o7777;
   const umask = abi.MkdirIn.umask.get(state.view, BODY) & 0o777;
+  const { uid } = state.caller;
   const pending = state.later();
   state.fileSystem.mkdir(state.caller, state.inode.ino, name, mode, umask, (errno, node) =>
-    answerEntry(state, pending, errno, node),
+    answerEntry(state, pending, uid, errno, node),
   );
   return 0;
 }
@@ -67,11 +76,12 @@ export function symlink(state: SessionState): number {
   if (typeof name === 'number') return name;
   if (targetEnd === nameEnd + 1) return EINVAL;
   if (targetEnd - nameEnd - 1 > limits.symlinkBytes) return ENAMETOOLONG;
-  if (state.inodes.full) return ENFILE;
+  if (state.inodes.fullFor(state.caller.uid)) return ENFILE;
   const target = bytes.slice(nameEnd + 1, targetEnd);
+  const { uid } = state.caller;
   const pending = state.later();
   state.fileSystem.symlink(state.caller, state.inode.ino, name, target, (errno, node) =>
-    answerEntry(state, pending, errno, node),
+    answerEntry(state, pending, uid, errno, node),
   );
   return 0;
 }
@@ -124,15 +134,16 @@ export function create(state: SessionState): number {
   const { view } = state;
   const name = onlyName(state, abi.CreateIn.sizeBytes);
   if (typeof name === 'number') return name;
-  if (state.inodes.full || state.handles.full) return ENFILE;
+  if (state.inodes.fullFor(state.caller.uid) || state.handles.full) return ENFILE;
   const flags = abi.CreateIn.flags.get(view, BODY);
   const mode = abi.CreateIn.mode.get(view, BODY) & 0o7777;
   const umask = abi.CreateIn.umask.get(view, BODY) & 0o777;
+  const { uid } = state.caller;
   const pending = state.later();
   state.fileSystem.create(state.caller, state.inode.ino, name, mode, umask, flags, (errno, made) => {
     if (errno !== 0 || made === undefined) return pending.fail(errno === 0 ? EIO : errno);
     const { node, handle } = made;
-    if (!pending.live || !state.entry(REPLY, node)) {
+    if (!pending.live || !state.entry(REPLY, node, uid)) {
       state.fileSystem.release(handle, () => undefined);
       return pending.fail(pending.live ? ENFILE : EIO);
     }

@@ -114,12 +114,15 @@ export function fsync(state: SessionState): number {
 /** Answered when a pending truncation is committed: virtiofs makes close(2) wait for it. */
 export function release(state: SessionState): number {
   const file = state.handles.file(abi.ReleaseIn.fh.get(state.view, BODY));
-  if (file === undefined) return EBADF;
+  if (file === undefined) return state.exchange.isRedone === true ? state.reply(0) : EBADF;
   state.handles.removeFile(file.fh);
   state.polled.delete(file);
   for (const waiting of state.waits.values()) if (waiting.fh === file.fh) waiting.cancel();
   const pending = state.later();
-  state.fileSystem.release(file.handle, (errno) => pending.settle(errno));
+  state.fileSystem.release(file.handle, (errno) => {
+    state.handles.released(file);
+    pending.settle(errno);
+  });
   return 0;
 }
 

@@ -67,7 +67,9 @@ export function destroy(state: SessionState): number {
   return state.reply(0);
 }
 
+/** One that was taken before may have been counted before: what is given up too late does no harm. */
 export function forget(state: SessionState): number {
+  if (state.exchange.isRedone === true) return state.noReply();
   state.inodes.forget(state.nodeid, abi.ForgetIn.nlookup.get(state.view, BODY));
   return state.noReply();
 }
@@ -76,6 +78,7 @@ export function batchForget(state: SessionState): number {
   const count = abi.BatchForgetIn.count.get(state.view, BODY);
   const first = BODY + abi.BatchForgetIn.sizeBytes;
   if (first + count * abi.ForgetOne.sizeBytes > state.end) return EINVAL;
+  if (state.exchange.isRedone === true) return state.noReply();
   for (let index = 0; index < count; index++) {
     const at = first + index * abi.ForgetOne.sizeBytes;
     state.inodes.forget(abi.ForgetOne.nodeid.get(state.view, at), abi.ForgetOne.nlookup.get(state.view, at));

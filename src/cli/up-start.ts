@@ -1,0 +1,57 @@
+/** What `porthole up` makes sure of before it begins, and why it does not, in words for who typed the command. */
+import { chmodSync, mkdirSync, statSync } from 'node:fs';
+import { StoreError } from '../store/index.ts';
+
+/**
+ * Makes it where it is not there. VMs run as users of their own and must get to their directories in it, each of which is
+ * closed by itself: 0711. Refused is what others could change below us.
+ */
+export const prepareHostDirectory = (directory: string, option: '--state' | '--run'): void => {
+  const otherwise = `give another ${option} directory`;
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o711 });
+    const { mode, uid } = statSync(directory);
+    const mine = process.getuid?.();
+    if (uid !== mine) throw new Error(`"${directory}" belongs to uid ${uid}, and this is uid ${mine}; ${otherwise}`);
+    if ((mode & 0o022) !== 0)
+      throw new Error(
+        `"${directory}" has mode 0${(mode & 0o7777).toString(8)}, so others may change what is in it; ${otherwise}`,
+      );
+    chmodSync(directory, 0o711);
+  } catch (error) {
+    const { code, syscall } = error as NodeJS.ErrnoException;
+    if (syscall === undefined) throw error;
+    throw new Error(`"${directory}" cannot be used (${code}); ${otherwise}`, { cause: error });
+  }
+};
+
+export interface Places {
+  readonly stateDirectory: string;
+  /** Where one was named. */
+  readonly keyFile: string | undefined;
+}
+
+/** The same error, or one that says what to do in terms of the command line. */
+export const startRefusal = (error: unknown, { stateDirectory, keyFile }: Places): unknown => {
+  if (!(error instanceof StoreError)) return error;
+  const restore = `porthole restore FILE --state '${stateDirectory}'${keyFile === undefined ? '' : ` --key '${keyFile}'`}`;
+  switch (error.code) {
+    case 'STORE_LOCKED':
+      return new Error(
+        `a host daemon, or a restore, uses "${stateDirectory}" already; stop it, or give another --state directory`,
+        { cause: error },
+      );
+    case 'STORE_DAMAGED':
+    case 'STORE_MISSING':
+      return new Error(
+        `the daemon does not start: ${error.message}.\nTo restore: ${restore}\nVMs that run go on meanwhile`,
+        { cause: error },
+      );
+    case 'STORE_KEY_MISSING':
+      return new Error(`${error.message}. If it is elsewhere, name it with --key`, { cause: error });
+    case 'STORE_KEY_WRONG':
+      return new Error(`${error.message}. --key names the file`, { cause: error });
+    default:
+      return error;
+  }
+};

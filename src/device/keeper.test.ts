@@ -1,0 +1,214 @@
+import assert from 'node:assert/strict';
+import { mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
+import path from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { fuzzKeeper } from '../../test/fuzz/keeper.ts';
+import {
+  close,
+  connectUnix,
+  eventfd,
+  memfd,
+  POLLIN,
+  pollOne,
+  read,
+  receive,
+  receiveWithFds,
+  send,
+  sendWithFds,
+  setNonBlocking,
+  signalEventfd,
+  socketPair,
+} from '../sys/index.ts';
+import { Keeper } from './keeper.ts';
+import * as protocol from './keeper-protocol.ts';
+
+const EINVAL = 22;
+const ENOENT = 2;
+const ENOSPC = 28;
+
+/** A keeper in this thread, that runs while it is asked something. */
+class Bench {
+  readonly directory = mkdtempSync('/tmp/porthole-keeper-test-');
+  readonly keeper: Keeper;
+  readonly #open: number[] = [];
+
+  constructor(t: TestContext) {
+    this.keeper = new Keeper(this.at('admin'));
+    t.after(() => {
+      for (const fd of this.#open) close(fd);
+      rmSync(this.directory, { recursive: true, force: true });
+    });
+  }
+
+  at(name: string): string {
+    return path.join(this.directory, name);
+  }
+
+  own(fd: number): number {
+    assert.ok(fd >= 0, `errno ${-fd}`);
+    this.#open.push(fd);
+    return fd;
+  }
+
+  admin(command: object): number {
+    const fd = connectUnix(this.at('admin'));
+    const line = Buffer.from(`${JSON.stringify(command)}\n`);
+    assert.equal(send(fd, line), line.length);
+    const answer = new Uint8Array(64);
+    while (pollOne(fd, POLLIN, 0) === 0) this.keeper.turn(10);
+    const got = read(fd, answer);
+    close(fd);
+    return (JSON.parse(Buffer.from(answer.subarray(0, got)).toString()) as { errno: number }).errno;
+  }
+
+  connect(vm: string): Peer {
+    return new Peer(this, this.own(connectUnix(this.at(vm), 'packets')));
+  }
+}
+
+interface Entry {
+  readonly name: string;
+  readonly number: number;
+  readonly fd: number;
+}
+
+class Peer {
+  readonly #bench: Bench;
+  readonly fd: number;
+
+  constructor(bench: Bench, fd: number) {
+    this.#bench = bench;
+    this.fd = fd;
+  }
+
+  ask(
+    op: number,
+    name: string,
+    more: { fd?: number; number?: number; take?: number; extra?: Uint8Array } = {},
+  ): number {
+    const packet = new Uint8Array(protocol.PACKET_BYTES);
+    const bytes = protocol.writeRequest(packet, op, name, more.number, more.take, more.extra);
+    assert.equal(sendWithFds(this.fd, packet, bytes, more.fd === undefined ? [] : [more.fd]), bytes);
+    return this.answer([]);
+  }
+
+  list(): Entry[] {
+    const entries: Entry[] = [];
+    const packet = new Uint8Array(protocol.PACKET_BYTES);
+    send(this.fd, packet, protocol.writeRequest(packet, protocol.LIST, ''));
+    assert.equal(this.answer(entries), 0);
+    for (const { fd } of entries) this.#bench.own(fd);
+    return entries;
+  }
+
+  answer(entries: Entry[]): number {
+    const packet = new Uint8Array(protocol.PACKET_BYTES);
+    for (;;) {
+      while (pollOne(this.fd, POLLIN, 0) === 0) this.#bench.keeper.turn(10);
+      const fds: number[] = [];
+      const got = receiveWithFds(this.fd, packet, packet.length, fds);
+      if (got <= 0) return -1;
+      const answer = protocol.readAnswer(packet, got);
+      assert.ok(answer);
+      if (answer.kind === protocol.DONE) return answer.errno;
+      entries.push({ name: answer.name, number: answer.number, fd: fds[0]! });
+    }
+  }
+}
+
+test('Keeper gives a descriptor to whoever asks at the same socket, and to nobody else', (t) => {
+  const bench = new Bench(t);
+  assert.equal(bench.admin({ open: 'a', path: bench.at('a') }), 0);
+  assert.equal(bench.admin({ open: 'b', path: bench.at('b') }), 0);
+  assert.equal(statSync(bench.at('a')).mode & 0o777, 0o600);
+  const event = bench.own(eventfd());
+  assert.equal(bench.connect('a').ask(protocol.PUT, 'kick', { fd: event, number: 7 }), 0);
+  const [entry, ...more] = bench.connect('a').list();
+  assert.deepEqual([entry?.name, entry?.number, more], ['kick', 7, []]);
+  signalEventfd(event);
+  assert.ok(pollOne(entry!.fd, POLLIN, 0) > 0, 'it is the same open file');
+  assert.deepEqual(bench.connect('b').list(), []);
+  assert.equal(bench.connect('b').ask(protocol.DROP, 'kick'), ENOENT);
+  assert.equal(bench.connect('a').ask(protocol.DROP, 'kick'), 0);
+  assert.deepEqual(bench.connect('a').list(), []);
+});
+
+test('Keeper closes what it keeps for a VM that is closed', (t) => {
+  const bench = new Bench(t);
+  bench.admin({ open: 'a', path: bench.at('a') });
+  const pair = socketPair();
+  assert.ok(typeof pair !== 'number');
+  bench.own(pair[1]);
+  assert.equal(bench.connect('a').ask(protocol.PUT, 'control', { fd: pair[0] }), 0);
+  close(pair[0]);
+  assert.equal(pollOne(pair[1], POLLIN, 0), 0, 'it is held open');
+  assert.equal(bench.admin({ close: 'a' }), 0);
+  assert.equal(read(pair[1], new Uint8Array(1)), 0, 'nobody has the other end any more');
+  assert.equal(bench.admin({ close: 'a' }), ENOENT);
+});
+
+test('Keeper answers and takes a message once for each number', (t) => {
+  const bench = new Bench(t);
+  bench.admin({ open: 'a', path: bench.at('a') });
+  const pair = socketPair();
+  assert.ok(typeof pair !== 'number');
+  for (const fd of pair) bench.own(fd);
+  setNonBlocking(pair[1], true);
+  const peer = bench.connect('a');
+  assert.equal(peer.ask(protocol.PUT, 'control', { fd: pair[0] }), 0);
+  send(pair[1], Buffer.from('question, next'));
+  const finish = { number: 1, take: 10, extra: Buffer.from('answer') };
+  assert.equal(peer.ask(protocol.FINISH, 'control', finish), 0);
+  assert.equal(bench.connect('a').ask(protocol.FINISH, 'control', finish), 0, 'a successor asks again');
+  const got = new Uint8Array(32);
+  assert.equal(read(pair[1], got), 6);
+  assert.equal(receive(pair[0], got, 32), 4, 'what was taken is taken once');
+  assert.equal(Buffer.from(got.subarray(0, 4)).toString(), 'next');
+  assert.equal(peer.ask(protocol.FINISH, 'nothing', finish), ENOENT);
+});
+
+test('Keeper takes so many descriptors and no more', (t) => {
+  const bench = new Bench(t);
+  bench.admin({ open: 'a', path: bench.at('a') });
+  const peer = bench.connect('a');
+  const event = bench.own(eventfd());
+  let taken = 0;
+  while (taken < 1000 && peer.ask(protocol.PUT, `kick ${taken}`, { fd: event }) === 0) taken++;
+  assert.ok(taken >= 300 && taken < 400, `${taken} were taken`);
+  assert.equal(peer.ask(protocol.PUT, 'one more', { fd: event }), ENOSPC);
+  assert.equal(peer.ask(protocol.PUT, 'kick 0', { fd: event }), 0, 'in place of another there is room');
+  assert.equal(peer.ask(protocol.PUT, 'without'), EINVAL);
+});
+
+test('Keeper listens no more to a VM that sent what closing could wait for', (t) => {
+  const bench = new Bench(t);
+  bench.admin({ open: 'a', path: bench.at('a') });
+  bench.admin({ open: 'b', path: bench.at('b') });
+  const peer = bench.connect('a');
+  const file = bench.own(openSync('/dev/null', 'r'));
+  assert.equal(peer.ask(protocol.PUT, 'file', { fd: file }), -1, 'it hangs up');
+  assert.equal(bench.connect('a').answer([]), -1);
+  assert.equal(bench.connect('b').ask(protocol.PUT, 'memory', { fd: bench.own(memfd('guest', 4096)) }), 0);
+});
+
+test('Keeper hangs up on nonsense and goes on', (t) => {
+  const bench = new Bench(t);
+  bench.admin({ open: 'a', path: bench.at('a') });
+  for (const nonsense of [[], [9], Array.from({ length: 16 }, () => 255), Array.from({ length: 900 }, () => 1)]) {
+    const peer = bench.connect('a');
+    if (nonsense.length > 0) send(peer.fd, Uint8Array.from(nonsense));
+    else close(peer.fd);
+    if (nonsense.length > 0) assert.equal(peer.answer([]), -1);
+  }
+  assert.equal(bench.admin({ open: 5 }), EINVAL);
+  assert.deepEqual(bench.connect('a').list(), []);
+});
+
+test('readRequest takes what writeRequest wrote', () => {
+  const packet = new Uint8Array(protocol.PACKET_BYTES);
+  const extra = Uint8Array.of(1, 2, 3);
+  const bytes = protocol.writeRequest(packet, protocol.FINISH, 'a control', 12, 34, extra);
+  const request = { op: protocol.FINISH, name: 'a control', number: 12, take: 34, extra };
+  assert.deepEqual(protocol.readRequest(packet, bytes), request);
+  fuzzKeeper(packet.subarray(0, bytes));
+});

@@ -1,0 +1,258 @@
+/**
+ * The keeper: a process that outlives device processes and holds their descriptors, so that a successor gets them. It does
+ * nothing else, so that there is nothing in it to break. Every VM has a socket of its own, which only its uid may open, and a
+ * store of its own behind it: a device process that a guest has taken over reaches what is its VM's already.
+ *
+ * VMs are added and taken away over the admin socket, which is root's: one JSON object a line, `{"open":NAME,"path":PATH,
+ * "uid":UID}` or `{"close":NAME}`, answered by `{"errno":N}`.
+ */
+import { chmodSync, chownSync, lstatSync, readlinkSync, unlinkSync } from 'node:fs';
+import {
+  accept,
+  close,
+  EPOLLIN,
+  Epoll,
+  getSeals,
+  listenUnix,
+  read,
+  receive,
+  receiveWithFds,
+  send,
+  sendWithFds,
+} from '../sys/index.ts';
+import { EAGAIN, EEXIST, EINTR, EINVAL, EIO, ENOENT, ENOSPC } from '../wire/index.ts';
+import * as protocol from './keeper-protocol.ts';
+
+const limits = {
+  /** Descriptors of one VM: four for each queue and memory region, in the old and the new table, and some. */
+  descriptors: 320,
+  /** Connections of one VM: a device process, its successor, and their neighbours for other sockets of the VM. */
+  connections: 8,
+  adminLineBytes: 4096,
+} as const;
+
+interface Kept {
+  fd: number;
+  number: number;
+}
+
+interface Vm {
+  readonly path: string;
+  readonly listenFd: number;
+  readonly kept: Map<string, Kept>;
+  readonly connections: Set<number>;
+  /** It sent what the keeper does not take: nobody of that VM is listened to any more. */
+  isRefused: boolean;
+}
+
+/**
+ * Sockets, eventfds and shared memory, which is all that there is to keep. Closing anything else may wait for somebody (a file
+ * of a FUSE file system for whoever serves it), and the keeper waits for nobody.
+ */
+function isKeepable(fd: number): boolean {
+  const link = readlinkSync(`/proc/self/fd/${fd}`);
+  return link.startsWith('socket:[') || link === 'anon_inode:[eventfd]' || getSeals(fd) >= 0;
+}
+
+/** Closes a socket's file, if it is one: what a keeper that died has left. */
+function removeSocket(path: string): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
+}
+
+/** A listening socket that only `uid` may open (and root). Throws in words. */
+function listenFor(path: string, uid: number | undefined, kind: 'stream' | 'packets'): number {
+  removeSocket(path);
+  const umask = process.umask(0o777);
+  const fd = listenUnix(path, 8, kind);
+  process.umask(umask);
+  if (fd < 0) throw new Error(`listening on "${path}" failed with errno ${-fd}`);
+  try {
+    if (uid !== undefined) chownSync(path, uid, -1);
+    chmodSync(path, 0o600);
+  } catch (error) {
+    close(fd);
+    throw error;
+  }
+  return fd;
+}
+
+export class Keeper {
+  readonly #epoll = new Epoll(64);
+  readonly #callbacks = new Map<number, () => void>();
+  readonly #vms = new Map<string, Vm>();
+  readonly #packet = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES + 1));
+  readonly #answer = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES));
+  readonly #taken = new Uint8Array(new ArrayBuffer(4096));
+
+  /** Listens for the host daemon. Throws when that is not possible. */
+  constructor(adminPath: string) {
+    const admin = listenFor(adminPath, undefined, 'stream');
+    this.#watch(admin, () => {
+      const fd = accept(admin);
+      if (fd >= 0) this.#serveAdmin(fd);
+    });
+  }
+
+  /** Blocks for ever; a signal ends the process. */
+  run(): never {
+    for (;;) this.turn(-1);
+  }
+
+  /** Serves what comes within `timeoutMs`. */
+  turn(timeoutMs: number): void {
+    const count = this.#epoll.wait(timeoutMs);
+    if (count < 0 && count !== -EINTR) throw new Error(`waiting for events failed with errno ${-count}`);
+    for (let i = 0; i < count; i++) this.#callbacks.get(this.#epoll.eventFd(i))?.();
+  }
+
+  /** Ends the process that its starter left: serves until the end of `fd`. */
+  endWith(fd: number): void {
+    this.#watch(fd, () => {
+      if (read(fd, this.#taken) <= 0) process.exit(0);
+    });
+  }
+
+  #watch(fd: number, onReady: () => void): void {
+    this.#epoll.add(fd, EPOLLIN);
+    this.#callbacks.set(fd, onReady);
+  }
+
+  #unwatch(fd: number): void {
+    this.#epoll.remove(fd);
+    this.#callbacks.delete(fd);
+    close(fd);
+  }
+
+  // --- the host daemon ---
+
+  #serveAdmin(fd: number): void {
+    let text = '';
+    const buffer = new Uint8Array(new ArrayBuffer(limits.adminLineBytes));
+    this.#watch(fd, () => {
+      const got = read(fd, buffer);
+      if (got === -EAGAIN || got === -EINTR) return;
+      if (got <= 0 || text.length + got > limits.adminLineBytes) return this.#unwatch(fd);
+      text += Buffer.from(buffer.subarray(0, got)).toString();
+      for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
+        const line = text.slice(0, end);
+        text = text.slice(end + 1);
+        send(fd, Buffer.from(`${JSON.stringify({ errno: this.#command(line) })}\n`));
+      }
+    });
+  }
+
+  #command(line: string): number {
+    try {
+      const { open, close: closed, path, uid } = JSON.parse(line) as Record<string, unknown>;
+      if (typeof closed === 'string') return this.#close(closed);
+      if (typeof open !== 'string' || typeof path !== 'string') return EINVAL;
+      return this.#open(open, path, typeof uid === 'number' ? uid : undefined);
+    } catch {
+      return EIO;
+    }
+  }
+
+  #open(name: string, path: string, uid: number | undefined): number {
+    const there = this.#vms.get(name);
+    if (there !== undefined) return there.path === path ? 0 : EEXIST;
+    const listenFd = listenFor(path, uid, 'packets');
+    const vm: Vm = { path, listenFd, kept: new Map(), connections: new Set(), isRefused: false };
+    this.#vms.set(name, vm);
+    this.#watch(listenFd, () => {
+      const fd = accept(listenFd);
+      if (fd < 0) return;
+      if (vm.isRefused || vm.connections.size >= limits.connections) close(fd);
+      else this.#connect(vm, fd);
+    });
+    return 0;
+  }
+
+  #close(name: string): number {
+    const vm = this.#vms.get(name);
+    if (vm === undefined) return ENOENT;
+    this.#vms.delete(name);
+    for (const fd of vm.connections) this.#unwatch(fd);
+    for (const { fd } of vm.kept.values()) close(fd);
+    this.#unwatch(vm.listenFd);
+    removeSocket(vm.path);
+    return 0;
+  }
+
+  // --- device processes ---
+
+  #connect(vm: Vm, fd: number): void {
+    vm.connections.add(fd);
+    const fds: number[] = [];
+    this.#watch(fd, () => {
+      const got = receiveWithFds(fd, this.#packet, this.#packet.length, fds, 1);
+      if (got === -EAGAIN || got === -EINTR) return;
+      if (fds.some((came) => !isKeepable(came))) return this.#refuse(vm);
+      const request = got <= 0 ? undefined : protocol.readRequest(this.#packet, got);
+      const answered = request !== undefined && this.#serve(vm, fd, request, fds);
+      for (const left of fds.splice(0)) close(left);
+      if (answered) return;
+      vm.connections.delete(fd);
+      this.#unwatch(fd);
+    });
+  }
+
+  /** What came stays open for ever, once a VM: it must not be closed. */
+  #refuse(vm: Vm): void {
+    vm.isRefused = true;
+    for (const fd of vm.connections) this.#unwatch(fd);
+    vm.connections.clear();
+  }
+
+  /** False when the peer does not take its answer: it can't be served any more. */
+  #serve(vm: Vm, to: number, request: protocol.KeeperRequest, fds: number[]): boolean {
+    let errno = 0;
+    switch (request.op) {
+      case protocol.PUT:
+        errno = this.#put(vm, request, fds);
+        break;
+      case protocol.DROP:
+        errno = this.#drop(vm, request.name);
+        break;
+      case protocol.LIST:
+        for (const [name, { fd, number }] of vm.kept) {
+          const bytes = protocol.writeAnswer(this.#answer, protocol.ENTRY, 0, name, number);
+          if (sendWithFds(to, this.#answer, bytes, [fd]) !== bytes) return false;
+        }
+        break;
+      case protocol.FINISH:
+        errno = this.#finish(vm, request);
+        break;
+    }
+    const bytes = protocol.writeAnswer(this.#answer, protocol.DONE, errno);
+    return send(to, this.#answer, bytes) === bytes;
+  }
+
+  #put(vm: Vm, { name, number }: protocol.KeeperRequest, fds: number[]): number {
+    const [fd] = fds;
+    if (fd === undefined || name === '') return EINVAL;
+    const there = vm.kept.get(name);
+    if (there === undefined && vm.kept.size >= limits.descriptors) return ENOSPC;
+    if (there !== undefined) close(there.fd);
+    vm.kept.set(name, { fd, number });
+    fds.length = 0;
+    return 0;
+  }
+
+  #drop(vm: Vm, name: string): number {
+    const there = vm.kept.get(name);
+    if (there === undefined) return ENOENT;
+    close(there.fd);
+    vm.kept.delete(name);
+    return 0;
+  }
+
+  #finish(vm: Vm, { name, number, take, extra }: protocol.KeeperRequest): number {
+    const kept = vm.kept.get(name);
+    if (kept === undefined) return ENOENT;
+    if (kept.number >= number) return 0;
+    kept.number = number;
+    if (extra.length > 0 && send(kept.fd, extra) !== extra.length) return EIO;
+    if (take > 0 && receive(kept.fd, this.#taken, take) !== take) return EIO;
+    return 0;
+  }
+}

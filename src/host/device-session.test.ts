@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { World } from '../../test/tree/world.ts';
+import type { ToDevice } from '../device/index.ts';
+import { DeviceSession } from './device-session.ts';
+
+const caller = { uid: 0, gid: 0, pid: 1 };
+
+/** A session, and device processes that say what a test has them say. */
+function begin() {
+  const { authority } = new World({ content: { guest: {} } });
+  const session = new DeviceSession({
+    authority,
+    config: () => ({
+      type: 'config',
+      vm: 'web-1',
+      vhostUser: [{ path: '/run/a.sock', mode: 0o600 }],
+      mounts: [],
+      options: { spinMicros: 0, allowUnsealedMemory: false },
+    }),
+    onEvent: () => {},
+    onAuditWaiting: () => {},
+  });
+  const device = (holder: string) => {
+    const received: ToDevice[] = [];
+    const send = (message: ToDevice): void => void received.push(message);
+    session.take({ type: 'hello', protocol: 1, holder, pid: 1 }, send);
+    return {
+      make: (sequence: number, name: string) => {
+        const parentIno = authority.snapshot.resolve('/guest')!.ino;
+        const mutation = { op: 'create', caller, parentIno, name, mode: 0o600, umask: 0 } as const;
+        session.take({ type: 'mutation', sequence, way: 'virtiofs', mutation, expiresMs: Infinity }, send);
+        return received.findLast((message) => message.type === 'outcome')?.outcome.errno;
+      },
+    };
+  };
+  return { authority, device };
+}
+
+test('DeviceSession forgets what other processes sent when a new one says hello, and not when a successor does', () => {
+  const { authority, device } = begin();
+  assert.equal(device('first').make(1, 'a'), 0);
+  assert.deepEqual(authority.rememberedHolders(), ['first']);
+  const successor = device('first');
+  assert.equal(successor.make(1, 'a'), 0, 'its predecessor’s mutation is answered, and not done twice');
+  const second = device('second');
+  assert.deepEqual(authority.rememberedHolders(), []);
+  assert.equal(second.make(1, 'b'), 0);
+  assert.deepEqual(authority.rememberedHolders(), ['second']);
+});

@@ -1,0 +1,18 @@
+# A place where nothing is but the executable: no node_modules, no directory that is both writable and executable, a root that
+# cannot be written. Run it in a mount namespace of its own: $1 is the executable, $2 an empty directory, $3 the directory of
+# the example. It runs the commands on standard input there, with the executable as $porthole.
+set -eu
+executable=$1 place=$2 example=$3
+mount --make-rprivate /
+mount -t tmpfs -o mode=0755 tmpfs "$place"
+mkdir "$place/bin" "$place/work"
+cp "$executable" "$place/bin/porthole"
+mount -t tmpfs -o noexec tmpfs "$place/work"
+cp "$example"/* "$place/work"
+mount -o remount,ro "$place"
+for directory in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec tmpfs "$directory"; done
+mount -o remount,bind,ro /
+cd "$place/work"
+if cp /bin/true . && ./true 2>/dev/null; then echo "what is written can be executed" >&2 && exit 1; fi
+if touch /porthole 2>/dev/null; then echo "the root can be written" >&2 && exit 1; fi
+exec env -i PATH="$PATH" porthole="$place/bin/porthole" sh -eu

@@ -1,0 +1,144 @@
+/** The one-file executable: where it runs, what it costs, what is in it. */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { before, type TestContext, test } from 'node:test';
+import { thisVersion } from '../../src/parts/index.ts';
+import { until } from '../until.ts';
+import { build, builtExecutable } from './built.ts';
+
+const root = path.resolve(import.meta.dirname, '../..');
+const example = path.join(root, 'examples');
+
+let executable = '';
+before(() => {
+  executable = builtExecutable().executable;
+});
+
+/** Not under /tmp, which is hidden where the executable is tried. */
+const emptyDirectory = (t: TestContext): string => {
+  mkdirSync(path.join(root, '.cache'), { recursive: true });
+  const directory = mkdtempSync(path.join(root, '.cache/ships-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  return directory;
+};
+
+const inBarePlace = (t: TestContext, script: string): { readonly status: number | null; readonly text: string } => {
+  const args = [
+    '--mount',
+    'sh',
+    path.join(import.meta.dirname, 'bare-place.sh'),
+    executable,
+    emptyDirectory(t),
+    example,
+  ];
+  const { status, stdout, stderr } = spawnSync('unshare', args, { input: script, encoding: 'utf8', timeout: 120_000 });
+  return { status, text: `${stdout}${stderr}` };
+};
+
+test('the executable serves a mount where nothing else is and nothing written may be executed', (t) => {
+  const { status, text } = inBarePlace(
+    t,
+    `
+      mkdir mnt
+      "$porthole" serve web.yaml --mount mnt --state state --audit audit.jsonl >said 2>&1 &
+      tries=0
+      until mountpoint -q mnt; do
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || { cat said; exit 1; }
+        sleep 0.1
+      done
+      cat mnt/instance/hostname; echo
+      cat mnt/secrets/db-password; echo
+      setpriv --reuid 1001 --clear-groups cat mnt/secrets/api-token 2>&1 || echo refused
+      echo written >mnt/guest/file
+      cat mnt/guest/file
+      sed -i 's/hostname: web-1/hostname: web-2/' web.yaml
+      tries=0
+      until [ "$(cat mnt/instance/hostname)" = web-2 ]; do
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || { cat said; exit 1; }
+        sleep 0.1
+      done
+      kill $!
+      wait $!
+      grep -c '"path":"/secrets/api-token","uid":1001' audit.jsonl
+      "$porthole" export --state state | grep -A1 'guest:'
+      if mountpoint -q mnt; then echo "still mounted"; fi
+    `,
+  );
+  assert.equal(status, 0, text);
+  assert.match(text, /web-1\nhunter2\n.*Permission denied\nrefused\nwritten\n1\n.*guest:/s);
+  assert.doesNotMatch(text, /still mounted/);
+});
+
+test('the executable says its version and commit where there is no git', (t) => {
+  const { status, text } = inBarePlace(t, '"$porthole" --version');
+  assert.equal(status, 0, text);
+  assert.match(text, new RegExp(`^${RegExp.escape(thisVersion().version)} \\(commit [0-9a-f]{12}(\\+changes)?\\)\\n$`));
+});
+
+test('the executable is the same, byte for byte, when it is built again', (t) => {
+  const [one, other] = [emptyDirectory(t), emptyDirectory(t)];
+  for (const directory of [one, other]) build(directory);
+  const names = readdirSync(one).toSorted();
+  assert.deepEqual(names, ['THIRD-PARTY-LICENSES', 'porthole']);
+  for (const name of names) {
+    const same = readFileSync(path.join(one, name)).equals(readFileSync(path.join(other, name)));
+    assert.ok(same, `${name} differs`);
+  }
+});
+
+test('THIRD-PARTY-LICENSES has the licences of Node and of the packages in the executable', () => {
+  const text = readFileSync(path.join(path.dirname(executable), 'THIRD-PARTY-LICENSES'), 'utf8');
+  const packages = ['@msgpack/msgpack', 'commander', 'koffi', 'yaml', 'zod', `node-linux-${process.arch}`];
+  for (const name of packages) {
+    assert.match(text, new RegExp(`^${RegExp.escape(name)} \\d+\\.\\d+\\.\\d+ \\(.+\\)\\n=+\\n\\n.`, 'm'));
+  }
+  assert.match(text, /^Copyright Node\.js contributors/m);
+});
+
+/** Private memory, in KiB, of the device process of a served mount that has been read and is at rest. */
+async function privateMemory(t: TestContext, program: string): Promise<number> {
+  const directory = emptyDirectory(t);
+  const mount = path.join(directory, 'mnt');
+  mkdirSync(mount);
+  const host = spawn(program, ['serve', path.join(example, 'web.yaml'), '--mount', mount, '--json'], {
+    stdio: ['ignore', 'pipe', 'ignore'],
+  });
+  const ended = new Promise((resolve) => host.once('close', resolve));
+  try {
+    const lines = createInterface({ input: host.stdout });
+    await new Promise<void>((resolve, reject) => {
+      lines.on('line', (line) => line.includes('"event":"ready"') && resolve());
+      lines.once('close', () => reject(new Error(`${program} ended before it had mounted`)));
+    });
+    for (let round = 0; round < 50; round++) readFileSync(path.join(mount, 'secrets/db-password'));
+    const children = readFileSync(`/proc/${host.pid}/task/${host.pid}/children`, 'utf8').trim();
+    assert.match(children, /^\d+$/, 'one device process');
+    let [last, looks] = [0, 0];
+    return await until('memory that stays', () => {
+      const text = readFileSync(`/proc/${children}/smaps_rollup`, 'utf8');
+      const now = Number(/^Private_Dirty:\s+(\d+) kB/m.exec(text)?.[1]);
+      looks = now === last ? looks + 1 : 0;
+      last = now;
+      return looks === 50 && now;
+    });
+  } finally {
+    host.kill();
+    await ended;
+  }
+}
+
+test('a device process has no more private memory from the executable than from a checkout', async (t) => {
+  const checkout = path.join(root, 'porthole');
+  // The first run from a checkout compiles.
+  await privateMemory(t, checkout);
+  const fromCheckout = await privateMemory(t, checkout);
+  const fromExecutable = await privateMemory(t, executable);
+  t.diagnostic(`private memory: ${fromExecutable} KiB from the executable, ${fromCheckout} KiB from a checkout`);
+  assert.ok(fromExecutable > 1_000);
+  assert.ok(fromExecutable <= fromCheckout, `${fromExecutable} KiB against ${fromCheckout} KiB`);
+});

@@ -5,7 +5,6 @@
  * QEMU are told of by events alone: what happens while nobody listens is not seen.
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
-import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { printable } from './printable.ts';
 import { type DomainRun, listingCommands, readEvent, readListing } from './virsh.ts';
@@ -29,6 +28,8 @@ const lookEveryMs = 15_000;
 const lookWithinMs = 20_000;
 const againFirstMs = 1_000;
 const againMostMs = 30_000;
+/** Characters of a line: more than any event's. */
+const lineMost = 64 * 1024;
 /** QEMU tells of one reboot several times (7.2: up to seven times in 150 ms, seen); no guest boots in less. */
 const sameRebootMs = 1_000;
 
@@ -99,7 +100,12 @@ export class DomainWatch {
     child.once('error', (error) => {
       said = error.message;
     });
-    createInterface({ input: child.stdout }).on('line', (line) => this.#take(line));
+    let rest = '';
+    child.stdout.setEncoding('utf8').on('data', (text: string) => {
+      const lines = (rest + text).split('\n');
+      rest = lines.pop()!.slice(-lineMost);
+      for (const line of lines) this.#take(line);
+    });
     child.once('close', () => {
       if (this.#child !== child) return;
       this.#child = undefined;

@@ -10,7 +10,7 @@ const DomainRunRecord = z.looseObject({
   vm: z.string(),
   uuid: z.string(),
   id: z.int(),
-  cpuNs: z.number().nonnegative(),
+  cpuNs: z.number().nonnegative().optional(),
 });
 
 export const domainRunKey = (name: string): string => `domainrun/${name}`;
@@ -18,7 +18,7 @@ export const domainRunKey = (name: string): string => `domainrun/${name}`;
 export interface FollowedDomainOptions {
   readonly vm: { readonly name: string; readonly id: string };
   readonly domain: string;
-  readonly watch: DomainWatch;
+  readonly watch: Pick<DomainWatch, 'follow'>;
   readonly store: Store;
   /** Commits a boot together with `operations`. */
   readonly boot: (reason: string, operations: readonly Operation[]) => Promise<void>;
@@ -33,6 +33,8 @@ export class FollowedDomain implements DomainFollower {
   readonly #options: FollowedDomainOptions;
   #seen: DomainRun | undefined;
   #keptAtMs = 0;
+  /** A reboot was told of, and its boot is not kept yet. */
+  #isOwed = false;
   #saidUnknown = false;
   #working: Promise<void> = Promise.resolve();
   #unfollow: () => void = () => {};
@@ -60,7 +62,13 @@ export class FollowedDomain implements DomainFollower {
   }
 
   onReboot(): void {
-    this.#then(() => this.#options.boot('rebooted, as libvirt tells', []));
+    this.#then(() => this.#rebooted());
+  }
+
+  async #rebooted(): Promise<void> {
+    this.#isOwed = true;
+    await this.#options.boot('rebooted, as libvirt tells', []);
+    this.#isOwed = false;
   }
 
   onLook(found: DomainRun | 'off' | 'unknown'): void {
@@ -75,6 +83,9 @@ export class FollowedDomain implements DomainFollower {
     const seen = this.#seen;
     const isNew = seen === undefined || !isSameRun(seen, run);
     const now = performance.now();
+    // That of the life before is none any more.
+    if (isNew) this.#isOwed = false;
+    else if (this.#isOwed) await this.#rebooted();
     const keep: Operation = {
       type: 'put',
       key: domainRunKey(vm.name),

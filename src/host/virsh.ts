@@ -5,8 +5,8 @@ export interface DomainRun {
   readonly uuid: string;
   /** libvirt counts the domains that it starts; the count begins anew when its daemon restarts with none running. */
   readonly id: number;
-  /** Time that the process has had, in nanoseconds. */
-  readonly cpuNs: number;
+  /** Time that the process has had, in nanoseconds; not every libvirt knows it. */
+  readonly cpuNs?: number | undefined;
 }
 
 /** `list --all --uuid --name; list --id --name; domstats --list-active --cpu-total` */
@@ -19,12 +19,13 @@ export const readListing = (text: string): Map<string, DomainRun | undefined> =>
   const times = new Map<string, number>();
   let statsOf = '';
   for (const line of text.split('\n')) {
-    const [, uuid, named] = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) (.+)$/.exec(line) ?? [];
-    const [, id, running] = /^(\d+) (.+)$/.exec(line) ?? [];
-    const [, stats] = /^Domain: '(.*)'$/.exec(line) ?? [];
+    const [, uuid, named] = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}) (.+)$/s.exec(line) ?? [];
+    const [, id, running] = /^(\d+) (.+)$/s.exec(line) ?? [];
+    const [, stats] = /^Domain: '(.*)'$/s.exec(line) ?? [];
     const [, time] = /^ +cpu\.time=(\d+)$/.exec(line) ?? [];
-    if (uuid !== undefined) uuids.set(named!, uuid);
-    else if (id !== undefined) ids.set(running!, Number(id));
+    // Names are filled up with blanks in lists.
+    if (uuid !== undefined) uuids.set(named!.trimEnd(), uuid);
+    else if (id !== undefined) ids.set(running!.trimEnd(), Number(id));
     else if (stats !== undefined) statsOf = stats;
     else if (time !== undefined) times.set(statsOf, Number(time));
   }
@@ -32,26 +33,27 @@ export const readListing = (text: string): Map<string, DomainRun | undefined> =>
   for (const [name, uuid] of uuids) {
     const id = ids.get(name);
     const cpuNs = times.get(name);
-    // One that started or ended between two of the commands is looked at again.
-    domains.set(name, id === undefined || cpuNs === undefined ? undefined : { uuid, id, cpuNs });
+    domains.set(name, id === undefined ? undefined : { uuid, id, ...(cpuNs !== undefined && { cpuNs }) });
   }
   return domains;
 };
 
 /** The same process: a life whose time went backwards is another that got the same number. */
 export const isSameRun = (before: DomainRun, after: DomainRun): boolean =>
-  before.uuid === after.uuid && before.id === after.id && before.cpuNs <= after.cpuNs;
+  before.uuid === after.uuid && before.id === after.id && (before.cpuNs ?? 0) <= (after.cpuNs ?? Number.POSITIVE_INFINITY);
 
-export interface DomainEvent {
-  readonly atMs: number;
-  readonly domain: string;
-  readonly what: 'reboot' | 'lifecycle';
-}
+/** `lifecycle`: how some domain is has changed. */
+export type DomainEvent =
+  | { readonly what: 'reboot'; readonly domain: string; readonly atMs: number }
+  | { readonly what: 'lifecycle' };
 
 /** A line of `event --all --loop --timestamp`; undefined for events that nobody asked for. */
 export const readEvent = (line: string): DomainEvent | undefined => {
-  const [, at, what, domain] = /^(\S+ \S+): event '(reboot|lifecycle)' for domain '(.*?)'(?::|$)/.exec(line) ?? [];
-  if (at === undefined || domain === undefined) return undefined;
-  const atMs = Date.parse(at.replace(' ', 'T'));
-  return Number.isNaN(atMs) ? undefined : { atMs, domain, what: what as DomainEvent['what'] };
+  const [, date, time, what, rest] =
+    /^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d\.\d{3})\+0000: event '(reboot|lifecycle)' for domain '(.*)$/s.exec(line) ?? [];
+  if (what === 'lifecycle') return { what };
+  // A domain whose name has more in it than another's is not that one.
+  if (what !== 'reboot' || !rest!.endsWith("'")) return undefined;
+  const atMs = Date.parse(`${date}T${time}Z`);
+  return Number.isNaN(atMs) ? undefined : { what, domain: rest!.slice(0, -1), atMs };
 };

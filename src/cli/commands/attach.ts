@@ -57,6 +57,7 @@ Examples:
 
 const attach = async ({ api: connect, terminal }: Shell, name: string, flags: AttachFlags): Promise<void> => {
   const api = connect();
+  const machine = machineOf(flags);
   const spec = flags.metadata === undefined ? undefined : await readSpec(terminal, flags.metadata);
   const known = await api.call('getVm', { params: { name } }).catch((error: unknown) => {
     if (error instanceof ClientError && error.code === 'VM_NOT_FOUND') return undefined;
@@ -83,7 +84,7 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
     const { operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
     await finished(api, operation, terminal);
   }
-  const attachment = await api.call('getAttachment', { params: { name }, query: machineOf(flags) });
+  const attachment = await api.call('getAttachment', { params: { name }, query: machine });
   if (flags.json === true) printJson(terminal, attachment);
   else terminal.out(words(attachment, flags.for));
 };
@@ -96,6 +97,8 @@ const machineOf = ({ memory, cpus, disk, kernel, initrd, append }: AttachFlags):
     throw new UsageError(`--disk ${disk}: write its format and an absolute path, as in "qcow2:/srv/web-1.qcow2"`);
   if (memory !== undefined && memory % mebibyte !== 0)
     throw new UsageError('--memory: whole MiB are needed, as in "512M" or "2G"');
+  if (kernel === undefined && (initrd ?? append) !== undefined)
+    throw new UsageError('--initrd and --append are for a kernel: give --kernel too');
   const given = {
     memoryMiB: memory === undefined ? undefined : String(memory / mebibyte),
     vcpus: cpus === undefined ? undefined : String(cpus),

@@ -48,7 +48,9 @@ export const ImageName = imageName;
 export const ImageVersion = imageName;
 
 /** As libvirt takes them, less what could be mistaken in a table or a line of its output. */
-const LibvirtDomain = z.string().regex(/^[^\s/'"\p{C}][^/'"\p{C}]{0,199}$/u, 'the name of a libvirt domain');
+const LibvirtDomain = z
+  .string()
+  .regex(/^[^\s/'"\p{C}]([^/'"\p{C}\p{Zl}\p{Zp}]{0,198}[^\s/'"\p{C}])?$/u, 'the name of a libvirt domain');
 
 export const CreateVm = z
   .strictObject({

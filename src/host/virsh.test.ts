@@ -6,9 +6,9 @@ import { type DomainRun, isSameRun, readEvent, readListing } from './virsh.ts';
 const one = '11111111-2222-3333-4444-555555555555';
 const two = 'aaaaaaaa-bbbb-cccc-dddd-eeeeeeeeeeee';
 
-/** As virsh 9.0 prints `listingCommands`. */
-const listing = `${one} web-1                         
-${two} stopped
+/** As virsh 9.0 prints `listingCommands`; older ones fill up names. */
+const listing = `${one} web-1
+${two} stopped                       
 
 3 web-1
 

@@ -23,7 +23,7 @@ export const readListing = (text: string): Map<string, DomainRun | undefined> =>
     const [, id, running] = /^(\d+) (.+)$/s.exec(line) ?? [];
     const [, stats] = /^Domain: '(.*)'$/s.exec(line) ?? [];
     const [, time] = /^ +cpu\.time=(\d+)$/.exec(line) ?? [];
-    // Names are filled up with blanks in lists.
+    // Older ones fill names up with blanks in lists.
     if (uuid !== undefined) uuids.set(named!.trimEnd(), uuid);
     else if (id !== undefined) ids.set(running!.trimEnd(), Number(id));
     else if (stats !== undefined) statsOf = stats;
@@ -40,7 +40,9 @@ export const readListing = (text: string): Map<string, DomainRun | undefined> =>
 
 /** The same process: a life whose time went backwards is another that got the same number. */
 export const isSameRun = (before: DomainRun, after: DomainRun): boolean =>
-  before.uuid === after.uuid && before.id === after.id && (before.cpuNs ?? 0) <= (after.cpuNs ?? Number.POSITIVE_INFINITY);
+  before.uuid === after.uuid &&
+  before.id === after.id &&
+  (before.cpuNs ?? 0) <= (after.cpuNs ?? Number.POSITIVE_INFINITY);
 
 /** `lifecycle`: how some domain is has changed. */
 export type DomainEvent =

@@ -5,6 +5,7 @@ import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { tinyImage } from '../../images/tiny/image.ts';
+import { quickArgs } from '../guest/own-vm.ts';
 import { until } from '../until.ts';
 import { Libvirt } from './libvirt.ts';
 import { UpMachine } from './machine.ts';
@@ -18,16 +19,19 @@ policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
 `;
 const domain = 'web 1';
 
-/** What connect(2) says to a program of these users, as libvirt's QEMUs have them: with all of the user's groups. */
-const connectAs = (user: string, socket: string): string => {
+/** What connect(2) says to a program of this user, by name, with all of the user's groups, or by number, with none. */
+const connectAs = (user: string | number, socket: string): string => {
   const script = `import os, socket, sys
 try: socket.socket(socket.AF_UNIX).connect(sys.argv[1])
 except OSError as error: print(os.strerror(error.errno))
 else: print('connected')`;
-  const who = /^\d+$/.test(user)
-    ? ['--reuid', user, '--regid', user, '--clear-groups']
-    : ['--reuid', user, '--regid', user, '--init-groups'];
-  const { stdout, stderr } = spawnSync('setpriv', [...who, 'python3', '-c', script, socket], { encoding: 'utf8' });
+  const group =
+    typeof user === 'number' ? `${user}` : spawnSync('id', ['-g', user], { encoding: 'utf8' }).stdout.trim();
+  const groups = typeof user === 'number' ? '--clear-groups' : '--init-groups';
+  const who = ['--reuid', `${user}`, '--regid', group, groups];
+  const { stdout, stderr } = spawnSync('setpriv', [...who, '/usr/bin/python3', '-c', script, socket], {
+    encoding: 'utf8',
+  });
   return stdout.trim() || stderr;
 };
 
@@ -49,7 +53,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
     machine,
     ...['vm', 'attach', 'web-1', '--metadata', specFile, '--domain', domain, '--for', 'libvirt-domain'],
     ...['--memory', '192M', '--kernel', files.kernel, '--initrd', files.initrd],
-    ...['--append', `console=${console} tiny=vm quiet panic=-1 random.trust_cpu=on`],
+    ...['--append', `console=${console} ${quickArgs}`],
   );
   assert.deepEqual([attached.code, attached.err], [0, '']);
   const xml = join(machine.directory, 'web.xml');
@@ -58,7 +62,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   const { socketPath } = await machine.client.call('getAttachment', { params: { name: 'web-1' }, query: {} });
   assert.equal(connectAs('nobody', socketPath), 'Permission denied');
   // As a VM of ours has one, and a device process: the next one's.
-  assert.equal(connectAs('700001', socketPath), 'Permission denied');
+  assert.equal(connectAs(700_001, socketPath), 'Permission denied');
   assert.equal(connectAs('libvirt-qemu', socketPath), 'connected');
 
   const boots = async (name = 'web-1') => {
@@ -66,11 +70,15 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
     return { bootNumber, bootId };
   };
   const untilBoot = (number: number, name = 'web-1') =>
-    until(`boot ${number} of ${name}`, async () => {
-      const boot = await boots(name);
-      assert.ok(boot.bootNumber <= number, `it has had ${boot.bootNumber} boots`);
-      return boot.bootNumber === number && boot.bootId;
-    }, 60_000);
+    until(
+      `boot ${number} of ${name}`,
+      async () => {
+        const boot = await boots(name);
+        assert.ok(boot.bootNumber <= number, `it has had ${boot.bootNumber} boots`);
+        return boot.bootNumber === number && boot.bootId;
+      },
+      60_000,
+    );
   const ids = new Set<string>();
 
   assert.equal((await boots()).bootNumber, 0);
@@ -80,9 +88,12 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   await guest.ready();
   assert.match(await guest.type('grep virtiofs /proc/mounts'), /^metadata \/run\/metadata virtiofs /);
   assert.equal(await guest.type('cat /run/metadata/instance/hostname'), 'web-1');
-  assert.equal(await guest.type("setpriv --reuid 1000 --clear-groups cat /run/metadata/secrets/db"), 'hunter2');
+  assert.equal(
+    await guest.type('/usr/bin/setpriv --reuid 1000 --clear-groups cat /run/metadata/secrets/db'),
+    'hunter2',
+  );
   assert.match(
-    await guest.type('setpriv --reuid 1001 --clear-groups cat /run/metadata/secrets/db 2>&1'),
+    await guest.type('/usr/bin/setpriv --reuid 1001 --clear-groups cat /run/metadata/secrets/db 2>&1'),
     /Permission denied/,
   );
 

@@ -20,6 +20,7 @@ export class Libvirt {
   readonly uri: string;
   readonly #logFile: string;
   readonly #daemon: ChildProcess;
+  #said = '';
 
   /** Ends before what the test makes afterwards. */
   constructor(t: TestContext) {
@@ -40,11 +41,22 @@ export class Libvirt {
     const script = `set -eu
       for place in ${places.join(' ')}; do mkdir -p "$place"; mount -t tmpfs -o mode=0755 libvirt "$place"; done
       echo 'stdio_handler = "file"' >/etc/libvirt/qemu.conf
-      exec libvirtd --config "$1" --pid-file /run/libvirt/libvirtd.pid`;
+      # A KVM that its machines' user may not open has libvirtd look at QEMU anew, again and again: here there is none.
+      if [ -e /dev/kvm ]; then
+        (umask 077; >/run/libvirt/kvm)
+        mount --bind /run/libvirt/kvm /dev/kvm
+        # The /dev that it makes for each machine cannot have such a mount in it.
+        echo 'namespaces = []' >>/etc/libvirt/qemu.conf
+      fi
+      # The shell is process 1: it takes up machines that ended, which libvirtd leaves to it.
+      libvirtd --config "$1" --pid-file /run/libvirt/libvirtd.pid & wait $!`;
     const spaces = ['--mount', '--propagation', 'private', '--pid', '--fork', '--mount-proc', '--kill-child'];
     this.#daemon = spawn('unshare', [...spaces, 'sh', '-c', script, 'sh', configuration], {
-      stdio: ['ignore', 'ignore', 'inherit'],
+      stdio: ['ignore', 'ignore', 'pipe'],
       env: { PATH: '/usr/sbin:/usr/bin:/sbin:/bin' },
+    });
+    this.#daemon.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.#said += text;
     });
     t.after(async () => {
       await this.#end();
@@ -56,7 +68,9 @@ export class Libvirt {
     if (this.#daemon.exitCode !== null || this.#daemon.signalCode !== null) return;
     const exit = once(this.#daemon, 'exit');
     // Its child is process 1 in there, and takes all others with it.
-    this.#daemon.kill('SIGKILL');
+    const { pid } = this.#daemon;
+    const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
+    process.kill(Number(child ?? pid), 'SIGKILL');
     await exit;
   }
 
@@ -64,7 +78,7 @@ export class Libvirt {
     await until(
       'the daemon of libvirt',
       async () => {
-        assert.equal(this.#daemon.exitCode, null, 'it ended');
+        assert.equal(this.#daemon.exitCode, null, `it ended: ${this.#said}`);
         return this.virsh('list').catch(() => false as const);
       },
       60_000,

@@ -151,7 +151,7 @@ test('porthole vm attach prints a whole domain of libvirt, of the machine that i
     out: '<domain>{"memoryMiB":2048,"vcpus":2,"disk":"/srv/db 1.qcow2","diskFormat":"qcow2","kernel":"/srv/kernel","initrd":"/srv/initrd","kernelArguments":"quiet a=b"}</domain>\n',
     err: '',
   });
-  assert.match((await run('vm', 'show', 'db-1')).out, /^domain +db one$/m);
+  assert.match((await run('vm', 'show', 'db-1')).out, /^domain: +db one$/m);
   assert.deepEqual(await run(...whole, '--domain', 'db one'), {
     code: 0,
     out: '<domain>{"memoryMiB":1024,"vcpus":1}</domain>\n',

@@ -1,12 +1,12 @@
 /** A machine that libvirt's own daemon starts, with what `porthole vm attach` prints. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { tinyImage } from '../../images/tiny/image.ts';
 import { quickArgs } from '../guest/own-vm.ts';
 import { until } from '../until.ts';
+import { connectAs } from './connect.ts';
 import { Libvirt } from './libvirt.ts';
 import { UpMachine } from './machine.ts';
 import { runPorthole } from './porthole.ts';
@@ -18,22 +18,6 @@ metadata:
 policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
 `;
 const domain = 'web 1';
-
-/** What connect(2) says to a program of this user, by name, with all of the user's groups, or by number, with none. */
-const connectAs = (user: string | number, socket: string): string => {
-  const script = `import os, socket, sys
-try: socket.socket(socket.AF_UNIX).connect(sys.argv[1])
-except OSError as error: print(os.strerror(error.errno))
-else: print('connected')`;
-  const group =
-    typeof user === 'number' ? `${user}` : spawnSync('id', ['-g', user], { encoding: 'utf8' }).stdout.trim();
-  const groups = typeof user === 'number' ? '--clear-groups' : '--init-groups';
-  const who = ['--reuid', `${user}`, '--regid', group, groups];
-  const { stdout, stderr } = spawnSync('setpriv', [...who, '/usr/bin/python3', '-c', script, socket], {
-    encoding: 'utf8',
-  });
-  return stdout.trim() || stderr;
-};
 
 test('libvirt starts the domain that porthole vm attach prints, and its boots are seen, daemon or not', async (t) => {
   const libvirt = new Libvirt(t);

@@ -7,7 +7,6 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
-import type { TestContext } from 'node:test';
 import { Up, type UpEvent, type UpOptions } from '../../src/cli/up.ts';
 import { Client } from '../../src/cluster/index.ts';
 import { until } from '../until.ts';
@@ -24,7 +23,7 @@ export class UpMachine {
   #up: Up | undefined;
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
-  constructor(t: TestContext) {
+  constructor(t: { after(end: () => Promise<void>): void }) {
     // VMs run as users of their own.
     chmodSync(this.directory, 0o711);
     t.after(async () => {

@@ -119,7 +119,7 @@ export class DomainWatch {
 
   #lost(said: string): void {
     if (this.#closed || this.#followers.size === 0) return;
-    this.#tell(`libvirt at "${this.#options.uri}" tells nothing: ${lastLineOf(said)}; trying again`);
+    this.#tell(`libvirt at "${this.#options.uri}" tells nothing: ${errorOf(said)}; trying again`);
     this.#again = setTimeout(() => this.#listen(), this.#againMs).unref();
     this.#againMs = Math.min(this.#againMs * 2, againMostMs);
   }
@@ -176,13 +176,13 @@ export class DomainWatch {
       } catch (error) {
         const { stderr, message } = error as { readonly stderr?: string; readonly message: string };
         if (!this.#closed)
-          this.#tell(`libvirt at "${uri}" cannot be asked: ${lastLineOf(stderr || message)}; trying again`);
+          this.#tell(`libvirt at "${uri}" cannot be asked: ${errorOf(stderr || message)}; trying again`);
       }
     }
   }
 }
 
-const lastLineOf = (text: string): string => {
-  const lines = text.split('\n').filter((line) => line.startsWith('error:'));
-  return printable((lines[0] ?? text).trim()).slice(0, 300);
+const errorOf = (text: string): string => {
+  const line = text.split('\n').find((each) => each.startsWith('error:'));
+  return printable((line ?? text).trim()).slice(0, 300);
 };

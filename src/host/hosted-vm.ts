@@ -91,7 +91,7 @@ export class HostedVm {
   /** What is to be done once the disk is made. */
   #afterCreate: 'start' | undefined;
   #domain: FollowedDomain | undefined;
-  #booting: Promise<void> = Promise.resolve();
+  #booting: Promise<unknown> = Promise.resolve();
   #deleting: Promise<void> | undefined;
   #over = false;
   /** Of an attached VM: its device can be connected to. */
@@ -181,7 +181,9 @@ export class HostedVm {
           domain,
           watch,
           store,
-          boot: (reason, operations) => this.#boot(crypto.randomUUID(), reason, operations),
+          boot: async (reason, operations) => {
+            await this.#boot(crypto.randomUUID(), reason, operations);
+          },
           onTrouble: (what) => onTrouble(this.name, what),
         });
       }
@@ -238,24 +240,14 @@ export class HostedVm {
   /** Tells of a boot of a machine that others started. */
   async boot(): Promise<{ readonly bootId: string; readonly number: number }> {
     const bootId = crypto.randomUUID();
-    let number = 0;
-    await this.#boot(bootId, 'told of by the API', [], (committed) => (number = committed));
-    return { bootId, number };
+    return { bootId, number: await this.#boot(bootId, 'told of by the API', []) };
   }
 
   /** One after the other, whoever tells. */
-  async #boot(
-    bootId: string,
-    reason: string,
-    operations: readonly Operation[],
-    onCommitted: (number: number) => void = () => {},
-  ): Promise<void> {
-    const booting = this.#booting.then(async () => {
-      await this.#commitBoot(bootId, reason, operations);
-      onCommitted(this.#status.bootNumber);
-    });
+  #boot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
+    const booting = this.#booting.then(() => this.#commitBoot(bootId, reason, operations));
     this.#booting = booting.catch(() => {});
-    await booting;
+    return booting;
   }
 
   async statistics(): Promise<Statistics> {
@@ -334,7 +326,9 @@ export class HostedVm {
           vhostUserSocket: this.devicePaths.vhostUser,
         });
       },
-      commitBoot: (bootId) => this.#commitBoot(bootId, this.#machine?.state.reason || 'started'),
+      commitBoot: async (bootId) => {
+        await this.#commitBoot(bootId, this.#machine?.state.reason || 'started', []);
+      },
       saveRuntime: async (runtime) => {
         this.#runtime = runtime;
         await this.#saveMachine();
@@ -376,7 +370,7 @@ export class HostedVm {
     return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
   }
 
-  async #commitBoot(bootId: string, reason: string, operations: readonly Operation[] = []): Promise<void> {
+  async #commitBoot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
     const number = this.#status.bootNumber + 1;
     const atMs = Date.now();
     const value = encodeRecord({ bootId, number, atMs, reason } satisfies BootRecord);
@@ -388,6 +382,7 @@ export class HostedVm {
       ],
     });
     this.#tell({ bootId, bootNumber: number });
+    return number;
   }
 
   async #delete(): Promise<void> {

@@ -88,9 +88,9 @@ ${policy}
 
 describe('two VMs with different policies', () => {
   let machine: UpMachine;
-  const ends: (() => Promise<void>)[] = [];
+  const ends: (() => unknown)[] = [];
   before(async () => {
-    machine = new UpMachine({ after: (end) => ends.push(end) });
+    machine = new UpMachine({ after: (end) => ends.push(end as () => unknown) });
     await machine.start({ tcp: { host: '127.0.0.1', port: 0, names: [] } });
     await machine.tinyImage();
     const made = await Promise.all(

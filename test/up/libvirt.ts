@@ -69,8 +69,8 @@ export class Libvirt {
     const exit = once(this.#daemon, 'exit');
     // Its child is process 1 in there, and takes all others with it.
     const { pid } = this.#daemon;
-    const [child] = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8').split(' ').filter(Boolean);
-    process.kill(Number(child ?? pid), 'SIGKILL');
+    const child = Number.parseInt(readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8'), 10);
+    process.kill(child || pid!, 'SIGKILL');
     await exit;
   }
 
@@ -130,7 +130,9 @@ class DomainConsole {
 
   /** Waits until the guest's shell waits, for the `count`th boot that this console has seen. */
   async ready(count = 1): Promise<void> {
-    const isReady = (): boolean => /# (\u{1b}\[6n)?$/u.test(this.#text.split('tiny: ready')[count] ?? '');
+    // The shell asks the terminal for its width behind the prompt.
+    const isReady = (): boolean =>
+      ['# ', '# \u{1b}[6n'].some((end) => this.#text.split('tiny: ready')[count]?.endsWith(end));
     await until('the guest’s shell', isReady, bootLimitMs).catch((cause: unknown) => {
       throw new Error(`the console: ${JSON.stringify(this.#text.slice(-1_000))}`, { cause });
     });

@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
+import type { TestContext } from 'node:test';
 import { Up, type UpEvent, type UpOptions } from '../../src/cli/up.ts';
 import { Client } from '../../src/cluster/index.ts';
 import { until } from '../until.ts';
@@ -23,7 +24,7 @@ export class UpMachine {
   #up: Up | undefined;
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
-  constructor(t: { after(end: () => Promise<void>): void }) {
+  constructor(t: Pick<TestContext, 'after'>) {
     // VMs run as users of their own.
     chmodSync(this.directory, 0o711);
     t.after(async () => {
@@ -89,6 +90,11 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
     );
+  }
+
+  /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
+  get pids(): readonly number[] {
+    return processesWith(this.directory);
   }
 
   get up(): Up {

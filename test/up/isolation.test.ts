@@ -25,7 +25,8 @@ for name in system.porthole.vm system.porthole.$other system.porthole.nodeid sys
 echo "== mounts"
 mkdir -p /mnt/try
 for tag in $other metadata-$other metadata/$other ../$other metadata1 metadata2 fs "" " " METADATA; do
-  for type in virtiofs fuse 9p; do mount -t $type "$tag" /mnt/try && echo "MOUNTED $tag"; done; done
+  mount -t virtiofs "$tag" /mnt/try && echo "MOUNTED $tag"; done
+mount -t 9p -o trans=virtio,version=9p2000.L $other /mnt/try && echo "MOUNTED 9p of the other"
 mount -t 9p -o trans=virtio,version=9p2000.L metadata /mnt/try && echo "MOUNTED 9p"
 mount -t virtiofs -o source=$other,subdir=$other,rootmode=40000,user_id=0 metadata /mnt/try && echo "MOUNTED with options"
 mount -t virtiofs metadata /mnt/try && { find /mnt/try -xdev ! -path /mnt/try/.changes | sort; umount /mnt/try; }
@@ -33,12 +34,12 @@ echo "devices $(ls -d /sys/bus/virtio/drivers/virtiofs/virtio* | wc -l)"
 for device in /sys/bus/virtio/devices/*; do cat $device/device $device/features; done
 echo "== this kernel"
 cat /proc/self/mountinfo /proc/cmdline /proc/iomem /proc/fs/*/* /sys/fs/fuse/connections/*/waiting
-grep -rsl "[$3]$4" /proc/1/environ /proc/1/maps /proc/sys/kernel /sys/module/virtiofs /sys/devices/pci* && echo "FOUND it"
+grep -rsl "[$3]$4" /proc/1/environ /proc/sys/kernel /sys/module/virtiofs /sys/bus/virtio/devices/*/ && echo "FOUND it"
 echo "== the host"
 for header in "Host: 127.0.0.1:$port" "Host: localhost:$port" "Accept: */*"; do
   for path in /v1/vms /v1/vms/$other/metadata/secrets/db; do wget -T 10 -q -O - --header "$header" http://10.0.2.2:$port$path && echo "ANSWERED"; done; done
 echo "== handles"
-trespass $m "$word"
+trespass $m "$word" 2000
 `;
 
 /** Fills what guests may make, holds all handles and readers that it gets, and goes on trying until /tmp/stop is there. */
@@ -152,12 +153,12 @@ describe('two VMs with different policies', () => {
       assert.match(printed, /^devices 1$/m);
       const found = JSON.parse(/\{"handles".*\}/.exec(printed)?.[0] ?? printed) as Record<string, number>;
       assert.equal(found['found'], 0, printed);
-      assert.ok(found['tried']! > 8_000 && found['ioctls']! > 8_000 && found['handles']! > 10, printed);
+      assert.ok(found['tried']! > 4_000 && found['ioctls']! > 4_000 && found['handles']! > 10, printed);
       t.diagnostic(
         `of ${found['tried']} handles ${found['opened']} opened, of ${found['ioctls']} ioctls ${found['answered']} were answered`,
       );
       // The probe finds what there is to find.
-      const own = await machine.type(name, `trespass /run/metadata ${tenants[name].silent}`);
+      const own = await machine.type(name, `trespass /run/metadata ${tenants[name].silent} 50`);
       assert.ok((JSON.parse(own) as Record<string, number>)['found']! > 0, own);
     });
   }

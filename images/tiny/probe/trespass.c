@@ -1,7 +1,7 @@
 /*
- * trespass DIR WORD: tries, as root, to see more of a mount than its names show, and looks for WORD in all that answers.
+ * trespass DIR WORD MOST: tries, as root, to see more of a mount than its names show, and looks for WORD in all that answers.
  *
- * Handles: opens by handle (open_by_handle_at(2)) every nodeid from 1 to 4,096 and those near the nodeids that DIR's files
+ * Handles: opens by handle (open_by_handle_at(2)) every nodeid from 1 to MOST and those near the nodeids that DIR's files
  * have, in several generations; reads what opens, its entries and its attributes. Ioctls: every number of the types that
  * file systems have, in two sizes, on DIR and a file in it, and FUSE_DEV_IOC_CLONE.
  * Prints one line of JSON: {"handles": that DIR's files have, "tried", "opened", "ioctls": tried, "answered", "found": times}.
@@ -19,8 +19,7 @@
 #include <sys/xattr.h>
 #include <unistd.h>
 
-#define LOWEST 4096
-#define NEAR 64
+#define NEAR 16
 #define KNOWN_MAX 512
 /* include/linux/exportfs.h: what FUSE's handles are, as nodeid (high, low) and generation. */
 #define FILEID_INO64_GEN 0x81
@@ -95,7 +94,7 @@ static void open_handle(int mount, uint64_t nodeid, uint32_t generation) {
 }
 
 static void try_ioctls(int fd) {
-  static const unsigned char types[] = {'f', 'v', 'X', 'E', 'r', 0x94, 0xe5, 0};
+  static const unsigned char types[] = {'f', 'v', 'X', 0xe5};
   for (unsigned t = 0; t < sizeof types; t++)
     for (unsigned number = 0; number < 256; number++) {
       const unsigned long requests[] = {_IO(types[t], number),
@@ -111,12 +110,13 @@ static void try_ioctls(int fd) {
 }
 
 int main(int argc, char **argv) {
-  if (argc != 3) return fprintf(stderr, "usage: trespass DIR WORD\n"), 2;
+  if (argc != 4) return fprintf(stderr, "usage: trespass DIR WORD MOST\n"), 2;
   word = argv[2];
+  uint64_t most = strtoull(argv[3], NULL, 10);
   int mount = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (mount < 0) return perror(argv[1]), 1;
   if (nftw(argv[1], collect, 32, FTW_PHYS)) return perror("nftw"), 1;
-  for (uint64_t nodeid = 1; nodeid <= LOWEST; nodeid++)
+  for (uint64_t nodeid = 1; nodeid <= most; nodeid++)
     for (uint32_t generation = 0; generation < 2; generation++) open_handle(mount, nodeid, generation);
   for (unsigned i = 0; i < handles; i++)
     for (int64_t offset = -NEAR; offset <= NEAR; offset++) {

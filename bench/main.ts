@@ -1,5 +1,6 @@
 /** `npm run bench -- [GROUP...] [--rounds N] [--self-test]`: every row is a ratio against a peer in the same run. */
 import { parseArgs } from 'node:util';
+import { apiWrites } from './api-writes.ts';
 import { atRest } from './at-rest.ts';
 import { frontEnd } from './front-end.ts';
 import { fuseMount } from './fuse-mount.ts';
@@ -7,7 +8,7 @@ import { inGuest } from './guest.ts';
 import type { Group, Row } from './measure.ts';
 import { table, writeResults } from './report.ts';
 
-const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest];
+const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest, apiWrites];
 const DEFAULT_ROUNDS = 11;
 /** A peer against itself differs by the machine's noise only. */
 const SELF_TEST_RANGE = { atLeast: 0.75, atMost: 1.33 } as const;

@@ -53,8 +53,8 @@ class Writer {
     if (this.#received.length < at + headEnd.length + Number(length)) return;
     const text = this.#received.toString('utf8', at + headEnd.length);
     this.#received = Buffer.alloc(0);
-    if (!text.includes('"changes":1,') || !text.includes('"notApplied":[]'))
-      return this.#failed?.(new Error(`a write changed something else: ${text}`));
+    if (text.includes('"changes":0,') || !text.includes('"notApplied":[]'))
+      return this.#failed?.(new Error(`a write changed nothing, or was not seen: ${text}`));
     this.#answered?.();
   }
 }

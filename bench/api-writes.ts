@@ -1,15 +1,13 @@
 /** Group e: writes through the API, each kept on the disk and seen by the VM's device process, against commits of SQLite alone. */
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable, Writable } from 'node:stream';
-import { Client } from '../src/cluster/client/index.ts';
-import { until } from '../test/until.ts';
+import { attach, withDaemon } from './host-daemon.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';
-import { Server } from './server.ts';
 
 const VALUE_BYTES = 200;
 const ROUND_MS = 1_000;
@@ -53,64 +51,45 @@ class Asked implements AsyncDisposable {
   }
 }
 
-/** `porthole up` with a VM that has a device process, as one that others start has. */
-const startUp = async (directory: string): Promise<AsyncDisposable> => {
-  const [state, run] = [path.join(directory, 'state'), path.join(directory, 'run')];
-  const socketPath = path.join(run, 'api.sock');
-  const server = await Server.start('porthole up', ['./porthole', 'up', '--state', state, '--run', run], () =>
-    existsSync(socketPath),
-  );
-  const client = new Client({ socketPath });
-  try {
-    await client.call('createVm', { body: { name: VM, kind: 'attached' } });
-    const status = async (): Promise<string> => (await client.call('getVm', { params: { name: VM } })).status;
-    await until('the VM to be served', async () => (await status()) === 'running', 60_000);
-  } catch (error) {
-    await server[Symbol.asyncDispose]();
-    throw error;
-  }
-  return {
-    [Symbol.asyncDispose]: async () => {
-      await client.call('deleteVm', { params: { name: VM } });
-      await until('the VM to be gone', async () => (await client.call('listVms', {})).vms.length === 0, 30_000);
-      client[Symbol.dispose]();
-      await server[Symbol.asyncDispose]();
-    },
-  };
-};
-
-async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
-  const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
-  chmodSync(scratch, 0o711);
+async function compareAll({ rounds, print }: GroupOptions, peer: Asked, ours: (clients: number) => Promise<Sample>) {
   const rows: Row[] = [];
+  for (const clients of clientCounts) {
+    const comparison = {
+      name: `writes of ${VALUE_BYTES} bytes, ${clients} ${clients === 1 ? 'client' : 'clients'}`,
+      unit: 'op/s',
+      target: { atLeast: 0.5 },
+      ours: () => ours(clients),
+      peer: () => peer.ask(String(ROUND_MS)),
+    } as const;
+    // V8 compiles what it sees often.
+    await comparison.ours();
+    await comparison.peer();
+    const row = await compare(comparison, { group: 'e', peerName: 'SQLite, one writer', rounds });
+    print(`${row.name}: ${row.ratio.toFixed(2)}`);
+    rows.push(row);
+  }
+  return rows;
+}
+
+async function run(options: GroupOptions): Promise<Row[]> {
+  const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
   const raw = (name: string): Promise<Asked> =>
     Asked.start('peers/raw-sqlite.ts', path.join(scratch, name), String(VALUE_BYTES));
   try {
     await using peer = await raw('peer.db');
-    await using second = selfTest ? await raw('second.db') : undefined;
-    await using _up = selfTest ? undefined : await startUp(scratch);
-    await using load = selfTest
-      ? undefined
-      : await Asked.start('api-load.ts', path.join(scratch, 'run/api.sock'), VM, String(VALUE_BYTES));
-    for (const clients of clientCounts) {
-      const comparison = {
-        name: `writes of ${VALUE_BYTES} bytes, ${clients} ${clients === 1 ? 'client' : 'clients'}`,
-        unit: 'op/s',
-        target: { atLeast: 0.5 },
-        ours: () => (second === undefined ? load!.ask(`${clients} ${ROUND_MS}`) : second.ask(String(ROUND_MS))),
-        peer: () => peer.ask(String(ROUND_MS)),
-      } as const;
-      // V8 compiles what it sees often.
-      await comparison.ours();
-      await comparison.peer();
-      const row = await compare(comparison, { group: 'e', peerName: 'SQLite, one writer', rounds });
-      print(`${row.name}: ${row.ratio.toFixed(2)}`);
-      rows.push(row);
+    if (options.selfTest) {
+      await using second = await raw('second.db');
+      return await compareAll(options, peer, () => second.ask(String(ROUND_MS)));
     }
+    return await withDaemon(async (machine) => {
+      await attach(machine, VM);
+      const socket = path.join(machine.directory, 'run/api.sock');
+      await using load = await Asked.start('api-load.ts', socket, VM, String(VALUE_BYTES));
+      return await compareAll(options, peer, (clients) => load.ask(`${clients} ${ROUND_MS}`));
+    });
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
-  return rows;
 }
 
 export const apiWrites: Group = { letter: 'e', title: 'writes through the API, kept before they are answered', run };

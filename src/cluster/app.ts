@@ -69,8 +69,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   app.use('*', async (c, next) => {
     const began = performance.now();
     const given = c.req.header('x-request-id');
-    const requestId =
-      given !== undefined && requestIdPattern.test(given) ? given : newRequestId();
+    const requestId = given !== undefined && requestIdPattern.test(given) ? given : newRequestId();
     c.set('requestId', requestId);
     c.set('route', 'none');
     await next();

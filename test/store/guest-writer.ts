@@ -6,6 +6,7 @@
 import { existsSync, openSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { openStores } from '../../src/store/index.ts';
+import { tell } from './tell.ts';
 import { foundOf, lanes, writeOn } from './writer.ts';
 
 export interface Found {
@@ -26,10 +27,10 @@ if (import.meta.main) {
     lanes: await Promise.all(Array.from({ length: lanes }, (_, lane) => foundOf(region, lane))),
     unsynced: existsSync(witness) ? statSync(witness).size : 0,
   };
-  writeSync(1, `${JSON.stringify(found)}\n`);
+  tell(JSON.stringify(found));
   const fd = openSync(witness, 'w');
   await writeOn(region, (lane, n) => {
     writeSync(fd, '.');
-    writeSync(1, `${lane} ${n}\n`);
+    tell(`${lane} ${n}`);
   });
 }

@@ -3,8 +3,8 @@
  * keys in one transaction, and says `LANE NUMBER` once that is acknowledged.
  */
 import { Buffer } from 'node:buffer';
-import { writeSync } from 'node:fs';
 import { openStores, type Store } from '../../src/store/index.ts';
+import { tell } from './tell.ts';
 
 export const lanes = 6;
 const keysOfLane = (lane: number): string[] => Array.from({ length: 5 }, (_, i) => `lane/${lane}/${i}`);
@@ -36,5 +36,5 @@ export const writeOn = async (region: Store, told: (lane: number, n: number) => 
 if (import.meta.main) {
   const [directory, keyFile] = process.argv.slice(2) as [string, string];
   const { region } = await openStores({ directory, keyFile, retainRevisions: 50 });
-  await writeOn(region, (lane, n) => writeSync(1, `${lane} ${n}\n`));
+  await writeOn(region, (lane, n) => tell(`${lane} ${n}`));
 }

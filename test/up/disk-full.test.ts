@@ -1,7 +1,17 @@
 /** The disk of the state directory fills up under a guest that writes and reads secrets, and gets room again. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, closeSync, mkdirSync, mkdtempSync, openSync, rmSync, statSync, truncateSync, writeSync } from 'node:fs';
+import {
+  chmodSync,
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -132,7 +142,7 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
   fill(filler);
   t.diagnostic(`started with little room: ${(await client.call('getHost', {})).warnings.join('; ')}`);
   rmSync(filler);
-  await until('the VM to be taken up', async () => ((await client.call('getHost', {})).vms.length === 1), 30_000);
+  await until('the VM to be taken up', async () => (await client.call('getHost', {})).vms.length === 1, 30_000);
   assert.deepEqual([machine.devicePid('one'), machine.qemuPid('one')], pids);
   await until('the guest to append again', async () => Number(await guest('appended')) > appendedFull + 2, 60_000);
   await until('the guest to read the secret again', async () => Number(await guest('read')) > readFull + 2, 60_000);

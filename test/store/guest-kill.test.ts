@@ -94,14 +94,15 @@ test('openStores finds all that was acknowledged and nothing half done when its 
         failure ??= error;
       }
     });
-    writer.done.then(
-      ({ errorText }) => {
+    const follow = async (): Promise<void> => {
+      try {
+        const { errorText } = await writer.done;
         failure ??= new Error(`the writer ended: ${errorText}`);
-      },
-      (error: unknown) => {
+      } catch (error) {
         if (told < most) failure ??= error;
-      },
-    );
+      }
+    };
+    void follow();
     const reached = async (what: string, is: () => boolean, withinMs: number): Promise<void> => {
       await until(what, () => is() || failure !== undefined, withinMs);
       if (failure !== undefined) throw failure;

@@ -5,6 +5,7 @@ import {
   type AuditSink,
   Authority,
   type AuthorityOptions,
+  type Edited,
   type PolicySpec,
   type Replica,
   type Spec,
@@ -51,9 +52,9 @@ export class VmTree {
       holdersOutlive: true,
       ...options.kept,
     });
-    this.history = new TreeHistory(this.authority.snapshot.revision);
+    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision);
     this.authority.replica.onApply(({ revision, changes, policy }) => {
-      if (changes.length === 0 && policy === undefined) return;
+      if (changes.length === 0 && policy === undefined) return this.history.passed(revision);
       this.history.add({
         epoch: this.epoch,
         revision,
@@ -89,10 +90,13 @@ export class VmTree {
   }
 
   /** Resolves when it is kept. */
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): Promise<Changed> {
+  async edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+  ): Promise<Changed & Pick<Edited, 'dataRevisions'>> {
     return this.#refusing(async () => {
-      const { revision, changes } = await this.authority.edit(edits, conditions);
-      return { revision, changes: changes.length };
+      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions);
+      return { revision, changes: changes.length, dataRevisions };
     });
   }
 
@@ -104,11 +108,11 @@ export class VmTree {
     });
   }
 
-  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed> {
+  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed & { readonly policyRevision: number }> {
     return this.#refusing(async () => {
-      const { revision, changes, durable } = this.authority.setPolicy(policy, ifRevision);
+      const { revision, changes, policyRevision, durable } = this.authority.setPolicy(policy, ifRevision);
       await durable;
-      return { revision, changes: changes.length };
+      return { revision, changes: changes.length, policyRevision };
     });
   }
 

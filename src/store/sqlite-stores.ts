@@ -122,7 +122,10 @@ export const openStores = async (options: StoresOptions): Promise<Stores> => {
     },
   );
   for (const store of opened.stores)
-    stores.set(store.name, new SqliteStore({ ...store, epoch: opened.epoch, link, clock, retainRevisions, retainBytes }));
+    stores.set(
+      store.name,
+      new SqliteStore({ ...store, epoch: opened.epoch, link, clock, retainRevisions, retainBytes }),
+    );
   return new SqliteStores(options.directory, link, stores.get('region')!, stores.get('global')!);
 };
 

@@ -69,6 +69,8 @@ export interface Edited {
 export interface Loaded {
   readonly revision: number;
   readonly changes: readonly Change[];
+  /** Of the commit that last changed the policy: this one, or one before. */
+  readonly policyRevision: number;
   /** Resolves when it is kept and published; rejects with what `persist` failed with, and then it never was. */
   readonly durable: Promise<void>;
 }
@@ -297,7 +299,7 @@ export class Authority {
       kept: resolve,
       refused: reject,
     });
-    return { revision, changes, durable: promise };
+    return { revision, changes, policyRevision, durable: promise };
   }
 
   /**

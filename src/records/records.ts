@@ -6,7 +6,7 @@
  * | store | key | written by | holds |
  * |---|---|---|---|
  * | region | `vm/NAME` | managers | `VmRecord`: what is wished for |
- * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot |
+ * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot, and removes it |
  * | region | `vmstatus/NAME` | the host | `VmStatusRecord`: what is |
  * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |

@@ -34,11 +34,12 @@ import { attachWords } from './attachment.ts';
 import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
+import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { parseSpec } from './spec-file.ts';
-import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
+import { toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -61,7 +62,6 @@ interface CallOptions {
 }
 
 const vmPrefix = 'vm/';
-const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
 const probeMs = 1_000;
 
@@ -264,11 +264,10 @@ export class Host implements HostPort, AsyncDisposable {
         ...(restored && { restored }),
       },
     });
-    if (restored === undefined) {
-      const seed = await region.get(seedKey(record.name));
-      const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
-      await tree.load(checkedSpec(text).spec);
-    }
+    if (restored === undefined) await loadFirstTree(region, tree);
+    await forgetFirstTree(region, record.name).catch((error: unknown) => {
+      this.#options.onTrouble(record.name, `the spec that it was created with stays in the store: ${messageOf(error)}`);
+    });
     return HostedVm.open(this.#parts, record, tree);
   }
 
@@ -289,7 +288,7 @@ export class Host implements HostPort, AsyncDisposable {
     this.#vms.delete(name);
     this.#untaken.delete(name);
     this.#warnings.delete(name);
-    this.#consoles.get(name)?.close();
+    this.#consoles.get(name)?.end(noVm(name));
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
     await vm?.release();

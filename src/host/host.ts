@@ -38,6 +38,8 @@ import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { LogLimits } from './log-limits.ts';
+import { recipeOf } from './recipe.ts';
 import { parseSpec } from './spec-file.ts';
 import { toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
@@ -78,6 +80,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #startedAtMs = Date.now();
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
+  readonly #logLimits: LogLimits;
   #following: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
   #taking: Promise<void> = Promise.resolve();
@@ -107,6 +110,10 @@ export class Host implements HostPort, AsyncDisposable {
       launcher: options.launcher,
       adminPath: join(options.runDirectory, 'keeper.sock'),
       logFile: join(stateDirectory, 'keeper.log'),
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
+    this.#logLimits = new LogLimits({
+      files: () => [join(stateDirectory, 'keeper.log'), ...[...this.#vms.values()].map((vm) => vm.devicePaths.log)],
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
     this.#parts = {
@@ -142,6 +149,7 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
+    this.#logLimits[Symbol.dispose]();
     await this.#following;
     await this.#taking;
     for (const console of this.#consoles.values()) console.close();
@@ -382,15 +390,10 @@ export class Host implements HostPort, AsyncDisposable {
       onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
     };
     try {
-      const recipe = source.kind === 'recipe' ? this.#options.recipes[source.recipe] : undefined;
-      if (source.kind === 'recipe' && recipe === undefined) {
-        const names = Object.keys(this.#options.recipes).toSorted().join(', ');
-        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; there are: ${names}`);
-      }
       const image =
         source.kind === 'file'
           ? await this.#images.addDisk({ file: source.path, format: source.format }, work)
-          : await this.#images.build(recipe!, work);
+          : await this.#images.build(recipeOf(this.#options.recipes, source.recipe), work);
       await this.#options.region.commit({
         operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
       });

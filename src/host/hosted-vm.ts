@@ -17,6 +17,7 @@ import {
   BootRecord,
   decodeRecord,
   encodeRecord,
+  graceSecondsOf,
   type Statistics,
   type VmRecord,
   VmStatusRecord,
@@ -218,7 +219,7 @@ export class HostedVm {
       if (this.#isServed) this.#tell({ outcome: 'done' });
       return;
     }
-    const graceMs = record.stopGraceSeconds * 1000;
+    const graceMs = graceSecondsOf(record) * 1000;
     if (machine.state.status === 'creating') this.#afterCreate = record.desired === 'running' ? 'start' : undefined;
     else if (record.rebootGeneration === record.generation) machine.reboot(graceMs);
     else if (record.desired === 'running') machine.start();

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { temporaryStore } from '../../test/store/temporary.ts';
 import type { TreeCommit } from '../records/index.ts';
+import { openStores } from '../store/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { checkedSpec, VmTreePort } from './tree-port.ts';
+import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
 const holder = '11111111-1111-4111-8111-111111111111';
@@ -84,4 +87,57 @@ test('VmTreePort answers each change with revisions of its own when several are 
   assert.equal((await same).changes, 0);
   assert.equal((await same).dataRevisions.get('/a'), (await one).revision);
   assert.equal((await other).dataRevisions.get('/a'), (await other).revision);
+});
+
+test('VmTree.load under a condition meets changes of what a spec can say, and no others', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  const open = async () => {
+    const { persist, restored } = await TreeStore.open(stores.region, 'i-1');
+    const tree = new VmTree({
+      vm: 'web',
+      epoch: 1,
+      audit: () => true,
+      kept: { persist, ...(restored && { restored }) },
+    });
+    if (restored === undefined) await tree.load(checkedSpec('porthole: 1').spec);
+    tree.authority.holdersAre([holder]);
+    tree.authority.subscribe(holder, () => {});
+    return tree;
+  };
+  let tree = await open();
+  const spec = (text: string) => checkedSpec(`porthole: 1\nmetadata: { a: "${text}", b: "1" }\n`).spec;
+  const status = () => tree.edit([put('/instance/status/cpu', `${tree.replica.snapshot.revision}`)], []);
+  const create = (name: string): Promise<Outcome> => {
+    const parentIno = tree.replica.snapshot.resolve('/guest')!.ino;
+    const made = { op: 'create', caller, parentIno, name, mode: 0o100600, umask: 0 } as const;
+    return new Promise((resolve) => tree.authority.commit(made, ways.virtiofs, holder, undefined, resolve));
+  };
+  // Makes the directories above it, once.
+  await status();
+  await tree.load(spec('1'));
+  let read = tree.replica.snapshot.revision;
+  await status();
+  assert.equal((await create('x')).errno, 0);
+  await status();
+  assert.ok(tree.replica.snapshot.revision > read);
+  await tree.load(spec('2'), read);
+  await assert.rejects(tree.load(spec('3'), read), { code: 'HOST_CONDITION_UNMET' });
+  for (const change of [
+    () => tree.edit([put('/a', 'other')], []),
+    () => tree.edit([{ op: 'remove', path: '/b', recursive: false }], []),
+    () => tree.edit([{ op: 'directory', path: '/d' }], []),
+    () => tree.setPolicy({ ...tree.replica.policy.spec, rules: [{ path: '/a', mode: 0o400 }] }),
+  ]) {
+    read = tree.replica.snapshot.revision;
+    await change();
+    await status();
+    await assert.rejects(tree.load(spec('3'), read), { code: 'HOST_CONDITION_UNMET' });
+  }
+  await assert.rejects(tree.load(spec('3'), tree.replica.snapshot.revision + 1), { code: 'HOST_CONDITION_UNMET' });
+  await tree.edit([put('/a', 'newest')], []);
+  const before = tree.replica.snapshot.revision;
+  await status();
+  tree = await open();
+  await assert.rejects(tree.load(spec('4'), before - 1), { code: 'HOST_CONDITION_UNMET' });
+  await tree.load(spec('4'), before);
 });

@@ -17,6 +17,7 @@ import { HostRefusal } from './host-error.ts';
 import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
+import { statusPath } from './vm-statistics.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
@@ -50,6 +51,7 @@ export class VmTree {
       errnoOf: keepingErrno,
       audit: options.audit,
       holdersOutlive: true,
+      apart: statusPath,
       ...options.kept,
     });
     this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision);

@@ -132,7 +132,8 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly text: string }>;
   /**
    * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.
-   * HOST_INVALID with `problems`; HOST_CONDITION_UNMET when `ifRevision` is given and is not the tree's.
+   * HOST_INVALID with `problems`; HOST_CONDITION_UNMET when the outside's part, but for
+   * what the host itself keeps current, was changed after `ifRevision`.
    */
   import(
     text: string,

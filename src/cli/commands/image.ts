@@ -37,7 +37,8 @@ export const imageCommands = (program: Command, shell: Shell): void => {
       'after',
       `
 It is checked and converted to a clean one; Ctrl-C cancels that. A qcow2 that
-refers to other files is refused.
+refers to other files is refused. The daemon opens the file itself: under the
+systemd unit that comes with it, it has a /tmp of its own and does not see yours.
 
 Example:
   porthole image add debian:12 debian-12.qcow2`,

@@ -24,9 +24,9 @@ test('eventStream cuts off a client that takes nothing, and none that takes slow
   let nowMs = 0;
   t.mock.method(performance, 'now', () => nowMs);
   const { reader, cut } = open({ heartbeatMs: 100, stallMs: 300 });
-  let isCut = false;
+  const state = { isCut: false };
   const watching = cut.then(() => {
-    isCut = true;
+    state.isCut = true;
   });
   const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
   const pass = async (): Promise<void> => {
@@ -36,11 +36,11 @@ test('eventStream cuts off a client that takes nothing, and none that takes slow
     t.mock.timers.tick(100);
     await turn();
   };
-  for (let i = 0; i < 20 && !isCut; i++) {
+  for (let i = 0; i < 20 && !state.isCut; i++) {
     assert.equal((await reader.read()).done, false);
     await pass();
   }
-  assert.equal(isCut, false);
+  assert.equal(state.isCut, false);
   for (let i = 0; i < 5; i++) await pass();
   await watching;
 });

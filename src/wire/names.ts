@@ -1,6 +1,6 @@
-/** Names in request bodies: bytes ended by NUL. */
-import { limits } from '../tree/index.ts';
-import { EILSEQ, EINVAL, ENAMETOOLONG } from '../wire/index.ts';
+/** Names in requests: bytes that come from a guest. */
+import { EILSEQ, EINVAL, ENAMETOOLONG } from './errno.ts';
+import { NAME_MAX } from './flags.ts';
 
 /** Fatal: a name that is no UTF-8 is refused, not repaired into another one. The byte order mark is a character like others. */
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -35,7 +35,7 @@ export function decodeText(bytes: Uint8Array, start: number, end: number): strin
 export function decodeName(bytes: Uint8Array, start: number, end: number): string | number {
   const length = end - start;
   if (length === 0) return EINVAL;
-  if (length > limits.nameBytes) return ENAMETOOLONG;
+  if (length > NAME_MAX) return ENAMETOOLONG;
   if (bytes[start] === DOT && (length === 1 || (length === 2 && bytes[start + 1] === DOT))) return EINVAL;
   let seen = 0;
   for (let at = start; at < end; at++) {

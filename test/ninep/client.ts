@@ -9,11 +9,12 @@ import {
   operations,
 } from '../../src/ninep/index.ts';
 import type { FileSystem } from '../../src/tree/index.ts';
-import type { Field } from '../../src/wire/index.ts';
+import { EINTR, type Field } from '../../src/wire/index.ts';
 import { fieldOf } from '../fuse/fields.ts';
 
 const HEADER = abi.Header.sizeBytes;
 const encoder = new TextEncoder();
+const decoder = new TextDecoder('utf-8', { ignoreBOM: true });
 
 /** Fields and strings of a message by name; what is missing is 0 or ''. */
 export type Fields = Readonly<Record<string, number | string | Uint8Array | readonly (string | Uint8Array)[]>>;
@@ -90,6 +91,13 @@ export class Reply {
     this.errno = type === abi.RLERROR ? view.getUint32(0, true) : 0;
     if (type === abi.RLERROR) assert.ok(body.length === 4 && this.errno > 0 && this.errno < 134, 'an errno');
     else assert.equal(type, rowNamed(this.name).type + 1, `${this.name} is answered by its R-message`);
+    this.#wake();
+  }
+
+  /** It was flushed, and no answer will come. */
+  giveUp(): void {
+    this.body = new Uint8Array();
+    this.errno = EINTR;
     this.#wake();
   }
 
@@ -223,6 +231,17 @@ export class Client implements NinepTransport {
     return fid;
   }
 
+  /** Gives a request up, as a signal makes Linux do: when it is not answered before Rflush, it ends with EINTR. */
+  flush(oldtag: number): Reply {
+    const flushed = this.#waiting.get(oldtag);
+    const reply = this.call('Tflush', { oldtag });
+    if (flushed?.body === undefined && reply.errno === 0) {
+      this.#waiting.delete(oldtag);
+      flushed?.giveUp();
+    }
+    return reply;
+  }
+
   clunk(fid: number): Reply {
     return this.call('Tclunk', { fid });
   }
@@ -243,7 +262,7 @@ export function entriesIn(bytes: Uint8Array): Entry[] {
     const start = at + abi.Dirent.sizeBytes;
     const end = start + abi.Dirent.nameBytes.get(view, at);
     entries.push({
-      name: new TextDecoder().decode(bytes.subarray(start, end)),
+      name: decoder.decode(bytes.subarray(start, end)),
       ino: abi.Qid.path.get(view, at),
       offset: abi.Dirent.offset.get(view, at),
       type: abi.Dirent.type.get(view, at),

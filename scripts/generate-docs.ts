@@ -11,7 +11,7 @@ import type { Terminal } from '../src/cli/terminal.ts';
 import { problemCodes } from '../src/cluster/problem.ts';
 import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
-import { notation, operations as ninepOperations } from '../src/ninep/index.ts';
+import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';

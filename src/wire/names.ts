@@ -29,8 +29,8 @@ export function decodeText(bytes: Uint8Array, start: number, end: number): strin
 }
 
 /**
- * The name of a directory entry in bytes `start` to `end`. EINVAL for '', '.', '..' and what holds a slash, none of which a
- * kernel sends; ENAMETOOLONG beyond 255 bytes; EILSEQ for what is not UTF-8.
+ * The name of a directory entry in bytes `start` to `end`. EINVAL for '', '.', '..' and what holds a slash or NUL, none of
+ * which a kernel sends; ENAMETOOLONG beyond 255 bytes; EILSEQ for what is not UTF-8.
  */
 export function decodeName(bytes: Uint8Array, start: number, end: number): string | number {
   const length = end - start;
@@ -40,7 +40,7 @@ export function decodeName(bytes: Uint8Array, start: number, end: number): strin
   let seen = 0;
   for (let at = start; at < end; at++) {
     const byte = bytes[at]!;
-    if (byte === SLASH) return EINVAL;
+    if (byte === SLASH || byte === NUL) return EINVAL;
     seen |= byte;
   }
   return seen < FIRST_NOT_ASCII ? latin1Slice.call(bytes, start, end) : decodeText(bytes, start, end);

@@ -1,5 +1,5 @@
 /** The operation table: dispatch, counters, fuzz generators and the table in docs/9p.md come from its rows. */
-import { EIO, EOPNOTSUPP, EPERM } from '../wire/index.ts';
+import { EIO, ENOENT, EOPNOTSUPP, EPERM } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import * as attributes from './handlers/attributes.ts';
 import * as directories from './handlers/directories.ts';
@@ -165,8 +165,8 @@ export const operations: readonly Operation[] = [
   refused(
     102,
     'Tauth',
-    EOPNOTSUPP,
-    'the transport decides who may attach',
+    ENOENT,
+    'which says that none is needed: the transport decides who may attach',
     shape(abi.Tauth, ['uname', 'aname'], { tail: abi.NUname }),
   ),
   row(
@@ -193,8 +193,8 @@ export const operations: readonly Operation[] = [
     walk,
     'a walk that ends early makes no fid; EINVAL for more than 16 names',
   ),
-  refused(112, 'Topen', EOPNOTSUPP, ofNinep2000),
-  refused(114, 'Tcreate', EOPNOTSUPP, ofNinep2000),
+  refused(112, 'Topen', ENOENT, ofNinep2000),
+  refused(114, 'Tcreate', ENOENT, ofNinep2000),
   row(
     116,
     'Tread',
@@ -227,8 +227,8 @@ export const operations: readonly Operation[] = [
     lifecycle.remove,
     'by the name that the file has now; ends the fid in any case; Linux sends Tunlinkat',
   ),
-  refused(124, 'Tstat', EOPNOTSUPP, ofNinep2000),
-  refused(126, 'Twstat', EOPNOTSUPP, ofNinep2000),
+  refused(124, 'Tstat', ENOENT, ofNinep2000),
+  refused(126, 'Twstat', ENOENT, ofNinep2000),
 ];
 
 /** Row index by type, for dispatch and counters; undefined for what nobody sends. */

@@ -193,8 +193,8 @@ export const operations: readonly Operation[] = [
     walk,
     'a walk that ends early makes no fid; EINVAL for more than 16 names',
   ),
-  refused(112, 'Topen', ENOENT, ofNinep2000),
-  refused(114, 'Tcreate', ENOENT, ofNinep2000),
+  refused(112, 'Topen', EOPNOTSUPP, ofNinep2000),
+  refused(114, 'Tcreate', EOPNOTSUPP, ofNinep2000),
   row(
     116,
     'Tread',
@@ -227,8 +227,8 @@ export const operations: readonly Operation[] = [
     lifecycle.remove,
     'by the name that the file has now; ends the fid in any case; Linux sends Tunlinkat',
   ),
-  refused(124, 'Tstat', ENOENT, ofNinep2000),
-  refused(126, 'Twstat', ENOENT, ofNinep2000),
+  refused(124, 'Tstat', EOPNOTSUPP, ofNinep2000),
+  refused(126, 'Twstat', EOPNOTSUPP, ofNinep2000),
 ];
 
 /** Row index by type, for dispatch and counters; undefined for what nobody sends. */

@@ -53,7 +53,7 @@ const numbers = [
   2 ** 63,
 ];
 /** Rows that get anywhere come often. */
-const often = [
+const often: ReadonlySet<string> = new Set([
   'Tattach',
   'Twalk',
   'Tlopen',
@@ -64,9 +64,9 @@ const often = [
   'Tclunk',
   'Tflush',
   'Txattrwalk',
-];
-const rows = [...operations, ...operations.filter(({ name }) => often.includes(name)), ...operations.slice(0, 4)];
-const deep = operations.filter(({ name }) => often.includes(name));
+]);
+const rows = [...operations, ...operations.filter(({ name }) => often.has(name)), ...operations.slice(0, 4)];
+const deep = operations.filter(({ name }) => often.has(name));
 const isFid = /fid$/i;
 
 function request(choose: Choices, tag: number): Uint8Array {
@@ -86,7 +86,7 @@ function request(choose: Choices, tag: number): Uint8Array {
       else if (key === 'msize') fields[key] = choose.of([4096, 8192, 65_536, 2 ** 32 - 1, 100]);
       else fields[key] = choose.of(numbers) % 2 ** (size * 8);
     }
-  for (const key of [...shape.strings, ...shape.after]) fields[key] = choose.of(/name$/.test(key) ? names : texts);
+  for (const key of [...shape.strings, ...shape.after]) fields[key] = choose.of(key.endsWith('name') ? names : texts);
   if (row.name === 'Tversion') fields['version'] = choose.byte() < 200 ? '9P2000.L' : choose.of(texts);
   if (shape.counted === 'names') fields['names'] = Array.from({ length: choose.byte() % 5 }, () => choose.of(names));
   if (shape.counted === 'data') fields['data'] = new Uint8Array(choose.byte());
@@ -190,7 +190,7 @@ export function fuzzNinep(bytes: Uint8Array): boolean {
     send(frame('Twalk', ++tag, { fid: 1, newfid: 2, names: ['guest'] }));
     send(frame('Twalk', ++tag, { fid: 1, newfid: 3, names: ['.changes'] }));
   }
-  for (let count = 0; count < MAX_REQUESTS && !choose.ended && !closed; count++) {
+  for (let count = 0; count < MAX_REQUESTS && !choose.ended && !session.ended; count++) {
     send(request(choose, choose.byte() === 255 ? choose.byte() : ++tag));
     if (choose.byte() === 255) world.load({ content: { instance: { id: `i-${count}` }, guest: {} } });
   }

@@ -2,12 +2,14 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
+import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
+import { JOURNAL_VERSION } from './journal-version.ts';
 import {
   LINK_PROTOCOL,
   type LinkConfig,
@@ -46,6 +48,8 @@ const linkTimer = (link: HostLink): Served => ({
 
 class DeviceServer {
   readonly #place: LinkPlace;
+  /** Read before anything is served: the sources of a checkout may be others later. */
+  readonly #build = buildOf('device');
   readonly #replica = new Replica();
   readonly #link: HostLink;
   readonly #loop = new Loop();
@@ -112,7 +116,14 @@ class DeviceServer {
     setNonBlocking(fd, true);
     this.#link.attach(fd);
     this.#watchLink(EPOLLIN);
-    this.#link.send({ type: 'hello', protocol: LINK_PROTOCOL, holder: this.#holder, pid: process.pid });
+    this.#link.send({
+      type: 'hello',
+      protocol: LINK_PROTOCOL,
+      holder: this.#holder,
+      pid: process.pid,
+      build: this.#build,
+      journal: JOURNAL_VERSION,
+    });
   }
 
   #watchLink(events: number): void {

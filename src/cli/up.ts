@@ -30,6 +30,8 @@ export interface UpOptions {
   readonly uidBase?: number | undefined;
   readonly auditDays: number;
   readonly auditBytes: number;
+  /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
+  readonly renews?: boolean;
   readonly version: string;
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onEvent: (event: UpEvent) => void;
@@ -131,6 +133,7 @@ export class Up implements AsyncDisposable {
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
       version,
+      renews: this.#options.renews ?? true,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,
       onTrouble,

@@ -27,7 +27,7 @@ import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
-import { VmServed } from './vm-served.ts';
+import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import type { VmTree } from './vm-tree.ts';
 
@@ -46,6 +46,10 @@ export interface HostParts {
   readonly attachGid: number | undefined;
   readonly keeper: KeeperUnit;
   readonly version: string;
+  /** What device processes run that are started now. */
+  readonly deviceBuild: string;
+  /** One of another version was found, and can be replaced. */
+  readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
 }
 
@@ -122,6 +126,8 @@ export class HostedVm {
       audit: parts.audit,
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
+      build: parts.deviceBuild,
+      onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
@@ -159,6 +165,11 @@ export class HostedVm {
 
   get served(): VmServed {
     return this.#served;
+  }
+
+  /** Nobody waits for a device process. */
+  get isServedOrDown(): boolean {
+    return !this.#served.isWanted || this.#served.serving !== undefined;
   }
 
   async #begin(saved: MachineRecord | undefined): Promise<void> {
@@ -250,6 +261,14 @@ export class HostedVm {
     }
   }
 
+  #servedBy(facts: ServingFacts | undefined): void {
+    if (this.#over) return;
+    // Another takes its place soon, most often.
+    if (facts === undefined) return;
+    this.#tell({ deviceVersion: facts.build, deviceOutdated: facts.isOutdated });
+    if (facts.isOutdated && facts.isAdopted && facts.isSucceeded) this.#parts.onOutdated(this.name);
+  }
+
   // --- an attached VM ---
 
   async #serve(): Promise<void> {
@@ -287,6 +306,8 @@ export class HostedVm {
         makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
       machine: async () => {
         await this.#served.start();
+        // No guest is connected between two boots.
+        await this.#served.refresh();
         return machineOf({
           record: this.#record,
           paths: this.paths,
@@ -326,7 +347,9 @@ export class HostedVm {
     this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
     // One that is about to be started again keeps its device process.
     const isDown = (status === 'stopped' || status === 'failed') && wakeAtMs === undefined;
-    if (isDown) void this.#served.stop();
+    if (!isDown) return;
+    this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+    void this.#served.stop();
   }
 
   #outcome({ status }: VmState): VmStatusRecord['outcome'] {
@@ -374,7 +397,7 @@ export class HostedVm {
 
   #tell(change: Partial<VmStatusRecord>): void {
     const before = this.#status;
-    const after = { ...before, deviceVersion: this.#parts.version, ...change };
+    const after = { ...before, ...change };
     if (JSON.stringify(after) === JSON.stringify(before)) return;
     this.#status = after;
     void this.#statusWriter.write(after);

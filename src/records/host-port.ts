@@ -68,6 +68,11 @@ export interface HostPort {
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
   boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
+  /**
+   * Has a new device process take the place of the one that serves the VM, under a running guest. Resolves when it serves.
+   * HOST_WRONG_STATE when none serves, or it can't hand over; HOST_UNAVAILABLE when none serves in time.
+   */
+  renewDevice(vm: VmRef, options?: CallOptions): Promise<DeviceVersion>;
 
   /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
@@ -288,6 +293,14 @@ export interface Boot {
   readonly number: number;
 }
 
+/** What the device process of a VM runs. */
+export interface DeviceVersion {
+  /** As `0.1.0+1a2b3c4d5e6f`; `unknown` of one that does not say so. */
+  readonly version: string;
+  /** A new one would run something else. */
+  readonly outdated: boolean;
+}
+
 /** Counters since the VM was made unless named otherwise; names are `snake_case` with their unit, as in Prometheus. */
 export interface Statistics {
   readonly atMs: number;
@@ -377,9 +390,14 @@ export interface HostStatus {
   readonly freeDiskBytes: number;
   /** Why something does not work as it should, in words; empty when all is well. */
   readonly warnings: readonly string[];
+  /** What device processes run that are started now. */
+  readonly deviceVersion: string;
+  /** The process that holds what outlives device processes. */
+  readonly keeper: DeviceVersion;
   readonly vms: readonly {
     readonly name: string;
-    readonly deviceVersion: string;
+    /** Undefined while none serves it. */
+    readonly deviceVersion?: string | undefined;
     /** Replicas of its tree that are connected. */
     readonly replicas: number;
     readonly outdated: boolean;

@@ -33,8 +33,8 @@ export class UpMachine {
     });
   }
 
-  /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
-  async spawn(): Promise<void> {
+  /** The daemon as a process of its own, as people run it, or another version's; what it says goes to `said`. */
+  async spawn({ program = porthole, more = [] }: { program?: string; more?: readonly string[] } = {}): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -42,8 +42,9 @@ export class UpMachine {
       '--run',
       path.join(this.directory, 'run'),
       '--json',
+      ...more,
     ];
-    const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -89,6 +90,11 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
     );
+  }
+
+  /** Processes that were started for this machine and have a path in its run directory on their command line. */
+  pidsWith(file: string): number[] {
+    return processesWith(path.join(this.directory, 'run', file));
   }
 
   get up(): Up {

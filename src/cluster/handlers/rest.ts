@@ -233,7 +233,7 @@ const serveHost = (api: Api): void => {
       ...rest,
       startedAt: isoTime(startedAtMs),
       warnings: [...warnings],
-      vms: vms.map((vm) => ({ ...vm })),
+      vms: vms.map(({ deviceVersion, ...vm }) => ({ ...vm, ...(deviceVersion !== undefined && { deviceVersion }) })),
     });
   });
 

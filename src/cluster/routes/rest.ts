@@ -14,7 +14,7 @@ import {
   Time,
   VmName,
 } from './common.ts';
-import { ImageName, ImageVersion, OperationShape } from './vms.ts';
+import { DeviceShape, ImageName, ImageVersion, OperationShape } from './vms.ts';
 
 // Operations
 
@@ -342,8 +342,15 @@ export const getHost = createRoute({
           freeDiskBytes: z.int(),
           warnings: z.array(z.string()),
           vms: z.array(
-            z.object({ name: z.string(), deviceVersion: z.string(), replicas: z.int(), outdated: z.boolean() }),
+            z.object({
+              name: z.string(),
+              deviceVersion: z.string().optional(),
+              replicas: z.int(),
+              outdated: z.boolean(),
+            }),
           ),
+          deviceVersion: z.string().openapi({ description: 'What device processes run that are started now.' }),
+          keeper: DeviceShape.openapi({ description: 'The process that holds what outlives device processes.' }),
         })
         .openapi('Host'),
       'The host.',

@@ -1,6 +1,7 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
   type ImageStore,
@@ -71,6 +72,8 @@ const qemuLogBytes = 256 * 1024;
 const startWithinMs = 120_000;
 /** How often `/instance/status` is written. */
 const statusEveryMs = 10_000;
+/** A store that does not answer keeps nobody from stopping the daemon; what it was given is asked for again. */
+const settleWithinMs = 5_000;
 /** Of each VM, the newest. */
 const bootsKept = 500;
 
@@ -184,7 +187,8 @@ export class HostedVm {
         this.#runtime = saved.runtime;
         const isDown = saved.state.status === 'stopped' || saved.state.status === 'failed';
         // Reads go on while we look for the machine.
-        if (!isDown) void this.#serve();
+        if (isDown) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+        else void this.#serve();
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
@@ -214,14 +218,22 @@ export class HostedVm {
     this.#settle();
   }
 
-  /** The machine lives on without us. */
+  /** The machine lives on without us. What its guest has asked for until now is kept and answered first. */
   async release(): Promise<void> {
     this.#over = true;
     clearInterval(this.#statusTimer);
     this.#machine?.release();
+    await this.#settled();
     await this.#served.release();
+    // What came meanwhile is kept too, and answered by the next daemon.
+    await this.#settled();
     this.#statusWriter.close();
     this.#machineWriter.close();
+  }
+
+  async #settled(): Promise<void> {
+    const late = pause(settleWithinMs, undefined, { ref: false });
+    await Promise.race([this.tree.authority.settled(), late]);
   }
 
   /** Tells of a boot of a machine that others started. */

@@ -1,7 +1,8 @@
 /** One VM: drives its states (`vm-state.ts`) with real processes. The daemon may be replaced at any time; `adopt` goes on. */
-import { Boot, type BootOptions, type VmRuntime } from './boot.ts';
+import { Boot, type BootEnd, type BootOptions, type VmRuntime } from './boot.ts';
 import { messageOf } from './error.ts';
 import type { VmMachine } from './machine.ts';
+import { machineBootId } from './process-identity.ts';
 import type { Qmp, QmpEvent } from './qmp.ts';
 import { newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
 
@@ -206,7 +207,7 @@ export class Vm {
   }
 
   async #adopt({ runtime, state }: VmSaved): Promise<void> {
-    let end: { words: string; shutdown: string | undefined };
+    let end: BootEnd;
     if (runtime?.qemu === undefined && (state.status === 'starting' || state.status === 'creating')) {
       // The guest has not run yet: it is begun again, and ends a QEMU that was started and not written down.
       this.#act(state.status === 'starting' ? 'boot' : 'create');
@@ -214,7 +215,7 @@ export class Vm {
     }
     if (runtime === undefined) {
       if (state.status !== 'stopped' && state.status !== 'failed')
-        await this.#over('QEMU ended while the host daemon was away', undefined);
+        await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
       return;
     }
     try {
@@ -236,7 +237,8 @@ export class Vm {
       if (this.#released.signal.aborted) return;
       end = { words: messageOf(error), shutdown: undefined };
     }
-    await this.#over(end.words, end.shutdown);
+    const isOfThisRun = runtime.qemu === undefined || runtime.qemu.machineBootId === machineBootId();
+    await this.#over(end, { machineRestarted: !isOfThisRun && end.shutdown === undefined });
   }
 
   #follow(boot: Boot): void {
@@ -246,14 +248,15 @@ export class Vm {
     }
     this.#boot = boot;
     this.#take({ type: 'running' });
-    void boot.ended.then(({ words, shutdown }) => this.#over(words, shutdown));
+    void boot.ended.then((end) => this.#over(end));
   }
 
-  async #over(words: string, shutdown: string | undefined): Promise<void> {
+  async #over({ words, shutdown }: BootEnd, { machineRestarted = false } = {}): Promise<void> {
     if (this.#released.signal.aborted) return;
     clearInterval(this.#retryWrite);
     this.#boot = undefined;
     await this.#forget();
+    if (machineRestarted) return this.#take({ type: 'machine-restarted' });
     if (shutdown !== undefined) this.#take({ type: 'shutdown', reason: shutdown });
     if (this.#state.status === 'starting') this.#take({ type: 'boot-failed', reason: words });
     else this.#take({ type: 'ended', words });

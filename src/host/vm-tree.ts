@@ -16,6 +16,7 @@ import { HostRefusal } from './host-error.ts';
 import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
+import { TreeStoreError } from './tree-store.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
@@ -130,7 +131,10 @@ export class VmTree {
     const failure = cause instanceof Error && cause === this.authority.persistFailure ? cause : undefined;
     if (cause instanceof StoreError || failure !== undefined) {
       const isFull = cause instanceof StoreError && cause.code === 'STORE_FULL';
-      const words = `nothing was changed: ${(cause as Error).message}`;
+      const words =
+        cause instanceof TreeStoreError && cause.code === 'TREE_IN_DOUBT'
+          ? `whether it was done is not known (${cause.cause instanceof Error ? cause.cause.message : cause.message}); read it before you repeat it`
+          : `nothing was changed: ${(cause as Error).message}`;
       return new HostRefusal(isFull ? 'HOST_FULL' : 'HOST_UNAVAILABLE', words, { cause: error });
     }
     return error;

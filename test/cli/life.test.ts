@@ -74,7 +74,7 @@ tiny  1        1000 B  4 KiB  sha256:000000000000  AGO
   assert.equal(quiet.out, 'web-1\n');
   // The value came from a file that only this side may read.
   assert.equal(value.out, 'hunter2');
-  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine is so\n' });
+  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine matches\n' });
 
   assert.deepEqual(await run('vm', 'stop', 'web-1', '--grace', '0'), { code: 0, out: '', err: '' });
   assert.match((await run('vm', 'ls')).out, /^web-1 {2}stopped/m);

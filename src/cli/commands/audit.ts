@@ -1,7 +1,7 @@
 /** `porthole audit`: who read or was refused what. */
 import { type Command, Option } from 'commander';
 import type { StreamEvent } from '../../cluster/client/index.ts';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { parseMoment } from '../amounts.ts';
 import type { Api } from '../api.ts';
 import { apiCommand, examples, parseCount, parseId, type Shell } from '../command.ts';
@@ -63,8 +63,7 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   const api = shell.api();
   const print = printer(shell, flags.json === true);
   if (flags.follow !== true) {
-    if ((await print(past(api, filter, flags))) === 0 && flags.json !== true)
-      terminal.err('nothing was recorded that is so\n');
+    if ((await print(past(api, filter, flags))) === 0 && flags.json !== true) terminal.err('no record matches\n');
     return;
   }
   await untilInterrupted(terminal, async () => {

@@ -1,6 +1,6 @@
 /** `porthole status` and `porthole operation`: the host, and what it is doing. */
 import type { Command } from 'commander';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { finished, isFinished, subject } from '../operation.ts';

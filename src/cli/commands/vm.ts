@@ -98,7 +98,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
   if (vms.length === 0) {
     const isFiltered = [status, type, label, prefix].some((filter) => filter !== undefined);
     terminal.err(
-      isFiltered ? 'no virtual machine is so\n' : 'no virtual machines yet; "porthole vm create" makes one\n',
+      isFiltered ? 'no virtual machine matches\n' : 'no virtual machines yet; "porthole vm create" makes one\n',
     );
     return;
   }

@@ -230,7 +230,7 @@ export class Host implements HostPort, AsyncDisposable {
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (audited) => this.#audit.append([audited], this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
       kept: {
         persist: async (commits) => {
           try {

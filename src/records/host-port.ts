@@ -42,6 +42,14 @@ export interface HostError extends Error {
   readonly oldestRevision?: number | undefined;
 }
 
+export interface ShowOptions extends CallOptions {
+  /**
+   * Who is shown the values: each that not every program in the guest may read is recorded in the audit before it is given,
+   * and HOST_UNAVAILABLE when that can't be. Undefined: nobody is.
+   */
+  readonly by: string | undefined;
+}
+
 /** Both, so that a VM that was made anew under a name is not taken for the one before. */
 export interface VmRef {
   readonly id: string;
@@ -109,7 +117,7 @@ export interface TreePort {
    */
   read(
     path: string,
-    options?: CallOptions,
+    options: ShowOptions,
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
@@ -117,7 +125,7 @@ export interface TreePort {
    */
   walk(
     path: string,
-    options: CallOptions & { readonly mostBytes: number },
+    options: ShowOptions & { readonly mostBytes: number },
   ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array | undefined })[] }>;
 
   /**
@@ -133,7 +141,7 @@ export interface TreePort {
 
   /** The whole tree, or what lies below a path, as a spec. */
   export(
-    options?: CallOptions & { readonly path?: string | undefined },
+    options: ShowOptions & { readonly path?: string | undefined },
   ): Promise<TreeAnswer & { readonly text: string }>;
   /**
    * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.

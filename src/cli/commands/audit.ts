@@ -155,7 +155,7 @@ const fixed = (width: number, text: string): string => printable(text).padEnd(wi
 const columnsFor = (paint: Colours): readonly Column<AuditEvent>[] => [
   { title: 'TIME', cell: ({ time }) => `${time.slice(0, 19)}Z` },
   { title: 'VM', cell: ({ vm }) => fixed(12, vm) },
-  { title: 'UID', cell: ({ uid }) => String(uid).padStart(6), align: 'right' },
+  { title: 'UID', cell: ({ uid, by }) => (by === undefined ? String(uid) : '-').padStart(6), align: 'right' },
   { title: 'OPERATION', cell: ({ operation }) => fixed(9, operation) },
   {
     title: 'VERDICT',
@@ -164,7 +164,10 @@ const columnsFor = (paint: Colours): readonly Column<AuditEvent>[] => [
   },
   {
     title: 'PATH',
-    cell: ({ path, program }) => fixed(24, path) + (program === undefined ? '' : ` (${printable(program)})`),
+    cell: ({ path, program, by }) => {
+      const who = program ?? by;
+      return fixed(24, path) + (who === undefined ? '' : ` (${printable(who)})`);
+    },
   },
   { title: 'RULE', cell: ({ rule, dropped, droppedOthers }) => ruleWords(rule, (dropped ?? 0) + (droppedOthers ?? 0)) },
 ];

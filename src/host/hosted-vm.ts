@@ -388,7 +388,8 @@ export class HostedVm {
   async #delete(): Promise<void> {
     const machine = this.#machine;
     if (machine !== undefined) {
-      if (machine.state.status !== 'creating') machine.stop(0);
+      if (machine.state.status === 'creating') machine.cancelCreate();
+      else machine.stop(0);
       await machine.until(({ status }) => status === 'stopped' || status === 'failed');
     }
     this.#over = true;

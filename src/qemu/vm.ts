@@ -44,6 +44,7 @@ export class Vm {
   #state: VmState;
   #boot: Boot | undefined;
   #booting: AbortController | undefined;
+  #creating: AbortController | undefined;
   #timer: NodeJS.Timeout | undefined;
   #retryWrite: NodeJS.Timeout | undefined;
 
@@ -80,6 +81,11 @@ export class Vm {
 
   create(): void {
     this.#take({ type: 'create' });
+  }
+
+  /** Has what is being made for the first boot given up: the VM fails. */
+  cancelCreate(): void {
+    this.#creating?.abort(new Error('it was cancelled'));
   }
 
   start(): void {
@@ -168,8 +174,9 @@ export class Vm {
   }
 
   async #create(): Promise<void> {
+    this.#creating = new AbortController();
     try {
-      await this.#options.create?.(this.#released.signal);
+      await this.#options.create?.(AbortSignal.any([this.#released.signal, this.#creating.signal]));
       this.#take({ type: 'created' });
     } catch (error) {
       this.#take({ type: 'create-failed', reason: messageOf(error) });

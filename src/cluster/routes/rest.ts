@@ -73,7 +73,7 @@ export const cancelOperation = createRoute({
   tags: ['Operations'],
   summary: 'Cancel an operation',
   description:
-    'A start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
+    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
   'x-access': 'operator',
   security,
   request: { params: OperationParams },

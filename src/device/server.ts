@@ -56,6 +56,7 @@ class DeviceServer {
   /** By which the host daemon knows the mutations of this process, or of its line, again. */
   readonly #holder: string;
   readonly #succession: Succession | undefined;
+  /** It ends for a successor, to which all that is kept is left. */
   #handsOver = false;
   /** What goes on once the tree is where it stands now. */
   #resuming: (() => void)[] = [];
@@ -79,11 +80,11 @@ class DeviceServer {
       config: (config: LinkConfig) => this.#configured(config),
       delta: (delta: Delta) => this.#applied(delta),
       askStatistics: (id: number) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
-      shutdown: () => this.#loop.stop(),
-      handOver: () => {
-        this.#handsOver = succession !== undefined;
+      shutdown: () => {
+        this.#handsOver = false;
         this.#loop.stop();
       },
+      handOver: () => this.#handOver(),
       ended: (fd: number) => this.#daemonGone(fd),
       wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     };
@@ -181,6 +182,14 @@ class DeviceServer {
 
   // --- what outlives this process ---
 
+  /** Without a keeper it waits for one: a successor would find nothing. */
+  #handOver(): void {
+    const client = this.#succession?.client;
+    client?.check();
+    this.#handsOver = client !== undefined;
+    if (client?.isConnected !== false) this.#loop.stop();
+  }
+
   /** Takes up what a predecessor has left with the keeper. */
   #succeed(config: LinkConfig, succession: Succession): void {
     const target: LinkTarget = { kind: 'vhost-user', path: config.vhostUser[0]?.path ?? '' };
@@ -191,6 +200,7 @@ class DeviceServer {
     client.onChange = (isThere) => {
       if (isThere) watch();
       else this.#loop.unwatch(client.fd);
+      if (isThere && this.#handsOver) this.#loop.stop();
       this.#tell(target, isThere ? 'kept' : 'unkept', isThere ? 'the keeper answers' : 'the keeper is gone');
     };
     this.#loop.serve({

@@ -59,8 +59,10 @@ const startWithinMs = 20_000;
 const helloWithinMs = 5_000;
 const lookEveryMs = 10;
 const endWithinMs = 5_000;
-/** It has nothing to do but to end: what it holds is kept already. */
-const handOverWithinMs = 2_000;
+/** It has nothing to do but to end: what it holds is kept already, or will be when there is a keeper again. */
+const handOverWithinMs = 5_000;
+/** Of device processes whose `hello` does not say so. */
+const firstJournal = 1;
 /** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
 const restartsMs = { served: [0, 100, 200, 500, 1_000, 2_000], neverServed: [0, 200, 1_000, 5_000, 30_000] } as const;
 /** One that lived this long starts the waits anew. */
@@ -304,7 +306,7 @@ export class VmDevice {
     return failure ?? words;
   }
 
-  #greet({ isAdopted }: Connected, { build = unknownBuild, journal }: Hello): void {
+  #greet({ isAdopted }: Connected, { build = unknownBuild, journal = firstJournal }: Hello): void {
     this.#hasServed = true;
     this.#facts = { build, isAdopted, isSucceeded: journal === JOURNAL_VERSION };
     this.#serving.resolve();

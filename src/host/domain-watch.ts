@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
-import { printable } from './printable.ts';
+import { printable } from '../wire/index.ts';
 import { type DomainRun, listingCommands, readEvent, readListing } from './virsh.ts';
 
 export interface DomainFollower {

@@ -6,6 +6,7 @@ import { statfsSync } from 'node:fs';
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { buildOf } from '../parts/index.ts';
 import { ImageStore, QemuError } from '../qemu/index.ts';
 import {
   type AttachedMachine,
@@ -16,6 +17,7 @@ import {
   type AuditQuery,
   type Boot,
   type ConsolePort,
+  type DeviceVersion,
   decodeRecord,
   type FileProblem,
   type HostPort,
@@ -37,14 +39,18 @@ import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { Renewals } from './renewals.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions
-  extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'onTrouble'> {
+type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
+
+export interface HostOptions extends Omit<HostParts, Made> {
   readonly region: Store;
+  /** Device processes and a keeper of another version that are found are replaced, by and by. */
+  readonly renews: boolean;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
@@ -64,6 +70,9 @@ const vmPrefix = 'vm/';
 const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
 const probeMs = 1_000;
+/** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
+const keeperLookMs = 1_000;
+const keeperLooks = 300;
 
 export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
@@ -72,6 +81,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #images: ImageStore;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
+  readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
@@ -109,10 +119,22 @@ export class Host implements HostPort, AsyncDisposable {
       logFile: join(stateDirectory, 'keeper.log'),
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#renewals = new Renewals({
+      renew: async (name) => {
+        const served = this.#vms.get(name)?.served;
+        if (served?.serving?.isOutdated === true) await served.replace();
+      },
+      isServed: (name) => this.#vms.get(name)?.isServedOrDown ?? true,
+      onTrouble: (vm, what) => options.onTrouble(vm, what),
+    });
     this.#parts = {
       ...options,
       domains: this.#domains,
       keeper: this.#keeper,
+      deviceBuild: buildOf('device'),
+      onOutdated: (vm) => {
+        if (options.renews) this.#renewals.add(vm);
+      },
       store: options.region,
       audit: this.#audit,
       images: this.#images,
@@ -131,6 +153,7 @@ export class Host implements HostPort, AsyncDisposable {
       await host.#keeper.start();
       const from = await host.#takeAll();
       host.#following = host.#follow(from);
+      if (options.renews) void host.#renewKeeper();
       return host;
     } catch (error) {
       await host.release();
@@ -142,8 +165,7 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
-    await this.#following;
-    await this.#taking;
+    await Promise.all([this.#following, this.#taking, this.#renewals.close()]);
     for (const console of this.#consoles.values()) console.close();
     const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
@@ -251,7 +273,7 @@ export class Host implements HostPort, AsyncDisposable {
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (audited) => this.#audit.append([audited], this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
       kept: {
         persist: async (commits) => {
           try {
@@ -284,7 +306,21 @@ export class Host implements HostPort, AsyncDisposable {
     });
   }
 
+  /**
+   * Replaces a keeper of another version, after the device processes: one that ended while there is no keeper would have no
+   * successor. They give all that they have to the new one.
+   */
+  async #renewKeeper(): Promise<void> {
+    for (let tries = 0; this.#keeper.isOutdated && tries < keeperLooks; tries++) {
+      await pause(keeperLookMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
+      await this.#renewals.idle;
+      if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
+      if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) return this.#keeper.replace();
+    }
+  }
+
   async #forget(name: string): Promise<void> {
+    this.#renewals.remove(name);
     const vm = this.#vms.get(name);
     this.#vms.delete(name);
     this.#untaken.delete(name);
@@ -341,6 +377,18 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async renewDevice(ref: VmRef): Promise<DeviceVersion> {
+    const { served } = this.#vm(ref);
+    try {
+      await served.replace();
+    } catch (error) {
+      if (error instanceof HostRefusal) throw error;
+      const words = `renewing what serves VM "${ref.name}" failed: ${messageOf(error)}`;
+      throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
+    }
+    return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
   }
 
   async audit(query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> {
@@ -430,12 +478,14 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [...this.#warnings.values(), ...[this.#domains.trouble].filter(Boolean)],
+      warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
+      deviceVersion: this.#parts.deviceBuild,
+      keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
-        deviceVersion: vm.status.deviceVersion ?? version,
+        deviceVersion: vm.served.serving?.build,
         replicas: vm.tree.isServed ? 1 : 0,
-        outdated: (vm.status.deviceVersion ?? version) !== version,
+        outdated: vm.served.serving?.isOutdated ?? false,
       })),
     };
   }

@@ -1,6 +1,7 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
   type ImageStore,
@@ -29,7 +30,7 @@ import { domainRunKey, FollowedDomain } from './followed-domain.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
-import { VmServed } from './vm-served.ts';
+import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import type { VmTree } from './vm-tree.ts';
 
@@ -50,6 +51,10 @@ export interface HostParts {
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
   readonly version: string;
+  /** What device processes run that are started now. */
+  readonly deviceBuild: string;
+  /** One of another version was found, and can be replaced. */
+  readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
 }
 
@@ -71,6 +76,8 @@ const qemuLogBytes = 256 * 1024;
 const startWithinMs = 120_000;
 /** How often `/instance/status` is written. */
 const statusEveryMs = 10_000;
+/** A store that does not answer keeps nobody from stopping the daemon; what it was given is asked for again. */
+const settleWithinMs = 5_000;
 /** Of each VM, the newest. */
 const bootsKept = 500;
 
@@ -131,6 +138,8 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
+      build: parts.deviceBuild,
+      onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
@@ -170,6 +179,11 @@ export class HostedVm {
     return this.#served;
   }
 
+  /** Nobody waits for a device process. */
+  get isServedOrDown(): boolean {
+    return !this.#served.isWanted || this.#served.serving !== undefined;
+  }
+
   async #begin(saved: MachineRecord | undefined): Promise<void> {
     if (this.#record.kind === 'attached') {
       void this.#serve();
@@ -196,7 +210,8 @@ export class HostedVm {
         this.#runtime = saved.runtime;
         const isDown = saved.state.status === 'stopped' || saved.state.status === 'failed';
         // Reads go on while we look for the machine.
-        if (!isDown) void this.#serve();
+        if (isDown) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+        else void this.#serve();
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
@@ -226,15 +241,23 @@ export class HostedVm {
     this.#settle();
   }
 
-  /** The machine lives on without us. */
+  /** The machine lives on without us. What its guest has asked for until now is kept and answered first. */
   async release(): Promise<void> {
     this.#over = true;
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
     this.#machine?.release();
+    await this.#settled();
     await this.#served.release();
+    // What came meanwhile is kept too, and answered by the next daemon.
+    await this.#settled();
     this.#statusWriter.close();
     this.#machineWriter.close();
+  }
+
+  async #settled(): Promise<void> {
+    const late = pause(settleWithinMs, undefined, { ref: false });
+    await Promise.race([this.tree.authority.settled(), late]);
   }
 
   /** Tells of a boot of a machine that others started. */
@@ -280,6 +303,14 @@ export class HostedVm {
     }
   }
 
+  #servedBy(facts: ServingFacts | undefined): void {
+    if (this.#over) return;
+    // Another takes its place soon, most often.
+    if (facts === undefined) return;
+    this.#tell({ deviceVersion: facts.build, deviceOutdated: facts.isOutdated });
+    if (facts.isOutdated && facts.isAdopted && facts.isSucceeded) this.#parts.onOutdated(this.name);
+  }
+
   // --- an attached VM ---
 
   async #serve(): Promise<void> {
@@ -318,6 +349,8 @@ export class HostedVm {
         makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
       machine: async () => {
         await this.#served.start();
+        // No guest is connected between two boots.
+        await this.#served.refresh();
         return machineOf({
           record: this.#record,
           paths: this.paths,
@@ -359,7 +392,9 @@ export class HostedVm {
     this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
     // One that is about to be started again keeps its device process.
     const isDown = (status === 'stopped' || status === 'failed') && wakeAtMs === undefined;
-    if (isDown) void this.#served.stop();
+    if (!isDown) return;
+    this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+    void this.#served.stop();
   }
 
   #outcome({ status }: VmState): VmStatusRecord['outcome'] {
@@ -389,7 +424,8 @@ export class HostedVm {
     await this.#domain?.close();
     const machine = this.#machine;
     if (machine !== undefined) {
-      if (machine.state.status !== 'creating') machine.stop(0);
+      if (machine.state.status === 'creating') machine.cancelCreate();
+      else machine.stop(0);
       await machine.until(({ status }) => status === 'stopped' || status === 'failed');
     }
     this.#over = true;
@@ -412,7 +448,7 @@ export class HostedVm {
 
   #tell(change: Partial<VmStatusRecord>): void {
     const before = this.#status;
-    const after = { ...before, deviceVersion: this.#parts.version, ...change };
+    const after = { ...before, ...change };
     if (JSON.stringify(after) === JSON.stringify(before)) return;
     this.#status = after;
     void this.#statusWriter.write(after);

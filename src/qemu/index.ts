@@ -4,7 +4,7 @@ export { trimLog } from './bounded-log.ts';
 export { type CommandLine, commandLine } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
-export { printable, QemuError, type QemuErrorCode } from './error.ts';
+export { QemuError, type QemuErrorCode } from './error.ts';
 export {
   type DiskImage,
   type ImageStep,

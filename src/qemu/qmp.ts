@@ -3,7 +3,8 @@
  * process or an earlier one started. What QEMU says is foreign: lines are bounded and their shape is checked.
  */
 import { connect, type Socket } from 'node:net';
-import { messageOf, printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { messageOf, QemuError } from './error.ts';
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 export type JsonObject = { readonly [key: string]: Json };

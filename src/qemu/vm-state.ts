@@ -52,6 +52,8 @@ export type VmEvent =
   | { readonly type: 'shutdown'; readonly reason: string }
   /** QEMU ended by itself or was ended; `words` say how. */
   | { readonly type: 'ended'; readonly words: string }
+  /** The machine that all runs on was restarted, and QEMU ended with it. */
+  | { readonly type: 'machine-restarted' }
   /** QEMU stopped the guest's CPUs, or goes on. */
   | { readonly type: 'paused'; readonly reason: string }
   | { readonly type: 'resumed' }
@@ -102,6 +104,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
       return same({ ...state, shutdown: event.reason });
     case 'ended':
       return ended(state, event.words, policy, nowMs);
+    case 'machine-restarted':
+      return machineRestarted(state, policy, nowMs);
     case 'paused':
       return state.status === 'running' ? same({ ...state, reason: event.reason }) : same(state);
     case 'resumed':
@@ -193,6 +197,24 @@ function ended(state: VmState, words: string, policy: VmPolicy, nowMs: number): 
   }
   if (shutdown === 'host-qmp-quit') return to(state, 'stopped', 'QEMU was told to quit over its monitor', nowMs);
   return failed(state, shutdown === 'guest-panic' ? "the guest's kernel panicked" : words, policy, nowMs);
+}
+
+/** What ran is started again at once: it is no failure of its own. */
+function machineRestarted(state: VmState, policy: VmPolicy, nowMs: number): Step {
+  const reason = 'this machine was restarted';
+  switch (state.status) {
+    case 'running':
+      if (policy.restart === 'no') return to(state, 'failed', `${reason} while it ran`, nowMs);
+      return boot({ ...state, failures: 0 }, reason, nowMs);
+    case 'starting':
+      return boot(state, reason, nowMs);
+    case 'stopping':
+      return stopped(state, `${reason} while it was being stopped`, nowMs);
+    case 'creating':
+    case 'stopped':
+    case 'failed':
+      return same(state);
+  }
 }
 
 function stopReason(state: VmState, words: string): string {

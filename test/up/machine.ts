@@ -35,8 +35,8 @@ export class UpMachine {
     });
   }
 
-  /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
-  async spawn(...more: readonly string[]): Promise<void> {
+  /** The daemon as a process of its own, as people run it, or another version's; what it says goes to `said`. */
+  async spawn({ program = porthole, more = [] }: { program?: string; more?: readonly string[] } = {}): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -46,7 +46,7 @@ export class UpMachine {
       '--json',
       ...more,
     ];
-    const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -94,9 +94,9 @@ export class UpMachine {
     );
   }
 
-  /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
-  get pids(): readonly number[] {
-    return processesWith(this.directory);
+  /** Processes that were started for this machine and have a path in its run directory on their command line; with '', all. */
+  pidsWith(file: string): number[] {
+    return processesWith(path.join(this.directory, 'run', file));
   }
 
   get up(): Up {

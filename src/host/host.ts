@@ -69,6 +69,7 @@ interface CallOptions {
 const vmPrefix = 'vm/';
 const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
+const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
 /** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
 const keeperLookMs = 1_000;
@@ -197,7 +198,7 @@ export class Host implements HostPort, AsyncDisposable {
       more = page.next !== undefined;
       if (page.next !== undefined) start = page.next;
     }
-    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#forget(name);
+    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#queue(() => this.#forget(name));
     return (revision ?? 0) + 1;
   }
 
@@ -210,7 +211,7 @@ export class Host implements HostPort, AsyncDisposable {
           for (const event of events) {
             const name = keyText(event.type === 'put' ? event.entry.key : event.key).slice(vmPrefix.length);
             if (event.type === 'put') await this.#take(name, event.entry.value);
-            else await this.#forget(name);
+            else await this.#queue(() => this.#forget(name));
           }
       } catch (error) {
         if (signal.aborted) return;
@@ -227,8 +228,14 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   #take(name: string, value: Uint8Array): Promise<void> {
-    this.#taking = this.#taking.then(() => this.#takeNow(name, value));
-    return this.#taking;
+    return this.#queue(() => this.#takeNow(name, value));
+  }
+
+  /** One VM is taken up or let go at a time. */
+  #queue(work: () => Promise<void>): Promise<void> {
+    const done = this.#taking.then(work);
+    this.#taking = done.catch(() => {});
+    return done;
   }
 
   async #takeNow(name: string, value: Uint8Array): Promise<void> {
@@ -243,9 +250,19 @@ export class Host implements HostPort, AsyncDisposable {
       this.#untaken.delete(name);
     } catch (error) {
       const reason = messageOf(error);
+      await this.#tellUntaken(name, value, reason);
       this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
       if (this.#untaken.get(name) !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
       if (error instanceof StoreError) this.#untaken.set(name, reason);
+    }
+  }
+
+  /** Who asked for it is told why nothing comes of it; a deletion goes on without the tree. */
+  async #tellUntaken(name: string, value: Uint8Array, reason: string): Promise<void> {
+    try {
+      await HostedVm.tellFailed(this.#options.region, decodeRecord(VmRecord, vmPrefix + name, value), reason);
+    } catch {
+      // A store without room says so itself, and the warning stands.
     }
   }
 
@@ -267,6 +284,20 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #open(record: VmRecord): Promise<HostedVm> {
+    try {
+      return await HostedVm.open(this.#parts, record, await this.#openTree(record));
+    } catch (error) {
+      if (record.desired !== 'deleted') throw error;
+      // What runs for it is ended and its name is given back, whatever keeps its tree from being read.
+      const { epoch } = this.#options.region;
+      const audit = (): boolean => false;
+      const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
+      await nothing.load(checkedSpec('porthole: 1').spec);
+      return HostedVm.open(this.#parts, record, nothing);
+    }
+  }
+
+  async #openTree(record: VmRecord): Promise<VmTree> {
     const { region } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
@@ -291,18 +322,21 @@ export class Host implements HostPort, AsyncDisposable {
       const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
       await tree.load(checkedSpec(text).spec);
     }
-    return HostedVm.open(this.#parts, record, tree);
+    return tree;
   }
 
   /** Its tree can't be written any more by us: what the store has is taken up again. */
   #openAnew(name: string, why: unknown): void {
     this.#options.onTrouble(name, `its tree is opened anew: ${messageOf(why)}`);
-    setImmediate(async () => {
-      const vm = this.#vms.get(name);
-      if (vm === undefined || this.#stop.signal.aborted) return;
-      await this.#forget(name);
+    const vm = this.#vms.get(name);
+    this.#queue(async () => {
+      if (vm === undefined || this.#vms.get(name) !== vm || this.#stop.signal.aborted) return;
       const entry = await this.#options.region.get(vmPrefix + name);
-      if (entry !== undefined) await this.#take(name, entry.value);
+      await this.#forget(name);
+      if (entry !== undefined) await this.#takeNow(name, entry.value);
+    }).catch((error: unknown) => {
+      this.#options.onTrouble(name, `its tree could not be opened anew, trying again: ${messageOf(error)}`);
+      setTimeout(() => this.#openAnew(name, why), openAnewAgainMs).unref();
     });
   }
 

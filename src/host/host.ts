@@ -79,6 +79,11 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  /** Records are taken one after the other. */
+  #taking: Promise<void> = Promise.resolve();
+  /** VMs that the store could not let be opened, by the reason that was told. */
+  readonly #untaken = new Map<string, string>();
+  #retrying = false;
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -115,6 +120,7 @@ export class Host implements HostPort, AsyncDisposable {
     };
     this.#probe = setInterval(() => {
       if (!this.#audit.writable) this.#audit.probe();
+      if (this.#untaken.size > 0 && !this.#retrying) void this.#retakeAll();
     }, probeMs).unref();
   }
 
@@ -137,6 +143,7 @@ export class Host implements HostPort, AsyncDisposable {
     this.#stop.abort();
     clearInterval(this.#probe);
     await this.#following;
+    await this.#taking;
     for (const console of this.#consoles.values()) console.close();
     const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
@@ -197,7 +204,13 @@ export class Host implements HostPort, AsyncDisposable {
     }
   }
 
-  async #take(name: string, value: Uint8Array): Promise<void> {
+  #take(name: string, value: Uint8Array): Promise<void> {
+    this.#taking = this.#taking.then(() => this.#takeNow(name, value));
+    return this.#taking;
+  }
+
+  async #takeNow(name: string, value: Uint8Array): Promise<void> {
+    if (this.#stop.signal.aborted) return;
     try {
       const record = decodeRecord(VmRecord, vmPrefix + name, value);
       const known = this.#vms.get(name);
@@ -205,9 +218,29 @@ export class Host implements HostPort, AsyncDisposable {
       if (known !== undefined) await this.#forget(name);
       this.#vms.set(name, await this.#open(record));
       this.#warnings.delete(name);
+      this.#untaken.delete(name);
     } catch (error) {
-      this.#warnings.set(name, `VM ${name} cannot be taken up: ${messageOf(error)}`);
-      this.#options.onTrouble(name, `it cannot be taken up: ${messageOf(error)}`);
+      const reason = messageOf(error);
+      this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
+      if (this.#untaken.get(name) !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
+      if (error instanceof StoreError) this.#untaken.set(name, reason);
+    }
+  }
+
+  /** A store that has no room now may have some later: what runs is not left alone until then. */
+  async #retakeAll(): Promise<void> {
+    this.#retrying = true;
+    try {
+      for (const name of [...this.#untaken.keys()]) {
+        const entry = await this.#options.region.get(vmPrefix + name);
+        if (this.#stop.signal.aborted) return;
+        if (entry === undefined) this.#untaken.delete(name);
+        else await this.#take(name, entry.value);
+      }
+    } catch {
+      // The store is asked again in a moment.
+    } finally {
+      this.#retrying = false;
     }
   }
 
@@ -254,6 +287,8 @@ export class Host implements HostPort, AsyncDisposable {
   async #forget(name: string): Promise<void> {
     const vm = this.#vms.get(name);
     this.#vms.delete(name);
+    this.#untaken.delete(name);
+    this.#warnings.delete(name);
     this.#consoles.get(name)?.close();
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
@@ -276,8 +311,9 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
+    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort(vm.paths)));
+    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
     return port;
   }
 

@@ -22,6 +22,8 @@ export class UpMachine {
   readonly events: UpEvent[] = [];
   readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
   #up: Up | undefined;
+  /** Of the last start, for the one that cleans up. */
+  #options: Partial<UpOptions> = {};
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
   constructor(t: Pick<TestContext, 'after'>) {
@@ -101,7 +103,8 @@ export class UpMachine {
     return this.#up!;
   }
 
-  async start(options: Partial<UpOptions> = {}): Promise<void> {
+  async start(options: Partial<UpOptions> = this.#options): Promise<void> {
+    this.#options = options;
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),

@@ -128,7 +128,7 @@ const tiers: readonly Tier[] = [
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
-    minimumTests: 34,
+    minimumTests: 25,
     limitSeconds: 900,
     concurrency: 1,
   },

@@ -129,7 +129,7 @@ const tiers: readonly Tier[] = [
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
     minimumTests: 28,
-    limitSeconds: 600,
+    limitSeconds: 900,
     concurrency: 1,
   },
 ];

@@ -47,7 +47,7 @@ const makeDisk = (): string => {
 };
 
 const removeDisk = (disk: string): void => {
-  execFileSync('umount', [disk]);
+  execFileSync('umount', ['--lazy', disk]);
   rmSync(path.dirname(disk), { recursive: true });
 };
 
@@ -142,6 +142,7 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
   fill(filler);
   t.diagnostic(`started with little room: ${(await client.call('getHost', {})).warnings.join('; ')}`);
   rmSync(filler);
+  for (const event of machine.events) if (event.event === 'trouble') t.diagnostic(`${event.vm ?? ''}: ${event.what}`);
   await until('the VM to be taken up', async () => (await client.call('getHost', {})).vms.length === 1, 30_000);
   assert.deepEqual([machine.devicePid('one'), machine.qemuPid('one')], pids);
   await until('the guest to append again', async () => Number(await guest('appended')) > appendedFull + 2, 60_000);

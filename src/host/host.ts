@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { ImageStore, QemuError } from '../qemu/index.ts';
 import {
+  type AttachedMachine,
   type Attachment,
   type AuditEvent,
   type AuditFilter,
@@ -32,6 +33,7 @@ import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts'
 import { attachWords } from './attachment.ts';
 import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
+import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
@@ -40,12 +42,15 @@ import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'keeper' | 'onTrouble'> {
+export interface HostOptions
+  extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'onTrouble'> {
   readonly region: Store;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
+  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
+  readonly libvirtUri?: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onTrouble: (vm: string | undefined, what: string) => void;
@@ -65,6 +70,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
+  readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
@@ -95,6 +101,10 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    this.#domains = new DomainWatch({
+      uri: options.libvirtUri ?? 'qemu:///system',
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#keeper = new KeeperUnit({
       launcher: options.launcher,
       adminPath: join(options.runDirectory, 'keeper.sock'),
@@ -103,6 +113,7 @@ export class Host implements HostPort, AsyncDisposable {
     });
     this.#parts = {
       ...options,
+      domains: this.#domains,
       keeper: this.#keeper,
       store: options.region,
       audit: this.#audit,
@@ -140,6 +151,7 @@ export class Host implements HostPort, AsyncDisposable {
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
   }
@@ -314,8 +326,15 @@ export class Host implements HostPort, AsyncDisposable {
     return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
   }
 
-  async attachment(ref: VmRef): Promise<Attachment> {
-    return attachWords(this.#vm(ref).devicePaths.vhostUser);
+  async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {
+    const vm = this.#vm(ref);
+    if (vm.record.kind !== 'attached')
+      throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
+    return attachWords(vm.devicePaths.vhostUser, {
+      ...machine,
+      domain: vm.record.libvirtDomain ?? vm.name,
+      accelerator: this.#options.accelerator.accelerator,
+    });
   }
 
   async boot(ref: VmRef): Promise<Boot> {
@@ -416,7 +435,7 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [...this.#warnings.values()],
+      warnings: [...this.#warnings.values(), ...[this.#domains.trouble].filter(Boolean)],
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
         deviceVersion: vm.status.deviceVersion ?? version,

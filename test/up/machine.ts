@@ -36,7 +36,7 @@ export class UpMachine {
   }
 
   /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
-  async spawn(): Promise<void> {
+  async spawn(...more: readonly string[]): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -44,6 +44,7 @@ export class UpMachine {
       '--run',
       path.join(this.directory, 'run'),
       '--json',
+      ...more,
     ];
     const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;

@@ -92,9 +92,11 @@ export class Host implements HostPort, AsyncDisposable {
   #following: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
   #taking: Promise<void> = Promise.resolve();
-  /** VMs that the store could not let be opened, by the reason that was told. */
-  readonly #untaken = new Map<string, string>();
+  /** VMs that could not be taken up. `again`: the store may let them be opened later. */
+  readonly #untaken = new Map<string, { readonly reason: string; readonly again: boolean }>();
   #retrying = false;
+  /** Every record has been looked at. */
+  #isOpen = false;
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -153,6 +155,7 @@ export class Host implements HostPort, AsyncDisposable {
     try {
       await host.#keeper.start();
       const from = await host.#takeAll();
+      host.#isOpen = true;
       host.#following = host.#follow(from);
       if (options.renews) void host.#renewKeeper();
       return host;
@@ -168,7 +171,8 @@ export class Host implements HostPort, AsyncDisposable {
     clearInterval(this.#probe);
     await Promise.all([this.#following, this.#taking, this.#renewals.close()]);
     for (const console of this.#consoles.values()) console.close();
-    const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
+    // What runs for a VM that was not taken up may have all it needs there.
+    const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
@@ -252,8 +256,8 @@ export class Host implements HostPort, AsyncDisposable {
       const reason = messageOf(error);
       await this.#tellUntaken(name, value, reason);
       this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
-      if (this.#untaken.get(name) !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
-      if (error instanceof StoreError) this.#untaken.set(name, reason);
+      if (this.#untaken.get(name)?.reason !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
+      this.#untaken.set(name, { reason, again: error instanceof StoreError });
     }
   }
 
@@ -270,7 +274,8 @@ export class Host implements HostPort, AsyncDisposable {
   async #retakeAll(): Promise<void> {
     this.#retrying = true;
     try {
-      for (const name of [...this.#untaken.keys()]) {
+      for (const [name, { again }] of [...this.#untaken]) {
+        if (!again) continue;
         const entry = await this.#options.region.get(vmPrefix + name);
         if (this.#stop.signal.aborted) return;
         if (entry === undefined) this.#untaken.delete(name);

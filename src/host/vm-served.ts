@@ -87,6 +87,8 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
+    // Whoever comes after us has the ring and the device process by now.
+    if (this.#isReleased) throw new Error('it was let go');
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);

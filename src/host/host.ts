@@ -84,6 +84,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  #replacing: Promise<void> = Promise.resolve();
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -107,8 +108,10 @@ export class Host implements HostPort, AsyncDisposable {
     });
     this.#renewals = new Renewals({
       renew: async (name) => {
-        const served = this.#vms.get(name)?.served;
-        if (served?.serving?.isOutdated === true) await served.replace();
+        await this.#alone(async () => {
+          const served = this.#vms.get(name)?.served;
+          if (served?.serving?.isOutdated === true) await served.replace();
+        });
       },
       isServed: (name) => this.#vms.get(name)?.isServedOrDown ?? true,
       onTrouble: (vm, what) => options.onTrouble(vm, what),
@@ -151,7 +154,7 @@ export class Host implements HostPort, AsyncDisposable {
     clearInterval(this.#probe);
     await Promise.all([this.#following, this.#renewals.close()]);
     for (const console of this.#consoles.values()) console.close();
-    const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
+    const isIdle = [...this.#vms.values()].every((vm) => !vm.served.isWanted);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -263,16 +266,26 @@ export class Host implements HostPort, AsyncDisposable {
     });
   }
 
-  /**
-   * Replaces a keeper of another version, after the device processes: one that ended while there is no keeper would have no
-   * successor. They give all that they have to the new one.
-   */
+  /** One after the other: a device process leaves all to the keeper when it is replaced, which must not be so meanwhile. */
+  #alone<T>(replace: () => Promise<T>): Promise<T> {
+    const replaced = this.#replacing.then(replace);
+    this.#replacing = replaced.then(
+      () => undefined,
+      () => undefined,
+    );
+    return replaced;
+  }
+
+  /** Replaces a keeper of another version, after the device processes. */
   async #renewKeeper(): Promise<void> {
-    for (let tries = 0; this.#keeper.isOutdated && tries < keeperLooks; tries++) {
+    for (let looks = 0; this.#keeper.isOutdated && looks < keeperLooks; looks++) {
       await pause(keeperLookMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
       await this.#renewals.idle;
-      if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
-      if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) return this.#keeper.replace();
+      await this.#alone(async () => {
+        if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
+        // What a device process that is ending has left must find its successor.
+        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+      });
     }
   }
 
@@ -329,7 +342,7 @@ export class Host implements HostPort, AsyncDisposable {
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {
     const { served } = this.#vm(ref);
     try {
-      await served.replace();
+      await this.#alone(() => served.replace());
     } catch (error) {
       if (error instanceof HostRefusal) throw error;
       const words = `renewing what serves VM "${ref.name}" failed: ${messageOf(error)}`;

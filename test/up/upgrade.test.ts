@@ -1,5 +1,6 @@
 /** Daemon, device process and keeper are replaced by another version's under a guest that reads and writes without pause. */
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -29,7 +30,10 @@ function otherVersion(t: TestContext, version: string, change: (directory: strin
   symlinkSync(path.join(root, 'node_modules'), path.join(directory, 'node_modules'));
   edit(path.join(directory, 'package.json'), '"version": "', `"version": "${version}-`);
   change(directory);
-  return path.join(directory, 'porthole');
+  const porthole = path.join(directory, 'porthole');
+  // Compiles it: a guest waits for the daemon's start.
+  execFileSync(porthole, ['up', '--help'], { stdio: 'ignore' });
+  return porthole;
 }
 
 const renewals = Number(process.env['PORTHOLE_UPGRADES'] ?? 2);
@@ -53,6 +57,12 @@ test('a newer version takes over from an older one under a guest that reads and 
 
   // Everything, as when a package is upgraded.
   const newer = otherVersion(t, '9.9.9');
+  const otherJournal = otherVersion(t, '9.9.10', (directory) =>
+    edit(path.join(directory, 'src/device/journal-version.ts'), 'JOURNAL_VERSION = ', 'JOURNAL_VERSION = 9'),
+  );
+  const otherLink = otherVersion(t, '9.9.11', (directory) =>
+    edit(path.join(directory, 'src/device/link-messages.ts'), 'LINK_PROTOCOL = ', 'LINK_PROTOCOL = 9'),
+  );
   for (let upgrade = 0; upgrade < renewals; upgrade++) {
     for (const program of [newer, undefined]) {
       const before = machine.devicePid('one')!;
@@ -105,11 +115,7 @@ test('a newer version takes over from an older one under a guest that reads and 
   // One that leaves what this version can't take up serves on.
   await machine.kill('SIGTERM');
   const stranger = machine.devicePid('one')!;
-  await machine.spawn({
-    program: otherVersion(t, '9.9.10', (directory) =>
-      edit(path.join(directory, 'src/device/journal-version.ts'), 'JOURNAL_VERSION = ', 'JOURNAL_VERSION = 9'),
-    ),
-  });
+  await machine.spawn({ program: otherJournal });
   await until('the device process', async () => (await device())?.outdated);
   await assert.rejects(client.call('renewDevice', { params }), (error: unknown) => {
     assert.ok(error instanceof ClientError);
@@ -122,11 +128,7 @@ test('a newer version takes over from an older one under a guest that reads and 
 
   // One that can't be talked with is killed, and succeeded.
   await machine.kill('SIGTERM');
-  await machine.spawn({
-    program: otherVersion(t, '9.9.11', (directory) =>
-      edit(path.join(directory, 'src/device/link-messages.ts'), 'LINK_PROTOCOL = ', 'LINK_PROTOCOL = 9'),
-    ),
-  });
+  await machine.spawn({ program: otherLink });
   await anotherDevice(stranger);
   assert.match((await device())!.version, /^9\.9\.11-/);
   assert.ok(

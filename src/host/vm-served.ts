@@ -25,6 +25,11 @@ export interface VmServedOptions {
   readonly build: string;
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
+  /**
+   * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
+   * Cloud Hypervisor does not seal it.
+   */
+  readonly allowUnsealedMemory: boolean;
   readonly onEvent: (event: DeviceEvent) => void;
 }
 
@@ -215,14 +220,14 @@ export class VmServed {
   }
 
   #config(): LinkConfig {
-    const { vm, paths, owner } = this.#options;
+    const { vm, paths, owner, allowUnsealedMemory } = this.#options;
     const mode = owner.gid === undefined ? { mode: 0o600 } : { mode: 0o660, gid: owner.gid };
     return {
       type: 'config',
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
-      options: { spinMicros: 50, allowUnsealedMemory: false },
+      options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };
   }

@@ -22,9 +22,11 @@ export class UpMachine {
   readonly events: UpEvent[] = [];
   readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
   #up: Up | undefined;
+  /** Of the last start, for the one that cleans up. */
+  #options: Partial<UpOptions> = {};
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
-  constructor(t: TestContext) {
+  constructor(t: Pick<TestContext, 'after'>) {
     // VMs run as users of their own.
     chmodSync(this.directory, 0o711);
     t.after(async () => {
@@ -33,8 +35,11 @@ export class UpMachine {
     });
   }
 
-  /** The daemon as a process of its own, as people run it, or another version's; what it says goes to `said`. */
-  async spawn({ program = porthole, more = [] }: { program?: string; more?: readonly string[] } = {}): Promise<void> {
+  /** What `spawn` runs: this Porthole, unless a test says another. */
+  program = porthole;
+
+  /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
+  async spawn(...more: readonly string[]): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -44,7 +49,7 @@ export class UpMachine {
       '--json',
       ...more,
     ];
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(this.program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -97,11 +102,17 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run', file));
   }
 
+  /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
+  get pids(): readonly number[] {
+    return processesWith(this.directory);
+  }
+
   get up(): Up {
     return this.#up!;
   }
 
-  async start(options: Partial<UpOptions> = {}): Promise<void> {
+  async start(options: Partial<UpOptions> = this.#options): Promise<void> {
+    this.#options = options;
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),

@@ -167,6 +167,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
         'device',
         vm.device && `${vm.device.version}${vm.device.outdated ? ' (outdated: "porthole vm renew" replaces it)' : ''}`,
       ],
+      ['domain', vm.libvirtDomain],
       ['boot', vm.bootId === undefined ? undefined : `${vm.bootId} (number ${vm.bootNumber})`],
       ['created', moment(Date.parse(vm.createdAt), nowMs)],
     ],

@@ -75,7 +75,7 @@ async function writeThenRead({ rounds, selfTest, print }: GroupOptions): Promise
   try {
     return await withDaemon(async (machine) => {
       const { client } = machine;
-      await using _peer = await Server.start(
+      await using _ = await Server.start(
         'virtiofsd',
         [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${shared}`, '-o', 'cache=none'],
         () => readFileSync('/proc/net/unix', 'utf8').includes(socket),

@@ -90,6 +90,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
   #taking: Promise<void> = Promise.resolve();
   /** VMs that could not be taken up. `again`: the store may let them be opened later. */
@@ -124,8 +125,10 @@ export class Host implements HostPort, AsyncDisposable {
     });
     this.#renewals = new Renewals({
       renew: async (name) => {
-        const served = this.#vms.get(name)?.served;
-        if (served?.serving?.isOutdated === true) await served.replace();
+        await this.#alone(async () => {
+          const served = this.#vms.get(name)?.served;
+          if (served?.serving?.isOutdated === true) await served.replace();
+        });
       },
       isServed: (name) => this.#vms.get(name)?.isServedOrDown ?? true,
       onTrouble: (vm, what) => options.onTrouble(vm, what),
@@ -169,7 +172,8 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
-    await Promise.all([this.#following, this.#taking, this.#renewals.close()]);
+    await Promise.all([this.#following, this.#renewals.close()]);
+    await this.#taking;
     for (const console of this.#consoles.values()) console.close();
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
@@ -345,16 +349,26 @@ export class Host implements HostPort, AsyncDisposable {
     });
   }
 
-  /**
-   * Replaces a keeper of another version, after the device processes: one that ended while there is no keeper would have no
-   * successor. They give all that they have to the new one.
-   */
+  /** One after the other: a device process leaves all to the keeper when it is replaced, which must not be so meanwhile. */
+  #alone<T>(replace: () => Promise<T>): Promise<T> {
+    const replaced = this.#replacing.then(replace);
+    this.#replacing = replaced.then(
+      () => undefined,
+      () => undefined,
+    );
+    return replaced;
+  }
+
+  /** Replaces a keeper of another version, after the device processes. */
   async #renewKeeper(): Promise<void> {
-    for (let tries = 0; this.#keeper.isOutdated && tries < keeperLooks; tries++) {
+    for (let looks = 0; this.#keeper.isOutdated && looks < keeperLooks; looks++) {
       await pause(keeperLookMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
       await this.#renewals.idle;
-      if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
-      if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) return this.#keeper.replace();
+      await this.#alone(async () => {
+        if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
+        // What a device process that is ending has left must find its successor.
+        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+      });
     }
   }
 
@@ -421,7 +435,7 @@ export class Host implements HostPort, AsyncDisposable {
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {
     const { served } = this.#vm(ref);
     try {
-      await served.replace();
+      await this.#alone(() => served.replace());
     } catch (error) {
       if (error instanceof HostRefusal) throw error;
       const words = `renewing what serves VM "${ref.name}" failed: ${messageOf(error)}`;

@@ -48,7 +48,8 @@ export class KeeperUnit {
   /** What the keeper runs, and what one runs that is started now. */
   #build = unknownBuild;
   readonly #ownBuild = buildOf('keeper');
-  #isReplaced = false;
+  /** While it is being replaced. */
+  #replaced: { readonly resolve: () => void } | undefined;
 
   constructor(options: KeeperUnitOptions) {
     this.#options = options;
@@ -68,10 +69,15 @@ export class KeeperUnit {
     return this.#build !== this.#ownBuild;
   }
 
-  /** Has another take its place, to which device processes give all that they have within a second. */
-  replace(): void {
-    this.#isReplaced = true;
+  /**
+   * Has another take its place, to which device processes give all that they have as soon as they see it. Resolves when it
+   * answers; what a device process that ends before has left is lost.
+   */
+  replace(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#replaced = { resolve };
     this.#end();
+    return promise;
   }
 
   async #begin(): Promise<void> {
@@ -146,14 +152,15 @@ export class KeeperUnit {
       // We may have been let go while this one was begun.
       if (signal.aborted) admin?.destroy();
       if (admin !== undefined && !admin.destroyed) await once(admin, 'close').catch(() => {});
-      if (signal.aborted) return;
+      if (signal.aborted) return this.#replaced?.resolve();
       this.#answers.length = 0;
       this.#received = '';
-      if (!this.#isReplaced) onTrouble('the keeper ended; starting another');
-      this.#isReplaced = false;
+      if (this.#replaced === undefined) onTrouble('the keeper ended; starting another');
       try {
         await this.#begin();
         for (const [name, wanted] of this.#wanted) await this.#openOne(name, wanted);
+        this.#replaced?.resolve();
+        this.#replaced = undefined;
       } catch (error) {
         onTrouble(`the keeper: ${error instanceof Error ? error.message : String(error)}`);
         this.#admin?.destroy();

@@ -137,12 +137,13 @@ export class VmDevice {
     const connected = this.#connected;
     if (connected === undefined || this.#facts === undefined || this.#over.signal.aborted) return;
     this.#told = true;
-    this.#ready = Promise.withResolvers();
     connected.socket.write(encodeMessage({ type: 'handOver' }));
     const kill = setTimeout(() => connected.process.signal('SIGKILL'), handOverWithinMs);
     const closed = Promise.withResolvers<void>();
     connected.socket.once('close', () => {
       clearTimeout(kill);
+      // Until now it was the old one's.
+      this.#ready = Promise.withResolvers();
       closed.resolve();
     });
     await within(signal, closed.promise);

@@ -53,6 +53,7 @@ export class VmServed {
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
   #isReleased = false;
+  #isWanted = false;
 
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
@@ -84,6 +85,7 @@ export class VmServed {
 
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
   async start(signal?: AbortSignal): Promise<void> {
+    this.#isWanted = true;
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
@@ -109,6 +111,7 @@ export class VmServed {
 
   /** Ends the device process for good. */
   stop(): Promise<void> {
+    this.#isWanted = false;
     this.#changing = this.#stop(this.#changing);
     return this.#changing;
   }
@@ -127,7 +130,7 @@ export class VmServed {
 
   /** There is to be a device process. */
   get isWanted(): boolean {
-    return this.#device !== undefined;
+    return this.#isWanted;
   }
 
   /** Of the device process that serves now. */

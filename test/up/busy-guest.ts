@@ -58,7 +58,11 @@ export class BusyGuest {
 
   async progress(): Promise<void> {
     const before = (await this.written()).length;
-    await until('the guest to write on', async () => (await this.written()).length > before + 2, 60_000);
+    await until('the guest to write on', async () => (await this.written()).length > before + 2, 60_000).catch(
+      (error: unknown) => {
+        assert.fail(`${(error as Error).message}: ${JSON.stringify(this.machine.events)} ${this.machine.said}`);
+      },
+    );
   }
 
   /** Ends the guest's programs, and checks what they saw. */

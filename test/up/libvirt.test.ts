@@ -23,7 +23,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   const libvirt = new Libvirt(t);
   const machine = new UpMachine(t);
   const options = ['--attach-group', 'libvirt-qemu', '--libvirt', libvirt.uri];
-  await Promise.all([machine.spawn({ more: options }), libvirt.untilReady()]);
+  await Promise.all([machine.spawn(...options), libvirt.untilReady()]);
 
   // libvirt gives what its QEMU reads to that user.
   const { kernel, initramfs } = await tinyImage();
@@ -88,7 +88,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
 
   // A daemon that comes back knows the life that it finds. Another VM of the same domain shows that it has looked.
   await machine.kill('SIGKILL');
-  await machine.spawn({ more: options });
+  await machine.spawn(...options);
   const second = await runPorthole(machine, 'vm', 'attach', 'web-2', '--domain', domain);
   assert.deepEqual([second.code, second.err], [0, '']);
   await untilBoot(1, 'web-2');
@@ -101,7 +101,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   const next = await libvirt.console(t, domain);
   await next.ready();
   assert.equal(await next.type('cat /run/metadata/instance/hostname'), 'web-1');
-  await machine.spawn({ more: options });
+  await machine.spawn(...options);
   ids.add(await untilBoot(3));
   assert.equal(ids.size, 3, 'each boot has an id of its own');
   await libvirt.virsh('destroy', domain);

@@ -35,8 +35,11 @@ export class UpMachine {
     });
   }
 
-  /** The daemon as a process of its own, as people run it, or another version's; what it says goes to `said`. */
-  async spawn({ program = porthole, more = [] }: { program?: string; more?: readonly string[] } = {}): Promise<void> {
+  /** What `spawn` runs: this Porthole, unless a test says another. */
+  program = porthole;
+
+  /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
+  async spawn(...more: readonly string[]): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -46,7 +49,7 @@ export class UpMachine {
       '--json',
       ...more,
     ];
-    const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(this.program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -99,9 +102,14 @@ export class UpMachine {
     );
   }
 
-  /** Processes that were started for this machine and have a path in its run directory on their command line; with '', all. */
+  /** Processes that were started for this machine and have a path in its run directory on their command line. */
   pidsWith(file: string): number[] {
     return processesWith(path.join(this.directory, 'run', file));
+  }
+
+  /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
+  get pids(): readonly number[] {
+    return processesWith(this.directory);
   }
 
   get up(): Up {

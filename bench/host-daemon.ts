@@ -262,7 +262,7 @@ async function manyVms({ print }: GroupOptions): Promise<Row[]> {
         }
         return { n: VMS * SECONDS, p50: pids.reduce((sum, pid) => sum + cpuMs(pid), 0) - before };
       };
-      const ourPids = machine.pidsWith('');
+      const ourPids = machine.pids;
       const peerPids = back.flatMap((server) => family(server.pid));
       const memory = async (pids: readonly number[]): Promise<Sample> => ({
         n: VMS,

@@ -26,10 +26,14 @@ export interface UpOptions {
   readonly socketGid?: number | undefined;
   /** Members may connect to the devices of VMs that others start. */
   readonly attachGid?: number | undefined;
+  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
+  readonly libvirtUri?: string | undefined;
   /** The first of the uids that VMs get, one each; undefined: everything runs as this user. */
   readonly uidBase?: number | undefined;
   readonly auditDays: number;
   readonly auditBytes: number;
+  /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
+  readonly renews?: boolean;
   readonly version: string;
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onEvent: (event: UpEvent) => void;
@@ -130,7 +134,9 @@ export class Up implements AsyncDisposable {
       imageGid: ownUsers ? uidBase + uidCount : undefined,
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
+      libvirtUri: this.#options.libvirtUri,
       version,
+      renews: this.#options.renews ?? true,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,
       onTrouble,

@@ -6,8 +6,10 @@ import { statfsSync } from 'node:fs';
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { buildOf } from '../parts/index.ts';
 import { ImageStore, QemuError } from '../qemu/index.ts';
 import {
+  type AttachedMachine,
   type Attachment,
   type AuditEvent,
   type AuditFilter,
@@ -15,6 +17,7 @@ import {
   type AuditQuery,
   type Boot,
   type ConsolePort,
+  type DeviceVersion,
   decodeRecord,
   type FileProblem,
   type HostPort,
@@ -32,20 +35,28 @@ import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts'
 import { attachWords } from './attachment.ts';
 import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
+import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { Renewals } from './renewals.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'keeper' | 'onTrouble'> {
+type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
+
+export interface HostOptions extends Omit<HostParts, Made> {
   readonly region: Store;
+  /** Device processes and a keeper of another version that are found are replaced, by and by. */
+  readonly renews: boolean;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
+  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
+  readonly libvirtUri?: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onTrouble: (vm: string | undefined, what: string) => void;
@@ -58,14 +69,20 @@ interface CallOptions {
 const vmPrefix = 'vm/';
 const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
+const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
+/** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
+const keeperLookMs = 1_000;
+const keeperLooks = 300;
 
 export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
+  readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
+  readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
@@ -73,6 +90,14 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  #replacing: Promise<void> = Promise.resolve();
+  /** Records are taken one after the other. */
+  #taking: Promise<void> = Promise.resolve();
+  /** VMs that could not be taken up. `again`: the store may let them be opened later. */
+  readonly #untaken = new Map<string, { readonly reason: string; readonly again: boolean }>();
+  #retrying = false;
+  /** Every record has been looked at. */
+  #isOpen = false;
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -88,15 +113,34 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    this.#domains = new DomainWatch({
+      uri: options.libvirtUri ?? 'qemu:///system',
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#keeper = new KeeperUnit({
       launcher: options.launcher,
       adminPath: join(options.runDirectory, 'keeper.sock'),
       logFile: join(stateDirectory, 'keeper.log'),
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#renewals = new Renewals({
+      renew: async (name) => {
+        await this.#alone(async () => {
+          const served = this.#vms.get(name)?.served;
+          if (served?.serving?.isOutdated === true) await served.replace();
+        });
+      },
+      isServed: (name) => this.#vms.get(name)?.isServedOrDown ?? true,
+      onTrouble: (vm, what) => options.onTrouble(vm, what),
+    });
     this.#parts = {
       ...options,
+      domains: this.#domains,
       keeper: this.#keeper,
+      deviceBuild: buildOf('device'),
+      onOutdated: (vm) => {
+        if (options.renews) this.#renewals.add(vm);
+      },
       store: options.region,
       audit: this.#audit,
       images: this.#images,
@@ -104,6 +148,7 @@ export class Host implements HostPort, AsyncDisposable {
     };
     this.#probe = setInterval(() => {
       if (!this.#audit.writable) this.#audit.probe();
+      if (this.#untaken.size > 0 && !this.#retrying) void this.#retakeAll();
     }, probeMs).unref();
   }
 
@@ -113,7 +158,9 @@ export class Host implements HostPort, AsyncDisposable {
     try {
       await host.#keeper.start();
       const from = await host.#takeAll();
+      host.#isOpen = true;
       host.#following = host.#follow(from);
+      if (options.renews) void host.#renewKeeper();
       return host;
     } catch (error) {
       await host.release();
@@ -125,10 +172,13 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
-    await this.#following;
+    await Promise.all([this.#following, this.#renewals.close()]);
+    await this.#taking;
     for (const console of this.#consoles.values()) console.close();
-    const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
+    // What runs for a VM that was not taken up may have all it needs there.
+    const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
   }
@@ -156,7 +206,7 @@ export class Host implements HostPort, AsyncDisposable {
       more = page.next !== undefined;
       if (page.next !== undefined) start = page.next;
     }
-    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#forget(name);
+    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#queue(() => this.#forget(name));
     return (revision ?? 0) + 1;
   }
 
@@ -169,7 +219,7 @@ export class Host implements HostPort, AsyncDisposable {
           for (const event of events) {
             const name = keyText(event.type === 'put' ? event.entry.key : event.key).slice(vmPrefix.length);
             if (event.type === 'put') await this.#take(name, event.entry.value);
-            else await this.#forget(name);
+            else await this.#queue(() => this.#forget(name));
           }
       } catch (error) {
         if (signal.aborted) return;
@@ -185,7 +235,19 @@ export class Host implements HostPort, AsyncDisposable {
     }
   }
 
-  async #take(name: string, value: Uint8Array): Promise<void> {
+  #take(name: string, value: Uint8Array): Promise<void> {
+    return this.#queue(() => this.#takeNow(name, value));
+  }
+
+  /** One VM is taken up or let go at a time. */
+  #queue(work: () => Promise<void>): Promise<void> {
+    const done = this.#taking.then(work);
+    this.#taking = done.catch(() => {});
+    return done;
+  }
+
+  async #takeNow(name: string, value: Uint8Array): Promise<void> {
+    if (this.#stop.signal.aborted) return;
     try {
       const record = decodeRecord(VmRecord, vmPrefix + name, value);
       const known = this.#vms.get(name);
@@ -193,20 +255,65 @@ export class Host implements HostPort, AsyncDisposable {
       if (known !== undefined) await this.#forget(name);
       this.#vms.set(name, await this.#open(record));
       this.#warnings.delete(name);
+      this.#untaken.delete(name);
     } catch (error) {
-      this.#warnings.set(name, `VM ${name} cannot be taken up: ${messageOf(error)}`);
-      this.#options.onTrouble(name, `it cannot be taken up: ${messageOf(error)}`);
+      const reason = messageOf(error);
+      await this.#tellUntaken(name, value, reason);
+      this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
+      if (this.#untaken.get(name)?.reason !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
+      this.#untaken.set(name, { reason, again: error instanceof StoreError });
+    }
+  }
+
+  /** Who asked for it is told why nothing comes of it; a deletion goes on without the tree. */
+  async #tellUntaken(name: string, value: Uint8Array, reason: string): Promise<void> {
+    try {
+      await HostedVm.tellFailed(this.#options.region, decodeRecord(VmRecord, vmPrefix + name, value), reason);
+    } catch {
+      // A store without room says so itself, and the warning stands.
+    }
+  }
+
+  /** A store that has no room now may have some later: what runs is not left alone until then. */
+  async #retakeAll(): Promise<void> {
+    this.#retrying = true;
+    try {
+      for (const [name, { again }] of [...this.#untaken]) {
+        if (!again) continue;
+        const entry = await this.#options.region.get(vmPrefix + name);
+        if (this.#stop.signal.aborted) return;
+        if (entry === undefined) this.#untaken.delete(name);
+        else await this.#take(name, entry.value);
+      }
+    } catch {
+      // The store is asked again in a moment.
+    } finally {
+      this.#retrying = false;
     }
   }
 
   async #open(record: VmRecord): Promise<HostedVm> {
+    try {
+      return await HostedVm.open(this.#parts, record, await this.#openTree(record));
+    } catch (error) {
+      if (record.desired !== 'deleted') throw error;
+      // What runs for it is ended and its name is given back, whatever keeps its tree from being read.
+      const { epoch } = this.#options.region;
+      const audit = (): boolean => false;
+      const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
+      await nothing.load(checkedSpec('porthole: 1').spec);
+      return HostedVm.open(this.#parts, record, nothing);
+    }
+  }
+
+  async #openTree(record: VmRecord): Promise<VmTree> {
     const { region } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (audited) => this.#audit.append([audited], this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
       kept: {
         persist: async (commits) => {
           try {
@@ -224,24 +331,53 @@ export class Host implements HostPort, AsyncDisposable {
       const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
       await tree.load(checkedSpec(text).spec);
     }
-    return HostedVm.open(this.#parts, record, tree);
+    return tree;
   }
 
   /** Its tree can't be written any more by us: what the store has is taken up again. */
   #openAnew(name: string, why: unknown): void {
     this.#options.onTrouble(name, `its tree is opened anew: ${messageOf(why)}`);
-    setImmediate(async () => {
-      const vm = this.#vms.get(name);
-      if (vm === undefined || this.#stop.signal.aborted) return;
-      await this.#forget(name);
+    const vm = this.#vms.get(name);
+    this.#queue(async () => {
+      if (vm === undefined || this.#vms.get(name) !== vm || this.#stop.signal.aborted) return;
       const entry = await this.#options.region.get(vmPrefix + name);
-      if (entry !== undefined) await this.#take(name, entry.value);
+      await this.#forget(name);
+      if (entry !== undefined) await this.#takeNow(name, entry.value);
+    }).catch((error: unknown) => {
+      this.#options.onTrouble(name, `its tree could not be opened anew, trying again: ${messageOf(error)}`);
+      setTimeout(() => this.#openAnew(name, why), openAnewAgainMs).unref();
     });
   }
 
+  /** One after the other: a device process leaves all to the keeper when it is replaced, which must not be so meanwhile. */
+  #alone<T>(replace: () => Promise<T>): Promise<T> {
+    const replaced = this.#replacing.then(replace);
+    this.#replacing = replaced.then(
+      () => undefined,
+      () => undefined,
+    );
+    return replaced;
+  }
+
+  /** Replaces a keeper of another version, after the device processes. */
+  async #renewKeeper(): Promise<void> {
+    for (let looks = 0; this.#keeper.isOutdated && looks < keeperLooks; looks++) {
+      await pause(keeperLookMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
+      await this.#renewals.idle;
+      await this.#alone(async () => {
+        if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
+        // What a device process that is ending has left must find its successor.
+        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+      });
+    }
+  }
+
   async #forget(name: string): Promise<void> {
+    this.#renewals.remove(name);
     const vm = this.#vms.get(name);
     this.#vms.delete(name);
+    this.#untaken.delete(name);
+    this.#warnings.delete(name);
     this.#consoles.get(name)?.close();
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
@@ -264,8 +400,9 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
+    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort(vm.paths)));
+    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
     return port;
   }
 
@@ -273,8 +410,15 @@ export class Host implements HostPort, AsyncDisposable {
     return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
   }
 
-  async attachment(ref: VmRef): Promise<Attachment> {
-    return attachWords(this.#vm(ref).devicePaths.vhostUser);
+  async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {
+    const vm = this.#vm(ref);
+    if (vm.record.kind !== 'attached')
+      throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
+    return attachWords(vm.devicePaths.vhostUser, {
+      ...machine,
+      domain: vm.record.libvirtDomain ?? vm.name,
+      accelerator: this.#options.accelerator.accelerator,
+    });
   }
 
   async boot(ref: VmRef): Promise<Boot> {
@@ -286,6 +430,18 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async renewDevice(ref: VmRef): Promise<DeviceVersion> {
+    const { served } = this.#vm(ref);
+    try {
+      await this.#alone(() => served.replace());
+    } catch (error) {
+      if (error instanceof HostRefusal) throw error;
+      const words = `renewing what serves VM "${ref.name}" failed: ${messageOf(error)}`;
+      throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
+    }
+    return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
   }
 
   async audit(query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> {
@@ -375,12 +531,14 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [...this.#warnings.values()],
+      warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
+      deviceVersion: this.#parts.deviceBuild,
+      keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
-        deviceVersion: vm.status.deviceVersion ?? version,
+        deviceVersion: vm.served.serving?.build,
         replicas: vm.tree.isServed ? 1 : 0,
-        outdated: (vm.status.deviceVersion ?? version) !== version,
+        outdated: vm.served.serving?.isOutdated ?? false,
       })),
     };
   }

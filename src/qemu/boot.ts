@@ -2,6 +2,7 @@
 import { renameSync, rmSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { commandLine } from './command-line.ts';
+import { carryOn } from './console-log.ts';
 import { messageOf, QemuError } from './error.ts';
 import { type LastWords, readLastWords } from './last-words.ts';
 import type { VmMachine } from './machine.ts';
@@ -10,7 +11,7 @@ import { type Ending, endingInWords, type LastingProcess, type ProcessIdentity }
 import { Qmp, type QmpEvent } from './qmp.ts';
 import { killStrays } from './strays.ts';
 import { type Launcher, lastLine } from './units.ts';
-import { startWatcher } from './watcher-process.ts';
+import { startWatcher, watchedLog } from './watcher-process.ts';
 
 /** What is kept about a boot, so that the next daemon finds its processes; plain JSON. */
 export interface VmRuntime {
@@ -47,7 +48,11 @@ const overheadBytes = 512 * 1024 * 1024;
 const addressSpaceBytes = 8 * 1024 ** 3;
 const lookEveryMs = 20;
 const againAfterMs = 1_000;
+const watchAgainAfterMs = 5_000;
 const lastWordsWithinMs = 2_000;
+const silentMs = 10_000;
+/** The longest that a timer can wait: 24 days. */
+const forEverMs = 0x7fffffff;
 
 export interface BootEnd {
   /** For people. */
@@ -70,6 +75,8 @@ export class Boot {
   readonly #over = new AbortController();
   #qmp: Qmp | undefined;
   #shutdown: string | undefined;
+  /** Whether the guest may have run; a QEMU that was found and has not said otherwise has. */
+  #hasRun = false;
 
   private constructor(name: string, options: BootOptions, runtime: VmRuntime, qemu: LastingProcess) {
     this.#name = name;
@@ -149,13 +156,19 @@ export class Boot {
     }
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
-    if (boot.#watcher) void boot.#follow(boot.#watcher);
+    boot.#hasRun = true;
     onFound(boot);
     try {
+      await boot.#takeUpWatcher();
       await boot.#run(signal, undefined);
       return boot;
     } catch (error) {
       if (signal.aborted) throw error;
+      boot.#qemu.look();
+      if (boot.#hasRun && boot.#qemu.alive) {
+        options.onTrouble(`it runs, and cannot be told how to: ${messageOf(error)}`);
+        return boot;
+      }
       boot.kill();
       return boot.ended;
     }
@@ -198,12 +211,22 @@ export class Boot {
   async #run(signal: AbortSignal, withinMs: number | undefined): Promise<void> {
     const limits = withinMs === undefined ? [signal] : [signal, AbortSignal.timeout(withinMs)];
     const late = AbortSignal.any([...limits, this.#over.signal]);
+    const ask = { signal: late, timeoutMs: withinMs ?? forEverMs };
     const start = async (): Promise<void> => {
-      const [qmp] = await Promise.all([this.#connect(late), this.#watch()]);
-      const status = await qmp.execute('query-status', undefined, { signal: late });
-      if ((status as { readonly status?: string }).status !== 'prelaunch') return;
+      const watching = this.#watch();
+      const isAdopted = withinMs === undefined;
+      const [qmp] = await Promise.all([this.#connect(ask), isAdopted ? watching.catch(() => {}) : watching]);
+      const status = await qmp.execute('query-status', undefined, ask);
+      if ((status as { readonly status?: string }).status !== 'prelaunch') {
+        // A guest that runs goes on, also while there is no room for its console's log.
+        watching.catch((error: unknown) => this.#watchAgain(error));
+        return;
+      }
+      this.#hasRun = false;
+      await watching;
       await this.#attached(late);
-      await qmp.execute('cont', undefined, { signal: late });
+      await qmp.execute('cont', undefined, ask);
+      this.#hasRun = true;
     };
     try {
       await start();
@@ -217,15 +240,27 @@ export class Boot {
     }
   }
 
-  async #connect(signal: AbortSignal): Promise<Qmp> {
+  /** Tries until there is a monitor that answers, or `signal` aborts. */
+  async #connect({ signal, timeoutMs }: { signal: AbortSignal; timeoutMs: number }): Promise<Qmp> {
+    const silent = setTimeout(() => {
+      this.#options.onTrouble(`QEMU's monitor does not answer; waiting for it`);
+    }, silentMs);
+    try {
+      return await this.#connectTo(signal, timeoutMs);
+    } finally {
+      clearTimeout(silent);
+    }
+  }
+
+  async #connectTo(signal: AbortSignal, timeoutMs: number): Promise<Qmp> {
     for (;;) {
       signal.throwIfAborted();
       try {
-        const qmp = await Qmp.connect(this.#options.paths.qmp, { signal });
+        const qmp = await Qmp.connect(this.#options.paths.qmp, { signal, timeoutMs });
         this.#hear(qmp);
         return qmp;
       } catch (error) {
-        if (!(error instanceof QemuError && error.code === 'QMP_LOST')) throw error;
+        if (!(error instanceof QemuError && (error.code === 'QMP_LOST' || error.code === 'QMP_TIMEOUT'))) throw error;
       }
       await pause(lookEveryMs, undefined, { signal });
     }
@@ -256,11 +291,41 @@ export class Boot {
         await pause(againAfterMs, undefined, { signal });
         if (!this.#qemu.alive) return;
         if (!told) this.#options.onTrouble('QEMU closed its monitor and goes on; connecting again');
-        const soon = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
-        if (await this.#connect(soon).catch(() => undefined)) return;
+        if (await this.#connect({ signal, timeoutMs: forEverMs }).catch(() => undefined)) return;
       }
     } catch {
       // Let go meanwhile.
+    }
+  }
+
+  /**
+   * Follows the watcher that was found. One that keeps the log in another state directory, as after a restore into a new one,
+   * makes way for one that goes on with it here: nobody would ever read that log again.
+   */
+  async #takeUpWatcher(): Promise<void> {
+    const { paths } = this.#options;
+    const watcher = this.#watcher;
+    if (watcher === undefined) return;
+    const log = watchedLog(paths.watcherConfig);
+    if (log === undefined || log === paths.consoleLog) {
+      void this.#follow(watcher);
+      return;
+    }
+    // At once, so that it can be read; then what was said until the watcher ended.
+    this.#carryOn(log);
+    await this.#endWatcher(watcher, false);
+    if (this.#released.signal.aborted) return;
+    this.#carryOn(log);
+    this.#watcher = undefined;
+  }
+
+  #carryOn(log: string): void {
+    const { paths, uid, gid, onTrouble } = this.#options;
+    try {
+      makeVmDirectories(paths, uid, gid);
+      carryOn(log, paths.consoleLog);
+    } catch (error) {
+      onTrouble(`what its console said until now stays in "${log}": ${messageOf(error)}`);
     }
   }
 
@@ -311,7 +376,22 @@ export class Boot {
       this.#watcher = undefined;
       await this.#watch();
     } catch (error) {
-      if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
+      await this.#watchAgain(error);
+    }
+  }
+
+  /** Tries until a watcher has started: `failure` is why it did not. Never rejects. */
+  async #watchAgain(failure: unknown): Promise<void> {
+    const { signal } = this.#released;
+    if (signal.aborted) return;
+    this.#options.onTrouble(`starting a watcher failed, trying again: ${messageOf(failure)}`);
+    while (this.#qemu.alive && !signal.aborted) {
+      try {
+        await pause(watchAgainAfterMs, undefined, { signal });
+        return await this.#watch();
+      } catch {
+        // It was told of once.
+      }
     }
   }
 

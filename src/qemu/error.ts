@@ -27,11 +27,4 @@ export class QemuError extends Error {
   }
 }
 
-/**
- * Words of a process that a guest may have taken over, safe to print: a terminal obeys control characters, and a line break
- * would begin a line that we seem to say.
- */
-export const printable = (words: string): string =>
-  words.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
-
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -4,7 +4,7 @@ export { trimLog } from './bounded-log.ts';
 export { type CommandLine, commandLine } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
-export { printable, QemuError, type QemuErrorCode } from './error.ts';
+export { QemuError, type QemuErrorCode } from './error.ts';
 export {
   type DiskImage,
   type ImageStep,
@@ -21,6 +21,7 @@ export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdent
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
+export { killAllOf } from './strays.ts';
 export {
   findLauncher,
   type Launcher,

@@ -8,7 +8,8 @@ import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, re
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import * as sys from '../sys/index.ts';
-import { messageOf, printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { messageOf, QemuError } from './error.ts';
 import {
   type Ending,
   endingInWords,

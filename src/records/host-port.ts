@@ -42,6 +42,14 @@ export interface HostError extends Error {
   readonly oldestRevision?: number | undefined;
 }
 
+export interface ShowOptions extends CallOptions {
+  /**
+   * Who is shown the values: each that not every program in the guest may read is recorded in the audit before it is given,
+   * and HOST_UNAVAILABLE when that can't be. Undefined: nobody is.
+   */
+  readonly by: string | undefined;
+}
+
 /** Both, so that a VM that was made anew under a name is not taken for the one before. */
 export interface VmRef {
   readonly id: string;
@@ -63,11 +71,16 @@ export interface HostPort {
    */
   checkSpec(text: string, options?: CallOptions): Promise<readonly FileProblem[]>;
 
-  /** How to give the VM's device to a machine that others start. */
-  attachment(vm: VmRef, options?: CallOptions): Promise<Attachment>;
+  /** What a machine that others start needs to have this VM's device. */
+  attachment(vm: VmRef, machine: AttachedMachine, options?: CallOptions): Promise<Attachment>;
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
   boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
+  /**
+   * Has a new device process take the place of the one that serves the VM, under a running guest. Resolves when it serves.
+   * HOST_WRONG_STATE when none serves, or it can't hand over; HOST_UNAVAILABLE when none serves in time.
+   */
+  renewDevice(vm: VmRef, options?: CallOptions): Promise<DeviceVersion>;
 
   /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
@@ -104,7 +117,7 @@ export interface TreePort {
    */
   read(
     path: string,
-    options?: CallOptions,
+    options: ShowOptions,
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
@@ -112,7 +125,7 @@ export interface TreePort {
    */
   walk(
     path: string,
-    options: CallOptions & { readonly mostBytes: number },
+    options: ShowOptions & { readonly mostBytes: number },
   ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array | undefined })[] }>;
 
   /**
@@ -128,7 +141,7 @@ export interface TreePort {
 
   /** The whole tree, or what lies below a path, as a spec. */
   export(
-    options?: CallOptions & { readonly path?: string | undefined },
+    options: ShowOptions & { readonly path?: string | undefined },
   ): Promise<TreeAnswer & { readonly text: string }>;
   /**
    * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.
@@ -270,14 +283,28 @@ export interface ConsolePiece {
 
 // Around a VM.
 
+/** What is printed is for a machine like this. Paths are absolute, on this host. */
+export interface AttachedMachine {
+  readonly memoryMiB: number;
+  readonly vcpus: number;
+  readonly disk?: string | undefined;
+  readonly diskFormat?: 'qcow2' | 'raw' | undefined;
+  /** Booted directly, without firmware. */
+  readonly kernel?: string | undefined;
+  readonly initrd?: string | undefined;
+  readonly kernelArguments?: string | undefined;
+}
+
 export interface Attachment {
   readonly socketPath: string;
   readonly tag: string;
   /** What follows `qemu-system-…`, one argument each, and the same for Cloud Hypervisor. */
   readonly qemu: readonly string[];
   readonly cloudHypervisor: readonly string[];
-  /** What belongs into a libvirt domain. */
+  /** What belongs into a libvirt domain: two elements, each in its place. */
   readonly libvirtXml: string;
+  /** A whole domain with nothing in it that it could do without. */
+  readonly libvirtDomain: string;
   /** The line that mounts it in the guest. */
   readonly mount: string;
 }
@@ -286,6 +313,14 @@ export interface Boot {
   readonly bootId: string;
   /** Counts the VM's boots, from 1. */
   readonly number: number;
+}
+
+/** What the device process of a VM runs. */
+export interface DeviceVersion {
+  /** As `0.1.0+1a2b3c4d5e6f`; `unknown` of one that does not say so. */
+  readonly version: string;
+  /** A new one would run something else. */
+  readonly outdated: boolean;
 }
 
 /** Counters since the VM was made unless named otherwise; names are `snake_case` with their unit, as in Prometheus. */
@@ -377,9 +412,14 @@ export interface HostStatus {
   readonly freeDiskBytes: number;
   /** Why something does not work as it should, in words; empty when all is well. */
   readonly warnings: readonly string[];
+  /** What device processes run that are started now. */
+  readonly deviceVersion: string;
+  /** The process that holds what outlives device processes. */
+  readonly keeper: DeviceVersion;
   readonly vms: readonly {
     readonly name: string;
-    readonly deviceVersion: string;
+    /** Undefined while none serves it. */
+    readonly deviceVersion?: string | undefined;
     /** Replicas of its tree that are connected. */
     readonly replicas: number;
     readonly outdated: boolean;

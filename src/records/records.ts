@@ -80,6 +80,8 @@ export const VmRecord = z.looseObject({
   rebootGeneration: z.int().nonnegative(),
   /** How long a stop waits for the guest before QEMU is ended; 0: at once. */
   stopGraceSeconds: z.int().nonnegative(),
+  /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
+  libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
   uid: z.int().positive().optional(),
   createdAtMs: millis,
@@ -100,7 +102,9 @@ export const VmStatusRecord = z.looseObject({
   bootId: z.string().optional(),
   bootNumber: z.int().nonnegative(),
   addresses: z.array(z.string()),
+  /** What the device process runs that serves it now, and whether a new one would run something else. */
   deviceVersion: z.string().optional(),
+  deviceOutdated: z.boolean().optional(),
 });
 export type VmStatusRecord = z.infer<typeof VmStatusRecord>;
 

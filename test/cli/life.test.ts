@@ -74,7 +74,7 @@ tiny  1        1000 B  4 KiB  sha256:000000000000  AGO
   assert.equal(quiet.out, 'web-1\n');
   // The value came from a file that only this side may read.
   assert.equal(value.out, 'hunter2');
-  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine is so\n' });
+  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine matches\n' });
 
   assert.deepEqual(await run('vm', 'stop', 'web-1', '--grace', '0'), { code: 0, out: '', err: '' });
   assert.match((await run('vm', 'ls')).out, /^web-1 {2}stopped/m);
@@ -141,6 +141,36 @@ test('porthole vm attach makes a VM of others once, and prints what each monitor
   assert.match((await run('vm', 'ls')).out, /^db-1 .* attached +- /m);
 });
 
+test('porthole vm attach prints a whole domain of libvirt, of the machine that is wanted', async (t) => {
+  const { run } = await setStage(t);
+  const whole = ['vm', 'attach', 'db-1', '--for', 'libvirt-domain'];
+  const machine = ['--memory', '2G', '--cpus', '2', '--disk', 'qcow2:/srv/db 1.qcow2'];
+  const boot = ['--kernel', '/srv/kernel', '--initrd', '/srv/initrd', '--append', 'quiet a=b'];
+  assert.deepEqual(await run(...whole, '--domain', 'db one', ...machine, ...boot), {
+    code: 0,
+    out: '<domain>{"memoryMiB":2048,"vcpus":2,"disk":"/srv/db 1.qcow2","diskFormat":"qcow2","kernel":"/srv/kernel","initrd":"/srv/initrd","kernelArguments":"quiet a=b"}</domain>\n',
+    err: '',
+  });
+  assert.match((await run('vm', 'show', 'db-1')).out, /^domain: +db one$/m);
+  assert.deepEqual(await run(...whole, '--domain', 'db one'), {
+    code: 0,
+    out: '<domain>{"memoryMiB":1024,"vcpus":1}</domain>\n',
+    err: '',
+  });
+  for (const [args, code, complaint] of [
+    [['--domain', 'other'], 1, 'the domain of "db-1" is "db one"; that cannot be changed'],
+    [['--disk', '/srv/db.qcow2'], 2, 'write its format and an absolute path, as in "qcow2:/srv/web-1.qcow2"'],
+    [['--memory', '1000000'], 2, 'whole MiB are needed'],
+    [['--initrd', '/srv/initrd'], 2, '--initrd and --append are for a kernel'],
+  ] as const) {
+    const { code: ended, out, err } = await run(...whole, ...args);
+    assert.deepEqual([ended, out], [code, ''], `${args.join(' ')}: ${err}`);
+    assert.ok(err.includes(complaint), err);
+  }
+  await run('vm', 'attach', 'db-2');
+  assert.match((await run('vm', 'attach', 'db-2', '--domain', 'db two')).err, /was attached without a domain/);
+});
+
 test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) => {
   const stage = await setStage(t);
   const { host } = stage.api;
@@ -169,19 +199,27 @@ test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) 
   assert.match(out, /adding debian:12: cancelled\r\n$/);
 });
 
-test('porthole vm create says how to go on with what Ctrl-C cannot cancel', async (t) => {
+test('Ctrl-C cancels porthole vm create, and porthole vm stop says how to go on with what it cannot cancel', async (t) => {
   const stage = await setStage(t, { obeys: false });
   await stage.api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
-  const creating = stage.start({}, 'vm', 'create', 'web-1', '--image', 'tiny');
-  // Nobody brings it about.
-  for (let found = false; !found; ) {
-    const { json } = await stage.api.ask({ path: '/v1/vms' });
-    found = JSON.stringify(json).includes('"web-1"');
-  }
-  creating.child.kill('SIGINT');
-  const { code, err } = await creating.ended;
+  // Nobody brings anything about.
+  const interrupted = async (mark: string, ...args: readonly string[]): Promise<readonly [number | null, string]> => {
+    const child = stage.start({}, ...args);
+    for (let found = false; !found; ) {
+      const { json } = await stage.api.ask({ path: '/v1/operations' });
+      found = JSON.stringify(json).includes(mark);
+    }
+    child.child.kill('SIGINT');
+    const { code, err } = await child.ended;
+    return [code, steady(err)];
+  };
+  const created = await interrupted('vm.create', 'vm', 'create', 'web-1', '--image', 'tiny');
+  assert.deepEqual(created, [130, 'creating web-1: cancelled\n']);
+  assert.equal(`${(await stage.api.ask({ path: '/v1/vms/web-1' })).json['desired']}`, 'deleted');
+  await stage.run('vm', 'create', 'web-2', '--image', 'tiny', '--no-wait');
+  const [code, words] = await interrupted('vm.stop', 'vm', 'stop', 'web-2');
   assert.equal(code, 130);
-  assert.match(steady(err), /^creating web-1 goes on: .*; "porthole operation show op-ID" tells how it goes\n$/);
+  assert.match(words, /^stopping web-2 goes on: .*; "porthole operation show op-ID" tells how it goes\n$/);
 });
 
 test('porthole key makes keys for others, told once, and revokes them', async (t) => {
@@ -304,7 +342,7 @@ test('porthole says which group may use the socket to a user who may not', {
   assert.deepEqual([member.code, member.out], [0, '']);
 });
 
-test('porthole says how the host is', async (t) => {
+test('porthole says how the host is, and renews what serves a machine', async (t) => {
   const stage = await setStage(t);
   await withVm(stage, spec);
   const { out } = await stage.run('status');
@@ -319,8 +357,14 @@ memory:       3.7 GiB free of 7.5 GiB
 disk:         47 GiB free of 93 GiB
 machines:     1 running
 replicas:     web-1: 1
+outdated:     web-1 (0.0.9+0123456789ab)
 `,
   );
+  assert.deepEqual(await stage.run('vm', 'renew', 'web-1'), { code: 0, out: '', err: '' });
+  assert.doesNotMatch((await stage.run('status')).out, /outdated/);
+  const one = await stage.run('vm', 'renew', 'none', 'web-1', '--json');
+  assert.deepEqual(JSON.parse(one.out), [{ vm: 'web-1', version: '0.1.0+0123456789ab', outdated: false }]);
+  assert.deepEqual([one.code, one.err], [1, 'porthole: there is no VM "none"; "porthole vm ls" lists them\n']);
   const json = JSON.parse((await stage.run('status', '--json')).out) as Record<string, unknown>;
   assert.deepEqual([json['name'], json['cpus']], ['host-1', 2]);
 });

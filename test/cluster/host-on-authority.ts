@@ -7,6 +7,7 @@ import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
 import { digestOf } from '../../src/host/index.ts';
 import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
 import type {
+  AttachedMachine,
   AuditEvent,
   AuditFilter,
   ConsolePiece,
@@ -326,6 +327,9 @@ interface TestVm {
   readonly tree: TestTree;
   readonly console: TestConsole;
   boots: number;
+  device: { readonly version: string; readonly outdated: boolean };
+  /** Why its device process can't be replaced. */
+  unrenewable: string | undefined;
 }
 
 export class TestHost implements HostPort {
@@ -350,7 +354,14 @@ export class TestHost implements HostPort {
   }
 
   make({ id, name }: VmRef): TestVm {
-    const vm: TestVm = { id, tree: new TestTree(name), console: new TestConsole(), boots: 0 };
+    const vm: TestVm = {
+      id,
+      tree: new TestTree(name),
+      console: new TestConsole(),
+      boots: 0,
+      device: { version: '0.0.9+0123456789ab', outdated: true },
+      unrenewable: undefined,
+    };
     this.vms.set(name, vm);
     return vm;
   }
@@ -379,13 +390,14 @@ export class TestHost implements HostPort {
     return parseSpec(text, 'spec', 'refused').problems;
   }
 
-  async attachment({ name }: VmRef) {
+  async attachment({ name }: VmRef, machine: AttachedMachine) {
     return {
       socketPath: `/run/porthole/vms/${name}/fs.sock`,
       tag: 'metadata',
       qemu: ['-device', 'vhost-user-fs-pci,chardev=metadata,tag=metadata'],
       cloudHypervisor: ['--fs', 'tag=metadata'],
       libvirtXml: '<filesystem/>',
+      libvirtDomain: `<domain>${JSON.stringify(machine)}</domain>\n`,
       mount: 'mount -t virtiofs metadata /run/metadata',
     };
   }
@@ -394,6 +406,13 @@ export class TestHost implements HostPort {
     const found = this.#vm(vm);
     found.boots++;
     return { bootId: `boot-${found.boots}`, number: found.boots };
+  }
+
+  async renewDevice(vm: VmRef) {
+    const found = this.#vm(vm);
+    if (found.unrenewable !== undefined) throw new HostRefusal('HOST_WRONG_STATE', found.unrenewable);
+    found.device = { version: '0.1.0+0123456789ab', outdated: false };
+    return found.device;
   }
 
   async statistics(vm: VmRef) {
@@ -442,7 +461,14 @@ export class TestHost implements HostPort {
       diskBytes: 1e11,
       freeDiskBytes: 5e10,
       warnings: [],
-      vms: [...this.vms].map(([name]) => ({ name, deviceVersion: '0.1.0', replicas: 1, outdated: false })),
+      deviceVersion: '0.1.0+0123456789ab',
+      keeper: { version: '0.1.0+ba9876543210', outdated: false },
+      vms: [...this.vms].map(([name, { device }]) => ({
+        name,
+        deviceVersion: device.version,
+        replicas: 1,
+        outdated: device.outdated,
+      })),
     };
   }
 

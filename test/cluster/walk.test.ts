@@ -66,6 +66,10 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(200, { path: `${vm}/statistics` });
   await ok(200, { path: `${vm}/attachment` });
   assert.equal((await ok(201, { method: 'POST', path: `${vm}/boots` })).json['number'], 1);
+  const renewed = await ok(200, { method: 'POST', path: `${vm}/device/renew` });
+  assert.deepEqual(renewed.json, { version: '0.1.0+0123456789ab', outdated: false });
+  api.host.vms.get('web-1')!.unrenewable = 'nothing serves it';
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${vm}/device/renew` });
 
   // Images, and a managed VM
   await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });

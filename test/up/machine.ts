@@ -22,6 +22,8 @@ export class UpMachine {
   readonly events: UpEvent[] = [];
   readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
   #up: Up | undefined;
+  /** Of the last start, for the one that cleans up. */
+  #options: Partial<UpOptions> = {};
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
   constructor(t: Pick<TestContext, 'after'>) {
@@ -33,8 +35,11 @@ export class UpMachine {
     });
   }
 
+  /** What `spawn` runs: this Porthole, unless a test says another. */
+  program = porthole;
+
   /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
-  async spawn(): Promise<void> {
+  async spawn(...more: readonly string[]): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -42,8 +47,9 @@ export class UpMachine {
       '--run',
       path.join(this.directory, 'run'),
       '--json',
+      ...more,
     ];
-    const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(this.program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -85,10 +91,20 @@ export class UpMachine {
     return processesWith(`--link\0${link}\0`)[0];
   }
 
+  /** The process that holds what device processes have, for all VMs. */
+  get keeperPid(): number | undefined {
+    return processesWith(`\0${path.join(this.directory, 'run/keeper.sock')}\0`)[0];
+  }
+
   qemuPid(name: string): number | undefined {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
     );
+  }
+
+  /** Processes that were started for this machine and have a path in its run directory on their command line. */
+  pidsWith(file: string): number[] {
+    return processesWith(path.join(this.directory, 'run', file));
   }
 
   /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
@@ -100,7 +116,8 @@ export class UpMachine {
     return this.#up!;
   }
 
-  async start(options: Partial<UpOptions> = {}): Promise<void> {
+  async start(options: Partial<UpOptions> = this.#options): Promise<void> {
+    this.#options = options;
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),

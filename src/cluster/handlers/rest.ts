@@ -1,4 +1,4 @@
-import type { AuditEvent, ImageRecord } from '../../records/index.ts';
+import type { AuditEvent, ImageRecord, OperationRecord } from '../../records/index.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';
@@ -78,11 +78,12 @@ const serveOperations = (api: Api): void => {
       if (!upkeep.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
       return reply(routes.cancelOperation, 202, operationView(record));
     }
-    if (record.kind !== 'vm.start')
+    const instead = insteadOf[record.kind];
+    if (instead === undefined)
       throw new ApiError('WRONG_STATE', `an operation ${record.kind} cannot be cancelled; it runs to its end`);
     const cancelled = await operations.change(record, {
       state: 'cancelled',
-      error: { code: 'CANCELLED', detail: 'it was cancelled, and the VM is stopped instead' },
+      error: { code: 'CANCELLED', detail: `it was cancelled, and the VM is ${instead.done} instead` },
     });
     const latest = await vms.find(account, record.target.name);
     if (latest.record.id !== record.target.id || latest.record.generation !== record.generation)
@@ -90,12 +91,12 @@ const serveOperations = (api: Api): void => {
         'WRONG_STATE',
         `a later request to the VM "${record.target.name}" has taken the place of "${id}"`,
       );
-    // One transaction: the stop takes the place of the start, unless somebody else was faster.
+    // One transaction: the other request takes its place, unless somebody else was faster.
     await idempotency.run({ account, key: undefined, hash: '' }, (commit) =>
       vms.request(
         account,
         record.target.name,
-        { kind: 'vm.stop' },
+        { kind: instead.kind },
         async (transaction, answer) => {
           if (await commit(transaction, answer)) return true;
           throw new ApiError('CONFLICT', `the operation "${id}" got on meanwhile; look at it again`);
@@ -112,6 +113,14 @@ const serveOperations = (api: Api): void => {
     );
     return reply(routes.cancelOperation, 202, operationView(cancelled.operation));
   });
+};
+
+/** What is asked for when an operation is cancelled that the host brings about. */
+const insteadOf: Partial<
+  Record<OperationRecord['kind'], { readonly kind: 'vm.stop' | 'vm.delete'; readonly done: string }>
+> = {
+  'vm.create': { kind: 'vm.delete', done: 'deleted' },
+  'vm.start': { kind: 'vm.stop', done: 'stopped' },
 };
 
 const serveAudit = (api: Api): void => {
@@ -233,7 +242,7 @@ const serveHost = (api: Api): void => {
       ...rest,
       startedAt: isoTime(startedAtMs),
       warnings: [...warnings],
-      vms: vms.map((vm) => ({ ...vm })),
+      vms: vms.map(({ deviceVersion, ...vm }) => ({ ...vm, ...(deviceVersion !== undefined && { deviceVersion }) })),
     });
   });
 

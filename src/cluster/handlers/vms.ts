@@ -29,7 +29,11 @@ export const vmView = (vm: Vm) => {
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
+    ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
+    ...(status?.deviceVersion !== undefined && {
+      device: { version: status.deviceVersion, outdated: status.deviceOutdated ?? false },
+    }),
     createdAt: isoTime(rest.createdAtMs),
   };
 };
@@ -139,8 +143,9 @@ export const serveVms = (api: Api): void => {
   });
 
   serve(api, routes.getAttachment, async (c) => {
+    const machine = c.req.valid('query');
     const { qemu, cloudHypervisor, ...rest } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
-      kit.host.attachment(vm, { signal: c.req.raw.signal }),
+      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
   });
@@ -160,6 +165,17 @@ export const serveVms = (api: Api): void => {
         isOpen,
       ),
     );
+  });
+
+  serve(api, routes.renewDevice, async (c) => {
+    const { account } = identityOf(c);
+    const { name } = c.req.valid('param');
+    const once = await onceRequest(c);
+    const renewed = async (): Promise<Answer> => {
+      const device = await vms.ask(account, name, (vm) => kit.host.renewDevice(vm));
+      return answerOf(routes.renewDevice, 200, { ...device });
+    };
+    return send(await idempotency.runOutside(once, renewed, isOpen));
   });
 
   serve(api, routes.getConsole, async (c) => {

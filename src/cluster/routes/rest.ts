@@ -14,7 +14,7 @@ import {
   Time,
   VmName,
 } from './common.ts';
-import { ImageName, ImageVersion, OperationShape } from './vms.ts';
+import { DeviceShape, ImageName, ImageVersion, OperationShape } from './vms.ts';
 
 // Operations
 
@@ -73,7 +73,7 @@ export const cancelOperation = createRoute({
   tags: ['Operations'],
   summary: 'Cancel an operation',
   description:
-    'A start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
+    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
   'x-access': 'operator',
   security,
   request: { params: OperationParams },
@@ -99,10 +99,11 @@ export const AuditEventShape = z
     way: z.string(),
     operation: z.string(),
     path: z.string(),
-    uid: z.int(),
+    uid: z.int().openapi({ description: 'Of the program in the guest; 4294967295 where none asked.' }),
     gid: z.int(),
     pid: z.int(),
     program: z.string().optional(),
+    by: z.string().optional().openapi({ description: 'Who was shown it by the API.', example: 'key 0123456789abcdef' }),
     revision: z.int(),
     verdict: z.enum(['allowed', 'denied']),
     rule: z.string(),
@@ -342,8 +343,15 @@ export const getHost = createRoute({
           freeDiskBytes: z.int(),
           warnings: z.array(z.string()),
           vms: z.array(
-            z.object({ name: z.string(), deviceVersion: z.string(), replicas: z.int(), outdated: z.boolean() }),
+            z.object({
+              name: z.string(),
+              deviceVersion: z.string().optional(),
+              replicas: z.int(),
+              outdated: z.boolean(),
+            }),
           ),
+          deviceVersion: z.string().openapi({ description: 'What device processes run that are started now.' }),
+          keeper: DeviceShape.openapi({ description: 'The process that holds what outlives device processes.' }),
         })
         .openapi('Host'),
       'The host.',

@@ -66,9 +66,14 @@ export class Fid {
   }
 }
 
+/** A uid's share of the fids. */
+const UID_SHARE = 4;
+
 /** Fids by number, which the client chooses; up to a limit. */
 export class FidTable {
   readonly #fids = new Map<number, Fid>();
+  /** How many each uid has. */
+  readonly #byUid = new Map<number, number>();
   readonly #limit: number;
   readonly #xattrLimit: number;
   #xattrBytes = 0;
@@ -87,8 +92,14 @@ export class FidTable {
     return this.#xattrBytes;
   }
 
-  get full(): boolean {
-    return this.#fids.size >= this.#limit;
+  /**
+   * True when this uid may have no further one. Of the first half, whoever comes may have what is free; the other half is for
+   * uids that have less than a quarter.
+   */
+  fullFor(uid: number): boolean {
+    const { size } = this.#fids;
+    if (size < this.#limit / 2) return false;
+    return size >= this.#limit || (this.#byUid.get(uid) ?? 0) >= this.#limit / UID_SHARE;
   }
 
   has(number: number): boolean {
@@ -101,7 +112,10 @@ export class FidTable {
 
   /** In the place of what had the number. */
   add(fid: Fid): void {
+    const old = this.#fids.get(fid.number);
+    if (old !== undefined) this.#count(old.caller.uid, -1);
     this.#fids.set(fid.number, fid);
+    this.#count(fid.caller.uid, 1);
   }
 
   hasRoomForXattr(bytes: number): boolean {
@@ -116,11 +130,19 @@ export class FidTable {
 
   remove(fid: Fid): void {
     if (!this.#fids.delete(fid.number)) return;
+    this.#count(fid.caller.uid, -1);
     if (fid.xattr !== undefined) this.#xattrBytes -= fid.xattr.bytes.length;
   }
 
   clear(): void {
     this.#fids.clear();
+    this.#byUid.clear();
     this.#xattrBytes = 0;
+  }
+
+  #count(uid: number, by: 1 | -1): void {
+    const count = (this.#byUid.get(uid) ?? 0) + by;
+    if (count > 0) this.#byUid.set(uid, count);
+    else this.#byUid.delete(uid);
   }
 }

@@ -310,8 +310,8 @@ test('Txattrwalk reads on what it found, and Tclunk sets what Txattrcreate gathe
   assert.equal(client.call('Txattrcreate', { fid, name, flags: 4 }).errno, EINVAL);
 });
 
-test('fids and the attributes that they hold are bounded', () => {
-  const { client } = scene({ maxFids: 4, maxXattrBytes: 100 });
+test('fids and the attributes that they hold are bounded, and one uid can’t take all', () => {
+  const { client } = scene({ maxFids: 8, maxXattrBytes: 100 });
   const root = client.attach(APP);
   const fid = client.walk(root, 'guest');
   assert.equal(client.call('Txattrcreate', { fid, name: 'user.x', attrSize: 101 }).errno, ENOSPC);
@@ -322,9 +322,19 @@ test('fids and the attributes that they hold are bounded', () => {
   client.ok('Txattrcreate', { fid: other, name: 'user.x', attrSize: 100 });
   client.walk(root, '');
   client.walk(root, '');
-  assert.equal(client.call('Twalk', { fid: root, newfid: 99 }).errno, EMFILE);
-  assert.equal(client.call('Tattach', { fid: 99, afid: abi.NOFID }).errno, EMFILE);
-  assert.equal(client.call('Txattrwalk', { fid: root, newfid: 99 }).errno, EMFILE);
+  const refuse = (fid: number, nUname: number) => {
+    assert.equal(client.call('Twalk', { fid, newfid: 99 }).errno, EMFILE);
+    assert.equal(client.call('Tattach', { fid: 99, afid: abi.NOFID, nUname }).errno, EMFILE);
+    assert.equal(client.call('Txattrwalk', { fid, newfid: 99 }).errno, EMFILE);
+  };
+  refuse(root, APP);
+  client.ok('Twalk', { fid: root, newfid: root, names: ['guest'] });
+  const others = [2000, 3000].map((uid) => client.attach(uid));
+  for (const fid of others) client.walk(fid, '');
+  refuse(others[0]!, 4000);
+  for (const fid of others) client.clunk(fid);
+  refuse(root, APP);
+  client.walk(client.attach(4000), '');
 });
 
 test('a read that waits is answered later, out of order, and Tclunk of its fid ends it with EINTR', () => {

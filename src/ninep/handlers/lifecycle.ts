@@ -50,18 +50,19 @@ export function attach(state: SessionState): number {
   const number = abi.Tattach.fid.get(view, body);
   if (abi.Tattach.afid.get(view, body) !== abi.NOFID || number === abi.NOFID) return EINVAL;
   if (fids.has(number)) return EBADF;
-  if (fids.full) return EMFILE;
   const uname = state.text(0);
   const aname = state.text(1);
   if (typeof uname === 'number') return uname;
   if (typeof aname === 'number') return aname;
   const said = abi.NUname.nUname.get(view, state.parts.tail);
   const uid = said === abi.NONUNAME ? undefined : said;
+  const caller = principal(state, uid);
+  if (fids.fullFor(caller.uid)) return EMFILE;
   const refusal = state.options.attach({ uname, aname, uid });
   if (refusal !== 0) return refusal;
   const root = state.fileSystem.node(ROOT_INO);
   if (root === undefined) return EIO;
-  fids.add(state.newFid(number, principal(state, uid), root));
+  fids.add(state.newFid(number, caller, root));
   state.qidOf(BODY, root);
   return state.reply(abi.Qid.sizeBytes);
 }
@@ -102,6 +103,10 @@ function close(state: SessionState, fid: Fid, pending: Pending, errno = 0): void
 export function clunk(state: SessionState): number {
   const { fid } = state;
   if (fid === undefined) return EBADF;
+  if (!fid.isOpen) {
+    state.fids.remove(fid);
+    return state.reply(0);
+  }
   close(state, fid, state.later());
   return 0;
 }

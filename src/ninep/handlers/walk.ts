@@ -30,7 +30,7 @@ export function walk(state: SessionState): number {
   const count = abi.Twalk.nwname.get(view, body);
   if (count > abi.MAXWELEM || number === abi.NOFID || fid.xattr !== undefined) return EINVAL;
   if (number === fid.number ? fid.isOpen : fids.has(number)) return EBADF;
-  if (number !== fid.number && fids.full) return EMFILE;
+  if (number !== fid.number && fids.fullFor(fid.caller.uid)) return EMFILE;
   let at: Node | undefined;
   let walked = 0;
   for (; walked < count; walked++) {

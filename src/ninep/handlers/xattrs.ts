@@ -35,7 +35,7 @@ export function xattrwalk(state: SessionState): number {
   const number = abi.Txattrwalk.newfid.get(view, body);
   if (number === abi.NOFID || fid.xattr !== undefined) return EINVAL;
   if (fids.has(number)) return EBADF;
-  if (fids.full) return EMFILE;
+  if (fids.fullFor(fid.caller.uid)) return EMFILE;
   const name = attributeName(state);
   if (typeof name === 'number') return name;
   const value =

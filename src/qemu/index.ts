@@ -7,6 +7,7 @@ export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { printable, QemuError, type QemuErrorCode } from './error.ts';
 export {
   type DiskImage,
+  type ImageSource,
   type ImageStep,
   ImageStore,
   type ImageStoreOptions,

@@ -1,5 +1,4 @@
 /** One request of the client: over the unix socket or TCP, and the answer's head with its body still to be read. */
-import { once } from 'node:events';
 import { Agent, type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 
@@ -112,7 +111,7 @@ const sendLong = (sending: ClientRequest, { chunks }: LongBody, reject: (error: 
   const send = async (): Promise<void> => {
     for await (const chunk of chunks) {
       if (sending.destroyed) return;
-      if (!sending.write(chunk)) await Promise.race([once(sending, 'drain'), once(sending, 'close')]);
+      if (!sending.write(chunk)) await drained(sending);
     }
     sending.end();
   };
@@ -125,6 +124,16 @@ const sendLong = (sending: ClientRequest, { chunks }: LongBody, reject: (error: 
   sending.once('response', (answer) => answer.once('close', () => sending.destroy()));
   sending.flushHeaders();
 };
+
+/** Or closed: then there is nothing to wait for. */
+const drained = (sending: ClientRequest): Promise<void> =>
+  new Promise((resolve) => {
+    const goOn = (): void => {
+      sending.off('drain', goOn).off('close', goOn);
+      resolve();
+    };
+    sending.on('drain', goOn).on('close', goOn);
+  });
 
 export const readAll = async (answer: IncomingMessage): Promise<Buffer> => {
   const chunks: Buffer[] = [];

@@ -25,6 +25,7 @@ import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { MAX_DISK_BYTES, readHeader, syncDirectory } from './disks.ts';
 import { messageOf, QemuError } from './error.ts';
+import { makeSearchable } from './paths.ts';
 import { runSandboxed } from './sandbox.ts';
 import { type IncomingFile, Uploads, uploadPrefix } from './uploads.ts';
 
@@ -85,7 +86,7 @@ export class ImageStore {
   constructor(options: ImageStoreOptions) {
     this.#options = options;
     this.#directory = options.directory;
-    mkdirSync(this.#directory, { recursive: true, mode: 0o711 });
+    makeSearchable(this.#directory);
     // Left by a process that was killed; nothing in it was ever an image.
     for (const name of readdirSync(this.#directory))
       if (name.startsWith('new-') || name.startsWith(uploadPrefix))
@@ -146,7 +147,7 @@ export class ImageStore {
   ): Promise<KernelImage> {
     return this.#stage(async (stage) => {
       const output = join(stage, 'output');
-      mkdirSync(output, { mode: 0o711 });
+      makeSearchable(output);
       const digests: Record<string, string> = {};
       let fileBytes = 0;
       for (const name of ['kernel', 'initrd'] as const) {

@@ -75,7 +75,6 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     if (to === 'out') terminal.out(`${text}\n`);
     else terminal.err(`${text}\n`);
   };
-  const tinyRecipe = checkoutFile('images/tiny/recipe.ts');
   const options: UpOptions = {
     stateDirectory: flags.state,
     runDirectory: flags.run,
@@ -93,8 +92,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
     version: thisVersion().version,
-    // Recipes are files of a checkout.
-    recipes: tinyRecipe === undefined ? {} : { tiny: [process.execPath, tinyRecipe] },
+    recipes: recipes(),
     onEvent: print,
   };
   await using up = await Up.start(options);
@@ -104,6 +102,15 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   });
   await up.release();
 };
+
+/** Programs of a checkout: the executable has none. */
+const recipes = (): UpOptions['recipes'] =>
+  Object.fromEntries(
+    ['debian', 'tiny'].flatMap((name) => {
+      const file = checkoutFile(`images/${name}/recipe.ts`);
+      return file === undefined ? [] : [[name, [process.execPath, file]]];
+    }),
+  );
 
 const inWords = (event: UpEvent, terminal: Terminal): { readonly to: 'out' | 'err'; readonly text: string } => {
   const paint = paintFor(terminal);

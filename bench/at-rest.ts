@@ -1,10 +1,11 @@
 /** Group d: what a back end with 1,000 known nodes costs while nobody asks anything, against Debian's C virtiofsd. */
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { compare, type Group, type GroupOptions, type Row, type Sample } from './measure.ts';
 import { startOurs, startVirtiofsd } from './ours.ts';
+import { cpuMs, privateKiB } from './process-costs.ts';
 import { family, type Server } from './server.ts';
 import { VirtiofsClient } from './virtiofs-client.ts';
 
@@ -21,20 +22,7 @@ function backEnd(server: Server): number {
   return pid;
 }
 
-function privateKiB(pid: number): Sample {
-  const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8');
-  let sum = 0;
-  for (const [, kib] of text.matchAll(/^Private_(?:Clean|Dirty): +(\d+) kB$/gm)) sum += Number(kib);
-  return { n: 1, p50: sum };
-}
-
-/** Milliseconds on a CPU so far, of all threads. */
-function cpuMs(pid: number): number {
-  let ns = 0;
-  for (const thread of readdirSync(`/proc/${pid}/task`))
-    ns += Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]);
-  return ns / 1e6;
-}
+const sizeOf = (pid: number): Sample => ({ n: 1, p50: privateKiB(pid) });
 
 async function restMs(pid: number): Promise<Sample> {
   const before = cpuMs(pid);
@@ -63,7 +51,7 @@ async function run({ selfTest, print }: GroupOptions): Promise<Row[]> {
     const [peer, ours] = [backEnd(peerServer), backEnd(ourServer)];
     for (const comparison of [
       { name: `CPU over ${REST_SECONDS} s`, unit: 'ms CPU', ours: () => restMs(ours), peer: () => restMs(peer) },
-      { name: 'private memory', unit: 'KiB', ours: async () => privateKiB(ours), peer: async () => privateKiB(peer) },
+      { name: 'private memory', unit: 'KiB', ours: async () => sizeOf(ours), peer: async () => sizeOf(peer) },
     ] as const) {
       const row = await compare(comparison, { group: 'd', peerName: 'virtiofsd, C', rounds: 1 });
       print(`${row.name}: ${row.ratio.toFixed(2)}`);

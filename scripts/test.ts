@@ -128,7 +128,7 @@ const tiers: readonly Tier[] = [
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
-    minimumTests: 10,
+    minimumTests: 15,
     limitSeconds: 600,
     concurrency: 1,
   },

@@ -52,6 +52,10 @@ const nothing = raw('');
 
 const nameOf = ($ref: string): string => $ref.split('/').at(-1)!;
 
+/** Prose of the document, where `backquotes` stand around what is written as it is. */
+const prose = (text: string | undefined): Html =>
+  html`${(text ?? '').split('`').map((part, i) => (i % 2 === 0 ? part : html`<code>${part}</code>`))}`;
+
 /** A type in a few words, with links to what has a name. */
 const typeOf = (schema: Schema | undefined): Html => {
   if (schema === undefined) return html`any`;
@@ -75,7 +79,7 @@ const propertiesOf = ({ properties = {}, required = [] }: Schema): Html =>
         html`<li>
           <code>${name}</code>${required.includes(name) ? '' : ' (optional)'}: ${typeOf(schema)}${
             schema.default === undefined ? '' : html`, default <code>${JSON.stringify(schema.default)}</code>`
-          }${schema.description === undefined ? '' : html` — ${schema.description}`}
+          }${schema.description === undefined ? '' : html` — ${prose(schema.description)}`}
         </li>`,
     )}
   </ul>`;
@@ -85,11 +89,15 @@ const contentOf = (content: Readonly<Record<string, Media>> | undefined): Html =
     ([type, { schema }]) => html`<div><code>${type}</code>: ${typeOf(schema)}</div>`,
   )}`;
 
+/** Said once, at the top. */
+const isProblem = ({ content }: Operation['responses'][string]): boolean =>
+  content !== undefined && Object.keys(content).every((type) => type === 'application/problem+json');
+
 const operationOf = (path: string, method: string, operation: Operation): Html =>
   html`<section id="${operation.operationId}">
-    <h3><code>${method.toUpperCase()} ${path}</code></h3>
-    <p>${operation.summary}. ${operation.description ?? ''}</p>
-    <p class="access">Access: ${operation['x-access'] ?? ''}</p>
+    <h3>${prose(operation.summary)}</h3>
+    <p><code>${method.toUpperCase()} ${path}</code> <span class="access">role: ${operation['x-access'] ?? ''}</span></p>
+    <p>${prose(operation.description)}</p>
     ${
       operation.parameters
         ? html`<table>
@@ -99,7 +107,7 @@ const operationOf = (path: string, method: string, operation: Operation): Html =
                   <td><code>${parameter.name}</code></td>
                   <td>${parameter.in}${parameter.required === true ? ', required' : ''}</td>
                   <td>${typeOf(parameter.schema)}</td>
-                  <td>${parameter.description ?? parameter.schema?.description ?? ''}</td>
+                  <td>${prose(parameter.description ?? parameter.schema?.description)}</td>
                 </tr>`,
             )}
           </table>`
@@ -112,8 +120,8 @@ const operationOf = (path: string, method: string, operation: Operation): Html =
         ([status, response]) =>
           html`<tr>
             <td>${status}</td>
-            <td>${response.description}</td>
-            <td>${contentOf(response.content)}</td>
+            <td>${prose(response.description)}</td>
+            <td>${isProblem(response) ? nothing : contentOf(response.content)}</td>
           </tr>`,
       )}
     </table>
@@ -121,7 +129,7 @@ const operationOf = (path: string, method: string, operation: Operation): Html =
 
 const style = `body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c;background:#fff}
 code{font:13px ui-monospace,monospace}h3{margin:2rem 0 .3rem;border-top:1px solid #ddd;padding-top:1rem}h4{margin:.6rem 0 .2rem}
-table{border-collapse:collapse}td{vertical-align:top;padding:.15rem .8rem .15rem 0}ul{margin:0;padding-left:1.2rem}.access{color:#555}
+table{border-collapse:collapse}td{vertical-align:top;padding:.15rem .8rem .15rem 0}ul{margin:0;padding-left:1.2rem}nav{columns:3 16rem}nav h4{break-after:avoid}nav li{break-inside:avoid}.access{color:#555}
 @media(prefers-color-scheme:dark){body{background:#161616;color:#ddd}a{color:#8ab4f8}h3{border-color:#444}.access{color:#999}}`;
 
 export const docsPage = (document: Document): Html => {
@@ -129,6 +137,7 @@ export const docsPage = (document: Document): Html => {
     Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
   );
   const tags = [...new Set(operations.map(({ operation }) => operation.tags?.[0] ?? ''))];
+  const inTag = (tag: string) => operations.filter(({ operation }) => (operation.tags?.[0] ?? '') === tag);
   return html`<!doctype html>
     <html lang="en">
       <head>
@@ -141,20 +150,34 @@ export const docsPage = (document: Document): Html => {
       </head>
       <body>
         <h1>${document.info.title} ${document.info.version}</h1>
-        <p>${document.info.description ?? ''} <a href="openapi.json">openapi.json</a></p>
+        <p>${prose(document.info.description)} <a href="openapi.json">openapi.json</a></p>
+        <p>
+          Each operation says the least role that may use it. Answers from 400 on are
+          <code>application/problem+json</code>: <a href="#schema-Problem">Problem</a>.
+        </p>
+        <nav>
+          ${tags.map(
+            (tag) =>
+              html`<h4>${tag}</h4>
+                <ul>
+                  ${inTag(tag).map(
+                    ({ operation }) =>
+                      html`<li><a href="#${operation.operationId}">${prose(operation.summary)}</a></li>`,
+                  )}
+                </ul>`,
+          )}
+        </nav>
         ${tags.map(
           (tag) =>
             html`<h2>${tag}</h2>
-              ${operations
-                .filter(({ operation }) => (operation.tags?.[0] ?? '') === tag)
-                .map(({ path, method, operation }) => operationOf(path, method, operation))}`,
+              ${inTag(tag).map(({ path, method, operation }) => operationOf(path, method, operation))}`,
         )}
         <h2>Shapes</h2>
         ${Object.entries(document.components?.schemas ?? {}).map(
           ([name, schema]) =>
             html`<section id="schema-${name}">
               <h3>${name}</h3>
-              <p>${schema.description ?? ''}</p>
+              <p>${prose(schema.description)}</p>
               ${typeOf(schema)}
             </section>`,
         )}

@@ -39,8 +39,9 @@ const SAVED_SPINS = 20;
 /** A fruitless spin costs as much credit as so many fruitful ones earn: it pays where four of five find something. */
 const FRUITLESS_COST = 4;
 const MOST_CREDIT = 8;
-/** How often it is tried all the same: once in so many times. */
-const RETRY_EVERY = 32;
+/** How often it is tried all the same: once in so many times, and half as often after each time in vain. */
+const RETRY_FIRST = 32;
+const RETRY_LAST = 1024;
 
 /** One per thread. What it watches and serves stays its owner's. */
 export class Loop implements FdWatcher {
@@ -62,6 +63,7 @@ export class Loop implements FdWatcher {
   /** Earned by spins that found something; none left: spinning is not expected to help. */
   #credit = FRUITLESS_COST;
   #sinceSpin = 0;
+  #retryEvery = RETRY_FIRST;
   /** For operators and tests. */
   readonly counters = { turns: 0, sleeps: 0, spins: 0, fruitlessSpins: 0 };
 
@@ -179,7 +181,13 @@ export class Loop implements FdWatcher {
       if (this.#serveOnce()) last = performance.now();
       now = performance.now();
     }
-    this.#credit = last > start ? Math.min(MOST_CREDIT, this.#credit + 1) : Math.max(0, this.#credit - FRUITLESS_COST);
+    if (last > start) {
+      this.#credit = Math.min(MOST_CREDIT, this.#credit + 1);
+      this.#retryEvery = RETRY_FIRST;
+    } else {
+      if (this.#credit === 0) this.#retryEvery = Math.min(RETRY_LAST, this.#retryEvery * 2);
+      this.#credit = Math.max(0, this.#credit - FRUITLESS_COST);
+    }
     if (now - last >= this.spinMs) {
       this.counters.fruitlessSpins++;
       this.#allowanceMs -= now - last;
@@ -188,7 +196,7 @@ export class Loop implements FdWatcher {
 
   /** Whether spinning has helped lately, or it is time to see whether it does now. */
   #expectsMore(): boolean {
-    return this.#credit > 0 || ++this.#sinceSpin >= RETRY_EVERY;
+    return this.#credit > 0 || ++this.#sinceSpin >= this.#retryEvery;
   }
 
   /** Lets the allowance grow by the time that has passed, and says whether a whole fruitless spin is left of it. */

@@ -24,7 +24,7 @@ export class UpMachine {
   #up: Up | undefined;
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
-  constructor(t: TestContext) {
+  constructor(t: Pick<TestContext, 'after'>) {
     // VMs run as users of their own.
     chmodSync(this.directory, 0o711);
     t.after(async () => {
@@ -89,6 +89,11 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
     );
+  }
+
+  /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
+  get pids(): readonly number[] {
+    return processesWith(this.directory);
   }
 
   get up(): Up {

@@ -17,9 +17,10 @@ mount -t sysfs -o ro sys sys
 mount -t tmpfs none sys/fs/cgroup
 mount -t cgroup2 none sys/fs/cgroup
 mount -t tmpfs none run
-mount -t tmpfs none tmp
 mkdir run/out
 mount --bind "$out" run/out
+# It would empty /tmp, where this checkout may be.
+ln -s /dev/null etc/systemd/system/systemd-tmpfiles-setup.service
 cat >etc/systemd/system/inside.service <<UNIT
 [Unit]
 DefaultDependencies=no

@@ -99,7 +99,7 @@ export function lastLine(logFile: string): string {
     const count = readSync(fd, bytes, 0, bytes.length, size - bytes.length);
     const lines = bytes.toString('utf8', 0, count).trimEnd().split('\n');
     // What Node says of an error that nobody caught ends with its version.
-    const isNode = /^Node\.js v/.test(lines.at(-1) ?? '');
+    const isNode = lines.at(-1)?.startsWith('Node.js v') === true;
     const line = (isNode ? lines.findLast((candidate) => /^\w*Error\b/.test(candidate)) : undefined) ?? lines.at(-1);
     return printable(line ?? '').slice(0, 500);
   } finally {

@@ -57,7 +57,7 @@ test('Uploads.open refuses what there is no room for, what is on its way counted
   const all = Array.from({ length: 16 }, () => uploads.open(half));
   assert.throws(() => uploads.open(half), { code: 'UPLOADS_MANY' });
   for (const one of all) await one[Symbol.asyncDispose]();
-  await using _again = uploads.open(half);
+  await uploads.open(half)[Symbol.asyncDispose]();
 });
 
 test('Uploads.close removes what waits', async (t) => {

@@ -26,7 +26,7 @@ import { family, Server } from './server.ts';
 const spec = 'porthole: 1\nmetadata: { app: { value: "0" } }\npolicy: [{ path: /app/value, mode: "0444" }]\n';
 
 /** A daemon as a process of its own, ended with all it started when `use` is over. */
-async function withDaemon(use: (machine: UpMachine) => Promise<Row[]>): Promise<Row[]> {
+export async function withDaemon(use: (machine: UpMachine) => Promise<Row[]>): Promise<Row[]> {
   const atEnd: (() => unknown)[] = [];
   const machine = new UpMachine({ after: (end) => atEnd.push(end as () => unknown) });
   try {
@@ -38,7 +38,7 @@ async function withDaemon(use: (machine: UpMachine) => Promise<Row[]>): Promise<
 }
 
 /** Makes a VM that is started elsewhere; gives the socket of its device. */
-async function attach({ client }: UpMachine, name: string): Promise<string> {
+export async function attach({ client }: UpMachine, name: string): Promise<string> {
   await client.call('createVm', { body: { name, kind: 'attached', spec } });
   await until(
     `${name} to be served`,

@@ -1,5 +1,6 @@
 /** `npm run bench -- [GROUP...] [--rounds N] [--self-test]`: every row is a ratio against a peer in the same run. */
 import { parseArgs } from 'node:util';
+import { apiWrites } from './api-writes.ts';
 import { atRest } from './at-rest.ts';
 import { frontEnd } from './front-end.ts';
 import { fuseMount } from './fuse-mount.ts';
@@ -8,7 +9,7 @@ import { hostDaemon } from './host-daemon.ts';
 import type { Group, Row } from './measure.ts';
 import { table, writeResults } from './report.ts';
 
-const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest, ...hostDaemon];
+const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest, apiWrites, ...hostDaemon];
 const DEFAULT_ROUNDS = 11;
 /** A peer against itself differs by the machine's noise only. */
 const SELF_TEST_RANGE = { atLeast: 0.75, atMost: 1.33 } as const;

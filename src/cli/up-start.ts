@@ -47,6 +47,11 @@ export const startRefusal = (error: unknown, { stateDirectory, keyFile }: Places
         `the daemon does not start: ${error.message}.\nTo restore: ${restore}\nVMs that run go on meanwhile`,
         { cause: error },
       );
+    case 'STORE_FULL':
+      return new Error(
+        `the daemon does not start: ${error.message}; free some room there, then start it again.\nVMs that run go on meanwhile`,
+        { cause: error },
+      );
     case 'STORE_KEY_MISSING':
       return new Error(`${error.message}. If it is elsewhere, name it with --key`, { cause: error });
     case 'STORE_KEY_WRONG':

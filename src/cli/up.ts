@@ -26,6 +26,8 @@ export interface UpOptions {
   readonly socketGid?: number | undefined;
   /** Members may connect to the devices of VMs that others start. */
   readonly attachGid?: number | undefined;
+  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
+  readonly libvirtUri?: string | undefined;
   /** The first of the uids that VMs get, one each; undefined: everything runs as this user. */
   readonly uidBase?: number | undefined;
   readonly auditDays: number;
@@ -130,6 +132,7 @@ export class Up implements AsyncDisposable {
       imageGid: ownUsers ? uidBase + uidCount : undefined,
       sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
       attachGid,
+      libvirtUri: this.#options.libvirtUri,
       version,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,

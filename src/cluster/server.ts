@@ -104,7 +104,6 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
     },
   });
   const listener = getRequestListener(app.fetch, {
-    overrideGlobalObjects: false,
     hostname: 'localhost',
     errorHandler: (error) => {
       manager.kit.log.warn({ err: error }, 'a request could not be read');

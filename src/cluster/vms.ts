@@ -33,6 +33,7 @@ export interface VmWish {
   readonly restart: VmRecord['restart'];
   readonly start: boolean;
   readonly stopGraceSeconds: number;
+  readonly libvirtDomain?: string | undefined;
   /** The first tree, as the text of a spec that was checked. */
   readonly spec: string | undefined;
 }
@@ -139,6 +140,7 @@ export class Vms {
         generation: 1,
         rebootGeneration: 0,
         stopGraceSeconds: wish.stopGraceSeconds,
+        ...(wish.libvirtDomain !== undefined && { libvirtDomain: wish.libvirtDomain }),
         ...(uid !== undefined && { uid }),
         createdAtMs: this.#kit.wallMs(),
       };

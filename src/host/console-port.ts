@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { watch } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import { readConsole } from '../qemu/index.ts';
 import type { ConsoleLog, ConsolePiece, ConsolePort } from '../records/index.ts';
 import { HostRefusal } from './host-error.ts';
@@ -13,6 +14,12 @@ interface ConsolePaths {
   readonly console: string;
 }
 
+export interface VmConsolePortOptions {
+  readonly paths: ConsolePaths;
+  /** While it says yes a watcher that does not listen is waited for: another may be taking its place. */
+  readonly isRunning: () => boolean;
+}
+
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
@@ -20,16 +27,20 @@ interface CallOptions {
 const pieceBytes = 64 * 1024;
 /** A look without an event, should one have been missed. */
 const lookEveryMs = 1_000;
+const connectWithinMs = 5_000;
+const connectEveryMs = 50;
 /** How long the connection for input is kept after the last of it. */
 const idleMs = 60_000;
 
 export class VmConsolePort implements ConsolePort {
   readonly #paths: ConsolePaths;
+  readonly #isRunning: () => boolean;
   #input: Promise<Socket> | undefined;
   #idle: NodeJS.Timeout | undefined;
 
-  constructor(paths: ConsolePaths) {
+  constructor({ paths, isRunning }: VmConsolePortOptions) {
     this.#paths = paths;
+    this.#isRunning = isRunning;
   }
 
   async log(options: {
@@ -79,8 +90,21 @@ export class VmConsolePort implements ConsolePort {
   }
 
   async #connect(): Promise<Socket> {
-    const socket = createConnection(this.#paths.console);
-    await once(socket, 'connect');
+    const deadline = performance.now() + connectWithinMs;
+    for (;;) {
+      const socket = createConnection(this.#paths.console);
+      try {
+        await once(socket, 'connect');
+        return this.#connected(socket);
+      } catch (error) {
+        socket.destroy();
+        if (!this.#isRunning() || performance.now() > deadline) throw error;
+      }
+      await pause(connectEveryMs);
+    }
+  }
+
+  #connected(socket: Socket): Socket {
     socket.on('error', () => {});
     // What the guest says is read from the log.
     socket.resume();

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
 import {
+  type AttachedMachine,
   type Attachment,
   type AuditEvent,
   type AuditFilter,
@@ -34,6 +35,7 @@ import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts'
 import { attachWords } from './attachment.ts';
 import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
+import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
@@ -42,12 +44,15 @@ import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions extends Omit<HostParts, 'audit' | 'images' | 'store' | 'keeper' | 'onTrouble'> {
+export interface HostOptions
+  extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'onTrouble'> {
   readonly region: Store;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
+  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
+  readonly libvirtUri?: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onTrouble: (vm: string | undefined, what: string) => void;
@@ -67,6 +72,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
+  readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
@@ -75,6 +81,11 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  /** Records are taken one after the other. */
+  #taking: Promise<void> = Promise.resolve();
+  /** VMs that the store could not let be opened, by the reason that was told. */
+  readonly #untaken = new Map<string, string>();
+  #retrying = false;
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -90,6 +101,10 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    this.#domains = new DomainWatch({
+      uri: options.libvirtUri ?? 'qemu:///system',
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#keeper = new KeeperUnit({
       launcher: options.launcher,
       adminPath: join(options.runDirectory, 'keeper.sock'),
@@ -98,6 +113,7 @@ export class Host implements HostPort, AsyncDisposable {
     });
     this.#parts = {
       ...options,
+      domains: this.#domains,
       keeper: this.#keeper,
       store: options.region,
       audit: this.#audit,
@@ -106,6 +122,7 @@ export class Host implements HostPort, AsyncDisposable {
     };
     this.#probe = setInterval(() => {
       if (!this.#audit.writable) this.#audit.probe();
+      if (this.#untaken.size > 0 && !this.#retrying) void this.#retakeAll();
     }, probeMs).unref();
   }
 
@@ -128,10 +145,12 @@ export class Host implements HostPort, AsyncDisposable {
     this.#stop.abort();
     clearInterval(this.#probe);
     await this.#following;
+    await this.#taking;
     for (const console of this.#consoles.values()) console.close();
     const isIdle = [...this.#vms.values()].every((vm) => vm.served.devicePid === undefined);
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
     await this.#images.close();
+    await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
   }
@@ -188,7 +207,13 @@ export class Host implements HostPort, AsyncDisposable {
     }
   }
 
-  async #take(name: string, value: Uint8Array): Promise<void> {
+  #take(name: string, value: Uint8Array): Promise<void> {
+    this.#taking = this.#taking.then(() => this.#takeNow(name, value));
+    return this.#taking;
+  }
+
+  async #takeNow(name: string, value: Uint8Array): Promise<void> {
+    if (this.#stop.signal.aborted) return;
     try {
       const record = decodeRecord(VmRecord, vmPrefix + name, value);
       const known = this.#vms.get(name);
@@ -196,9 +221,29 @@ export class Host implements HostPort, AsyncDisposable {
       if (known !== undefined) await this.#forget(name);
       this.#vms.set(name, await this.#open(record));
       this.#warnings.delete(name);
+      this.#untaken.delete(name);
     } catch (error) {
-      this.#warnings.set(name, `VM ${name} cannot be taken up: ${messageOf(error)}`);
-      this.#options.onTrouble(name, `it cannot be taken up: ${messageOf(error)}`);
+      const reason = messageOf(error);
+      this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
+      if (this.#untaken.get(name) !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
+      if (error instanceof StoreError) this.#untaken.set(name, reason);
+    }
+  }
+
+  /** A store that has no room now may have some later: what runs is not left alone until then. */
+  async #retakeAll(): Promise<void> {
+    this.#retrying = true;
+    try {
+      for (const name of [...this.#untaken.keys()]) {
+        const entry = await this.#options.region.get(vmPrefix + name);
+        if (this.#stop.signal.aborted) return;
+        if (entry === undefined) this.#untaken.delete(name);
+        else await this.#take(name, entry.value);
+      }
+    } catch {
+      // The store is asked again in a moment.
+    } finally {
+      this.#retrying = false;
     }
   }
 
@@ -245,6 +290,8 @@ export class Host implements HostPort, AsyncDisposable {
   async #forget(name: string): Promise<void> {
     const vm = this.#vms.get(name);
     this.#vms.delete(name);
+    this.#untaken.delete(name);
+    this.#warnings.delete(name);
     this.#consoles.get(name)?.close();
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
@@ -267,8 +314,9 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
+    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort(vm.paths)));
+    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
     return port;
   }
 
@@ -276,8 +324,15 @@ export class Host implements HostPort, AsyncDisposable {
     return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
   }
 
-  async attachment(ref: VmRef): Promise<Attachment> {
-    return attachWords(this.#vm(ref).devicePaths.vhostUser);
+  async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {
+    const vm = this.#vm(ref);
+    if (vm.record.kind !== 'attached')
+      throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
+    return attachWords(vm.devicePaths.vhostUser, {
+      ...machine,
+      domain: vm.record.libvirtDomain ?? vm.name,
+      accelerator: this.#options.accelerator.accelerator,
+    });
   }
 
   async boot(ref: VmRef): Promise<Boot> {
@@ -412,7 +467,7 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [...this.#warnings.values()],
+      warnings: [...this.#warnings.values(), ...[this.#domains.trouble].filter(Boolean)],
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
         deviceVersion: vm.status.deviceVersion ?? version,

@@ -21,9 +21,11 @@ import {
   type VmRecord,
   VmStatusRecord,
 } from '../records/index.ts';
-import { keyText, prefixRange, type Store } from '../store/index.ts';
+import { keyText, type Operation, prefixRange, type Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
+import type { DomainWatch } from './domain-watch.ts';
+import { domainRunKey, FollowedDomain } from './followed-domain.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
@@ -44,6 +46,8 @@ export interface HostParts {
   readonly audit: AuditStore;
   /** The group that may connect to the devices of VMs that others start. */
   readonly attachGid: number | undefined;
+  /** The libvirt of this host, for VMs that have a domain there. */
+  readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
   readonly version: string;
   readonly onTrouble: (vm: string, what: string) => void;
@@ -86,8 +90,12 @@ export class HostedVm {
   #status: VmStatusRecord;
   /** What is to be done once the disk is made. */
   #afterCreate: 'start' | undefined;
+  #domain: FollowedDomain | undefined;
+  #booting: Promise<unknown> = Promise.resolve();
   #deleting: Promise<void> | undefined;
   #over = false;
+  /** Of an attached VM: its device can be connected to. */
+  #isServed = false;
   readonly #statusTimer: NodeJS.Timeout;
   #showing = false;
 
@@ -122,6 +130,7 @@ export class HostedVm {
       audit: parts.audit,
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
+      allowUnsealedMemory: isAttached,
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
@@ -164,6 +173,20 @@ export class HostedVm {
   async #begin(saved: MachineRecord | undefined): Promise<void> {
     if (this.#record.kind === 'attached') {
       void this.#serve();
+      const { libvirtDomain: domain } = this.#record;
+      if (domain !== undefined) {
+        const { domains: watch, store, onTrouble } = this.#parts;
+        this.#domain = await FollowedDomain.open({
+          vm: this,
+          domain,
+          watch,
+          store,
+          boot: async (reason, operations) => {
+            await this.#boot(crypto.randomUUID(), reason, operations);
+          },
+          onTrouble: (what) => onTrouble(this.name, what),
+        });
+      }
     } else {
       const options = this.#machineOptions();
       if (saved === undefined) {
@@ -192,7 +215,7 @@ export class HostedVm {
     this.#tell({ generation: record.generation, outcome: 'underway' });
     const machine = this.#machine;
     if (machine === undefined) {
-      this.#tell({ outcome: 'done' });
+      if (this.#isServed) this.#tell({ outcome: 'done' });
       return;
     }
     const graceMs = record.stopGraceSeconds * 1000;
@@ -207,6 +230,7 @@ export class HostedVm {
   async release(): Promise<void> {
     this.#over = true;
     clearInterval(this.#statusTimer);
+    await this.#domain?.close();
     this.#machine?.release();
     await this.#served.release();
     this.#statusWriter.close();
@@ -216,8 +240,14 @@ export class HostedVm {
   /** Tells of a boot of a machine that others started. */
   async boot(): Promise<{ readonly bootId: string; readonly number: number }> {
     const bootId = crypto.randomUUID();
-    await this.#commitBoot(bootId, 'told of by the API');
-    return { bootId, number: this.#status.bootNumber };
+    return { bootId, number: await this.#boot(bootId, 'told of by the API', []) };
+  }
+
+  /** One after the other, whoever tells. */
+  #boot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
+    const booting = this.#booting.then(() => this.#commitBoot(bootId, reason, operations));
+    this.#booting = booting.catch(() => {});
+    return booting;
   }
 
   async statistics(): Promise<Statistics> {
@@ -255,6 +285,7 @@ export class HostedVm {
   async #serve(): Promise<void> {
     try {
       await this.#served.start();
+      this.#isServed = true;
       if (this.#record.kind === 'attached') this.#tell({ status: 'running', reason: '', outcome: 'done' });
     } catch (error) {
       if (this.#over || this.#deleting !== undefined) return;
@@ -295,7 +326,9 @@ export class HostedVm {
           vhostUserSocket: this.devicePaths.vhostUser,
         });
       },
-      commitBoot: (bootId) => this.#commitBoot(bootId, this.#machine?.state.reason || 'started'),
+      commitBoot: async (bootId) => {
+        await this.#commitBoot(bootId, this.#machine?.state.reason || 'started', []);
+      },
       saveRuntime: async (runtime) => {
         this.#runtime = runtime;
         await this.#saveMachine();
@@ -337,20 +370,23 @@ export class HostedVm {
     return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
   }
 
-  async #commitBoot(bootId: string, reason: string): Promise<void> {
+  async #commitBoot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
     const number = this.#status.bootNumber + 1;
     const atMs = Date.now();
     const value = encodeRecord({ bootId, number, atMs, reason } satisfies BootRecord);
     await this.#parts.store.commit({
       operations: [
         { type: 'put', key: bootKey(this.name, number), value },
+        ...operations,
         ...(number > bootsKept ? [{ type: 'delete', key: bootKey(this.name, number - bootsKept) } as const] : []),
       ],
     });
     this.#tell({ bootId, bootNumber: number });
+    return number;
   }
 
   async #delete(): Promise<void> {
+    await this.#domain?.close();
     const machine = this.#machine;
     if (machine !== undefined) {
       if (machine.state.status !== 'creating') machine.stop(0);
@@ -365,7 +401,9 @@ export class HostedVm {
     const { store, stateDirectory, runDirectory } = this.#parts;
     for (const directory of [stateDirectory, runDirectory])
       rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
-    await store.commit({ operations: [{ type: 'delete', key: machineKey(this.name) }] });
+    await store.commit({
+      operations: [machineKey, domainRunKey].map((key) => ({ type: 'delete', key: key(this.name) })),
+    });
     const { generation } = this.#record;
     this.#status = { ...this.#status, status: 'deleted', reason: '', sinceMs: Date.now(), generation, outcome: 'done' };
     await this.#statusWriter.write(this.#status);

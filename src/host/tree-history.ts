@@ -11,7 +11,9 @@ const charactersOf = (commit: TreeCommit): number =>
   commit.changes.reduce((sum, { path }) => sum + path.length + 32, 64);
 
 export class TreeHistory {
+  /** From `#first` on; those before it are dropped many at once, for it moves all the others. */
   #commits: TreeCommit[] = [];
+  #first = 0;
   #characters = 0;
   /** Commits up to this revision are not known. */
   #forgotten: number;
@@ -29,13 +31,16 @@ export class TreeHistory {
     this.#commits.push(commit);
     this.#newest = commit.revision;
     this.#characters += charactersOf(commit);
-    let drop = 0;
-    while (this.#commits.length - drop > commitsKept || this.#characters > charactersKept) {
-      const oldest = this.#commits[drop++]!;
+    const isLarge = this.#characters > charactersKept;
+    while (this.#commits.length - this.#first > commitsKept || this.#characters > charactersKept) {
+      const oldest = this.#commits[this.#first++]!;
       this.#characters -= charactersOf(oldest);
       this.#forgotten = oldest.revision;
     }
-    if (drop > 0) this.#commits.splice(0, drop);
+    if (isLarge || this.#first > commitsKept / 4) {
+      this.#commits.splice(0, this.#first);
+      this.#first = 0;
+    }
     this.#wake();
   }
 
@@ -76,7 +81,7 @@ export class TreeHistory {
   }
 
   #firstFrom(revision: number): TreeCommit | undefined {
-    let low = 0;
+    let low = this.#first;
     let high = this.#commits.length;
     while (low < high) {
       const middle = (low + high) >> 1;

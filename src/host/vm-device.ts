@@ -4,6 +4,7 @@
  */
 import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
+import { nextTick } from 'node:process';
 import { setTimeout as pause } from 'node:timers/promises';
 import { encodeMessage, LinkError, readerOnHost, type ToDevice } from '../device/index.ts';
 import {
@@ -218,6 +219,11 @@ export class VmDevice {
     };
     const send = (message: ToDevice): void => {
       if (failure !== undefined || !socket.writable) return;
+      // What is said in one turn, as when a group of commits is published, goes out together.
+      if (socket.writableCorked === 0) {
+        socket.cork();
+        nextTick(() => socket.uncork());
+      }
       socket.write(encodeMessage(message));
       if (socket.writableLength > waitingBytes) giveUp('it does not read what it is sent');
     };

@@ -20,6 +20,11 @@ export interface VmServedOptions {
   readonly bootId: () => string | undefined;
   /** Holds what outlives device processes. */
   readonly keeper: KeeperUnit;
+  /**
+   * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
+   * Cloud Hypervisor does not seal it.
+   */
+  readonly allowUnsealedMemory: boolean;
   readonly onEvent: (event: DeviceEvent) => void;
 }
 
@@ -157,14 +162,14 @@ export class VmServed {
   }
 
   #config(): LinkConfig {
-    const { vm, paths, owner } = this.#options;
+    const { vm, paths, owner, allowUnsealedMemory } = this.#options;
     const mode = owner.gid === undefined ? { mode: 0o600 } : { mode: 0o660, gid: owner.gid };
     return {
       type: 'config',
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
-      options: { spinMicros: 50, allowUnsealedMemory: false },
+      options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };
   }

@@ -2,6 +2,7 @@
 import { renameSync, rmSync } from 'node:fs';
 import { setTimeout as pause } from 'node:timers/promises';
 import { commandLine } from './command-line.ts';
+import { carryOn } from './console-log.ts';
 import { messageOf, QemuError } from './error.ts';
 import { type LastWords, readLastWords } from './last-words.ts';
 import type { VmMachine } from './machine.ts';
@@ -10,7 +11,7 @@ import { type Ending, endingInWords, type LastingProcess, type ProcessIdentity }
 import { Qmp, type QmpEvent } from './qmp.ts';
 import { killStrays } from './strays.ts';
 import { type Launcher, lastLine } from './units.ts';
-import { startWatcher } from './watcher-process.ts';
+import { startWatcher, watchedLog } from './watcher-process.ts';
 
 /** What is kept about a boot, so that the next daemon finds its processes; plain JSON. */
 export interface VmRuntime {
@@ -47,6 +48,7 @@ const overheadBytes = 512 * 1024 * 1024;
 const addressSpaceBytes = 8 * 1024 ** 3;
 const lookEveryMs = 20;
 const againAfterMs = 1_000;
+const watchAgainAfterMs = 5_000;
 const lastWordsWithinMs = 2_000;
 
 export interface BootEnd {
@@ -149,9 +151,9 @@ export class Boot {
     }
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
-    if (boot.#watcher) void boot.#follow(boot.#watcher);
     onFound(boot);
     try {
+      await boot.#takeUpWatcher();
       await boot.#run(signal, undefined);
       return boot;
     } catch (error) {
@@ -199,9 +201,16 @@ export class Boot {
     const limits = withinMs === undefined ? [signal] : [signal, AbortSignal.timeout(withinMs)];
     const late = AbortSignal.any([...limits, this.#over.signal]);
     const start = async (): Promise<void> => {
-      const [qmp] = await Promise.all([this.#connect(late), this.#watch()]);
+      const watching = this.#watch();
+      const isAdopted = withinMs === undefined;
+      const [qmp] = await Promise.all([this.#connect(late), isAdopted ? watching.catch(() => {}) : watching]);
       const status = await qmp.execute('query-status', undefined, { signal: late });
-      if ((status as { readonly status?: string }).status !== 'prelaunch') return;
+      if ((status as { readonly status?: string }).status !== 'prelaunch') {
+        // A guest that runs goes on, also while there is no room for its console's log.
+        watching.catch((error: unknown) => this.#watchAgain(error));
+        return;
+      }
+      await watching;
       await this.#attached(late);
       await qmp.execute('cont', undefined, { signal: late });
     };
@@ -264,6 +273,37 @@ export class Boot {
     }
   }
 
+  /**
+   * Follows the watcher that was found. One that keeps the log in another state directory, as after a restore into a new one,
+   * makes way for one that goes on with it here: nobody would ever read that log again.
+   */
+  async #takeUpWatcher(): Promise<void> {
+    const { paths } = this.#options;
+    const watcher = this.#watcher;
+    if (watcher === undefined) return;
+    const log = watchedLog(paths.watcherConfig);
+    if (log === undefined || log === paths.consoleLog) {
+      void this.#follow(watcher);
+      return;
+    }
+    // At once, so that it can be read; then what was said until the watcher ended.
+    this.#carryOn(log);
+    await this.#endWatcher(watcher, false);
+    if (this.#released.signal.aborted) return;
+    this.#carryOn(log);
+    this.#watcher = undefined;
+  }
+
+  #carryOn(log: string): void {
+    const { paths, uid, gid, onTrouble } = this.#options;
+    try {
+      makeVmDirectories(paths, uid, gid);
+      carryOn(log, paths.consoleLog);
+    } catch (error) {
+      onTrouble(`what its console said until now stays in "${log}": ${messageOf(error)}`);
+    }
+  }
+
   /** Starts a watcher unless one lives. */
   async #watch(): Promise<void> {
     if (this.#watcher || this.#over.signal.aborted) return;
@@ -311,7 +351,22 @@ export class Boot {
       this.#watcher = undefined;
       await this.#watch();
     } catch (error) {
-      if (!signal.aborted) this.#options.onTrouble(`starting a watcher failed: ${messageOf(error)}`);
+      await this.#watchAgain(error);
+    }
+  }
+
+  /** Tries until a watcher has started: `failure` is why it did not. Never rejects. */
+  async #watchAgain(failure: unknown): Promise<void> {
+    const { signal } = this.#released;
+    if (signal.aborted) return;
+    this.#options.onTrouble(`starting a watcher failed, trying again: ${messageOf(failure)}`);
+    while (this.#qemu.alive && !signal.aborted) {
+      try {
+        await pause(watchAgainAfterMs, undefined, { signal });
+        return await this.#watch();
+      } catch {
+        // It was told of once.
+      }
     }
   }
 

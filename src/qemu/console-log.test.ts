@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { ConsoleLog, readConsole } from './console-log.ts';
+import { ConsoleLog, carryOn, readConsole } from './console-log.ts';
 
 test('ConsoleLog keeps the newest bytes at their offsets, whatever is written and however often it is opened anew', (t) => {
   const directory = mkdtempSync(path.join(tmpdir(), 'porthole-console-'));
@@ -45,4 +45,26 @@ test('ConsoleLog keeps the newest bytes at their offsets, whatever is written an
 test('readConsole of a log that is not there is empty', () => {
   const { start, offset, end, bytes } = readConsole('/nonexistent/console.log', -10, 100);
   assert.deepEqual([start, offset, end, bytes.length], [0, 0, 0, 0]);
+});
+
+test('carryOn makes another log go on at the same offsets, and takes nothing from one that is as far', (t) => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-console-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  const [here, there] = [path.join(directory, 'here'), path.join(directory, 'there')];
+  const write = (file: string, text: string): void => {
+    const log = new ConsoleLog(file, 16);
+    log.append(Buffer.from(text));
+    log.close();
+  };
+  const text = (file: string): string => Buffer.from(readConsole(file, 0, 100).bytes).toString();
+  write(here, 'of before');
+  write(there, '0123456789abcdefghijklmnopqrstuvwxyz');
+  carryOn(there, here);
+  assert.deepEqual(readConsole(here, 0, 100), readConsole(there, 0, 100));
+  write(here, '+');
+  assert.equal(readConsole(here, 0, 100).end, 37);
+  carryOn(there, here);
+  assert.match(text(here), /z\+$/);
+  carryOn(path.join(directory, 'nowhere'), here);
+  assert.match(text(here), /z\+$/);
 });

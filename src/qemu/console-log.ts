@@ -2,7 +2,18 @@
  * The console log of one VM: every byte has an offset, counted since the VM was made. The file is kept in two pieces, each
  * named after the offset of its first byte, so that at most twice `pieceBytes` and at least the last `pieceBytes` are there.
  */
-import { closeSync, constants, fstatSync, openSync, readdirSync, readSync, rmSync, writeSync } from 'node:fs';
+import {
+  closeSync,
+  constants,
+  copyFileSync,
+  fstatSync,
+  openSync,
+  readdirSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeSync,
+} from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 
 const offsetDigits = 16;
@@ -75,6 +86,22 @@ export class ConsoleLog {
     this.#start = start;
     this.#size = 0;
   }
+}
+
+/**
+ * Has the log at `to` go on where the one at `from` ends, with the same offsets, unless it is as far already. Nobody may write
+ * to `to` meanwhile; who reads it sees it grow. Throws what copying fails with.
+ */
+export function carryOn(from: string, to: string): void {
+  if (readConsole(from, 0, 0).end <= readConsole(to, 0, 0).end) return;
+  const kept = new Set<string>();
+  for (const { file, start } of piecesOf(from)) {
+    const name = pieceName(to, start);
+    copyFileSync(file, `${to}.new`);
+    renameSync(`${to}.new`, name);
+    kept.add(name);
+  }
+  for (const { file } of piecesOf(to)) if (!kept.has(file)) rmSync(file);
 }
 
 /** What a log has: offsets of its first byte that is kept, of the first byte of `bytes`, and after its last. */

@@ -1,5 +1,5 @@
 /** Starts the watcher of one boot as a process that outlives this one. */
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import type { LastingProcess } from './process-identity.ts';
 import type { Launcher } from './units.ts';
@@ -27,4 +27,13 @@ export function startWatcher(options: WatcherProcessOptions): Promise<LastingPro
     limits: { memoryBytes: 256 * 1024 * 1024, processes: 32, openFiles: 256 },
     logFile,
   });
+}
+
+/** Where the watcher that was started last with that file keeps the console's log; undefined when the file does not say. */
+export function watchedLog(configFile: string): string | undefined {
+  try {
+    return (JSON.parse(readFileSync(configFile, 'utf8')) as Partial<WatcherConfig>).consoleLog;
+  } catch {
+    return undefined;
+  }
 }

@@ -63,8 +63,8 @@ export interface HostPort {
    */
   checkSpec(text: string, options?: CallOptions): Promise<readonly FileProblem[]>;
 
-  /** How to give the VM's device to a machine that others start. */
-  attachment(vm: VmRef, options?: CallOptions): Promise<Attachment>;
+  /** What a machine that others start needs to have this VM's device. */
+  attachment(vm: VmRef, machine: AttachedMachine, options?: CallOptions): Promise<Attachment>;
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
   boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
@@ -275,14 +275,28 @@ export interface ConsolePiece {
 
 // Around a VM.
 
+/** What is printed is for a machine like this. Paths are absolute, on this host. */
+export interface AttachedMachine {
+  readonly memoryMiB: number;
+  readonly vcpus: number;
+  readonly disk?: string | undefined;
+  readonly diskFormat?: 'qcow2' | 'raw' | undefined;
+  /** Booted directly, without firmware. */
+  readonly kernel?: string | undefined;
+  readonly initrd?: string | undefined;
+  readonly kernelArguments?: string | undefined;
+}
+
 export interface Attachment {
   readonly socketPath: string;
   readonly tag: string;
   /** What follows `qemu-system-…`, one argument each, and the same for Cloud Hypervisor. */
   readonly qemu: readonly string[];
   readonly cloudHypervisor: readonly string[];
-  /** What belongs into a libvirt domain. */
+  /** What belongs into a libvirt domain: two elements, each in its place. */
   readonly libvirtXml: string;
+  /** A whole domain with nothing in it that it could do without. */
+  readonly libvirtDomain: string;
   /** The line that mounts it in the guest. */
   readonly mount: string;
 }

@@ -80,6 +80,8 @@ export const VmRecord = z.looseObject({
   rebootGeneration: z.int().nonnegative(),
   /** How long a stop waits for the guest before QEMU is ended; 0: at once. */
   stopGraceSeconds: z.int().nonnegative(),
+  /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
+  libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
   uid: z.int().positive().optional(),
   createdAtMs: millis,

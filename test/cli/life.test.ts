@@ -142,6 +142,36 @@ test('porthole vm attach makes a VM of others once, and prints what each monitor
   assert.match((await run('vm', 'ls')).out, /^db-1 .* attached +- /m);
 });
 
+test('porthole vm attach prints a whole domain of libvirt, of the machine that is wanted', async (t) => {
+  const { run } = await setStage(t);
+  const whole = ['vm', 'attach', 'db-1', '--for', 'libvirt-domain'];
+  const machine = ['--memory', '2G', '--cpus', '2', '--disk', 'qcow2:/srv/db 1.qcow2'];
+  const boot = ['--kernel', '/srv/kernel', '--initrd', '/srv/initrd', '--append', 'quiet a=b'];
+  assert.deepEqual(await run(...whole, '--domain', 'db one', ...machine, ...boot), {
+    code: 0,
+    out: '<domain>{"memoryMiB":2048,"vcpus":2,"disk":"/srv/db 1.qcow2","diskFormat":"qcow2","kernel":"/srv/kernel","initrd":"/srv/initrd","kernelArguments":"quiet a=b"}</domain>\n',
+    err: '',
+  });
+  assert.match((await run('vm', 'show', 'db-1')).out, /^domain: +db one$/m);
+  assert.deepEqual(await run(...whole, '--domain', 'db one'), {
+    code: 0,
+    out: '<domain>{"memoryMiB":1024,"vcpus":1}</domain>\n',
+    err: '',
+  });
+  for (const [args, code, complaint] of [
+    [['--domain', 'other'], 1, 'the domain of "db-1" is "db one"; that cannot be changed'],
+    [['--disk', '/srv/db.qcow2'], 2, 'write its format and an absolute path, as in "qcow2:/srv/web-1.qcow2"'],
+    [['--memory', '1000000'], 2, 'whole MiB are needed'],
+    [['--initrd', '/srv/initrd'], 2, '--initrd and --append are for a kernel'],
+  ] as const) {
+    const { code: ended, out, err } = await run(...whole, ...args);
+    assert.deepEqual([ended, out], [code, ''], `${args.join(' ')}: ${err}`);
+    assert.ok(err.includes(complaint), err);
+  }
+  await run('vm', 'attach', 'db-2');
+  assert.match((await run('vm', 'attach', 'db-2', '--domain', 'db two')).err, /was attached without a domain/);
+});
+
 test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) => {
   const stage = await setStage(t);
   const { host } = stage.api;

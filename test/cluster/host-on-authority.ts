@@ -8,6 +8,7 @@ import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
 import { digestOf } from '../../src/host/index.ts';
 import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
 import type {
+  AttachedMachine,
   AuditEvent,
   AuditFilter,
   ConsolePiece,
@@ -386,13 +387,14 @@ export class TestHost implements HostPort {
     return parseSpec(text, 'spec', 'refused').problems;
   }
 
-  async attachment({ name }: VmRef) {
+  async attachment({ name }: VmRef, machine: AttachedMachine) {
     return {
       socketPath: `/run/porthole/vms/${name}/fs.sock`,
       tag: 'metadata',
       qemu: ['-device', 'vhost-user-fs-pci,chardev=metadata,tag=metadata'],
       cloudHypervisor: ['--fs', 'tag=metadata'],
       libvirtXml: '<filesystem/>',
+      libvirtDomain: `<domain>${JSON.stringify(machine)}</domain>\n`,
       mount: 'mount -t virtiofs metadata /run/metadata',
     };
   }

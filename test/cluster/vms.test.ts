@@ -254,3 +254,28 @@ test('a VM that the host has not made yet is told from one that is none', async 
   api.host.make((await api.manager.vms.find('default', 'a')).record);
   assert.equal((await api.ask({ path: '/v1/vms/a/metadata/' })).status, 200);
 });
+
+test('only an attached VM has a libvirt domain, and what is printed for one is for a machine that makes sense', async (t) => {
+  const api = await startApi(t);
+  const make = (body: object) => api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-1', ...body } });
+  for (const libvirtDomain of ['a/b', "a'b", '', ' a', 'a ', 'a\nb', 'x'.repeat(202)])
+    assert.equal((await make({ kind: 'attached', libvirtDomain })).status, 400, libvirtDomain);
+  const managed = await make({ type: 'nano', image: { name: 'tiny' }, libvirtDomain: 'web' });
+  assert.match(managed.text, /a managed VM has no libvirt domain/);
+  const made = await make({ kind: 'attached', libvirtDomain: 'Web é 1' });
+  assert.equal(made.status, 202, made.text);
+  assert.equal((await api.ask({ path: '/v1/vms/web-1' })).json['libvirtDomain'], 'Web é 1');
+  for (const [query, status] of [
+    ['memoryMiB=2048&vcpus=2', 200],
+    ['memoryMiB=many', 400],
+    ['memoryMiB=63', 400],
+    ['disk=/srv/a.qcow2', 400],
+    ['disk=a.qcow2&diskFormat=qcow2', 400],
+    ['disk=/srv/a.qcow2&diskFormat=vmdk', 400],
+    ['disk=/srv/a%0Ab&diskFormat=raw', 400],
+    ['initrd=/srv/initrd', 400],
+    ['kernel=/srv/kernel&kernelArguments=a%0Ab', 400],
+    ['other=1', 400],
+  ] as const)
+    assert.equal((await api.ask({ path: `/v1/vms/web-1/attachment?${query}` })).status, status, query);
+});

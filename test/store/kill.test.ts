@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
-import { Buffer } from 'node:buffer';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { test } from 'node:test';
 import { openStores } from '../../src/store/index.ts';
 import { temporaryStore } from './temporary.ts';
-import { keysOfLane, lanes } from './writer.ts';
+import { foundOf, lanes } from './writer.ts';
 
 /** Also by hand: `PORTHOLE_STORE_KILLS=200`. */
 const kills = Number(process.env['PORTHOLE_STORE_KILLS'] ?? 25);
@@ -32,15 +31,9 @@ test('openStores finds all that was acknowledged and nothing half done when its 
 
     await using stores = await openStores(options);
     for (let lane = 0; lane < lanes; lane++) {
-      const values = new Set<number>();
-      const revisions = new Set<number>();
-      for (const key of keysOfLane(lane)) {
-        const entry = await stores.region.get(key);
-        values.add(entry ? Number(Buffer.from(entry.value).toString()) : 0);
-        revisions.add(entry?.modRevision ?? 0);
-      }
-      assert.deepEqual([values.size, revisions.size], [1, 1], `lane ${lane} is half done: ${[...values]}`);
-      const [n] = [...values];
+      const { numbers, revisions } = await foundOf(stores.region, lane);
+      assert.deepEqual([numbers.length, revisions.length], [1, 1], `lane ${lane} is half done: ${numbers}`);
+      const [n] = numbers;
       // One more may be on the disk than was told.
       assert(
         n === acknowledged[lane] || n === acknowledged[lane]! + 1,

@@ -5,11 +5,11 @@
  * when that is answered.
  */
 import { Buffer } from 'node:buffer';
-import { writeSync } from 'node:fs';
 import { openStores } from '../../src/store/index.ts';
 import { type Authority, type Edit, type Mutation, type Outcome, ways } from '../../src/tree/index.ts';
 import { serve } from '../host/served-store.ts';
 import { app } from '../tree/keepers.ts';
+import { tell } from './tell.ts';
 
 export const lanes = 2;
 export const underway = 8;
@@ -30,7 +30,7 @@ const valueOf = (n: number): Uint8Array => {
 const editForEver = async (authority: Authority, lane: number): Promise<void> => {
   for (let n = numberAt(authority, pathsOf(lane)[0]!) + 1; ; n++) {
     await authority.edit(pathsOf(lane).map((path): Edit => ({ op: 'put', path, bytes: valueOf(n) })));
-    writeSync(1, `${lane} ${n}\n`);
+    tell(`${lane} ${n}`);
   }
 };
 
@@ -44,7 +44,7 @@ const appendForEver = async (authority: Authority, last: number): Promise<void> 
     const make = { op: 'create', caller: app, parentIno, name: 'log', mode: 0o600, umask: 0 } as const;
     const { errno } = await commit(make, ++sequence);
     if (errno !== 0) throw new Error(`create failed with ${errno}`);
-    writeSync(1, `guest ${sequence}\n`);
+    tell(`guest ${sequence}`);
   }
   const { ino } = authority.snapshot.resolve('/guest/log')!;
   const append = async (): Promise<void> => {
@@ -53,7 +53,7 @@ const appendForEver = async (authority: Authority, last: number): Promise<void> 
       const how = { offset: 0, append: true, truncate: false, grantedAtOpen: true };
       const { errno } = await commit({ op: 'write', caller: app, ino, data: Uint8Array.of(mine), ...how }, mine);
       if (errno !== 0) throw new Error(`append ${mine} failed with ${errno}`);
-      writeSync(1, `guest ${mine}\n`);
+      tell(`guest ${mine}`);
     }
   };
   await Promise.all(Array.from({ length: underway }, append));

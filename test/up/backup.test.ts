@@ -188,6 +188,7 @@ test('a VM that runs is taken up by a restored store, and one whose image is els
     120_000,
   );
   assert.equal(machine.qemuPid('warm'), qemu);
+  assert.match(await machine.console('warm'), /tiny: ready/, 'what its console said before is here too');
   await client.call('writeMetadata', {
     params: { name: 'warm', path: 'instance/told' },
     body: Buffer.from('by the new'),

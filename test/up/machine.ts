@@ -22,6 +22,8 @@ export class UpMachine {
   readonly events: UpEvent[] = [];
   readonly client = new Client({ socketPath: path.join(this.directory, 'run/api.sock') });
   #up: Up | undefined;
+  /** Of the last start, for the one that cleans up. */
+  #options: Partial<UpOptions> = {};
   #daemon: ChildProcessByStdio<null, Readable, Readable> | undefined;
 
   constructor(t: Pick<TestContext, 'after'>) {
@@ -34,7 +36,7 @@ export class UpMachine {
   }
 
   /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
-  async spawn(): Promise<void> {
+  async spawn(...more: readonly string[]): Promise<void> {
     const args = [
       'up',
       '--state',
@@ -42,6 +44,7 @@ export class UpMachine {
       '--run',
       path.join(this.directory, 'run'),
       '--json',
+      ...more,
     ];
     const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
@@ -100,7 +103,8 @@ export class UpMachine {
     return this.#up!;
   }
 
-  async start(options: Partial<UpOptions> = {}): Promise<void> {
+  async start(options: Partial<UpOptions> = this.#options): Promise<void> {
+    this.#options = options;
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),

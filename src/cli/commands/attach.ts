@@ -1,19 +1,28 @@
 /** `porthole vm attach`: a device for a machine that others start. */
 import { type Command, Option } from 'commander';
 import { ClientError } from '../../cluster/client/index.ts';
-import { apiCommand, printJson, type Shell } from '../command.ts';
+import { parseSize } from '../amounts.ts';
+import { apiCommand, parseCount, printJson, type Shell } from '../command.ts';
 import { finished } from '../operation.ts';
 import { shellQuoted } from '../serve-words.ts';
 import type { Attachment, NewVm } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
+import { UsageError } from '../usage-error.ts';
 
 interface AttachFlags {
   readonly metadata?: string;
   readonly for?: Monitor;
+  readonly domain?: string;
+  readonly memory?: number;
+  readonly cpus?: number;
+  readonly disk?: string;
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly append?: string;
   readonly json?: true;
 }
 
-const monitors = ['qemu', 'libvirt', 'cloud-hypervisor'] as const;
+const monitors = ['qemu', 'libvirt', 'libvirt-domain', 'cloud-hypervisor'] as const;
 type Monitor = (typeof monitors)[number];
 
 export const attachCommand = (vm: Command, shell: Shell): void => {
@@ -21,22 +30,34 @@ export const attachCommand = (vm: Command, shell: Shell): void => {
     .argument('<name>', 'its name here; when it is new, it is made')
     .option('--metadata <file>', 'metadata and policy of a new one, a spec file')
     .addOption(new Option('--for <monitor>', 'print what this one needs only').choices(monitors))
+    .option('--domain <name>', 'of a new one: the libvirt domain of the host whose reboots are its boots')
+    .option('--memory <size>', 'what is printed is for a machine of this size; default: 1G', parseSize)
+    .option('--cpus <count>', 'and with so many CPUs; default: 1', parseCount(1, 1024))
+    .option('--disk <format:file>', 'a disk of the printed domain: "qcow2:" or "raw:", and a path of the host')
+    .option('--kernel <file>', 'a kernel for it to boot, on the host')
+    .option('--initrd <file>', 'and its initrd')
+    .option('--append <words>', 'and its command line')
     .option('--json', 'print one JSON document')
     .addHelpText(
       'after',
       `
 Prints what the machine needs to have the device, and what its guest runs to
-mount it. Run it again to see that again.
+mount it; with --for libvirt-domain a whole domain. Run it again to see that
+again. --domain: starts and reboots of the domain become boots of the VM.
 
 Examples:
   porthole vm attach web-1 --metadata web.yaml
-  porthole vm attach web-1 --for libvirt`,
+  porthole vm attach web-1 --for libvirt
+  porthole vm attach web-1 --domain web-1 --for libvirt-domain --memory 2G \
+      --disk qcow2:/var/lib/libvirt/images/web-1.qcow2 >web-1.xml
+  virsh define web-1.xml`,
     )
     .action((name: string, flags: AttachFlags) => attach(shell, name, flags));
 };
 
 const attach = async ({ api: connect, terminal }: Shell, name: string, flags: AttachFlags): Promise<void> => {
   const api = connect();
+  const machine = machineOf(flags);
   const spec = flags.metadata === undefined ? undefined : await readSpec(terminal, flags.metadata);
   const known = await api.call('getVm', { params: { name } }).catch((error: unknown) => {
     if (error instanceof ClientError && error.code === 'VM_NOT_FOUND') return undefined;
@@ -46,25 +67,55 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
     throw new Error(`"${name}" is started by Porthole itself; attach is for machines that others start`);
   if (known !== undefined && spec !== undefined)
     throw new Error(`"${name}" is there already; "porthole metadata import ${name} ${flags.metadata}" loads the file`);
+  if (known !== undefined && flags.domain !== undefined && flags.domain !== known.libvirtDomain)
+    throw new Error(
+      known.libvirtDomain === undefined
+        ? `"${name}" was attached without a domain, and has its boots told of; that cannot be changed`
+        : `the domain of "${name}" is "${known.libvirtDomain}"; that cannot be changed`,
+    );
   if (known === undefined) {
     const wanted: NewVm = {
       name,
       kind: 'attached',
       network: { mode: 'none' },
+      ...(flags.domain !== undefined && { libvirtDomain: flags.domain }),
       ...(spec !== undefined && { spec: spec.sent }),
     };
     const { operation } = await withSpecShown(spec, () => api.call('createVm', { body: wanted }));
     await finished(api, operation, terminal);
   }
-  const attachment = await api.call('getAttachment', { params: { name } });
+  const attachment = await api.call('getAttachment', { params: { name }, query: machine });
   if (flags.json === true) printJson(terminal, attachment);
   else terminal.out(words(attachment, flags.for));
+};
+
+const mebibyte = 1024 * 1024;
+
+const machineOf = ({ memory, cpus, disk, kernel, initrd, append }: AttachFlags): Record<string, string> => {
+  const [, diskFormat, diskPath] = /^(qcow2|raw):(\/.+)$/s.exec(disk ?? '') ?? [];
+  if (disk !== undefined && diskPath === undefined)
+    throw new UsageError(`--disk ${disk}: write its format and an absolute path, as in "qcow2:/srv/web-1.qcow2"`);
+  if (memory !== undefined && memory % mebibyte !== 0)
+    throw new UsageError('--memory: whole MiB are needed, as in "512M" or "2G"');
+  if (kernel === undefined && (initrd ?? append) !== undefined)
+    throw new UsageError('--initrd and --append are for a kernel: give --kernel too');
+  const given = {
+    memoryMiB: memory === undefined ? undefined : String(memory / mebibyte),
+    vcpus: cpus === undefined ? undefined : String(cpus),
+    disk: diskPath,
+    diskFormat,
+    kernel,
+    initrd,
+    kernelArguments: append,
+  };
+  return Object.fromEntries(Object.entries(given).filter((pair): pair is [string, string] => pair[1] !== undefined));
 };
 
 const words = (attachment: Attachment, only: Monitor | undefined): string => {
   const parts: Readonly<Record<Monitor, string>> = {
     qemu: flagLines(attachment.qemu),
     libvirt: attachment.libvirtXml.trimEnd(),
+    'libvirt-domain': attachment.libvirtDomain.trimEnd(),
     'cloud-hypervisor': flagLines(attachment.cloudHypervisor),
   };
   if (only !== undefined) return `${parts[only]}\n`;

@@ -154,6 +154,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['restart', vm.restart],
+      ['domain', vm.libvirtDomain],
       ['boot', vm.bootId === undefined ? undefined : `${vm.bootId} (number ${vm.bootNumber})`],
       ['created', moment(Date.parse(vm.createdAt), nowMs)],
     ],

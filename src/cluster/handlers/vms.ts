@@ -29,6 +29,7 @@ export const vmView = (vm: Vm) => {
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
+    ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     createdAt: isoTime(rest.createdAtMs),
   };
@@ -139,8 +140,9 @@ export const serveVms = (api: Api): void => {
   });
 
   serve(api, routes.getAttachment, async (c) => {
+    const machine = c.req.valid('query');
     const { qemu, cloudHypervisor, ...rest } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
-      kit.host.attachment(vm, { signal: c.req.raw.signal }),
+      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
   });

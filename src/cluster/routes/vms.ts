@@ -47,6 +47,11 @@ const imageName = z.string().regex(/^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/, 'a-
 export const ImageName = imageName;
 export const ImageVersion = imageName;
 
+/** As libvirt takes them, less what could be mistaken in a table or a line of its output. */
+const LibvirtDomain = z
+  .string()
+  .regex(/^[^\s/'"\p{C}]([^/'"\p{C}\p{Zl}\p{Zp}]{0,198}[^\s/'"\p{C}])?$/u, 'the name of a libvirt domain');
+
 export const CreateVm = z
   .strictObject({
     name: VmName,
@@ -74,6 +79,9 @@ export const CreateVm = z
     restart: z.enum(['always', 'on-failure', 'never']).default('on-failure'),
     start: z.boolean().default(true),
     stopGraceSeconds: z.int().min(0).max(3600).default(30),
+    libvirtDomain: LibvirtDomain.optional().openapi({
+      description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
+    }),
     spec: z.string().max(900_000).optional().openapi({
       description:
         'Metadata and policy of the first tree: the YAML of `docs/spec-file.md`. In place before the first boot.',
@@ -90,6 +98,12 @@ export const CreateVm = z
     };
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
+    if (vm.libvirtDomain !== undefined && vm.kind === 'managed')
+      context.addIssue({
+        code: 'custom',
+        path: ['libvirtDomain'],
+        message: 'a managed VM has no libvirt domain: it is started here',
+      });
   })
   .openapi('CreateVm');
 
@@ -110,6 +124,7 @@ export const VmShape = z
     status: z.enum(vmStatuses),
     reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),
     since: Time.optional(),
+    libvirtDomain: z.string().optional(),
     bootId: z.string().optional(),
     bootNumber: z.int(),
     addresses: z.array(z.string()),
@@ -299,15 +314,43 @@ export const getStatistics = createRoute({
   },
 });
 
+const hostPath = z.string().regex(/^\/[^\p{C}]{1,1023}$/u, 'an absolute path');
+
+const AttachedMachineQuery = z
+  .strictObject({
+    memoryMiB: z.coerce.number().int().min(64).max(16_777_216).default(1024),
+    vcpus: z.coerce.number().int().min(1).max(1024).default(1),
+    disk: hostPath.optional(),
+    diskFormat: z
+      .enum(['qcow2', 'raw'])
+      .optional()
+      .openapi({ description: 'Needed with `disk`: it is never guessed.' }),
+    kernel: hostPath.optional(),
+    initrd: hostPath.optional(),
+    kernelArguments: z
+      .string()
+      .regex(/^[^\p{C}]{0,2000}$/u, 'one line')
+      .optional(),
+  })
+  .refine((machine) => (machine.disk === undefined) === (machine.diskFormat === undefined), {
+    path: ['diskFormat'],
+    message: 'disk and diskFormat belong together',
+  })
+  .refine((machine) => machine.kernel !== undefined || (machine.initrd ?? machine.kernelArguments) === undefined, {
+    path: ['kernel'],
+    message: 'initrd and kernelArguments are for a kernel',
+  });
+
 export const getAttachment = createRoute({
   operationId: 'getAttachment',
   method: 'get',
   path: '/v1/vms/{name}/attachment',
   tags: ['VMs'],
   summary: 'What QEMU, Cloud Hypervisor and libvirt need to attach a VM’s device',
+  description: 'The query says what machine it is for; files are named by absolute paths of the host.',
   'x-access': 'operator',
   security,
-  request: { params: VmParams },
+  request: { params: VmParams, query: AttachedMachineQuery },
   responses: {
     200: json(
       z
@@ -317,10 +360,11 @@ export const getAttachment = createRoute({
           qemu: z.array(z.string()),
           cloudHypervisor: z.array(z.string()),
           libvirtXml: z.string(),
+          libvirtDomain: z.string(),
           mount: z.string(),
         })
         .openapi('Attachment'),
-      'Flags, one argument each; XML for libvirt; the line that mounts it.',
+      'Flags, one argument each; XML for libvirt, as parts of a domain and as a whole one; the line that mounts it.',
     ),
     ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'UNSUPPORTED'),
   },

@@ -75,11 +75,13 @@ async function writeThenRead({ rounds, selfTest, print }: GroupOptions): Promise
   try {
     return await withDaemon(async (machine) => {
       const { client } = machine;
-      await using _peer = await Server.start(
+      await using peer = new AsyncDisposableStack();
+      const server = await Server.start(
         'virtiofsd',
         [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${shared}`, '-o', 'cache=none'],
         () => readFileSync('/proc/net/unix', 'utf8').includes(socket),
       );
+      peer.use(server);
       const ours = { tag: 'ours', socket: await attach(machine, 'one') };
       await using guest = await Guest.start({ virtiofs: [ours, { tag: 'peer', socket }] });
       for (const tag of ['ours', 'peer']) await guest.mount(tag, `/mnt/${tag}`);

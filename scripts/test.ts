@@ -102,9 +102,9 @@ const tiers: readonly Tier[] = [
   },
   {
     name: 'ships',
-    title: 'the one-file executable',
+    title: 'the one-file executable, and the disk for operators',
     files: ['test/ships/**/*.test.ts'],
-    minimumTests: 6,
+    minimumTests: 7,
     limitSeconds: 600,
     concurrency: 1,
   },

@@ -157,8 +157,10 @@ test('a VM, its QEMU, device process and keeper live on when porthole.service is
     cat >/root/web.yaml <<'END'
 ${webSpec}END
     ${untilUp(1)}
+    qemu-img create -q -f qcow2 /root/disk.qcow2 64M
+    porthole image add disk /root/disk.qcow2
     porthole image add own --kernel /mnt/tiny/vmlinuz --initrd /mnt/tiny/initramfs --append '${commandLine}'
-    porthole vm create web-1 --image own --type nano --metadata /root/web.yaml
+    porthole vm create web-1 --image own --type nano --disk 64M --metadata /root/web.yaml
     ${untilOnConsole('tiny: ready')}
     { echo 'bash /run/metadata/app/load 2>&1 </dev/null & echo be""gun'; exec sleep 600; } |
       porthole vm console web-1 >/tmp/console 2>&1 &
@@ -167,6 +169,10 @@ ${webSpec}END
   // The outer guest's emulated CPU can virtualize, so that nothing is emulated twice.
   assert.match(await sh('journalctl --quiet -o cat -u porthole'), /^VMs run on KVM$/m);
   assert.equal(await sh('stat -c %a /var/lib/porthole'), '711\n');
+
+  // Images are converted, and disks made, in a sandbox within the unit's own.
+  assert.equal(await sh('stat -c %u /var/lib/porthole/vms/web-1/disk.qcow2'), '700000\n');
+  assert.match(await sh('ls /var/lib/porthole/images'), /^sha256-[0-9a-f]{64}\.qcow2$/m);
 
   const kinds = ['vm-web-1', 'watch-web-1', 'device-web-1', 'keeper'];
   const processes = async (): Promise<string> =>

@@ -193,7 +193,10 @@ export const AddImage = z
           .openapi({ description: 'After `console=…`, which is given anyway.' }),
       })
       .optional()
-      .openapi({ description: 'Instead of a disk: what is booted without firmware. Its machines have no disk of it.' }),
+      .openapi({
+        description:
+          'Instead of a disk: what is booted without firmware. Its machines have a disk only where `diskBytes` asks for one.',
+      }),
     recipe: z.string().max(63).optional().openapi({ description: 'Name of a recipe that the host builds.' }),
   })
   .refine(

@@ -7,7 +7,7 @@ import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { buildOf } from '../parts/index.ts';
-import { ImageStore, QemuError } from '../qemu/index.ts';
+import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -23,8 +23,10 @@ import {
   type HostPort,
   type HostStatus,
   type ImageFacts,
+  type ImageFile,
   type ImageRef,
   type ImageRequest,
+  type IncomingUpload,
   type Progress,
   type Statistics,
   type TreePort,
@@ -178,6 +180,7 @@ export class Host implements HostPort, AsyncDisposable {
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#images.close();
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -484,15 +487,7 @@ export class Host implements HostPort, AsyncDisposable {
       onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
     };
     try {
-      const recipe = source.kind === 'recipe' ? this.#options.recipes[source.recipe] : undefined;
-      if (source.kind === 'recipe' && recipe === undefined) {
-        const names = Object.keys(this.#options.recipes).toSorted().join(', ');
-        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; there are: ${names}`);
-      }
-      const image =
-        source.kind === 'file'
-          ? await this.#images.addDisk({ file: source.path, format: source.format }, work)
-          : await this.#images.build(recipe!, work);
+      const image = await this.#takeImage(source, work);
       await this.#options.region.commit({
         operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
       });
@@ -502,6 +497,48 @@ export class Host implements HostPort, AsyncDisposable {
         virtualSizeBytes: image.kind === 'disk' ? image.virtualBytes : image.fileBytes,
       };
     } catch (error) {
+      throw imageRefusal(error);
+    }
+  }
+
+  #takeImage(source: ImageRequest['source'], work: ImageWork): Promise<StoredImage> {
+    switch (source.kind) {
+      case 'disk':
+        return this.#images.addDisk({ file: sourceOf(source.disk), format: source.format }, work);
+      case 'kernel': {
+        const { kernel, initrd, commandLine } = source;
+        return this.#images.addKernel(
+          { kernel: sourceOf(kernel), initrd: initrd && sourceOf(initrd), commandLine },
+          work,
+        );
+      }
+      case 'recipe': {
+        const recipe = this.#options.recipes[source.recipe];
+        if (recipe !== undefined) return this.#images.build(recipe, work);
+        const names = Object.keys(this.#options.recipes).toSorted();
+        const there =
+          names.length === 0 ? 'this host has none; add an image from a file' : `there are: ${names.join(', ')}`;
+        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; ${there}`);
+      }
+    }
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    try {
+      const file = this.#images.openUpload(sizeBytes);
+      return {
+        receive: async (chunks, { signal } = {}) => {
+          try {
+            return await file.receive(chunks, signal);
+          } catch (error) {
+            throw imageRefusal(error);
+          }
+        },
+        [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+      };
+    } catch (error) {
+      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
+        throw new HostRefusal('HOST_TOO_LARGE', error.message, { cause: error });
       throw imageRefusal(error);
     }
   }
@@ -586,10 +623,13 @@ const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
   record: { ...record, ...(bootId !== undefined && { bootId }) },
 });
 
+const sourceOf = (file: ImageFile): ImageSource => (file.from === 'host' ? file.path : { upload: file.id });
+
 const imageRefusal = (error: unknown): unknown => {
   if (!(error instanceof QemuError)) return error;
   const codes: Partial<Record<QemuError['code'], HostRefusal['code']>> = {
     IMAGE_REFUSED: 'HOST_INVALID',
+    IMAGE_MISSING: 'HOST_INVALID',
     DISK_FULL: 'HOST_FULL',
   };
   return new HostRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, { cause: error });

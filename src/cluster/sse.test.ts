@@ -25,9 +25,10 @@ test('eventStream cuts off a client that takes nothing, and none that takes slow
   t.mock.method(performance, 'now', () => nowMs);
   const { reader, cut } = open({ heartbeatMs: 100, stallMs: 300 });
   const state = { isCut: false };
-  const watching = cut.then(() => {
+  const watching = (async () => {
+    await cut;
     state.isCut = true;
-  });
+  })();
   const turn = (): Promise<void> => new Promise((resolve) => void setImmediate(resolve));
   const pass = async (): Promise<void> => {
     // Its queue is full again.

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { temporaryStore } from '../../test/store/temporary.ts';
 import type { TreeCommit } from '../records/index.ts';
-import { openStores } from '../store/index.ts';
+import { openStores, StoreError } from '../store/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
 import { checkedSpec, VmTreePort } from './tree-port.ts';
-import { TreeStore } from './tree-store.ts';
+import { TreeStore, TreeStoreError } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
 const holder = '11111111-1111-4111-8111-111111111111';
@@ -140,4 +140,38 @@ test('VmTree.load under a condition meets changes of what a spec can say, and no
   tree = await open();
   await assert.rejects(tree.load(spec('4'), before - 1), { code: 'HOST_CONDITION_UNMET' });
   await tree.load(spec('4'), before);
+});
+
+const refusedWith = async (failure: Error): Promise<unknown> => {
+  const tree = new VmTree({
+    vm: 'web',
+    epoch: 1,
+    audit: () => true,
+    kept: {
+      persist: async () => {
+        throw failure;
+      },
+    },
+  });
+  const bytes = new TextEncoder().encode('x');
+  return tree.edit([{ op: 'put', path: '/a', bytes }], []).catch((error: unknown) => error);
+};
+
+test('VmTree says of a change that could not be kept whether it was done', async () => {
+  const broken = new Error('the disk is broken');
+  const doubt = await refusedWith(new TreeStoreError('TREE_IN_DOUBT', 'open the tree anew', broken));
+  assert.deepEqual(
+    [(doubt as { code?: string }).code, (doubt as Error).message],
+    ['HOST_UNAVAILABLE', 'whether it was done is not known (the disk is broken); read it before you repeat it'],
+  );
+  const full = await refusedWith(new StoreError('STORE_FULL', 'there is no room'));
+  assert.deepEqual(
+    [(full as { code?: string }).code, (full as Error).message],
+    ['HOST_FULL', 'nothing was changed: there is no room'],
+  );
+  const taken = await refusedWith(new TreeStoreError('TREE_TAKEN', 'another process has it'));
+  assert.deepEqual(
+    [(taken as { code?: string }).code, (taken as Error).message],
+    ['HOST_UNAVAILABLE', 'nothing was changed: another process has it'],
+  );
 });

@@ -41,6 +41,7 @@ import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { ImageNames } from './image-names.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
 import { recipeOf } from './recipe.ts';
@@ -84,6 +85,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
   readonly #images: ImageStore;
+  readonly #imageNames: ImageNames;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #renewals: Renewals;
@@ -112,6 +114,7 @@ export class Host implements HostPort, AsyncDisposable {
       ...(sandboxUid !== undefined && { sandboxUid }),
       ...(imageGid !== undefined && { gid: imageGid }),
     });
+    this.#imageNames = new ImageNames(options.region, (digest) => this.#images.remove(digest));
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -494,10 +497,7 @@ export class Host implements HostPort, AsyncDisposable {
       onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
     };
     try {
-      const image = await this.#takeImage(source, work);
-      await this.#options.region.commit({
-        operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
-      });
+      const image = await this.#imageNames.add(request, () => this.#takeImage(source, work));
       return {
         digest: image.digest,
         sizeBytes: image.fileBytes,
@@ -545,15 +545,7 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async removeImage(image: ImageRef): Promise<void> {
-    const { region } = this.#options;
-    const key = imageKey(image);
-    const kept = await region.get(key);
-    if (kept === undefined) return;
-    const { entries } = await region.range(prefixRange(imagePrefix));
-    const digest = textOf(kept.value);
-    await region.commit({ operations: [{ type: 'delete', key }] });
-    const isShared = entries.some((entry) => keyText(entry.key) !== key && textOf(entry.value) === digest);
-    if (!isShared) this.#images.remove(digest);
+    await this.#imageNames.remove(image);
   }
 
   async status(): Promise<HostStatus> {
@@ -599,11 +591,6 @@ export class Host implements HostPort, AsyncDisposable {
     for (const vm of this.#vms.values()) vm.served.auditHealth(writable);
   }
 }
-
-/** Which bytes an image of that name is here: `hostimage/NAME/VERSION`. Two names may have the same. */
-const imagePrefix = 'hostimage/';
-const imageKey = ({ name, version }: ImageRef): string => `${imagePrefix}${name}/${version}`;
-const textOf = (value: Uint8Array): string => new TextDecoder().decode(value);
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 

@@ -1,0 +1,74 @@
+/** Which bytes an image of a name is here: `hostimage/NAME/VERSION` is their digest. Two names may have the same. */
+import type { ImageRef } from '../records/index.ts';
+import { prefixRange, type Store } from '../store/index.ts';
+
+const prefix = 'hostimage/';
+const keyOf = ({ name, version }: ImageRef): string => `${prefix}${name}/${version}`;
+const textOf = (value: Uint8Array): string => new TextDecoder().decode(value);
+
+export class ImageNames {
+  readonly #region: Store;
+  readonly #removeBytes: (digest: string) => void;
+  /** Images that are stored and may have no name yet. */
+  #adding = 0;
+  /** How often something was added. */
+  #begun = 0;
+  /** Digests that lost a name, or never got one. */
+  readonly #suspects = new Set<string>();
+
+  constructor(region: Store, removeBytes: (digest: string) => void) {
+    this.#region = region;
+    this.#removeBytes = removeBytes;
+  }
+
+  /** Gives a name to what `take` stores. Rejects with what `take` or the store throws. */
+  async add<T extends { readonly digest: string }>(image: ImageRef, take: () => Promise<T>): Promise<T> {
+    this.#adding++;
+    this.#begun++;
+    let isNamed = false;
+    let digest: string | undefined;
+    try {
+      const taken = await take();
+      ({ digest } = taken);
+      const value = new TextEncoder().encode(digest);
+      await this.#region.commit({ operations: [{ type: 'put', key: keyOf(image), value }] });
+      isNamed = true;
+      return taken;
+    } finally {
+      this.#adding--;
+      if (!isNamed && digest !== undefined) this.#suspects.add(digest);
+      // What could not be looked at is looked at after the next one.
+      await this.#removeUnnamed().catch(() => {});
+    }
+  }
+
+  /** Bytes that no other name has go as well, at once or when nothing is added any more. Nothing happens without the name. */
+  async remove(image: ImageRef): Promise<void> {
+    const key = keyOf(image);
+    const kept = await this.#region.get(key);
+    if (kept === undefined) return;
+    await this.#region.commit({ operations: [{ type: 'delete', key }] });
+    this.#suspects.add(textOf(kept.value));
+    await this.#removeUnnamed();
+  }
+
+  async #removeUnnamed(): Promise<void> {
+    if (this.#suspects.size === 0) return;
+    const begun = this.#begun;
+    const named = new Set<string>();
+    const range = prefixRange(prefix);
+    let revision: number | undefined;
+    for (let start: typeof range.start | Uint8Array | undefined = range.start; start !== undefined; ) {
+      const page = await this.#region.range({ ...range, start }, { revision });
+      for (const { value } of page.entries) named.add(textOf(value));
+      ({ revision } = page);
+      start = page.next;
+    }
+    // Whoever added meanwhile may have found the same bytes there; when that is over, it comes here too.
+    if (this.#adding > 0 || begun !== this.#begun) return;
+    for (const digest of this.#suspects) {
+      this.#suspects.delete(digest);
+      if (!named.has(digest)) this.#removeBytes(digest);
+    }
+  }
+}

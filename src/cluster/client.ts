@@ -87,6 +87,8 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'setPolicy',
   'addImage',
   'createKey',
+  'removeImage',
+  'revokeKey',
   'rotateKeys',
 ] satisfies OperationId[]);
 

@@ -6,7 +6,7 @@ import { Buffer } from 'node:buffer';
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { KeyRecord, type Role } from '../records/index.ts';
 import { keyText, prefixRange } from '../store/index.ts';
-import type { CommitOnce } from './idempotency.ts';
+import type { Answer, CommitOnce } from './idempotency.ts';
 import { entriesOf, type Kit, kept, pause, put, remove } from './kit.ts';
 import { ApiError } from './problem.ts';
 
@@ -137,13 +137,16 @@ export class Keys {
   }
 
   /** NOT_FOUND. */
-  async revoke(account: string, id: string): Promise<void> {
+  async revoke(account: string, id: string, commit: CommitOnce, answer: Answer): Promise<Answer> {
     const key = `${prefix}${id}`;
     const entry = await this.#kit.global.get(key);
     if (entry === undefined || kept(KeyRecord, entry).record.account !== account)
       throw new ApiError('NOT_FOUND', `there is no key "${id}"`);
-    await this.#kit.global.commit({ operations: [remove(key)] });
+    const conditions = [{ key, modRevision: entry.modRevision }];
+    if (!(await commit({ conditions, operations: [remove(key)] }, answer)))
+      throw new ApiError('NOT_FOUND', `the key "${id}" was revoked a moment ago`);
     this.#drop(id);
+    return answer;
   }
 
   #hold(record: KeyRecord): void {

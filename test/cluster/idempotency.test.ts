@@ -146,3 +146,18 @@ test('replicas that lag are named', async (t) => {
   tree.lagging.add('device-7');
   assert.deepEqual((await put()).json['notApplied'] as unknown, ['device-7']);
 });
+
+test('a removal that is repeated because its answer was lost is answered as the first', async (t) => {
+  const api = await startApi(t);
+  await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
+  const { json } = await api.ask({ method: 'POST', path: '/v1/keys', body: { name: 'k', role: 'viewer' } });
+  for (const path of ['/v1/images/tiny/1', `/v1/keys/${String(json['key']!['id'])}`]) {
+    const remove = (key: string) => api.ask({ method: 'DELETE', path, headers: { 'idempotency-key': key } });
+    assert.equal((await remove(`k${path.length}`)).status, 204);
+    await api.restart();
+    const again = await remove(`k${path.length}`);
+    assert.deepEqual([again.status, again.headers['idempotent-replay']], [204, 'true'], again.text);
+    assert.equal((await remove('other')).status, 404);
+  }
+});

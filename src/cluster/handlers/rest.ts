@@ -1,12 +1,16 @@
 import type { z } from '@hono/zod-openapi';
 import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, OperationRecord } from '../../records/index.ts';
+import type { Answer } from '../idempotency.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
-import { ApiError } from '../problem.ts';
+import { ApiError, toApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { parseTreePath } from '../tree-path.ts';
-import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
+import { type Api, answerOf, identityOf, onceRequest, reply, send, serve, stream } from './serve.ts';
 import { isoTime, operationView } from './vms.ts';
+
+/** 204. */
+const nothingMore: Answer = { status: 204, headers: {}, body: '' };
 
 const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
 
@@ -234,8 +238,17 @@ const serveImages = (api: Api): void => {
 
   serve(api, routes.removeImage, async (c) => {
     const { image, version } = c.req.valid('param');
-    await images.remove(identityOf(c).account, image, version);
-    return noContent();
+    const { account } = identityOf(c);
+    const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
+      try {
+        await images.remove(account, image, version);
+      } catch (error) {
+        // An earlier try of the same request got as far as that.
+        if (begunAtMs === undefined || toApiError(error).code !== 'NOT_FOUND') throw error;
+      }
+      return nothingMore;
+    };
+    return send(await idempotency.runOutside(await onceRequest(c), effect, (error) => !(error instanceof ApiError)));
   });
 };
 
@@ -260,8 +273,10 @@ const serveKeys = (api: Api): void => {
   });
 
   serve(api, routes.revokeKey, async (c) => {
-    await keys.revoke(identityOf(c).account, c.req.valid('param').id);
-    return noContent();
+    const { account } = identityOf(c);
+    const { id } = c.req.valid('param');
+    const once = await onceRequest(c);
+    return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, nothingMore)));
   });
 
   serve(api, routes.whoAmI, async (c) => {

@@ -284,8 +284,11 @@ export const removeImage = createRoute({
   summary: 'Remove a version of an image that no VM uses',
   'x-access': 'admin',
   security,
-  request: { params: ImageParams },
-  responses: { 204: { description: 'It is gone.' }, ...problems('NOT_FOUND', 'IMAGE_IN_USE', 'CONFLICT') },
+  request: { params: ImageParams, headers: IdempotencyHeaders },
+  responses: {
+    204: { description: 'It is gone.' },
+    ...problems('NOT_FOUND', 'IMAGE_IN_USE', 'CONFLICT', ...changing),
+  },
 });
 
 // Keys
@@ -354,8 +357,8 @@ export const revokeKey = createRoute({
   description: 'Takes effect within 5 s everywhere; streams that were opened with it end.',
   'x-access': 'admin',
   security,
-  request: { params: KeyParams },
-  responses: { 204: { description: 'Revoked.' }, ...problems('NOT_FOUND') },
+  request: { params: KeyParams, headers: IdempotencyHeaders },
+  responses: { 204: { description: 'Revoked.' }, ...problems('NOT_FOUND', ...changing) },
 });
 
 export const whoAmI = createRoute({

@@ -15,6 +15,7 @@ import type { Metrics } from './metrics.ts';
 import { ApiError, problemResponse, toApiError } from './problem.ts';
 import * as routes from './routes/index.ts';
 import type { Streams } from './streams.ts';
+import { Turns } from './turns.ts';
 
 /** What the server knows of a connection before a byte of it was read. */
 export interface Connection {
@@ -123,7 +124,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     return problemResponse(error, c.get('requestId'));
   });
 
-  const api: Api = { app, manager, streams, expectLong: options.expectLong };
+  const api: Api = { app, manager, streams, turns: new Turns(), expectLong: options.expectLong };
   serveVms(api);
   serveMetadata(api);
   serveRest(api);

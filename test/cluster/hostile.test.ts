@@ -280,3 +280,22 @@ test('close ends streams, and lets a request that is under way end', async (t) =
   assert.equal((await write).status, 200);
   await closed;
 });
+
+test('long requests of one identity are few at once, and end with their answers', async (t) => {
+  const api = await startApi(t);
+  const gate = Promise.withResolvers<void>();
+  let asked = 0;
+  api.host.audit = async () => {
+    asked++;
+    await gate.promise;
+    return { events: [], next: undefined };
+  };
+  const ask = () => api.ask({ path: '/v1/audit' });
+  const waiting = Array.from({ length: 4 }, ask);
+  await until('the requests', () => asked === 4);
+  const refused = await ask();
+  assert.deepEqual([refused.status, refused.headers['retry-after']], [429, '1']);
+  gate.resolve();
+  for (const { status } of await Promise.all(waiting)) assert.equal(status, 200);
+  await until('a turn', async () => (await ask()).status === 200);
+});

@@ -18,6 +18,7 @@ import {
   serve,
   serveBelow,
   stream,
+  takeTurn,
 } from './serve.ts';
 import { isOpen, isoTime } from './vms.ts';
 
@@ -175,6 +176,7 @@ export const serveMetadata = (api: Api): void => {
     const { view, after, limit } = parse(routes.MetadataQuery, queryOf(c), 'query');
     const { signal } = c.req.raw;
     if (view === 'tree') {
+      takeTurn(c, api);
       const walked = await tree.walk(path, { mostBytes: mostTreeBytes, signal, ...showsTo(c) });
       const entries = walked.entries.map(({ bytes, ...entry }) => ({
         ...entryView(walked, entry),

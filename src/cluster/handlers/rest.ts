@@ -6,7 +6,7 @@ import { isFinished } from '../operations.ts';
 import { ApiError, toApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { parseTreePath } from '../tree-path.ts';
-import { type Api, answerOf, identityOf, onceRequest, reply, send, serve, stream } from './serve.ts';
+import { type Api, answerOf, identityOf, onceRequest, reply, send, serve, stream, takeTurn } from './serve.ts';
 import { isoTime, operationView } from './vms.ts';
 
 /** 204. */
@@ -132,6 +132,7 @@ const serveAudit = (api: Api): void => {
   const { host } = api.manager.kit;
 
   serve(api, routes.queryAudit, async (c) => {
+    takeTurn(c, api);
     const { limit, cursor, from, until, order, path, ...filter } = c.req.valid('query');
     const page = await host.audit(
       {

@@ -11,6 +11,7 @@ import { ApiError } from '../problem.ts';
 import type { Access } from '../routes/common.ts';
 import { eventStream, type ServerEvent } from '../sse.ts';
 import type { Streams } from '../streams.ts';
+import type { Turns } from '../turns.ts';
 
 export interface Env {
   Bindings: HttpBindings;
@@ -24,6 +25,7 @@ export interface Api {
   readonly app: App;
   readonly manager: Manager;
   readonly streams: Streams;
+  readonly turns: Turns;
   /** Tells a client that waits for it to go on, and lets the request take as long as it likes. */
   readonly expectLong: (bindings: HttpBindings) => void;
 }
@@ -124,6 +126,11 @@ export const onceRequest = async (c: Context<Env>): Promise<OnceRequest> => {
     hash.update(JSON.stringify(part ?? null));
   hash.update(new Uint8Array(await c.req.arrayBuffer()));
   return { account, key, hash: hash.digest('hex') };
+};
+
+/** For a request that is long or large: one of few, until its answer was taken. TOO_MANY_REQUESTS. */
+export const takeTurn = (c: Context<Env>, { turns }: Api): void => {
+  c.env.outgoing.once('close', turns.take(nameOf(identityOf(c))));
 };
 
 /** An event stream, counted and bound to whoever opened it. `begin` may throw: then that is the answer. */

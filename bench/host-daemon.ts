@@ -75,10 +75,13 @@ async function writeThenRead({ rounds, selfTest, print }: GroupOptions): Promise
   try {
     return await withDaemon(async (machine) => {
       const { client } = machine;
-      await using _ = await Server.start(
-        'virtiofsd',
-        [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${shared}`, '-o', 'cache=none'],
-        () => readFileSync('/proc/net/unix', 'utf8').includes(socket),
+      await using peers = new AsyncDisposableStack();
+      peers.use(
+        await Server.start(
+          'virtiofsd',
+          [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${shared}`, '-o', 'cache=none'],
+          () => readFileSync('/proc/net/unix', 'utf8').includes(socket),
+        ),
       );
       const ours = { tag: 'ours', socket: await attach(machine, 'one') };
       await using guest = await Guest.start({ virtiofs: [ours, { tag: 'peer', socket }] });

@@ -76,6 +76,7 @@ export class AuditRingReader implements Disposable {
   #isAsleep = false;
   /** It holds nonsense. */
   #isBroken = false;
+  #isClosed = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(options: AuditRingReaderOptions) {
@@ -100,7 +101,7 @@ export class AuditRingReader implements Disposable {
   /** The device process says that there are records. */
   doorbell(): void {
     // It is believed once for each time that it was asked.
-    if (!this.#isAsleep) return;
+    if (!this.#isAsleep || this.#isClosed) return;
     this.#isAsleep = false;
     this.drain();
     this.#lookAgain();
@@ -124,6 +125,7 @@ export class AuditRingReader implements Disposable {
 
   /** Before another device process gets the ring: takes what the last one left, and makes the ring anew where it lied. */
   renew(): void {
+    if (this.#isClosed) return;
     clearTimeout(this.#timer);
     this.#timer = undefined;
     this.drain();
@@ -138,7 +140,11 @@ export class AuditRingReader implements Disposable {
     this.#sleep();
   }
 
+  /** Nothing is done with the ring any more, whatever is asked for: its descriptor's number may be another file's. */
   [Symbol.dispose](): void {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#isBroken = true;
     clearTimeout(this.#timer);
     closeSync(this.#fd);
   }

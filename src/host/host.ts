@@ -7,7 +7,7 @@ import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { buildOf } from '../parts/index.ts';
-import { ImageStore, QemuError } from '../qemu/index.ts';
+import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -23,8 +23,10 @@ import {
   type HostPort,
   type HostStatus,
   type ImageFacts,
+  type ImageFile,
   type ImageRef,
   type ImageRequest,
+  type IncomingUpload,
   type Progress,
   type Statistics,
   type TreePort,
@@ -69,6 +71,7 @@ interface CallOptions {
 const vmPrefix = 'vm/';
 const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
+const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
 /** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
 const keeperLookMs = 1_000;
@@ -94,9 +97,11 @@ export class Host implements HostPort, AsyncDisposable {
   #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
   #taking: Promise<void> = Promise.resolve();
-  /** VMs that the store could not let be opened, by the reason that was told. */
-  readonly #untaken = new Map<string, string>();
+  /** VMs that could not be taken up. `again`: the store may let them be opened later. */
+  readonly #untaken = new Map<string, { readonly reason: string; readonly again: boolean }>();
   #retrying = false;
+  /** Every record has been looked at. */
+  #isOpen = false;
 
   private constructor(options: HostOptions) {
     this.#options = options;
@@ -157,6 +162,7 @@ export class Host implements HostPort, AsyncDisposable {
     try {
       await host.#keeper.start();
       const from = await host.#takeAll();
+      host.#isOpen = true;
       host.#following = host.#follow(from);
       if (options.renews) void host.#renewKeeper();
       return host;
@@ -174,8 +180,10 @@ export class Host implements HostPort, AsyncDisposable {
     await Promise.all([this.#following, Promise.race([this.#renewals.close(), late])]);
     await this.#taking;
     for (const console of this.#consoles.values()) console.close();
-    const isIdle = [...this.#vms.values()].every((vm) => !vm.served.isWanted);
+    // What runs for a VM that was not taken up may have all it needs there.
+    const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#images.close();
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -204,7 +212,7 @@ export class Host implements HostPort, AsyncDisposable {
       more = page.next !== undefined;
       if (page.next !== undefined) start = page.next;
     }
-    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#forget(name);
+    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#queue(() => this.#forget(name));
     return (revision ?? 0) + 1;
   }
 
@@ -217,7 +225,7 @@ export class Host implements HostPort, AsyncDisposable {
           for (const event of events) {
             const name = keyText(event.type === 'put' ? event.entry.key : event.key).slice(vmPrefix.length);
             if (event.type === 'put') await this.#take(name, event.entry.value);
-            else await this.#forget(name);
+            else await this.#queue(() => this.#forget(name));
           }
       } catch (error) {
         if (signal.aborted) return;
@@ -234,8 +242,14 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   #take(name: string, value: Uint8Array): Promise<void> {
-    this.#taking = this.#taking.then(() => this.#takeNow(name, value));
-    return this.#taking;
+    return this.#queue(() => this.#takeNow(name, value));
+  }
+
+  /** One VM is taken up or let go at a time. */
+  #queue(work: () => Promise<void>): Promise<void> {
+    const done = this.#taking.then(work);
+    this.#taking = done.catch(() => {});
+    return done;
   }
 
   async #takeNow(name: string, value: Uint8Array): Promise<void> {
@@ -250,9 +264,19 @@ export class Host implements HostPort, AsyncDisposable {
       this.#untaken.delete(name);
     } catch (error) {
       const reason = messageOf(error);
+      await this.#tellUntaken(name, value, reason);
       this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
-      if (this.#untaken.get(name) !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
-      if (error instanceof StoreError) this.#untaken.set(name, reason);
+      if (this.#untaken.get(name)?.reason !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
+      this.#untaken.set(name, { reason, again: error instanceof StoreError });
+    }
+  }
+
+  /** Who asked for it is told why nothing comes of it; a deletion goes on without the tree. */
+  async #tellUntaken(name: string, value: Uint8Array, reason: string): Promise<void> {
+    try {
+      await HostedVm.tellFailed(this.#options.region, decodeRecord(VmRecord, vmPrefix + name, value), reason);
+    } catch {
+      // A store without room says so itself, and the warning stands.
     }
   }
 
@@ -260,7 +284,8 @@ export class Host implements HostPort, AsyncDisposable {
   async #retakeAll(): Promise<void> {
     this.#retrying = true;
     try {
-      for (const name of [...this.#untaken.keys()]) {
+      for (const [name, { again }] of [...this.#untaken]) {
+        if (!again) continue;
         const entry = await this.#options.region.get(vmPrefix + name);
         if (this.#stop.signal.aborted) return;
         if (entry === undefined) this.#untaken.delete(name);
@@ -274,6 +299,20 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #open(record: VmRecord): Promise<HostedVm> {
+    try {
+      return await HostedVm.open(this.#parts, record, await this.#openTree(record));
+    } catch (error) {
+      if (record.desired !== 'deleted') throw error;
+      // What runs for it is ended and its name is given back, whatever keeps its tree from being read.
+      const { epoch } = this.#options.region;
+      const audit = (): boolean => false;
+      const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
+      await nothing.load(checkedSpec('porthole: 1').spec);
+      return HostedVm.open(this.#parts, record, nothing);
+    }
+  }
+
+  async #openTree(record: VmRecord): Promise<VmTree> {
     const { region } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
@@ -298,18 +337,21 @@ export class Host implements HostPort, AsyncDisposable {
       const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
       await tree.load(checkedSpec(text).spec);
     }
-    return HostedVm.open(this.#parts, record, tree);
+    return tree;
   }
 
   /** Its tree can't be written any more by us: what the store has is taken up again. */
   #openAnew(name: string, why: unknown): void {
     this.#options.onTrouble(name, `its tree is opened anew: ${messageOf(why)}`);
-    setImmediate(async () => {
-      const vm = this.#vms.get(name);
-      if (vm === undefined || this.#stop.signal.aborted) return;
-      await this.#forget(name);
+    const vm = this.#vms.get(name);
+    this.#queue(async () => {
+      if (vm === undefined || this.#vms.get(name) !== vm || this.#stop.signal.aborted) return;
       const entry = await this.#options.region.get(vmPrefix + name);
-      if (entry !== undefined) await this.#take(name, entry.value);
+      await this.#forget(name);
+      if (entry !== undefined) await this.#takeNow(name, entry.value);
+    }).catch((error: unknown) => {
+      this.#options.onTrouble(name, `its tree could not be opened anew, trying again: ${messageOf(error)}`);
+      setTimeout(() => this.#openAnew(name, why), openAnewAgainMs).unref();
     });
   }
 
@@ -448,15 +490,7 @@ export class Host implements HostPort, AsyncDisposable {
       onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
     };
     try {
-      const recipe = source.kind === 'recipe' ? this.#options.recipes[source.recipe] : undefined;
-      if (source.kind === 'recipe' && recipe === undefined) {
-        const names = Object.keys(this.#options.recipes).toSorted().join(', ');
-        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; there are: ${names}`);
-      }
-      const image =
-        source.kind === 'file'
-          ? await this.#images.addDisk({ file: source.path, format: source.format }, work)
-          : await this.#images.build(recipe!, work);
+      const image = await this.#takeImage(source, work);
       await this.#options.region.commit({
         operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
       });
@@ -466,6 +500,48 @@ export class Host implements HostPort, AsyncDisposable {
         virtualSizeBytes: image.kind === 'disk' ? image.virtualBytes : image.fileBytes,
       };
     } catch (error) {
+      throw imageRefusal(error);
+    }
+  }
+
+  #takeImage(source: ImageRequest['source'], work: ImageWork): Promise<StoredImage> {
+    switch (source.kind) {
+      case 'disk':
+        return this.#images.addDisk({ file: sourceOf(source.disk), format: source.format }, work);
+      case 'kernel': {
+        const { kernel, initrd, commandLine } = source;
+        return this.#images.addKernel(
+          { kernel: sourceOf(kernel), initrd: initrd && sourceOf(initrd), commandLine },
+          work,
+        );
+      }
+      case 'recipe': {
+        const recipe = this.#options.recipes[source.recipe];
+        if (recipe !== undefined) return this.#images.build(recipe, work);
+        const names = Object.keys(this.#options.recipes).toSorted();
+        const there =
+          names.length === 0 ? 'this host has none; add an image from a file' : `there are: ${names.join(', ')}`;
+        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; ${there}`);
+      }
+    }
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    try {
+      const file = this.#images.openUpload(sizeBytes);
+      return {
+        receive: async (chunks, { signal } = {}) => {
+          try {
+            return await file.receive(chunks, signal);
+          } catch (error) {
+            throw imageRefusal(error);
+          }
+        },
+        [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+      };
+    } catch (error) {
+      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
+        throw new HostRefusal('HOST_TOO_LARGE', error.message, { cause: error });
       throw imageRefusal(error);
     }
   }
@@ -495,10 +571,7 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [
-        ...this.#warnings.values(),
-        ...[this.#domains.trouble, this.#renewals.givenUp].filter((warning) => warning !== undefined),
-      ],
+      warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
       deviceVersion: this.#parts.deviceBuild,
       keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
       vms: [...this.#vms.values()].map((vm) => ({
@@ -553,10 +626,13 @@ const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
   record: { ...record, ...(bootId !== undefined && { bootId }) },
 });
 
+const sourceOf = (file: ImageFile): ImageSource => (file.from === 'host' ? file.path : { upload: file.id });
+
 const imageRefusal = (error: unknown): unknown => {
   if (!(error instanceof QemuError)) return error;
   const codes: Partial<Record<QemuError['code'], HostRefusal['code']>> = {
     IMAGE_REFUSED: 'HOST_INVALID',
+    IMAGE_MISSING: 'HOST_INVALID',
     DISK_FULL: 'HOST_FULL',
   };
   return new HostRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, { cause: error });

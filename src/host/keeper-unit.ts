@@ -98,6 +98,11 @@ export class KeeperUnit {
     if (this.#wanted.delete(name)) await this.#ask({ close: name });
   }
 
+  /** No VM has anything with it. */
+  get isIdle(): boolean {
+    return this.#wanted.size === 0;
+  }
+
   /** Ends it: there is nothing to keep. */
   async stop(): Promise<void> {
     this.#over.abort();

@@ -308,7 +308,8 @@ export class VmDevice {
     // A link that ends means a process that ends, or one that another daemon has taken over.
     const kill = setTimeout(() => process.signal('SIGKILL'), endWithinMs);
     process.look();
-    const words = await this.#wordsOf(process);
+    // A process that is let go of meanwhile never tells of its end.
+    const words = await Promise.race([this.#wordsOf(process), abortOf(this.#over.signal)]);
     clearTimeout(kill);
     this.#connected = undefined;
     return failure ?? words;
@@ -330,6 +331,13 @@ export class VmDevice {
 }
 
 const inWordsOf = ({ protocol, build = unknownBuild }: Hello): string => `${build}, protocol ${protocol} of the link`;
+
+/** Resolves with no words when the signal aborts. */
+const abortOf = (signal: AbortSignal): Promise<string> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve('');
+    else signal.addEventListener('abort', () => resolve(''), { once: true });
+  });
 
 /** Rejects with the signal's reason when that aborts first. */
 const within = async (signal: AbortSignal, promise: Promise<void>): Promise<void> => {

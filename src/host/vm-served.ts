@@ -21,15 +21,15 @@ export interface VmServedOptions {
   readonly bootId: () => string | undefined;
   /** Holds what outlives device processes. */
   readonly keeper: KeeperUnit;
-  /** What device processes that we start run. */
-  readonly build: string;
-  /** A device process serves, or (undefined) none does any more. */
-  readonly onServing: (facts: ServingFacts | undefined) => void;
   /**
    * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** What device processes that we start run. */
+  readonly build: string;
+  /** A device process serves, or (undefined) none does any more. */
+  readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
 }
 
@@ -89,6 +89,8 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
+    // Whoever comes after us has the ring and the device process by now.
+    if (this.#isReleased) throw new Error('it was let go');
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);

@@ -14,7 +14,9 @@ export type QemuErrorCode =
   | 'IMAGE_MISSING'
   | 'IMAGE_CHANGED'
   | 'IMAGE_REFUSED'
-  | 'IMAGE_FAILED';
+  | 'IMAGE_FAILED'
+  /** More files at once than are taken. */
+  | 'UPLOADS_MANY';
 
 /** Messages say what was tried, quote the value, and say what to do. */
 export class QemuError extends Error {

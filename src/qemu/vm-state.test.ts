@@ -38,6 +38,17 @@ test('step creates, starts and runs', () => {
   assert.deepEqual(actions, ['boot']);
 });
 
+test('step boots after it created when that was asked for last, and not after a creation that failed', () => {
+  const create: [number, VmEvent][] = [[0, { type: 'create' }]];
+  const created: [number, VmEvent] = [1, { type: 'created' }];
+  assert.deepEqual(play(never, ...create, [0, { type: 'start' }], created).actions, ['create', 'boot']);
+  assert.deepEqual(play(never, ...create, [0, { type: 'start' }], [0, stop], created).actions, ['create']);
+  const reboot: VmEvent = { type: 'reboot', deadlineMs: 0 };
+  assert.deepEqual(play(never, ...create, [0, reboot], created).actions, ['create', 'boot']);
+  const failed = play(never, ...create, [0, { type: 'start' }], [1, { type: 'create-failed', reason: 'no room' }]);
+  assert.deepEqual([failed.state.status, failed.state.startsNext], ['failed', undefined]);
+});
+
 test('step presses the power button again and again, then quits, then kills', () => {
   const until = (...events: [number, VmEvent][]) => play(never, ...started, [10, stop], ...events);
   assert.equal(until().state.wakeAtMs, 13_000);

@@ -23,6 +23,8 @@ export interface VmState {
   readonly failures: number;
   /** While stopping: what to do about it, until when. */
   readonly stop?: StopPlan | undefined;
+  /** While creating: it boots once that is done. */
+  readonly startsNext?: boolean | undefined;
   /** Why QEMU says that it shuts down, until it has ended. */
   readonly shutdown?: string | undefined;
 }
@@ -84,7 +86,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
     case 'create':
       return to(state, 'creating', '', nowMs, ['create']);
     case 'created':
-      return state.status === 'creating' ? to(state, 'stopped', 'it was never started', nowMs) : same(state);
+      if (state.status !== 'creating') return same(state);
+      return state.startsNext === true ? boot(state, '', nowMs) : to(state, 'stopped', 'it was never started', nowMs);
     case 'create-failed':
       return state.status === 'creating' ? to(state, 'failed', event.reason, nowMs) : same(state);
     case 'start':
@@ -125,6 +128,7 @@ function to(state: VmState, status: VmStatus, reason: string, nowMs: number, act
 const boot = (state: VmState, reason: string, nowMs: number): Step => to(state, 'starting', reason, nowMs, ['boot']);
 
 function start(state: VmState, nowMs: number): Step {
+  if (state.status === 'creating') return same({ ...state, startsNext: true });
   if (state.status === 'stopped' || state.status === 'failed') return boot({ ...state, failures: 0 }, '', nowMs);
   if (state.status === 'stopping' && state.stop) return same({ ...state, stop: { ...state.stop, next: 'start' } });
   return same(state);
@@ -154,7 +158,7 @@ function stop(state: VmState, next: StopPlan['next'], deadlineMs: number, nowMs:
       if (next === 'start') return start(state, nowMs);
       return state.wakeAtMs === undefined ? same(state) : to(state, 'stopped', state.reason, nowMs);
     case 'creating':
-      return same(state);
+      return same({ ...state, startsNext: next === 'start' });
   }
 }
 

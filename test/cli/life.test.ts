@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import type { ImageFile, ImageRequest } from '../../src/records/index.ts';
 import { porthole, setStage, spec, steady, withVm } from './stage.ts';
 
 test('porthole vm makes, lists, shows, stops and deletes a machine', async (t) => {
@@ -176,7 +177,9 @@ test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) 
   const { host } = stage.api;
   const begun = Promise.withResolvers<void>();
   let cancelled = false;
-  host.addImageWith = (_, { progress, signal }) => {
+  let request: ImageRequest | undefined;
+  host.addImageWith = (asked, { progress, signal }) => {
+    request = asked;
     const told = setInterval(() => {
       progress({ step: 'converting', done: 30 * 1024 * 1024, total: 120 * 1024 * 1024 });
     }, 100);
@@ -189,14 +192,55 @@ test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) 
       });
     });
   };
+  const disk = Buffer.alloc(600_000, 'abc');
+  writeFileSync(join(stage.api.directory, 'disk.qcow2'), disk);
   const adding = stage.terminal({}, 'image', 'add', 'debian:12', 'disk.qcow2');
   await begun.promise;
+  const { source } = request!;
+  assert.ok(source.kind === 'disk' && source.disk.from === 'upload' && source.format === 'qcow2');
+  assert.ok(disk.equals(host.uploads.get(source.disk.id)!), 'what came is what the file has');
   await adding.says(/\[#{5,6}\.{16,18}\] .*adding debian:12: converting, 30 MiB of 120 MiB \(25 %\)/);
   adding.type('\u0003');
   const { code, out } = await adding.ended;
   assert.equal(code, 130);
   assert.equal(cancelled, true);
+  assert.match(out, /sending disk.qcow2, .* of 586 KiB \(\d+ %\)/);
   assert.match(out, /adding debian:12: cancelled\r\n$/);
+});
+
+test('porthole image add takes a kernel and its initrd, and refuses what makes no sense before it sends anything', async (t) => {
+  const stage = await setStage(t);
+  const { host, directory } = stage.api;
+  for (const name of ['vmlinuz', 'initrd']) writeFileSync(join(directory, name), `this is ${name}`);
+  writeFileSync(join(directory, 'empty'), '');
+  let request: ImageRequest | undefined;
+  const { addImageWith } = host;
+  host.addImageWith = (asked, options) => {
+    request = asked;
+    return addImageWith(asked, options);
+  };
+  const files = ['--kernel', 'vmlinuz', '--initrd', 'initrd'];
+  assert.deepEqual(await stage.run('image', 'add', 'own', ...files, '--append', 'quiet panic=1'), {
+    code: 0,
+    out: '',
+    err: 'added own:1\n',
+  });
+  const source = request?.source;
+  assert.ok(source?.kind === 'kernel' && source.commandLine === 'quiet panic=1');
+  const text = (file: ImageFile | undefined): string =>
+    file?.from === 'upload' ? String(host.uploads.get(file.id)) : 'none';
+  assert.deepEqual([text(source.kernel), text(source.initrd)], ['this is vmlinuz', 'this is initrd']);
+
+  const before = host.uploads.size;
+  const refused = async (...args: readonly string[]): Promise<string> => (await stage.run('image', 'add', ...args)).err;
+  assert.match(await refused('own'), /give a disk, or a kernel with --kernel, and not both/);
+  assert.match(await refused('own', 'disk', ...files), /not both/);
+  assert.match(await refused('own', 'disk', '--append', 'quiet'), /--initrd and --append belong to --kernel/);
+  assert.match(await refused('own', 'nothing'), /reading "nothing" failed: ENOENT/);
+  assert.match(await refused('own', 'empty'), /"empty" is empty/);
+  assert.match(await refused('own', '.'), /"\." is no regular file/);
+  assert.match(await refused('own:1', 'vmlinuz'), /has a version "1" already; give another version/);
+  assert.equal(host.uploads.size, before);
 });
 
 test('Ctrl-C cancels porthole vm create, and porthole vm stop says how to go on with what it cannot cancel', async (t) => {

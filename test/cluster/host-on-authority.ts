@@ -3,6 +3,7 @@
  * process is started, the console is a buffer, and how a VM fares is what the test says.
  */
 
+import { createHash, randomBytes } from 'node:crypto';
 import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
 import { digestOf } from '../../src/host/index.ts';
 import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
@@ -17,6 +18,7 @@ import type {
   HostPort,
   ImageFacts,
   ImageRequest,
+  IncomingUpload,
   ProgressOptions,
   TreeCommit,
   TreeCondition,
@@ -322,6 +324,8 @@ class TestConsole implements ConsolePort {
   }
 }
 
+const mostUploaded = 8 * 1024 * 1024;
+
 interface TestVm {
   readonly id: string;
   readonly tree: TestTree;
@@ -336,6 +340,9 @@ export class TestHost implements HostPort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
+  /** Uploads that were opened and not disposed of; and what came. */
+  readonly coming = new Set<string>();
+  readonly uploads = new Map<string, Buffer>();
   /** The tree of a VM where it is not the stand-in's own. */
   portOf: ((vm: VmRef) => TreePort | undefined) | undefined;
   /** Thrown by every call of the API to a VM. */
@@ -436,6 +443,24 @@ export class TestHost implements HostPort {
     return (async function* () {
       for await (const event of feed) if (matches(event, filter)) yield event;
     })();
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    if (sizeBytes > mostUploaded) throw new HostRefusal('HOST_TOO_LARGE', `${sizeBytes} bytes are too many`);
+    const id = `up-${randomBytes(16).toString('hex')}`;
+    this.coming.add(id);
+    return {
+      receive: async (chunks) => {
+        const pieces: Uint8Array[] = [];
+        for await (const chunk of chunks) pieces.push(chunk);
+        const bytes = Buffer.concat(pieces);
+        if (bytes.length !== sizeBytes) throw new HostRefusal('HOST_INVALID', 'other bytes came than were told');
+        this.uploads.set(id, bytes);
+        const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+        return { id, sizeBytes, digest, expiresAtMs: Date.now() + 600_000 };
+      },
+      [Symbol.asyncDispose]: async () => void this.coming.delete(id),
+    };
   }
 
   async addImage(request: ImageRequest, options: ProgressOptions) {

@@ -175,8 +175,14 @@ test('a VM that runs is taken up by a restored store, and one whose image is els
   assert.equal((await run(machine, 'backup', file)).code, 0);
   await client.call('writeMetadata', { params: secret, body: Buffer.from('after-the-backup') });
   assert.equal((await machine.type('warm', 'cat /run/metadata/secrets/db')).trim(), 'after-the-backup');
-  const qemu = machine.qemuPid('warm');
+  const ofBefore = [machine.qemuPid('warm'), machine.devicePid('warm'), machine.keeperPid];
+  assert.ok(ofBefore.every((pid) => pid !== undefined));
   await machine.release();
+
+  // A daemon that gives up once it has seen the VMs leaves all that runs for them alone.
+  const nowhere = path.join(directory, 'nowhere.pem');
+  const tls = { certFile: nowhere, keyFile: nowhere };
+  await assert.rejects(machine.start({ tcp: { host: '127.0.0.1', port: 0, names: [], tls } }), { code: 'ENOENT' });
 
   const other = path.join(directory, 'other');
   const keyFile = path.join(directory, 'state/key');
@@ -187,7 +193,7 @@ test('a VM that runs is taken up by a restored store, and one whose image is els
     async () => (await client.call('getVm', { params: { name: 'warm' } })).status === 'running',
     120_000,
   );
-  assert.equal(machine.qemuPid('warm'), qemu);
+  assert.deepEqual([machine.qemuPid('warm'), machine.devicePid('warm'), machine.keeperPid], ofBefore);
   assert.match(await machine.console('warm'), /tiny: ready/, 'what its console said before is here too');
   await client.call('writeMetadata', {
     params: { name: 'warm', path: 'instance/told' },

@@ -91,6 +91,11 @@ export class UpMachine {
     return processesWith(`--link\0${link}\0`)[0];
   }
 
+  /** The process that holds what device processes have, for all VMs. */
+  get keeperPid(): number | undefined {
+    return processesWith(`\0${path.join(this.directory, 'run/keeper.sock')}\0`)[0];
+  }
+
   qemuPid(name: string): number | undefined {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),

@@ -79,7 +79,6 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     if (to === 'out') terminal.out(`${text}\n`);
     else terminal.err(`${text}\n`);
   };
-  const tinyRecipe = checkoutFile('images/tiny/recipe.ts');
   const options: UpOptions = {
     stateDirectory: flags.state,
     runDirectory: flags.run,
@@ -99,8 +98,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     auditBytes: flags.auditSize * mebibyte,
     renews: flags.renew,
     version: thisVersion().version,
-    // Recipes are files of a checkout.
-    recipes: tinyRecipe === undefined ? {} : { tiny: [process.execPath, tinyRecipe] },
+    recipes: recipes(),
     onEvent: print,
   };
   await using up = await Up.start(options);
@@ -110,6 +108,15 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   });
   await up.release();
 };
+
+/** Programs of a checkout: the executable has none. */
+const recipes = (): UpOptions['recipes'] =>
+  Object.fromEntries(
+    ['debian', 'tiny'].flatMap((name) => {
+      const file = checkoutFile(`images/${name}/recipe.ts`);
+      return file === undefined ? [] : [[name, [process.execPath, file]]];
+    }),
+  );
 
 const inWords = (event: UpEvent, terminal: Terminal): { readonly to: 'out' | 'err'; readonly text: string } => {
   const paint = paintFor(terminal);

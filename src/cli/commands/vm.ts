@@ -163,11 +163,11 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['restart', vm.restart],
+      ['domain', vm.libvirtDomain],
       [
         'device',
         vm.device && `${vm.device.version}${vm.device.outdated ? ' (outdated: "porthole vm renew" replaces it)' : ''}`,
       ],
-      ['domain', vm.libvirtDomain],
       ['boot', vm.bootId === undefined ? undefined : `${vm.bootId} (number ${vm.bootNumber})`],
       ['created', moment(Date.parse(vm.createdAt), nowMs)],
     ],

@@ -1,4 +1,5 @@
-import type { AuditEvent, ImageRecord, OperationRecord } from '../../records/index.ts';
+import type { z } from '@hono/zod-openapi';
+import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, OperationRecord } from '../../records/index.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';
@@ -161,22 +162,63 @@ const serveAudit = (api: Api): void => {
   });
 };
 
+type AskedFile = { readonly upload: string } | { readonly file: string };
+const fileOf = (asked: AskedFile): ImageFile =>
+  'upload' in asked ? { from: 'upload', id: asked.upload } : { from: 'host', path: asked.file };
+
+const sourceOf = ({
+  upload,
+  file,
+  format,
+  kernel,
+  recipe,
+}: z.output<typeof routes.AddImage>): ImageRequest['source'] => {
+  if (recipe !== undefined) return { kind: 'recipe', recipe };
+  if (kernel === undefined)
+    return { kind: 'disk', disk: fileOf(upload === undefined ? { file: file! } : { upload }), format };
+  const { initrd, commandLine } = kernel;
+  return { kind: 'kernel', kernel: fileOf(kernel.kernel), initrd: initrd && fileOf(initrd), commandLine };
+};
+
 const serveImages = (api: Api): void => {
-  const { images, idempotency } = api.manager;
+  const { images, idempotency, kit } = api.manager;
+
+  serve(
+    api,
+    routes.uploadFile,
+    async (c) => {
+      const length = c.req.header('content-length');
+      const body = c.req.raw.body;
+      if (length === undefined || Number(length) === 0 || body === null)
+        throw new ApiError('BAD_REQUEST', 'an upload needs a body that is not empty, and its Content-Length');
+      const { ended } = identityOf(c);
+      const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
+      await using incoming = await kit.host.openUpload(Number(length), { signal });
+      api.expectLong(c.env);
+      try {
+        const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
+        return reply(routes.uploadFile, 201, { ...upload, expiresAt: isoTime(expiresAtMs) });
+      } catch (error) {
+        if (!signal.aborted) throw error;
+        throw new ApiError('BAD_REQUEST', 'the upload broke off; send the file again', {}, error);
+      }
+    },
+    { bodyBytes: Number.MAX_SAFE_INTEGER },
+  );
 
   serve(api, routes.listImages, async (c) =>
     reply(routes.listImages, 200, { images: (await images.list(identityOf(c).account)).map(imageView) }),
   );
 
   serve(api, routes.addImage, async (c) => {
-    const { name, version, file, format, recipe } = c.req.valid('json');
+    const asked = c.req.valid('json');
+    const { name, version } = asked;
     const { account } = identityOf(c);
-    if (file !== undefined && !c.get('isLocal'))
-      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only');
-    const source =
-      file === undefined
-        ? ({ kind: 'recipe', recipe: recipe! } as const)
-        : ({ kind: 'file', path: file, format } as const);
+    const source = sourceOf(asked);
+    const files =
+      source.kind === 'disk' ? [source.disk] : source.kind === 'kernel' ? [source.kernel, source.initrd] : [];
+    if (files.some((file) => file?.from === 'host') && !c.get('isLocal'))
+      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only; upload it');
     const answer = await idempotency.run(await onceRequest(c), (commit) =>
       images.add(account, { name, version, source }, commit, (operation) =>
         answerOf(routes.addImage, 202, operationView(operation), { location: `/v1/operations/${operation.id}` }),

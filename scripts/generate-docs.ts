@@ -11,6 +11,7 @@ import type { Terminal } from '../src/cli/terminal.ts';
 import { problemCodes } from '../src/cluster/problem.ts';
 import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
+import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
@@ -56,6 +57,19 @@ const tables: readonly Table[] = [
         };
         return [String(bit), name, on('virtiofs'), on('dev-fuse'), reason];
       }),
+  },
+  {
+    document: 'docs/9p.md',
+    name: 'operations',
+    head: ['type', 'message', 'body', 'answer', 'why, or what is special'],
+    rows: () =>
+      ninepOperations.map(({ type, name, shape, reply, errno, reason }) => [
+        String(type),
+        name,
+        shape === undefined ? '' : `\`${notation(shape)}\``,
+        errno === undefined ? (reply === '' ? 'empty' : `\`${reply}\``) : errnoName(errno),
+        reason ?? '',
+      ]),
   },
   {
     document: 'docs/api.md',

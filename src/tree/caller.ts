@@ -35,5 +35,7 @@ export interface Way {
 export const ways = {
   direct: { name: 'direct', kernelChecks: false, provesProgram: true, provesUnit: true, heartbeatMs: 30_000 },
   virtiofs: { name: 'virtiofs', kernelChecks: true, provesProgram: false, provesUnit: false, heartbeatMs: 2_000 },
+  /** 9P2000.L: nobody has checked anything before us, whatever `access=` a client was mounted with. */
+  ninep: { name: '9p', kernelChecks: false, provesProgram: false, provesUnit: false, heartbeatMs: 30_000 },
   mount: { name: 'mount', kernelChecks: false, provesProgram: false, provesUnit: false, heartbeatMs: 30_000 },
 } as const satisfies Record<string, Way>;

@@ -152,3 +152,25 @@ test('a rename of a thousand nodes with long paths is no matter of seconds, howe
   const tookMs = performance.now() - before;
   assert.ok(tookMs < 2_000, `the host daemon did nothing else for ${tookMs} ms`);
 });
+
+test('Policy knows root and the uids that it names, and nobody else', () => {
+  const policy = new Policy({
+    rules: [
+      {
+        path: '/a',
+        owner: 5,
+        acl: [
+          { tag: 'user', id: 6, permissions: 4 },
+          { tag: 'group', id: 7, permissions: 4 },
+        ],
+      },
+    ],
+    users: { app: 1000 },
+    groups: { staff: { gid: 50, members: [8] }, open: { gid: 51 } },
+    quota: defaultQuota,
+  });
+  assert.deepEqual(
+    [0, 5, 6, 7, 8, 50, 1000, 1001].filter((uid) => policy.knows(uid)),
+    [0, 5, 6, 8, 1000],
+  );
+});

@@ -168,6 +168,7 @@ export class Policy {
   readonly #effective = new Map<string, Effective>();
   readonly #groups: ReadonlyMap<number, Group>;
   readonly #members: ReadonlyMap<number, ReadonlySet<number>>;
+  readonly #uids: ReadonlySet<number>;
 
   constructor(spec: PolicySpec) {
     this.spec = spec;
@@ -187,6 +188,15 @@ export class Policy {
         group.members === undefined ? [] : [[group.gid, new Set(group.members)]],
       ),
     );
+    this.#uids = new Set([
+      0,
+      ...Object.values(spec.users),
+      ...Object.values(spec.groups).flatMap(({ members }) => members ?? []),
+      ...spec.rules.flatMap(({ owner, acl }) => [
+        ...(owner === undefined ? [] : [owner]),
+        ...(acl ?? []).filter(({ tag }) => tag === 'user').map(({ id }) => id),
+      ]),
+    ]);
   }
 
   /** What the rules say of a normalised absolute path. */
@@ -212,6 +222,11 @@ export class Policy {
   /** The members of a group that the spec lists members of, and undefined for any other group. */
   members(gid: number): ReadonlySet<number> | undefined {
     return this.#members.get(gid);
+  }
+
+  /** Whether the spec speaks of a uid: as a user, an owner, a member, in an ACL; root always. Of others, 9P makes nobody. */
+  knows(uid: number): boolean {
+    return this.#uids.has(uid);
   }
 
   userName(uid: number): string | undefined {

@@ -33,6 +33,7 @@ export const ENODATA = 61;
 export const EPROTO = 71;
 export const EOVERFLOW = 75;
 export const EILSEQ = 84;
+export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
 export const ECONNABORTED = 103;
 export const ECONNREFUSED = 111;
@@ -75,6 +76,7 @@ const names: ReadonlyMap<number, string> = new Map(
     EPROTO,
     EOVERFLOW,
     EILSEQ,
+    EMSGSIZE,
     EOPNOTSUPP,
     ECONNABORTED,
     ECONNREFUSED,

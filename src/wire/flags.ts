@@ -33,3 +33,6 @@ export const RENAME_WHITEOUT = 4;
 /** setxattr(2) flags. */
 export const XATTR_CREATE = 1;
 export const XATTR_REPLACE = 2;
+
+/** Bytes of a name at most (linux/limits.h). */
+export const NAME_MAX = 255;

@@ -1,4 +1,5 @@
 export * from './errno.ts';
 export * from './flags.ts';
+export { decodeName, decodeText, endOfName } from './names.ts';
 export { printable } from './printable.ts';
 export { type Field, struct } from './struct.ts';

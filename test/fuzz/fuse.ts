@@ -5,6 +5,7 @@ import { ways } from '../../src/tree/index.ts';
 import { Client } from '../fuse/client.ts';
 import { fieldOf } from '../fuse/fields.ts';
 import { World } from '../tree/world.ts';
+import { Choices } from './choices.ts';
 import { assertHostAccepts } from './mutations.ts';
 
 const MAX_REQUESTS = 64;
@@ -12,28 +13,6 @@ const names = ['instance', 'id', 'guest', '.changes', 'a', 'b', '..', '', 'x/y',
 const capacities = [0, 15, 16, 24, 32, 64, 120, 144, 160, 4096, 70_000];
 /** What fields are likely to mean something with. */
 const numbers = [0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 64, 255, 511, 4096, 65_536, 0x7fff_ffff, 0xffff_ffff, 2 ** 40, 2 ** 63];
-
-/** Takes decisions from the input, one byte each; 0 once it has ended. */
-class Choices {
-  readonly #bytes: Uint8Array;
-  #at = 0;
-
-  constructor(bytes: Uint8Array) {
-    this.#bytes = bytes;
-  }
-
-  get ended(): boolean {
-    return this.#at >= this.#bytes.length;
-  }
-
-  byte(): number {
-    return this.#bytes[this.#at++] ?? 0;
-  }
-
-  of<T>(choices: readonly T[]): T {
-    return choices[this.byte() % choices.length]!;
-  }
-}
 
 function request(client: Client, choose: Choices): Uint8Array {
   const row = choose.of(operations);

@@ -1,6 +1,5 @@
 /** Parts of request bodies that follow the fixed struct. Nothing may stand behind what an operation defines. */
-import { EINVAL } from '../../wire/index.ts';
-import { decodeName, endOfName } from '../names.ts';
+import { decodeName, EINVAL, endOfName } from '../../wire/index.ts';
 import { BODY, type SessionState } from '../state.ts';
 
 /** The body, after `fixedBytes`, is one name. */

@@ -2,12 +2,14 @@
 
 import { limits, type Node } from '../../tree/index.ts';
 import {
+  decodeName,
   EINVAL,
   EIO,
   ENAMETOOLONG,
   ENFILE,
   EPERM,
   ESTALE,
+  endOfName,
   O_EXCL,
   O_WRONLY,
   RENAME_EXCHANGE,
@@ -16,7 +18,6 @@ import {
   S_IFREG,
 } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
-import { decodeName, endOfName } from '../names.ts';
 import { BODY, type PendingReply, REPLY, type SessionState } from '../state.ts';
 import { onlyName } from './body.ts';
 import { openFlags } from './files.ts';

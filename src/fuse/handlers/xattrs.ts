@@ -1,8 +1,18 @@
 /** GETXATTR, LISTXATTR, SETXATTR, REMOVEXATTR. ENOSYS is never answered: it would end attributes for the whole mount. */
 import { limits } from '../../tree/index.ts';
-import { E2BIG, EINVAL, ENODATA, ENOSYS, EOPNOTSUPP, ERANGE, XATTR_CREATE, XATTR_REPLACE } from '../../wire/index.ts';
+import {
+  decodeText,
+  E2BIG,
+  EINVAL,
+  ENODATA,
+  ENOSYS,
+  EOPNOTSUPP,
+  ERANGE,
+  endOfName,
+  XATTR_CREATE,
+  XATTR_REPLACE,
+} from '../../wire/index.ts';
 import * as abi from '../abi.ts';
-import { decodeText, endOfName } from '../names.ts';
 import { BODY, REPLY, type SessionState } from '../state.ts';
 
 /** XATTR_SIZE_MAX. */

@@ -25,6 +25,19 @@ export const audit: Topic = {
         assert.ok(record.revision > 0 && record.pid > 0 && Number.isSafeInteger(record.timeMs));
       },
       cannot: {
+        ninep: {
+          because: '9P tells of no group and no process: the record has group 65534 and process 0',
+          instead: async (tree) => {
+            assert.equal(await tree.as(stranger).open(secret, O_RDONLY), 'EACCES');
+            const record = (await tree.audit()).find((one) => one.uid === stranger.uid && one.operation === 'open');
+            assert.ok(record !== undefined);
+            const { gid, pid, path, verdict, rule } = record;
+            assert.deepEqual(
+              { gid, pid, path, verdict, rule },
+              { gid: 65_534, pid: 0, path: secret, verdict: 'denied', rule: `${secret} (web.yaml:3)` },
+            );
+          },
+        },
         virtiofs: {
           because: 'the guest kernel refuses by the mode before we are asked: no audit record',
           instead: async (tree) => {

@@ -57,6 +57,22 @@ export const ownership: Topic = {
         }
         assert.equal((await tree.look('/instance/id'))?.text, 'i-0001');
       },
+      cannot: {
+        ninep: {
+          because: 'Trenameat has no flags: the client itself answers EINVAL',
+          instead: async (tree) => {
+            for (const who of [root, app]) {
+              const actor = tree.as(who);
+              await touch(actor, '/instance/mine');
+              assert.equal(await actor.rename('/instance/mine', '/instance/id'), 'EPERM');
+              assert.equal(await actor.rename('/instance/id', '/instance/mine'), 'EPERM');
+              assert.equal(await actor.rename('/instance/mine', '/instance/id', RENAME_EXCHANGE), 'EINVAL');
+              assert.equal(await actor.unlink('/instance/mine'), 'OK');
+            }
+            assert.equal((await tree.look('/instance/id'))?.text, 'i-0001');
+          },
+        },
+      },
     },
     {
       name: 'write by a write bit is seen outside when the call returns',

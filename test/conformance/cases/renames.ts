@@ -1,7 +1,18 @@
 import assert from 'node:assert/strict';
 import { O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT } from '../../../src/wire/index.ts';
 import { app, ok, plain, root, stranger, textOf, touch, workshop } from '../people.ts';
-import type { Topic } from '../suite.ts';
+import type { Cannot, Topic } from '../suite.ts';
+
+const noFlags: Cannot = {
+  because: 'Trenameat has no flags: the client itself answers EINVAL',
+  instead: async (tree) => {
+    const actor = tree.as(app);
+    for (const name of ['a', 'b']) assert.equal(await actor.writeFile(`/guest/${name}`, name), 'OK');
+    for (const flags of [RENAME_NOREPLACE, RENAME_EXCHANGE])
+      assert.equal(await actor.rename('/guest/a', '/guest/b', flags), 'EINVAL');
+    assert.deepEqual([await actor.readText('/guest/a'), await actor.readText('/guest/b')], ['a', 'b']);
+  },
+};
 
 export const renames: Topic = {
   name: 'rename',
@@ -82,6 +93,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/c', RENAME_NOREPLACE), 'OK');
         assert.deepEqual([await actor.readText('/guest/b'), await actor.readText('/guest/c')], ['b', 'a']);
       },
+      cannot: { ninep: noFlags },
     },
     {
       name: 'rename with RENAME_EXCHANGE swaps a file and a directory',
@@ -97,6 +109,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/none', RENAME_EXCHANGE), 'ENOENT');
         assert.equal(await actor.rename('/guest/a', '/guest/d', RENAME_EXCHANGE | RENAME_NOREPLACE), 'EINVAL');
       },
+      cannot: { ninep: noFlags },
     },
     {
       name: 'rename with RENAME_WHITEOUT is EINVAL',

@@ -15,6 +15,8 @@ const primaryGroupOnly: Cannot = {
   },
 };
 
+const NO_GROUPS = '9P tells of no groups: set-group-id and a group of their own are root’s to give';
+
 export const rights: Topic = {
   name: 'modes and owners of what guests made',
   cases: [
@@ -68,7 +70,11 @@ export const rights: Topic = {
         assert.equal(await actor.chown('/guest/f', -1, sslCert), 'OK');
         assert.equal(ok(await actor.stat('/guest/f')).gid, sslCert);
       },
-      cannot: { session: primaryGroupOnly, mount: primaryGroupOnly },
+      cannot: {
+        session: primaryGroupOnly,
+        ninep: { because: NO_GROUPS, instead: primaryGroupOnly.instead },
+        mount: primaryGroupOnly,
+      },
     },
     {
       name: 'chown takes set-user-id and set-group-id away',
@@ -80,6 +86,20 @@ export const rights: Topic = {
         assert.equal(await modeOf(actor, '/guest/f'), 0o6755);
         assert.equal(await actor.chown('/guest/f', -1, app.gid), 'OK');
         assert.equal(await modeOf(actor, '/guest/f'), 0o755);
+      },
+      cannot: {
+        ninep: {
+          because: NO_GROUPS,
+          instead: async (tree) => {
+            const actor = tree.as(app);
+            await touch(actor, '/guest/f');
+            assert.equal(await actor.chmod('/guest/f', 0o6755), 'OK');
+            assert.equal(await modeOf(actor, '/guest/f'), 0o4755);
+            assert.equal(await tree.as(root).chmod('/guest/f', 0o6755), 'OK');
+            assert.equal(await actor.chown('/guest/f', -1, app.gid), 'OK');
+            assert.equal(await modeOf(actor, '/guest/f'), 0o755);
+          },
+        },
       },
     },
     {
@@ -128,6 +148,23 @@ export const rights: Topic = {
         const sub = ok(await actor.stat(`${directory}/d`));
         assert.deepEqual([file.uid, file.gid, file.mode], [app.uid, stranger.gid, 0o644]);
         assert.deepEqual([sub.uid, sub.gid, sub.mode], [app.uid, stranger.gid, 0o2755]);
+      },
+      cannot: {
+        ninep: {
+          because: NO_GROUPS,
+          instead: async (tree) => {
+            const directory = await workshop(tree.as(stranger));
+            assert.equal(await tree.as(stranger).chmod(directory, 0o2777), 'OK');
+            assert.equal(await modeOf(tree.as(stranger), directory), 0o777);
+            assert.equal(await tree.as(root).chmod(directory, 0o2777), 'OK');
+            const actor = tree.as(app);
+            await touch(actor, `${directory}/f`);
+            assert.equal(await actor.mkdir(`${directory}/d`, 0o755), 'OK');
+            assert.equal(ok(await actor.stat(`${directory}/f`)).gid, stranger.gid);
+            const sub = ok(await actor.stat(`${directory}/d`));
+            assert.deepEqual([sub.gid, sub.mode], [stranger.gid, 0o2755]);
+          },
+        },
       },
     },
     {

@@ -143,7 +143,7 @@ export const special: Topic = {
         assert.equal(await tree.as({ ...app, program: '/usr/bin/psql' }).open(secret, O_RDONLY), 'EACCES');
         assert.equal(await tree.as(root).open(secret, O_RDONLY), 'EACCES');
       },
-      cannot: { session: unproven, mount: unproven, virtiofs: unproven },
+      cannot: { session: unproven, ninep: unproven, mount: unproven, virtiofs: unproven },
     },
     {
       name: 'open of `unit` is refused to those who prove no unit',

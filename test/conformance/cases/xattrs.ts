@@ -179,6 +179,27 @@ export const xattrs: Topic = {
         await touch(owner, `${directory}/g`, 0o666);
         assert.equal(ok(await owner.stat(`${directory}/g`)).mode, 0o644);
       },
+      cannot: {
+        ninep: {
+          because: 'the client applies the umask before it asks, whatever default ACL there is',
+          instead: async (tree) => {
+            const owner = tree.as(app);
+            const directory = await workshop(owner);
+            const acl = aclBytes({ userObj: 7, groupObj: 5, other: 0, mask: 7, users: { [stranger.uid]: 6 } });
+            assert.equal(await owner.setxattr(directory, DEFAULT, acl), 'OK');
+            await touch(owner, `${directory}/f`, 0o666);
+            assert.equal(ok(await owner.stat(`${directory}/f`)).mode, 0o640);
+            assert.equal(typeof (await tree.as(stranger).open(`${directory}/f`, O_RDONLY)), 'number');
+            assert.equal(await tree.as(stranger).open(`${directory}/f`, O_WRONLY), 'EACCES');
+            assert.equal(await tree.as(visitor).open(`${directory}/f`, O_RDONLY), 'EACCES');
+            assert.equal(await owner.mkdir(`${directory}/d`, 0o777), 'OK');
+            assert.equal(hex(await owner.getxattr(`${directory}/d`, DEFAULT)), hex(acl));
+            assert.equal(await owner.removexattr(directory, DEFAULT), 'OK');
+            await touch(owner, `${directory}/g`, 0o666);
+            assert.equal(ok(await owner.stat(`${directory}/g`)).mode, 0o644);
+          },
+        },
+      },
     },
   ],
 };

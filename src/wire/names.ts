@@ -1,6 +1,6 @@
-/** Names in request bodies: bytes ended by NUL. */
-import { limits } from '../tree/index.ts';
-import { EILSEQ, EINVAL, ENAMETOOLONG } from '../wire/index.ts';
+/** Names in requests: bytes that come from a guest. */
+import { EILSEQ, EINVAL, ENAMETOOLONG } from './errno.ts';
+import { NAME_MAX } from './flags.ts';
 
 /** Fatal: a name that is no UTF-8 is refused, not repaired into another one. The byte order mark is a character like others. */
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
@@ -29,18 +29,18 @@ export function decodeText(bytes: Uint8Array, start: number, end: number): strin
 }
 
 /**
- * The name of a directory entry in bytes `start` to `end`. EINVAL for '', '.', '..' and what holds a slash, none of which a
- * kernel sends; ENAMETOOLONG beyond 255 bytes; EILSEQ for what is not UTF-8.
+ * The name of a directory entry in bytes `start` to `end`. EINVAL for '', '.', '..' and what holds a slash or NUL, none of
+ * which a kernel sends; ENAMETOOLONG beyond 255 bytes; EILSEQ for what is not UTF-8.
  */
 export function decodeName(bytes: Uint8Array, start: number, end: number): string | number {
   const length = end - start;
   if (length === 0) return EINVAL;
-  if (length > limits.nameBytes) return ENAMETOOLONG;
+  if (length > NAME_MAX) return ENAMETOOLONG;
   if (bytes[start] === DOT && (length === 1 || (length === 2 && bytes[start + 1] === DOT))) return EINVAL;
   let seen = 0;
   for (let at = start; at < end; at++) {
     const byte = bytes[at]!;
-    if (byte === SLASH) return EINVAL;
+    if (byte === SLASH || byte === NUL) return EINVAL;
     seen |= byte;
   }
   return seen < FIRST_NOT_ASCII ? latin1Slice.call(bytes, start, end) : decodeText(bytes, start, end);

@@ -60,7 +60,9 @@ export class UpMachine {
     await until(
       'the host daemon',
       () => {
-        assert.ok(child.exitCode === null && child.signalCode === null, `it ended: ${this.said}`);
+        const hasEnded = child.exitCode !== null || child.signalCode !== null;
+        if (hasEnded) this.#daemon = undefined;
+        assert.ok(!hasEnded, `it ended: ${this.said}`);
         return isUp;
       },
       60_000,

@@ -75,8 +75,8 @@ async function writeThenRead({ rounds, selfTest, print }: GroupOptions): Promise
   try {
     return await withDaemon(async (machine) => {
       const { client } = machine;
-      await using owned = new AsyncDisposableStack();
-      owned.use(
+      await using peers = new AsyncDisposableStack();
+      peers.use(
         await Server.start(
           'virtiofsd',
           [virtiofsdProgram, `--socket-path=${socket}`, '-o', `source=${shared}`, '-o', 'cache=none'],

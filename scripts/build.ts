@@ -3,11 +3,11 @@
  * and `dist/THIRD-PARTY-LICENSES`. `--output DIR`: there instead of `dist`. The same sources give the same bytes.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { parseArgs } from 'node:util';
 import { buildSync } from 'esbuild';
-import { commandPart, processParts, threadParts, versionOf, versionText } from '../src/parts/index.ts';
+import { buildText, commandPart, processParts, threadParts, versionOf, versionText } from '../src/parts/index.ts';
 import { bundle } from './build/bundle.ts';
 import { licensesOf } from './build/licenses.ts';
 
@@ -44,10 +44,14 @@ const asset = (name: string, content: string): string => {
 
 const version = versionOf(new URL('../', import.meta.url));
 asset('version.json', JSON.stringify(version));
+const koffi = `node_modules/@koromix/koffi-${process.platform}-${process.arch}`;
+assets['koffi.node'] = path.resolve(koffi, `${process.platform}_${process.arch}`, 'koffi.node');
 const bundled = new Set<string>();
+const builds: Record<string, string> = {};
 for (const part of parts) {
   const { source, inputs } = await bundle(path.join('src', part.file));
   for (const input of inputs) bundled.add(input);
+  builds[part.name] = buildText(version.version, [source, readFileSync(assets['koffi.node'])]);
   const script = asset(`${part.name}.js`, source);
   const cache = path.join(work, `${part.name}.cache`);
   execFileSync(
@@ -60,6 +64,8 @@ for (const part of parts) {
   assets[`${part.name}.cache`] = cache;
   console.log(`${part.name}: ${inputs.length} modules, ${source.length} bytes`);
 }
+
+asset('builds.json', JSON.stringify(builds));
 
 const { outputFiles } = buildSync({
   entryPoints: ['src/parts/boot.ts'],
@@ -74,9 +80,6 @@ const boot = outputFiles[0]!.text;
 asset('boot.js', boot);
 const main = path.join(work, 'main.js');
 writeFileSync(main, `${boot}\nbootProcess();\n`);
-
-const koffi = `node_modules/@koromix/koffi-${process.platform}-${process.arch}`;
-assets['koffi.node'] = path.resolve(koffi, `${process.platform}_${process.arch}`, 'koffi.node');
 
 // The package of koffi's native part has no licence file; it is koffi's.
 const nodePackage = `node_modules/node-${process.platform}-${process.arch}`;

@@ -49,8 +49,11 @@ const packages = [
 /** Modules of the tiny guest's kernel that programs in this one may ask for, below `lib/modules/RELEASE/kernel`. */
 const modulePatterns = [
   'arch/*/crypto/*',
+  'arch/*/kvm/*',
   'crypto/*',
   'drivers/block/virtio_blk.ko*',
+  'drivers/char/hw_random/*',
+  'drivers/crypto/ccp/*',
   'drivers/block/loop.ko*',
   'drivers/char/virtio_console.ko*',
   'drivers/net/tun.ko*',
@@ -66,6 +69,7 @@ const modulePatterns = [
   'fs/netfs/*',
   'fs/overlayfs/*',
   'lib/*',
+  'virt/*',
   'net/9p/*',
   'net/vmw_vsock/*',
 ];

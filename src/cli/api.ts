@@ -6,6 +6,7 @@ import {
   type ClientTarget,
   ConnectionError,
   type Input,
+  type LongBody,
   type OperationId,
   type ResultOf,
   type StreamEvent,
@@ -62,6 +63,14 @@ export class Api {
       using client = new Client(targetOf(this.#where));
       const answer = await client.download(operation, { ...asked, signal: this.#signal } as unknown as Input<K>);
       for await (const chunk of answer.chunks) await each(chunk, answer.sizeBytes);
+    });
+  }
+
+  /** Sends a file as it is read; it is not sent again. */
+  upload(body: LongBody): Promise<ResultOf<'uploadFile'>> {
+    return this.#reached(async () => {
+      using client = new Client(targetOf(this.#where));
+      return await client.upload('uploadFile', body, this.#signal);
     });
   }
 

@@ -1,5 +1,6 @@
 /** What the API says of a path for one caller, in the words of `explain-command.ts`. */
-import { printable } from '../host/index.ts';
+
+import { printable } from '../wire/index.ts';
 import { modeLetters } from './mode-letters.ts';
 import type { Explained } from './shapes.ts';
 

@@ -32,6 +32,8 @@ export interface UpOptions {
   readonly uidBase?: number | undefined;
   readonly auditDays: number;
   readonly auditBytes: number;
+  /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
+  readonly renews?: boolean;
   readonly version: string;
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onEvent: (event: UpEvent) => void;
@@ -134,6 +136,7 @@ export class Up implements AsyncDisposable {
       attachGid,
       libvirtUri: this.#options.libvirtUri,
       version,
+      renews: this.#options.renews ?? true,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
       recipes,
       onTrouble,

@@ -36,6 +36,7 @@ export interface AppOptions {
   readonly connectionOf: (incoming: Env['Bindings']['incoming']) => Connection;
   /** Origins of web pages that may use the API, besides its own: `https://console.example`. */
   readonly origins: ReadonlySet<string>;
+  readonly expectLong: Api['expectLong'];
 }
 
 const requestIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
@@ -122,7 +123,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     return problemResponse(error, c.get('requestId'));
   });
 
-  const api: Api = { app, manager, streams };
+  const api: Api = { app, manager, streams, expectLong: options.expectLong };
   serveVms(api);
   serveMetadata(api);
   serveRest(api);

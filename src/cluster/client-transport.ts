@@ -1,5 +1,5 @@
 /** One request of the client: over the unix socket or TCP, and the answer's head with its body still to be read. */
-import { Agent, type IncomingMessage, request } from 'node:http';
+import { Agent, type ClientRequest, type IncomingMessage, request } from 'node:http';
 import { Agent as TlsAgent, request as tlsRequest } from 'node:https';
 
 /** Where the server is: its socket on this machine, or an address with a key. */
@@ -14,11 +14,17 @@ export type ClientTarget =
       readonly ca?: string | undefined;
     };
 
+/** Sent when the server says that it takes it. Not read at all when it refuses. */
+export interface LongBody {
+  readonly sizeBytes: number;
+  readonly chunks: AsyncIterable<Uint8Array>;
+}
+
 export interface TransportRequest {
   readonly method: string;
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
-  readonly body?: Uint8Array | undefined;
+  readonly body?: Uint8Array | LongBody | undefined;
   readonly signal?: AbortSignal | undefined;
   /** Nothing comes for so long: the connection is taken for dead. */
   readonly idleMs: number;
@@ -57,7 +63,7 @@ export class Transport implements Disposable {
       method,
       path,
       agent: this.#agent,
-      headers: { ...headers, ...(body && { 'content-length': String(body.length) }) },
+      headers: { ...headers, ...headersOf(body) },
       ...(signal && { signal }),
       timeout: idleMs,
     };
@@ -75,7 +81,8 @@ export class Transport implements Disposable {
       const isRefused = error.code === 'ECONNREFUSED' || error.code === 'ENOENT';
       reject(new ConnectionError(this.#words(error), isRefused, error));
     });
-    sending.end(body);
+    if (body === undefined || body instanceof Uint8Array) sending.end(body);
+    else sendLong(sending, body, reject);
     return promise;
   }
 
@@ -91,6 +98,42 @@ export class Transport implements Disposable {
     this.#agent.destroy();
   }
 }
+
+const headersOf = (body: TransportRequest['body']): Record<string, string> => {
+  if (body === undefined) return {};
+  if (body instanceof Uint8Array) return { 'content-length': String(body.length) };
+  // A connection of its own: what is left unsent of a body would be taken for the next request.
+  return { 'content-length': String(body.sizeBytes), expect: '100-continue', connection: 'close' };
+};
+
+/** Node reports a connection that breaks by itself; a body that cannot be read is the caller's own error. */
+const sendLong = (sending: ClientRequest, { chunks }: LongBody, reject: (error: unknown) => void): void => {
+  const send = async (): Promise<void> => {
+    for await (const chunk of chunks) {
+      if (sending.destroyed) return;
+      if (!sending.write(chunk)) await drained(sending);
+    }
+    sending.end();
+  };
+  sending.once('continue', () => {
+    send().catch((error: unknown) => {
+      reject(error);
+      sending.destroy();
+    });
+  });
+  sending.once('response', (answer) => answer.once('close', () => sending.destroy()));
+  sending.flushHeaders();
+};
+
+/** Or closed: then there is nothing to wait for. */
+const drained = (sending: ClientRequest): Promise<void> =>
+  new Promise((resolve) => {
+    const goOn = (): void => {
+      sending.off('drain', goOn).off('close', goOn);
+      resolve();
+    };
+    sending.on('drain', goOn).on('close', goOn);
+  });
 
 export const readAll = async (answer: IncomingMessage): Promise<Buffer> => {
   const chunks: Buffer[] = [];

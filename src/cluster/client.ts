@@ -7,7 +7,7 @@ import type { IncomingMessage } from 'node:http';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { RouteConfig, z } from '@hono/zod-openapi';
 import { createParser, type EventSourceMessage } from 'eventsource-parser';
-import { type ClientTarget, ConnectionError, readAll, Transport } from './client-transport.ts';
+import { type ClientTarget, ConnectionError, type LongBody, readAll, Transport } from './client-transport.ts';
 import type { Problem, ProblemCode } from './problem.ts';
 import type * as routes from './routes/index.ts';
 
@@ -31,6 +31,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   rebootVm: ['post', '/v1/vms/{name}/reboot'],
   deleteVm: ['delete', '/v1/vms/{name}'],
   getStatistics: ['get', '/v1/vms/{name}/statistics'],
+  renewDevice: ['post', '/v1/vms/{name}/device/renew'],
   getAttachment: ['get', '/v1/vms/{name}/attachment'],
   tellBoot: ['post', '/v1/vms/{name}/boots'],
   getConsole: ['get', '/v1/vms/{name}/console'],
@@ -53,6 +54,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   queryAudit: ['get', '/v1/audit'],
   followAudit: ['get', '/v1/audit/stream'],
   listImages: ['get', '/v1/images'],
+  uploadFile: ['post', '/v1/uploads'],
   addImage: ['post', '/v1/images'],
   getImage: ['get', '/v1/images/{image}/{version}'],
   removeImage: ['delete', '/v1/images/{image}/{version}'],
@@ -76,6 +78,7 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'stopVm',
   'rebootVm',
   'deleteVm',
+  'renewDevice',
   'tellBoot',
   'writeMetadata',
   'removeMetadata',
@@ -201,6 +204,16 @@ export class Client implements Disposable {
     const answer = await this.#transport.send({ ...prepare(operation, input), idleMs });
     if (answer.statusCode! >= 400) throw refusalOf(answer, await readBody(answer));
     return { sizeBytes: Number(answer.headers['content-length']), chunks: readChunks(answer, input.signal) };
+  }
+
+  /** Sends a file to an operation that takes one, once and as it comes. ClientError, ConnectionError, or the signal's reason. */
+  async upload(operation: 'uploadFile', body: LongBody, signal?: AbortSignal): Promise<ResultOf<'uploadFile'>> {
+    const prepared = prepare(operation, signal === undefined ? {} : { signal });
+    const headers = { ...prepared.headers, 'content-type': 'application/octet-stream' };
+    const answer = await this.#transport.send({ ...prepared, headers, body, idleMs });
+    const bytes = await readBody(answer);
+    if (answer.statusCode! >= 400) throw refusalOf(answer, bytes);
+    return JSON.parse(bytes.toString()) as ResultOf<'uploadFile'>;
   }
 
   /**

@@ -1,17 +1,19 @@
 /** Listens: on a unix socket, where the kernel says who is there, and on TCP, where a key does. */
 import { chmodSync, chownSync, lstatSync, unlinkSync } from 'node:fs';
-import { createServer, type IncomingMessage, type Server, type ServerOptions } from 'node:http';
+import { createServer, type IncomingMessage, type Server, type ServerOptions, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import { connect, isIP, type Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
 import type { Role } from '../records/index.ts';
 import { peerCredentials, peerGroups } from '../sys/index.ts';
 import { type Connection, createApp } from './app.ts';
+import { Deadlines } from './deadlines.ts';
 import { FailedKeys } from './failed-keys.ts';
 import { defaultAccount, type Identity } from './identity.ts';
 import type { Manager } from './manager.ts';
 import { Metrics } from './metrics.ts';
 import { ApiError, problemResponse } from './problem.ts';
+import * as routes from './routes/index.ts';
 import { Streams, type StreamTiming } from './streams.ts';
 
 export interface TcpOptions {
@@ -83,7 +85,12 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
   const metrics = new Metrics(manager);
   const streams = new Streams(metrics.streams, options.streamTiming ?? {});
   const connections = new WeakMap<Socket, Connection>();
+  const deadlines = new Deadlines({ ...defaultLimits, ...options.limits }.requestTimeoutMs, refuseMalformed);
   const app = createApp({
+    expectLong: ({ incoming, outgoing }) => {
+      deadlines.lift(incoming);
+      if (expectsContinue(incoming)) (outgoing as ServerResponse).writeContinue();
+    },
     manager,
     metrics,
     streams,
@@ -107,7 +114,8 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
   const httpOptions: ServerOptions = {
     maxHeaderSize: headerBytes,
     headersTimeout: limits.headersTimeoutMs,
-    requestTimeout: limits.requestTimeoutMs,
+    // `deadlines` holds it, because a few may take longer.
+    requestTimeout: 0,
     keepAliveTimeout: keepAliveMs,
     connectionsCheckingInterval: Math.min(1_000, limits.headersTimeoutMs),
     insecureHTTPParser: false,
@@ -122,7 +130,16 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
     server.on(kind === 'tcp' && tcp?.tls !== undefined ? 'secureConnection' : 'connection', (socket: Socket) =>
       connections.set(socket, describe(socket)),
     );
-    server.on('request', (incoming: IncomingMessage, outgoing) => void listener(incoming, outgoing));
+    const answer = (incoming: IncomingMessage, outgoing: ServerResponse): void => {
+      deadlines.set(incoming, outgoing);
+      void listener(incoming, outgoing);
+    };
+    server.on('request', answer);
+    server.on('checkContinue', (incoming: IncomingMessage, outgoing: ServerResponse) => {
+      // Of a body that is long, whoever sends it is told to when all else has been checked.
+      if (incoming.url?.split('?', 1)[0] !== routes.uploadFile.path) outgoing.writeContinue();
+      answer(incoming, outgoing);
+    });
     server.on('clientError', refuseMalformed);
     servers.push({ server, kind });
     return server;
@@ -165,6 +182,9 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
     throw error;
   }
 };
+
+/** Also of the upload, whose body is waited for: HTTP/1.1 has no other expectation. */
+const expectsContinue = ({ headers }: IncomingMessage): boolean => headers.expect?.toLowerCase() === '100-continue';
 
 const once = (run: () => Promise<void>): (() => Promise<void>) => {
   let done: Promise<void> | undefined;

@@ -1,9 +1,11 @@
 export * from './audit-ring-layout.ts';
+export { JOURNAL_VERSION } from './journal-version.ts';
 export {
   encodeMessage,
   LinkError,
 } from './link.ts';
 export {
+  isSpoken,
   type LinkConfig,
   type LinkMount,
   type LinkOptions,

@@ -14,9 +14,8 @@
  */
 import { addSeals, close, F_SEAL_GROW, F_SEAL_SHRINK, fileSize, getSeals, Mapping, memfd } from '../sys/index.ts';
 import { BATCH, MAX_QUEUE_SIZE, type RingMemory } from '../virtio/index.ts';
+import { JOURNAL_VERSION } from './journal-version.ts';
 
-/** Raised by every change of the layout: a successor that does not know the version starts afresh. */
-export const JOURNAL_VERSION = 1;
 const MAGIC = 0x706f_7274_6a6c;
 
 export const journalLimits = {

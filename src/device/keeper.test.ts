@@ -33,7 +33,7 @@ class Bench {
   readonly #open: number[] = [];
 
   constructor(t: TestContext) {
-    this.keeper = new Keeper(this.at('admin'));
+    this.keeper = new Keeper(this.at('admin'), '1.2.3+test');
     t.after(() => {
       for (const fd of this.#open) close(fd);
       rmSync(this.directory, { recursive: true, force: true });

@@ -4,7 +4,7 @@
  * store of its own behind it: a device process that a guest has taken over reaches what is its VM's already.
  *
  * VMs are added and taken away over the admin socket, which is root's: one JSON object a line, `{"open":NAME,"path":PATH,
- * "uid":UID}` or `{"close":NAME}`, answered by `{"errno":N}`.
+ * "uid":UID}` or `{"close":NAME}`, answered by `{"errno":N}`; or `{"build":true}`, answered with what this keeper runs.
  */
 import { chmodSync, chownSync, lstatSync, readlinkSync, unlinkSync } from 'node:fs';
 import {
@@ -83,9 +83,11 @@ export class Keeper {
   readonly #packet = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES + 1));
   readonly #answer = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES));
   readonly #taken = new Uint8Array(new ArrayBuffer(4096));
+  readonly #build: string;
 
-  /** Listens for the host daemon. Throws when that is not possible. */
-  constructor(adminPath: string) {
+  /** Listens for the host daemon, and tells it `build`. Throws when that is not possible. */
+  constructor(adminPath: string, build: string) {
+    this.#build = build;
     const admin = listenFor(adminPath, undefined, 'stream');
     this.#watch(admin, () => {
       const fd = accept(admin);
@@ -136,19 +138,20 @@ export class Keeper {
       for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n')) {
         const line = text.slice(0, end);
         text = text.slice(end + 1);
-        send(fd, Buffer.from(`${JSON.stringify({ errno: this.#command(line) })}\n`));
+        send(fd, Buffer.from(`${JSON.stringify(this.#answerOf(line))}\n`));
       }
     });
   }
 
-  #command(line: string): number {
+  #answerOf(line: string): { readonly errno: number; readonly build?: string } {
     try {
-      const { open, close: closed, path, uid } = JSON.parse(line) as Record<string, unknown>;
-      if (typeof closed === 'string') return this.#close(closed);
-      if (typeof open !== 'string' || typeof path !== 'string') return EINVAL;
-      return this.#open(open, path, typeof uid === 'number' ? uid : undefined);
+      const { open, close: closed, path, uid, build } = JSON.parse(line) as Record<string, unknown>;
+      if (build === true) return { errno: 0, build: this.#build };
+      if (typeof closed === 'string') return { errno: this.#close(closed) };
+      if (typeof open !== 'string' || typeof path !== 'string') return { errno: EINVAL };
+      return { errno: this.#open(open, path, typeof uid === 'number' ? uid : undefined) };
     } catch {
-      return EIO;
+      return { errno: EIO };
     }
   }
 

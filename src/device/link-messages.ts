@@ -61,13 +61,26 @@ export interface LinkTarget {
   readonly path: string;
 }
 
-/** What is spoken here. Either side also accepts the one before. */
-export const LINK_PROTOCOL = 1;
+/** What is spoken here. Either side also accepts the one before: 1 had no `build` and `journal` in `hello`. */
+export const LINK_PROTOCOL = 2;
+
+/** Whether a daemon of this version can talk with a device process of that protocol: a newer one speaks ours too. */
+export const isSpoken = (protocol: number): boolean => Math.abs(protocol - LINK_PROTOCOL) <= 1;
 
 /** From a device process to the host daemon. */
 export type ToHost =
-  /** The first message of every connection. `holder`: the device process, through all daemons that it meets. */
-  | { readonly type: 'hello'; readonly protocol: number; readonly holder: string; readonly pid: number }
+  /**
+   * The first message of every connection. `holder`: the device process, through all daemons that it meets. `build`: what it
+   * runs. `journal`: the version of the journals that it leaves, which a successor must know.
+   */
+  | {
+      readonly type: 'hello';
+      readonly protocol: number;
+      readonly holder: string;
+      readonly pid: number;
+      readonly build?: string | undefined;
+      readonly journal?: number | undefined;
+    }
   /**
    * `sequence` counts from 1 in each holder; `way` says by which way in it came. What was not answered when a daemon went
    * away is sent again to the next one.

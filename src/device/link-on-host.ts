@@ -74,7 +74,18 @@ const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: wor
 
 /** One schema per message from a device process. */
 const fromDevice = {
-  hello: z.strictObject({ type: z.literal('hello'), protocol: z.int().min(1), holder: z.uuid(), pid: z.int().min(1) }),
+  /** Of another version it may say more; whether that one can be talked with, `protocol` says. */
+  hello: z.object({
+    type: z.literal('hello'),
+    protocol: z.int().min(1),
+    holder: z.uuid(),
+    pid: z.int().min(1),
+    build: z
+      .string()
+      .regex(/^[\w.+-]{1,100}$/)
+      .exactOptional(),
+    journal: z.int().min(1).exactOptional(),
+  }),
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,

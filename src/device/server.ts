@@ -2,12 +2,14 @@
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
+import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
 import { VirtioFsDevice } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
+import { JOURNAL_VERSION } from './journal-version.ts';
 import {
   LINK_PROTOCOL,
   type LinkConfig,
@@ -46,12 +48,15 @@ const linkTimer = (link: HostLink): Served => ({
 
 class DeviceServer {
   readonly #place: LinkPlace;
+  /** Read before anything is served: the sources of a checkout may be others later. */
+  readonly #build = buildOf('device');
   readonly #replica = new Replica();
   readonly #link: HostLink;
   readonly #loop = new Loop();
   /** By which the host daemon knows the mutations of this process, or of its line, again. */
   readonly #holder: string;
   readonly #succession: Succession | undefined;
+  /** It ends for a successor, to which all that is kept is left. */
   #handsOver = false;
   /** What goes on once the tree is where it stands now. */
   #resuming: (() => void)[] = [];
@@ -75,11 +80,11 @@ class DeviceServer {
       config: (config: LinkConfig) => this.#configured(config),
       delta: (delta: Delta) => this.#applied(delta),
       askStatistics: (id: number) => this.#link.send({ type: 'statistics', id, counters: this.#statistics() }),
-      shutdown: () => this.#loop.stop(),
-      handOver: () => {
-        this.#handsOver = succession !== undefined;
+      shutdown: () => {
+        this.#handsOver = false;
         this.#loop.stop();
       },
+      handOver: () => this.#handOver(),
       ended: (fd: number) => this.#daemonGone(fd),
       wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     };
@@ -112,7 +117,14 @@ class DeviceServer {
     setNonBlocking(fd, true);
     this.#link.attach(fd);
     this.#watchLink(EPOLLIN);
-    this.#link.send({ type: 'hello', protocol: LINK_PROTOCOL, holder: this.#holder, pid: process.pid });
+    this.#link.send({
+      type: 'hello',
+      protocol: LINK_PROTOCOL,
+      holder: this.#holder,
+      pid: process.pid,
+      build: this.#build,
+      journal: JOURNAL_VERSION,
+    });
   }
 
   #watchLink(events: number): void {
@@ -170,6 +182,14 @@ class DeviceServer {
 
   // --- what outlives this process ---
 
+  /** Without a keeper it waits for one: a successor would find nothing. */
+  #handOver(): void {
+    const client = this.#succession?.client;
+    client?.check();
+    this.#handsOver = client !== undefined;
+    if (client?.isConnected !== false) this.#loop.stop();
+  }
+
   /** Takes up what a predecessor has left with the keeper. */
   #succeed(config: LinkConfig, succession: Succession): void {
     const target: LinkTarget = { kind: 'vhost-user', path: config.vhostUser[0]?.path ?? '' };
@@ -180,6 +200,7 @@ class DeviceServer {
     client.onChange = (isThere) => {
       if (isThere) watch();
       else this.#loop.unwatch(client.fd);
+      if (isThere && this.#handsOver) this.#loop.stop();
       this.#tell(target, isThere ? 'kept' : 'unkept', isThere ? 'the keeper answers' : 'the keeper is gone');
     };
     this.#loop.serve({

@@ -4,7 +4,7 @@ import type { AuditRecord } from '../tree/index.ts';
 /** What of a record is text, which comes again and again. */
 export type RecordTexts = Pick<
   AuditRecord,
-  'vm' | 'way' | 'operation' | 'path' | 'program' | 'verdict' | 'rule' | 'errno'
+  'vm' | 'way' | 'operation' | 'path' | 'program' | 'by' | 'verdict' | 'rule' | 'errno'
 >;
 /** What of it is numbers, each record's own. */
 export type RecordNumbers = Omit<AuditRecord, keyof RecordTexts>;
@@ -12,6 +12,7 @@ export type RecordNumbers = Omit<AuditRecord, keyof RecordTexts>;
 /** The texts as they stand in a line, before, between and after the numbers. */
 export interface LineParts {
   readonly untilUid: string;
+  /** And who asked, where that is no program. */
   readonly program: string;
   readonly untilDropped: string;
 }
@@ -25,10 +26,11 @@ const quote = (text: string): string =>
   );
 
 export const lineParts = (texts: RecordTexts): LineParts => {
-  const { vm, way, operation, path, program, verdict, rule, errno } = texts;
+  const { vm, way, operation, path, program, by, verdict, rule, errno } = texts;
   return {
     untilUid: `,"vm":${quote(vm)},"way":${quote(way)},"operation":${quote(operation)},"path":${quote(path)},"uid":`,
-    program: program === undefined ? '' : `,"program":${quote(program)}`,
+    program:
+      (program === undefined ? '' : `,"program":${quote(program)}`) + (by === undefined ? '' : `,"by":${quote(by)}`),
     untilDropped: `,"verdict":"${verdict}","rule":${quote(rule)}${errno === undefined ? '' : `,"errno":${quote(errno)}`}`,
   };
 };

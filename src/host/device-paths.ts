@@ -1,6 +1,7 @@
 /** Where the files of one VM's device process are, and whose they are. */
 import { chmodSync, chownSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
+import { makeSearchable } from '../qemu/index.ts';
 import { HostRefusal } from './host-error.ts';
 
 export interface DevicePaths {
@@ -53,9 +54,9 @@ export interface DeviceOwner {
 
 /** Makes the directories where they are not there. Above them all may search and none but us may write. */
 export const makeDeviceDirectories = (paths: DevicePaths, { uid, gid }: DeviceOwner): void => {
-  for (const directory of [join(paths.directory, '..'), join(paths.log, '..')]) {
-    mkdirSync(directory, { recursive: true, mode: 0o711 });
-    chmodSync(directory, 0o711);
+  for (const directory of [dirname(paths.directory), dirname(paths.log)]) {
+    makeSearchable(dirname(directory));
+    makeSearchable(directory);
   }
   for (const directory of [paths.directory, paths.front]) mkdirSync(directory, { recursive: true, mode: 0o700 });
   if (uid !== undefined) for (const directory of [paths.directory, paths.front]) chownSync(directory, uid, uid);

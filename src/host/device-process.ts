@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import type { Socket } from 'node:net';
 import { encodeMessage, LinkError, readerOnHost, type ToDevice, type ToHost } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
-import { printable } from './printable.ts';
+import { printable } from '../wire/index.ts';
 
 interface DeviceProcessOptions {
   /** Program and arguments. Default: the device process of this Porthole. */

@@ -4,9 +4,8 @@
  */
 import { type LinkConfig, type LinkTarget, monotonicMs, type ToDevice, type ToHost } from '../device/index.ts';
 import { type Authority, type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
-import { EIO } from '../wire/index.ts';
+import { EIO, printable } from '../wire/index.ts';
 import { DeviceFeed } from './device-feed.ts';
-import { printable } from './printable.ts';
 
 /** What people or programs are told of. */
 export type DeviceEvent =

@@ -6,7 +6,7 @@
  */
 import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { promisify } from 'node:util';
-import { printable } from './printable.ts';
+import { printable } from '../wire/index.ts';
 import { type DomainRun, listingCommands, readEvent, readListing } from './virsh.ts';
 
 export interface DomainFollower {
@@ -23,7 +23,12 @@ export interface DomainWatchOptions {
 }
 
 const run = promisify(execFile);
-const environment = { PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin', LC_ALL: 'C' };
+const environment = {
+  PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
+  LC_ALL: 'C',
+  // Where a user's own libvirt has its socket.
+  ...Object.fromEntries(['HOME', 'XDG_RUNTIME_DIR'].map((name) => [name, process.env[name]])),
+};
 const lookEveryMs = 15_000;
 const lookWithinMs = 20_000;
 const againFirstMs = 1_000;

@@ -6,7 +6,8 @@ import { statfsSync } from 'node:fs';
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import { ImageStore, QemuError } from '../qemu/index.ts';
+import { buildOf } from '../parts/index.ts';
+import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -16,13 +17,16 @@ import {
   type AuditQuery,
   type Boot,
   type ConsolePort,
+  type DeviceVersion,
   decodeRecord,
   type FileProblem,
   type HostPort,
   type HostStatus,
   type ImageFacts,
+  type ImageFile,
   type ImageRef,
   type ImageRequest,
+  type IncomingUpload,
   type Progress,
   type Statistics,
   type TreePort,
@@ -37,14 +41,18 @@ import { DomainWatch } from './domain-watch.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { Renewals } from './renewals.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
-export interface HostOptions
-  extends Omit<HostParts, 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'onTrouble'> {
+type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
+
+export interface HostOptions extends Omit<HostParts, Made> {
   readonly region: Store;
+  /** Device processes and a keeper of another version that are found are replaced, by and by. */
+  readonly renews: boolean;
   readonly name?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
@@ -63,7 +71,11 @@ interface CallOptions {
 const vmPrefix = 'vm/';
 const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
+const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
+/** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
+const keeperLookMs = 1_000;
+const keeperLooks = 300;
 
 export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
@@ -72,6 +84,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #images: ImageStore;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
+  readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
@@ -79,6 +92,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   #following: Promise<void> = Promise.resolve();
+  #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
   #taking: Promise<void> = Promise.resolve();
   /** VMs that could not be taken up. `again`: the store may let them be opened later. */
@@ -111,10 +125,24 @@ export class Host implements HostPort, AsyncDisposable {
       logFile: join(stateDirectory, 'keeper.log'),
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#renewals = new Renewals({
+      renew: async (name) => {
+        await this.#alone(async () => {
+          const served = this.#vms.get(name)?.served;
+          if (served?.serving?.isOutdated === true) await served.replace();
+        });
+      },
+      isServed: (name) => this.#vms.get(name)?.isServedOrDown ?? true,
+      onTrouble: (vm, what) => options.onTrouble(vm, what),
+    });
     this.#parts = {
       ...options,
       domains: this.#domains,
       keeper: this.#keeper,
+      deviceBuild: buildOf('device'),
+      onOutdated: (vm) => {
+        if (options.renews) this.#renewals.add(vm);
+      },
       store: options.region,
       audit: this.#audit,
       images: this.#images,
@@ -134,6 +162,7 @@ export class Host implements HostPort, AsyncDisposable {
       const from = await host.#takeAll();
       host.#isOpen = true;
       host.#following = host.#follow(from);
+      if (options.renews) void host.#renewKeeper();
       return host;
     } catch (error) {
       await host.release();
@@ -145,12 +174,13 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
-    await this.#following;
+    await Promise.all([this.#following, this.#renewals.close()]);
     await this.#taking;
     for (const console of this.#consoles.values()) console.close();
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
+    await this.#images.close();
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -179,7 +209,7 @@ export class Host implements HostPort, AsyncDisposable {
       more = page.next !== undefined;
       if (page.next !== undefined) start = page.next;
     }
-    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#forget(name);
+    for (const name of [...this.#vms.keys()]) if (!seen.has(name)) await this.#queue(() => this.#forget(name));
     return (revision ?? 0) + 1;
   }
 
@@ -192,7 +222,7 @@ export class Host implements HostPort, AsyncDisposable {
           for (const event of events) {
             const name = keyText(event.type === 'put' ? event.entry.key : event.key).slice(vmPrefix.length);
             if (event.type === 'put') await this.#take(name, event.entry.value);
-            else await this.#forget(name);
+            else await this.#queue(() => this.#forget(name));
           }
       } catch (error) {
         if (signal.aborted) return;
@@ -209,8 +239,14 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   #take(name: string, value: Uint8Array): Promise<void> {
-    this.#taking = this.#taking.then(() => this.#takeNow(name, value));
-    return this.#taking;
+    return this.#queue(() => this.#takeNow(name, value));
+  }
+
+  /** One VM is taken up or let go at a time. */
+  #queue(work: () => Promise<void>): Promise<void> {
+    const done = this.#taking.then(work);
+    this.#taking = done.catch(() => {});
+    return done;
   }
 
   async #takeNow(name: string, value: Uint8Array): Promise<void> {
@@ -225,9 +261,19 @@ export class Host implements HostPort, AsyncDisposable {
       this.#untaken.delete(name);
     } catch (error) {
       const reason = messageOf(error);
+      await this.#tellUntaken(name, value, reason);
       this.#warnings.set(name, `VM ${name} cannot be taken up: ${reason}`);
       if (this.#untaken.get(name)?.reason !== reason) this.#options.onTrouble(name, `it cannot be taken up: ${reason}`);
       this.#untaken.set(name, { reason, again: error instanceof StoreError });
+    }
+  }
+
+  /** Who asked for it is told why nothing comes of it; a deletion goes on without the tree. */
+  async #tellUntaken(name: string, value: Uint8Array, reason: string): Promise<void> {
+    try {
+      await HostedVm.tellFailed(this.#options.region, decodeRecord(VmRecord, vmPrefix + name, value), reason);
+    } catch {
+      // A store without room says so itself, and the warning stands.
     }
   }
 
@@ -250,13 +296,27 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #open(record: VmRecord): Promise<HostedVm> {
+    try {
+      return await HostedVm.open(this.#parts, record, await this.#openTree(record));
+    } catch (error) {
+      if (record.desired !== 'deleted') throw error;
+      // What runs for it is ended and its name is given back, whatever keeps its tree from being read.
+      const { epoch } = this.#options.region;
+      const audit = (): boolean => false;
+      const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
+      await nothing.load(checkedSpec('porthole: 1').spec);
+      return HostedVm.open(this.#parts, record, nothing);
+    }
+  }
+
+  async #openTree(record: VmRecord): Promise<VmTree> {
     const { region } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (audited) => this.#audit.append([audited], this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
       kept: {
         persist: async (commits) => {
           try {
@@ -274,22 +334,49 @@ export class Host implements HostPort, AsyncDisposable {
       const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
       await tree.load(checkedSpec(text).spec);
     }
-    return HostedVm.open(this.#parts, record, tree);
+    return tree;
   }
 
   /** Its tree can't be written any more by us: what the store has is taken up again. */
   #openAnew(name: string, why: unknown): void {
     this.#options.onTrouble(name, `its tree is opened anew: ${messageOf(why)}`);
-    setImmediate(async () => {
-      const vm = this.#vms.get(name);
-      if (vm === undefined || this.#stop.signal.aborted) return;
-      await this.#forget(name);
+    const vm = this.#vms.get(name);
+    this.#queue(async () => {
+      if (vm === undefined || this.#vms.get(name) !== vm || this.#stop.signal.aborted) return;
       const entry = await this.#options.region.get(vmPrefix + name);
-      if (entry !== undefined) await this.#take(name, entry.value);
+      await this.#forget(name);
+      if (entry !== undefined) await this.#takeNow(name, entry.value);
+    }).catch((error: unknown) => {
+      this.#options.onTrouble(name, `its tree could not be opened anew, trying again: ${messageOf(error)}`);
+      setTimeout(() => this.#openAnew(name, why), openAnewAgainMs).unref();
     });
   }
 
+  /** One after the other: a device process leaves all to the keeper when it is replaced, which must not be so meanwhile. */
+  #alone<T>(replace: () => Promise<T>): Promise<T> {
+    const replaced = this.#replacing.then(replace);
+    this.#replacing = replaced.then(
+      () => undefined,
+      () => undefined,
+    );
+    return replaced;
+  }
+
+  /** Replaces a keeper of another version, after the device processes. */
+  async #renewKeeper(): Promise<void> {
+    for (let looks = 0; this.#keeper.isOutdated && looks < keeperLooks; looks++) {
+      await pause(keeperLookMs, undefined, { signal: this.#stop.signal, ref: false }).catch(() => {});
+      await this.#renewals.idle;
+      await this.#alone(async () => {
+        if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
+        // What a device process that is ending has left must find its successor.
+        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+      });
+    }
+  }
+
   async #forget(name: string): Promise<void> {
+    this.#renewals.remove(name);
     const vm = this.#vms.get(name);
     this.#vms.delete(name);
     this.#untaken.delete(name);
@@ -348,6 +435,18 @@ export class Host implements HostPort, AsyncDisposable {
     return this.#vm(ref).statistics();
   }
 
+  async renewDevice(ref: VmRef): Promise<DeviceVersion> {
+    const { served } = this.#vm(ref);
+    try {
+      await this.#alone(() => served.replace());
+    } catch (error) {
+      if (error instanceof HostRefusal) throw error;
+      const words = `renewing what serves VM "${ref.name}" failed: ${messageOf(error)}`;
+      throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
+    }
+    return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
+  }
+
   async audit(query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> {
     this.#drainRings();
     const { limit, newestFirst = false, cursor, ...filter } = query;
@@ -388,15 +487,7 @@ export class Host implements HostPort, AsyncDisposable {
       onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
     };
     try {
-      const recipe = source.kind === 'recipe' ? this.#options.recipes[source.recipe] : undefined;
-      if (source.kind === 'recipe' && recipe === undefined) {
-        const names = Object.keys(this.#options.recipes).toSorted().join(', ');
-        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; there are: ${names}`);
-      }
-      const image =
-        source.kind === 'file'
-          ? await this.#images.addDisk({ file: source.path, format: source.format }, work)
-          : await this.#images.build(recipe!, work);
+      const image = await this.#takeImage(source, work);
       await this.#options.region.commit({
         operations: [{ type: 'put', key: imageKey(request), value: new TextEncoder().encode(image.digest) }],
       });
@@ -406,6 +497,48 @@ export class Host implements HostPort, AsyncDisposable {
         virtualSizeBytes: image.kind === 'disk' ? image.virtualBytes : image.fileBytes,
       };
     } catch (error) {
+      throw imageRefusal(error);
+    }
+  }
+
+  #takeImage(source: ImageRequest['source'], work: ImageWork): Promise<StoredImage> {
+    switch (source.kind) {
+      case 'disk':
+        return this.#images.addDisk({ file: sourceOf(source.disk), format: source.format }, work);
+      case 'kernel': {
+        const { kernel, initrd, commandLine } = source;
+        return this.#images.addKernel(
+          { kernel: sourceOf(kernel), initrd: initrd && sourceOf(initrd), commandLine },
+          work,
+        );
+      }
+      case 'recipe': {
+        const recipe = this.#options.recipes[source.recipe];
+        if (recipe !== undefined) return this.#images.build(recipe, work);
+        const names = Object.keys(this.#options.recipes).toSorted();
+        const there =
+          names.length === 0 ? 'this host has none; add an image from a file' : `there are: ${names.join(', ')}`;
+        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; ${there}`);
+      }
+    }
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    try {
+      const file = this.#images.openUpload(sizeBytes);
+      return {
+        receive: async (chunks, { signal } = {}) => {
+          try {
+            return await file.receive(chunks, signal);
+          } catch (error) {
+            throw imageRefusal(error);
+          }
+        },
+        [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+      };
+    } catch (error) {
+      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
+        throw new HostRefusal('HOST_TOO_LARGE', error.message, { cause: error });
       throw imageRefusal(error);
     }
   }
@@ -435,12 +568,14 @@ export class Host implements HostPort, AsyncDisposable {
       freeMemoryBytes: freemem(),
       diskBytes: disk.blocks * disk.bsize,
       freeDiskBytes: disk.bavail * disk.bsize,
-      warnings: [...this.#warnings.values(), ...[this.#domains.trouble].filter(Boolean)],
+      warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
+      deviceVersion: this.#parts.deviceBuild,
+      keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
-        deviceVersion: vm.status.deviceVersion ?? version,
+        deviceVersion: vm.served.serving?.build,
         replicas: vm.tree.isServed ? 1 : 0,
-        outdated: (vm.status.deviceVersion ?? version) !== version,
+        outdated: vm.served.serving?.isOutdated ?? false,
       })),
     };
   }
@@ -488,10 +623,13 @@ const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
   record: { ...record, ...(bootId !== undefined && { bootId }) },
 });
 
+const sourceOf = (file: ImageFile): ImageSource => (file.from === 'host' ? file.path : { upload: file.id });
+
 const imageRefusal = (error: unknown): unknown => {
   if (!(error instanceof QemuError)) return error;
   const codes: Partial<Record<QemuError['code'], HostRefusal['code']>> = {
     IMAGE_REFUSED: 'HOST_INVALID',
+    IMAGE_MISSING: 'HOST_INVALID',
     DISK_FULL: 'HOST_FULL',
   };
   return new HostRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, { cause: error });

@@ -1,9 +1,11 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
   type ImageStore,
+  killAllOf,
   type Launcher,
   newVm,
   Vm,
@@ -29,7 +31,7 @@ import { domainRunKey, FollowedDomain } from './followed-domain.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 import { RecordWriter } from './record-writer.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
-import { VmServed } from './vm-served.ts';
+import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import type { VmTree } from './vm-tree.ts';
 
@@ -50,6 +52,10 @@ export interface HostParts {
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
   readonly version: string;
+  /** What device processes run that are started now. */
+  readonly deviceBuild: string;
+  /** One of another version was found, and can be replaced. */
+  readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
 }
 
@@ -58,6 +64,8 @@ interface MachineRecord {
   readonly id: string;
   readonly runtime: VmRuntime | undefined;
   readonly state: VmState;
+  /** The last generation of the VM's record that the state has taken in. Absent in records of 0.1.0's first days. */
+  readonly generation?: number;
 }
 
 const machineKey = (name: string): string => `machine/${name}`;
@@ -71,6 +79,10 @@ const qemuLogBytes = 256 * 1024;
 const startWithinMs = 120_000;
 /** How often `/instance/status` is written. */
 const statusEveryMs = 10_000;
+/** A store that does not answer keeps nobody from stopping the daemon; what it was given is asked for again. */
+const settleWithinMs = 5_000;
+const deleteAgainFirstMs = 1_000;
+const deleteAgainMostMs = 60_000;
 /** Of each VM, the newest. */
 const bootsKept = 500;
 
@@ -88,12 +100,13 @@ export class HostedVm {
   #machine: Vm | undefined;
   #runtime: VmRuntime | undefined;
   #status: VmStatusRecord;
-  /** What is to be done once the disk is made. */
-  #afterCreate: 'start' | undefined;
+  /** The last generation of the record that the machine was told of; kept with its state, so that none is lost between. */
+  #taken = 0;
   #domain: FollowedDomain | undefined;
   #booting: Promise<unknown> = Promise.resolve();
   #deleting: Promise<void> | undefined;
   #over = false;
+  readonly #released = new AbortController();
   /** Of an attached VM: its device can be connected to. */
   #isServed = false;
   readonly #statusTimer: NodeJS.Timeout;
@@ -110,16 +123,7 @@ export class HostedVm {
     const onTrouble = (what: string): void => parts.onTrouble(record.name, what);
     this.#statusWriter = new RecordWriter(parts.store, statusKey(record.name), onTrouble);
     this.#machineWriter = new RecordWriter(parts.store, machineKey(record.name), onTrouble);
-    this.#status = status ?? {
-      id: record.id,
-      status: 'creating',
-      reason: '',
-      sinceMs: Date.now(),
-      generation: 0,
-      outcome: 'underway',
-      bootNumber: 0,
-      addresses: [],
-    };
+    this.#status = status ?? statusOf(record, 'creating');
     const isAttached = record.kind === 'attached';
     this.#served = new VmServed({
       vm: record.name,
@@ -131,6 +135,8 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
+      build: parts.deviceBuild,
+      onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
@@ -154,6 +160,16 @@ export class HostedVm {
     return vm;
   }
 
+  /** Tells of a VM that can't be taken up; what was known of it stays. */
+  static async tellFailed(store: Store, record: VmRecord, reason: string): Promise<void> {
+    const key = statusKey(record.name);
+    const known = await read(store, VmStatusRecord, key, record.id);
+    const { generation } = record;
+    const status = { ...(known ?? statusOf(record, 'failed')), reason, generation, outcome: 'failed' } as const;
+    if (known?.reason === reason && known.generation === generation && known.outcome === 'failed') return;
+    await store.commit({ operations: [{ type: 'put', key, value: encodeRecord(status) }] });
+  }
+
   get record(): VmRecord {
     return this.#record;
   }
@@ -168,6 +184,11 @@ export class HostedVm {
 
   get served(): VmServed {
     return this.#served;
+  }
+
+  /** Nobody waits for a device process. */
+  get isServedOrDown(): boolean {
+    return !this.#served.isWanted || this.#served.serving !== undefined;
   }
 
   async #begin(saved: MachineRecord | undefined): Promise<void> {
@@ -194,9 +215,11 @@ export class HostedVm {
         this.#machine.create();
       } else {
         this.#runtime = saved.runtime;
+        this.#taken = saved.generation ?? this.#status.generation;
         const isDown = saved.state.status === 'stopped' || saved.state.status === 'failed';
         // Reads go on while we look for the machine.
-        if (!isDown) void this.#serve();
+        if (isDown) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+        else void this.#serve();
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
@@ -211,30 +234,42 @@ export class HostedVm {
       this.#deleting ??= this.#delete();
       return;
     }
-    if (record.generation === this.#status.generation) return;
-    this.#tell({ generation: record.generation, outcome: 'underway' });
+    if (record.generation !== this.#status.generation)
+      this.#tell({ generation: record.generation, outcome: 'underway' });
     const machine = this.#machine;
     if (machine === undefined) {
       if (this.#isServed) this.#tell({ outcome: 'done' });
       return;
     }
-    const graceMs = record.stopGraceSeconds * 1000;
-    if (machine.state.status === 'creating') this.#afterCreate = record.desired === 'running' ? 'start' : undefined;
-    else if (record.rebootGeneration === record.generation) machine.reboot(graceMs);
-    else if (record.desired === 'running') machine.start();
-    else machine.stop(graceMs);
+    if (record.generation !== this.#taken) {
+      this.#taken = record.generation;
+      const graceMs = record.stopGraceSeconds * 1000;
+      if (record.rebootGeneration === record.generation) machine.reboot(graceMs);
+      else if (record.desired === 'running') machine.start();
+      else machine.stop(graceMs);
+      void this.#saveMachine();
+    }
     this.#settle();
   }
 
-  /** The machine lives on without us. */
+  /** The machine lives on without us. What its guest has asked for until now is kept and answered first. */
   async release(): Promise<void> {
     this.#over = true;
+    this.#released.abort();
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
     this.#machine?.release();
+    await this.#settled();
     await this.#served.release();
+    // What came meanwhile is kept too, and answered by the next daemon.
+    await this.#settled();
     this.#statusWriter.close();
     this.#machineWriter.close();
+  }
+
+  async #settled(): Promise<void> {
+    const late = pause(settleWithinMs, undefined, { ref: false });
+    await Promise.race([this.tree.authority.settled(), late]);
   }
 
   /** Tells of a boot of a machine that others started. */
@@ -280,19 +315,33 @@ export class HostedVm {
     }
   }
 
+  #servedBy(facts: ServingFacts | undefined): void {
+    if (this.#over) return;
+    // Another takes its place soon, most often.
+    if (facts === undefined) return;
+    this.#tell({ deviceVersion: facts.build, deviceOutdated: facts.isOutdated });
+    if (this.#record.kind === 'attached') this.#beServed();
+    if (facts.isOutdated && facts.isAdopted && facts.isSucceeded) this.#parts.onOutdated(this.name);
+  }
+
   // --- an attached VM ---
 
   async #serve(): Promise<void> {
     try {
       await this.#served.start();
-      this.#isServed = true;
-      if (this.#record.kind === 'attached') this.#tell({ status: 'running', reason: '', outcome: 'done' });
+      if (this.#record.kind === 'attached') this.#beServed();
     } catch (error) {
       if (this.#over || this.#deleting !== undefined) return;
       const reason = error instanceof Error ? error.message : String(error);
       if (this.#record.kind === 'attached') this.#tell({ status: 'failed', reason, outcome: 'failed' });
       else this.#parts.onTrouble(this.name, reason);
     }
+  }
+
+  /** Also one that was not served in time, and told as failed. */
+  #beServed(): void {
+    this.#isServed = true;
+    this.#tell({ status: 'running', reason: '', outcome: 'done' });
   }
 
   // --- a machine of ours ---
@@ -318,6 +367,8 @@ export class HostedVm {
         makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
       machine: async () => {
         await this.#served.start();
+        // No guest is connected between two boots.
+        await this.#served.refresh();
         return machineOf({
           record: this.#record,
           paths: this.paths,
@@ -343,7 +394,12 @@ export class HostedVm {
   #saveMachine(): Promise<void> {
     const machine = this.#machine;
     if (machine === undefined) return Promise.resolve();
-    return this.#machineWriter.write({ id: this.id, runtime: this.#runtime, state: machine.state });
+    return this.#machineWriter.write({
+      id: this.id,
+      runtime: this.#runtime,
+      state: machine.state,
+      generation: this.#taken,
+    });
   }
 
   /** Tells how the machine is, and whether that is what was asked for. */
@@ -351,15 +407,14 @@ export class HostedVm {
     const machine = this.#machine;
     if (machine === undefined || this.#over) return;
     const { status, reason, sinceMs, wakeAtMs } = machine.state;
-    if (status === 'stopped' && this.#afterCreate !== undefined) {
-      this.#afterCreate = undefined;
-      machine.start();
-      return;
-    }
     this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
     // One that is about to be started again keeps its device process.
     const isDown = (status === 'stopped' || status === 'failed') && wakeAtMs === undefined;
-    if (isDown) void this.#served.stop();
+    if (!isDown) return;
+    this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+    this.#served.stop().catch((error: unknown) => {
+      this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
+    });
   }
 
   #outcome({ status }: VmState): VmStatusRecord['outcome'] {
@@ -385,11 +440,31 @@ export class HostedVm {
     return number;
   }
 
+  /** Until it is done: what runs must not be left, nor the name taken for ever. */
   async #delete(): Promise<void> {
+    const { signal } = this.#released;
+    for (let waitMs = deleteAgainFirstMs; ; waitMs = Math.min(deleteAgainMostMs, waitMs * 2)) {
+      try {
+        return await this.#deleteNow();
+      } catch (error) {
+        const reason = `deleting it failed, trying again: ${error instanceof Error ? error.message : String(error)}`;
+        if (this.#status.reason !== reason) this.#parts.onTrouble(this.name, reason);
+        this.#tell({ status: 'stopping', reason, sinceMs: Date.now() });
+      }
+      try {
+        await pause(waitMs, undefined, { signal, ref: false });
+      } catch {
+        return;
+      }
+    }
+  }
+
+  async #deleteNow(): Promise<void> {
     await this.#domain?.close();
     const machine = this.#machine;
     if (machine !== undefined) {
-      if (machine.state.status !== 'creating') machine.stop(0);
+      machine.stop(0);
+      machine.cancelCreate();
       await machine.until(({ status }) => status === 'stopped' || status === 'failed');
     }
     this.#over = true;
@@ -398,6 +473,8 @@ export class HostedVm {
     await this.#served.stop();
     await this.#served.release();
     this.#machineWriter.close();
+    // The next VM may be given this user.
+    if (this.#record.uid !== undefined) killAllOf(this.#record.uid);
     const { store, stateDirectory, runDirectory } = this.#parts;
     for (const directory of [stateDirectory, runDirectory])
       rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
@@ -412,12 +489,23 @@ export class HostedVm {
 
   #tell(change: Partial<VmStatusRecord>): void {
     const before = this.#status;
-    const after = { ...before, deviceVersion: this.#parts.version, ...change };
+    const after = { ...before, ...change };
     if (JSON.stringify(after) === JSON.stringify(before)) return;
     this.#status = after;
     void this.#statusWriter.write(after);
   }
 }
+
+const statusOf = ({ id }: VmRecord, status: VmStatusRecord['status']): VmStatusRecord => ({
+  id,
+  status,
+  reason: '',
+  sinceMs: Date.now(),
+  generation: 0,
+  outcome: 'underway',
+  bootNumber: 0,
+  addresses: [],
+});
 
 const restartOf = { always: 'always', 'on-failure': 'on-failure', never: 'no' } as const;
 

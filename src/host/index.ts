@@ -6,7 +6,6 @@ export { Host, type HostOptions } from './host.ts';
 export { type LeftOver, leftOvers } from './left-overs.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';
-export { printable } from './printable.ts';
 export { type ServeEvent, type Server, serve } from './serve.ts';
 export { groupId } from './serve-targets.ts';
 export { ServedTree } from './served-tree.ts';

@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { rmSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { commandOf, partEnvironment } from '../parts/index.ts';
+import { buildOf, commandOf, partEnvironment } from '../parts/index.ts';
 import { type Launcher, lastLine } from '../qemu/index.ts';
 import { errnoName } from '../wire/index.ts';
 import { peerOf } from './peer-of.ts';
@@ -24,6 +24,14 @@ const lookEveryMs = 20;
 const againAfterMs = 200;
 const keeperLimits = { memoryBytes: 256 * 1024 * 1024, processes: 32, openFiles: 16_384 } as const;
 
+/** Of one that does not say what it runs. */
+const unknownBuild = 'unknown';
+
+interface Answer {
+  readonly errno: number;
+  readonly build?: unknown;
+}
+
 interface Wanted {
   readonly path: string;
   readonly uid: number | undefined;
@@ -35,8 +43,13 @@ export class KeeperUnit {
   readonly #over = new AbortController();
   #admin: Socket | undefined;
   #received = '';
-  readonly #answers: ((errno: number) => void)[] = [];
+  readonly #answers: ((answer: Answer) => void)[] = [];
   #running: Promise<void> | undefined;
+  /** What the keeper runs, and what one runs that is started now. */
+  #build = unknownBuild;
+  readonly #ownBuild = buildOf('keeper');
+  /** While it is being replaced. */
+  #replaced: { readonly resolve: () => void } | undefined;
 
   constructor(options: KeeperUnitOptions) {
     this.#options = options;
@@ -44,8 +57,33 @@ export class KeeperUnit {
 
   /** Resolves when there is one. */
   async start(): Promise<void> {
-    this.#admin = await this.#reach();
+    await this.#begin();
     this.#running = this.#watch();
+  }
+
+  get build(): string {
+    return this.#build;
+  }
+
+  get isOutdated(): boolean {
+    return this.#build !== this.#ownBuild;
+  }
+
+  /**
+   * Has another take its place, to which device processes give all that they have as soon as they see it. Resolves when it
+   * answers; what a device process that ends before has left is lost.
+   */
+  replace(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.#replaced = { resolve };
+    this.#end();
+    return promise;
+  }
+
+  async #begin(): Promise<void> {
+    this.#admin = await this.#reach();
+    const { build } = (await this.#ask({ build: true })) ?? {};
+    this.#build = typeof build === 'string' && /^[\w.+-]{1,100}$/.test(build) ? build : unknownBuild;
   }
 
   /** Opens the socket of a VM, where its device process finds what was kept for it. */
@@ -67,10 +105,15 @@ export class KeeperUnit {
 
   /** Ends it: there is nothing to keep. */
   async stop(): Promise<void> {
-    const peer = this.#admin === undefined ? -1 : peerOf(this.#admin);
+    this.#over.abort();
+    this.#end();
     await this.release();
-    if (typeof peer === 'object' && peer.pid > 0) process.kill(peer.pid, 'SIGTERM');
     rmSync(this.#options.adminPath, { force: true });
+  }
+
+  #end(): void {
+    const peer = this.#admin === undefined ? -1 : peerOf(this.#admin);
+    if (typeof peer === 'object' && peer.pid > 0) process.kill(peer.pid, 'SIGTERM');
   }
 
   /** It lives on without us. */
@@ -81,16 +124,16 @@ export class KeeperUnit {
   }
 
   async #openOne(name: string, { path, uid }: Wanted): Promise<void> {
-    const errno = await this.#ask({ open: name, path, ...(uid !== undefined && { uid }) });
+    const errno = (await this.#ask({ open: name, path, ...(uid !== undefined && { uid }) }))?.errno;
     if (errno !== undefined && errno !== 0)
       throw new Error(`the keeper does not open "${path}" for VM "${name}": ${errnoName(errno)}`);
   }
 
-  /** The errno of the answer; undefined when the keeper is gone, and the next one will be told. */
-  async #ask(command: object): Promise<number | undefined> {
+  /** Undefined when the keeper is gone; the next one will be told. */
+  async #ask(command: object): Promise<Answer | undefined> {
     const admin = this.#admin;
     if (admin === undefined || !admin.writable) return undefined;
-    const { promise, resolve } = Promise.withResolvers<number>();
+    const { promise, resolve } = Promise.withResolvers<Answer>();
     this.#answers.push(resolve);
     const gone = once(admin, 'close', { signal: this.#over.signal }).then(
       () => undefined,
@@ -103,16 +146,21 @@ export class KeeperUnit {
   /** Starts another whenever it ends. */
   async #watch(): Promise<void> {
     const { onTrouble } = this.#options;
+    const { signal } = this.#over;
     for (;;) {
       const admin = this.#admin;
+      // We may have been let go while this one was begun.
+      if (signal.aborted) admin?.destroy();
       if (admin !== undefined && !admin.destroyed) await once(admin, 'close').catch(() => {});
-      if (this.#over.signal.aborted) return;
+      if (signal.aborted) return this.#replaced?.resolve();
       this.#answers.length = 0;
       this.#received = '';
-      onTrouble('the keeper ended; starting another');
+      if (this.#replaced === undefined) onTrouble('the keeper ended; starting another');
       try {
-        this.#admin = await this.#reach();
+        await this.#begin();
         for (const [name, wanted] of this.#wanted) await this.#openOne(name, wanted);
+        this.#replaced?.resolve();
+        this.#replaced = undefined;
       } catch (error) {
         onTrouble(`the keeper: ${error instanceof Error ? error.message : String(error)}`);
         this.#admin?.destroy();
@@ -162,7 +210,7 @@ export class KeeperUnit {
       this.#received += text;
       const lines = this.#received.split('\n');
       this.#received = lines.pop()!;
-      for (const line of lines) this.#answers.shift()?.((JSON.parse(line) as { readonly errno: number }).errno);
+      for (const line of lines) this.#answers.shift()?.(JSON.parse(line) as Answer);
     });
     return socket;
   }

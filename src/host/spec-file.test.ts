@@ -228,6 +228,8 @@ const wrong: readonly (readonly [section: string, message: RegExp])[] = [
   ['metadata: { "a\\0": x }', /a name cannot hold a NUL/],
   ['metadata: { "a\\uD800": x }', /a name must be valid Unicode/],
   [`metadata: { ${'ä'.repeat(128)}: x }`, /the name has 256 bytes; 255 are allowed/],
+  ['metadata: { guest: x }', /metadata\.guest: "guest" is a directory that every tree has\n[^]*write guest: \{\}/],
+  ['metadata: { guest: { .agent: { symlink: x } } }', /".agent" is a directory that every tree has/],
   ['metadata: { .changes: x }', /"\.changes" is the stream of changes/],
   ['metadata: { a: 1, a: 2 }', /metadata\.a: "a" was given before, in line 2/],
   ['metadata:\n  a: &x {b: 1}\n  c:\n    <<: *x', /merge keys are not part of YAML 1\.2/],

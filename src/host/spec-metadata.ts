@@ -2,7 +2,7 @@
 import { Buffer } from 'node:buffer';
 import { closeSync, constants, fstatSync, openSync, readSync } from 'node:fs';
 import { dirname, resolve } from 'node:path';
-import { CHANGES_NAME, limits, type SpecEntry } from '../tree/index.ts';
+import { CHANGES_NAME, limits, type SpecEntry, standing } from '../tree/index.ts';
 import {
   type Entry,
   isMap,
@@ -142,8 +142,25 @@ class MetadataReader implements Metadata {
       const child = join(path, entry.name);
       const wrong = wrongName(entry, at === '');
       if (wrong !== undefined) this.#document.error(entry.key, child, ...wrong);
-      else this.#value(entry.value, `${at}/${entry.name}`, child, depth);
+      else {
+        this.#value(entry.value, `${at}/${entry.name}`, child, depth);
+        this.#checkStanding(entry, `${at}/${entry.name}`, child);
+      }
     }
+  }
+
+  /** What every tree has as a directory can't be anything else. What was placed at `at` itself is the first entry of that path. */
+  #checkStanding(entry: Entry, at: string, path: string): void {
+    if (!standing.some((directory) => directory.path === at)) return;
+    const placed = this.entries.find((one) => one.path === at);
+    if (placed === undefined || placed.kind === 'directory') return;
+    const name = entry.name;
+    this.#document.error(
+      entry.key,
+      path,
+      `"${name}" is a directory that every tree has`,
+      `write ${name}: {} or leave it out`,
+    );
   }
 
   #file(node: Node | null, at: string, path: string, bytes: Uint8Array): void {

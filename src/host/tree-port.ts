@@ -8,7 +8,7 @@ import type {
   TreeEntry,
   TreePort,
 } from '../records/index.ts';
-import { type Caller, type Explanation, explain, type Node, type Spec, ways } from '../tree/index.ts';
+import { type Caller, CHANGES_NAME, type Explanation, explain, type Node, type Spec, ways } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
 import { exportReplica } from './export-tree.ts';
 import { exportPolicyYaml } from './export-yaml.ts';
@@ -23,6 +23,10 @@ const listed = 1000;
 
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
+}
+
+interface ShowOptions {
+  readonly by: string | undefined;
 }
 
 /** `TreePort` over the tree of a VM. */
@@ -60,22 +64,27 @@ export class VmTreePort implements TreePort {
     return { ...this.#answer(), entries, more: false };
   }
 
-  async read(path: string): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }> {
+  async read(
+    path: string,
+    { by }: ShowOptions,
+  ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }> {
     const node = this.#node(path);
     if (typeOf(node) === 'directory')
       throw new HostRefusal('HOST_IS_DIRECTORY', `reading "${path}" failed: it is a directory`);
     if (node.burned)
       throw new HostRefusal('HOST_BURNED', `reading "${path}" failed: a rule says "once", and it has been read`);
+    this.#show([node], 'read', by);
     return { ...this.#answer(), entry: this.#entry(node), bytes: node.bytes ?? new Uint8Array(0) };
   }
 
   async walk(
     path: string,
-    options: { readonly mostBytes: number },
+    options: ShowOptions & { readonly mostBytes: number },
   ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array })[] }> {
     const entries: (TreeEntry & { readonly bytes?: Uint8Array })[] = [];
     let left = options.mostBytes;
-    for (const node of this.#tree.replica.snapshot.descendants(this.#node(path))) {
+    const nodes = [...this.#tree.replica.snapshot.descendants(this.#node(path))];
+    for (const node of nodes) {
       const { bytes } = node;
       left -= bytes?.length ?? 0;
       if (left < 0) {
@@ -84,6 +93,7 @@ export class VmTreePort implements TreePort {
       }
       entries.push({ ...this.#entry(node), ...(bytes !== undefined && !node.burned && { bytes }) });
     }
+    this.#show(nodes, 'read', options.by);
     return { ...this.#answer(), entries };
   }
 
@@ -95,9 +105,11 @@ export class VmTreePort implements TreePort {
     return { ...this.#answer(), revision, changes };
   }
 
-  async export(options: { readonly path?: string | undefined } = {}): Promise<TreeAnswer & { readonly text: string }> {
+  async export(
+    options: ShowOptions & { readonly path?: string | undefined },
+  ): Promise<TreeAnswer & { readonly text: string }> {
     const { path = '/' } = options;
-    this.#node(path);
+    this.#show([...this.#tree.replica.snapshot.descendants(this.#node(path))], 'export', options.by);
     return { ...this.#answer(), text: exportReplica(this.#tree.replica, path) };
   }
 
@@ -140,6 +152,17 @@ export class VmTreePort implements TreePort {
 
   async applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {
     return this.#tree.applied(revision, options.timeoutMs);
+  }
+
+  /** Records who is shown what not everybody may read. */
+  #show(nodes: readonly Node[], operation: 'read' | 'export', by: string | undefined): void {
+    if (by === undefined) return;
+    const hidden = nodes.filter((node) => {
+      if (typeOf(node) === 'directory' || node.burned) return false;
+      const { path, worldReadable } = this.#entry(node);
+      return !worldReadable && path !== `/${CHANGES_NAME}`;
+    });
+    this.#tree.recordShown(hidden, operation, by);
   }
 
   #answer(): TreeAnswer {

@@ -6,7 +6,15 @@ import { once } from 'node:events';
 import { createConnection, type Socket } from 'node:net';
 import { nextTick } from 'node:process';
 import { setTimeout as pause } from 'node:timers/promises';
-import { encodeMessage, LinkError, readerOnHost, type ToDevice } from '../device/index.ts';
+import {
+  encodeMessage,
+  isSpoken,
+  JOURNAL_VERSION,
+  LinkError,
+  readerOnHost,
+  type ToDevice,
+  type ToHost,
+} from '../device/index.ts';
 import {
   endingInWords,
   identify,
@@ -17,6 +25,16 @@ import {
 } from '../qemu/index.ts';
 import type { DeviceSession } from './device-session.ts';
 import { peerOf } from './peer-of.ts';
+
+/** What a device process that serves says of itself. */
+export interface DeviceFacts {
+  /** As `buildOf` says it. */
+  readonly build: string;
+  /** It was found, and not started by us. */
+  readonly isAdopted: boolean;
+  /** One that we start can take up what it leaves. */
+  readonly isSucceeded: boolean;
+}
 
 export interface VmDeviceOptions {
   readonly vm: string;
@@ -29,7 +47,9 @@ export interface VmDeviceOptions {
   readonly uid: number;
   readonly session: DeviceSession;
   /** Before a new process begins: the audit ring is made ready for it. */
-  readonly renew: () => void;
+  readonly prepare: () => void;
+  /** One serves, or (undefined) none does any more. */
+  readonly onServing: (facts: DeviceFacts | undefined) => void;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -40,15 +60,25 @@ const startWithinMs = 20_000;
 const helloWithinMs = 5_000;
 const lookEveryMs = 10;
 const endWithinMs = 5_000;
+/** It has nothing to do but to end: what it holds is kept already, or will be when there is a keeper again. */
+const handOverWithinMs = 5_000;
+/** Of device processes whose `hello` does not say so. */
+const firstJournal = 1;
 /** Waits before one that ended is started again; the last one repeats. The first at once: a guest waits. */
 const restartsMs = { served: [0, 100, 200, 500, 1_000, 2_000], neverServed: [0, 200, 1_000, 5_000, 30_000] } as const;
 /** One that lived this long starts the waits anew. */
 const healthyMs = 5_000;
 
+/** One whose `hello` says nothing of it. */
+const unknownBuild = 'unknown';
+
 interface Connected {
   readonly socket: Socket;
   readonly process: LastingProcess;
+  readonly isAdopted: boolean;
 }
+
+type Hello = Extract<ToHost, { type: 'hello' }>;
 
 /** Runs from `start` until `stop` or `release`. */
 export class VmDevice {
@@ -57,6 +87,9 @@ export class VmDevice {
   #running: Promise<void> | undefined;
   #connected: Connected | undefined;
   #serving = Promise.withResolvers<void>();
+  /** Resolved when its device can be used: a front end that a predecessor served goes on by then. */
+  #ready = Promise.withResolvers<void>();
+  #facts: DeviceFacts | undefined;
   /** It was told to end: its end is no trouble. */
   #told = false;
   /** The last one that was connected said hello. */
@@ -65,7 +98,7 @@ export class VmDevice {
 
   constructor(options: VmDeviceOptions) {
     this.#options = options;
-    this.#serving.promise.catch(() => {});
+    for (const { promise } of [this.#serving, this.#ready]) promise.catch(() => {});
   }
 
   start(): void {
@@ -74,6 +107,11 @@ export class VmDevice {
 
   get pid(): number | undefined {
     return this.#connected?.process.identity.pid;
+  }
+
+  /** Of the process that serves now. */
+  get facts(): DeviceFacts | undefined {
+    return this.#facts;
   }
 
   /** Resolves once a device process has been told what to serve. */
@@ -91,10 +129,25 @@ export class VmDevice {
     connected.process.signal('SIGKILL');
   }
 
-  /** Has another process take its place, such as one of a newer version. */
-  replace(): void {
+  /**
+   * Has another process take the place of the one that serves, if one does: it ends and leaves all to its successor, for
+   * which guests wait. Resolves when that one serves. Whatever may go wrong, one is started again and again until it does.
+   */
+  async replace(signal: AbortSignal): Promise<void> {
+    const connected = this.#connected;
+    if (connected === undefined || this.#facts === undefined || this.#over.signal.aborted) return;
     this.#told = true;
-    this.#connected?.process.signal('SIGTERM');
+    connected.socket.write(encodeMessage({ type: 'handOver' }));
+    const kill = setTimeout(() => connected.process.signal('SIGKILL'), handOverWithinMs);
+    const closed = Promise.withResolvers<void>();
+    connected.socket.once('close', () => {
+      clearTimeout(kill);
+      // Until now it was the old one's.
+      this.#ready = Promise.withResolvers();
+      closed.resolve();
+    });
+    await within(signal, closed.promise);
+    await within(signal, this.#ready.promise);
   }
 
   /** Ends it for good. */
@@ -175,14 +228,14 @@ export class VmDevice {
     const peer = peerOf(socket);
     const identity = typeof peer === 'number' || peer.uid !== uid ? undefined : identify(peer.pid);
     const process = identity && launcher.adopt(identity, launch.logFile);
-    if (process !== undefined) return { socket, process };
+    if (process !== undefined) return { socket, process, isAdopted: true };
     socket.destroy();
     throw new Error(`whoever listens at "${linkPath}" is not the device process; end it and remove the socket`);
   }
 
   async #launch(): Promise<Connected> {
-    const { vm, launcher, launch, renew } = this.#options;
-    renew();
+    const { vm, launcher, launch, prepare } = this.#options;
+    prepare();
     this.#startedAtMs = Date.now();
     const process = await launcher.launch({
       ...launch,
@@ -194,7 +247,7 @@ export class VmDevice {
       const connected = await this.#connect();
       if (connected !== undefined) {
         process.release();
-        return connected;
+        return { ...connected, isAdopted: false };
       }
       process.look();
       if (!process.alive) throw new Error(await this.#wordsOf(process));
@@ -232,11 +285,13 @@ export class VmDevice {
       if (failure !== undefined) return;
       try {
         for (const message of reader.feed(chunk)) {
+          if (message.type === 'hello') {
+            clearTimeout(silent);
+            if (!isSpoken(message.protocol)) return giveUp(`it is of another version (${inWordsOf(message)})`);
+            this.#greet(connected, message);
+          }
           session.take(message, send);
-          if (message.type !== 'hello') continue;
-          clearTimeout(silent);
-          this.#hasServed = true;
-          this.#serving.resolve();
+          if (message.type === 'ready') this.#ready.resolve();
         }
       } catch (error) {
         if (!(error instanceof LinkError)) throw error;
@@ -246,14 +301,24 @@ export class VmDevice {
     socket.on('error', () => {});
     await once(socket, 'close');
     clearTimeout(silent);
+    this.#facts = undefined;
     if (this.#over.signal.aborted && !this.#told) return '';
+    this.#options.onServing(undefined);
     // A link that ends means a process that ends, or one that another daemon has taken over.
     const kill = setTimeout(() => process.signal('SIGKILL'), endWithinMs);
     process.look();
-    const words = await this.#wordsOf(process);
+    // A process that is let go of meanwhile never tells of its end.
+    const words = await Promise.race([this.#wordsOf(process), abortOf(this.#over.signal)]);
     clearTimeout(kill);
     this.#connected = undefined;
     return failure ?? words;
+  }
+
+  #greet({ isAdopted }: Connected, { build = unknownBuild, journal = firstJournal }: Hello): void {
+    this.#hasServed = true;
+    this.#facts = { build, isAdopted, isSucceeded: journal === JOURNAL_VERSION };
+    this.#serving.resolve();
+    this.#options.onServing(this.#facts);
   }
 
   async #wordsOf(process: LastingProcess): Promise<string> {
@@ -263,5 +328,27 @@ export class VmDevice {
     return words === '' ? `it ${ending}` : `it ${ending}: ${words}`;
   }
 }
+
+const inWordsOf = ({ protocol, build = unknownBuild }: Hello): string => `${build}, protocol ${protocol} of the link`;
+
+/** Resolves with no words when the signal aborts. */
+const abortOf = (signal: AbortSignal): Promise<string> =>
+  new Promise((resolve) => {
+    if (signal.aborted) resolve('');
+    else signal.addEventListener('abort', () => resolve(''), { once: true });
+  });
+
+/** Rejects with the signal's reason when that aborts first. */
+const within = async (signal: AbortSignal, promise: Promise<void>): Promise<void> => {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>();
+  const abort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+};
 
 const inWords = (ms: number): string => (ms === 0 ? 'at once' : `in ${ms / 1000} s`);

@@ -6,8 +6,9 @@ import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
+import { HostRefusal } from './host-error.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
-import { VmDevice } from './vm-device.ts';
+import { type DeviceFacts, VmDevice } from './vm-device.ts';
 import type { VmTree } from './vm-tree.ts';
 
 export interface VmServedOptions {
@@ -25,12 +26,24 @@ export interface VmServedOptions {
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** What device processes that we start run. */
+  readonly build: string;
+  /** A device process serves, or (undefined) none does any more. */
+  readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
+}
+
+/** The device process that serves a VM. */
+export interface ServingFacts extends DeviceFacts {
+  /** One that is started now runs another version. */
+  readonly isOutdated: boolean;
 }
 
 const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
 /** How long a boot waits for its device. */
 const servingWithinMs = 30_000;
+/** How long a planned replacement may take. */
+const replacedWithinMs = 30_000;
 
 export class VmServed {
   readonly #options: VmServedOptions;
@@ -40,6 +53,7 @@ export class VmServed {
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
   #isReleased = false;
+  #isWanted = false;
 
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
@@ -71,6 +85,7 @@ export class VmServed {
 
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
   async start(signal?: AbortSignal): Promise<void> {
+    this.#isWanted = true;
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
@@ -96,6 +111,7 @@ export class VmServed {
 
   /** Ends the device process for good. */
   stop(): Promise<void> {
+    this.#isWanted = false;
     this.#changing = this.#stop(this.#changing);
     return this.#changing;
   }
@@ -112,9 +128,51 @@ export class VmServed {
     this.#options.tree.authority.holdersAre([]);
   }
 
-  /** Has a process of this version take over from one of another. */
-  replace(): void {
-    this.#device?.replace();
+  /** There is to be a device process. */
+  get isWanted(): boolean {
+    return this.#isWanted;
+  }
+
+  /** Of the device process that serves now. */
+  get serving(): ServingFacts | undefined {
+    const facts = this.#device?.facts;
+    return facts && { ...facts, isOutdated: facts.build !== this.#options.build };
+  }
+
+  /**
+   * Has another process take the place of the one that serves now, under a running guest. Resolves when it serves. Rejects
+   * when it does not in time (and goes on starting one), and with HOST_WRONG_STATE, where it changed nothing.
+   */
+  async replace(): Promise<void> {
+    const { vm } = this.#options;
+    const device = this.#device;
+    const facts = device?.facts;
+    if (device === undefined || facts === undefined)
+      throw new HostRefusal(
+        'HOST_WRONG_STATE',
+        `nothing serves the directory of VM "${vm}" now, so there is nothing to replace; what is started next is of this version`,
+      );
+    if (!facts.isSucceeded)
+      throw new HostRefusal(
+        'HOST_WRONG_STATE',
+        `what serves VM "${vm}" (${facts.build}) cannot hand its guest over to this version; stop the VM and start it, which begins a new one`,
+      );
+    await this.#replace(device);
+  }
+
+  /** The same where no guest is connected, so that it does not matter what could be handed over. */
+  async refresh(): Promise<void> {
+    if (this.#device !== undefined && this.serving?.isOutdated === true) await this.#replace(this.#device);
+  }
+
+  async #replace(device: VmDevice): Promise<void> {
+    const late = AbortSignal.timeout(replacedWithinMs);
+    try {
+      await device.replace(late);
+    } catch (error) {
+      if (!late.aborted) throw error;
+      throw new Error(`another device process does not serve within ${replacedWithinMs / 1000} s`, { cause: error });
+    }
   }
 
   counters(): Promise<Counters | undefined> {
@@ -193,7 +251,8 @@ export class VmServed {
       linkPath: paths.link,
       uid: uid ?? process.getuid!(),
       session: this.#session,
-      renew: () => this.#ring.renew(),
+      prepare: () => this.#ring.renew(),
+      onServing: () => this.#options.onServing(this.serving),
       onTrouble: (what) => onEvent({ event: 'trouble', what }),
     });
     device.start();

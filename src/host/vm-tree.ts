@@ -2,11 +2,13 @@
 import type { TreeCondition, TreeEdit } from '../records/index.ts';
 import { StoreError } from '../store/index.ts';
 import {
-  type AuditSink,
+  type AuditRecord,
   Authority,
   type AuthorityOptions,
+  type Node,
   type PolicySpec,
   type Replica,
+  ruleName,
   type Spec,
   TreeError,
   type TreeErrorCode,
@@ -16,14 +18,19 @@ import { HostRefusal } from './host-error.ts';
 import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
+import { TreeStoreError } from './tree-store.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
   /** Of the store: revisions of other epochs mean nothing in this one. */
   readonly epoch: number;
-  readonly audit: AuditSink;
+  /** Keeps all of the records, or none and says false. */
+  readonly audit: (records: readonly AuditRecord[]) => boolean;
   readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'>;
 }
+
+/** No user of a guest has this id. */
+const nobody = 0xffff_ffff;
 
 interface Changed {
   readonly revision: number;
@@ -36,18 +43,20 @@ export class VmTree {
   readonly epoch: number;
   readonly authority: Authority;
   readonly history: TreeHistory;
+  readonly #audit: VmTreeOptions['audit'];
   /** What serves it, while something does. */
   #session: DeviceSession | undefined;
 
   constructor(options: VmTreeOptions) {
     this.vm = options.vm;
     this.epoch = options.epoch;
+    this.#audit = options.audit;
     this.authority = new Authority({
       vm: options.vm,
       wallMs: Date.now,
       digest: digestOf,
       errnoOf: keepingErrno,
-      audit: options.audit,
+      audit: (record) => options.audit([record]),
       holdersOutlive: true,
       ...options.kept,
     });
@@ -86,6 +95,33 @@ export class VmTree {
     if (session === undefined || (await session.applied(revision, timeoutMs))) return [];
     // One that was ended on purpose meanwhile serves nobody.
     return this.#session === session ? ['virtiofs'] : [];
+  }
+
+  /** Records that somebody outside is shown the values of nodes. HOST_UNAVAILABLE when the log can't keep that. */
+  recordShown(nodes: readonly Node[], operation: 'read' | 'export', by: string): void {
+    const { replica, vm } = this;
+    const { snapshot } = replica;
+    const records = nodes.map(
+      (node): AuditRecord => ({
+        timeMs: Date.now(),
+        vm,
+        way: 'api',
+        operation,
+        path: snapshot.path(node),
+        uid: nobody,
+        gid: nobody,
+        pid: 0,
+        by,
+        revision: snapshot.revision,
+        verdict: 'allowed',
+        rule: ruleName(replica.facts(node).effective.rule),
+      }),
+    );
+    if (records.length > 0 && !this.#audit(records))
+      throw new HostRefusal(
+        'HOST_UNAVAILABLE',
+        'a value that not everybody may read is not shown, as the audit log cannot be written: make room for it, then try again',
+      );
   }
 
   /** Resolves when it is kept. */
@@ -130,7 +166,10 @@ export class VmTree {
     const failure = cause instanceof Error && cause === this.authority.persistFailure ? cause : undefined;
     if (cause instanceof StoreError || failure !== undefined) {
       const isFull = cause instanceof StoreError && cause.code === 'STORE_FULL';
-      const words = `nothing was changed: ${(cause as Error).message}`;
+      const words =
+        cause instanceof TreeStoreError && cause.code === 'TREE_IN_DOUBT'
+          ? `whether it was done is not known (${cause.cause instanceof Error ? cause.cause.message : cause.message}); read it before you repeat it`
+          : `nothing was changed: ${(cause as Error).message}`;
       return new HostRefusal(isFull ? 'HOST_FULL' : 'HOST_UNAVAILABLE', words, { cause: error });
     }
     return error;

@@ -1,8 +1,21 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { appendFileSync, cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { test } from 'node:test';
-import { commandOf, commandPart, partEnvironment, processParts, threadParts, versionOf, versionText } from './index.ts';
+import { pathToFileURL } from 'node:url';
+import {
+  buildOf,
+  buildOfSources,
+  commandOf,
+  commandPart,
+  partEnvironment,
+  processParts,
+  threadParts,
+  versionOf,
+  versionText,
+} from './index.ts';
 
 test('processParts and threadParts name files that are there', () => {
   for (const { file } of [commandPart, ...Object.values(processParts), ...Object.values(threadParts)]) {
@@ -35,4 +48,22 @@ test('versionText leaves out a commit that is not known', () => {
 
 test('versionOf says the version of package.json', () => {
   assert.match(versionOf(new URL('../../', import.meta.url)).version, /^\d+\.\d+\.\d+$/);
+});
+
+test('buildOf changes with every source of a part, and with no other', (t) => {
+  const root = new URL('../../', import.meta.url);
+  const copy = mkdtempSync(path.join(tmpdir(), 'porthole-build-'));
+  t.after(() => rmSync(copy, { recursive: true }));
+  for (const name of ['package.json', 'src']) cpSync(new URL(name, root), path.join(copy, name), { recursive: true });
+  const build = (part: 'device' | 'keeper'): string => buildOfSources(pathToFileURL(`${copy}/`), part);
+  const before = { device: build('device'), keeper: build('keeper') };
+  assert.match(before.device, /^\d+\.\d+\.\d+\+[0-9a-f]{12}$/);
+  assert.deepEqual(before, { device: buildOf('device'), keeper: buildOf('keeper') }, 'wherever it lies');
+  appendFileSync(path.join(copy, 'src/cli/up.ts'), '// changed\n');
+  assert.deepEqual([build('device'), build('keeper')], [before.device, before.keeper]);
+  appendFileSync(path.join(copy, 'src/tree/replica.ts'), '// changed\n');
+  assert.notEqual(build('device'), before.device);
+  assert.equal(build('keeper'), before.keeper);
+  appendFileSync(path.join(copy, 'src/sys/socket.ts'), '// changed\n');
+  assert.notEqual(build('keeper'), before.keeper);
 });

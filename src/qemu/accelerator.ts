@@ -4,7 +4,7 @@ import { existsSync, mkdtempSync, rmSync, statSync, truncateSync, writeFileSync 
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { printable } from './error.ts';
+import { printable } from '../wire/index.ts';
 import type { Accelerator } from './machine.ts';
 
 export interface AcceleratorFound {

@@ -50,6 +50,9 @@ const lookEveryMs = 20;
 const againAfterMs = 1_000;
 const watchAgainAfterMs = 5_000;
 const lastWordsWithinMs = 2_000;
+const silentMs = 10_000;
+/** The longest that a timer can wait: 24 days. */
+const forEverMs = 0x7fffffff;
 
 export interface BootEnd {
   /** For people. */
@@ -72,6 +75,8 @@ export class Boot {
   readonly #over = new AbortController();
   #qmp: Qmp | undefined;
   #shutdown: string | undefined;
+  /** Whether the guest may have run; a QEMU that was found and has not said otherwise has. */
+  #hasRun = false;
 
   private constructor(name: string, options: BootOptions, runtime: VmRuntime, qemu: LastingProcess) {
     this.#name = name;
@@ -151,6 +156,7 @@ export class Boot {
     }
     const boot = new Boot(name, options, runtime, qemu);
     boot.#watcher = runtime.watcher && launcher.adopt(runtime.watcher, paths.watcherLog);
+    boot.#hasRun = true;
     onFound(boot);
     try {
       await boot.#takeUpWatcher();
@@ -158,6 +164,11 @@ export class Boot {
       return boot;
     } catch (error) {
       if (signal.aborted) throw error;
+      boot.#qemu.look();
+      if (boot.#hasRun && boot.#qemu.alive) {
+        options.onTrouble(`it runs, and cannot be told how to: ${messageOf(error)}`);
+        return boot;
+      }
       boot.kill();
       return boot.ended;
     }
@@ -200,19 +211,22 @@ export class Boot {
   async #run(signal: AbortSignal, withinMs: number | undefined): Promise<void> {
     const limits = withinMs === undefined ? [signal] : [signal, AbortSignal.timeout(withinMs)];
     const late = AbortSignal.any([...limits, this.#over.signal]);
+    const ask = { signal: late, timeoutMs: withinMs ?? forEverMs };
     const start = async (): Promise<void> => {
       const watching = this.#watch();
       const isAdopted = withinMs === undefined;
-      const [qmp] = await Promise.all([this.#connect(late), isAdopted ? watching.catch(() => {}) : watching]);
-      const status = await qmp.execute('query-status', undefined, { signal: late });
+      const [qmp] = await Promise.all([this.#connect(ask), isAdopted ? watching.catch(() => {}) : watching]);
+      const status = await qmp.execute('query-status', undefined, ask);
       if ((status as { readonly status?: string }).status !== 'prelaunch') {
         // A guest that runs goes on, also while there is no room for its console's log.
         watching.catch((error: unknown) => this.#watchAgain(error));
         return;
       }
+      this.#hasRun = false;
       await watching;
       await this.#attached(late);
-      await qmp.execute('cont', undefined, { signal: late });
+      await qmp.execute('cont', undefined, ask);
+      this.#hasRun = true;
     };
     try {
       await start();
@@ -226,15 +240,27 @@ export class Boot {
     }
   }
 
-  async #connect(signal: AbortSignal): Promise<Qmp> {
+  /** Tries until there is a monitor that answers, or `signal` aborts. */
+  async #connect({ signal, timeoutMs }: { signal: AbortSignal; timeoutMs: number }): Promise<Qmp> {
+    const silent = setTimeout(() => {
+      this.#options.onTrouble(`QEMU's monitor does not answer; waiting for it`);
+    }, silentMs);
+    try {
+      return await this.#connectTo(signal, timeoutMs);
+    } finally {
+      clearTimeout(silent);
+    }
+  }
+
+  async #connectTo(signal: AbortSignal, timeoutMs: number): Promise<Qmp> {
     for (;;) {
       signal.throwIfAborted();
       try {
-        const qmp = await Qmp.connect(this.#options.paths.qmp, { signal });
+        const qmp = await Qmp.connect(this.#options.paths.qmp, { signal, timeoutMs });
         this.#hear(qmp);
         return qmp;
       } catch (error) {
-        if (!(error instanceof QemuError && error.code === 'QMP_LOST')) throw error;
+        if (!(error instanceof QemuError && (error.code === 'QMP_LOST' || error.code === 'QMP_TIMEOUT'))) throw error;
       }
       await pause(lookEveryMs, undefined, { signal });
     }
@@ -265,8 +291,7 @@ export class Boot {
         await pause(againAfterMs, undefined, { signal });
         if (!this.#qemu.alive) return;
         if (!told) this.#options.onTrouble('QEMU closed its monitor and goes on; connecting again');
-        const soon = AbortSignal.any([signal, AbortSignal.timeout(10_000)]);
-        if (await this.#connect(soon).catch(() => undefined)) return;
+        if (await this.#connect({ signal, timeoutMs: forEverMs }).catch(() => undefined)) return;
       }
     } catch {
       // Let go meanwhile.

@@ -12,7 +12,8 @@ import {
   rmSync,
 } from 'node:fs';
 import { dirname } from 'node:path';
-import { messageOf, printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { messageOf, QemuError } from './error.ts';
 import { QCOW2_HEADER_BYTES, type Qcow2Allowed, type Qcow2Header, readQcow2Header } from './qcow2.ts';
 import { runSandboxed } from './sandbox.ts';
 

@@ -14,7 +14,9 @@ export type QemuErrorCode =
   | 'IMAGE_MISSING'
   | 'IMAGE_CHANGED'
   | 'IMAGE_REFUSED'
-  | 'IMAGE_FAILED';
+  | 'IMAGE_FAILED'
+  /** More files at once than are taken. */
+  | 'UPLOADS_MANY';
 
 /** Messages say what was tried, quote the value, and say what to do. */
 export class QemuError extends Error {
@@ -26,12 +28,5 @@ export class QemuError extends Error {
     this.code = code;
   }
 }
-
-/**
- * Words of a process that a guest may have taken over, safe to print: a terminal obeys control characters, and a line break
- * would begin a line that we seem to say.
- */
-export const printable = (words: string): string =>
-  words.replaceAll(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) => `\\u{${character.codePointAt(0)!.toString(16)}}`);
 
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

@@ -25,7 +25,9 @@ import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { MAX_DISK_BYTES, readHeader, syncDirectory } from './disks.ts';
 import { messageOf, QemuError } from './error.ts';
+import { makeSearchable } from './paths.ts';
 import { runSandboxed } from './sandbox.ts';
+import { type IncomingFile, Uploads, uploadPrefix } from './uploads.ts';
 
 export interface DiskImage {
   readonly kind: 'disk';
@@ -57,6 +59,9 @@ export interface ImageWork {
   readonly onProgress?: ((step: ImageStep, done: number) => void) | undefined;
 }
 
+/** A file that an image is made from: one of this machine, which is copied, or one that was uploaded, which is used up. */
+export type ImageSource = string | { readonly upload: string };
+
 export interface ImageStoreOptions {
   /** `STATE/images`; made if it is not there. */
   readonly directory: string;
@@ -76,14 +81,28 @@ const kernelFileBytes = 1024 ** 3;
 export class ImageStore {
   readonly #options: ImageStoreOptions;
   readonly #directory: string;
+  readonly #uploads: Uploads;
 
   constructor(options: ImageStoreOptions) {
     this.#options = options;
     this.#directory = options.directory;
-    mkdirSync(this.#directory, { recursive: true, mode: 0o711 });
+    makeSearchable(this.#directory);
     // Left by a process that was killed; nothing in it was ever an image.
     for (const name of readdirSync(this.#directory))
-      if (name.startsWith('new-')) rmSync(join(this.#directory, name), { recursive: true, force: true });
+      if (name.startsWith('new-') || name.startsWith(uploadPrefix))
+        rmSync(join(this.#directory, name), { recursive: true, force: true });
+    const { directory, maxFileBytes = defaultMaxFileBytes } = options;
+    this.#uploads = new Uploads({ directory, maxFileBytes });
+  }
+
+  /** Makes room for a file that an image is to be made from soon. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */
+  openUpload(sizeBytes: number): IncomingFile {
+    return this.#uploads.open(sizeBytes);
+  }
+
+  /** Forgets uploads that wait. */
+  close(): Promise<void> {
+    return this.#uploads.close();
   }
 
   /**
@@ -92,7 +111,7 @@ export class ImageStore {
    * rewritten as a plain qcow2. Other errors: DISK_FULL, IMAGE_FAILED.
    */
   async addDisk(
-    source: { readonly file: string; readonly format: 'qcow2' | 'raw' },
+    source: { readonly file: ImageSource; readonly format: 'qcow2' | 'raw' },
     work: ImageWork = {},
   ): Promise<DiskImage> {
     const { maxFileBytes = defaultMaxFileBytes, maxVirtualBytes = MAX_DISK_BYTES, sandboxUid } = this.#options;
@@ -101,7 +120,7 @@ export class ImageStore {
       const copy = join(stage, 'upload');
       const output = join(stage, 'output');
       mkdirSync(output, { mode: 0o700 });
-      await copyFile(source.file, copy, maxFileBytes, work);
+      await this.#obtain(source.file, copy, maxFileBytes, work);
       work.onProgress?.('checking', 0);
       const virtualBytes = source.format === 'raw' ? rawSize(copy) : readHeader(copy).virtualBytes;
       if (virtualBytes > maxVirtualBytes)
@@ -123,19 +142,19 @@ export class ImageStore {
 
   /** Takes a kernel, an initrd and a command line to boot without firmware. They are taken as they are: QEMU only copies them. */
   async addKernel(
-    source: { readonly kernel: string; readonly initrd?: string | undefined; readonly commandLine: string },
+    source: { readonly kernel: ImageSource; readonly initrd?: ImageSource | undefined; readonly commandLine: string },
     work: ImageWork = {},
   ): Promise<KernelImage> {
     return this.#stage(async (stage) => {
       const output = join(stage, 'output');
-      mkdirSync(output, { mode: 0o711 });
+      makeSearchable(output);
       const digests: Record<string, string> = {};
       let fileBytes = 0;
       for (const name of ['kernel', 'initrd'] as const) {
         const file = source[name];
         if (file === undefined) continue;
         const to = join(output, name);
-        fileBytes += await copyFile(file, to, kernelFileBytes, work);
+        fileBytes += await this.#obtain(file, to, kernelFileBytes, work);
         digests[name] = await digestOf(to, work);
         this.#protect(to);
       }
@@ -202,6 +221,15 @@ export class ImageStore {
     rmSync(record, { force: true });
     for (const suffix of ['.qcow2', '.kernel']) rmSync(this.#pathOf(digest, suffix), { recursive: true, force: true });
     syncDirectory(this.#directory);
+  }
+
+  async #obtain(source: ImageSource, to: string, maxBytes: number, work: ImageWork): Promise<number> {
+    if (typeof source === 'string') return copyFile(source, to, maxBytes, work);
+    renameSync(this.#uploads.take(source.upload), to);
+    const { size } = statSync(to);
+    if (size > maxBytes)
+      throw new QemuError('IMAGE_REFUSED', `the file has ${size} bytes, and ${maxBytes} are allowed for it`);
+    return size;
   }
 
   async #convert(

@@ -4,9 +4,10 @@ export { trimLog } from './bounded-log.ts';
 export { type CommandLine, commandLine } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
-export { printable, QemuError, type QemuErrorCode } from './error.ts';
+export { QemuError, type QemuErrorCode } from './error.ts';
 export {
   type DiskImage,
+  type ImageSource,
   type ImageStep,
   ImageStore,
   type ImageStoreOptions,
@@ -16,11 +17,12 @@ export {
 } from './images.ts';
 export { type LastWords, readLastWords } from './last-words.ts';
 export * from './machine.ts';
-export { makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
+export { makeSearchable, makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
 export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdentity } from './process-identity.ts';
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
+export { killAllOf } from './strays.ts';
 export {
   findLauncher,
   type Launcher,

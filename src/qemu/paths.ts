@@ -1,6 +1,6 @@
 /** Where the files of one VM are. */
 import { chmodSync, chownSync, mkdirSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 export interface VmPaths {
   /** Of the state directory: survives the machine's restart. */
@@ -43,14 +43,20 @@ export function vmPaths(stateDir: string, runDir: string, name: string): VmPaths
   };
 }
 
+/** Makes a directory that others may search and none but us may change (0711), whatever the daemon's umask is. */
+export function makeSearchable(directory: string): void {
+  mkdirSync(directory, { recursive: true });
+  chmodSync(directory, 0o711);
+}
+
 /**
  * Makes the directories of a VM where they are not there. QEMU's user can search those above its own (0711) and write to
  * `qemu` alone, so that a QEMU that was taken over can put no link in the way of a file that we write.
  */
 export function makeVmDirectories(paths: VmPaths, uid: number | undefined, gid = uid): void {
   for (const dir of [paths.state, paths.run]) {
-    mkdirSync(dir, { recursive: true, mode: 0o711 });
-    chmodSync(dir, 0o711);
+    makeSearchable(dirname(dir));
+    makeSearchable(dir);
   }
   mkdirSync(paths.qemu, { recursive: true, mode: 0o700 });
   if (uid !== undefined) chownSync(paths.qemu, uid, gid ?? uid);

@@ -2,7 +2,9 @@
  * Reads the header of a qcow2 file (docs/interop/qcow2.txt of QEMU) that a stranger made, before any program of QEMU sees it:
  * through a backing file or an external data file an image reads files of the machine that opens it. Integers are big-endian.
  */
-import { printable, QemuError } from './error.ts';
+
+import { printable } from '../wire/index.ts';
+import { QemuError } from './error.ts';
 
 export interface Qcow2Header {
   readonly version: 2 | 3;

@@ -2,8 +2,10 @@
  * A client of QEMU's machine protocol (QMP, docs/interop/qmp-spec.rst): JSON lines over a unix socket, to a QEMU that this
  * process or an earlier one started. What QEMU says is foreign: lines are bounded and their shape is checked.
  */
-import { connect, type Socket } from 'node:net';
-import { messageOf, printable, QemuError } from './error.ts';
+import type { Socket } from 'node:net';
+import { printable } from '../wire/index.ts';
+import { connectToItself } from './connect.ts';
+import { messageOf, QemuError } from './error.ts';
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 export type JsonObject = { readonly [key: string]: Json };
@@ -77,8 +79,10 @@ export class Qmp implements AsyncDisposable {
 
   /** Connects to the socket of `-chardev socket,…,server=on` and negotiates. Each such socket serves one client at a time. */
   static async connect(path: string, options: ExecuteOptions = {}): Promise<Qmp> {
-    const socket = connect(path);
+    let connecting: Socket | undefined;
+    let socket: Socket;
     try {
+      socket = connecting = connectToItself(path);
       await new Promise<void>((resolve, reject) => {
         const abort = (): void => reject(options.signal?.reason);
         options.signal?.addEventListener('abort', abort, { once: true });
@@ -87,7 +91,7 @@ export class Qmp implements AsyncDisposable {
         if (options.signal?.aborted) abort();
       });
     } catch (error) {
-      socket.destroy();
+      connecting?.destroy();
       throw new QemuError('QMP_LOST', `connecting to QEMU's monitor "${path}" failed: ${messageOf(error)}`, error);
     }
     const client = new Qmp(socket);
@@ -107,10 +111,14 @@ export class Qmp implements AsyncDisposable {
       () => this.#greeted.reject(new QemuError('QMP_TIMEOUT', `QEMU's monitor did not greet within ${timeoutMs} ms`)),
       timeoutMs,
     );
+    const abort = (): void => this.#greeted.reject(options.signal?.reason);
+    options.signal?.addEventListener('abort', abort, { once: true });
+    if (options.signal?.aborted) abort();
     try {
       await this.#greeted.promise;
     } finally {
       clearTimeout(timer);
+      options.signal?.removeEventListener('abort', abort);
     }
     await this.execute('qmp_capabilities', undefined, options);
   }

@@ -4,7 +4,8 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { z } from 'zod';
-import { messageOf, printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { messageOf, QemuError } from './error.ts';
 import type { ImageWork } from './images.ts';
 
 const fileName = z.string().refine((name) => name !== '' && name === basename(name) && !name.startsWith('.'));

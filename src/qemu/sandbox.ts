@@ -1,6 +1,7 @@
 /** Runs a program that reads what strangers made: no network, no other process to be seen, bounded in every way. */
 import { spawn } from 'node:child_process';
-import { printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { QemuError } from './error.ts';
 
 export interface SandboxOptions {
   /** Another user than ours; only root can. Without it the program runs as we do, in a user namespace of its own. */

@@ -84,6 +84,9 @@ test('SessionLauncher tells how a process ended, and keeps its words', async () 
   assert.deepEqual(await child2.ended, { how: 'exit', status: 127 });
   assert.match(lastLine(absent.logFile), /\/no\/such\/program.*No such file/);
   assert.equal(lastLine(join(dir, 'no-log')), '');
+  const thrown = spec([process.execPath, '-e', 'throw new RangeError("too far")']);
+  await (await launcher.launch(thrown)).ended;
+  assert.equal(lastLine(thrown.logFile), 'RangeError: too far');
 });
 
 test('SessionLauncher refuses a name that is none, and a log that is a link', async () => {

@@ -8,7 +8,8 @@ import { closeSync, constants, existsSync, fstatSync, openSync, readFileSync, re
 import { dirname } from 'node:path';
 import { promisify } from 'node:util';
 import * as sys from '../sys/index.ts';
-import { messageOf, printable, QemuError } from './error.ts';
+import { printable } from '../wire/index.ts';
+import { messageOf, QemuError } from './error.ts';
 import {
   type Ending,
   endingInWords,
@@ -85,7 +86,7 @@ const openLog = (logFile: string): number =>
 
 const endingFileOf = (logFile: string): string => `${logFile}.ending`;
 
-/** The last line that a process left in its log, made safe to print; empty when there is none. */
+/** The last line that a process left in its log (of Node, the error that ended it), made safe to print; empty when there is none. */
 export function lastLine(logFile: string): string {
   let fd: number;
   try {
@@ -98,7 +99,10 @@ export function lastLine(logFile: string): string {
     const bytes = Buffer.alloc(Math.min(size, 4096));
     const count = readSync(fd, bytes, 0, bytes.length, size - bytes.length);
     const lines = bytes.toString('utf8', 0, count).trimEnd().split('\n');
-    return printable(lines.at(-1) ?? '').slice(0, 500);
+    // What Node says of an error that nobody caught ends with its version.
+    const isNode = lines.at(-1)?.startsWith('Node.js v') === true;
+    const line = (isNode ? lines.findLast((candidate) => /^\w*Error\b/.test(candidate)) : undefined) ?? lines.at(-1);
+    return printable(line ?? '').slice(0, 500);
   } finally {
     closeSync(fd);
   }

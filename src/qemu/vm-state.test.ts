@@ -38,6 +38,17 @@ test('step creates, starts and runs', () => {
   assert.deepEqual(actions, ['boot']);
 });
 
+test('step boots after it created when that was asked for last, and not after a creation that failed', () => {
+  const create: [number, VmEvent][] = [[0, { type: 'create' }]];
+  const created: [number, VmEvent] = [1, { type: 'created' }];
+  assert.deepEqual(play(never, ...create, [0, { type: 'start' }], created).actions, ['create', 'boot']);
+  assert.deepEqual(play(never, ...create, [0, { type: 'start' }], [0, stop], created).actions, ['create']);
+  const reboot: VmEvent = { type: 'reboot', deadlineMs: 0 };
+  assert.deepEqual(play(never, ...create, [0, reboot], created).actions, ['create', 'boot']);
+  const failed = play(never, ...create, [0, { type: 'start' }], [1, { type: 'create-failed', reason: 'no room' }]);
+  assert.deepEqual([failed.state.status, failed.state.startsNext], ['failed', undefined]);
+});
+
 test('step presses the power button again and again, then quits, then kills', () => {
   const until = (...events: [number, VmEvent][]) => play(never, ...started, [10, stop], ...events);
   assert.equal(until().state.wakeAtMs, 13_000);
@@ -133,6 +144,23 @@ test('step calls off a start, and a restart that waits', () => {
   assert.deepEqual(step(waiting.state, tick, always, 99_000).actions, []);
 });
 
+test('step starts again at once what ran when the machine was restarted, unless the policy is never to', () => {
+  const restarted: VmEvent = { type: 'machine-restarted' };
+  const after = (policy: VmPolicy, ...events: [number, VmEvent][]) => {
+    const { state, actions } = play(policy, ...events, [9, restarted]);
+    return [state.status, state.reason, actions.at(-1)];
+  };
+  const again = ['starting', 'this machine was restarted', 'boot'];
+  assert.deepEqual(after(onFailure, ...started), again);
+  assert.deepEqual(after(always, ...started), again);
+  assert.deepEqual(after(never, ...started), ['failed', 'this machine was restarted while it ran', 'boot']);
+  assert.deepEqual(after(never, [0, { type: 'start' }]), again, 'it was asked for, and has not run');
+  const words = 'this machine was restarted while it was being stopped';
+  assert.deepEqual(after(always, ...started, [5, stop]), ['stopped', words, 'powerdown']);
+  const reboot: VmEvent = { type: 'reboot', deadlineMs: 10_000 };
+  assert.deepEqual(after(never, ...started, [5, reboot]), ['starting', 'it was rebooted', 'boot']);
+});
+
 test('step never has two QEMUs at once, nor forgets one, whatever happens', () => {
   const event: fc.Arbitrary<VmEvent> = fc.oneof(
     fc.constantFrom<VmEvent>({ type: 'start' }, tick, { type: 'paused', reason: 'full' }, { type: 'resumed' }),
@@ -142,6 +170,7 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
       reason: fc.constantFrom('guest-shutdown', 'guest-reset', 'guest-panic', 'host-signal'),
     }),
     fc.constantFrom<VmEvent>({ type: 'running' }, { type: 'boot-failed', reason: 'x' }, { type: 'ended', words: 'x' }),
+    fc.constant<VmEvent>({ type: 'machine-restarted' }),
   );
   const policy = fc.record({
     restart: fc.constantFrom('no' as const, 'on-failure' as const, 'always' as const),
@@ -158,6 +187,8 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
         if (event.type === 'running' && real !== 'booting') continue;
         if (event.type === 'boot-failed' && real !== 'booting') continue;
         if ((event.type === 'ended' || event.type === 'shutdown') && real !== 'running') continue;
+        // A daemon finds it out when it has found no QEMU, and a boot that was on its way is none any more.
+        if (event.type === 'machine-restarted') real = 'none';
         if (event.type === 'running') real = 'running';
         if (event.type === 'boot-failed' || event.type === 'ended') real = 'none';
         const next = step(state, event, policy, now);

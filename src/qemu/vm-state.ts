@@ -23,6 +23,8 @@ export interface VmState {
   readonly failures: number;
   /** While stopping: what to do about it, until when. */
   readonly stop?: StopPlan | undefined;
+  /** While creating: it boots once that is done. */
+  readonly startsNext?: boolean | undefined;
   /** Why QEMU says that it shuts down, until it has ended. */
   readonly shutdown?: string | undefined;
 }
@@ -52,6 +54,8 @@ export type VmEvent =
   | { readonly type: 'shutdown'; readonly reason: string }
   /** QEMU ended by itself or was ended; `words` say how. */
   | { readonly type: 'ended'; readonly words: string }
+  /** The machine that all runs on was restarted, and QEMU ended with it. */
+  | { readonly type: 'machine-restarted' }
   /** QEMU stopped the guest's CPUs, or goes on. */
   | { readonly type: 'paused'; readonly reason: string }
   | { readonly type: 'resumed' }
@@ -82,7 +86,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
     case 'create':
       return to(state, 'creating', '', nowMs, ['create']);
     case 'created':
-      return state.status === 'creating' ? to(state, 'stopped', 'it was never started', nowMs) : same(state);
+      if (state.status !== 'creating') return same(state);
+      return state.startsNext === true ? boot(state, '', nowMs) : to(state, 'stopped', 'it was never started', nowMs);
     case 'create-failed':
       return state.status === 'creating' ? to(state, 'failed', event.reason, nowMs) : same(state);
     case 'start':
@@ -102,6 +107,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
       return same({ ...state, shutdown: event.reason });
     case 'ended':
       return ended(state, event.words, policy, nowMs);
+    case 'machine-restarted':
+      return machineRestarted(state, policy, nowMs);
     case 'paused':
       return state.status === 'running' ? same({ ...state, reason: event.reason }) : same(state);
     case 'resumed':
@@ -121,6 +128,7 @@ function to(state: VmState, status: VmStatus, reason: string, nowMs: number, act
 const boot = (state: VmState, reason: string, nowMs: number): Step => to(state, 'starting', reason, nowMs, ['boot']);
 
 function start(state: VmState, nowMs: number): Step {
+  if (state.status === 'creating') return same({ ...state, startsNext: true });
   if (state.status === 'stopped' || state.status === 'failed') return boot({ ...state, failures: 0 }, '', nowMs);
   if (state.status === 'stopping' && state.stop) return same({ ...state, stop: { ...state.stop, next: 'start' } });
   return same(state);
@@ -150,7 +158,7 @@ function stop(state: VmState, next: StopPlan['next'], deadlineMs: number, nowMs:
       if (next === 'start') return start(state, nowMs);
       return state.wakeAtMs === undefined ? same(state) : to(state, 'stopped', state.reason, nowMs);
     case 'creating':
-      return same(state);
+      return same({ ...state, startsNext: next === 'start' });
   }
 }
 
@@ -193,6 +201,24 @@ function ended(state: VmState, words: string, policy: VmPolicy, nowMs: number): 
   }
   if (shutdown === 'host-qmp-quit') return to(state, 'stopped', 'QEMU was told to quit over its monitor', nowMs);
   return failed(state, shutdown === 'guest-panic' ? "the guest's kernel panicked" : words, policy, nowMs);
+}
+
+/** What ran is started again at once: it is no failure of its own. */
+function machineRestarted(state: VmState, policy: VmPolicy, nowMs: number): Step {
+  const reason = 'this machine was restarted';
+  switch (state.status) {
+    case 'running':
+      if (policy.restart === 'no') return to(state, 'failed', `${reason} while it ran`, nowMs);
+      return boot({ ...state, failures: 0 }, reason, nowMs);
+    case 'starting':
+      return boot(state, reason, nowMs);
+    case 'stopping':
+      return stopped(state, `${reason} while it was being stopped`, nowMs);
+    case 'creating':
+    case 'stopped':
+    case 'failed':
+      return same(state);
+  }
 }
 
 function stopReason(state: VmState, words: string): string {

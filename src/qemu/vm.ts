@@ -1,7 +1,8 @@
 /** One VM: drives its states (`vm-state.ts`) with real processes. The daemon may be replaced at any time; `adopt` goes on. */
-import { Boot, type BootOptions, type VmRuntime } from './boot.ts';
+import { Boot, type BootEnd, type BootOptions, type VmRuntime } from './boot.ts';
 import { messageOf } from './error.ts';
 import type { VmMachine } from './machine.ts';
+import { machineBootId } from './process-identity.ts';
 import type { Qmp, QmpEvent } from './qmp.ts';
 import { newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
 
@@ -43,6 +44,7 @@ export class Vm {
   #state: VmState;
   #boot: Boot | undefined;
   #booting: AbortController | undefined;
+  #creating: AbortController | undefined;
   #timer: NodeJS.Timeout | undefined;
   #retryWrite: NodeJS.Timeout | undefined;
 
@@ -79,6 +81,11 @@ export class Vm {
 
   create(): void {
     this.#take({ type: 'create' });
+  }
+
+  /** Has what is being made for the first boot given up: the VM fails. */
+  cancelCreate(): void {
+    this.#creating?.abort(new Error('it was cancelled'));
   }
 
   start(): void {
@@ -167,8 +174,9 @@ export class Vm {
   }
 
   async #create(): Promise<void> {
+    this.#creating = new AbortController();
     try {
-      await this.#options.create?.(this.#released.signal);
+      await this.#options.create?.(AbortSignal.any([this.#released.signal, this.#creating.signal]));
       this.#take({ type: 'created' });
     } catch (error) {
       this.#take({ type: 'create-failed', reason: messageOf(error) });
@@ -206,7 +214,7 @@ export class Vm {
   }
 
   async #adopt({ runtime, state }: VmSaved): Promise<void> {
-    let end: { words: string; shutdown: string | undefined };
+    let end: BootEnd;
     if (runtime?.qemu === undefined && (state.status === 'starting' || state.status === 'creating')) {
       // The guest has not run yet: it is begun again, and ends a QEMU that was started and not written down.
       this.#act(state.status === 'starting' ? 'boot' : 'create');
@@ -214,7 +222,7 @@ export class Vm {
     }
     if (runtime === undefined) {
       if (state.status !== 'stopped' && state.status !== 'failed')
-        await this.#over('QEMU ended while the host daemon was away', undefined);
+        await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
       return;
     }
     try {
@@ -236,7 +244,8 @@ export class Vm {
       if (this.#released.signal.aborted) return;
       end = { words: messageOf(error), shutdown: undefined };
     }
-    await this.#over(end.words, end.shutdown);
+    const isOfThisRun = runtime.qemu === undefined || runtime.qemu.machineBootId === machineBootId();
+    await this.#over(end, { machineRestarted: !isOfThisRun && end.shutdown === undefined });
   }
 
   #follow(boot: Boot): void {
@@ -246,14 +255,15 @@ export class Vm {
     }
     this.#boot = boot;
     this.#take({ type: 'running' });
-    void boot.ended.then(({ words, shutdown }) => this.#over(words, shutdown));
+    void boot.ended.then((end) => this.#over(end));
   }
 
-  async #over(words: string, shutdown: string | undefined): Promise<void> {
+  async #over({ words, shutdown }: BootEnd, { machineRestarted = false } = {}): Promise<void> {
     if (this.#released.signal.aborted) return;
     clearInterval(this.#retryWrite);
     this.#boot = undefined;
     await this.#forget();
+    if (machineRestarted) return this.#take({ type: 'machine-restarted' });
     if (shutdown !== undefined) this.#take({ type: 'shutdown', reason: shutdown });
     if (this.#state.status === 'starting') this.#take({ type: 'boot-failed', reason: words });
     else this.#take({ type: 'ended', words });

@@ -2,9 +2,11 @@
  * Watches one boot of one VM from a process of its own, which outlives the daemon: the guest's console goes to a log of bounded
  * size and to whoever is attached, and the reason of QEMU's end to a file.
  */
+import { once } from 'node:events';
 import { rmSync } from 'node:fs';
-import { connect, createServer, type Server, type Socket } from 'node:net';
+import { createServer, type Server, type Socket } from 'node:net';
 import { trimLog } from './bounded-log.ts';
+import { connectToItself } from './connect.ts';
 import { ConsoleLog, readConsole } from './console-log.ts';
 import { messageOf } from './error.ts';
 import { type LastWords, withEvent, writeLastWords } from './last-words.ts';
@@ -142,15 +144,14 @@ export class Watcher {
 async function connectBy(path: string, deadline: number, signal?: AbortSignal): Promise<Socket> {
   for (;;) {
     signal?.throwIfAborted();
-    const socket = connect(path);
+    let connecting: Socket | undefined;
     try {
-      await new Promise<void>((resolve, reject) => {
-        socket.once('connect', resolve);
-        socket.once('error', reject);
-      });
+      const socket = connectToItself(path);
+      connecting = socket;
+      await once(socket, 'connect');
       return socket;
     } catch (error) {
-      socket.destroy();
+      connecting?.destroy();
       const { code } = error as NodeJS.ErrnoException;
       const isTooEarly = code === 'ENOENT' || code === 'ECONNREFUSED';
       if (!isTooEarly || performance.now() > deadline)

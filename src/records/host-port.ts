@@ -42,6 +42,14 @@ export interface HostError extends Error {
   readonly oldestRevision?: number | undefined;
 }
 
+export interface ShowOptions extends CallOptions {
+  /**
+   * Who is shown the values: each that not every program in the guest may read is recorded in the audit before it is given,
+   * and HOST_UNAVAILABLE when that can't be. Undefined: nobody is.
+   */
+  readonly by: string | undefined;
+}
+
 /** Both, so that a VM that was made anew under a name is not taken for the one before. */
 export interface VmRef {
   readonly id: string;
@@ -68,6 +76,11 @@ export interface HostPort {
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
   boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
+  /**
+   * Has a new device process take the place of the one that serves the VM, under a running guest. Resolves when it serves.
+   * HOST_WRONG_STATE when none serves, or it can't hand over; HOST_UNAVAILABLE when none serves in time.
+   */
+  renewDevice(vm: VmRef, options?: CallOptions): Promise<DeviceVersion>;
 
   /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
@@ -77,6 +90,11 @@ export interface HostPort {
    */
   followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>>;
 
+  /**
+   * Makes room for a file that an image is to be made from. HOST_TOO_LARGE, HOST_FULL, HOST_UNAVAILABLE (too many).
+   * Whoever was given it receives or disposes of it.
+   */
+  openUpload(sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
   /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
   /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
@@ -104,7 +122,7 @@ export interface TreePort {
    */
   read(
     path: string,
-    options?: CallOptions,
+    options: ShowOptions,
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
@@ -112,7 +130,7 @@ export interface TreePort {
    */
   walk(
     path: string,
-    options: CallOptions & { readonly mostBytes: number },
+    options: ShowOptions & { readonly mostBytes: number },
   ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array | undefined })[] }>;
 
   /**
@@ -128,7 +146,7 @@ export interface TreePort {
 
   /** The whole tree, or what lies below a path, as a spec. */
   export(
-    options?: CallOptions & { readonly path?: string | undefined },
+    options: ShowOptions & { readonly path?: string | undefined },
   ): Promise<TreeAnswer & { readonly text: string }>;
   /**
    * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.
@@ -302,6 +320,14 @@ export interface Boot {
   readonly number: number;
 }
 
+/** What the device process of a VM runs. */
+export interface DeviceVersion {
+  /** As `0.1.0+1a2b3c4d5e6f`; `unknown` of one that does not say so. */
+  readonly version: string;
+  /** A new one would run something else. */
+  readonly outdated: boolean;
+}
+
 /** Counters since the VM was made unless named otherwise; names are `snake_case` with their unit, as in Prometheus. */
 export interface Statistics {
   readonly atMs: number;
@@ -354,9 +380,36 @@ export interface ImageRef {
 }
 
 export interface ImageRequest extends ImageRef {
-  readonly source: /** A file of this machine. Only asked for on behalf of who could read it anyway. */
-    | { readonly kind: 'file'; readonly path: string; readonly format: 'qcow2' | 'raw' }
+  readonly source:
+    | { readonly kind: 'disk'; readonly disk: ImageFile; readonly format: 'qcow2' | 'raw' }
+    | {
+        readonly kind: 'kernel';
+        readonly kernel: ImageFile;
+        readonly initrd?: ImageFile | undefined;
+        readonly commandLine: string;
+      }
     | { readonly kind: 'recipe'; readonly recipe: string };
+}
+
+export type ImageFile =
+  /** A file of the host. Only asked for on behalf of who could read it anyway. */
+  | { readonly from: 'host'; readonly path: string }
+  /** What was given to `upload`. HOST_INVALID when it is not there, or not any more. */
+  | { readonly from: 'upload'; readonly id: string };
+
+/** Bytes that the host keeps for a while, until an image is made from them. */
+export interface Upload {
+  /** Not to be guessed: whoever knows it may use it, once. */
+  readonly id: string;
+  readonly sizeBytes: number;
+  /** `sha256:` and 64 hex digits. */
+  readonly digest: string;
+  readonly expiresAtMs: number;
+}
+
+export interface IncomingUpload extends AsyncDisposable {
+  /** Takes the bytes. HOST_INVALID when they are not as many as was said, HOST_FULL; then nothing is kept. */
+  receive(chunks: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<Upload>;
 }
 
 export interface Progress {
@@ -391,9 +444,14 @@ export interface HostStatus {
   readonly freeDiskBytes: number;
   /** Why something does not work as it should, in words; empty when all is well. */
   readonly warnings: readonly string[];
+  /** What device processes run that are started now. */
+  readonly deviceVersion: string;
+  /** The process that holds what outlives device processes. */
+  readonly keeper: DeviceVersion;
   readonly vms: readonly {
     readonly name: string;
-    readonly deviceVersion: string;
+    /** Undefined while none serves it. */
+    readonly deviceVersion?: string | undefined;
     /** Replicas of its tree that are connected. */
     readonly replicas: number;
     readonly outdated: boolean;

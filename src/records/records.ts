@@ -102,7 +102,9 @@ export const VmStatusRecord = z.looseObject({
   bootId: z.string().optional(),
   bootNumber: z.int().nonnegative(),
   addresses: z.array(z.string()),
+  /** What the device process runs that serves it now, and whether a new one would run something else. */
   deviceVersion: z.string().optional(),
+  deviceOutdated: z.boolean().optional(),
 });
 export type VmStatusRecord = z.infer<typeof VmStatusRecord>;
 

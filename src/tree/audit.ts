@@ -10,6 +10,8 @@ export interface AuditRecord {
   readonly gid: number;
   readonly pid: number;
   readonly program?: string | undefined;
+  /** Who asked from outside the machine: then uid, gid and pid are nobody's. */
+  readonly by?: string | undefined;
   readonly revision: number;
   readonly verdict: 'allowed' | 'denied';
   /** The rule that decided: its glob and source, or `default`. */

@@ -22,7 +22,8 @@ export { type Acl, type AclEntry, type Node, ROOT_INO, type Time } from './node.
 export type { OpenDirectory } from './open-directories.ts';
 export type { OpenFile } from './open-files.ts';
 export type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
-export { CHANGES_NAME, Policy } from './policy.ts';
+export { standing } from './outside.ts';
+export { CHANGES_NAME, Policy, ruleName } from './policy.ts';
 export { type Caching, Replica } from './replica.ts';
 export {
   defaultQuota,

@@ -4,6 +4,7 @@ import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writ
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import type { ImageFile, ImageRequest } from '../../src/records/index.ts';
 import { porthole, setStage, spec, steady, withVm } from './stage.ts';
 
 test('porthole vm makes, lists, shows, stops and deletes a machine', async (t) => {
@@ -74,7 +75,7 @@ tiny  1        1000 B  4 KiB  sha256:000000000000  AGO
   assert.equal(quiet.out, 'web-1\n');
   // The value came from a file that only this side may read.
   assert.equal(value.out, 'hunter2');
-  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine is so\n' });
+  assert.deepEqual(none, { code: 0, out: '', err: 'no virtual machine matches\n' });
 
   assert.deepEqual(await run('vm', 'stop', 'web-1', '--grace', '0'), { code: 0, out: '', err: '' });
   assert.match((await run('vm', 'ls')).out, /^web-1 {2}stopped/m);
@@ -176,7 +177,9 @@ test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) 
   const { host } = stage.api;
   const begun = Promise.withResolvers<void>();
   let cancelled = false;
-  host.addImageWith = (_, { progress, signal }) => {
+  let request: ImageRequest | undefined;
+  host.addImageWith = (asked, { progress, signal }) => {
+    request = asked;
     const told = setInterval(() => {
       progress({ step: 'converting', done: 30 * 1024 * 1024, total: 120 * 1024 * 1024 });
     }, 100);
@@ -189,29 +192,78 @@ test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) 
       });
     });
   };
+  const disk = Buffer.alloc(600_000, 'abc');
+  writeFileSync(join(stage.api.directory, 'disk.qcow2'), disk);
   const adding = stage.terminal({}, 'image', 'add', 'debian:12', 'disk.qcow2');
   await begun.promise;
+  const { source } = request!;
+  assert.ok(source.kind === 'disk' && source.disk.from === 'upload' && source.format === 'qcow2');
+  assert.ok(disk.equals(host.uploads.get(source.disk.id)!), 'what came is what the file has');
   await adding.says(/\[#{5,6}\.{16,18}\] .*adding debian:12: converting, 30 MiB of 120 MiB \(25 %\)/);
   adding.type('\u0003');
   const { code, out } = await adding.ended;
   assert.equal(code, 130);
   assert.equal(cancelled, true);
+  assert.match(out, /sending disk.qcow2, .* of 586 KiB \(\d+ %\)/);
   assert.match(out, /adding debian:12: cancelled\r\n$/);
 });
 
-test('porthole vm create says how to go on with what Ctrl-C cannot cancel', async (t) => {
+test('porthole image add takes a kernel and its initrd, and refuses what makes no sense before it sends anything', async (t) => {
+  const stage = await setStage(t);
+  const { host, directory } = stage.api;
+  for (const name of ['vmlinuz', 'initrd']) writeFileSync(join(directory, name), `this is ${name}`);
+  writeFileSync(join(directory, 'empty'), '');
+  let request: ImageRequest | undefined;
+  const { addImageWith } = host;
+  host.addImageWith = (asked, options) => {
+    request = asked;
+    return addImageWith(asked, options);
+  };
+  const files = ['--kernel', 'vmlinuz', '--initrd', 'initrd'];
+  assert.deepEqual(await stage.run('image', 'add', 'own', ...files, '--append', 'quiet panic=1'), {
+    code: 0,
+    out: '',
+    err: 'added own:1\n',
+  });
+  const source = request?.source;
+  assert.ok(source?.kind === 'kernel' && source.commandLine === 'quiet panic=1');
+  const text = (file: ImageFile | undefined): string =>
+    file?.from === 'upload' ? String(host.uploads.get(file.id)) : 'none';
+  assert.deepEqual([text(source.kernel), text(source.initrd)], ['this is vmlinuz', 'this is initrd']);
+
+  const before = host.uploads.size;
+  const refused = async (...args: readonly string[]): Promise<string> => (await stage.run('image', 'add', ...args)).err;
+  assert.match(await refused('own'), /give a disk, or a kernel with --kernel, and not both/);
+  assert.match(await refused('own', 'disk', ...files), /not both/);
+  assert.match(await refused('own', 'disk', '--append', 'quiet'), /--initrd and --append belong to --kernel/);
+  assert.match(await refused('own', 'nothing'), /reading "nothing" failed: ENOENT/);
+  assert.match(await refused('own', 'empty'), /"empty" is empty/);
+  assert.match(await refused('own', '.'), /"\." is no regular file/);
+  assert.match(await refused('own:1', 'vmlinuz'), /has a version "1" already; give another version/);
+  assert.equal(host.uploads.size, before);
+});
+
+test('Ctrl-C cancels porthole vm create, and porthole vm stop says how to go on with what it cannot cancel', async (t) => {
   const stage = await setStage(t, { obeys: false });
   await stage.api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
-  const creating = stage.start({}, 'vm', 'create', 'web-1', '--image', 'tiny');
-  // Nobody brings it about.
-  for (let found = false; !found; ) {
-    const { json } = await stage.api.ask({ path: '/v1/vms' });
-    found = JSON.stringify(json).includes('"web-1"');
-  }
-  creating.child.kill('SIGINT');
-  const { code, err } = await creating.ended;
+  // Nobody brings anything about.
+  const interrupted = async (mark: string, ...args: readonly string[]): Promise<readonly [number | null, string]> => {
+    const child = stage.start({}, ...args);
+    for (let found = false; !found; ) {
+      const { json } = await stage.api.ask({ path: '/v1/operations' });
+      found = JSON.stringify(json).includes(mark);
+    }
+    child.child.kill('SIGINT');
+    const { code, err } = await child.ended;
+    return [code, steady(err)];
+  };
+  const created = await interrupted('vm.create', 'vm', 'create', 'web-1', '--image', 'tiny');
+  assert.deepEqual(created, [130, 'creating web-1: cancelled\n']);
+  assert.equal(`${(await stage.api.ask({ path: '/v1/vms/web-1' })).json['desired']}`, 'deleted');
+  await stage.run('vm', 'create', 'web-2', '--image', 'tiny', '--no-wait');
+  const [code, words] = await interrupted('vm.stop', 'vm', 'stop', 'web-2');
   assert.equal(code, 130);
-  assert.match(steady(err), /^creating web-1 goes on: .*; "porthole operation show op-ID" tells how it goes\n$/);
+  assert.match(words, /^stopping web-2 goes on: .*; "porthole operation show op-ID" tells how it goes\n$/);
 });
 
 test('porthole key makes keys for others, told once, and revokes them', async (t) => {
@@ -334,7 +386,7 @@ test('porthole says which group may use the socket to a user who may not', {
   assert.deepEqual([member.code, member.out], [0, '']);
 });
 
-test('porthole says how the host is', async (t) => {
+test('porthole says how the host is, and renews what serves a machine', async (t) => {
   const stage = await setStage(t);
   await withVm(stage, spec);
   const { out } = await stage.run('status');
@@ -349,8 +401,14 @@ memory:       3.7 GiB free of 7.5 GiB
 disk:         47 GiB free of 93 GiB
 machines:     1 running
 replicas:     web-1: 1
+outdated:     web-1 (0.0.9+0123456789ab)
 `,
   );
+  assert.deepEqual(await stage.run('vm', 'renew', 'web-1'), { code: 0, out: '', err: '' });
+  assert.doesNotMatch((await stage.run('status')).out, /outdated/);
+  const one = await stage.run('vm', 'renew', 'none', 'web-1', '--json');
+  assert.deepEqual(JSON.parse(one.out), [{ vm: 'web-1', version: '0.1.0+0123456789ab', outdated: false }]);
+  assert.deepEqual([one.code, one.err], [1, 'porthole: there is no VM "none"; "porthole vm ls" lists them\n']);
   const json = JSON.parse((await stage.run('status', '--json')).out) as Record<string, unknown>;
   assert.deepEqual([json['name'], json['cpus']], ['host-1', 2]);
 });

@@ -3,6 +3,7 @@
  * process is started, the console is a buffer, and how a VM fares is what the test says.
  */
 
+import { createHash, randomBytes } from 'node:crypto';
 import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
 import { digestOf } from '../../src/host/index.ts';
 import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
@@ -17,6 +18,7 @@ import type {
   HostPort,
   ImageFacts,
   ImageRequest,
+  IncomingUpload,
   ProgressOptions,
   TreeCommit,
   TreeCondition,
@@ -322,17 +324,25 @@ class TestConsole implements ConsolePort {
   }
 }
 
+const mostUploaded = 8 * 1024 * 1024;
+
 interface TestVm {
   readonly id: string;
   readonly tree: TestTree;
   readonly console: TestConsole;
   boots: number;
+  device: { readonly version: string; readonly outdated: boolean };
+  /** Why its device process can't be replaced. */
+  unrenewable: string | undefined;
 }
 
 export class TestHost implements HostPort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
+  /** Uploads that were opened and not disposed of; and what came. */
+  readonly coming = new Set<string>();
+  readonly uploads = new Map<string, Buffer>();
   /** The tree of a VM where it is not the stand-in's own. */
   portOf: ((vm: VmRef) => TreePort | undefined) | undefined;
   /** Thrown by every call of the API to a VM. */
@@ -351,7 +361,14 @@ export class TestHost implements HostPort {
   }
 
   make({ id, name }: VmRef): TestVm {
-    const vm: TestVm = { id, tree: new TestTree(name), console: new TestConsole(), boots: 0 };
+    const vm: TestVm = {
+      id,
+      tree: new TestTree(name),
+      console: new TestConsole(),
+      boots: 0,
+      device: { version: '0.0.9+0123456789ab', outdated: true },
+      unrenewable: undefined,
+    };
     this.vms.set(name, vm);
     return vm;
   }
@@ -398,6 +415,13 @@ export class TestHost implements HostPort {
     return { bootId: `boot-${found.boots}`, number: found.boots };
   }
 
+  async renewDevice(vm: VmRef) {
+    const found = this.#vm(vm);
+    if (found.unrenewable !== undefined) throw new HostRefusal('HOST_WRONG_STATE', found.unrenewable);
+    found.device = { version: '0.1.0+0123456789ab', outdated: false };
+    return found.device;
+  }
+
   async statistics(vm: VmRef) {
     this.#vm(vm);
     return { atMs: Date.now(), values: { cpu_seconds_total: 1.5 } };
@@ -419,6 +443,24 @@ export class TestHost implements HostPort {
     return (async function* () {
       for await (const event of feed) if (matches(event, filter)) yield event;
     })();
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    if (sizeBytes > mostUploaded) throw new HostRefusal('HOST_TOO_LARGE', `${sizeBytes} bytes are too many`);
+    const id = `up-${randomBytes(16).toString('hex')}`;
+    this.coming.add(id);
+    return {
+      receive: async (chunks) => {
+        const pieces: Uint8Array[] = [];
+        for await (const chunk of chunks) pieces.push(chunk);
+        const bytes = Buffer.concat(pieces);
+        if (bytes.length !== sizeBytes) throw new HostRefusal('HOST_INVALID', 'other bytes came than were told');
+        this.uploads.set(id, bytes);
+        const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+        return { id, sizeBytes, digest, expiresAtMs: Date.now() + 600_000 };
+      },
+      [Symbol.asyncDispose]: async () => void this.coming.delete(id),
+    };
   }
 
   async addImage(request: ImageRequest, options: ProgressOptions) {
@@ -444,7 +486,14 @@ export class TestHost implements HostPort {
       diskBytes: 1e11,
       freeDiskBytes: 5e10,
       warnings: [],
-      vms: [...this.vms].map(([name]) => ({ name, deviceVersion: '0.1.0', replicas: 1, outdated: false })),
+      deviceVersion: '0.1.0+0123456789ab',
+      keeper: { version: '0.1.0+ba9876543210', outdated: false },
+      vms: [...this.vms].map(([name, { device }]) => ({
+        name,
+        deviceVersion: device.version,
+        replicas: 1,
+        outdated: device.outdated,
+      })),
     };
   }
 

@@ -4,12 +4,16 @@ import { TreeStore } from '../../src/host/tree-store.ts';
 import { VmTree } from '../../src/host/vm-tree.ts';
 import type { TreePort } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
-import { defaultQuota } from '../../src/tree/index.ts';
+import { type AuditRecord, defaultQuota } from '../../src/tree/index.ts';
 
-export const keptTree = async (region: Store, id: string): Promise<TreePort> => {
+export const keptTree = async (
+  region: Store,
+  id: string,
+  audit: (records: readonly AuditRecord[]) => boolean = () => true,
+): Promise<TreePort> => {
   const { persist, restored } = await TreeStore.open(region, id);
   const kept = { persist, ...(restored && { restored }) };
-  const tree = new VmTree({ vm: id, epoch: region.epoch, audit: () => true, kept });
+  const tree = new VmTree({ vm: id, epoch: region.epoch, audit, kept });
   if (restored === undefined)
     await tree.authority.load({ entries: [], policy: { rules: [], users: {}, groups: {}, quota: defaultQuota } })
       .durable;

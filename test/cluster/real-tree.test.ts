@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, ClientError } from '../../src/cluster/index.ts';
+import type { AuditRecord } from '../../src/tree/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keptTree } from './kept-tree.ts';
@@ -9,12 +10,12 @@ import { keptTree } from './kept-tree.ts';
 const vm = '/v1/vms/web-1';
 const yaml = { 'content-type': 'application/yaml' };
 
-const withVm = async (api: TestApi) => {
+const withVm = async (api: TestApi, audit?: (records: readonly AuditRecord[]) => boolean) => {
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-1', kind: 'attached' } });
   await until('the VM', () => api.host.vms.has('web-1'));
   const { record } = await api.manager.vms.find('default', 'web-1');
   const open = async (): Promise<void> => {
-    const port = await keptTree(api.stores.region, record.id);
+    const port = await keptTree(api.stores.region, record.id, audit);
     api.host.portOf = () => port;
   };
   await open();
@@ -127,4 +128,45 @@ test('a watch of the host’s own tree tells every commit, and says when its his
   await reopen();
   const gone = client.events('watchMetadata', { params, query: { from } }).next();
   await assert.rejects(gone, (error) => error instanceof ClientError && error.code === 'COMPACTED');
+});
+
+test('whoever is shown a secret by the API is on record first, and nobody is shown it while there is no record', async (t) => {
+  const api = await startApi(t);
+  const records: AuditRecord[] = [];
+  let isWritable = true;
+  await withVm(api, (more) => isWritable && records.push(...more) > 0);
+  const body =
+    'porthole: 1\nmetadata:\n  instance: { id: i-1 }\n  secrets: { db: hunter2, key: k }\npolicy:\n  - { path: /secrets/db, owner: 5, mode: "0400" }\n';
+  await api.ask({ method: 'PUT', path: `${vm}/spec`, headers: yaml, body });
+  const taken = (): readonly string[] =>
+    records.splice(0).map(({ operation, path, way, by, uid, verdict, rule }) => {
+      assert.deepEqual([way, by, uid, verdict], ['api', `uid ${process.getuid?.()}`, 0xffff_ffff, 'allowed']);
+      return `${operation} ${path} ${rule.replace(/ .*/, '')}`;
+    });
+
+  await api.ask({ path: `${vm}/metadata/instance/id` });
+  await api.ask({ path: `${vm}/metadata/secrets` });
+  await api.ask({ path: `${vm}/metadata/secrets/db?view=stat` });
+  assert.deepEqual(taken(), [], 'nothing that is not for all was shown');
+  assert.equal((await api.ask({ path: `${vm}/metadata/secrets/db` })).text, 'hunter2');
+  assert.deepEqual(taken(), ['read /secrets/db /secrets/db']);
+  assert.equal((await api.ask({ path: `${vm}/metadata/?view=tree` })).status, 200);
+  const both = ['/secrets/db /secrets/db', '/secrets/key default'];
+  assert.deepEqual(
+    taken(),
+    both.map((path) => `read ${path}`),
+  );
+  assert.equal((await api.ask({ path: `${vm}/spec` })).status, 200);
+  assert.deepEqual(
+    taken(),
+    both.map((path) => `export ${path}`),
+  );
+
+  isWritable = false;
+  for (const path of [`${vm}/metadata/secrets/db`, `${vm}/metadata/?view=tree`, `${vm}/spec`]) {
+    const refused = await api.ask({ path });
+    assert.deepEqual([refused.status, refused.json['code']], [503, 'UNAVAILABLE'], path);
+    assert.ok(!refused.text.includes('hunter2'));
+  }
+  assert.equal((await api.ask({ path: `${vm}/metadata/instance/id` })).text, 'i-1');
 });

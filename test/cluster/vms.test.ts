@@ -104,6 +104,16 @@ test('an operation says how the host fares with what was asked for', async (t) =
   assert.equal((await api.ask({ method: 'POST', path: `${again}/cancel` })).status, 202);
   await become(again, 'cancelled');
   assert.equal(`${(await api.ask({ path: '/v1/vms/web-1' })).json['desired']}`, 'stopped');
+  // One that is being created is deleted.
+  const other = await operationOf({ method: 'POST', path: '/v1/vms', body: { ...body, name: 'web-2' } });
+  await report(api, 'web-2', { status: 'creating', generation: 1, outcome: 'underway' });
+  await become(other, 'running');
+  assert.equal((await api.ask({ method: 'POST', path: `${other}/cancel` })).status, 202);
+  assert.match(`${(await become(other, 'cancelled'))['error']!['detail']}`, /the VM is deleted instead/);
+  assert.equal(`${(await api.ask({ path: '/v1/vms/web-2' })).json['desired']}`, 'deleted');
+  assert.equal((await api.ask({ method: 'POST', path: `${other}/cancel` })).status, 409);
+  await report(api, 'web-2', { status: 'deleted', generation: 2 });
+  await until('it to be gone', async () => (await api.ask({ path: '/v1/vms/web-2' })).status === 404);
   // A status of a VM that had the name before says nothing.
   await report(api, 'web-1', { status: 'running', generation: 9, id: `i-${'0'.repeat(17)}` });
   assert.equal(`${(await api.ask({ path: '/v1/vms/web-1' })).json['status']}`, 'creating');

@@ -66,6 +66,10 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(200, { path: `${vm}/statistics` });
   await ok(200, { path: `${vm}/attachment` });
   assert.equal((await ok(201, { method: 'POST', path: `${vm}/boots` })).json['number'], 1);
+  const renewed = await ok(200, { method: 'POST', path: `${vm}/device/renew` });
+  assert.deepEqual(renewed.json, { version: '0.1.0+0123456789ab', outdated: false });
+  api.host.vms.get('web-1')!.unrenewable = 'nothing serves it';
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${vm}/device/renew` });
 
   // Images, and a managed VM
   await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
@@ -77,6 +81,13 @@ test('every operation gives the answers that are its own', async (t) => {
     path: '/v1/images',
     body: { name: 'tiny', version: '1', recipe: 'tiny' },
   });
+  const uploaded = await ok(201, { method: 'POST', path: '/v1/uploads', body: new Uint8Array(5) });
+  const upload = uploaded.json['id'];
+  const kernel = { kernel: { upload }, initrd: { file: '/boot/initrd' }, commandLine: 'quiet' };
+  await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'kernel', kernel } });
+  await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/images', body: { name: 'x', kernel, upload } });
+  await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/uploads' });
+  await expect(api, 413, 'TOO_LARGE', { method: 'POST', path: '/v1/uploads', body: new Uint8Array(9 * 1024 * 1024) });
   await ok(202, { method: 'POST', path: '/v1/vms', body: { name: 'ours', type: 'nano', image: { name: 'tiny' } } });
   await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: '/v1/vms/ours/boots' });
   for (const action of ['stop', 'start', 'reboot']) await ok(202, { method: 'POST', path: `/v1/vms/ours/${action}` });

@@ -1,14 +1,14 @@
 # A place where nothing is but the executable: no node_modules, no directory that is both writable and executable, a root that
-# cannot be written. Run it in a mount namespace of its own: $1 is the executable, $2 an empty directory, $3 the directory of
-# the example. It runs the commands on standard input there, with the executable as $porthole.
+# cannot be written. Run it in a mount namespace of its own: $1 is the executable, $2 an empty directory, $3 a directory
+# of files, which are put there. It runs the commands on standard input there, with the executable as $porthole.
 set -eu
-executable=$1 place=$2 example=$3
+executable=$1 place=$2 files=$3
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 tmpfs "$place"
 mkdir "$place/bin" "$place/work"
 cp "$executable" "$place/bin/porthole"
 mount -t tmpfs -o noexec tmpfs "$place/work"
-cp "$example"/* "$place/work"
+cp "$files"/* "$place/work"
 mount -o remount,ro "$place"
 for directory in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec tmpfs "$directory"; done
 mount -o remount,bind,ro /

@@ -1,10 +1,20 @@
 /** The one-file executable: where it runs, what it costs, what is in it. */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import {
+  chmodSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { before, type TestContext, test } from 'node:test';
+import { tinyImage } from '../../images/tiny/image.ts';
 import { thisVersion } from '../../src/parts/index.ts';
 import { until } from '../until.ts';
 import { build, builtExecutable } from './built.ts';
@@ -25,16 +35,16 @@ const emptyDirectory = (t: TestContext): string => {
   return directory;
 };
 
-const inBarePlace = (t: TestContext, script: string): { readonly status: number | null; readonly text: string } => {
-  const args = [
-    '--mount',
-    'sh',
-    path.join(import.meta.dirname, 'bare-place.sh'),
-    executable,
-    emptyDirectory(t),
-    example,
-  ];
-  const { status, stdout, stderr } = spawnSync('unshare', args, { input: script, encoding: 'utf8', timeout: 120_000 });
+/** @param files a directory, whose files are put there */
+const inBarePlace = (
+  t: TestContext,
+  script: string,
+  files = example,
+): { readonly status: number | null; readonly text: string } => {
+  // What is started there ends with it.
+  const spaces = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
+  const args = [...spaces, 'sh', path.join(import.meta.dirname, 'bare-place.sh'), executable, emptyDirectory(t), files];
+  const { status, stdout, stderr } = spawnSync('unshare', args, { input: script, encoding: 'utf8', timeout: 300_000 });
   return { status, text: `${stdout}${stderr}` };
 };
 
@@ -72,6 +82,81 @@ test('the executable serves a mount where nothing else is and nothing written ma
   assert.equal(status, 0, text);
   assert.match(text, /web-1\nhunter2\n.*Permission denied\nrefused\nwritten\n1\n.*guest:/s);
   assert.doesNotMatch(text, /still mounted/);
+});
+
+test('a whole life of a VM, with the executable alone and an image of files that are sent to it', async (t) => {
+  const files = emptyDirectory(t);
+  chmodSync(files, 0o711);
+  const { kernel, initramfs } = await tinyImage();
+  copyFileSync(kernel, path.join(files, 'vmlinux'));
+  copyFileSync(initramfs, path.join(files, 'initrd'));
+  writeFileSync(
+    path.join(files, 'web.yaml'),
+    `porthole: 1
+metadata:
+  instance: { hostname: web-1 }
+  secrets: { db: hunter2 }
+policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
+`,
+  );
+  const { status, text } = inBarePlace(
+    t,
+    String.raw`
+      PATH=/usr/sbin:/usr/bin:/sbin:/bin
+      until_it() {
+        tries=0
+        until eval "$1"; do
+          tries=$((tries + 1))
+          [ $tries -lt 500 ] || { echo "waited in vain: $1"; cat said; "$porthole" vm logs web-1; exit 1; }
+          sleep 0.2
+        done
+      }
+      "$porthole" up --state state --run run --listen 127.0.0.1:0 --json >events 2>said &
+      daemon=$!
+      until_it 'grep -qs "\"event\":\"up\"" events'
+      url=$(sed -n 's/.*"url":"\([^"]*\)".*/\1/p' events)
+      PORTHOLE_API=unix:$PWD/run/api.sock "$porthole" key create far --role admin --out key
+      export PORTHOLE_API=$url PORTHOLE_KEY_FILE=$PWD/key
+
+      "$porthole" image add own --kernel vmlinux --initrd initrd --append 'tiny=vm quiet panic=-1 random.trust_cpu=on'
+      "$porthole" image ls
+      printf blue >colour
+      "$porthole" vm create web-1 --image own --type nano --metadata web.yaml
+      until_it '"$porthole" vm logs web-1 | grep -q "tiny: ready"'
+      "$porthole" metadata set web-1 /instance/colour --file colour
+      "$porthole" metadata get web-1 /secrets/db
+      echo
+      typed='echo "guest: $(cat /run/metadata/instance/hostname) $(cat /run/metadata/instance/colour)" >/run/metadata/guest/seen'
+      { echo "$typed"; exec sleep 600; } | "$porthole" vm console web-1 >console 2>&1 &
+      console=$!
+      until_it '"$porthole" metadata get web-1 /guest/seen 2>/dev/null'
+      "$porthole" vm ls
+      "$porthole" vm stop web-1
+      "$porthole" vm show web-1 | grep -i status
+      "$porthole" vm start web-1
+      until_it '[ "$("$porthole" vm logs web-1 | grep -c "tiny: ready")" = 2 ]'
+      "$porthole" metadata get web-1 /guest/seen
+      "$porthole" vm rm web-1 --yes
+      "$porthole" image rm own:1
+      "$porthole" vm ls
+      kill $console $daemon
+      wait $daemon
+      until_it '! pgrep -f "$PWD/run"'
+      cat said
+    `,
+    files,
+  );
+  assert.equal(status, 0, text);
+  for (const said of [
+    /^own +1 +\d+ MiB .* sha256:/m,
+    /^hunter2\nguest: web-1 blue\n/m,
+    /^web-1 +running /m,
+    /^status: +stopped \(the guest powered off when asked to\)$/m,
+    /^added own:1$/m,
+    /^no virtual machines yet;/m,
+  ])
+    assert.match(text, said);
+  assert.doesNotMatch(text, /trouble/);
 });
 
 test('the executable says its version and commit where there is no git', (t) => {

@@ -1,6 +1,7 @@
 /** The life of VMs of ours through the API, as an operator has it. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 
 const spec = `porthole: 1
@@ -20,6 +21,8 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
   });
   await machine.done(made);
   await machine.untilReady('one');
+  const two = await client.call('createVm', { body: { name: 'two', type: 'nano', image: { name: 'tiny' } } });
+  await client.call('cancelOperation', { params: { id: two.operation.id } });
   assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-1');
   await client.call('writeMetadata', {
     params: { name: 'one', path: 'instance/hostname' },
@@ -29,6 +32,17 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
   await machine.type('one', 'echo from-inside > /run/metadata/guest/note');
   const { bytes } = await client.raw('readMetadata', { params: { name: 'one', path: 'guest/note' } });
   assert.equal(bytes.toString(), 'from-inside\n');
+  // Who is shown a secret outside is on record as well.
+  await client.raw('readMetadata', { params: { name: 'one', path: 'secrets/db' } });
+  const { events } = await client.call('queryAudit', { query: { path: '/secrets/db', order: 'newest', limit: 1 } });
+  assert.deepEqual(
+    [events[0]?.way, events[0]?.by, events[0]?.verdict],
+    ['api', `uid ${process.getuid?.()}`, 'allowed'],
+  );
+  const cancelled = await client.call('getOperation', { params: { id: two.operation.id } });
+  assert.equal(cancelled.state, 'cancelled');
+  const names = async (): Promise<string[]> => (await client.call('listVms', {})).vms.map(({ name }) => name);
+  await until('the VM that was cancelled to be gone', async () => (await names()).join() === 'one', 60_000);
   await machine.done(await client.call('stopVm', { params: { name: 'one' } }));
   assert.equal((await client.call('getVm', { params: { name: 'one' } })).status, 'stopped');
 });

@@ -35,6 +35,9 @@ export class UpMachine {
     });
   }
 
+  /** What `spawn` runs: this Porthole, unless a test says another. */
+  program = porthole;
+
   /** The daemon as a process of its own, as people run it; what it says goes to `said`. */
   async spawn(...more: readonly string[]): Promise<void> {
     const args = [
@@ -46,7 +49,7 @@ export class UpMachine {
       '--json',
       ...more,
     ];
-    const child = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(this.program, args, { stdio: ['ignore', 'pipe', 'pipe'] });
     this.#daemon = child;
     let isUp = false;
     createInterface({ input: child.stdout }).on('line', (line) => {
@@ -99,6 +102,11 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run/vms', name, 'qemu/qmp.sock')).find((pid) =>
       readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('qemu'),
     );
+  }
+
+  /** Processes that were started for this machine and have a path in its run directory on their command line. */
+  pidsWith(file: string): number[] {
+    return processesWith(path.join(this.directory, 'run', file));
   }
 
   /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */

@@ -1,7 +1,7 @@
 /** `porthole audit`: who read or was refused what. */
 import { type Command, Option } from 'commander';
 import type { StreamEvent } from '../../cluster/client/index.ts';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { parseMoment } from '../amounts.ts';
 import type { Api } from '../api.ts';
 import { apiCommand, examples, parseCount, parseId, type Shell } from '../command.ts';
@@ -63,8 +63,7 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   const api = shell.api();
   const print = printer(shell, flags.json === true);
   if (flags.follow !== true) {
-    if ((await print(past(api, filter, flags))) === 0 && flags.json !== true)
-      terminal.err('nothing was recorded that is so\n');
+    if ((await print(past(api, filter, flags))) === 0 && flags.json !== true) terminal.err('no record matches\n');
     return;
   }
   await untilInterrupted(terminal, async () => {
@@ -156,7 +155,7 @@ const fixed = (width: number, text: string): string => printable(text).padEnd(wi
 const columnsFor = (paint: Colours): readonly Column<AuditEvent>[] => [
   { title: 'TIME', cell: ({ time }) => `${time.slice(0, 19)}Z` },
   { title: 'VM', cell: ({ vm }) => fixed(12, vm) },
-  { title: 'UID', cell: ({ uid }) => String(uid).padStart(6), align: 'right' },
+  { title: 'UID', cell: ({ uid, by }) => (by === undefined ? String(uid) : '-').padStart(6), align: 'right' },
   { title: 'OPERATION', cell: ({ operation }) => fixed(9, operation) },
   {
     title: 'VERDICT',
@@ -165,7 +164,10 @@ const columnsFor = (paint: Colours): readonly Column<AuditEvent>[] => [
   },
   {
     title: 'PATH',
-    cell: ({ path, program }) => fixed(24, path) + (program === undefined ? '' : ` (${printable(program)})`),
+    cell: ({ path, program, by }) => {
+      const who = program ?? by;
+      return fixed(24, path) + (who === undefined ? '' : ` (${printable(who)})`);
+    },
   },
   { title: 'RULE', cell: ({ rule, dropped, droppedOthers }) => ruleWords(rule, (dropped ?? 0) + (droppedOthers ?? 0)) },
 ];

@@ -71,8 +71,8 @@ export const createCommand = (vm: Command, shell: Shell): void => {
       `
 Types: ${typeWords.replaceAll('), ', '),\n       ')}.
 
-It waits until the machine runs, and shows how far it is. Ctrl-C ends the
-waiting, and says how to go on with it.
+It waits until the machine runs, and shows how far it is. Ctrl-C cancels it:
+the machine is deleted again. --no-wait does not wait.
 
 Examples:
   porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80

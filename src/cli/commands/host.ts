@@ -1,6 +1,6 @@
 /** `porthole status` and `porthole operation`: the host, and what it is doing. */
 import type { Command } from 'commander';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { finished, isFinished, subject } from '../operation.ts';
@@ -60,7 +60,10 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
   const paint = paintFor(terminal, 'out');
   const byStatus = new Map<string, number>();
   for (const one of counts) byStatus.set(one.status, (byStatus.get(one.status) ?? 0) + one.count);
-  const outdated = host.vms.filter((vm) => vm.outdated);
+  const outdated = host.vms
+    .filter((vm) => vm.outdated)
+    .map(({ name, deviceVersion: version }) => ({ name, version: version ?? '' }));
+  const keeper = host.keeper.outdated ? [{ name: 'the keeper', version: host.keeper.version }] : [];
   terminal.out(
     facts(
       [
@@ -73,7 +76,7 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
         ['disk', `${size(host.freeDiskBytes)} free of ${size(host.diskBytes)}`],
         ['machines', [...byStatus].map(([name, count]) => `${count} ${name}`).join(', ') || 'none'],
         ['replicas', host.vms.map((vm) => `${vm.name}: ${vm.replicas}`).join(', ')],
-        ['outdated', outdated.map((vm) => `${vm.name} (${vm.deviceVersion})`).join(', ')],
+        ['outdated', [...outdated, ...keeper].map(({ name, version }) => `${name} (${version})`).join(', ')],
       ],
       paint.dim,
     ),

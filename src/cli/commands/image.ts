@@ -1,9 +1,11 @@
 /** `porthole image`: what machines are made from. */
-import { resolve } from 'node:path';
 import { type Command, Option } from 'commander';
+import { ClientError } from '../../cluster/client/index.ts';
 import { ago, size } from '../amounts.ts';
+import type { Api } from '../api.ts';
 import { apiCommand, examples, group, parseImage, printJson, type Shell } from '../command.ts';
 import { finished, subject } from '../operation.ts';
+import { sendFile } from '../send-file.ts';
 import type { Image, NewImage } from '../shapes.ts';
 import { table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
@@ -11,7 +13,15 @@ import { UsageError } from '../usage-error.ts';
 import { told, waitOption } from './create.ts';
 
 interface AddFlags {
-  readonly format?: 'qcow2' | 'raw';
+  readonly format: 'qcow2' | 'raw';
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly append?: string;
+  readonly wait: boolean;
+  readonly json?: true;
+}
+
+interface BuildFlags {
   readonly name?: string;
   readonly wait: boolean;
   readonly json?: true;
@@ -23,27 +33,33 @@ interface ListFlags {
 }
 
 export const imageCommands = (program: Command, shell: Shell): void => {
-  const image = group(program, 'image', 'add, list and remove images of disks');
+  const image = group(program, 'image', 'add, list and remove images');
 
-  apiCommand(image, 'add', 'add an image, or a new version of one, from a file')
+  apiCommand(image, 'add', 'add an image, or a new version of one, from files of yours')
     .argument('<image>', 'NAME or NAME:VERSION; without a version: the next whole number')
-    .argument('<file>', 'the disk, a file of the machine that the host daemon runs on')
+    .argument('[file]', 'a bootable disk')
     .addOption(
-      new Option('--format <format>', 'of the file; it is never guessed').choices(['qcow2', 'raw']).default('qcow2'),
+      new Option('--format <format>', 'of the disk; it is never guessed').choices(['qcow2', 'raw']).default('qcow2'),
     )
+    .option('--kernel <file>', 'instead of a disk: a kernel, which is booted without firmware')
+    .option('--initrd <file>', 'its initrd')
+    .option('--append <words>', 'its command line; a console is given anyway')
     .addOption(waitOption())
     .option('--json', 'print one JSON document: the operation')
     .addHelpText(
       'after',
       `
-It is checked and converted to a clean one; Ctrl-C cancels that. A qcow2 that
-refers to other files is refused.
+Files are sent to the host daemon, wherever it runs. A disk is checked there
+and converted to a clean one; a qcow2 that refers to other files is refused.
+Ctrl-C cancels it.
 
-Example:
-  porthole image add debian:12 debian-12.qcow2`,
+Examples:
+  porthole image add debian:12 debian-12.qcow2
+  porthole image add appliance disk.img --format raw
+  porthole image add tiny --kernel vmlinuz --initrd initrd.img --append quiet`,
     )
-    .action((name: string, file: string, flags: AddFlags) =>
-      add(shell, { ...parseImage(name), file: resolve(file), format: flags.format ?? 'qcow2' }, flags),
+    .action((name: string, file: string | undefined, flags: AddFlags) =>
+      addFiles(shell, parseImage(name), file, flags),
     );
 
   apiCommand(image, 'build', 'build an image from a recipe that the host daemon has')
@@ -52,7 +68,7 @@ Example:
     .addOption(waitOption())
     .option('--json', 'print one JSON document: the operation')
     .addHelpText('after', examples('porthole image build debian --name debian:12'))
-    .action((recipe: string, flags: AddFlags) => add(shell, { ...parseImage(flags.name ?? recipe), recipe }, flags));
+    .action((recipe: string, flags: BuildFlags) => add(shell, { ...parseImage(flags.name ?? recipe), recipe }, flags));
 
   apiCommand(image, 'ls', 'list images')
     .option('-q, --quiet', 'print NAME:VERSION only')
@@ -73,7 +89,46 @@ Example:
     });
 };
 
-const add = async ({ api: connect, terminal }: Shell, image: NewImage, flags: AddFlags): Promise<void> => {
+type Named = Pick<NewImage, 'name' | 'version'>;
+
+const addFiles = async (shell: Shell, named: Named, file: string | undefined, flags: AddFlags): Promise<void> => {
+  const { kernel, initrd, append, format } = flags;
+  if ((file === undefined) === (kernel === undefined))
+    throw new UsageError('give a disk, or a kernel with --kernel, and not both');
+  if (kernel === undefined && (initrd !== undefined || append !== undefined))
+    throw new UsageError('--initrd and --append belong to --kernel');
+  const { terminal } = shell;
+  const api = shell.api();
+  // Before a long file is sent in vain.
+  if (named.version !== undefined && (await isThere(api, named.name, named.version)))
+    throw new Error(`the image "${named.name}" has a version "${named.version}" already; give another version`);
+  const sent = async (path: string): Promise<{ readonly upload: string }> => ({
+    upload: await sendFile(api, terminal, path),
+  });
+  const source =
+    kernel === undefined
+      ? { ...(await sent(file!)), format }
+      : {
+          kernel: {
+            kernel: await sent(kernel),
+            ...(initrd !== undefined && { initrd: await sent(initrd) }),
+            ...(append !== undefined && { commandLine: append }),
+          },
+        };
+  await add(shell, { ...named, ...source }, flags);
+};
+
+const isThere = async (api: Api, name: string, version: string): Promise<boolean> => {
+  try {
+    await api.call('getImage', { params: { image: name, version } });
+    return true;
+  } catch (error) {
+    if (error instanceof ClientError && error.code === 'NOT_FOUND') return false;
+    throw error;
+  }
+};
+
+const add = async ({ api: connect, terminal }: Shell, image: NewImage, flags: BuildFlags): Promise<void> => {
   const api = connect();
   const begun = await api.call('addImage', { body: image });
   const operation = flags.wait ? await finished(api, begun, terminal) : begun;

@@ -1,7 +1,7 @@
 /** `porthole metadata`: the tree that a machine sees. */
 import { readFileSync } from 'node:fs';
 import { type Command } from 'commander';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { moment, size } from '../amounts.ts';
 import type { Api } from '../api.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';

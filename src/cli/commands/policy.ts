@@ -2,17 +2,9 @@
 import { existsSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { ClientError } from '../../cluster/client/index.ts';
-import {
-  formatProblem,
-  loadSpec,
-  loadSpecOrThrow,
-  nearest,
-  printable,
-  ServedTree,
-  SpecError,
-  State,
-} from '../../host/index.ts';
+import { formatProblem, loadSpec, loadSpecOrThrow, nearest, ServedTree, SpecError, State } from '../../host/index.ts';
 import { type Caller, ways } from '../../tree/index.ts';
+import { printable } from '../../wire/index.ts';
 import { reworded } from '../api.ts';
 import { apiCommand, command, examples, group, parseId, parseIds, printJson, type Shell } from '../command.ts';
 import { exitCodes } from '../exit-code.ts';

@@ -22,6 +22,7 @@ interface UpFlags {
   readonly uidBase: number;
   readonly auditDays: number;
   readonly auditSize: number;
+  readonly renew: boolean;
   readonly json?: true;
 }
 
@@ -42,6 +43,7 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     .option('--uid-base <uid>', 'VMs run as users of their own, from this uid on; 0: all as this user', whole, 700_000)
     .option('--audit-days <days>', 'how long audit records are kept', whole, 90)
     .option('--audit-size <MiB>', 'how much room they may take', whole, 1024)
+    .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"')
     .option('--json', 'print events as JSON lines')
     .addHelpText(
       'after',
@@ -77,7 +79,6 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     if (to === 'out') terminal.out(`${text}\n`);
     else terminal.err(`${text}\n`);
   };
-  const tinyRecipe = checkoutFile('images/tiny/recipe.ts');
   const options: UpOptions = {
     stateDirectory: flags.state,
     runDirectory: flags.run,
@@ -95,9 +96,9 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     uidBase: isRoot && uidBase > 0 ? uidBase : undefined,
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
+    renews: flags.renew,
     version: thisVersion().version,
-    // Recipes are files of a checkout.
-    recipes: tinyRecipe === undefined ? {} : { tiny: [process.execPath, tinyRecipe] },
+    recipes: recipes(),
     onEvent: print,
   };
   await using up = await Up.start(options);
@@ -107,6 +108,15 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   });
   await up.release();
 };
+
+/** Programs of a checkout: the executable has none. */
+const recipes = (): UpOptions['recipes'] =>
+  Object.fromEntries(
+    ['debian', 'tiny'].flatMap((name) => {
+      const file = checkoutFile(`images/${name}/recipe.ts`);
+      return file === undefined ? [] : [[name, [process.execPath, file]]];
+    }),
+  );
 
 const inWords = (event: UpEvent, terminal: Terminal): { readonly to: 'out' | 'err'; readonly text: string } => {
   const paint = paintFor(terminal);

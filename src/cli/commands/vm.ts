@@ -73,6 +73,11 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
   request(vm, 'rm', 'delete virtual machines, their disks and their metadata', shell)
     .option('-y, --yes', 'do not ask')
     .addHelpText('after', examples('porthole vm rm web-1'));
+  apiCommand(vm, 'renew', 'replace the processes that serve virtual machines, which go on')
+    .argument('<vm...>', 'their names')
+    .option('--json', 'print one JSON document: what serves them now')
+    .addHelpText('after', examples('porthole vm renew web-1'))
+    .action((names: readonly string[], flags: { readonly json?: true }) => renew(shell, names, flags));
   attachCommand(vm, shell);
   return vm;
 };
@@ -93,7 +98,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
   if (vms.length === 0) {
     const isFiltered = [status, type, label, prefix].some((filter) => filter !== undefined);
     terminal.err(
-      isFiltered ? 'no virtual machine is so\n' : 'no virtual machines yet; "porthole vm create" makes one\n',
+      isFiltered ? 'no virtual machine matches\n' : 'no virtual machines yet; "porthole vm create" makes one\n',
     );
     return;
   }
@@ -101,7 +106,11 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
   const nowMs = terminal.wallMs();
   const columns = [
     { title: 'NAME', cell: ({ name }: Vm) => name },
-    { title: 'STATUS', cell: ({ status: text }: Vm) => text, paint: (text: string) => statusPaint(text, paint)(text) },
+    {
+      title: 'STATUS',
+      cell: ({ status: text, device }: Vm) => (device?.outdated === true ? `${text} (outdated)` : text),
+      paint: (text: string, { status: painted }: Vm) => statusPaint(painted, paint)(text),
+    },
     { title: 'FOR', cell: ({ since }: Vm) => (since === undefined ? '' : ago(Date.parse(since), nowMs)) },
     { title: 'TYPE', cell: (one: Vm) => one.type },
     { title: 'IMAGE', cell: ({ image }: Vm) => (image === undefined ? '-' : `${image.name}:${image.version}`) },
@@ -155,6 +164,10 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
       ],
       ['restart', vm.restart],
       ['domain', vm.libvirtDomain],
+      [
+        'device',
+        vm.device && `${vm.device.version}${vm.device.outdated ? ' (outdated: "porthole vm renew" replaces it)' : ''}`,
+      ],
       ['boot', vm.bootId === undefined ? undefined : `${vm.bootId} (number ${vm.bootNumber})`],
       ['created', moment(Date.parse(vm.createdAt), nowMs)],
     ],
@@ -171,16 +184,32 @@ const request = (vm: Command, verb: Verb, description: string, shell: Shell): Co
     .option('--json', 'print one JSON document: their operations')
     .action((names: readonly string[], flags: RequestFlags) => requestAll(shell, verb, names, flags));
 
-/** All are asked for first and waited for then; one that fails keeps no other from it. */
+/** One after the other, so that one guest waits at a time. */
+const renew = async (shell: Shell, names: readonly string[], { json }: { readonly json?: true }): Promise<void> => {
+  const api = shell.api();
+  const renewed: { readonly vm: string; readonly version: string; readonly outdated: boolean }[] = [];
+  for (const name of names)
+    try {
+      renewed.push({ vm: name, ...(await withVm(api, name, () => api.call('renewDevice', { params: { name } }))) });
+    } catch (error) {
+      failedOne(shell, names, error);
+    }
+  if (json === true) printJson(shell.terminal, renewed);
+};
+
+/** Of several, one that fails keeps no other from it. */
+const failedOne = ({ terminal, setExitCode }: Shell, names: readonly string[], error: unknown): void => {
+  if (error instanceof Interrupted || terminal.interrupted.aborted || names.length === 1) throw error;
+  report(error, terminal);
+  setExitCode(Math.max(exitCodes.failed, toExitCode(error)));
+};
+
+/** All are asked for first and waited for then. */
 const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], flags: RequestFlags): Promise<void> => {
-  const { terminal, setExitCode } = shell;
+  const { terminal } = shell;
   if (verb === 'rm' && flags.yes !== true) await confirmed(shell, names);
   const api = shell.api();
-  const failed = (error: unknown): void => {
-    if (error instanceof Interrupted || terminal.interrupted.aborted || names.length === 1) throw error;
-    report(error, terminal);
-    setExitCode(Math.max(exitCodes.failed, toExitCode(error)));
-  };
+  const failed = (error: unknown): void => failedOne(shell, names, error);
   const begun: Operation[] = [];
   for (const name of names) {
     try {

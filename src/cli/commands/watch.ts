@@ -1,6 +1,6 @@
 /** `porthole metadata watch`. */
 import type { Command } from 'commander';
-import { printable } from '../../host/index.ts';
+import { printable } from '../../wire/index.ts';
 import { apiCommand, type Shell } from '../command.ts';
 import { withVm } from '../near.ts';
 import type { Commit } from '../shapes.ts';

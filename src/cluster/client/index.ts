@@ -9,4 +9,4 @@ export {
   type ResultOf,
   type StreamEvent,
 } from '../client.ts';
-export { type ClientTarget, ConnectionError } from '../client-transport.ts';
+export { type ClientTarget, ConnectionError, type LongBody } from '../client-transport.ts';

@@ -2,7 +2,7 @@ import { Buffer } from 'node:buffer';
 import type { Context } from 'hono';
 import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
-import { isAllowed } from '../identity.ts';
+import { isAllowed, nameOf } from '../identity.ts';
 import { ApiError, isHostError, toApiError } from '../problem.ts';
 import { checkEpoch, etagOf, readIfMatch, readRevision, writeRevision } from '../revision.ts';
 import * as routes from '../routes/index.ts';
@@ -129,6 +129,11 @@ export const serveMetadata = (api: Api): void => {
 
   const readsSecrets = (c: Context<Env>): boolean => isAllowed(identityOf(c), 'operator');
 
+  /** Who is shown secrets, for the audit; undefined for who is not. */
+  const showsTo = (c: Context<Env>): { readonly by: string | undefined } => ({
+    by: readsSecrets(c) ? nameOf(identityOf(c)) : undefined,
+  });
+
   const notApplied = async (tree: TreePort, { revision }: TreeAnswer): Promise<string[]> => [
     ...(await tree.applied(revision, { timeoutMs: appliedMs })),
   ];
@@ -168,7 +173,7 @@ export const serveMetadata = (api: Api): void => {
     const { view, after, limit } = parse(routes.MetadataQuery, queryOf(c), 'query');
     const { signal } = c.req.raw;
     if (view === 'tree') {
-      const walked = await tree.walk(path, { mostBytes: mostTreeBytes, signal });
+      const walked = await tree.walk(path, { mostBytes: mostTreeBytes, signal, ...showsTo(c) });
       const entries = walked.entries.map(({ bytes, ...entry }) => ({
         ...entryView(walked, entry),
         ...(bytes !== undefined &&
@@ -208,7 +213,7 @@ export const serveMetadata = (api: Api): void => {
         'FORBIDDEN',
         `not every program in the guest may read "${path}", so this needs the role operator`,
       );
-    const read = await tree.read(path, { signal });
+    const read = await tree.read(path, { signal, ...showsTo(c) });
     // What it is may have changed since it was looked at.
     if (!read.entry.worldReadable && !readsSecrets(c))
       throw new ApiError(
@@ -317,7 +322,7 @@ export const serveMetadata = (api: Api): void => {
 
   serve(api, routes.exportSpec, async (c) => {
     const tree = treeOf(c, c.req.valid('param').name);
-    const exported = await tree.export({ signal: c.req.raw.signal });
+    const exported = await tree.export({ signal: c.req.raw.signal, ...showsTo(c) });
     return yamlResponse(exported.text, writeRevision(exported, exported.revision));
   });
 
@@ -456,7 +461,7 @@ const editOf = (edit: EditShape): TreeEdit => {
 /** Whether the tree is as the edits would leave it. */
 const isDone = async (tree: TreePort, edits: readonly TreeEdit[]): Promise<boolean> => {
   for (const edit of edits) {
-    const found = await tree.read(edit.path).catch((error: unknown) => {
+    const found = await tree.read(edit.path, { by: undefined }).catch((error: unknown) => {
       if (isHostError(error)) return error.code;
       throw error;
     });

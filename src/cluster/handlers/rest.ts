@@ -1,4 +1,5 @@
-import type { AuditEvent, ImageRecord } from '../../records/index.ts';
+import type { z } from '@hono/zod-openapi';
+import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, OperationRecord } from '../../records/index.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';
@@ -78,11 +79,12 @@ const serveOperations = (api: Api): void => {
       if (!upkeep.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
       return reply(routes.cancelOperation, 202, operationView(record));
     }
-    if (record.kind !== 'vm.start')
+    const instead = insteadOf[record.kind];
+    if (instead === undefined)
       throw new ApiError('WRONG_STATE', `an operation ${record.kind} cannot be cancelled; it runs to its end`);
     const cancelled = await operations.change(record, {
       state: 'cancelled',
-      error: { code: 'CANCELLED', detail: 'it was cancelled, and the VM is stopped instead' },
+      error: { code: 'CANCELLED', detail: `it was cancelled, and the VM is ${instead.done} instead` },
     });
     const latest = await vms.find(account, record.target.name);
     if (latest.record.id !== record.target.id || latest.record.generation !== record.generation)
@@ -90,12 +92,12 @@ const serveOperations = (api: Api): void => {
         'WRONG_STATE',
         `a later request to the VM "${record.target.name}" has taken the place of "${id}"`,
       );
-    // One transaction: the stop takes the place of the start, unless somebody else was faster.
+    // One transaction: the other request takes its place, unless somebody else was faster.
     await idempotency.run({ account, key: undefined, hash: '' }, (commit) =>
       vms.request(
         account,
         record.target.name,
-        { kind: 'vm.stop' },
+        { kind: instead.kind },
         async (transaction, answer) => {
           if (await commit(transaction, answer)) return true;
           throw new ApiError('CONFLICT', `the operation "${id}" got on meanwhile; look at it again`);
@@ -112,6 +114,14 @@ const serveOperations = (api: Api): void => {
     );
     return reply(routes.cancelOperation, 202, operationView(cancelled.operation));
   });
+};
+
+/** What is asked for when an operation is cancelled that the host brings about. */
+const insteadOf: Partial<
+  Record<OperationRecord['kind'], { readonly kind: 'vm.stop' | 'vm.delete'; readonly done: string }>
+> = {
+  'vm.create': { kind: 'vm.delete', done: 'deleted' },
+  'vm.start': { kind: 'vm.stop', done: 'stopped' },
 };
 
 const serveAudit = (api: Api): void => {
@@ -152,22 +162,63 @@ const serveAudit = (api: Api): void => {
   });
 };
 
+type AskedFile = { readonly upload: string } | { readonly file: string };
+const fileOf = (asked: AskedFile): ImageFile =>
+  'upload' in asked ? { from: 'upload', id: asked.upload } : { from: 'host', path: asked.file };
+
+const sourceOf = ({
+  upload,
+  file,
+  format,
+  kernel,
+  recipe,
+}: z.output<typeof routes.AddImage>): ImageRequest['source'] => {
+  if (recipe !== undefined) return { kind: 'recipe', recipe };
+  if (kernel === undefined)
+    return { kind: 'disk', disk: fileOf(upload === undefined ? { file: file! } : { upload }), format };
+  const { initrd, commandLine } = kernel;
+  return { kind: 'kernel', kernel: fileOf(kernel.kernel), initrd: initrd && fileOf(initrd), commandLine };
+};
+
 const serveImages = (api: Api): void => {
-  const { images, idempotency } = api.manager;
+  const { images, idempotency, kit } = api.manager;
+
+  serve(
+    api,
+    routes.uploadFile,
+    async (c) => {
+      const length = c.req.header('content-length');
+      const body = c.req.raw.body;
+      if (length === undefined || Number(length) === 0 || body === null)
+        throw new ApiError('BAD_REQUEST', 'an upload needs a body that is not empty, and its Content-Length');
+      const { ended } = identityOf(c);
+      const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
+      await using incoming = await kit.host.openUpload(Number(length), { signal });
+      api.expectLong(c.env);
+      try {
+        const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
+        return reply(routes.uploadFile, 201, { ...upload, expiresAt: isoTime(expiresAtMs) });
+      } catch (error) {
+        if (!signal.aborted) throw error;
+        throw new ApiError('BAD_REQUEST', 'the upload broke off; send the file again', {}, error);
+      }
+    },
+    { bodyBytes: Number.MAX_SAFE_INTEGER },
+  );
 
   serve(api, routes.listImages, async (c) =>
     reply(routes.listImages, 200, { images: (await images.list(identityOf(c).account)).map(imageView) }),
   );
 
   serve(api, routes.addImage, async (c) => {
-    const { name, version, file, format, recipe } = c.req.valid('json');
+    const asked = c.req.valid('json');
+    const { name, version } = asked;
     const { account } = identityOf(c);
-    if (file !== undefined && !c.get('isLocal'))
-      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only');
-    const source =
-      file === undefined
-        ? ({ kind: 'recipe', recipe: recipe! } as const)
-        : ({ kind: 'file', path: file, format } as const);
+    const source = sourceOf(asked);
+    const files =
+      source.kind === 'disk' ? [source.disk] : source.kind === 'kernel' ? [source.kernel, source.initrd] : [];
+    if (files.some((file) => file?.from === 'host') && !c.get('isLocal'))
+      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only; upload it');
     const answer = await idempotency.run(await onceRequest(c), (commit) =>
       images.add(account, { name, version, source }, commit, (operation) =>
         answerOf(routes.addImage, 202, operationView(operation), { location: `/v1/operations/${operation.id}` }),
@@ -233,7 +284,7 @@ const serveHost = (api: Api): void => {
       ...rest,
       startedAt: isoTime(startedAtMs),
       warnings: [...warnings],
-      vms: vms.map((vm) => ({ ...vm })),
+      vms: vms.map(({ deviceVersion, ...vm }) => ({ ...vm, ...(deviceVersion !== undefined && { deviceVersion }) })),
     });
   });
 

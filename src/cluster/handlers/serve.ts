@@ -24,6 +24,8 @@ export interface Api {
   readonly app: App;
   readonly manager: Manager;
   readonly streams: Streams;
+  /** Tells a client that waits for it to go on, and lets the request take as long as it likes. */
+  readonly expectLong: (bindings: HttpBindings) => void;
 }
 
 /** Bytes of a body unless the route says otherwise. */

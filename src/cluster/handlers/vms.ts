@@ -31,6 +31,9 @@ export const vmView = (vm: Vm) => {
     ...(status && { since: isoTime(status.sinceMs) }),
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
+    ...(status?.deviceVersion !== undefined && {
+      device: { version: status.deviceVersion, outdated: status.deviceOutdated ?? false },
+    }),
     createdAt: isoTime(rest.createdAtMs),
   };
 };
@@ -162,6 +165,17 @@ export const serveVms = (api: Api): void => {
         isOpen,
       ),
     );
+  });
+
+  serve(api, routes.renewDevice, async (c) => {
+    const { account } = identityOf(c);
+    const { name } = c.req.valid('param');
+    const once = await onceRequest(c);
+    const renewed = async (): Promise<Answer> => {
+      const device = await vms.ask(account, name, (vm) => kit.host.renewDevice(vm));
+      return answerOf(routes.renewDevice, 200, { ...device });
+    };
+    return send(await idempotency.runOutside(once, renewed, isOpen));
   });
 
   serve(api, routes.getConsole, async (c) => {

@@ -70,6 +70,11 @@ export const yamlBody = {
   },
 } as const;
 
+export const binaryBody = {
+  required: true,
+  content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
+} as const;
+
 export const yaml = (description: string) => ({
   description,
   content: { 'application/yaml': { schema: z.string() } },

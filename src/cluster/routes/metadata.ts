@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import {
+  binaryBody,
   body,
   changing,
   eventStream,
@@ -155,10 +156,7 @@ export const writeMetadata = createRoute({
     params: MetadataParams,
     query: WriteQuery,
     headers: z.object({ ...conditionHeaders, ...IdempotencyHeaders.shape }),
-    body: {
-      required: true,
-      content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
-    },
+    body: binaryBody,
   },
   responses: { 200: json(EditResultShape, 'Written.'), ...problems(...edited, ...changing) },
 });

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import {
+  binaryBody,
   body,
   changing,
   eventStream,
@@ -14,7 +15,7 @@ import {
   Time,
   VmName,
 } from './common.ts';
-import { ImageName, ImageVersion, OperationShape } from './vms.ts';
+import { DeviceShape, ImageName, ImageVersion, OperationShape } from './vms.ts';
 
 // Operations
 
@@ -73,7 +74,7 @@ export const cancelOperation = createRoute({
   tags: ['Operations'],
   summary: 'Cancel an operation',
   description:
-    'A start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
+    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
   'x-access': 'operator',
   security,
   request: { params: OperationParams },
@@ -99,10 +100,11 @@ export const AuditEventShape = z
     way: z.string(),
     operation: z.string(),
     path: z.string(),
-    uid: z.int(),
+    uid: z.int().openapi({ description: 'Of the program in the guest; 4294967295 where none asked.' }),
     gid: z.int(),
     pid: z.int(),
     program: z.string().optional(),
+    by: z.string().optional().openapi({ description: 'Who was shown it by the API.', example: 'key 0123456789abcdef' }),
     revision: z.int(),
     verdict: z.enum(['allowed', 'denied']),
     rule: z.string(),
@@ -161,19 +163,75 @@ export const ImageShape = z
   })
   .openapi('Image');
 
+const uploadId = z
+  .string()
+  .regex(/^up-[0-9a-f]{32}$/)
+  .openapi({ description: '`id` of an upload, which is used up.' });
+const hostFile = z.string().startsWith('/').max(4096).openapi({
+  description: 'Absolute path of a file on the host. Only over the unix socket: it is read with the daemon’s rights.',
+});
+const ImageFileShape = z.union([z.strictObject({ upload: uploadId }), z.strictObject({ file: hostFile })]);
+
 export const AddImage = z
   .strictObject({
     name: ImageName,
     version: ImageVersion.optional().openapi({ description: 'Default: the next whole number.' }),
-    file: z.string().startsWith('/').max(4096).optional().openapi({
-      description:
-        'Absolute path of a file on the host. Only over the unix socket: it is read with the daemon’s rights.',
-    }),
-    format: z.enum(['qcow2', 'raw']).default('qcow2').openapi({ description: 'Of the file; it is never guessed.' }),
+    upload: uploadId.optional(),
+    file: hostFile.optional(),
+    format: z
+      .enum(['qcow2', 'raw'])
+      .default('qcow2')
+      .openapi({ description: 'Of the disk in `upload` or `file`; it is never guessed.' }),
+    kernel: z
+      .strictObject({
+        kernel: ImageFileShape,
+        initrd: ImageFileShape.optional(),
+        commandLine: z
+          .string()
+          .max(1024)
+          .regex(/^[\x20-\x7e]*$/, 'visible ASCII characters and spaces')
+          .default('')
+          .openapi({ description: 'After `console=…`, which is given anyway.' }),
+      })
+      .optional()
+      .openapi({
+        description:
+          'Instead of a disk: what is booted without firmware. Its machines have a disk only where `diskBytes` asks for one.',
+      }),
     recipe: z.string().max(63).optional().openapi({ description: 'Name of a recipe that the host builds.' }),
   })
-  .refine(({ file, recipe }) => (file === undefined) !== (recipe === undefined), 'give either file or recipe')
+  .refine(
+    ({ file, upload, kernel, recipe }) =>
+      [file, upload, kernel, recipe].filter((source) => source !== undefined).length === 1,
+    'give one of upload, file, kernel and recipe',
+  )
   .openapi('AddImage');
+
+export const UploadShape = z
+  .object({
+    id: z.string(),
+    sizeBytes: z.int(),
+    digest: z.string().openapi({ description: '`sha256:` and 64 hex digits: compare.' }),
+    expiresAt: Time,
+  })
+  .openapi('Upload');
+
+export const uploadFile = createRoute({
+  operationId: 'uploadFile',
+  method: 'post',
+  path: '/v1/uploads',
+  tags: ['Images'],
+  summary: 'Upload a file that an image is to be made from',
+  description:
+    'The body is the file, as it is, with its `Content-Length`; `Expect: 100-continue` tells a refusal before it is sent. It is kept until an image is added from it, for 10 minutes at most and not over a restart of the host daemon. It may take as long as it likes, but not stand still for a minute.',
+  'x-access': 'admin',
+  security,
+  request: { body: binaryBody },
+  responses: {
+    201: json(UploadShape, 'It is there.'),
+    ...problems('TOO_LARGE', 'FULL'),
+  },
+});
 
 const ImageParams = z.object({
   image: ImageName.openapi({ param: { name: 'image', in: 'path' } }),
@@ -342,8 +400,15 @@ export const getHost = createRoute({
           freeDiskBytes: z.int(),
           warnings: z.array(z.string()),
           vms: z.array(
-            z.object({ name: z.string(), deviceVersion: z.string(), replicas: z.int(), outdated: z.boolean() }),
+            z.object({
+              name: z.string(),
+              deviceVersion: z.string().optional(),
+              replicas: z.int(),
+              outdated: z.boolean(),
+            }),
           ),
+          deviceVersion: z.string().openapi({ description: 'What device processes run that are started now.' }),
+          keeper: DeviceShape.openapi({ description: 'The process that holds what outlives device processes.' }),
         })
         .openapi('Host'),
       'The host.',

@@ -107,6 +107,13 @@ export const CreateVm = z
   })
   .openapi('CreateVm');
 
+export const DeviceShape = z
+  .object({
+    version: z.string().openapi({ description: 'Version and digest of what it runs.', example: '0.1.0+1a2b3c4d5e6f' }),
+    outdated: z.boolean().openapi({ description: 'One that is started now would run something else.' }),
+  })
+  .openapi('Device');
+
 export const VmShape = z
   .object({
     id: z.string(),
@@ -128,6 +135,7 @@ export const VmShape = z
     bootId: z.string().optional(),
     bootNumber: z.int(),
     addresses: z.array(z.string()),
+    device: DeviceShape.optional().openapi({ description: 'The process that serves its directory now.' }),
     createdAt: Time,
   })
   .openapi('Vm');
@@ -294,6 +302,23 @@ export const deleteVm = createRoute({
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: requested,
+});
+
+export const renewDevice = createRoute({
+  operationId: 'renewDevice',
+  method: 'post',
+  path: '/v1/vms/{name}/device/renew',
+  tags: ['VMs'],
+  summary: 'Replace the process that serves a VM’s directory by a new one',
+  description:
+    'Programs in the guest wait for a moment; nothing fails, and nothing is lost. Answers when the new one serves.',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams, headers: IdempotencyHeaders },
+  responses: {
+    200: json(DeviceShape, 'What serves now.'),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', ...changing),
+  },
 });
 
 export const getStatistics = createRoute({

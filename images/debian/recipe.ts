@@ -1,0 +1,143 @@
+/**
+ * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted and its hostname taken from it.
+ * Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes root, and some minutes.
+ */
+import { spawnSync } from 'node:child_process';
+import {
+  closeSync,
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
+import path from 'node:path';
+
+const files = path.join(import.meta.dirname, 'vm');
+
+/** What a machine has beyond Debian's essential packages. */
+const packages = [
+  'acl',
+  'attr',
+  'ca-certificates',
+  'dbus',
+  'iproute2',
+  'iputils-ping',
+  'kmod',
+  'less',
+  'libpam-systemd',
+  'linux-image-cloud-amd64',
+  'nano',
+  'procps',
+  'systemd-resolved',
+  'systemd-sysv',
+  'udev',
+  // The boot loader's code; nothing installs it onto a disk here.
+  'grub-pc-bin',
+  'grub-common',
+];
+
+const sector = 512;
+/** Where the one partition begins; before it is room for the boot loader. */
+const partitionSector = 2048;
+/** A disk made from it may be larger. */
+const diskMiB = 8 * 1024;
+const grubModules = 'biosdisk part_msdos ext2 normal linux configfile search search_label serial terminal echo'.split(
+  ' ',
+);
+
+function run(command: string, args: readonly string[]): void {
+  const result = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
+  if (result.error) throw new Error(`images/debian: starting ${command} failed: ${result.error.message}`);
+  if (result.status !== 0) throw new Error(`images/debian: ${command} ${args.join(' ')} failed:\n${result.stderr}`);
+}
+
+function build(directory: string): void {
+  if (process.arch !== 'x64') throw new Error('images/debian: there is a boot loader for x86-64 only');
+  if (process.getuid?.() !== 0) throw new Error('images/debian: building needs root, for the owners of the files');
+  const work = mkdtempSync(path.join(directory, 'work-'));
+  try {
+    const root = path.join(work, 'root');
+    installDebian(root);
+    configure(root);
+    const disk = path.join(work, 'disk');
+    const offset = partitionSector * sector;
+    makeBootable(root, disk);
+    const options = ['-E', `offset=${offset},lazy_itable_init=1`, '-d', root, disk, `${diskMiB - offset / 1024 ** 2}M`];
+    run('mke2fs', ['-q', '-F', '-t', 'ext4', '-L', 'root', ...options]);
+    run('qemu-img', ['convert', '-f', 'raw', '-O', 'qcow2', disk, path.join(directory, 'disk.qcow2')]);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+  const image = { kind: 'disk', disk: 'disk.qcow2', format: 'qcow2' };
+  writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
+}
+
+/** This machine's release of Debian, from where this machine gets its packages. */
+function installDebian(root: string): void {
+  const suite = /^VERSION_CODENAME=(.+)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1];
+  if (suite === undefined) throw new Error('images/debian: this machine does not say which Debian it is');
+  const sources = ['/etc/apt/sources.list.d/debian.sources', '/etc/apt/sources.list'].filter((file) =>
+    existsSync(file),
+  );
+  run('mmdebstrap', [
+    '--quiet',
+    '--variant=minbase',
+    '--aptopt=APT::Install-Recommends "false"',
+    `--include=${packages.join(',')}`,
+    suite,
+    root,
+    ...sources,
+  ]);
+}
+
+function configure(root: string): void {
+  const inRoot = (name: string): string => path.join(root, name);
+  writeFileSync(inRoot('etc/hostname'), 'debian\n');
+  writeFileSync(inRoot('etc/fstab'), 'LABEL=root / ext4 defaults 0 1\n');
+  // Made anew by each machine.
+  writeFileSync(inRoot('etc/machine-id'), '');
+  for (const unit of readdirSync(files).filter((name) => /\.(mount|service)$/.test(name))) {
+    copyFileSync(path.join(files, unit), inRoot(`etc/systemd/system/${unit}`));
+    run('systemctl', ['--root', root, 'enable', unit]);
+  }
+  copyFileSync(path.join(files, 'ethernet.network'), inRoot('etc/systemd/network/ethernet.network'));
+  run('systemctl', ['--root', root, 'enable', 'systemd-networkd', 'systemd-resolved']);
+  rmSync(inRoot('etc/resolv.conf'), { force: true });
+  symlinkSync('../run/systemd/resolve/stub-resolv.conf', inRoot('etc/resolv.conf'));
+  // Root logs in on the console without a password: only operators reach it.
+  run('chroot', [root, 'passwd', '--quiet', '--delete', 'root']);
+  mkdirSync(inRoot('boot/grub'), { recursive: true });
+  copyFileSync(path.join(files, 'grub.cfg'), inRoot('boot/grub/grub.cfg'));
+}
+
+/** Writes a disk's first sectors: GRUB's boot sector, the table with one partition, GRUB itself. Takes its tools from `root`. */
+function makeBootable(root: string, disk: string): void {
+  const grub = 'usr/lib/grub/i386-pc';
+  const prefix = '(hd0,msdos1)/boot/grub';
+  run('chroot', [root, 'grub-mkimage', '-O', 'i386-pc', '-o', '/core.img', '-p', prefix, ...grubModules]);
+  const core = readFileSync(path.join(root, 'core.img'));
+  rmSync(path.join(root, 'core.img'));
+  if (core.length > (partitionSector - 1) * sector) throw new Error('images/debian: GRUB is too large for its place');
+  const first = Buffer.alloc(sector);
+  // The rest of it is the disk's signature and the table. GRUB's own default is that its next part begins in sector 1.
+  readFileSync(path.join(root, grub, 'boot.img')).copy(first, 0, 0, 440);
+  first.set([0x80, 0xff, 0xff, 0xff, 0x83, 0xff, 0xff, 0xff], 446);
+  first.writeUInt32LE(partitionSector, 454);
+  first.writeUInt32LE((diskMiB * 1024 * 1024) / sector - partitionSector, 458);
+  first.writeUInt16LE(0xaa55, 510);
+  const fd = openSync(disk, 'wx', 0o600);
+  writeSync(fd, first, 0, first.length, 0);
+  writeSync(fd, core, 0, core.length, sector);
+  closeSync(fd);
+}
+
+const [, , directory] = process.argv;
+if (directory === undefined) throw new Error('usage: node images/debian/recipe.ts DIRECTORY');
+build(directory);

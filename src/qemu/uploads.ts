@@ -1,0 +1,178 @@
+/** Files that images are to be made from, while they come and until they are used. */
+import { createHash, randomBytes } from 'node:crypto';
+import { statfsSync } from 'node:fs';
+import { type FileHandle, open, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { QemuError } from './error.ts';
+
+export interface UploadOptions {
+  /** Where images are made, so that a file need not be copied. */
+  readonly directory: string;
+  readonly maxFileBytes: number;
+  /** How long a file waits for its use; 10 minutes unless given. */
+  readonly keepMs?: number | undefined;
+}
+
+export interface UploadedFile {
+  readonly id: string;
+  readonly sizeBytes: number;
+  /** `sha256:` and 64 hex digits. */
+  readonly digest: string;
+  readonly expiresAtMs: number;
+}
+
+/** Names of files that a process which was killed may have left. */
+export const uploadPrefix = 'upload-';
+
+/** Files that come or wait at one time. */
+const mostFiles = 16;
+/** What is left to everybody else on the disk. */
+const spareBytes = 256 * 1024 * 1024;
+const defaultKeepMs = 10 * 60_000;
+
+export class Uploads {
+  readonly #options: UploadOptions;
+  /** Bytes that files on their way are still to have, by id. */
+  readonly #coming = new Map<string, number>();
+  readonly #waiting = new Map<string, NodeJS.Timeout>();
+
+  constructor(options: UploadOptions) {
+    this.#options = options;
+  }
+
+  /** Makes room for a file of that size. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */
+  open(sizeBytes: number): IncomingFile {
+    const { directory, maxFileBytes } = this.#options;
+    if (sizeBytes > maxFileBytes)
+      throw new QemuError('IMAGE_REFUSED', `the file has ${sizeBytes} bytes, and ${maxFileBytes} are allowed`);
+    if (this.#coming.size + this.#waiting.size >= mostFiles)
+      throw new QemuError('UPLOADS_MANY', `${mostFiles} files are on their way or wait for their use; try again later`);
+    const disk = statfsSync(directory);
+    const promised = this.#coming.values().reduce((sum, bytes) => sum + bytes, 0);
+    const room = disk.bavail * disk.bsize - promised - spareBytes;
+    if (sizeBytes > room)
+      throw new QemuError(
+        'DISK_FULL',
+        `no room for a file of ${sizeBytes} bytes in "${directory}", where ${Math.max(0, room)} can be used; free space there`,
+      );
+    const id = `up-${randomBytes(16).toString('hex')}`;
+    this.#coming.set(id, sizeBytes);
+    return new IncomingFile(id, this.#pathOf(id), sizeBytes, {
+      received: (bytes) => this.#coming.set(id, sizeBytes - bytes),
+      ended: () => this.#coming.delete(id),
+      kept: () => this.#keep(id),
+    });
+  }
+
+  /** The path of a file, which is the caller's from then on. IMAGE_MISSING when it was used, waited too long or never came. */
+  take(id: string): string {
+    const timer = this.#waiting.get(id);
+    if (timer === undefined)
+      throw new QemuError('IMAGE_MISSING', 'the file was used, waited too long or never came; send it again');
+    clearTimeout(timer);
+    this.#waiting.delete(id);
+    return this.#pathOf(id);
+  }
+
+  /** Forgets what waits. */
+  async close(): Promise<void> {
+    const ids = [...this.#waiting.keys()];
+    await Promise.all(ids.map((id) => rm(this.take(id), { force: true })));
+  }
+
+  #keep(id: string): number {
+    const { keepMs = defaultKeepMs } = this.#options;
+    const forget = (): void => {
+      // One that cannot be removed goes when the store is opened next.
+      rm(this.take(id), { force: true }).catch(() => {});
+    };
+    this.#waiting.set(id, setTimeout(forget, keepMs).unref());
+    return Date.now() + keepMs;
+  }
+
+  #pathOf(id: string): string {
+    return join(this.#options.directory, `${uploadPrefix}${id}`);
+  }
+}
+
+interface Told {
+  readonly received: (bytes: number) => void;
+  readonly ended: () => void;
+  /** @returns when it will be forgotten */
+  readonly kept: () => number;
+}
+
+/** One file on its way. Whoever opened it receives or disposes of it. */
+export class IncomingFile implements AsyncDisposable {
+  readonly #id: string;
+  readonly #path: string;
+  readonly #sizeBytes: number;
+  readonly #told: Told;
+  #state: 'open' | 'kept' | 'gone' = 'open';
+
+  constructor(id: string, path: string, sizeBytes: number, told: Told) {
+    this.#id = id;
+    this.#path = path;
+    this.#sizeBytes = sizeBytes;
+    this.#told = told;
+  }
+
+  /**
+   * Takes its bytes. IMAGE_REFUSED when they are not as many as was said, DISK_FULL, or what the iteration throws; nothing of
+   * it is kept then.
+   */
+  async receive(chunks: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<UploadedFile> {
+    try {
+      const handle = await open(this.#path, 'wx', 0o600);
+      let digest: string;
+      try {
+        digest = await this.#write(handle, chunks, signal);
+      } finally {
+        await handle.close();
+      }
+      this.#state = 'kept';
+      this.#told.ended();
+      return { id: this.#id, sizeBytes: this.#sizeBytes, digest, expiresAtMs: this.#told.kept() };
+    } catch (error) {
+      await this[Symbol.asyncDispose]();
+      throw asUploadError(error);
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#state !== 'open') return;
+    this.#state = 'gone';
+    await rm(this.#path, { force: true });
+    this.#told.ended();
+  }
+
+  async #write(handle: FileHandle, chunks: AsyncIterable<Uint8Array>, signal?: AbortSignal): Promise<string> {
+    const hash = createHash('sha256');
+    let bytes = 0;
+    const counted = (): QemuError =>
+      new QemuError('IMAGE_REFUSED', `the file was to have ${this.#sizeBytes} bytes, and others came; send it again`);
+    for await (const chunk of chunks) {
+      signal?.throwIfAborted();
+      bytes += chunk.length;
+      if (bytes > this.#sizeBytes) throw counted();
+      hash.update(chunk);
+      await writeAll(handle, chunk);
+      this.#told.received(bytes);
+    }
+    signal?.throwIfAborted();
+    if (bytes < this.#sizeBytes) throw counted();
+    return `sha256:${hash.digest('hex')}`;
+  }
+}
+
+/** A disk that becomes full takes a part first. */
+const writeAll = async (handle: FileHandle, chunk: Uint8Array): Promise<void> => {
+  for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
+};
+
+const asUploadError = (error: unknown): unknown => {
+  const { code } = error as { readonly code?: string };
+  if (code === 'ENOSPC' || code === 'EDQUOT')
+    return new QemuError('DISK_FULL', 'no room for the file on the disk of images; free space there', error);
+  return error;
+};

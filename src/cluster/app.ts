@@ -233,14 +233,15 @@ const identify = (
 ): Identity | undefined => {
   if (peer instanceof ApiError) throw peer;
   if (authorization === undefined) return peer;
-  const from = peer === undefined ? address : nameOf(peer);
-  const waitSeconds = failedKeys.waitSeconds(from);
-  if (waitSeconds > 0)
-    throw new ApiError('TOO_MANY_REQUESTS', 'too many wrong keys came from your address; wait a little', {
-      retryAfterSeconds: waitSeconds,
-    });
   const checked = manager.keys.check(/^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? '');
+  // A right key is never held up: addresses are shared, by this machine's guests and its users among others.
   if (checked === undefined) {
+    const from = peer === undefined ? address : nameOf(peer);
+    const waitSeconds = failedKeys.waitSeconds(from);
+    if (waitSeconds > 0)
+      throw new ApiError('TOO_MANY_REQUESTS', 'too many wrong keys came from your address; wait a little', {
+        retryAfterSeconds: waitSeconds,
+      });
     failedKeys.failed(from);
     metrics.failedKeys.inc();
     throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');

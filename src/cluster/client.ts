@@ -153,9 +153,12 @@ export class ClientError extends Error {
 export interface ClientOptions {
   /** How long to go on trying while the server restarts. Default 10 s. */
   readonly patienceMs?: number | undefined;
+  /** Nothing comes for so long: the connection is taken for dead. Default 60 s. */
+  readonly idleMs?: number | undefined;
 }
 
-const idleMs = 60_000;
+/** What is downloaded may have to be made first: a copy of a large store on a slow disk. */
+const makingMs = 60 * 60_000;
 /** Streams have a heartbeat every 15 s. */
 const streamIdleMs = 45_000;
 const betweenTriesMs = 200;
@@ -163,10 +166,12 @@ const betweenTriesMs = 200;
 export class Client implements Disposable {
   readonly #transport: Transport;
   readonly #patienceMs: number;
+  readonly #idleMs: number;
 
-  constructor(target: ClientTarget, { patienceMs = 10_000 }: ClientOptions = {}) {
+  constructor(target: ClientTarget, { patienceMs = 10_000, idleMs = 60_000 }: ClientOptions = {}) {
     this.#transport = new Transport(target);
     this.#patienceMs = patienceMs;
+    this.#idleMs = idleMs;
   }
 
   /** What the operation answers. ClientError, ConnectionError, or the signal's reason. */
@@ -184,7 +189,7 @@ export class Client implements Disposable {
     const untilMs = performance.now() + this.#patienceMs;
     for (;;) {
       try {
-        const answer = await this.#transport.send({ ...prepared, idleMs });
+        const answer = await this.#transport.send({ ...prepared, idleMs: this.#idleMs });
         const bytes = await readBody(answer);
         if (answer.statusCode! < 400) return { status: answer.statusCode!, headers: plain(answer), bytes };
         throw refusalOf(answer, bytes);
@@ -201,7 +206,8 @@ export class Client implements Disposable {
    * told), or the signal's reason. Leaving the iteration ends it.
    */
   async download<K extends OperationId>(operation: K, input: Input<K> = {}): Promise<Download> {
-    const answer = await this.#transport.send({ ...prepare(operation, input), idleMs });
+    const answer = await this.#transport.send({ ...prepare(operation, input), idleMs: makingMs });
+    answer.setTimeout(this.#idleMs);
     if (answer.statusCode! >= 400) throw refusalOf(answer, await readBody(answer));
     return { sizeBytes: Number(answer.headers['content-length']), chunks: readChunks(answer, input.signal) };
   }
@@ -210,7 +216,7 @@ export class Client implements Disposable {
   async upload(operation: 'uploadFile', body: LongBody, signal?: AbortSignal): Promise<ResultOf<'uploadFile'>> {
     const prepared = prepare(operation, signal === undefined ? {} : { signal });
     const headers = { ...prepared.headers, 'content-type': 'application/octet-stream' };
-    const answer = await this.#transport.send({ ...prepared, headers, body, idleMs });
+    const answer = await this.#transport.send({ ...prepared, headers, body, idleMs: this.#idleMs });
     const bytes = await readBody(answer);
     if (answer.statusCode! >= 400) throw refusalOf(answer, bytes);
     return JSON.parse(bytes.toString()) as ResultOf<'uploadFile'>;

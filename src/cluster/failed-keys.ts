@@ -13,7 +13,7 @@ export class FailedKeys {
     this.#nowMs = nowMs;
   }
 
-  /** Seconds to wait before another key may be tried from there; 0: none. */
+  /** Seconds to wait before another wrong key is heard from there; 0: none. */
   waitSeconds(address: string): number {
     const left = this.#left(address);
     return left >= 1 ? 0 : Math.max(1, Math.ceil(((1 - left) * refillMs) / 1000));

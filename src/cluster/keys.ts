@@ -15,6 +15,9 @@ const retryMs = 200;
 /** A key that nothing was heard of for so long is not trusted: a revocation would not be seen. */
 const trustMs = 4_000;
 const longestTimerMs = 2 ** 31 - 1;
+/** How long a key is listed after its end. Then it goes when another is made, with few others. */
+const listedAfterEndMs = 30 * 24 * 3_600_000;
+const expiredAtOnce = 50;
 
 const keyPattern = /^ph_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
 
@@ -24,7 +27,7 @@ interface Held {
   readonly record: KeyRecord;
   readonly hash: Buffer;
   readonly ended: AbortController;
-  readonly timer: NodeJS.Timeout | undefined;
+  timer: NodeJS.Timeout | undefined;
 }
 
 const hashOf = (secret: string): Buffer => createHash('sha256').update(secret).digest();
@@ -107,7 +110,7 @@ export class Keys {
     };
     const transaction = {
       conditions: [{ key: `${prefix}${id}`, exists: false }],
-      operations: [put(`${prefix}${id}`, record)],
+      operations: [put(`${prefix}${id}`, record), ...this.#longExpired().map((old) => remove(`${prefix}${old}`))],
     };
     // What is kept for a repeat says that there is one, and not the secret.
     const committed = commit
@@ -117,6 +120,12 @@ export class Keys {
     // Known here at once, so that it works in the next request.
     this.#hold(record);
     return { key: factsOf(record), text: `ph_${id}_${secret}` };
+  }
+
+  #longExpired(): string[] {
+    const atMs = this.#kit.wallMs() - listedAfterEndMs;
+    const old = [...this.#held.values()].filter(({ record }) => isExpired(record, atMs));
+    return old.slice(0, expiredAtOnce).map(({ record }) => record.id);
   }
 
   async list(account: string): Promise<KeyFacts[]> {
@@ -142,21 +151,23 @@ export class Keys {
     if (before !== undefined && JSON.stringify(before.record) === JSON.stringify(record)) return;
     this.#drop(record.id);
     const ended = new AbortController();
-    const held: Held = {
-      record,
-      hash: Buffer.from(record.secretHash, 'hex'),
-      ended,
-      timer: this.#expiry(record, ended),
-    };
+    const held: Held = { record, hash: Buffer.from(record.secretHash, 'hex'), ended, timer: undefined };
+    this.#armExpiry(held);
     this.#held.set(record.id, held);
   }
 
-  #expiry({ expiresAtMs }: KeyRecord, ended: AbortController): NodeJS.Timeout | undefined {
-    if (expiresAtMs === undefined) return undefined;
-    // One that lies further ahead than a timer reaches is seen by `check`, and by streams at the next start.
-    const leftMs = Math.max(0, expiresAtMs - this.#kit.wallMs());
-    if (leftMs > longestTimerMs) return undefined;
-    return setTimeout(() => ended.abort(new ApiError('BAD_KEY', 'the key has expired')), leftMs).unref();
+  #armExpiry(held: Held): void {
+    const { expiresAtMs } = held.record;
+    if (expiresAtMs === undefined) return;
+    const leftMs = expiresAtMs - this.#kit.wallMs();
+    held.timer = setTimeout(
+      () => {
+        if (isExpired(held.record, this.#kit.wallMs()))
+          held.ended.abort(new ApiError('BAD_KEY', 'the key has expired'));
+        else this.#armExpiry(held);
+      },
+      Math.min(Math.max(1, leftMs), longestTimerMs),
+    ).unref();
   }
 
   #drop(id: string): void {

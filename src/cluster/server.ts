@@ -42,8 +42,12 @@ export interface ListenOptions {
   readonly limits?: Partial<HttpLimits> | undefined;
 }
 
-/** A client gets so long to send its headers, and so long for the whole request. */
+/**
+ * A client gets so long to send its headers, and so long for the whole request. One that neither sends nor takes anything
+ * for `idleMs` is cut off.
+ */
 export interface HttpLimits {
+  readonly idleMs: number;
   readonly headersTimeoutMs: number;
   readonly requestTimeoutMs: number;
   readonly connections: number;
@@ -69,10 +73,13 @@ export interface ApiServer extends AsyncDisposable {
   close(): Promise<void>;
 }
 
-const defaultLimits: HttpLimits = { headersTimeoutMs: 10_000, requestTimeoutMs: 30_000, connections: 1_024 };
+const defaultLimits: HttpLimits = {
+  idleMs: 60_000,
+  headersTimeoutMs: 10_000,
+  requestTimeoutMs: 30_000,
+  connections: 1_024,
+};
 const keepAliveMs = 5_000;
-/** A client that neither sends nor takes anything for so long is cut off. */
-const idleMs = 60_000;
 const headerBytes = 16 * 1024;
 const headersMost = 100;
 const socketPathBytes = 107;
@@ -126,7 +133,7 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
   const take = (server: Server, kind: 'unix' | 'tcp', describe: (socket: Socket) => Connection): Server => {
     server.maxHeadersCount = headersMost;
     server.maxConnections = limits.connections;
-    server.setTimeout(idleMs);
+    server.setTimeout(limits.idleMs);
     server.on(kind === 'tcp' && tcp?.tls !== undefined ? 'secureConnection' : 'connection', (socket: Socket) =>
       connections.set(socket, describe(socket)),
     );

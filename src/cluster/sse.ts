@@ -73,6 +73,8 @@ export const eventStream = (
         beat.unref();
       },
       async pull(controller) {
+        // Asked for when the client has taken some.
+        stalledSince = undefined;
         let bytes: Uint8Array | undefined;
         let isLast = false;
         try {

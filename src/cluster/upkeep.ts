@@ -4,7 +4,7 @@ import { type FileHandle, open } from 'node:fs/promises';
 import type { OperationRecord } from '../records/index.ts';
 import { type CallOptions, createKeyFile, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { type Kit, put, remove } from './kit.ts';
+import { type Kit, pause, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
 import { ApiError, toApiError } from './problem.ts';
 
@@ -33,6 +33,8 @@ const rotationKey = 'rotation';
 /** Between two writes of an operation's progress. */
 const progressMs = 500;
 const pieceBytes = 256 * 1024;
+/** Between tries to keep the end of a rotation. */
+const retryMs = 1_000;
 
 const wrongKeyFile: ReadonlySet<StoreErrorCode> = new Set([
   'STORE_EXISTS',
@@ -48,6 +50,7 @@ export class Upkeep {
   readonly #options: UpkeepOptions | undefined;
   /** Of this start of the manager. */
   readonly #runner: string;
+  readonly #closing = new AbortController();
   #isBackingUp = false;
   #rotation: { readonly id: string; readonly cancel: AbortController; readonly end: Promise<void> } | undefined;
 
@@ -168,9 +171,24 @@ export class Upkeep {
         : { state: 'failed', error: { code, detail: message } };
     }
     await telling.catch(() => {});
-    const { operations } = await this.#operations.change(operation, outcome);
-    await this.#kit.region.commit({ operations: [...operations, remove(rotationKey)] });
+    await this.#end(operation, outcome);
     this.#rotation = undefined;
+  }
+
+  /** Until it is kept, for nobody could rotate again before the next start; or until `close`, and `recover` tells it then. */
+  async #end(operation: OperationRecord, outcome: Partial<OperationRecord>): Promise<void> {
+    for (let told = false; ; told = true) {
+      try {
+        const { operations } = await this.#operations.change(operation, outcome);
+        await this.#kit.region.commit({ operations: [...operations, remove(rotationKey)] });
+        return;
+      } catch (error) {
+        if (this.#closing.signal.aborted) throw error;
+        const words = 'the end of rotating the keys could not be kept; trying again';
+        if (!told) this.#kit.log.error({ err: error, operation: operation.id }, words);
+        await pause(retryMs, this.#closing.signal);
+      }
+    }
   }
 
   async #changeKeyFile(stores: KeptStores, keyFile: string): Promise<void> {
@@ -220,6 +238,7 @@ export class Upkeep {
 
   /** Cancels what runs and waits for its end. */
   async close(): Promise<void> {
+    this.#closing.abort();
     this.#rotation?.cancel.abort();
     await this.#rotation?.end;
   }

@@ -3,6 +3,7 @@
 import type { z } from 'zod';
 import type { VmRef } from '../records/index.ts';
 import {
+  type ImageRecord,
   type IndexedRecord,
   type Network,
   type OperationRecord,
@@ -111,7 +112,7 @@ export class Vms {
     return `index/vm/${account}/${this.#kit.regionName}/${type}/${status}/${id}`;
   }
 
-  /** NAME_TAKEN, NOT_FOUND (image), FULL (no uid is left). */
+  /** NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a disk smaller than it), FULL (no uid is left). */
   async create(
     account: string,
     wish: VmWish,
@@ -121,6 +122,7 @@ export class Vms {
     for (let i = 0; i < tries; i++) {
       if ((await this.#kit.region.get(vmKey(wish.name))) !== undefined) throw nameTaken(wish.name);
       const image = wish.image && (await this.#images.forUse(account, wish.image));
+      if (image !== undefined) checkDisk(image.record, wish.diskBytes);
       const uid = await this.#freeUid();
       const record: VmRecord = {
         id: `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`,
@@ -234,7 +236,7 @@ export class Vms {
     name: string,
     change: {
       readonly kind: 'vm.start' | 'vm.stop' | 'vm.reboot' | 'vm.delete';
-      readonly stopGraceSeconds?: number | undefined;
+      readonly graceSeconds?: number | undefined;
     },
     commit: CommitOnce,
     answer: (vm: Vm, operation: OperationRecord) => Answer,
@@ -257,7 +259,7 @@ export class Vms {
         generation,
         desired: change.kind === 'vm.stop' ? 'stopped' : change.kind === 'vm.delete' ? 'deleted' : 'running',
         ...(change.kind === 'vm.reboot' && { rebootGeneration: generation }),
-        ...(change.stopGraceSeconds !== undefined && { stopGraceSeconds: change.stopGraceSeconds }),
+        ...(change.graceSeconds !== undefined && { grace: { generation, seconds: change.graceSeconds } }),
       };
       const { operation, operations } = this.#operations.begin({
         account,
@@ -367,6 +369,18 @@ const matches = (vm: Vm, { status, labels, type }: VmFilters): boolean =>
     if (!Object.hasOwn(vm.record.labels, key!)) return false;
     return value.length === 0 || vm.record.labels[key!] === value.join('=');
   });
+
+/** The host would refuse it while it makes the disk. A kernel, which is no disk, has one size and not two. */
+const checkDisk = (
+  { name, version, sizeBytes, virtualSizeBytes }: ImageRecord,
+  diskBytes: number | undefined,
+): void => {
+  if (diskBytes === undefined || sizeBytes === virtualSizeBytes || diskBytes >= virtualSizeBytes) return;
+  throw new ApiError(
+    'BAD_REQUEST',
+    `a disk of ${diskBytes} bytes is too small for the image "${name}" version "${version}": give at least ${virtualSizeBytes}, or none`,
+  );
+};
 
 const nameTaken = (name: string): ApiError =>
   new ApiError('NAME_TAKEN', `there is a VM "${name}" already; choose another name, or delete that one first`);

@@ -35,6 +35,7 @@ const idleMs = 60_000;
 export class VmConsolePort implements ConsolePort {
   readonly #paths: ConsolePaths;
   readonly #isRunning: () => boolean;
+  readonly #ended = new AbortController();
   #input: Promise<Socket> | undefined;
   #idle: NodeJS.Timeout | undefined;
 
@@ -58,7 +59,9 @@ export class VmConsolePort implements ConsolePort {
     options: CallOptions & { readonly offset?: number | undefined },
   ): Promise<{ readonly offset: number; readonly pieces: AsyncIterable<ConsolePiece> }> {
     const { offset } = readConsole(this.#paths.consoleLog, options.offset ?? Number.MAX_SAFE_INTEGER, 0);
-    return { offset, pieces: this.#follow(offset, options.signal) };
+    const { signal: ended } = this.#ended;
+    const signal = options.signal === undefined ? ended : AbortSignal.any([options.signal, ended]);
+    return { offset, pieces: this.#follow(offset, signal) };
   }
 
   async write(bytes: Uint8Array, { signal }: CallOptions = {}): Promise<void> {
@@ -76,6 +79,12 @@ export class VmConsolePort implements ConsolePort {
     this.#idle ??= setTimeout(() => this.close(), idleMs).unref();
     this.#idle.refresh();
     if (!socket.write(bytes)) await once(socket, 'drain', signal === undefined ? {} : { signal });
+  }
+
+  /** The VM is gone: another may come to have its name, and its paths. Streams end with the error. */
+  end(error: Error): void {
+    this.#ended.abort(error);
+    this.close();
   }
 
   close(): void {
@@ -112,7 +121,7 @@ export class VmConsolePort implements ConsolePort {
     return socket;
   }
 
-  async *#follow(from: number, signal: AbortSignal | undefined): AsyncGenerator<ConsolePiece> {
+  async *#follow(from: number, signal: AbortSignal): AsyncGenerator<ConsolePiece> {
     let wake = Promise.withResolvers<void>();
     const look = (): void => {
       wake.resolve();
@@ -121,10 +130,10 @@ export class VmConsolePort implements ConsolePort {
     const watcher = watch(dirname(this.#paths.consoleLog), look);
     watcher.on('error', look);
     const timer = setInterval(look, lookEveryMs);
-    signal?.addEventListener('abort', look, { once: true });
+    signal.addEventListener('abort', look, { once: true });
     try {
       for (let next = from; ; ) {
-        signal?.throwIfAborted();
+        signal.throwIfAborted();
         const changed = wake.promise;
         const { offset, bytes } = readConsole(this.#paths.consoleLog, next, pieceBytes);
         next = offset + bytes.length;
@@ -132,7 +141,7 @@ export class VmConsolePort implements ConsolePort {
         else await changed;
       }
     } finally {
-      signal?.removeEventListener('abort', look);
+      signal.removeEventListener('abort', look);
       clearInterval(timer);
       watcher.close();
     }

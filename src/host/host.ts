@@ -38,9 +38,12 @@ import { attachWords } from './attachment.ts';
 import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
+import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { LogLimits } from './log-limits.ts';
+import { recipeOf } from './recipe.ts';
 import { Renewals } from './renewals.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
@@ -69,7 +72,6 @@ interface CallOptions {
 }
 
 const vmPrefix = 'vm/';
-const seedKey = (name: string): string => `seed/${name}`;
 const beginAnewAfterMs = 500;
 const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
@@ -93,6 +95,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #startedAtMs = Date.now();
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
+  readonly #logLimits: LogLimits;
   #following: Promise<void> = Promise.resolve();
   #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
@@ -125,6 +128,10 @@ export class Host implements HostPort, AsyncDisposable {
       launcher: options.launcher,
       adminPath: join(options.runDirectory, 'keeper.sock'),
       logFile: join(stateDirectory, 'keeper.log'),
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
+    this.#logLimits = new LogLimits({
+      files: () => [join(stateDirectory, 'keeper.log'), ...[...this.#vms.values()].map((vm) => vm.devicePaths.log)],
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
     this.#renewals = new Renewals({
@@ -176,6 +183,7 @@ export class Host implements HostPort, AsyncDisposable {
   async release(): Promise<void> {
     this.#stop.abort();
     clearInterval(this.#probe);
+    this.#logLimits[Symbol.dispose]();
     const late = pause(replacedWithinMs, undefined, { ref: false });
     await Promise.all([this.#following, Promise.race([this.#renewals.close(), late])]);
     await this.#taking;
@@ -332,11 +340,10 @@ export class Host implements HostPort, AsyncDisposable {
         ...(restored && { restored }),
       },
     });
-    if (restored === undefined) {
-      const seed = await region.get(seedKey(record.name));
-      const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
-      await tree.load(checkedSpec(text).spec);
-    }
+    if (restored === undefined) await loadFirstTree(region, tree);
+    await forgetFirstTree(region, record.name).catch((error: unknown) => {
+      this.#options.onTrouble(record.name, `the spec that it was created with stays in the store: ${messageOf(error)}`);
+    });
     return tree;
   }
 
@@ -384,7 +391,7 @@ export class Host implements HostPort, AsyncDisposable {
     this.#vms.delete(name);
     this.#untaken.delete(name);
     this.#warnings.delete(name);
-    this.#consoles.get(name)?.close();
+    this.#consoles.get(name)?.end(noVm(name));
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
     await vm?.release();
@@ -515,14 +522,8 @@ export class Host implements HostPort, AsyncDisposable {
           work,
         );
       }
-      case 'recipe': {
-        const recipe = this.#options.recipes[source.recipe];
-        if (recipe !== undefined) return this.#images.build(recipe, work);
-        const names = Object.keys(this.#options.recipes).toSorted();
-        const there =
-          names.length === 0 ? 'this host has none; add an image from a file' : `there are: ${names.join(', ')}`;
-        throw new HostRefusal('HOST_INVALID', `there is no recipe "${source.recipe}"; ${there}`);
-      }
+      case 'recipe':
+        return this.#images.build(recipeOf(this.#options.recipes, source.recipe), work);
     }
   }
 

@@ -19,6 +19,7 @@ import {
   BootRecord,
   decodeRecord,
   encodeRecord,
+  graceSecondsOf,
   type Statistics,
   type VmRecord,
   VmStatusRecord,
@@ -243,7 +244,7 @@ export class HostedVm {
     }
     if (record.generation !== this.#taken) {
       this.#taken = record.generation;
-      const graceMs = record.stopGraceSeconds * 1000;
+      const graceMs = graceSecondsOf(record) * 1000;
       if (record.rebootGeneration === record.generation) machine.reboot(graceMs);
       else if (record.desired === 'running') machine.start();
       else machine.stop(graceMs);

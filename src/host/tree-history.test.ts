@@ -21,7 +21,7 @@ async function take(watch: AsyncIterable<TreeCommit>, count: number): Promise<nu
 }
 
 test('TreeHistory tells every commit from a revision on, at or below a path', async () => {
-  const history = new TreeHistory(5);
+  const history = new TreeHistory(1, 5);
   history.add(commit(6, '/a', '/b/c'));
   history.add(commit(8, '/b'));
   history.add(commit(9, '/bc'));
@@ -34,8 +34,27 @@ test('TreeHistory tells every commit from a revision on, at or below a path', as
   assert.deepEqual(await waiting, [11, 12]);
 });
 
+test('TreeHistory tells how far it has looked, without changes, when nothing is at or below the path', async (t) => {
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  let nowMs = 0;
+  t.mock.method(performance, 'now', () => nowMs);
+  const history = new TreeHistory(1, 5);
+  const watching = history.watch('/b', undefined, undefined)[Symbol.asyncIterator]();
+  const next = watching.next();
+  history.add(commit(6, '/a'));
+  history.passed(7);
+  await new Promise((resolve) => setImmediate(resolve));
+  nowMs += 1_000;
+  t.mock.timers.tick(1_000);
+  const { value } = await next;
+  assert.deepEqual([value.revision, value.changes, value.policyChanged], [7, [], false]);
+  const later = watching.next();
+  history.add(commit(8, '/b'));
+  assert.equal((await later).value.revision, 8);
+});
+
 test('TreeHistory says what is too old, what lies ahead, and when it ends', async () => {
-  const history = new TreeHistory(5);
+  const history = new TreeHistory(1, 5);
   const refusal = (code: string) => (error: unknown) => error instanceof HostRefusal && error.code === code;
   assert.throws(() => history.watch('/', 5, undefined), refusal('HOST_COMPACTED'));
   assert.throws(() => history.watch('/', 7, undefined), refusal('HOST_INVALID'));

@@ -7,10 +7,14 @@ const commitsKept = 4096;
 /** Paths of all of them together, in UTF-16 code units. */
 const charactersKept = 16 * 1024 * 1024;
 
+/** How long a watcher is told nothing while commits pass that do not concern it. */
+const tellMs = 1_000;
+
 const charactersOf = (commit: TreeCommit): number =>
   commit.changes.reduce((sum, { path }) => sum + path.length + 32, 64);
 
 export class TreeHistory {
+  readonly #epoch: number;
   /** From `#first` on; those before it are dropped many at once, for it moves all the others. */
   #commits: TreeCommit[] = [];
   #first = 0;
@@ -21,8 +25,9 @@ export class TreeHistory {
   #ended: Error | undefined;
   readonly #watchers = new Set<() => void>();
 
-  /** `revision`: of the tree as it is now. */
-  constructor(revision: number) {
+  /** `epoch` and `revision`: of the tree as it is now. */
+  constructor(epoch: number, revision: number) {
+    this.#epoch = epoch;
     this.#forgotten = revision;
     this.#newest = revision;
   }
@@ -44,6 +49,12 @@ export class TreeHistory {
     this.#wake();
   }
 
+  /** A commit that changed nothing that can be seen: it is not kept, and may be resumed from. */
+  passed(revision: number): void {
+    this.#newest = revision;
+    this.#wake();
+  }
+
   /** Every watch ends with this error, once it has told what there was before. */
   end(error: Error): void {
     this.#ended ??= error;
@@ -52,7 +63,7 @@ export class TreeHistory {
 
   /**
    * Every commit from `from` on (default: the next one). HOST_COMPACTED when that is older than what is known, at once or
-   * when the consumer falls behind.
+   * when the consumer falls behind. A commit without changes says how far it has looked where none concerned the path.
    */
   watch(path: string, from: number | undefined, signal: AbortSignal | undefined): AsyncIterable<TreeCommit> {
     const first = from ?? this.#newest + 1;
@@ -64,6 +75,8 @@ export class TreeHistory {
 
   async *#tell(path: string, from: number, signal: AbortSignal | undefined): AsyncGenerator<TreeCommit> {
     let next = from;
+    let told = from - 1;
+    let passedSinceMs: number | undefined;
     for (;;) {
       signal?.throwIfAborted();
       this.#check(next);
@@ -72,11 +85,27 @@ export class TreeHistory {
         next = commit.revision + 1;
         const changes =
           path === '/' ? commit.changes : commit.changes.filter((change) => isAtOrBelow(change.path, path));
-        if (changes.length > 0 || commit.policyChanged) yield { ...commit, changes };
+        if (changes.length === 0 && !commit.policyChanged) continue;
+        told = commit.revision;
+        passedSinceMs = undefined;
+        yield { ...commit, changes };
         continue;
       }
       if (this.#ended !== undefined) throw this.#ended;
-      await this.#nextCommit(signal);
+      next = Math.max(next, this.#newest + 1);
+      if (next - 1 === told) {
+        await this.#nextCommit(signal);
+        continue;
+      }
+      passedSinceMs ??= performance.now();
+      const leftMs = passedSinceMs + tellMs - performance.now();
+      if (leftMs > 0) {
+        await this.#nextCommit(signal, leftMs);
+        continue;
+      }
+      told = next - 1;
+      passedSinceMs = undefined;
+      yield { epoch: this.#epoch, revision: told, changes: [], policyChanged: false };
     }
   }
 
@@ -100,13 +129,16 @@ export class TreeHistory {
     );
   }
 
-  #nextCommit(signal: AbortSignal | undefined): Promise<void> {
+  /** Or the time is over. */
+  #nextCommit(signal: AbortSignal | undefined, timeoutMs?: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const wake = (): void => {
+      clearTimeout(timer);
       this.#watchers.delete(wake);
       signal?.removeEventListener('abort', wake);
       resolve();
     };
+    const timer = timeoutMs === undefined ? undefined : setTimeout(wake, Math.ceil(timeoutMs)).unref();
     this.#watchers.add(wake);
     signal?.addEventListener('abort', wake, { once: true });
     return promise;

@@ -97,12 +97,8 @@ export class VmTreePort implements TreePort {
     return { ...this.#answer(), entries };
   }
 
-  async edit(
-    edits: readonly TreeEdit[],
-    conditions: readonly TreeCondition[],
-  ): Promise<TreeAnswer & { readonly changes: number }> {
-    const { revision, changes } = await this.#tree.edit(edits, conditions);
-    return { ...this.#answer(), revision, changes };
+  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): ReturnType<TreePort['edit']> {
+    return { ...this.#answer(), ...(await this.#tree.edit(edits, conditions)) };
   }
 
   async export(
@@ -133,8 +129,7 @@ export class VmTreePort implements TreePort {
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
     const { policy, problems } = parsePolicy(text, 'policy');
     if (policy === undefined) throw refusalOf('the policy', problems);
-    const { revision } = await this.#tree.setPolicy(policy, options.ifRevision);
-    const { policyRevision } = this.#tree;
+    const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision);
     return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
   }
 
@@ -147,7 +142,10 @@ export class VmTreePort implements TreePort {
     path: string,
     options: CallOptions & { readonly from?: number | undefined },
   ): Promise<TreeAnswer & { readonly commits: AsyncIterable<TreeCommit> }> {
-    return { ...this.#answer(), commits: this.#tree.history.watch(path, options.from, options.signal) };
+    const answer = this.#answer();
+    const commits = this.#tree.history.watch(path, options.from, options.signal);
+    // Who comes back before the first commit goes on from here.
+    return { ...answer, ...(options.from !== undefined && { revision: options.from - 1 }), commits };
   }
 
   async applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {

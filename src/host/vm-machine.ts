@@ -93,7 +93,8 @@ export const machineOf = (options: MachineOptions): VmMachine => {
   };
 };
 
-const networkOf = ({ network }: VmRecord): NetworkAttachment | undefined => {
+/** What QEMU is to connect it to; undefined: nothing. */
+export const networkOf = ({ network }: Pick<VmRecord, 'network'>): NetworkAttachment | undefined => {
   switch (network.mode) {
     case 'none':
       return undefined;
@@ -102,6 +103,7 @@ const networkOf = ({ network }: VmRecord): NetworkAttachment | undefined => {
     case 'user':
       return {
         kind: 'user',
+        isolated: network.isolated ?? false,
         forwards: network.forwards.map(({ protocol, hostAddress, hostPort, guestPort }) => ({
           protocol,
           hostAddress,

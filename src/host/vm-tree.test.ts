@@ -1,8 +1,146 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { StoreError } from '../store/index.ts';
-import { TreeStoreError } from './tree-store.ts';
+import { temporaryStore } from '../../test/store/temporary.ts';
+import type { TreeCommit } from '../records/index.ts';
+import { openStores, StoreError } from '../store/index.ts';
+import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { checkedSpec, VmTreePort } from './tree-port.ts';
+import { TreeStore, TreeStoreError } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
+
+const holder = '11111111-1111-4111-8111-111111111111';
+const caller = { uid: 1000, gid: 1000, pid: 1 };
+
+/** A tree that is kept when `keep` is called, or at once. */
+const makeTree = async () => {
+  const waiting: (() => void)[] = [];
+  let isHeld = false;
+  const persist = (): Promise<void> =>
+    isHeld ? new Promise((resolve) => void waiting.push(resolve)) : Promise.resolve();
+  const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist } });
+  await tree.load(checkedSpec('porthole: 1').spec);
+  return {
+    tree,
+    port: new VmTreePort(() => tree),
+    hold: () => {
+      isHeld = true;
+    },
+    keep: () => {
+      isHeld = false;
+      for (const resolve of waiting.splice(0)) resolve();
+    },
+  };
+};
+
+const put = (path: string, text: string) => ({ op: 'put', path, bytes: new TextEncoder().encode(text) }) as const;
+
+const take = async (commits: AsyncIterable<TreeCommit>, count: number): Promise<number[]> => {
+  const revisions: number[] = [];
+  for await (const { revision } of commits) {
+    revisions.push(revision);
+    if (revisions.length === count) break;
+  }
+  return revisions;
+};
+
+test('VmTreePort.watch names the revision before what it tells when it begins in the past', async () => {
+  const { tree, port } = await makeTree();
+  const { revision: before } = await port.stat('/');
+  for (const text of ['1', '2', '3']) await tree.edit([put('/a', text)], []);
+  const { revision, commits } = await port.watch('/', { from: before + 2 });
+  assert.equal(revision, before + 1);
+  assert.deepEqual(await take(commits, 2), [before + 2, before + 3]);
+});
+
+test('VmTreePort.watch begins at what was read when a guest has closed an unlinked file', async () => {
+  const { tree, port } = await makeTree();
+  tree.authority.holdersAre([holder]);
+  tree.authority.subscribe(holder, () => {});
+  let sequence = 1;
+  const mutate = (mutation: Mutation): Promise<Outcome> =>
+    new Promise((resolve) => tree.authority.commit(mutation, ways.virtiofs, holder, sequence++, resolve));
+  const parentIno = tree.replica.snapshot.resolve('/guest')!.ino;
+  const made = await mutate({ op: 'create', caller, parentIno, name: 'x', mode: 0o100600, umask: 0 });
+  assert.equal(made.errno, 0);
+  await mutate({ op: 'unlink', caller, parentIno, name: 'x' });
+  await mutate({ op: 'drop', caller, ino: made.ino });
+  await tree.authority.settled();
+  const { revision: read } = await port.stat('/');
+  const { commits } = await port.watch('/', { from: read + 1 });
+  await tree.edit([put('/a', '1')], []);
+  assert.deepEqual(await take(commits, 1), [read + 1]);
+});
+
+test('VmTreePort answers each change with revisions of its own when several are kept together', async () => {
+  const { port, hold, keep } = await makeTree();
+  hold();
+  const first = port.setPolicy('policy: [{ path: /a, mode: "0400" }]');
+  const second = port.setPolicy('policy: [{ path: /b, mode: "0400" }]');
+  const again = port.setPolicy('policy: [{ path: /b, mode: "0400" }]');
+  const one = port.edit([put('/a', '1')], []);
+  const same = port.edit([put('/a', '1')], []);
+  const other = port.edit([put('/a', '2')], []);
+  keep();
+  assert.equal((await first).policyRevision, (await first).revision);
+  assert.equal((await second).policyRevision, (await second).revision);
+  assert.equal((await again).policyRevision, (await second).revision);
+  assert.equal((await same).changes, 0);
+  assert.equal((await same).dataRevisions.get('/a'), (await one).revision);
+  assert.equal((await other).dataRevisions.get('/a'), (await other).revision);
+});
+
+test('VmTree.load under a condition meets changes of what a spec can say, and no others', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  const open = async () => {
+    const { persist, restored } = await TreeStore.open(stores.region, 'i-1');
+    const tree = new VmTree({
+      vm: 'web',
+      epoch: 1,
+      audit: () => true,
+      kept: { persist, ...(restored && { restored }) },
+    });
+    if (restored === undefined) await tree.load(checkedSpec('porthole: 1').spec);
+    tree.authority.holdersAre([holder]);
+    tree.authority.subscribe(holder, () => {});
+    return tree;
+  };
+  let tree = await open();
+  const spec = (text: string) => checkedSpec(`porthole: 1\nmetadata: { a: "${text}", b: "1" }\n`).spec;
+  const status = () => tree.edit([put('/instance/status/cpu', `${tree.replica.snapshot.revision}`)], []);
+  const create = (name: string): Promise<Outcome> => {
+    const parentIno = tree.replica.snapshot.resolve('/guest')!.ino;
+    const made = { op: 'create', caller, parentIno, name, mode: 0o100600, umask: 0 } as const;
+    return new Promise((resolve) => tree.authority.commit(made, ways.virtiofs, holder, undefined, resolve));
+  };
+  // Makes the directories above it, once.
+  await status();
+  await tree.load(spec('1'));
+  let read = tree.replica.snapshot.revision;
+  await status();
+  assert.equal((await create('x')).errno, 0);
+  await status();
+  assert.ok(tree.replica.snapshot.revision > read);
+  await tree.load(spec('2'), read);
+  await assert.rejects(tree.load(spec('3'), read), { code: 'HOST_CONDITION_UNMET' });
+  for (const change of [
+    () => tree.edit([put('/a', 'other')], []),
+    () => tree.edit([{ op: 'remove', path: '/b', recursive: false }], []),
+    () => tree.edit([{ op: 'directory', path: '/d' }], []),
+    () => tree.setPolicy({ ...tree.replica.policy.spec, rules: [{ path: '/a', mode: 0o400 }] }),
+  ]) {
+    read = tree.replica.snapshot.revision;
+    await change();
+    await status();
+    await assert.rejects(tree.load(spec('3'), read), { code: 'HOST_CONDITION_UNMET' });
+  }
+  await assert.rejects(tree.load(spec('3'), tree.replica.snapshot.revision + 1), { code: 'HOST_CONDITION_UNMET' });
+  await tree.edit([put('/a', 'newest')], []);
+  const before = tree.replica.snapshot.revision;
+  await status();
+  tree = await open();
+  await assert.rejects(tree.load(spec('4'), before - 1), { code: 'HOST_CONDITION_UNMET' });
+  await tree.load(spec('4'), before);
+});
 
 const refusedWith = async (failure: Error): Promise<unknown> => {
   const tree = new VmTree({

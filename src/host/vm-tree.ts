@@ -5,6 +5,7 @@ import {
   type AuditRecord,
   Authority,
   type AuthorityOptions,
+  type Edited,
   type Node,
   type PolicySpec,
   type Replica,
@@ -19,6 +20,7 @@ import { keepingErrno } from './keeping-errno.ts';
 import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
 import { TreeStoreError } from './tree-store.ts';
+import { statusPath } from './vm-statistics.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
@@ -58,11 +60,12 @@ export class VmTree {
       errnoOf: keepingErrno,
       audit: (record) => options.audit([record]),
       holdersOutlive: true,
+      apart: statusPath,
       ...options.kept,
     });
-    this.history = new TreeHistory(this.authority.snapshot.revision);
+    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision);
     this.authority.replica.onApply(({ revision, changes, policy }) => {
-      if (changes.length === 0 && policy === undefined) return;
+      if (changes.length === 0 && policy === undefined) return this.history.passed(revision);
       this.history.add({
         epoch: this.epoch,
         revision,
@@ -125,10 +128,13 @@ export class VmTree {
   }
 
   /** Resolves when it is kept. */
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): Promise<Changed> {
+  async edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+  ): Promise<Changed & Pick<Edited, 'dataRevisions'>> {
     return this.#refusing(async () => {
-      const { revision, changes } = await this.authority.edit(edits, conditions);
-      return { revision, changes: changes.length };
+      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions);
+      return { revision, changes: changes.length, dataRevisions };
     });
   }
 
@@ -140,11 +146,11 @@ export class VmTree {
     });
   }
 
-  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed> {
+  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed & { readonly policyRevision: number }> {
     return this.#refusing(async () => {
-      const { revision, changes, durable } = this.authority.setPolicy(policy, ifRevision);
+      const { revision, changes, policyRevision, durable } = this.authority.setPolicy(policy, ifRevision);
       await durable;
-      return { revision, changes: changes.length };
+      return { revision, changes: changes.length, policyRevision };
     });
   }
 

@@ -135,14 +135,14 @@ export interface TreePort {
 
   /**
    * All edits in order as one commit when all conditions hold, which are those of the tree before it; else nothing.
-   * Resolves when it is durable. HOST_CONDITION_UNMET, HOST_NOT_FOUND, HOST_NOT_DIRECTORY, HOST_IS_DIRECTORY,
+   * Resolves when it is durable, with the data revisions that it gave or found at the paths. HOST_CONDITION_UNMET, HOST_NOT_FOUND, HOST_NOT_DIRECTORY, HOST_IS_DIRECTORY,
    * HOST_NOT_EMPTY, HOST_TOO_LARGE, HOST_INVALID, HOST_FULL, HOST_UNAVAILABLE.
    */
   edit(
     edits: readonly TreeEdit[],
     conditions: readonly TreeCondition[],
     options?: CallOptions,
-  ): Promise<TreeAnswer & { readonly changes: number }>;
+  ): Promise<TreeAnswer & { readonly changes: number; readonly dataRevisions: ReadonlyMap<string, number> }>;
 
   /** The whole tree, or what lies below a path, as a spec. */
   export(
@@ -150,7 +150,8 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly text: string }>;
   /**
    * Makes the outside's part of the tree, and the policy, what the spec says; what guests made stays.
-   * HOST_INVALID with `problems`; HOST_CONDITION_UNMET when `ifRevision` is given and is not the tree's.
+   * HOST_INVALID with `problems`; HOST_CONDITION_UNMET when the outside's part, but for
+   * what the host itself keeps current, was changed after `ifRevision`.
    */
   import(
     text: string,
@@ -172,7 +173,8 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly explanation: Explanation }>;
 
   /**
-   * Every commit from revision `from` on (default: the next one) that changed something at or below `path`, in order.
+   * Every commit from revision `from` on (default: the next one) that changed something at or below `path`, in order. One
+   * without changes says that there was nothing up to its revision.
    * Resolves when it has begun: the answer's revision is the last one before what `commits` tells. HOST_COMPACTED then, or
    * thrown by the iteration when the consumer was too slow; HOST_NO_VM when the VM is deleted; HOST_INVALID when `from` lies
    * more than one ahead.

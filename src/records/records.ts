@@ -6,7 +6,7 @@
  * | store | key | written by | holds |
  * |---|---|---|---|
  * | region | `vm/NAME` | managers | `VmRecord`: what is wished for |
- * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot |
+ * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot, and removes it |
  * | region | `vmstatus/NAME` | the host | `VmStatusRecord`: what is |
  * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
@@ -51,7 +51,8 @@ export const PortForward = z.looseObject({
 
 export const Network = z.discriminatedUnion('mode', [
   z.looseObject({ mode: z.literal('none') }),
-  z.looseObject({ mode: z.literal('user'), forwards: z.array(PortForward) }),
+  /** `isolated`: nothing gets out but answers through the forwards. */
+  z.looseObject({ mode: z.literal('user'), forwards: z.array(PortForward), isolated: z.boolean().optional() }),
   /** A tap device of this name that exists. */
   z.looseObject({ mode: z.literal('tap'), device: z.string() }),
 ]);
@@ -80,6 +81,8 @@ export const VmRecord = z.looseObject({
   rebootGeneration: z.int().nonnegative(),
   /** How long a stop waits for the guest before QEMU is ended; 0: at once. */
   stopGraceSeconds: z.int().nonnegative(),
+  /** What a request to stop or reboot said instead, for itself alone. */
+  grace: z.looseObject({ generation: z.int().positive(), seconds: z.int().nonnegative() }).optional(),
   /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
   libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
@@ -87,6 +90,10 @@ export const VmRecord = z.looseObject({
   createdAtMs: millis,
 });
 export type VmRecord = z.infer<typeof VmRecord>;
+
+/** How long the latest request leaves the guest to stop by itself. */
+export const graceSecondsOf = ({ generation, grace, stopGraceSeconds }: VmRecord): number =>
+  grace?.generation === generation ? grace.seconds : stopGraceSeconds;
 
 export const VmStatusRecord = z.looseObject({
   /** Of the VM that it is about: a status of another id is stale. */

@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
-import { copyFileSync, existsSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { type TestContext, test } from 'node:test';
@@ -82,6 +91,26 @@ test('restoreStores puts the backup in place, raises the epoch each time and kee
   if (existsSync(`${first.replaced}-wal`)) renameSync(`${first.replaced}-wal`, `${file}-wal`);
   await using stores = await openStores(options);
   assert.equal(await read(stores.region, 'a'), 'after');
+});
+
+test('restoreStores keeps the store of a process that was killed as one file', async (t) => {
+  const options = await backedUp(t);
+  const copy = `${options.directory}.killed`;
+  mkdirSync(copy, { mode: 0o700 });
+  t.after(() => rmSync(copy, { recursive: true, force: true }));
+  {
+    await using stores = await openStores(options);
+    await put(stores.region, 'a', 'the newest');
+    // As it is on the disk when nobody closes it.
+    for (const suffix of ['', '-wal'])
+      copyFileSync(join(options.directory, `store.db${suffix}`), join(copy, `store.db${suffix}`));
+  }
+  const { replaced } = restoreStores({ ...options, directory: copy });
+  const kept = join(copy, 'store.db');
+  rmSync(kept);
+  renameSync(replaced!, kept);
+  await using stores = await openStores({ ...options, directory: copy });
+  assert.equal(await read(stores.region, 'a'), 'the newest');
 });
 
 test('restoreStores works when the store is damaged or gone', async (t) => {

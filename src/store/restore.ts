@@ -47,10 +47,11 @@ export const restoreStores = ({
     copyFileSync(backup, restoring, constants.COPYFILE_FICLONE);
     const epoch = checkAndRaise(restoring, backup, nowSeconds, epochOf(file), master);
     syncToDisk(restoring);
-    const replaced = existsSync(file) ? `${file}.before-epoch-${epoch}` : undefined;
+    const before = `${file}.before-epoch-${epoch}`;
+    if (existsSync(file)) mergeLog(file);
+    const replaced = existsSync(file) ? before : undefined;
     if (replaced !== undefined) renameSync(file, replaced);
-    for (const suffix of ['-wal', '-shm'])
-      if (existsSync(file + suffix)) renameSync(file + suffix, `${file}.before-epoch-${epoch}${suffix}`);
+    for (const suffix of ['-wal', '-shm']) if (existsSync(file + suffix)) renameSync(file + suffix, before + suffix);
     syncToDisk(directory);
     renameSync(restoring, file);
     syncToDisk(directory);
@@ -90,6 +91,16 @@ const checkAndRaise = (
     throw new StoreError('STORE_DAMAGED', `the backup "${backup}" is damaged; use another (${failure.message})`, error);
   } finally {
     database?.close();
+  }
+};
+
+/** So that the store is one file when it is moved: its newest commits may be in its write-ahead log alone. */
+const mergeLog = (file: string): void => {
+  try {
+    using database = new DatabaseSync(file, { timeout: 2_000 });
+    database.exec('PRAGMA wal_checkpoint(TRUNCATE)');
+  } catch {
+    // What is damaged is kept as it is, its log beside it.
   }
 };
 

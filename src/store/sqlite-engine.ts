@@ -25,6 +25,8 @@ export const tablesOf = (name: string): string => `
 export interface Changed {
   readonly revision: number;
   readonly keys: readonly Uint8Array[];
+  /** Of the values that were put. */
+  readonly bytes: number;
 }
 
 export interface LogPart {
@@ -45,8 +47,9 @@ export interface Resealed {
 type Row = Record<string, unknown>;
 type Bytes = Uint8Array<ArrayBuffer>;
 
-/** After so many revisions one step of a compaction ends, so that commits do not wait for the whole. */
+/** After so many revisions, or so many bytes, one step of a compaction ends, so that commits do not wait for the whole. */
 const compactionStep = 500;
+const compactionStepBytes = 8 * 1024 * 1024;
 
 export class SqliteEngine {
   readonly name: string;
@@ -108,6 +111,7 @@ export class SqliteEngine {
     }
     const revision = this.#revision + 1;
     const keys: Uint8Array[] = [];
+    let bytes = 0;
     for (const operation of operations) {
       const { key } = operation;
       const found = this.#current(key);
@@ -126,13 +130,14 @@ export class SqliteEngine {
           lease,
         );
         this.#sealed++;
+        bytes += operation.value.length;
         this.#run(`INSERT OR REPLACE INTO ${this.name}_current VALUES (?, ?, ?)`, key, lastInsertRowid, lease);
       }
       keys.push(key);
     }
     if (keys.length > 0) this.#revision = revision;
     const outcome: Outcome = { committed: true, revision: this.#revision };
-    return keys.length > 0 ? { outcome, changed: { revision, keys } } : { outcome };
+    return keys.length > 0 ? { outcome, changed: { revision, keys, bytes } } : { outcome };
   }
 
   #holds(condition: CheckedCondition): boolean {
@@ -279,7 +284,7 @@ export class SqliteEngine {
     if (keys.length === 0) return undefined;
     const revision = ++this.#revision;
     for (const key of keys) this.#delete(key, revision);
-    return { revision, keys };
+    return { revision, keys, bytes: 0 };
   }
 
   #needLease(leaseId: number): void {
@@ -293,7 +298,7 @@ export class SqliteEngine {
       throw new StoreError('STORE_INVALID', `compacting up to ${revision} failed: the newest is ${this.#revision}`);
     if (revision <= this.#compacted) return true;
     const from = this.#compacted;
-    const to = Math.min(revision, from + compactionStep);
+    const to = this.#compactionStep(from, Math.min(revision, from + compactionStep));
     this.#run(
       `DELETE FROM ${this.name}_log WHERE id IN (
          SELECT older.id FROM ${this.name}_log newer JOIN ${this.name}_log older
@@ -305,6 +310,32 @@ export class SqliteEngine {
     this.#run(`DELETE FROM ${this.name}_log WHERE revision > ? AND revision <= ? AND value IS NULL`, from, to);
     this.#compacted = to;
     return to === revision;
+  }
+
+  /** Where a step ends that begins after `from`: at least one revision further, at most at `to`. */
+  #compactionStep(from: number, to: number): number {
+    const rows = this.#prepare(
+      `SELECT newer.revision, length(older.value) AS bytes FROM ${this.name}_log newer JOIN ${this.name}_log older
+         ON older.key = newer.key AND older.revision < newer.revision
+       WHERE newer.revision > ? AND newer.revision <= ? ORDER BY newer.revision`,
+    ).iterate(from, to);
+    let bytes = 0;
+    for (const row of rows) {
+      const revision = row['revision'] as number;
+      if (bytes > compactionStepBytes && revision - 1 > from) return revision - 1;
+      bytes += (row['bytes'] as number | null) ?? 0;
+    }
+    return to;
+  }
+
+  /** What was put since the last compaction, in the order of revisions. */
+  history(): { revision: number; bytes: number }[] {
+    return this.#prepare(
+      `SELECT revision, sum(length(value)) AS bytes FROM ${this.name}_log WHERE revision > ? AND value IS NOT NULL
+       GROUP BY revision ORDER BY revision`,
+    )
+      .all(this.#compacted)
+      .map((row) => ({ revision: row['revision'] as number, bytes: row['bytes'] as number }));
   }
 
   /** All that `reseal` has to look at. */

@@ -96,6 +96,8 @@ export interface Opened {
     readonly name: StoreName;
     readonly revision: number;
     readonly compacted: number;
+    /** Bytes of values that each revision since then put. */
+    readonly history: readonly { readonly revision: number; readonly bytes: number }[];
     readonly leases: readonly { readonly id: number; readonly ttlSeconds: number }[];
   }[];
 }
@@ -150,6 +152,7 @@ export class SqliteFile implements Disposable {
       name,
       revision: engine.revision,
       compacted: engine.compacted,
+      history: engine.history(),
       leases: engine.leases(),
     }));
     return { epoch: this.#scalar('SELECT epoch FROM meta'), stores };

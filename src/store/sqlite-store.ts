@@ -1,4 +1,5 @@
 import type { StoreError } from './error.ts';
+import { HistorySize } from './history-size.ts';
 import { compareKeys, keyAfter, keyBytes } from './keys.ts';
 import { Leases } from './leases.ts';
 import { type CheckedRange, checkRange, checkRangeOptions, checkTransaction, checkWhole } from './request.ts';
@@ -38,11 +39,15 @@ export interface SqliteStoreOptions {
   readonly epoch: number;
   readonly revision: number;
   readonly compacted: number;
+  /** Bytes of values that each revision since then put. */
+  readonly history: readonly { readonly revision: number; readonly bytes: number }[];
   readonly leases: readonly Lease[];
   readonly link: WorkerLink;
   readonly clock: Clock;
   /** History is kept for at least so many revisions and at most twice as many. */
   readonly retainRevisions: number;
+  /** It is kept for fewer where their values have more than twice so many bytes. */
+  readonly retainBytes: number;
 }
 
 /** One named store in the SQLite file. Made and closed by `openStores`. */
@@ -52,6 +57,7 @@ export class SqliteStore implements Store {
   readonly #link: WorkerLink;
   readonly #leases: Leases;
   readonly #retainRevisions: number;
+  readonly #history: HistorySize;
   readonly #idle = new Set<Idle>();
   #revision: number;
   #compacted: number;
@@ -65,6 +71,8 @@ export class SqliteStore implements Store {
     this.#revision = options.revision;
     this.#compacted = options.compacted;
     this.#retainRevisions = options.retainRevisions;
+    this.#history = new HistorySize(options.retainBytes);
+    for (const { revision, bytes } of options.history) this.#history.add(revision, bytes);
     this.#leases = new Leases(options.clock, (leaseId) =>
       this.#link.ask({ kind: 'revoke', store: this.name, leaseId }),
     );
@@ -128,7 +136,7 @@ export class SqliteStore implements Store {
   }
 
   /** For `openStores`: in the order of revisions, before the change is acknowledged. */
-  noteChange({ revision, keys }: Changed): void {
+  noteChange({ revision, keys, bytes }: Changed): void {
     this.#revision = revision;
     for (const idle of this.#idle) {
       if (revision < idle.next) continue;
@@ -139,10 +147,12 @@ export class SqliteStore implements Store {
         idle.next = revision + 1;
       }
     }
-    if (revision - this.#compacted >= 2 * this.#retainRevisions && !this.#isCompacting) {
-      // A failure is met again at the next change, and by whoever writes meanwhile.
-      this.compact(revision - this.#retainRevisions).catch(() => {});
-    }
+    this.#history.add(revision, bytes);
+    if (this.#isCompacting) return;
+    const byCount = revision - this.#compacted >= 2 * this.#retainRevisions ? revision - this.#retainRevisions : 0;
+    const upTo = Math.max(byCount, this.#history.due() ?? 0);
+    // A failure is met again at the next change, and by whoever writes meanwhile.
+    if (upTo > this.#compacted) this.compact(upTo).catch(() => {});
   }
 
   async grantLease(ttlSeconds: number, { signal }: CallOptions = {}): Promise<Lease> {
@@ -175,6 +185,7 @@ export class SqliteStore implements Store {
     try {
       while (!(await this.#link.ask({ kind: 'compact', store: this.name, revision }, signal)));
       this.#compacted = Math.max(this.#compacted, revision);
+      this.#history.compacted(revision);
     } finally {
       this.#isCompacting = false;
     }

@@ -286,6 +286,26 @@ test('Store forgets old history by itself and keeps what it was told to keep', a
   assert.equal(await read(region, 'kept'), 'x');
 });
 
+test('Store forgets old history when its values are large, also what was put before it was opened', async (t) => {
+  const options = { ...temporaryStore(t), retainBytes: 100_000 };
+  const large = 'x'.repeat(5_000);
+  {
+    await using stores = await openStores(options);
+    await put(stores.region, 'kept', large);
+    for (let i = 2; i <= 30; i++) await put(stores.region, 'a', large);
+  }
+  await using stores = await openStores(options);
+  const { region } = stores;
+  for (let i = 31; i <= 200; i++) await put(region, 'a', large);
+  await rejectsWith(region.watch({ start: '' }, { from: 150 }).next(), 'STORE_COMPACTED');
+  assert.equal((await region.watch({ start: '' }, { from: 182 }).next()).value.revision, 182);
+  assert.equal(await read(region, 'kept'), large);
+  await stores.close();
+  using database = new DatabaseSync(join(options.directory, 'store.db'));
+  const { bytes } = database.prepare('SELECT sum(length(value)) AS bytes FROM region_log').get()!;
+  assert.ok((bytes as number) < 250_000, `${String(bytes)} bytes are left of 1,000,000`);
+});
+
 test('Store ends what waits and refuses what comes when it is closed', async (t) => {
   const stores = await openStores(temporaryStore(t));
   await put(stores.region, 'a', '1');

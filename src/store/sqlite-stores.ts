@@ -15,6 +15,8 @@ export interface StoresOptions extends SqliteFileOptions {
   readonly clock?: Clock;
   /** History is kept for at least so many revisions and at most twice as many. Default 10,000. */
   readonly retainRevisions?: number;
+  /** And for fewer where their values have more than twice so many bytes. Default 128 MiB. */
+  readonly retainBytes?: number;
 }
 
 export interface RotateOptions extends CallOptions {
@@ -110,7 +112,7 @@ class SqliteStores implements Stores {
  * STORE_KEY_MISSING, STORE_KEY_EXPOSED, STORE_KEY_INVALID, STORE_KEY_WRONG, STORE_FAILED.
  */
 export const openStores = async (options: StoresOptions): Promise<Stores> => {
-  const { clock = systemClock, retainRevisions = 10_000, ...fileOptions } = options;
+  const { clock = systemClock, retainRevisions = 10_000, retainBytes = 128 * 1024 * 1024, ...fileOptions } = options;
   const stores = new Map<StoreName, SqliteStore>();
   const { link, opened } = await WorkerLink.open(
     fileOptions,
@@ -120,7 +122,10 @@ export const openStores = async (options: StoresOptions): Promise<Stores> => {
     },
   );
   for (const store of opened.stores)
-    stores.set(store.name, new SqliteStore({ ...store, epoch: opened.epoch, link, clock, retainRevisions }));
+    stores.set(
+      store.name,
+      new SqliteStore({ ...store, epoch: opened.epoch, link, clock, retainRevisions, retainBytes }),
+    );
   return new SqliteStores(options.directory, link, stores.get('region')!, stores.get('global')!);
 };
 

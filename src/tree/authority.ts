@@ -15,6 +15,7 @@ import {
   applyEdits,
   checkConditions,
   checkRevision,
+  checkUnchanged,
   dataRevisionsOf,
   type Edit,
   type EditCondition,
@@ -35,6 +36,7 @@ import { noRecords, type Records, recordsOf, without } from './records.ts';
 import { type Made, Replica } from './replica.ts';
 import { Draft, Snapshot } from './snapshot.ts';
 import type { PolicySpec, Spec } from './spec.ts';
+import { changesSpec, specRevisionOf } from './spec-revision.ts';
 
 export interface AuthorityOptions {
   readonly vm: string;
@@ -53,6 +55,8 @@ export interface AuthorityOptions {
    * subscription that ends says nothing of its holder. `holdersAre` says who is left.
    */
   readonly holdersOutlive?: boolean;
+  /** The path of what the host itself keeps current: no spec speaks of it or of what lies below. */
+  readonly apart?: string;
   /** Told when a subscriber threw, which is a bug: the commit stands and the others are told of it. Default: throws it later. */
   readonly listenerThrew?: (error: unknown) => void;
 }
@@ -69,6 +73,8 @@ export interface Edited {
 export interface Loaded {
   readonly revision: number;
   readonly changes: readonly Change[];
+  /** Of the commit that last changed the policy: this one, or one before. */
+  readonly policyRevision: number;
   /** Resolves when it is kept and published; rejects with what `persist` failed with, and then it never was. */
   readonly durable: Promise<void>;
 }
@@ -205,11 +211,12 @@ export class Authority {
 
   /**
    * Makes the tree what the spec says, in one commit. Throws, and leaves it as it was, when the spec's entries make no
-   * tree, and what a `persist` threw that answers at once. TreeError CONDITION_UNMET when the tree is not at `ifRevision`.
+   * tree, and what a `persist` threw that answers at once. TreeError CONDITION_UNMET when what a spec can say of the tree was
+   * changed after `ifRevision`.
    */
   load(spec: Spec, ifRevision?: number): Loaded {
     const { policy: before, snapshot } = this.#head;
-    checkRevision('the tree', snapshot.revision, ifRevision);
+    checkUnchanged(this.#records.specRevision, snapshot.revision, ifRevision);
     const policyChanged = snapshot.node(ROOT_INO) === undefined || !samePolicy(before.spec, spec.policy);
     const policy = policyChanged ? new Policy(spec.policy) : before;
     return this.#fromOutside(policyChanged ? policy : undefined, (placing) => placeSpec(spec.entries, placing));
@@ -293,11 +300,11 @@ export class Authority {
     const { revision, changes } = this.#enter({
       draft,
       policy,
-      records: { nextIno, bases, guestWritten, policyRevision },
+      records: { ...this.#records, nextIno, bases, guestWritten, policyRevision },
       kept: resolve,
       refused: reject,
     });
-    return { revision, changes, durable: promise };
+    return { revision, changes, policyRevision, durable: promise };
   }
 
   /**
@@ -410,9 +417,10 @@ export class Authority {
     const { nodes, records } = recordsOf(restored);
     const draft = new Draft(Snapshot.empty, restored.revision);
     for (const node of nodes) draft.put(node);
-    this.#records = records;
-    this.#durableRecords = this.#records;
     this.#lastRevision = restored.revision;
+    const specRevision = specRevisionOf(draft.now, records.policyRevision, this.#options.apart);
+    this.#records = { ...records, specRevision };
+    this.#durableRecords = this.#records;
     const policy = restored.policy && new Policy(restored.policy);
     this.#ledger.add(draft, policy ?? this.#durable.policy, this.#isGuestWritten);
     this.#durable.apply({
@@ -449,7 +457,9 @@ export class Authority {
     const next = draft === undefined ? before : draft.at(revision);
     const remove = [...touched].filter((ino) => next.node(ino) === undefined);
     const put = [...touched].flatMap((ino) => next.node(ino) ?? []);
-    const records = without(decision.records ?? this.#records, remove);
+    let records = without(decision.records ?? this.#records, remove);
+    if (changed && (decision.policy !== undefined || changesSpec(before, next, touched, this.#options.apart)))
+      records = { ...records, specRevision: revision };
     let commit: Commit | undefined;
     if (changed && !unkept) {
       commit = this.#commitOf(

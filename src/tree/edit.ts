@@ -96,6 +96,16 @@ export function checkRevision(what: string, revision: number, ifRevision: number
   throw new TreeError('CONDITION_UNMET', '', `${what} is at revision ${revision}, not ${ifRevision}`);
 }
 
+/** TreeError CONDITION_UNMET: changed after `ifRevision`, which is of the tree; or that lies ahead of it. */
+export function checkUnchanged(changed: number, newest: number, ifRevision: number | undefined): void {
+  if (ifRevision === undefined || (ifRevision >= changed && ifRevision <= newest)) return;
+  throw new TreeError(
+    'CONDITION_UNMET',
+    '',
+    `the tree was changed from outside at revision ${changed}, not ${ifRevision}`,
+  );
+}
+
 /** Of each path that was edited and is there. */
 export function dataRevisionsOf(edits: readonly Edit[], snapshot: Snapshot): Map<string, number> {
   const revisions = new Map<string, number>();

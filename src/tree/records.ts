@@ -13,6 +13,8 @@ export interface Records {
   readonly guestWritten: IntMap<true>;
   /** Of the commit that last changed the policy. */
   readonly policyRevision: number;
+  /** Of the commit that last changed what a spec can say. */
+  readonly specRevision: number;
 }
 
 const FIRST_FREE_INO = 16;
@@ -23,6 +25,7 @@ export const noRecords: Records = {
   bases: IntMap.empty(),
   guestWritten: IntMap.empty(),
   policyRevision: 0,
+  specRevision: 0,
 };
 
 /** What is known of nodes that are gone goes with them. */
@@ -48,7 +51,8 @@ export function recordsOf(restored: Restored): { readonly nodes: readonly Node[]
     if (keepBytes && node.madeBy === 'outside') guestWritten = guestWritten.set(node.ino, true);
   }
   const nextIno = Math.max(restored.nextIno, FIRST_FREE_INO);
-  return { nodes, records: { nextIno, bases, guestWritten, policyRevision: restored.policyRevision ?? 0 } };
+  const policyRevision = restored.policyRevision ?? 0;
+  return { nodes, records: { nextIno, bases, guestWritten, policyRevision, specRevision: 0 } };
 }
 
 /** Whether every directory above a node was kept. */

@@ -24,7 +24,7 @@ test('porthole vm makes, lists, shows, stops and deletes a machine', async (t) =
   writeFileSync(file, spec.replace('hunter2', '{ file: ./db }'));
   writeFileSync(join(api.directory, 'db'), 'hunter2');
   assert.deepEqual(await run('image', 'build', 'tiny'), { code: 0, out: '', err: 'added tiny:1\n' });
-  const options = ['--image', 'tiny', '--metadata', 'web.yaml', '--port', '8080:80', '--port', '[::1]:53:53/udp'];
+  const options = ['--image', 'tiny', '--metadata', 'web.yaml', '--port', '8080:80', '--port', '127.0.0.2:53:53/udp'];
   const created = await run('vm', 'create', 'web-1', ...options, '--label', 'role=web', '--disk', '1G');
   assert.deepEqual(created, { code: 0, out: '', err: '' });
 
@@ -54,7 +54,7 @@ image:    tiny:1 (sha256:DIGEST)
 disk:     1 GiB
 network:  user
 ports:    127.0.0.1:8080 -> 80/tcp
-          [::1]:53 -> 53/udp
+          127.0.0.2:53 -> 53/udp
 labels:   role=web
 restart:  on-failure
 boot:     boot-1 (number 1)

@@ -194,9 +194,9 @@ export class TestTree implements TreePort {
 
   async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
     await this.beforeEdit();
-    const { revision, changes } = await this.authority.edit(edits, conditions).catch(refuse);
+    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions).catch(refuse);
     await this.afterEdit();
-    return { epoch, revision, changes: changes.length };
+    return { epoch, revision, changes: changes.length, dataRevisions };
   }
 
   async export() {

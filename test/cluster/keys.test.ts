@@ -106,6 +106,8 @@ test('keys outlive a restart, and whoever guesses them is held up', async (t) =>
   assert.deepEqual(new Set(statuses), new Set([401, 429]));
   const held = await api.ask({ path: '/v1/self', url, key: wrong });
   assert.match(String(held.headers['retry-after']), /^\d+$/);
+  // Others at the same address, guests of this machine among them, do not lock out who has a right one.
+  assert.equal((await api.ask({ path: '/v1/self', url, key })).status, 200);
   // Whoever comes by the socket is somebody else.
   assert.equal((await api.ask({ path: '/v1/self' })).status, 200);
   assert.equal((await api.ask({ path: '/v1/self', key: 'nonsense' })).status, 401);

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { connect, createServer, type Socket } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { setImmediate as turn } from 'node:timers/promises';
+import { setTimeout as pause, setImmediate as turn } from 'node:timers/promises';
 import { Client, ClientError, type StreamEvent } from '../../src/cluster/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
@@ -206,4 +208,30 @@ test('the client waits for an operation, telling what it says', async (t) => {
   assert.equal(operation.state, 'succeeded');
   assert.ok(steps.includes('running converting'), steps.join());
   assert.deepEqual((await client.call('getImage', { params: { image: 'tiny', version: '1' } })).sizeBytes, 5);
+});
+
+test('a backup arrives when making it takes longer than a connection may be idle', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'porthole-api-'));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const api: TestApi = await startApi(t, {
+    listen: { limits: { idleMs: 100 } },
+    manager: {
+      upkeep: {
+        stores: {
+          backup: async (file) => {
+            await pause(1_000);
+            await api.stores.backup(file);
+          },
+          rotateDataKey: async () => 0,
+          changeKeyFile: async () => {},
+        },
+        outgoingFile: join(directory, 'outgoing'),
+      },
+    },
+  });
+  using client = new Client({ socketPath: api.socketPath }, { idleMs: 100 });
+  const { sizeBytes, chunks } = await client.download('createBackup');
+  let bytes = 0;
+  for await (const chunk of chunks) bytes += chunk.length;
+  assert.equal(bytes, sizeBytes);
 });

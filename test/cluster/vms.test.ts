@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { encodeRecord } from '../../src/records/index.ts';
+import { encodeRecord, graceSecondsOf } from '../../src/records/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
@@ -288,4 +288,45 @@ test('only an attached VM has a libvirt domain, and what is printed for one is f
     ['other=1', 400],
   ] as const)
     assert.equal((await api.ask({ path: `/v1/vms/web-1/attachment?${query}` })).status, status, query);
+});
+
+test('a VM that its host could not make is refused when it is asked for', async (t) => {
+  const api = await startApi(t);
+  await addImage(api);
+  const stored = await api.stores.global.get('image/tiny/1');
+  const image = JSON.parse(Buffer.from(stored!.value).toString()) as object;
+  const value = encodeRecord({ ...image, virtualSizeBytes: 3 * 1024 ** 2 });
+  await api.stores.global.commit({ operations: [{ type: 'put', key: 'image/tiny/1', value }] });
+  const create = async (more: object) =>
+    api.ask({
+      method: 'POST',
+      path: '/v1/vms',
+      body: { name: 'web-1', type: 'nano', image: { name: 'tiny' }, ...more },
+    });
+  const forwards = [{ hostAddress: '::1', hostPort: 8080, guestPort: 80 }];
+  const refused = await create({ network: { mode: 'user', forwards } });
+  assert.deepEqual([refused.status, refused.json['code']], [400, 'BAD_REQUEST']);
+  assert.match(refused.text, /IPv4/);
+  assert.equal((await create({ diskBytes: 4 * 1024 ** 2 + 1 })).status, 400);
+  const small = await create({ diskBytes: 2 * 1024 ** 2 });
+  assert.deepEqual([small.status, small.json['code']], [400, 'BAD_REQUEST']);
+  assert.match(small.text, /give at least 3145728/);
+  const network = { mode: 'user', forwards: [], isolated: true };
+  const made = await create({ diskBytes: 3 * 1024 ** 2, network });
+  assert.equal(made.status, 202, made.text);
+  assert.deepEqual(made.json['vm']!['network'] as unknown, network);
+});
+
+test('a stop that leaves the guest less time says nothing of later ones', async (t) => {
+  const api = await startApi(t);
+  await addImage(api);
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-1', type: 'nano', image: { name: 'tiny' } } });
+  const grace = async (path: string, body: object): Promise<number> => {
+    assert.equal((await api.ask({ method: 'POST', path: `/v1/vms/web-1/${path}`, body })).status, 202);
+    return graceSecondsOf((await api.manager.vms.find('default', 'web-1')).record);
+  };
+  assert.equal(await grace('stop', { graceSeconds: 0 }), 0);
+  assert.equal(await grace('reboot', {}), 30);
+  assert.equal(await grace('stop', { graceSeconds: 5 }), 5);
+  assert.equal(await grace('stop', {}), 30);
 });

@@ -19,6 +19,7 @@ interface CreateFlags {
   readonly port?: readonly Forward[];
   readonly tap?: string;
   readonly network: boolean;
+  readonly isolated?: true;
   readonly disk?: number;
   readonly label?: readonly (readonly [string, string])[];
   readonly restart?: NewVm['restart'];
@@ -55,6 +56,7 @@ export const createCommand = (vm: Command, shell: Shell): void => {
     )
     .option('--tap <device>', 'connect it to this tap device, which exists')
     .option('--no-network', 'without any network')
+    .option('--isolated', 'let nothing out but answers through --port; else it reaches what this machine reaches')
     .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
     .option('--label <label>', 'KEY=VALUE (any number of times)', collected(parseLabel))
     .addOption(
@@ -109,19 +111,21 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
   if (flags.json === true) printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
 };
 
-const networkOf = ({ port = [], tap, network }: CreateFlags): NonNullable<NewVm['network']> => {
+const networkOf = ({ port = [], tap, network, isolated }: CreateFlags): NonNullable<NewVm['network']> => {
   if (!network) {
     if (tap !== undefined || port.length > 0) throw new UsageError('--no-network leaves nothing for --tap or --port');
+    if (isolated) throw new UsageError('--no-network leaves nothing for --isolated');
     return { mode: 'none' };
   }
-  if (tap === undefined) return { mode: 'user', forwards: [...port] };
+  if (tap === undefined) return { mode: 'user', forwards: [...port], ...(isolated && { isolated }) };
+  if (isolated) throw new UsageError('--isolated is for the network without --tap: what a tap device reaches is yours');
   if (port.length > 0) throw new UsageError('--port is for the network without --tap: a tap device forwards nothing');
   return { mode: 'tap', device: tap };
 };
 
-const forwardPattern = /^(?:(\[[^\]]+\]|[^:[\]]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/;
+const forwardPattern = /^(?:([^:]+):)?(\d{1,5}):(\d{1,5})(?:\/(tcp|udp))?$/;
 
-/** `[ADDRESS:]HOST:GUEST[/PROTOCOL]`, an IPv6 address in brackets. */
+/** `[ADDRESS:]HOST:GUEST[/PROTOCOL]`. */
 const parseForward = (text: string): Forward => {
   const [, address, host, guest, protocol] = forwardPattern.exec(text) ?? [];
   const ports = [Number(host), Number(guest)] as const;
@@ -132,7 +136,7 @@ const parseForward = (text: string): Forward => {
   return {
     hostPort: ports[0],
     guestPort: ports[1],
-    ...(address !== undefined && { hostAddress: address.replace(/^\[|\]$/g, '') }),
+    ...(address !== undefined && { hostAddress: address }),
     ...(protocol !== undefined && { protocol: protocol as 'tcp' | 'udp' }),
   };
 };

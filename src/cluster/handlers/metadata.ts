@@ -29,6 +29,8 @@ const valueBytes = 1024 * 1024;
 const importBytes = 8 * 1024 * 1024;
 const transactionBytes = 8 * 1024 * 1024;
 
+type EditAnswer = Awaited<ReturnType<TreePort['edit']>>;
+
 export const entryView = (answer: TreeAnswer, entry: TreeEntry) => ({
   path: entry.path,
   kind: entry.kind,
@@ -145,10 +147,10 @@ export const serveMetadata = (api: Api): void => {
     edits: readonly TreeEdit[],
     conditions: readonly TreeCondition[],
     wanted: readonly TreeAnswer[],
-    answer: (result: TreeAnswer & { readonly changes: number }, notApplied: string[]) => Promise<Answer>,
+    answer: (result: EditAnswer, notApplied: string[]) => Promise<Answer>,
   ): Promise<Response> => {
     const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
-      let result: TreeAnswer & { readonly changes: number };
+      let result: EditAnswer;
       try {
         if (wanted.length > 0) {
           const current = await tree.stat('/');
@@ -160,7 +162,7 @@ export const serveMetadata = (api: Api): void => {
           toApiError(error).code === 'PRECONDITION_FAILED' || (isHostError(error) && error.code === 'HOST_NOT_FOUND');
         if (begunAtMs === undefined || !isUnmet || !(await isDone(tree, edits))) throw error;
         const { epoch, revision } = await tree.stat('/');
-        result = { epoch, revision, changes: 0 };
+        result = { epoch, revision, changes: 0, dataRevisions: new Map() };
       }
       return answer(result, await notApplied(tree, result));
     };
@@ -260,8 +262,8 @@ export const serveMetadata = (api: Api): void => {
       ];
       return edit(c, tree, [put], conditions, typeof ifMatch === 'object' ? [ifMatch] : [], async (result, pending) => {
         const revision = writeRevision(result, result.revision);
-        const dataRevision =
-          result.changes > 0 ? revision : writeRevision(result, (await tree.stat(path)).entry.dataRevision);
+        const found = result.dataRevisions.get(path) ?? (await tree.stat(path)).entry.dataRevision;
+        const dataRevision = writeRevision(result, found);
         return answerOf(
           routes.writeMetadata,
           200,
@@ -411,11 +413,14 @@ export const serveMetadata = (api: Api): void => {
         yield { event: 'start', id: start, data: { revision: start } };
         for await (const commit of begun.commits) {
           const revision = writeRevision(commit, commit.revision);
-          yield {
-            event: 'commit',
-            id: revision,
-            data: { revision, policyChanged: commit.policyChanged, changes: commit.changes },
-          };
+          if (commit.changes.length === 0 && !commit.policyChanged)
+            yield { event: 'at', id: revision, data: { revision } };
+          else
+            yield {
+              event: 'commit',
+              id: revision,
+              data: { revision, policyChanged: commit.policyChanged, changes: commit.changes },
+            };
         }
       })();
     });

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net';
 import { nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
@@ -12,7 +13,7 @@ export const serveStore = (api: Api): void => {
     const identity = identityOf(c);
     const opened = api.streams.open(nameOf(identity), [c.req.raw.signal, ...(identity.ended ? [identity.ended] : [])]);
     try {
-      const backup = await upkeep.backup();
+      const backup = await patiently(c.env.incoming.socket, () => upkeep.backup());
       return new Response(
         bodyOf(backup, opened, () => c.env.outgoing.destroy()),
         {
@@ -41,6 +42,17 @@ export const serveStore = (api: Api): void => {
     );
     return send(answer);
   });
+};
+
+/** Nothing moves on the connection while a copy of the stores is made, which takes what it takes. */
+const patiently = async <T>(socket: Socket, run: () => Promise<T>): Promise<T> => {
+  const idleMs = socket.timeout ?? 0;
+  socket.setTimeout(0);
+  try {
+    return await run();
+  } finally {
+    socket.setTimeout(idleMs);
+  }
 };
 
 /** Closes the backup at its end, when nobody takes it any more, and when `signal` ends it, which breaks the connection. */

@@ -130,7 +130,7 @@ export const serveVms = (api: Api): void => {
       const { name } = c.req.valid('param');
       const { graceSeconds } = c.req.valid('json');
       const once = await onceRequest(c);
-      const change = { kind, stopGraceSeconds: graceSeconds };
+      const change = { kind, graceSeconds };
       return send(await idempotency.run(once, (commit) => vms.request(account, name, change, commit, accepted)));
     });
   }

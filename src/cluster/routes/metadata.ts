@@ -278,7 +278,7 @@ export const watchMetadata = createRoute({
   tags: ['Metadata'],
   summary: 'Follow what changes in the tree',
   description:
-    'Server-sent events, ids being revisions: `start` first, then a `commit` for each commit that changed something at or below `path`. Values are not in it. After a break: `Last-Event-ID`. COMPACTED, as an answer or as an event `gone`: read anew, then follow from what was read.',
+    'Server-sent events, ids being revisions: `start` first, then a `commit` for each commit that changed something at or below `path`; `at` says that nothing there changed up to its revision. Values are not in it. After a break: `Last-Event-ID`. COMPACTED, as an answer or as an event `gone`: read anew, then follow from what was read.',
   'x-access': 'viewer',
   security,
   request: {

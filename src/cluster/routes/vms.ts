@@ -26,7 +26,8 @@ export const Labels = z
 const NetworkForward = z.strictObject({
   protocol: z.enum(['tcp', 'udp']).default('tcp'),
   hostAddress: z
-    .union([z.ipv4().openapi({ format: 'ipv4' }), z.ipv6().openapi({ format: 'ipv6' })])
+    .ipv4('an IPv4 address: ports are forwarded from no other')
+    .openapi({ format: 'ipv4' })
     .default('127.0.0.1'),
   hostPort: z.int().min(1).max(65535),
   guestPort: z.int().min(1).max(65535),
@@ -35,7 +36,14 @@ const NetworkForward = z.strictObject({
 export const NetworkShape = z
   .discriminatedUnion('mode', [
     z.strictObject({ mode: z.literal('none') }),
-    z.strictObject({ mode: z.literal('user'), forwards: z.array(NetworkForward).max(64).default([]) }),
+    z.strictObject({
+      mode: z.literal('user'),
+      forwards: z.array(NetworkForward).max(64).default([]),
+      isolated: z.boolean().optional().openapi({
+        description:
+          'Nothing gets out but answers through the forwards. Else the guest reaches whatever its host reaches, the loopback of that included.',
+      }),
+    }),
     z.strictObject({
       mode: z.literal('tap'),
       device: z.string().regex(/^[A-Za-z0-9_.-]{1,15}$/, 'the name of a tap device that exists'),
@@ -72,6 +80,7 @@ export const CreateVm = z
       .int()
       .min(1024 * 1024)
       .max(64 * 1024 ** 4)
+      .multipleOf(512, 'a multiple of 512')
       .optional()
       .openapi({ description: 'Size of the first disk; at least that of the image.' }),
     network: NetworkShape.default({ mode: 'user', forwards: [] }),

@@ -103,7 +103,7 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
   for (const size of [100_000, 10_000, 1_000, 1]) {
     for (let n = 0; n < 10_000; n++) {
       try {
-        await write(`app/of-${size}-${n % 20}`, `${n} `.padEnd(size, 'x'));
+        await write(`instance/of-${size}-${n % 20}`, `${n} `.padEnd(size, 'x'));
       } catch (error) {
         refusals.push(error);
         break;
@@ -123,7 +123,8 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
     warnings.some((warning) => /the audit log cannot be written \(ENOSPC\)/.test(warning)),
     warnings.join('; '),
   );
-  // What is there stays readable.
+  // What everybody may read stays readable; reading a secret is recorded over the API too.
+  await assert.rejects(read(machine, 'secrets/db'), { code: 'UNAVAILABLE' });
   for (const [key, text] of acknowledged) assert.equal(await read(machine, key), text, key);
 
   const [appendedFull, readFull] = [Number(await guest('appended')), Number(await guest('read'))];
@@ -148,7 +149,7 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
   assert.deepEqual([machine.devicePid('one'), machine.qemuPid('one')], pids);
   await until('the guest to append again', async () => Number(await guest('appended')) > appendedFull + 2, 60_000);
   await until('the guest to read the secret again', async () => Number(await guest('read')) > readFull + 2, 60_000);
-  await write('app/after', 'there is room');
+  await write('instance/after', 'there is room');
 
   await machine.type('one', 'touch /tmp/stop; until [ -e /tmp/ended ]; do sleep 0.2; done');
   const appended = Number(await guest('appended'));

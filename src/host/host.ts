@@ -79,6 +79,8 @@ const probeMs = 1_000;
 /** A keeper of another version is replaced once every VM is served, if that comes about within minutes. */
 const keeperLookMs = 1_000;
 const keeperLooks = 300;
+/** A device process that is being replaced is waited for when the daemon stops, or its guest would wait for the next one. */
+const replacedWithinMs = 5_000;
 
 export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
@@ -185,7 +187,8 @@ export class Host implements HostPort, AsyncDisposable {
     this.#stop.abort();
     clearInterval(this.#probe);
     this.#logLimits[Symbol.dispose]();
-    await Promise.all([this.#following, this.#renewals.close()]);
+    const late = pause(replacedWithinMs, undefined, { ref: false });
+    await Promise.all([this.#following, Promise.race([this.#renewals.close(), late])]);
     await this.#taking;
     for (const console of this.#consoles.values()) console.close();
     // What runs for a VM that was not taken up may have all it needs there.

@@ -113,7 +113,12 @@ export class KeeperUnit {
 
   #end(): void {
     const peer = this.#admin === undefined ? -1 : peerOf(this.#admin);
-    if (typeof peer === 'object' && peer.pid > 0) process.kill(peer.pid, 'SIGTERM');
+    if (typeof peer !== 'object' || peer.pid <= 0) return;
+    try {
+      process.kill(peer.pid, 'SIGTERM');
+    } catch {
+      // It has ended by itself.
+    }
   }
 
   /** It lives on without us. */

@@ -133,7 +133,8 @@ export class VmDevice {
    * Has another process take the place of the one that serves, if one does: it ends and leaves all to its successor, for
    * which guests wait. Resolves when that one serves. Whatever may go wrong, one is started again and again until it does.
    */
-  async replace(signal: AbortSignal): Promise<void> {
+  async replace(withinTime: AbortSignal): Promise<void> {
+    const signal = AbortSignal.any([withinTime, this.#over.signal]);
     const connected = this.#connected;
     if (connected === undefined || this.#facts === undefined || this.#over.signal.aborted) return;
     this.#told = true;

@@ -63,7 +63,9 @@ export class UpMachine {
     await until(
       'the host daemon',
       () => {
-        assert.ok(child.exitCode === null && child.signalCode === null, `it ended: ${this.said}`);
+        const hasEnded = child.exitCode !== null || child.signalCode !== null;
+        if (hasEnded) this.#daemon = undefined;
+        assert.ok(!hasEnded, `it ended: ${this.said}`);
         return isUp;
       },
       60_000,
@@ -168,9 +170,11 @@ export class UpMachine {
 
   /** Runs one line in the guest's shell on its console; gives back what it printed. */
   async type(name: string, line: string): Promise<string> {
-    const mark = `done-${Math.random().toString(36).slice(2)}`;
-    // The echo of what is typed has quotes within the mark.
-    const typed = `${line}${line.endsWith('&') ? '' : ';'} echo ${mark.slice(0, 4)}''${mark.slice(4)}\n`;
+    const id = Math.random().toString(36).slice(2);
+    const [begin, mark] = [`begin-${id}`, `done-${id}`];
+    // The echo of what is typed, which may come more than once, has quotes within the marks.
+    const say = (word: string): string => `echo ${word.slice(0, 4)}''${word.slice(4)}`;
+    const typed = `${say(begin)}; ${line}${line.endsWith('&') ? '' : ';'} ${say(mark)}\n`;
     const before = (await this.console(name)).length;
     await this.client.call('writeConsole', { params: { name }, body: Buffer.from(typed) });
     let printed = '';
@@ -182,8 +186,7 @@ export class UpMachine {
       },
       bootLimitMs,
     );
-    // After the line that was typed, which the console shows.
-    const start = printed.indexOf('\n', printed.indexOf(`${mark.slice(0, 4)}''`)) + 1;
+    const start = printed.indexOf('\n', printed.indexOf(begin)) + 1;
     return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
   }
 

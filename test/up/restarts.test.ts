@@ -61,7 +61,10 @@ class Loaded {
         return vm.status === 'running' && vm.bootNumber === number ? vm : undefined;
       },
       bootLimitMs,
-    );
+    ).catch(async (error: unknown) => {
+      const seen = JSON.stringify([await this.vm(), this.machine.events]);
+      assert.fail(`boot ${number}: ${(error as Error).message}: ${seen} ${this.machine.said}`);
+    });
     assert.ok(!this.#boots.includes(again.bootId!), 'a new boot id');
     this.#boots.push(again.bootId!);
     const isReady = async (): Promise<boolean> => {

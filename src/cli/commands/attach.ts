@@ -48,7 +48,7 @@ again. --domain: starts and reboots of the domain become boots of the VM.
 Examples:
   porthole vm attach web-1 --metadata web.yaml
   porthole vm attach web-1 --for libvirt
-  porthole vm attach web-1 --domain web-1 --for libvirt-domain --memory 2G \
+  porthole vm attach web-1 --domain web-1 --for libvirt-domain --memory 2G \\
       --disk qcow2:/var/lib/libvirt/images/web-1.qcow2 >web-1.xml
   virsh define web-1.xml`,
     )

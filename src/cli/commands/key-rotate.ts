@@ -20,9 +20,9 @@ export const keyRotateCommand = (key: Command, shell: Shell): void => {
 Values are sealed by a data key, and that one by the key file. Without
 --key-file the data key is replaced: the old one is forgotten when all is sealed
 anew. With it the daemon must be started with that file from now on, and backups
-made before still need the old one. The daemon makes the file: under the systemd unit
-that comes with it, it may write below /var/lib/porthole only, so move the file
-where you want it afterwards.
+made before still need the old one. The daemon makes the file: under the systemd
+unit that comes with it, it may write below /var/lib/porthole only, so move the
+file where you want it afterwards.
 ${examples('porthole key rotate', 'porthole key rotate --key-file /var/lib/porthole/key-2')}`,
     )
     .action((flags: RotateFlags) => rotate(shell, flags));

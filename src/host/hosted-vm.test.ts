@@ -141,7 +141,8 @@ test('a stop that was taken in is brought about by the next daemon', async (t) =
   vm.take({ ...record, desired: 'stopped', generation: 2 });
   await vm.release();
   const next = await world.open({ ...record, desired: 'stopped', generation: 2 });
-  await until('it to be created', () => next.status.outcome === 'done');
+  await until('it to be created', () => next.status.outcome !== 'underway');
+  assert.equal(next.status.outcome, 'done', next.status.reason);
   assert.equal(next.machine?.state.status, 'stopped');
 });
 

@@ -259,7 +259,7 @@ export class HostedVm {
     this.#released.abort();
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
-    this.#machine?.release();
+    await this.#machine?.release();
     await this.#settled();
     await this.#served.release();
     // What came meanwhile is kept too, and answered by the next daemon.
@@ -470,7 +470,7 @@ export class HostedVm {
     }
     this.#over = true;
     clearInterval(this.#statusTimer);
-    machine?.release();
+    await machine?.release();
     await this.#served.stop();
     await this.#served.release();
     this.#machineWriter.close();

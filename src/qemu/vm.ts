@@ -45,6 +45,7 @@ export class Vm {
   #boot: Boot | undefined;
   #booting: AbortController | undefined;
   #creating: AbortController | undefined;
+  #made: Promise<void> = Promise.resolve();
   #timer: NodeJS.Timeout | undefined;
   #retryWrite: NodeJS.Timeout | undefined;
 
@@ -119,12 +120,16 @@ export class Vm {
     return this.#state;
   }
 
-  /** Lets go of everything: the VM lives on without us. No callback is called after it. */
-  release(): void {
+  /**
+   * Lets go of everything: the VM lives on without us. No callback is called after it. Resolves when nothing is being made for
+   * it any more, which would be in the way of whoever takes it up.
+   */
+  async release(): Promise<void> {
     this.#released.abort();
     clearTimeout(this.#timer);
     clearInterval(this.#retryWrite);
     this.#boot?.release();
+    await this.#made;
   }
 
   #take(event: VmEvent): void {
@@ -148,7 +153,7 @@ export class Vm {
   #act(action: VmAction): void {
     switch (action) {
       case 'create':
-        void this.#create();
+        this.#made = this.#create();
         return;
       case 'boot':
         void this.#start();

@@ -79,7 +79,7 @@ test('Vm tells a daemon that was away why QEMU ended', async () => {
   own.vm.start();
   await own.ready();
   const { runtime } = own;
-  own.vm.release();
+  await own.vm.release();
   own.attach().socket.end('reboot -f\n');
   await until(
     'the last words',

@@ -124,7 +124,7 @@ export class OwnVm implements AsyncDisposable {
   /** Ends as a daemon that is killed does, and begins as its successor. */
   restartDaemon(): void {
     const saved = { runtime: this.runtime, state: this.vm.state };
-    this.vm.release();
+    void this.vm.release();
     this.vm = Vm.adopt(this.#options, structuredClone(saved));
   }
 
@@ -140,7 +140,7 @@ export class OwnVm implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.vm.stop(0);
     await this.vm.until(({ status, wakeAtMs }) => ['stopped', 'failed'].includes(status) && wakeAtMs === undefined);
-    this.vm.release();
+    await this.vm.release();
     rmSync(this.dir, { recursive: true, force: true });
   }
 }

@@ -1,8 +1,9 @@
 # A place where nothing is but the executable: no node_modules, no directory that is both writable and executable, a root that
-# cannot be written. Run it in a mount namespace of its own: $1 is the executable, $2 an empty directory, $3 a directory
-# of files, which are put there. It runs the commands on standard input there, with the executable as $porthole.
+# cannot be written. Run it in a mount namespace of its own: $1 is the executable, $2 a directory of files, which are put
+# there. It runs the commands on standard input there, with the executable as $porthole. The place is not under /tmp, which is
+# hidden, and every user can get to it.
 set -eu
-executable=$1 place=$2 files=$3
+executable=$1 files=$2 place=/mnt
 mount --make-rprivate /
 mount -t tmpfs -o mode=0755 tmpfs "$place"
 mkdir "$place/bin" "$place/work"

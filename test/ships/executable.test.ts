@@ -27,7 +27,6 @@ before(() => {
   executable = builtExecutable().executable;
 });
 
-/** Not under /tmp, which is hidden where the executable is tried. */
 const emptyDirectory = (t: TestContext): string => {
   mkdirSync(path.join(root, '.cache'), { recursive: true });
   const directory = mkdtempSync(path.join(root, '.cache/ships-'));
@@ -36,21 +35,16 @@ const emptyDirectory = (t: TestContext): string => {
 };
 
 /** @param files a directory, whose files are put there */
-const inBarePlace = (
-  t: TestContext,
-  script: string,
-  files = example,
-): { readonly status: number | null; readonly text: string } => {
+const inBarePlace = (script: string, files = example): { readonly status: number | null; readonly text: string } => {
   // What is started there ends with it.
   const spaces = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
-  const args = [...spaces, 'sh', path.join(import.meta.dirname, 'bare-place.sh'), executable, emptyDirectory(t), files];
+  const args = [...spaces, 'sh', path.join(import.meta.dirname, 'bare-place.sh'), executable, files];
   const { status, stdout, stderr } = spawnSync('unshare', args, { input: script, encoding: 'utf8', timeout: 300_000 });
   return { status, text: `${stdout}${stderr}` };
 };
 
-test('the executable serves a mount where nothing else is and nothing written may be executed', (t) => {
+test('the executable serves a mount where nothing else is and nothing written may be executed', () => {
   const { status, text } = inBarePlace(
-    t,
     `
       mkdir mnt
       "$porthole" serve web.yaml --mount mnt --state state --audit audit.jsonl >said 2>&1 &
@@ -100,7 +94,6 @@ policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
 `,
   );
   const { status, text } = inBarePlace(
-    t,
     String.raw`
       PATH=/usr/sbin:/usr/bin:/sbin:/bin
       until_it() {
@@ -159,8 +152,8 @@ policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
   assert.doesNotMatch(text, /trouble/);
 });
 
-test('the executable says its version and commit where there is no git', (t) => {
-  const { status, text } = inBarePlace(t, '"$porthole" --version');
+test('the executable says its version and commit where there is no git', () => {
+  const { status, text } = inBarePlace('"$porthole" --version');
   assert.equal(status, 0, text);
   assert.match(text, new RegExp(`^${RegExp.escape(thisVersion().version)} \\(commit [0-9a-f]{12}(\\+changes)?\\)\\n$`));
 });

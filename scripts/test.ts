@@ -26,7 +26,7 @@ const tiers: readonly Tier[] = [
     files: ['test/cluster/**/*.test.ts'],
     minimumTests: 54,
     limitSeconds: 300,
-    concurrency: 1,
+    concurrency: 2,
   },
   {
     name: 'cli',
@@ -34,7 +34,7 @@ const tiers: readonly Tier[] = [
     files: ['test/cli/**/*.test.ts'],
     minimumTests: 23,
     limitSeconds: 420,
-    concurrency: 1,
+    concurrency: 2,
   },
   {
     name: 'fuzz',
@@ -66,7 +66,7 @@ const tiers: readonly Tier[] = [
     files: ['test/guest/**/*.test.ts', 'images/**/*.test.ts'],
     minimumTests: 194,
     limitSeconds: 600,
-    concurrency: 1,
+    concurrency: 2,
   },
   {
     name: 'hostile',
@@ -128,7 +128,7 @@ const tiers: readonly Tier[] = [
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
-    minimumTests: 28,
+    minimumTests: 27,
     limitSeconds: 900,
     concurrency: 1,
   },

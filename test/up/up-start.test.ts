@@ -230,6 +230,6 @@ test('key rotate seals all anew under another key file, which the daemon then ne
   assert.equal(wrong.code, 1);
   assert.match(wrong.err, /is not the key of ".*before"/);
   assert.equal((await run(machine, 'restore', backup, '--state', state)).code, 0);
-  await machine.start();
+  await machine.start({});
   assert.equal((await keyNames(machine)).length, 20);
 });

@@ -27,8 +27,6 @@ import { REPLY } from './state.ts';
 const BUFFER_BYTES = MAX_WRITE_BYTES + 4096;
 /** The device bounds no reply; this is what a READ of the greatest size needs. */
 const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
-/** A second read that found nothing is tried again once in so many requests. */
-const TRY_EVERY = 8;
 /** O_CLOEXEC; every fd that Node opens has it, and the device must. */
 const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
@@ -44,9 +42,6 @@ export class DevFuse implements Exchange, Notifier {
   replyCapacity = 0;
   #handler: RequestHandler | undefined;
   #served = 0;
-  /** Whether a read right after a request found another one, when that was tried last. */
-  #findsMore = true;
-  #untried = 0;
   #ended: string | undefined;
   #closed = false;
   #notifier: Worker | undefined;
@@ -90,21 +85,12 @@ export class DevFuse implements Exchange, Notifier {
     return this.#ended;
   }
 
-  /**
-   * Serves up to `budget` requests; returns whether more are worth looking for at once. Where requests come one at a time,
-   * a second read is in vain and costs as much as the epoll that follows it, so it is left to that to tell of the next.
-   */
+  /** Serves up to `budget` requests; returns whether more may wait. */
   process(budget: number): boolean {
     const handler = this.#handler;
     if (handler === undefined) return false;
     for (let left = budget; left > 0 && !this.#closed; left--) {
-      const isFirst = left === budget;
-      if (!isFirst && !this.#findsMore && ++this.#untried < TRY_EVERY) return false;
       const bytes = read(this.fd, this.request);
-      if (!isFirst) {
-        this.#findsMore = bytes > 0;
-        this.#untried = 0;
-      }
       if (bytes === -EAGAIN) return false;
       // ENOENT: the request was interrupted while it was being read; the next one is due.
       if (bytes === -ENOENT || bytes === -EINTR) continue;

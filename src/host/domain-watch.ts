@@ -124,7 +124,7 @@ export class DomainWatch {
 
   #lost(said: string): void {
     if (this.#closed || this.#followers.size === 0) return;
-    this.#tell(`libvirt at "${this.#options.uri}" tells nothing: ${errorOf(said)}; trying again`);
+    this.#tell(`libvirt at "${this.#options.uri}" tells nothing: ${errorOf(said) || 'virsh ended'}; trying again`);
     this.#again = setTimeout(() => this.#listen(), this.#againMs).unref();
     this.#againMs = Math.min(this.#againMs * 2, againMostMs);
   }

@@ -10,6 +10,10 @@ interface ServeFlags {
   readonly vhostUser?: readonly string[];
   readonly socketGroup?: string;
   readonly mount?: readonly string[];
+  readonly http?: readonly string[];
+  readonly httpCert?: string;
+  readonly httpKey?: string;
+  readonly imdsV1?: true;
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -21,6 +25,14 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
+    .option(
+      '--http <address>',
+      'serve the metadata server on unix:PATH, unix:PATH,privileged or IP:PORT (any number of times)',
+      collect,
+    )
+    .option('--http-cert <file>', 'certificates for --http on IP:PORT, as PEM: HTTPS')
+    .option('--http-key <file>', 'the key for them, as PEM')
+    .option('--imds-v1', "answer EC2's requests without a session token too")
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
     .option('--json', 'print events as JSON lines')
@@ -31,6 +43,7 @@ Examples:
   porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
+  porthole serve web.yaml --http 127.0.0.1:8775
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
 SIGHUP opens the audit log by its name again, so that it can be rotated; where
@@ -56,13 +69,15 @@ Examples:
 };
 
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [] } = flags;
-  if (vhostUser.length + mounts.length === 0) {
+  const { vhostUser = [], mount: mounts = [], http = [] } = flags;
+  if (vhostUser.length + mounts.length + http.length === 0) {
     throw new UsageError(
-      'serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine',
+      'serving needs a way in: add --vhost-user SOCKET or --http ADDRESS for a VM, or --mount DIRECTORY for this machine',
     );
   }
-  if (flags.socketGroup !== undefined && vhostUser.length === 0) {
+  if ((flags.httpCert === undefined) !== (flags.httpKey === undefined))
+    throw new UsageError('--http-cert and --http-key go together: give both');
+  if (flags.socketGroup !== undefined && vhostUser.length === 0 && !http.some((one) => one.startsWith('unix:'))) {
     throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
   }
   const paint = paintFor(terminal);
@@ -70,6 +85,16 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
     file,
     vhostUser,
     mounts,
+    ...(http.length > 0 && {
+      http: {
+        addresses: http,
+        tls:
+          flags.httpCert === undefined || flags.httpKey === undefined
+            ? undefined
+            : { cert: flags.httpCert, key: flags.httpKey },
+        allowImdsV1: flags.imdsV1,
+      },
+    }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),

@@ -45,7 +45,7 @@ export class MetadataWay implements AsyncDisposable {
       tokens,
       commit: (mutation, way, sequence, settle) => this.#commit(mutation, way, sequence, settle),
       clock: { wallMs: Date.now, monotonicMs: () => performance.now() },
-      sessionSecret: tokens.derive('ec2 sessions') ?? randomBytes(32),
+      sessionSecret: () => tokens.derive('ec2 sessions') ?? noBoot,
       allowImdsV1: options.allowImdsV1,
       tls: options.tls,
       onError: (error) => options.onTrouble(`the metadata server: ${messageOf(error)}`),
@@ -108,6 +108,9 @@ export class MetadataWay implements AsyncDisposable {
     }
   }
 }
+
+/** Between two boots: nobody has a token of it. */
+const noBoot = randomBytes(32);
 
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 

@@ -44,8 +44,8 @@ export interface MetadataServerOptions {
   readonly facades?: readonly FacadeName[] | undefined;
   /** EC2's first version, without session tokens. Default: refused. */
   readonly allowImdsV1?: boolean | undefined;
-  /** Under which EC2 session tokens hold. */
-  readonly sessionSecret: Uint8Array;
+  /** Under which EC2 session tokens hold: another one ends them all. */
+  readonly sessionSecret: () => Uint8Array;
   /** Further names under which it may be asked over TCP; addresses and the clouds' own names always. */
   readonly hostNames?: readonly string[] | undefined;
   readonly limits?: Partial<ServerLimits> | undefined;

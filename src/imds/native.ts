@@ -47,10 +47,13 @@ export class NativeApi implements Disposable {
   readonly #options: NativeApiOptions;
   readonly #watch: Watch;
   readonly #context: NativeContext;
+  readonly #stopHolding: () => void;
 
   constructor(options: NativeApiOptions) {
     this.#options = options;
     this.#watch = new Watch(options.replica, options.limits.heartbeatMs);
+    // What agents have open is not known here: a file without a name lives until the agent says "forget", or is gone.
+    this.#stopHolding = options.replica.unlinked.ask(() => this.#watch.streams > 0);
     this.#context = {
       replica: options.replica,
       fileSystem: options.fileSystem,
@@ -67,6 +70,7 @@ export class NativeApi implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#stopHolding();
     this.#watch[Symbol.dispose]();
   }
 

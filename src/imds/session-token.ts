@@ -18,11 +18,11 @@ export const parseTtl = (header: string | undefined): number | undefined => {
 };
 
 export class SessionTokens {
-  readonly #secret: Uint8Array;
+  readonly #secret: () => Uint8Array;
   readonly #nowMs: () => number;
 
   /** `secret`: whoever has it can make tokens; with another one, all that were given out are worth nothing. */
-  constructor(secret: Uint8Array, nowMs: () => number) {
+  constructor(secret: () => Uint8Array, nowMs: () => number) {
     this.#secret = secret;
     this.#nowMs = nowMs;
   }
@@ -44,7 +44,7 @@ export class SessionTokens {
   }
 
   #mac(head: Uint8Array): Buffer {
-    return createHmac('sha256', this.#secret)
+    return createHmac('sha256', this.#secret())
       .update('porthole ec2 session\0')
       .update(head)
       .digest()

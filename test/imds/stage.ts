@@ -75,7 +75,18 @@ export class Stage implements AsyncDisposable {
     let agent = this.#agents.get(privileged);
     if (agent === undefined) {
       agent = new Agent({ keepAlive: true, maxSockets: 8 });
-      const connect = (): Duplex => this.connect({ kind: 'vsock', privileged });
+      const chained = function chained(this: unknown): unknown {
+        return this;
+      };
+      // What an agent of node:http asks of its sockets.
+      const socketLike = {
+        setKeepAlive: chained,
+        setNoDelay: chained,
+        setTimeout: chained,
+        ref: chained,
+        unref: chained,
+      };
+      const connect = (): Duplex => Object.assign(this.connect({ kind: 'vsock', privileged }), socketLike);
       Object.assign(agent, { createConnection: connect });
       this.#agents.set(privileged, agent);
     }

@@ -27,6 +27,7 @@ import { nocloudFacade } from './nocloud.ts';
 import { openstackFacade } from './openstack.ts';
 import { failure, notFound, type Reply, type Request, type StreamReply } from './reply.ts';
 import { SessionTokens } from './session-token.ts';
+import { asSocketLike } from './socket-like.ts';
 import { parseTarget } from './target.ts';
 import type { TokenDesk } from './token.ts';
 
@@ -161,6 +162,8 @@ export class MetadataServer implements AsyncDisposable {
             onReject: (reason) => this.#count(reason),
           });
     this.#handedIn = this.#server(false);
+    // It never listens, and node:http looks after slow clients only once a server does.
+    this.#handedIn.emit('listening');
   }
 
   #fileSystem(way: Way): TreeFileSystem {
@@ -203,7 +206,7 @@ export class MetadataServer implements AsyncDisposable {
 
   /** Serves a connection that somebody else accepted: of a vsock port, of a virtio-serial port. */
   accept(stream: Duplex, channel: Channel): void {
-    if (this.#take(stream, channel)) this.#handedIn.emit('connection', stream);
+    if (this.#take(asSocketLike(stream), channel)) this.#handedIn.emit('connection', stream);
   }
 
   /** How often each reason refused something, and how many requests there were. */
@@ -234,6 +237,7 @@ export class MetadataServer implements AsyncDisposable {
       return promise;
     });
     for (const stream of this.#connections.keys()) stream.destroy();
+    this.#handedIn.close();
     await Promise.all(closed);
     for (const fileSystem of this.#fileSystems) fileSystem.close();
   }
@@ -405,6 +409,6 @@ export class MetadataServer implements AsyncDisposable {
   }
 }
 
-/** What was handed in may be any stream. */
-const setIdle = (stream: Duplex, ms: number): void =>
-  (stream as Partial<Pick<Socket, 'setTimeout'>>).setTimeout?.(ms) as void;
+const setIdle = (stream: Duplex, ms: number): void => {
+  asSocketLike(stream).setTimeout(ms);
+};

@@ -67,6 +67,9 @@ export class Stage implements AsyncDisposable {
   /** One end of a connection whose other end the server has. */
   connect(channel: Channel = { kind: 'vsock', privileged: true }): Duplex {
     const [ours, theirs] = duplexPair();
+    // As with sockets: the end of one is that of the other.
+    ours.once('close', () => theirs.destroy());
+    theirs.once('close', () => ours.destroy());
     this.server.accept(theirs, channel);
     return ours;
   }

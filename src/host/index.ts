@@ -1,3 +1,4 @@
+export { type FacadeName, facadeNames } from '../imds/index.ts';
 export { attachWords, mountCommand, qemuArguments } from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';

@@ -2,7 +2,14 @@
 import { randomBytes } from 'node:crypto';
 import { unlinkSync } from 'node:fs';
 import { isIP } from 'node:net';
-import { type MetadataAddress, MetadataServer, TokenDesk, type TokenEvent, type TokenStore } from '../imds/index.ts';
+import {
+  type FacadeName,
+  type MetadataAddress,
+  MetadataServer,
+  TokenDesk,
+  type TokenEvent,
+  type TokenStore,
+} from '../imds/index.ts';
 import { type AuditSink, type Authority, type Mutation, Replica, type Settle, type Way } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { ServeError } from './serve-targets.ts';
@@ -19,6 +26,7 @@ export interface MetadataWayOptions {
   readonly boot: string;
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   readonly allowImdsV1?: boolean | undefined;
+  readonly facades?: readonly FacadeName[] | undefined;
   readonly onToken: (event: TokenEvent) => void;
   readonly onTrouble: (what: string) => void;
 }
@@ -47,6 +55,7 @@ export class MetadataWay implements AsyncDisposable {
       clock: { wallMs: Date.now, monotonicMs: () => performance.now() },
       sessionSecret: () => tokens.derive('ec2 sessions') ?? noBoot,
       allowImdsV1: options.allowImdsV1,
+      facades: options.facades,
       tls: options.tls,
       onError: (error) => options.onTrouble(`the metadata server: ${messageOf(error)}`),
     });

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { LinkConfig, LinkOptions, LinkTarget } from '../device/index.ts';
-import { type MetadataAddress, type TokenEvent, tokenStoreInMemory } from '../imds/index.ts';
+import { type FacadeName, type MetadataAddress, type TokenEvent, tokenStoreInMemory } from '../imds/index.ts';
 import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
@@ -44,6 +44,8 @@ export interface HttpOptions {
   /** PEM files. */
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   readonly allowImdsV1?: boolean | undefined;
+  /** Default: all. */
+  readonly facades?: readonly FacadeName[] | undefined;
 }
 
 /** What people or programs are told while serving. `--json` prints one a line. */
@@ -252,7 +254,7 @@ export class Server implements AsyncDisposable {
 
   async #startMetadata(): Promise<void> {
     if (this.#http.length === 0) return;
-    const { tls, allowImdsV1 } = { ...this.#options.http };
+    const { tls, allowImdsV1, facades } = { ...this.#options.http };
     this.#metadata = await MetadataWay.start({
       vm: this.#config.vm,
       authority: this.#tree.authority,
@@ -262,6 +264,7 @@ export class Server implements AsyncDisposable {
       boot: randomUUID(),
       tls: tls && { cert: readPem(tls.cert), key: readPem(tls.key) },
       allowImdsV1,
+      facades,
       onToken: (event) => this.#emit(event),
       onTrouble: (what) => this.#emit({ event: 'trouble', what }),
     });

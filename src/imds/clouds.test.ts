@@ -164,7 +164,7 @@ test('GCE answers leaves as text, lists by line, and trees as JSON with its own 
   assert.match((await stage.gce('/computeMetadata/v1/instance/id')).body, /^[1-9]\d{15,18}$/);
   assert.equal((await stage.gce('/computeMetadata/v1/instance/zone')).body, 'projects/42/zones/eu-1a');
   assert.equal((await stage.gce('/computeMetadata/v1/instance/zone?alt=json')).body, '"projects/42/zones/eu-1a"');
-  assert.equal((await stage.gce('/computeMetadata/v1/project/')).body, 'numeric-project-id\nproject-id\n');
+  assert.equal((await stage.gce('/computeMetadata/v1/project/')).body, 'attributes/\nnumeric-project-id\nproject-id\n');
   assert.equal((await stage.gce('/computeMetadata/v1/instance/id/')).status, 404);
   const all = await stage.gce('/computeMetadata/v1/?recursive=true');
   assert.equal(all.headers['content-type'], 'application/json');

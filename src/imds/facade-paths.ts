@@ -1,7 +1,8 @@
 /** Which paths of the tree feed which path of which cloud's API: a row each. `docs/facades.md` is made from it. */
 import { createHash } from 'node:crypto';
 import { type AnonymousView, isDirectory } from '../tree/index.ts';
-import { type FacadeName, type FacadeRow, file, made, textAt, textsIn } from './facade-row.ts';
+import { ENOENT } from '../wire/index.ts';
+import { bytesAt, type FacadeName, type FacadeRow, file, made, textAt, textsIn } from './facade-row.ts';
 
 const ID = '/instance/id';
 const HOSTNAME = ['/instance/hostname', '/instance/name'] as const;
@@ -247,6 +248,17 @@ const isJson = (text: string): boolean => {
   }
 };
 
+/** Where it is not shown, it is empty: cloud-init wants the one, and asks ten seconds long for the other. */
+const orEmpty = (path: string, source: string): FacadeRow => ({
+  ...file(path, source),
+  made: 'as it is; empty where it is not shown',
+  isThere: () => true,
+  value: (view) => {
+    const bytes = bytesAt(view, source);
+    return bytes === ENOENT ? new Uint8Array() : bytes;
+  },
+});
+
 /** NoCloud, as files. */
 const nocloud: readonly FacadeRow[] = [
   made(
@@ -269,13 +281,8 @@ const nocloud: readonly FacadeRow[] = [
       return `${lines.join('\n')}\n`;
     },
   ),
-  made(
-    'user-data',
-    [ID, USER_DATA],
-    '`/cloud-init/user-data`; empty where it is not shown, because cloud-init wants one',
-    (view) => textAt(view, USER_DATA) ?? '',
-  ),
-  file('vendor-data', VENDOR_DATA),
+  orEmpty('user-data', USER_DATA),
+  orEmpty('vendor-data', VENDOR_DATA),
   file('network-config', NETWORK_CONFIG),
 ];
 
@@ -310,6 +317,14 @@ export const hasGuestAttributes = (view: AnonymousView): boolean =>
     '/instance/attributes/enable-guest-attributes',
     '/cluster/attributes/enable-guest-attributes',
   )?.toUpperCase() === 'TRUE';
+
+/** Directories that are there although nothing is in them: clients ask again and again for what they know to be there. */
+export const standingDirectories: Readonly<Record<FacadeName, readonly string[]>> = {
+  ec2: [],
+  gce: ['instance/attributes', 'project/attributes'],
+  openstack: [],
+  nocloud: [],
+};
 
 /** What EC2 lists under `public-keys/`. */
 export const publicKeyNames = (view: AnonymousView): string[] =>

@@ -3,7 +3,9 @@ import { type AnonymousView, isDirectory } from '../tree/index.ts';
 import { ENOENT } from '../wire/index.ts';
 import { sourceOf } from './virtual-tree.ts';
 
-export type FacadeName = 'ec2' | 'gce' | 'openstack' | 'nocloud';
+export const facadeNames = ['ec2', 'gce', 'openstack', 'nocloud'] as const;
+
+export type FacadeName = (typeof facadeNames)[number];
 
 /** Bytes, or ENOENT, or EIO where the audit log does not take the record. */
 export type Value = Uint8Array | number;

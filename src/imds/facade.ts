@@ -2,7 +2,7 @@
 import { createHash } from 'node:crypto';
 import { type AnonymousView, isDirectory } from '../tree/index.ts';
 import { ENOENT } from '../wire/index.ts';
-import { facadeRows, guestAttributeRows } from './facade-paths.ts';
+import { facadeRows, guestAttributeRows, standingDirectories } from './facade-paths.ts';
 import type { FacadeName, Value } from './facade-row.ts';
 import { failure, notFound, type Reply, type Request } from './reply.ts';
 import { type Directory, growTree, isLeaf, type Leaf, sourceOf, walk } from './virtual-tree.ts';
@@ -29,7 +29,8 @@ export class FacadeTree {
   /** As it is now. */
   grow(): Directory {
     const rows = facadeRows[this.#name];
-    return growTree(this.#view, this.#name === 'gce' ? [...rows, ...guestAttributeRows(this.#view)] : rows);
+    const all = this.#name === 'gce' ? [...rows, ...guestAttributeRows(this.#view)] : rows;
+    return growTree(this.#view, all, standingDirectories[this.#name]);
   }
 
   /** Another whenever what is below may have changed; the same as long as it has not. Reads no values. */

@@ -1,5 +1,5 @@
-export { facadeRows, GUEST_ATTRIBUTES } from './facade-paths.ts';
-export type { FacadeName, FacadeRow } from './facade-row.ts';
+export { facadeRows } from './facade-paths.ts';
+export { type FacadeName, type FacadeRow, facadeNames } from './facade-row.ts';
 export { defaultLimits, rejectReasons, type ServerLimits } from './limits.ts';
 export { type Channel, type MetadataAddress, MetadataServer, type MetadataServerOptions } from './metadata-server.ts';
 export { nativeOperations, openApiDocument } from './openapi.ts';

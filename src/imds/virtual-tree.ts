@@ -41,7 +41,7 @@ export const sourceOf = (source: string, wild: string | undefined): string =>
   wild === undefined ? source : source.replace(/\{[a-z]+\}/, () => wild);
 
 /** Rows that come first win where two give the same name. */
-export const growTree = (view: AnonymousView, rows: readonly FacadeRow[]): Directory => {
+export const growTree = (view: AnonymousView, rows: readonly FacadeRow[], standing: readonly string[]): Directory => {
   const root: Growing = { children: new Map() };
   for (const row of rows) {
     for (const wild of wildNames(view, row)) {
@@ -50,22 +50,29 @@ export const growTree = (view: AnonymousView, rows: readonly FacadeRow[]): Direc
       plant(root, names, { row, wild });
     }
   }
+  for (const path of standing) directoryAt(root, path.split('/'));
   return root;
 };
 
 const plant = (root: Growing, names: readonly string[], leaf: Leaf): void => {
+  const directory = directoryAt(root, names.slice(0, -1));
+  const last = names.at(-1)!;
+  if (directory?.children.has(last) === false) directory.children.set(last, leaf);
+};
+
+/** Made where it is not there; undefined where a value is in the way. */
+const directoryAt = (root: Growing, names: readonly string[]): Growing | undefined => {
   let at = root;
-  for (const name of names.slice(0, -1)) {
+  for (const name of names) {
     let next = at.children.get(name);
     if (next === undefined) {
       next = { children: new Map() };
       at.children.set(name, next);
     }
-    if (isLeaf(next)) return;
+    if (isLeaf(next)) return undefined;
     at = next;
   }
-  const last = names.at(-1)!;
-  if (!at.children.has(last)) at.children.set(last, leaf);
+  return at;
 };
 
 /** What is at a path, or undefined. */

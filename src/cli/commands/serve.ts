@@ -1,6 +1,14 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
 import type { Command } from 'commander';
-import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
+import {
+  exportReplica,
+  type FacadeName,
+  facadeNames,
+  loadSpecOrThrow,
+  ServedTree,
+  State,
+  serve,
+} from '../../host/index.ts';
 import { collect, command, type Shell } from '../command.ts';
 import { asJson, inWords } from '../serve-words.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
@@ -14,6 +22,7 @@ interface ServeFlags {
   readonly httpCert?: string;
   readonly httpKey?: string;
   readonly imdsV1?: true;
+  readonly facade?: readonly string[];
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -32,6 +41,7 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     )
     .option('--http-cert <file>', 'certificates for --http on IP:PORT, as PEM: HTTPS')
     .option('--http-key <file>', 'the key for them, as PEM')
+    .option('--facade <name>', `show this cloud's API only: ${facadeNames.join(', ')} (any number of times)`, collect)
     .option('--imds-v1', "answer EC2's requests without a session token too")
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
@@ -93,6 +103,7 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
             ? undefined
             : { cert: flags.httpCert, key: flags.httpKey },
         allowImdsV1: flags.imdsV1,
+        facades: flags.facade?.map(facadeOf),
       },
     }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
@@ -114,6 +125,12 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
   if (terminal.interrupted.aborted) void server.stop();
   terminal.onReopen(() => server.reopenAudit());
   await server.ended;
+};
+
+const facadeOf = (name: string): FacadeName => {
+  const found = facadeNames.find((known) => known === name);
+  if (found === undefined) throw new UsageError(`--facade "${name}" is none of ${facadeNames.join(', ')}`);
+  return found;
 };
 
 const runExport = (given: string | undefined, state: string | undefined, terminal: Terminal): void => {

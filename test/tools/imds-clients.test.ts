@@ -11,6 +11,7 @@ import { MetadataService } from '@aws-sdk/ec2-metadata-service';
 import { fromInstanceMetadata } from '@smithy/credential-provider-imds';
 import * as gcpMetadata from 'gcp-metadata';
 import { until } from '../until.ts';
+import { clientsRoot } from './imds/packages.ts';
 
 const run = promisify(execFile);
 const root = join(import.meta.dirname, '..', '..');
@@ -128,6 +129,7 @@ describe('clients with an address of their own for the server', () => {
 });
 
 describe('clients that know no other address than 169.254.169.254', () => {
+  const clients = clientsRoot();
   let served: Served;
   before(async () => {
     served = new Served(true);
@@ -136,7 +138,7 @@ describe('clients that know no other address than 169.254.169.254', () => {
   after(() => served[Symbol.asyncDispose]());
 
   test('ec2-metadata prints what it finds', async () => {
-    const { stdout } = await served.inside('ec2-metadata', '-i', '-h', '-z', '-t', '-u');
+    const { stdout } = await served.inside(join(clients, 'usr/bin/ec2-metadata'), '-i', '-h', '-z', '-t', '-u');
     assert.match(stdout, /^instance-id: i-0042$/m);
     assert.match(stdout, /^local-hostname: web-1$/m);
     assert.match(stdout, /^placement: eu-1a$/m);
@@ -144,7 +146,13 @@ describe('clients that know no other address than 169.254.169.254', () => {
   });
 
   test("cloud-init's data sources for GCE, OpenStack, NoCloud and EC2 find id, name, keys and user-data", async () => {
-    const { stdout } = await served.inside('/usr/bin/python3', join(scripts, 'cloud-init.py'), served.dir);
+    const { stdout } = await served.inside(
+      'env',
+      `PYTHONPATH=${join(clients, 'usr/lib/python3/dist-packages')}`,
+      '/usr/bin/python3',
+      join(scripts, 'cloud-init.py'),
+      served.dir,
+    );
     assert.deepEqual(JSON.parse(stdout.split('\n').findLast((line) => line.startsWith('{'))!), {
       gce: [true, 'web-1', '#cloud-config\n'],
       openstack: ['i-0042', '#cloud-config\n'],
@@ -156,7 +164,7 @@ describe('clients that know no other address than 169.254.169.254', () => {
   test("Google's guest agent makes the user of the key, and another when the key's user changes", async () => {
     const dir = join(served.dir, 'agent');
     mkdirSync(dir);
-    const script = [join(scripts, 'guest-agent.sh'), dir];
+    const script = [join(scripts, 'guest-agent.sh'), dir, join(clients, 'usr/bin/google_guest_agent')];
     const spaces = ['--mount', '--pid', '--fork', '--kill-child'];
     const agent = spawn(
       'nsenter',

@@ -1,4 +1,4 @@
-# Google's guest agent on a copy of this machine's files that is gone with it. $1: an empty directory for that.
+# Google's guest agent on a copy of this machine's files that is gone with it. $1: an empty directory for that; $2: the agent.
 set -eu
 mount -t tmpfs none "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
@@ -18,4 +18,5 @@ network_enabled = false
 [NetworkInterfaces]
 setup = false
 X
+cp "$2" "$1/root/usr/local/bin/"
 exec chroot "$1/root" google_guest_agent

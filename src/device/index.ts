@@ -16,3 +16,4 @@ export {
   type ToHost,
 } from './link-messages.ts';
 export { readerOnHost } from './link-on-host.ts';
+export { Loop, type Served } from './loop.ts';

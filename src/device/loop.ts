@@ -107,6 +107,11 @@ export class Loop implements FdWatcher {
     this.#isStopping = true;
   }
 
+  /** Gives Node a turn before the next sleep: a callback of this loop has given it work that no descriptor tells of, or a timer is due. */
+  yieldToNode(): void {
+    this.#nodeHasWork = true;
+  }
+
   /** Blocks this thread until `stop` is called, giving Node a turn whenever it has work. */
   async run(): Promise<void> {
     this.#isStopping = false;
@@ -122,7 +127,7 @@ export class Loop implements FdWatcher {
     while (!this.#isStopping && !this.#nodeHasWork) {
       this.counters.turns++;
       const hasMore = this.#serveRings();
-      if (this.#isStopping) return;
+      if (this.#isStopping || this.#nodeHasWork) return;
       this.#poll(hasMore ? 0 : this.#timeoutMs());
     }
   }

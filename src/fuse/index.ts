@@ -8,3 +8,4 @@ export type { Inode } from './inodes.ts';
 export type { LeftSession, SessionJournal } from './journal.ts';
 export { type Operation, operations } from './operations.ts';
 export { FuseSession } from './session.ts';
+export type { CallerRegister } from './state.ts';

@@ -8,7 +8,7 @@ import { type TransportKind, takenFlags } from './init-flags.ts';
 import type { LeftSession, SessionJournal } from './journal.ts';
 import * as notifications from './notifications.ts';
 import { type Handler, operations, refusalOf, rowOf } from './operations.ts';
-import { BODY, REPLY, SessionState } from './state.ts';
+import { BODY, type CallerRegister, REPLY, SessionState } from './state.ts';
 
 /** With notifications the kernel is told of every change; without, this is the most that names and attributes lag. */
 const TTL_WITH_NOTIFICATIONS_SECONDS = 3600;
@@ -30,6 +30,8 @@ export interface FuseSessionOptions {
   readonly clock: Clock;
   /** For people: kernels that can't be served, and bugs, each once. */
   readonly log?: (message: string) => void;
+  /** Filled in with the ids of each request; one that knows more of who asks looks it up when it is asked. */
+  readonly caller?: CallerRegister;
   readonly maxInodes?: number;
   readonly maxHandles?: number;
   /** What outlives this process. */
@@ -62,6 +64,7 @@ export class FuseSession implements RequestHandler {
       maxInodes: options.maxInodes ?? MAX_INODES,
       maxHandles: options.maxHandles ?? MAX_HANDLES,
       journal: options.journal,
+      caller: options.caller,
     });
     this.#refusals = operations.map((operation) => refusalOf(operation, this.#transport));
     this.#handlers = operations.map(({ handler }, index) => (this.#refusals[index] === 0 ? handler : undefined));

@@ -37,6 +37,7 @@ interface StateOptions {
   readonly maxInodes: number;
   readonly maxHandles: number;
   readonly journal: SessionJournal | undefined;
+  readonly caller: CallerRegister | undefined;
 }
 
 /** A read that waits, for INTERRUPT and for the end of its handle. */
@@ -49,10 +50,10 @@ export interface WaitingRead {
 type Answerable = Exchange | HeldExchange;
 
 /** Written over for every request. */
-class CallerRegister implements Caller {
-  uid = 0;
-  gid = 0;
-  pid = 0;
+export interface CallerRegister extends Caller {
+  uid: number;
+  gid: number;
+  pid: number;
 }
 
 export class SessionState {
@@ -62,7 +63,7 @@ export class SessionState {
   readonly taken: FlagMask;
   readonly log: (message: string) => void;
   readonly #journal: SessionJournal | undefined;
-  readonly caller = new CallerRegister();
+  readonly caller: CallerRegister;
   readonly inodes: InodeTable;
   readonly handles: HandleTable;
   readonly waits = new Map<number, WaitingRead>();
@@ -108,6 +109,7 @@ export class SessionState {
     this.sharedTtlSeconds = options.sharedTtlSeconds;
     this.taken = options.taken;
     this.log = options.log;
+    this.caller = options.caller ?? { uid: 0, gid: 0, pid: 0 };
     this.#journal = options.journal;
     this.inodes = new InodeTable(options.maxInodes, options.journal);
     this.handles = new HandleTable(options.maxHandles, options.journal);

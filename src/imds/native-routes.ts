@@ -13,7 +13,16 @@ import {
   ROOT_INO,
   type Time,
 } from '../tree/index.ts';
-import { EINVAL, ENOENT, O_RDONLY, O_RDWR, O_WRONLY, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
+import {
+  EINVAL,
+  ENOENT,
+  ESTALE,
+  O_RDONLY,
+  O_RDWR,
+  O_WRONLY,
+  RENAME_EXCHANGE,
+  RENAME_NOREPLACE,
+} from '../wire/index.ts';
 import { inputs, outputs } from './native-schemas.ts';
 import { nodeJson } from './node-json.ts';
 
@@ -102,27 +111,31 @@ const open = (context: NativeContext, caller: Caller, ino: number, access: keyof
   if (typeof handle === 'number') return handle;
   try {
     const { node } = nodeAnswer(context, fileSystem.node(ino) ?? ENOENT) as { readonly node: unknown };
-    if (access === 'write' || handle.stream) return { node };
+    const { revision } = fileSystem;
+    if (access === 'write' || handle.stream) return { node, revision };
     const bytes = fileSystem.read(handle, 0, READ_BYTES);
-    if (bytes === PENDING) return { node, once: true };
-    return typeof bytes === 'number' ? bytes : { node, bytes: base64(bytes) };
+    if (bytes === PENDING) return { node, revision, once: true };
+    return typeof bytes === 'number' ? bytes : { node, revision, bytes: base64(bytes) };
   } finally {
     release(fileSystem, handle);
   }
 };
 
 const read = (
-  { fileSystem }: NativeContext,
+  context: NativeContext,
   caller: Caller,
   ino: number,
   offset: number,
   size: number,
+  opened: boolean,
 ): Answer | Promise<Answer> => {
-  const handle = fileSystem.open(caller, ino, O_RDONLY);
+  const { fileSystem } = context;
+  const handle = opened ? openAgain(context, caller, ino) : fileSystem.open(caller, ino, O_RDONLY);
   if (typeof handle === 'number') return handle;
   const answer = (bytes: Uint8Array | number): Answer => {
+    const revision = fileSystem.node(ino)?.dataRevision ?? 0;
     release(fileSystem, handle);
-    return typeof bytes === 'number' ? bytes : { bytes: base64(bytes) };
+    return typeof bytes === 'number' ? bytes : { bytes: base64(bytes), revision };
   };
   if (handle.stream) return answer(EINVAL);
   const bytes = fileSystem.read(handle, offset, size);
@@ -130,6 +143,13 @@ const read = (
   return new Promise((resolve) => {
     fileSystem.waitRead(handle, offset, size, (errno, burnt) => resolve(answer(errno === 0 ? burnt! : errno)));
   });
+};
+
+/** POSIX checks what guests made when it is opened only; what was made outside is decided anew. */
+const openAgain = ({ fileSystem }: NativeContext, caller: Caller, ino: number): Handle | number => {
+  const node = fileSystem.node(ino);
+  if (node === undefined) return ESTALE;
+  return node.madeBy === 'guest' ? fileSystem.openAgain(caller, ino) : fileSystem.open(caller, ino, O_RDONLY);
 };
 
 const list = ({ fileSystem }: NativeContext, caller: Caller, ino: number): Answer => {
@@ -175,6 +195,12 @@ export const nativeRoutes: readonly NativeRoute[] = [
     outputs.entries,
     (context, { caller, node }) => withIno(context, caller, node, (ino) => list(context, caller, ino)),
   ),
+  route('access', 'access(2).', inputs.access, outputs.nothing, (context, { caller, node, mask }) =>
+    withIno(context, caller, node, (ino) => {
+      const errno = context.fileSystem.access(caller, ino, mask);
+      return errno === 0 ? {} : errno;
+    }),
+  ),
   route('readlink', 'The target of a symbolic link.', inputs.of, outputs.bytes, (context, { caller, node }) =>
     withIno(context, caller, node, (ino) => {
       const target = context.fileSystem.readlink(caller, ino);
@@ -204,8 +230,8 @@ export const nativeRoutes: readonly NativeRoute[] = [
     'Bytes of a file, decided anew. Burns what can be read `once`.',
     inputs.read,
     outputs.bytes,
-    (context, { caller, node, offset, size }) =>
-      withIno(context, caller, node, (ino) => read(context, caller, ino, offset, size)),
+    (context, { caller, node, offset, size, opened }) =>
+      withIno(context, caller, node, (ino) => read(context, caller, ino, offset, size, opened)),
   ),
   route('write', 'One write(2), committed before it is answered.', inputs.write, outputs.outcome, (context, input) =>
     onNode(context, input, (ino) => ({

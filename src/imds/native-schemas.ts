@@ -50,7 +50,14 @@ export const inputs = {
       .int()
       .min(0)
       .max(1024 * 1024),
+    opened: z
+      .boolean()
+      .default(false)
+      .describe(
+        'The caller has it open for reading, and was allowed to when it opened it. Counts for what guests made.',
+      ),
   }),
+  access: z.strictObject({ ...of, mask: z.int().min(0).max(7).describe('Of R_OK 4, W_OK 2, X_OK 1.') }),
   attribute: z.strictObject({ ...of, name: Name }),
   write: z.strictObject({
     ...of,
@@ -163,9 +170,10 @@ export const outputs = {
       .string()
       .optional()
       .describe('Base64 of all of it. Missing where it was opened for writing alone, and for `once`.'),
+    revision: z.int().describe('Of the tree by which it was decided.'),
     once: z.literal(true).optional().describe('Reading it burns it: ask `read`.'),
   }),
-  bytes: z.object({ bytes: z.string() }),
+  bytes: z.object({ bytes: z.string(), revision: z.int().optional() }),
   outcome: z.object({ revision: z.int(), ino: z.int().describe('Of what was made, else 0.') }),
   refusal: z.object({ errno: z.string().describe('By name: `EACCES`.') }),
 } as const;

@@ -24,6 +24,9 @@ export const write = bind<Call<[number, Pointer, number]>>('long write(int fd, c
 export const close = bind<Call<[number]>>('int close(int fd)');
 export const fcntl = bind<Call<[number, number, number]>>('int fcntl(int fd, int cmd, long arg)');
 export const fstat = bind<Call<[number, Pointer]>>('int fstat(int fd, void *buf)');
+export const statx = bind<Call<[number, string, number, number, Pointer]>>(
+  'int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buf)',
+);
 export const ftruncate = bind<Call<[number, number]>>('int ftruncate(int fd, int64_t length)');
 export const poll = bind<Call<[Pointer, number, number]>>('int poll(void *fds, unsigned long n, int timeout)');
 

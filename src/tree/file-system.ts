@@ -3,7 +3,7 @@ import type { Change } from './delta.ts';
 import type { Node, Time } from './node.ts';
 import type { Caching } from './replica.ts';
 
-/** Answer of a read that has to wait: call `waitRead`. No errno has this value. */
+/** Answer of what has to wait: call `waitRead`, `waitOpen` and so on. No errno has this value. */
 export const PENDING = -1;
 
 /** An open file. Bytes of what was made outside and guests can't write are those of the version that was opened. */
@@ -85,6 +85,16 @@ export interface FileSystem {
    * open(2), although it is the current one no more, or gone by now; who wants to write gets the current one, or ENOENT.
    */
   open(caller: Caller, ino: number, flags: number, version?: Node): Handle | number;
+  /**
+   * Only where others decide: `access`, `readlink`, `open` and `opendir` may answer PENDING there, and these ask, with the same
+   * arguments. The caller is copied.
+   */
+  waitAccess?(caller: Caller, ino: number, mask: number, done: Done): void;
+  waitReadlink?(caller: Caller, ino: number, version: Node | undefined, done: Done<Uint8Array>): void;
+  waitOpen?(caller: Caller, ino: number, flags: number, version: Node | undefined, done: Done<Handle>): void;
+  waitOpendir?(caller: Caller, ino: number, done: Done<DirectoryHandle>): void;
+  /** Opens for reading what somebody has open elsewhere already: only what the special keys of rules say is decided. */
+  openAgain(caller: Caller, ino: number): Handle | number;
   /** Bytes at `offset`, a view of at most `sizeBytes`; empty at the end; or an errno; or PENDING. */
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number;
   /**

@@ -18,10 +18,10 @@ export {
   PENDING,
   type SetAttributes,
 } from './file-system.ts';
-export type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
+export type { Fetched, Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 export { type Acl, type AclEntry, type Node, ROOT_INO, type Time } from './node.ts';
 export type { OpenDirectory } from './open-directories.ts';
-export type { OpenFile } from './open-files.ts';
+export { type OpenFile, openMask } from './open-files.ts';
 export type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 export { standing } from './outside.ts';
 export { CHANGES_NAME, Policy, ruleName } from './policy.ts';

@@ -1,5 +1,6 @@
 /** A change that a guest asks for. The authority decides it, applies it, has it committed, and answers with an `Outcome`. */
 import type { Caller } from './caller.ts';
+import type { Done } from './file-system.ts';
 import type { Time } from './node.ts';
 
 export type Mutation = { readonly caller: Caller } & (
@@ -87,10 +88,19 @@ export interface Outcome {
 /** Called exactly once. */
 export type Settle = (outcome: Outcome) => void;
 
+/** Bytes of a node that are not in the replica. */
+export interface Fetched {
+  /** The caller's to keep. */
+  readonly bytes: Uint8Array;
+  readonly dataRevision: number;
+}
+
 /** Where a `FileSystem` sends mutations: the authority in the same process, or the link to the host daemon. */
 export interface Upstream {
   /** Reads `mutation` during the call only, its `data` and `value` too; what has to outlive it is copied. */
   submit(mutation: Mutation, settle: Settle): void;
   /** Whether the request at hand has submitted its next mutation before, in an earlier life of this process. */
   isResumed?(): boolean;
+  /** Where bytes of others than `once` values are missing in the replica too: those of a node, for who has it open. */
+  fetch?(opener: Caller, ino: number, done: Done<Fetched>): void;
 }

@@ -28,6 +28,9 @@ export class OpenFile implements Handle {
   decidedRevision: number;
   /** The value that burning released to this handle. */
   burnt: Uint8Array | undefined;
+  /** Bytes that are not in this replica, as they were fetched for this handle, at which `dataRevision`. */
+  #fetched: Uint8Array | undefined;
+  #fetchedRevision = 0;
   /** Its version was given up because too much was pinned. */
   stale = false;
   #node: Node;
@@ -73,6 +76,24 @@ export class OpenFile implements Handle {
   giveUp(): void {
     this.stale = true;
     this.#node = { ...this.#node, bytes: undefined };
+  }
+
+  /** Keeps what was fetched for it until it is closed. The bytes become this handle's: they are wiped then. */
+  fetched(bytes: Uint8Array, dataRevision: number): void {
+    this.dropFetched();
+    this.#fetched = bytes;
+    this.#fetchedRevision = dataRevision;
+  }
+
+  dropFetched(): void {
+    this.#fetched?.fill(0);
+    this.#fetched = undefined;
+  }
+
+  /** What this handle reads of a node: of one that guests write, what was fetched holds for that version only. */
+  bytesOf(node: Node): Uint8Array | undefined {
+    if (node.bytes !== undefined) return node.bytes;
+    return this.pinned || this.#fetchedRevision === node.dataRevision ? this.#fetched : undefined;
   }
 
   get reads(): boolean {
@@ -128,6 +149,7 @@ export class OpenFiles {
   remove(file: OpenFile): void {
     if (!file.open) return;
     file.open = false;
+    file.dropFetched();
     const { previous, next } = file;
     if (next !== undefined) next.previous = previous;
     if (previous !== undefined) previous.next = next;
@@ -145,6 +167,7 @@ export class OpenFiles {
     for (const file of inOrder(this.#byIno.values())) {
       file.open = false;
       file.truncates = false;
+      file.dropFetched();
     }
     this.#releasing.clear();
   }

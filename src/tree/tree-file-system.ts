@@ -13,6 +13,7 @@ import {
   ESTALE,
   O_APPEND,
   O_EXCL,
+  O_RDONLY,
   O_TRUNC,
   R_OK,
   S_IFDIR,
@@ -224,6 +225,17 @@ export class TreeFileSystem implements FileSystem {
     return file;
   }
 
+  openAgain(caller: Caller, ino: number): Handle | number {
+    const node = this.#replica.snapshot.node(ino);
+    if (node === undefined) return ESTALE;
+    const room = this.#files.room(caller.uid);
+    if (room !== 0) return room;
+    const file = this.#opened(node, O_RDONLY, { ...caller }, this.#replica.facts(node).caching);
+    // Its first read decides.
+    file.decidedRevision = -1;
+    return file;
+  }
+
   read(handle: Handle, offset: number, sizeBytes: number): Uint8Array | number {
     const file = handle as OpenFile;
     if (!file.open || !file.reads) return EBADF;
@@ -241,8 +253,9 @@ export class TreeFileSystem implements FileSystem {
     const node = file.pinned ? file.node : this.#replica.snapshot.node(file.ino);
     if (node === undefined) return ESTALE;
     if (node.burned) return EACCES;
-    if (node.bytes === undefined) return offset < node.sizeBytes ? PENDING : NOTHING;
-    return slice(node.bytes, offset, sizeBytes);
+    const bytes = file.bytesOf(node);
+    if (bytes === undefined) return offset < node.sizeBytes ? PENDING : NOTHING;
+    return slice(bytes, offset, sizeBytes);
   }
 
   waitRead(handle: Handle, offset: number, sizeBytes: number, done: Done<Uint8Array>): () => void {
@@ -260,6 +273,16 @@ export class TreeFileSystem implements FileSystem {
         if (result === PENDING) this.waitRead(file, offset, sizeBytes, answer);
         else if (typeof result === 'number') answer(result, undefined);
         else answer(0, result);
+      });
+      return () => answer(EINTR, undefined);
+    }
+    const node = this.#replica.snapshot.node(file.ino);
+    if (this.#upstream.fetch !== undefined && node !== undefined && !this.#replica.facts(node).effective.once) {
+      this.#upstream.fetch(file.caller, file.ino, (errno, found) => {
+        if (errno !== 0 || found === undefined) return answer(errno === 0 ? EIO : errno, undefined);
+        if (!file.open) return answer(EBADF, undefined);
+        file.fetched(found.bytes, found.dataRevision);
+        return answer(0, slice(found.bytes, offset, sizeBytes));
       });
       return () => answer(EINTR, undefined);
     }

@@ -1,6 +1,18 @@
 /** LOOKUP, GETATTR, SETATTR, ACCESS, READLINK, STATFS. */
-import { type Handle, limits, type Node, type SetAttributes } from '../../tree/index.ts';
-import { EBADF, EILSEQ, EINVAL, ENFILE, ENOENT, ESTALE, S_IFDIR, S_IFMT, S_ISGID, S_ISUID } from '../../wire/index.ts';
+import { type Handle, limits, type Node, PENDING, type SetAttributes } from '../../tree/index.ts';
+import {
+  EBADF,
+  EILSEQ,
+  EINVAL,
+  EIO,
+  ENFILE,
+  ENOENT,
+  ESTALE,
+  S_IFDIR,
+  S_IFMT,
+  S_ISGID,
+  S_ISUID,
+} from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
 import { isCurrent } from '../inodes.ts';
@@ -101,7 +113,10 @@ export function access(state: SessionState): number {
   const mask = abi.AccessIn.mask.get(state.view, BODY);
   if ((mask & ~ACCESS_BITS) !== 0) return EINVAL;
   const errno = state.fileSystem.access(state.caller, state.inode.ino, mask);
-  return errno === 0 ? state.reply(0) : errno;
+  if (errno !== PENDING) return errno === 0 ? state.reply(0) : errno;
+  const pending = state.later();
+  state.fileSystem.waitAccess!(state.caller, state.inode.ino, mask, (errno) => pending.settle(errno));
+  return 0;
 }
 
 /** A symlink that changed since it was looked up is looked up again, so that an open through it finds the new target. */
@@ -114,7 +129,13 @@ export function readlink(state: SessionState): number {
     if (version === undefined) return state.expectRetry();
   }
   const target = fileSystem.readlink(state.caller, inode.ino, version);
-  return typeof target === 'number' ? target : state.reply(0, target);
+  if (target !== PENDING) return typeof target === 'number' ? target : state.reply(0, target);
+  const pending = state.later();
+  fileSystem.waitReadlink!(state.caller, inode.ino, version, (errno, found) => {
+    if (errno !== 0 || found === undefined) pending.fail(errno === 0 ? EIO : errno);
+    else pending.finish(0, found);
+  });
+  return 0;
 }
 
 export function statfs(state: SessionState): number {

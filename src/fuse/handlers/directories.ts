@@ -1,6 +1,6 @@
 /** OPENDIR, READDIR, READDIRPLUS, RELEASEDIR, FSYNCDIR. A cookie is the index of the entry after it. */
-import type { DirectoryEntry } from '../../tree/index.ts';
-import { EBADF, EINVAL, ENFILE } from '../../wire/index.ts';
+import { type DirectoryEntry, type DirectoryHandle, PENDING } from '../../tree/index.ts';
+import { EBADF, EINVAL, EIO, ENFILE } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import { BODY, DIRECTORY_BYTES, REPLY, type SessionState } from '../state.ts';
 
@@ -13,11 +13,31 @@ const DOTS = 2;
 export function opendir(state: SessionState): number {
   if (state.handles.full) return ENFILE;
   const directory = state.fileSystem.opendir(state.caller, state.inode.ino);
+  if (directory === PENDING) return openElsewhere(state);
   if (typeof directory === 'number') return directory;
+  opened(state, directory);
+  return state.reply(abi.OpenOut.sizeBytes);
+}
+
+function opened(state: SessionState, directory: DirectoryHandle): void {
   abi.OpenOut.fh.set(state.out, REPLY, state.handles.addDirectory(directory).fh);
   abi.OpenOut.openFlags.set(state.out, REPLY, 0);
   abi.OpenOut.padding.set(state.out, REPLY, 0);
-  return state.reply(abi.OpenOut.sizeBytes);
+}
+
+function openElsewhere(state: SessionState): number {
+  const { fileSystem, inode } = state;
+  const pending = state.later();
+  fileSystem.waitOpendir!(state.caller, inode.ino, (errno, directory) => {
+    if (errno !== 0 || directory === undefined) return pending.fail(errno === 0 ? EIO : errno);
+    if (!pending.live || state.handles.full) {
+      fileSystem.releasedir(directory);
+      return pending.fail(pending.live ? ENFILE : EIO);
+    }
+    opened(state, directory);
+    return pending.finish(abi.OpenOut.sizeBytes);
+  });
+  return 0;
 }
 
 export const readdir = (state: SessionState): number => list(state, false);

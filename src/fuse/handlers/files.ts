@@ -1,5 +1,5 @@
 /** OPEN, READ, WRITE, FLUSH, FSYNC, RELEASE, POLL: what happens to an open file. */
-import { type Caching, type Done, type Handle, PENDING } from '../../tree/index.ts';
+import { type Caching, type Done, type Handle, type Node, PENDING } from '../../tree/index.ts';
 import { EAGAIN, EBADF, EINTR, EINVAL, EIO, ENFILE, ESTALE, O_APPEND, O_NONBLOCK } from '../../wire/index.ts';
 import * as abi from '../abi.ts';
 import * as c from '../constants.ts';
@@ -37,15 +37,34 @@ export function open(state: SessionState): number {
   // Its name went to another file since it was looked up.
   if (handle === ESTALE)
     handle = retried === undefined ? state.expectRetry() : fileSystem.open(state.caller, ino, flags, retried);
+  if (handle === PENDING) return openElsewhere(state, flags, current ? undefined : retried);
   if (typeof handle === 'number') return handle;
-  abi.OpenOut.fh.set(state.out, REPLY, state.handles.addFile(handle).fh);
-  abi.OpenOut.openFlags.set(
-    state.out,
-    REPLY,
-    openFlags(state, handle, caching === inode.caching ? caching : 'private'),
-  );
-  abi.OpenOut.padding.set(state.out, REPLY, 0);
+  opened(state, handle, caching === inode.caching ? caching : 'private');
   return state.reply(abi.OpenOut.sizeBytes);
+}
+
+function opened(state: SessionState, handle: Handle, caching: Caching): void {
+  abi.OpenOut.fh.set(state.out, REPLY, state.handles.addFile(handle).fh);
+  abi.OpenOut.openFlags.set(state.out, REPLY, openFlags(state, handle, caching));
+  abi.OpenOut.padding.set(state.out, REPLY, 0);
+}
+
+/** What others decide is for this caller alone: never cached. */
+function openElsewhere(state: SessionState, flags: number, version: Node | undefined): number {
+  const { fileSystem, inode } = state;
+  const { uid, gid, pid } = state.caller;
+  const pending = state.later();
+  fileSystem.waitOpen!(state.caller, inode.ino, flags, version, (errno, handle) => {
+    if (errno === ESTALE && version === undefined) state.retries.expect({ uid, gid, pid }, state.clock.monotonicMs());
+    if (errno !== 0 || handle === undefined) return pending.fail(errno === 0 ? EIO : errno);
+    if (!pending.live || state.handles.full) {
+      fileSystem.release(handle, () => undefined);
+      return pending.fail(pending.live ? ENFILE : EIO);
+    }
+    opened(state, handle, 'private');
+    return pending.finish(abi.OpenOut.sizeBytes);
+  });
+  return 0;
 }
 
 export function read(state: SessionState): number {

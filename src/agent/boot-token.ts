@@ -1,0 +1,109 @@
+/** This boot's token: claimed once, with a nonce that is kept until there is an answer, so that a lost one does no harm. */
+import { randomBytes } from 'node:crypto';
+import { AgentError } from './agent-error.ts';
+import type { ServerClient } from './server-client.ts';
+
+const NONCE_BYTES = 32;
+const ASK_MS = 5_000;
+const RETRIES_MS = [50, 100, 250, 500, 1_000, 2_000] as const;
+
+/** What has to outlive a process of the agent: whoever has it is believed about who asks. */
+export interface KeptToken {
+  readonly nonce: string;
+  /** '' while it is not known. */
+  readonly token: string;
+}
+
+export interface BootTokenOptions {
+  readonly client: ServerClient;
+  readonly kept?: KeptToken | undefined;
+  /** Before a nonce is used, and when there is a token. */
+  readonly keep: (kept: KeptToken) => void;
+  /** Why there is no token yet; it is tried again. */
+  readonly onWaiting: (why: string) => void;
+}
+
+export class BootToken {
+  readonly #options: BootTokenOptions;
+  readonly #stop = new AbortController();
+  #kept: KeptToken;
+  #claiming: Promise<string> | undefined;
+
+  constructor(options: BootTokenOptions) {
+    this.#options = options;
+    this.#kept = options.kept ?? { nonce: '', token: '' };
+  }
+
+  get current(): string | undefined {
+    return this.#kept.token === '' ? undefined : this.#kept.token;
+  }
+
+  /** Resolves with it, once there is one. Rejects with an AgentError `TOKEN_DENIED`. */
+  get(): Promise<string> {
+    const { current } = this;
+    if (current !== undefined) return Promise.resolve(current);
+    this.#claiming ??= this.#claim().finally(() => {
+      this.#claiming = undefined;
+    });
+    return this.#claiming;
+  }
+
+  /** The server knows `token` no more: it was told of a new boot. */
+  forget(token: string): void {
+    if (token === this.#kept.token) this.#keep({ nonce: '', token: '' });
+  }
+
+  /** Ends it, so that a later agent of this boot can claim one. False: nobody answered. */
+  async handBack(): Promise<boolean> {
+    const { current: token } = this;
+    this.#stop.abort();
+    if (token === undefined) return true;
+    try {
+      const { status } = await this.#options.client.ask('POST', 'token/return', {}, { token, withinMs: ASK_MS });
+      if (status !== 200) return false;
+      this.#keep({ nonce: '', token: '' });
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  stop(): void {
+    this.#stop.abort();
+  }
+
+  async #claim(): Promise<string> {
+    const { client, onWaiting } = this.#options;
+    if (this.#kept.nonce === '') this.#keep({ nonce: randomBytes(NONCE_BYTES).toString('base64url'), token: '' });
+    const { nonce } = this.#kept;
+    for (let attempt = 0; ; attempt++) {
+      if (this.#stop.signal.aborted) throw new AgentError('SERVER_AWAY', 'the agent ends');
+      let why: string;
+      try {
+        const { status, body } = await client.ask('POST', 'token', { nonce }, { withinMs: ASK_MS, privileged: true });
+        const token = status === 200 ? (body as { readonly token?: unknown } | undefined)?.token : undefined;
+        if (typeof token === 'string' && /^[\w-]{1,128}$/.test(token)) {
+          this.#keep({ nonce, token });
+          return token;
+        }
+        if (status === 409)
+          throw new AgentError('TOKEN_DENIED', "the server has given this boot's token to somebody else");
+        if (status === 403)
+          throw new AgentError('ADDRESS', 'the server gives no token by this way in: it is not for root alone');
+        why = `the server answered the claim of a token with ${status}`;
+      } catch (error) {
+        if (error instanceof AgentError && (error.code === 'TOKEN_DENIED' || error.code === 'ADDRESS')) throw error;
+        why = error instanceof Error ? error.message : String(error);
+      }
+      onWaiting(why);
+      await new Promise((resolve) => {
+        setTimeout(resolve, RETRIES_MS[Math.min(attempt, RETRIES_MS.length - 1)]);
+      });
+    }
+  }
+
+  #keep(kept: KeptToken): void {
+    this.#options.keep(kept);
+    this.#kept = kept;
+  }
+}

@@ -1,0 +1,221 @@
+/** The server's side of the agent's file system: decisions, values and changes, asked in the name of who asks here. */
+import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle, Upstream } from '../tree/index.ts';
+import * as wire from '../wire/index.ts';
+import { EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
+import { AgentError } from './agent-error.ts';
+import type { ServerClient } from './server-client.ts';
+import { bytesOf } from './told-tree.ts';
+
+const VALUE_BYTES = 1024 * 1024;
+/** A change whose answer was lost is asked for again for so long: whether it took effect has to be known. */
+const CERTAINTY_MS = 5_000;
+const RETRY_MS = 50;
+/** How long the replica has to come to a commit that the server has answered. */
+const APPLY_MS = 10_000;
+
+export interface RemoteOptions {
+  readonly client: ServerClient;
+  readonly replica: Replica;
+  readonly token: () => string | undefined;
+  readonly onTokenInvalid: (token: string) => void;
+  /** Counts up over all processes of this boot. */
+  readonly nextSequence: () => number;
+  /** Of a request; then EIO. */
+  readonly askMs: number;
+  /** How long a request waits for a server that is away. */
+  readonly waitMs: number;
+}
+
+/** The answer's body, or an errno. */
+export type Answer = Readonly<Record<string, unknown>> | number;
+
+const errnos: ReadonlyMap<string, number> = new Map(
+  Object.entries(wire).flatMap(([name, value]) =>
+    /^E[A-Z0-9]+$/.test(name) && typeof value === 'number' ? [[name, value]] : [],
+  ),
+);
+
+export class Remote implements Upstream {
+  readonly #options: RemoteOptions;
+  readonly #waiting = new Set<{
+    readonly revision: number;
+    readonly done: () => void;
+    readonly timer: NodeJS.Timeout;
+  }>();
+
+  constructor(options: RemoteOptions) {
+    this.#options = options;
+  }
+
+  /** Asks for what may be asked any number of times. */
+  async ask(operation: string, input: object): Promise<Answer> {
+    return this.#ask(operation, JSON.stringify(input), false);
+  }
+
+  submit(mutation: Mutation, settle: Settle): void {
+    const refuse = (errno: number): void => settle({ errno, revision: 0, ino: 0 });
+    if (mutation.op === 'burn') return this.#burn(mutation.caller, mutation.ino, settle);
+    const asked = requestOf(mutation);
+    if (typeof asked === 'number') return refuse(asked);
+    const { operation, input } = asked;
+    const sequence = mutation.op === 'drop' ? undefined : this.#options.nextSequence();
+    const text = JSON.stringify({ ...input, ...(sequence !== undefined && { sequence }) });
+    void this.#ask(operation, text, sequence !== undefined).then((answer) => {
+      if (typeof answer === 'number') return refuse(answer);
+      const { revision, ino } = answer;
+      if (!Number.isSafeInteger(revision) || !Number.isSafeInteger(ino)) return refuse(EIO);
+      const outcome: Outcome = { errno: 0, revision: revision as number, ino: ino as number };
+      return this.whenApplied(outcome.revision, () => settle(outcome));
+    });
+  }
+
+  fetch(opener: Caller, ino: number, done: Done<Fetched>): void {
+    const input = { caller: { ...opener }, node: ino, offset: 0, size: VALUE_BYTES, opened: true };
+    void this.ask('read', input).then((answer) => {
+      const found = typeof answer === 'number' ? answer : fetchedOf(answer);
+      if (typeof found === 'number') done(found, undefined);
+      else done(0, found);
+    });
+  }
+
+  /** Calls `done` when the replica has come to a revision, or does not come to it. */
+  whenApplied(revision: number, done: () => void): void {
+    if (this.#options.replica.snapshot.revision >= revision) return done();
+    const waiter = {
+      revision,
+      done,
+      timer: setTimeout(() => {
+        this.#waiting.delete(waiter);
+        done();
+      }, APPLY_MS),
+    };
+    this.#waiting.add(waiter);
+  }
+
+  /** The replica has come to another revision. */
+  applied(): void {
+    const { revision } = this.#options.replica.snapshot;
+    for (const waiter of [...this.#waiting]) {
+      if (waiter.revision > revision) continue;
+      this.#waiting.delete(waiter);
+      clearTimeout(waiter.timer);
+      waiter.done();
+    }
+  }
+
+  #burn(caller: Caller, ino: number, settle: Settle): void {
+    const text = JSON.stringify({ caller: { ...caller }, node: ino, offset: 0, size: VALUE_BYTES });
+    void this.#ask('read', text, true, 1).then((answer) => {
+      const found = typeof answer === 'number' ? answer : fetchedOf(answer);
+      if (typeof found === 'number') settle({ errno: found, revision: 0, ino: 0 });
+      else settle({ errno: 0, revision: found.dataRevision, ino: 0, bytes: found.bytes });
+    });
+  }
+
+  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
+  async #ask(operation: string, text: string, changes: boolean, attempts = Number.POSITIVE_INFINITY): Promise<Answer> {
+    const { client, token, onTokenInvalid, askMs, waitMs } = this.#options;
+    const input: unknown = JSON.parse(text);
+    const start = performance.now();
+    let sentUnder: string | undefined;
+    for (let attempt = 1; attempt <= attempts; attempt++) {
+      const current = token();
+      let givenMs = waitMs;
+      if (current !== undefined && (sentUnder === undefined || sentUnder === current)) {
+        try {
+          const { status, body } = await client.ask('POST', operation, input, { token: current, withinMs: askMs });
+          const answer = answerOf(status, body);
+          if (answer !== undefined) return answer;
+          if (status === 401) onTokenInvalid(current);
+        } catch (error) {
+          const isSent = error instanceof AgentError && error.code !== 'SERVER_UNREACHED';
+          if (isSent && changes) sentUnder = current;
+          // A connection that was kept may have been closed by the server meanwhile.
+          if (isSent) givenMs = changes ? CERTAINTY_MS : attempt === 1 ? Number.POSITIVE_INFINITY : waitMs;
+        }
+      } else if (sentUnder !== undefined) return EIO;
+      if (performance.now() - start >= (sentUnder === undefined ? givenMs : Math.max(givenMs, CERTAINTY_MS)))
+        return EIO;
+      await new Promise((resolve) => {
+        setTimeout(resolve, RETRY_MS);
+      });
+    }
+    return EIO;
+  }
+}
+
+/** Undefined: it was not answered, and may be asked again. */
+const answerOf = (status: number, body: unknown): Answer | undefined => {
+  const told = typeof body === 'object' && body !== null ? (body as Readonly<Record<string, unknown>>) : undefined;
+  if (status === 200) return told ?? EIO;
+  if (typeof told?.['errno'] === 'string') return errnos.get(told['errno']) ?? EIO;
+  // Too many requests, the server ends, or the token is not its own.
+  return status === 429 || status === 503 || status === 401 ? undefined : EIO;
+};
+
+export const fetchedOf = (answer: Readonly<Record<string, unknown>>): Fetched | number => {
+  const { bytes, revision } = answer;
+  if (typeof bytes !== 'string' || !Number.isSafeInteger(revision)) return EIO;
+  return { bytes: bytesOf(bytes), dataRevision: revision as number };
+};
+
+const base64 = (bytes: Uint8Array): string =>
+  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+
+const timeOf = (time: 'now' | { readonly sec: number; readonly nsec: number }) =>
+  time === 'now' ? time : [time.sec, time.nsec];
+
+/** As the native API takes it; an errno where it can't. */
+const requestOf = (
+  mutation: Exclude<Mutation, { readonly op: 'burn' }>,
+): { readonly operation: string; readonly input: object } | number => {
+  const caller = { ...mutation.caller };
+  switch (mutation.op) {
+    case 'create':
+    case 'mkdir': {
+      const { parentIno: directory, name, mode, umask } = mutation;
+      return { operation: mutation.op, input: { caller, directory, name, mode, umask } };
+    }
+    case 'symlink': {
+      const { parentIno: directory, name } = mutation;
+      try {
+        const target = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(mutation.target);
+        return { operation: 'symlink', input: { caller, directory, name, target } };
+      } catch {
+        return EINVAL;
+      }
+    }
+    case 'unlink':
+    case 'rmdir': {
+      const { parentIno: directory, name } = mutation;
+      return { operation: mutation.op === 'unlink' ? 'delete' : 'rmdir', input: { caller, directory, name } };
+    }
+    case 'rename': {
+      const { parentIno: directory, name, newParentIno: toDirectory, newName: toName, flags } = mutation;
+      const exchange = (flags & RENAME_EXCHANGE) !== 0;
+      const noReplace = (flags & RENAME_NOREPLACE) !== 0;
+      return { operation: 'rename', input: { caller, directory, name, toDirectory, toName, exchange, noReplace } };
+    }
+    case 'write': {
+      const { ino: node, offset, data, append, truncate, grantedAtOpen: opened } = mutation;
+      return { operation: 'write', input: { caller, node, offset, bytes: base64(data), append, truncate, opened } };
+    }
+    case 'truncate': {
+      const { ino: node, sizeBytes: size, grantedAtOpen: opened } = mutation;
+      return { operation: 'truncate', input: { caller, node, size, opened } };
+    }
+    case 'setattr': {
+      const { ino: node, mode, uid, gid, atime, mtime } = mutation;
+      const times = { ...(atime && { atime: timeOf(atime) }), ...(mtime && { mtime: timeOf(mtime) }) };
+      return { operation: 'setattr', input: { caller, node, mode, uid, gid, ...times } };
+    }
+    case 'setxattr': {
+      const { ino: node, name, value, flags } = mutation;
+      return { operation: 'setxattr', input: { caller, node, name, bytes: base64(value), flags } };
+    }
+    case 'removexattr':
+      return { operation: 'removexattr', input: { caller, node: mutation.ino, name: mutation.name } };
+    case 'drop':
+      return { operation: 'forget', input: { node: mutation.ino } };
+  }
+};

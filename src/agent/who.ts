@@ -53,7 +53,7 @@ class ProcDirectory implements Disposable {
 }
 
 const fieldOf = (status: string, name: string): readonly number[] =>
-  new RegExp(`^${name}:\\s*(.*)$`, 'm').exec(status)?.[1]?.trim().split(/\s+/).filter(Boolean).map(Number) ?? [];
+  new RegExp(`^${name}:[ \\t]*(.*)$`, 'm').exec(status)?.[1]?.trim().split(/\s+/).filter(Boolean).map(Number) ?? [];
 
 /** Field 22 of `/proc/PID/stat` (proc(5)); the name before it may hold anything. */
 const startTimeOf = (stat: string): number => Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19]);

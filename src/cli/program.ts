@@ -2,6 +2,7 @@
 import { Command, CommanderError } from 'commander';
 import { thisVersion, versionText } from '../parts/index.ts';
 import { apiOption, helpConfiguration, type Shell } from './command.ts';
+import { agentCommand } from './commands/agent.ts';
 import { auditCommands } from './commands/audit.ts';
 import { backupCommands } from './commands/backup.ts';
 import { completionCommands } from './commands/completion.ts';
@@ -55,6 +56,8 @@ export const buildProgram = (shell: Shell): Command => {
   backupCommands(program, shell);
   program.commandsGroup('A tree from a file, without the host daemon:');
   serveCommands(program, shell);
+  program.commandsGroup('Inside a virtual machine:');
+  agentCommand(program, shell);
   program.commandsGroup('Others:');
   completionCommands(program, shell);
   const help = new Command('help')

@@ -5,5 +5,6 @@ export * from './memory.ts';
 export * from './mount.ts';
 export * from './peer.ts';
 export * from './pidfd.ts';
+export * from './reboot.ts';
 export * from './socket.ts';
 export * from './stat.ts';

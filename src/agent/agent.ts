@@ -1,14 +1,9 @@
 /** The agent: this boot's token, a copy of the tree, and a mount of it. */
 import { Loop, type Served } from '../device/index.ts';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { Replica } from '../tree/index.ts';
 import { AgentError } from './agent-error.ts';
-import { AgentFileSystem } from './agent-file-system.ts';
-import { BootToken } from './boot-token.ts';
-import { Remote } from './remote.ts';
+import { AgentTree } from './agent-tree.ts';
 import type { ServerAddress } from './server-address.ts';
-import { ServerClient } from './server-client.ts';
-import { TreeFollower } from './tree-follower.ts';
 import { callerFromProc } from './who.ts';
 
 export type AgentEvent =
@@ -32,7 +27,6 @@ export interface AgentOptions {
   readonly onEvent: (event: AgentEvent) => void;
 }
 
-const ASK_MS = 5_000;
 /** How often Node looks at its timers while something hangs on them, and else. */
 const TURN_MS = { busy: 20, idle: 1_000 } as const;
 const clock = { wallMs: () => performance.timeOrigin + performance.now(), monotonicMs: () => performance.now() };
@@ -40,43 +34,21 @@ const clock = { wallMs: () => performance.timeOrigin + performance.now(), monoto
 export class Agent {
   readonly #options: AgentOptions;
   readonly #loop = new Loop(0);
-  readonly #replica = new Replica();
-  readonly #client: ServerClient;
-  readonly #token: BootToken;
-  readonly #remote: Remote;
-  readonly #follower: TreeFollower;
-  readonly #loaded = Promise.withResolvers<string>();
-  #lastSequence = 0;
+  readonly #tree: AgentTree;
   #isConnected = false;
   #isStopping = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
-    const { onEvent } = options;
-    const replica = this.#replica;
-    this.#client = new ServerClient(options.server, () => this.#loop.yieldToNode());
-    this.#token = new BootToken({
-      client: this.#client,
-      keep: () => {},
+    const { server, waitMs, askMs, onEvent } = options;
+    this.#tree = new AgentTree({
+      server,
+      waitMs,
+      askMs,
+      clock,
       onWaiting: (why) => onEvent({ event: 'waiting', why }),
-    });
-    this.#remote = new Remote({
-      client: this.#client,
-      replica,
-      token: () => this.#token.current,
-      onTokenInvalid: (token) => this.#token.forget(token),
-      nextSequence: () => this.#nextSequence(),
-      askMs: options.askMs ?? ASK_MS,
-      waitMs: options.waitMs ?? 0,
-    });
-    this.#follower = new TreeFollower({
-      client: this.#client,
-      replica,
-      token: () => this.#token.get(),
-      onTokenInvalid: (token) => this.#token.forget(token),
-      onBoot: (boot) => this.#loaded.resolve(boot),
       onConnected: (why) => this.#connection(why),
-      onApplied: () => this.#remote.applied(),
+      onBusy: () => this.#loop.yieldToNode(),
     });
   }
 
@@ -96,14 +68,14 @@ export class Agent {
     signal.addEventListener('abort', stop);
     if (signal.aborted) stop();
     let failure: unknown;
-    const following = this.#follower.run().catch((error: unknown) => {
+    const following = this.#tree.follow().catch((error: unknown) => {
       if (this.#isStopping) return;
       failure = error;
       failed.reject(error);
       this.#loop.stop();
     });
     try {
-      const boot = await Promise.race([this.#loaded.promise, failed.promise, stopped.promise]);
+      const boot = await Promise.race([this.#tree.loaded, failed.promise, stopped.promise]);
       if (boot !== undefined) await this.#serve(boot);
       if (failure !== undefined) throw failure;
     } catch (error) {
@@ -113,10 +85,7 @@ export class Agent {
     } finally {
       signal.removeEventListener('abort', stop);
       this.#isStopping = true;
-      this.#follower.stop();
-      const tokenReturned = await this.#token.handBack();
-      this.#token.stop();
-      this.#client[Symbol.dispose]();
+      const tokenReturned = await this.#tree.close();
       await following;
       this.#loop.close();
       this.#options.onEvent({ event: 'stopped', tokenReturned });
@@ -125,7 +94,6 @@ export class Agent {
 
   async #serve(boot: string): Promise<void> {
     const { mountPath, onEvent } = this.#options;
-    const fileSystem = new AgentFileSystem({ replica: this.#replica, remote: this.#remote, vm: '', clock });
     let transport: DevFuse;
     try {
       transport = DevFuse.mount(mountPath);
@@ -133,7 +101,7 @@ export class Agent {
       throw new AgentError('MOUNT', error instanceof Error ? error.message : String(error), { cause: error });
     }
     const log = (what: string): void => onEvent({ event: 'trouble', what });
-    const session = new FuseSession(fileSystem, {
+    const session = new FuseSession(this.#tree.fileSystem, {
       transport: 'dev-fuse',
       notifier: transport,
       clock,
@@ -157,14 +125,13 @@ export class Agent {
     this.#loop.watch(transport.fd, () => {});
     this.#loop.serve(served);
     this.#loop.serve(this.#turns());
-    onEvent({ event: 'mounted', path: mountPath, boot, revision: this.#replica.snapshot.revision });
+    onEvent({ event: 'mounted', path: mountPath, boot, revision: this.#tree.replica.snapshot.revision });
     try {
       if (!this.#isStopping) await this.#loop.run();
     } finally {
       this.#loop.unwatch(transport.fd);
       this.#loop.unserve(served);
       transport.close();
-      fileSystem.close();
     }
     if (transport.ended !== undefined && !this.#isStopping) throw new AgentError('MOUNT', transport.ended);
   }
@@ -176,7 +143,7 @@ export class Agent {
       process: () => false,
       servedCount: 0,
       suppressKicks: () => false,
-      nextDeadlineMs: () => last + (this.#client.inFlight > 0 || !this.#isConnected ? TURN_MS.busy : TURN_MS.idle),
+      nextDeadlineMs: () => last + (this.#tree.isBusy ? TURN_MS.busy : TURN_MS.idle),
       tick: (nowMs) => {
         last = nowMs;
         this.#loop.yieldToNode();
@@ -187,14 +154,8 @@ export class Agent {
   #connection(why: string | undefined): void {
     const wasConnected = this.#isConnected;
     this.#isConnected = why === undefined;
-    if (why === undefined) this.#options.onEvent({ event: 'connected', revision: this.#replica.snapshot.revision });
+    if (why === undefined)
+      this.#options.onEvent({ event: 'connected', revision: this.#tree.replica.snapshot.revision });
     else if (wasConnected) this.#options.onEvent({ event: 'cut-off', why });
-  }
-
-  /** Rises over all agents of a boot: the boot's clock in microseconds, or one more than before. */
-  #nextSequence(): number {
-    const bootMicros = Math.floor(Number(process.hrtime.bigint() / 1000n));
-    this.#lastSequence = Math.max(this.#lastSequence + 1, bootMicros);
-    return this.#lastSequence;
   }
 }

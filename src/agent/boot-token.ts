@@ -68,10 +68,6 @@ export class BootToken {
     }
   }
 
-  stop(): void {
-    this.#stop.abort();
-  }
-
   async #claim(): Promise<string> {
     const { client, onWaiting } = this.#options;
     if (this.#kept.nonce === '') this.#keep({ nonce: randomBytes(NONCE_BYTES).toString('base64url'), token: '' });

@@ -1,4 +1,5 @@
 export { Agent, type AgentEvent, type AgentOptions } from './agent.ts';
 export { AgentError, type AgentErrorCode } from './agent-error.ts';
+export { AgentTree, type AgentTreeOptions } from './agent-tree.ts';
 export { parseServerAddress, type ServerAddress } from './server-address.ts';
-export { type Identity, identify } from './who.ts';
+export { callerFromProc, type Identity, identify } from './who.ts';

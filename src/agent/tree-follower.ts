@@ -1,6 +1,6 @@
 /** Keeps a replica at the server's tree: loads it, follows its commits, and begins again where it was when that breaks. */
 import type { IncomingMessage } from 'node:http';
-import type { Replica } from '../tree/index.ts';
+import type { Clock, Replica } from '../tree/index.ts';
 import { AgentError } from './agent-error.ts';
 import type { ServerClient } from './server-client.ts';
 import { commitOf, treeOf } from './told-tree.ts';
@@ -19,12 +19,11 @@ export const followLimits = {
 export interface TreeFollowerOptions {
   readonly client: ServerClient;
   readonly replica: Replica;
+  readonly clock: Clock;
   /** Of this boot; asked anew before each connection. Rejects: nothing can be followed any more. */
   readonly token: () => Promise<string>;
   /** The server knows our token no more: the next `token` is another, or rejects. */
   readonly onTokenInvalid: (token: string) => void;
-  /** Another boot than that of before, or the first. */
-  readonly onBoot: (boot: string) => void;
   /** It follows, or does not: why. */
   readonly onConnected: (why: undefined | string) => void;
   readonly onApplied: () => void;
@@ -48,7 +47,7 @@ export class TreeFollower {
 
   /** Follows until `stop`; rejects only with what `token` rejects with. */
   async run(): Promise<void> {
-    const { replica, onConnected } = this.#options;
+    const { replica, clock, onConnected } = this.#options;
     let failures = 0;
     while (!this.#stop.signal.aborted) {
       const token = await this.#options.token();
@@ -63,7 +62,7 @@ export class TreeFollower {
         if (!(error instanceof AgentError)) this.#mustLoad = true;
         else if (error.code === 'TOKEN_INVALID') this.#options.onTokenInvalid(token);
         else if (error.code !== 'SERVER_AWAY' && error.code !== 'SERVER_UNREACHED') this.#mustLoad = true;
-        if (failures === 0 && replica.snapshot.revision > 0) replica.cutOffSinceMs = performance.now();
+        if (failures === 0 && replica.snapshot.revision > 0) replica.cutOffSinceMs = clock.monotonicMs();
         onConnected(error instanceof Error ? error.message : String(error));
       }
       const { retriesMs } = followLimits;
@@ -87,7 +86,6 @@ export class TreeFollower {
       const { boot, delta } = treeOf(body);
       replica.apply(delta);
       this.#mustLoad = false;
-      if (boot !== this.#boot) this.#options.onBoot(boot);
       this.#boot = boot;
       this.#options.onApplied();
     }

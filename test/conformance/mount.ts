@@ -14,7 +14,7 @@ import { eventually } from './people.ts';
 import { AgentPool, agentProgram, type StartAgent } from './posix-agent.ts';
 import { WorldDriver } from './world-driver.ts';
 
-const startHere =
+export const startHere =
   (program: string, prefix: string): StartAgent =>
   ({ uid, gid, groups }, receive) => {
     const child = spawn(program, [prefix, String(uid), String(gid), groups.join(',')], {

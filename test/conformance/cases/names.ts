@@ -69,7 +69,7 @@ export const names: Topic = {
           ['.', '..', '.agent'],
         );
       },
-      cannot: { mount: kernelSplits, virtiofs: kernelSplits },
+      cannot: { mount: kernelSplits, agent: kernelSplits, virtiofs: kernelSplits },
     },
     {
       name: 'lookup of . and .. stays in the tree',

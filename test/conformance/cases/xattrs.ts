@@ -158,7 +158,7 @@ export const xattrs: Topic = {
         assert.equal(await actor.setxattr('/guest/d', DEFAULT, acl, XATTR_REPLACE), 'OK');
         assert.deepEqual(await actor.listxattr('/guest/d'), [DEFAULT]);
       },
-      cannot: { mount: flagsDropped, virtiofs: flagsDropped },
+      cannot: { mount: flagsDropped, agent: flagsDropped, virtiofs: flagsDropped },
     },
     {
       name: 'create and mkdir inherit a directory’s default ACL instead of the umask',

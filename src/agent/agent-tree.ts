@@ -1,0 +1,99 @@
+/** The tree of a metadata server, as a file system: the token, the copy of what everybody may read, and the way to the rest. */
+import { type Clock, Replica } from '../tree/index.ts';
+import { AgentFileSystem } from './agent-file-system.ts';
+import { BootToken } from './boot-token.ts';
+import { Remote } from './remote.ts';
+import type { ServerAddress } from './server-address.ts';
+import { ServerClient } from './server-client.ts';
+import { TreeFollower } from './tree-follower.ts';
+
+export interface AgentTreeOptions {
+  readonly server: ServerAddress;
+  /** How long requests wait for a server that is away, before EIO. Default 0. */
+  readonly waitMs?: number | undefined;
+  /** Of a request to a server that is there. Default 5 s. */
+  readonly askMs?: number | undefined;
+  readonly clock: Clock;
+  /** No token yet, why; it is asked for again. */
+  readonly onWaiting: (why: string) => void;
+  /** It follows the server, or does not: why. */
+  readonly onConnected: (why: string | undefined) => void;
+  /** Work was given to Node's loop. */
+  readonly onBusy?: () => void;
+}
+
+const ASK_MS = 5_000;
+
+export class AgentTree {
+  readonly replica = new Replica();
+  readonly fileSystem: AgentFileSystem;
+  readonly #client: ServerClient;
+  readonly #token: BootToken;
+  readonly #follower: TreeFollower;
+  readonly #loaded = Promise.withResolvers<string>();
+  #lastSequence = 0;
+  #isConnected = false;
+
+  constructor(options: AgentTreeOptions) {
+    const { clock, onWaiting, onConnected } = options;
+    const { replica } = this;
+    this.#client = new ServerClient(options.server, options.onBusy);
+    this.#token = new BootToken({ client: this.#client, keep: () => {}, onWaiting });
+    const onTokenInvalid = (token: string): void => this.#token.forget(token);
+    const remote = new Remote({
+      client: this.#client,
+      replica,
+      token: () => this.#token.current,
+      onTokenInvalid,
+      nextSequence: () => this.#nextSequence(),
+      askMs: options.askMs ?? ASK_MS,
+      waitMs: options.waitMs ?? 0,
+    });
+    this.fileSystem = new AgentFileSystem({ replica, remote, vm: '', clock });
+    this.#follower = new TreeFollower({
+      client: this.#client,
+      replica,
+      clock,
+      token: () => this.#token.get(),
+      onTokenInvalid,
+      onConnected: (why) => {
+        this.#isConnected = why === undefined;
+        // Not before: whoever changes the tree then waits for us.
+        if (why === undefined) this.#loaded.resolve(this.#follower.boot ?? '');
+        onConnected(why);
+      },
+      onApplied: () => remote.applied(),
+    });
+  }
+
+  /** Resolves with the boot's id when there is a tree. */
+  get loaded(): Promise<string> {
+    return this.#loaded.promise;
+  }
+
+  /** Whether Node has timers or answers to look after. */
+  get isBusy(): boolean {
+    return !this.#isConnected || this.#client.inFlight > 0;
+  }
+
+  /** Claims the token and keeps the tree until `close`. Rejects with an AgentError `TOKEN_DENIED` or `ADDRESS`. */
+  follow(): Promise<void> {
+    return this.#follower.run();
+  }
+
+  /** Resolves with whether the token was handed back. */
+  async close(): Promise<boolean> {
+    this.#follower.stop();
+    this.fileSystem.close();
+    const isReturned = await this.#token.handBack();
+    this.#client[Symbol.dispose]();
+    return isReturned;
+  }
+
+  /** Rises over all agents of a boot: the boot's clock in microseconds, or one more than before. */
+  #nextSequence(): number {
+    const bootMicros = Number(process.hrtime.bigint() / 1000n);
+    this.#lastSequence = Math.max(this.#lastSequence + 1, bootMicros);
+    return this.#lastSequence;
+  }
+}

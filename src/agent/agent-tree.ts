@@ -2,6 +2,7 @@
 import { type Clock, Replica } from '../tree/index.ts';
 import { AgentFileSystem } from './agent-file-system.ts';
 import { BootToken } from './boot-token.ts';
+import type { TokenFile } from './kept-token.ts';
 import { Remote } from './remote.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServerClient } from './server-client.ts';
@@ -14,6 +15,8 @@ export interface AgentTreeOptions {
   /** Of a request to a server that is there. Default 5 s. */
   readonly askMs?: number | undefined;
   readonly clock: Clock;
+  /** Where the token outlives this process. */
+  readonly token?: TokenFile;
   /** No token yet, why; it is asked for again. */
   readonly onWaiting: (why: string) => void;
   /** It follows the server, or does not: why. */
@@ -38,7 +41,12 @@ export class AgentTree {
     const { clock, onWaiting, onConnected } = options;
     const { replica } = this;
     this.#client = new ServerClient(options.server, options.onBusy);
-    this.#token = new BootToken({ client: this.#client, keep: () => {}, onWaiting });
+    this.#token = new BootToken({
+      client: this.#client,
+      kept: options.token?.load(),
+      keep: (kept) => options.token?.save(kept),
+      onWaiting,
+    });
     const onTokenInvalid = (token: string): void => this.#token.forget(token);
     const remote = new Remote({
       client: this.#client,

@@ -1,9 +1,13 @@
 /** The agent: this boot's token, a copy of the tree, and a mount of it. */
+import { statSync } from 'node:fs';
 import { Loop, type Served } from '../device/index.ts';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
+import { MNT_DETACH, unmount } from '../sys/index.ts';
 import { AgentError } from './agent-error.ts';
 import { AgentTree } from './agent-tree.ts';
+import { TokenFile } from './kept-token.ts';
 import type { ServerAddress } from './server-address.ts';
+import { ServiceManager } from './service-manager.ts';
 import { callerFromProc } from './who.ts';
 
 export type AgentEvent =
@@ -24,6 +28,8 @@ export interface AgentOptions {
   readonly waitMs?: number;
   /** Of a request to a server that is there. Default 5 s. */
   readonly askMs?: number;
+  /** Of this process: systemd says in it how it is spoken to. */
+  readonly environment?: Readonly<Record<string, string | undefined>>;
   readonly onEvent: (event: AgentEvent) => void;
 }
 
@@ -35,14 +41,17 @@ export class Agent {
   readonly #options: AgentOptions;
   readonly #loop = new Loop(0);
   readonly #tree: AgentTree;
+  readonly #manager: ServiceManager;
   #isConnected = false;
   #isStopping = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     const { server, waitMs, askMs, onEvent } = options;
+    this.#manager = new ServiceManager(options.environment ?? {}, process.pid);
     this.#tree = new AgentTree({
       server,
+      token: new TokenFile(this.#manager),
       waitMs,
       askMs,
       clock,
@@ -85,6 +94,7 @@ export class Agent {
     } finally {
       signal.removeEventListener('abort', stop);
       this.#isStopping = true;
+      this.#manager.stopping();
       const tokenReturned = await this.#tree.close();
       await following;
       this.#loop.close();
@@ -95,6 +105,7 @@ export class Agent {
   async #serve(boot: string): Promise<void> {
     const { mountPath, onEvent } = this.#options;
     let transport: DevFuse;
+    leaveDeadMount(mountPath);
     try {
       transport = DevFuse.mount(mountPath);
     } catch (error) {
@@ -125,6 +136,7 @@ export class Agent {
     this.#loop.watch(transport.fd, () => {});
     this.#loop.serve(served);
     this.#loop.serve(this.#turns());
+    this.#manager.ready();
     onEvent({ event: 'mounted', path: mountPath, boot, revision: this.#tree.replica.snapshot.revision });
     try {
       if (!this.#isStopping) await this.#loop.run();
@@ -159,3 +171,12 @@ export class Agent {
     else if (wasConnected) this.#options.onEvent({ event: 'cut-off', why });
   }
 }
+
+/** A predecessor that was killed leaves its mount behind, on which every call fails. */
+const leaveDeadMount = (path: string): void => {
+  try {
+    statSync(path);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOTCONN') unmount(path, MNT_DETACH);
+  }
+};

@@ -7,6 +7,7 @@ const { result } = libc;
 
 const AF_UNIX = 1;
 const SOCK_STREAM = 1;
+const SOCK_DGRAM = 2;
 const SOCK_SEQPACKET = 5;
 const SOCK_NONBLOCK = 0o4000;
 const SOCK_CLOEXEC = 0o2000000;
@@ -157,4 +158,20 @@ export function receiveWithFds(
   if ((message.flags & MSG_CTRUNC) === 0) return received;
   for (const lost of fds.splice(first)) libc.close(lost);
   return -EPROTO;
+}
+
+/**
+ * Sends one datagram with `fds`, which stay the caller's, to the socket at `path`; `@NAME` is one in Linux's abstract name
+ * space (unix(7)). The bytes that were sent, or the negative errno.
+ */
+export function sendDatagram(path: string, bytes: Uint8Array, fds: readonly number[]): number {
+  const address = unixAddress(path.startsWith('@') ? path.slice(1) : path);
+  if (typeof address === 'number') return address;
+  if (path.startsWith('@')) address.copyWithin(3, 2, address.length - 1).fill(0, 2, 3);
+  const fd = result(libc.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  if (fd < 0) return fd;
+  const error = result(libc.connect(fd, address, address.length));
+  const sent = error < 0 ? error : sendWithFds(fd, bytes, bytes.length, fds);
+  libc.close(fd);
+  return sent;
 }

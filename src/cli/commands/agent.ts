@@ -65,8 +65,7 @@ const runAgent = async (flags: AgentFlags, terminal: Terminal): Promise<void> =>
   const { server, mount: mountPath, ca } = flags;
   if (server === undefined || mountPath === undefined)
     throw new UsageError('an agent needs a server and a directory: add --server ADDRESS and --mount DIRECTORY');
-  if (statSync(mountPath, { throwIfNoEntry: false })?.isDirectory() !== true)
-    throw new UsageError(`"${mountPath}" is no directory; make it first`);
+  if (!isDirectory(mountPath)) throw new UsageError(`"${mountPath}" is no directory; make it first`);
   const tell = (event: AgentEvent): void => {
     const { to, text } = inWords(event);
     if (flags.json === true) terminal.out(`${JSON.stringify(event)}\n`);
@@ -77,6 +76,7 @@ const runAgent = async (flags: AgentFlags, terminal: Terminal): Promise<void> =>
     server: addressOf(server, ca),
     mountPath,
     waitMs: flags.wait * 1000,
+    environment: terminal.environment,
     onEvent: tell,
   });
   try {
@@ -84,6 +84,15 @@ const runAgent = async (flags: AgentFlags, terminal: Terminal): Promise<void> =>
   } catch (error) {
     if (error instanceof AgentError && error.code === 'TOKEN_DENIED') end(flags.onTokenDenied, error, terminal);
     throw error;
+  }
+};
+
+/** Also one on which an agent that was killed has left its mount. */
+const isDirectory = (path: string): boolean => {
+  try {
+    return statSync(path).isDirectory();
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
   }
 };
 

@@ -1,0 +1,204 @@
+/** The agent as a process: who asks, what it keeps in memory, and what programs see while its server, or it, is gone. */
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  closeSync,
+  copyFileSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { after, before, test } from 'node:test';
+import { until } from '../until.ts';
+
+const porthole = path.join(import.meta.dirname, '../../src/cli/main.ts');
+const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
+const at = (name: string): string => path.join(directory, name);
+const mountPath = at('mnt');
+
+const spec = (hostname: string): string => `porthole: 1
+metadata:
+  instance: { hostname: ${hostname} }
+  secrets:
+    opened: a value that was opened
+    unopened: f1b2c3d4-nobody-has-opened-this
+    by-program: for cat alone
+    by-unit: for a unit alone
+policy:
+  - { path: /secrets/by-program, mode: "0444", program: [/usr/bin/cat] }
+  - { path: /secrets/by-unit, mode: "0444", unit: [some.service] }
+`;
+
+interface Event {
+  readonly event: string;
+  readonly why?: string;
+  readonly tokenReturned?: boolean;
+}
+
+/** One `porthole` that runs, and what it has told. */
+class Running {
+  readonly child: ChildProcess;
+  readonly events: Event[] = [];
+  errors = '';
+
+  constructor(...args: readonly string[]) {
+    this.child = spawn(process.execPath, [porthole, ...args, '--json'], {
+      cwd: directory,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
+    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
+      this.errors += text;
+    });
+    createInterface({ input: this.child.stdout! }).on('line', (line) => this.events.push(JSON.parse(line) as Event));
+  }
+
+  async told(event: string, count = 1): Promise<Event> {
+    await until(`"${event}"`, () => {
+      const told = this.events.filter((one) => one.event === event);
+      if (told.length < count && this.child.exitCode !== null) throw new Error(`it ended: ${this.errors}`);
+      return told.length >= count;
+    });
+    return this.events.filter((one) => one.event === event)[count - 1]!;
+  }
+
+  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
+    if (this.child.exitCode === null && this.child.signalCode === null) {
+      const gone = once(this.child, 'exit');
+      this.child.kill(signal);
+      await gone;
+    }
+    return this.child.exitCode;
+  }
+}
+
+const serve = async (): Promise<Running> => {
+  const running = new Running('serve', 'vm.yaml', '--http', `unix:${at('server.sock')},privileged`, '--state', 'state');
+  await running.told('http');
+  return running;
+};
+
+const startAgent = (...args: readonly string[]): Running =>
+  new Running('agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt', ...args);
+
+/** A program of its own: this process would wait for itself if it hung. */
+const run = (program: string, ...args: readonly string[]): { readonly out: string; readonly err: string } => {
+  const { stdout, stderr, error } = spawnSync(program, args, { cwd: mountPath, encoding: 'utf8', timeout: 30_000 });
+  assert.equal(error, undefined);
+  return { out: stdout, err: stderr };
+};
+
+let server: Running;
+let agent: Running;
+
+before(async () => {
+  mkdirSync(mountPath);
+  writeFileSync(at('vm.yaml'), spec('web-1'));
+  server = await serve();
+  agent = startAgent();
+  await agent.told('mounted');
+});
+
+after(async () => {
+  await agent.stop();
+  await server.stop();
+  rmSync(directory, { recursive: true, force: true });
+});
+
+/** Whether some memory of a process that can be read has `text`, in any of the encodings that it comes in. */
+const memoryHas = (pid: number, text: string): boolean => {
+  const wanted = [
+    Buffer.from(text),
+    Buffer.from(text, 'utf16le'),
+    Buffer.from(Buffer.from(text).toString('base64').slice(0, 32)),
+  ];
+  const memory = openSync(`/proc/${pid}/mem`, 'r');
+  const part = Buffer.alloc(4 * 1024 * 1024);
+  try {
+    for (const line of readFileSync(`/proc/${pid}/maps`, 'utf8').split('\n')) {
+      const match = /^([0-9a-f]+)-([0-9a-f]+) rw/.exec(line);
+      if (match === null) continue;
+      const end = Number.parseInt(match[2]!, 16);
+      // Parts overlap by as much as a value may be cut by their limit.
+      for (let start = Number.parseInt(match[1]!, 16); start < end; start += part.length - 256) {
+        let bytes = 0;
+        try {
+          bytes = readSync(memory, part, 0, Math.min(part.length, end - start), start);
+        } catch {
+          break;
+        }
+        if (wanted.some((one) => part.subarray(0, bytes).includes(one))) return true;
+      }
+    }
+    return false;
+  } finally {
+    closeSync(memory);
+  }
+};
+
+test('the agent proves the program, and a bind mount in a user namespace fakes none', () => {
+  assert.equal(run('cat', 'secrets/by-program').out, 'for cat alone');
+  assert.match(run('head', 'secrets/by-program').err, /Permission denied/);
+  copyFileSync('/usr/bin/head', at('head'));
+  // Whoever runs it sees it as /usr/bin/cat.
+  const script = `mount --bind ${at('head')} /usr/bin/cat && /usr/bin/cat --version | /usr/bin/head -1 && exec /usr/bin/cat secrets/by-program`;
+  const faked = run('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', script);
+  assert.match(faked.out, /^head/, `the bind mount worked: ${faked.err}`);
+  assert.match(faked.err, /Permission denied/);
+  assert.match(run('cat', 'secrets/by-unit').err, /Permission denied/);
+});
+
+test('porthole agent who says what would be proved of a process', () => {
+  const words = execFileSync(process.execPath, [porthole, 'agent', 'who', String(process.pid)], { encoding: 'utf8' });
+  assert.match(words, new RegExp(`^uid +${process.getuid!()}$`, 'm'));
+  assert.match(words, /^program +\S/m);
+});
+
+test("the agent's memory has no secret that nobody has opened", () => {
+  const { child } = agent;
+  assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
+  assert.equal(memoryHas(child.pid!, 'web-1'), true, 'the search finds what there is');
+  assert.equal(memoryHas(child.pid!, 'f1b2c3d4-nobody-has-opened-this'), false);
+});
+
+test('a change outside is seen at once, and another agent of the same boot is refused', async () => {
+  writeFileSync(at('vm.yaml'), spec('web-2'));
+  await server.told('reloaded');
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2');
+  const second = startAgent();
+  assert.match((await second.told('token-denied')).why!, /somebody else/);
+  await until('its end', () => second.child.exitCode !== null);
+  assert.equal(second.child.exitCode, 1);
+  assert.equal((await server.told('token-refused')).event, 'token-refused');
+  assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened', 'the first one goes on');
+});
+
+test('a server that is away leaves what everybody may read, and comes back under another boot', async () => {
+  run('sh', '-c', 'echo before > guest/log');
+  await server.stop('SIGKILL');
+  await agent.told('cut-off');
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2');
+  assert.match(run('cat', 'secrets/opened').err, /Input\/output error/);
+  assert.match(run('sh', '-c', 'echo lost > guest/log').err, /I\/O error|Input\/output error/);
+  assert.match(run('getfattr', '--only-values', '-n', 'system.porthole.age', 'instance/hostname').out, /^\d+$/);
+  rmSync(at('server.sock'), { force: true });
+  server = await serve();
+  await agent.told('connected', 2);
+  assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
+  assert.equal(run('sh', '-c', 'echo after >> guest/log; cat guest/log').out, 'before\nafter\n');
+});
+
+test('an agent that is stopped hands its token back; its successor mounts again', async () => {
+  await agent.stop();
+  assert.equal((await agent.told('stopped')).tokenReturned, true);
+  agent = startAgent();
+  await agent.told('mounted');
+  assert.equal(run('cat', 'guest/log').out, 'before\nafter\n');
+});

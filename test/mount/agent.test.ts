@@ -8,7 +8,9 @@ import {
   mkdirSync,
   mkdtempSync,
   openSync,
+  readdirSync,
   readFileSync,
+  readlinkSync,
   readSync,
   rmSync,
   writeFileSync,
@@ -17,7 +19,12 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
+import { receiveWithFds } from '../../src/sys/index.ts';
+import * as libc from '../../src/sys/libc.ts';
 import { until } from '../until.ts';
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
 
 const porthole = path.join(import.meta.dirname, '../../src/cli/main.ts');
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
@@ -49,10 +56,15 @@ class Running {
   readonly events: Event[] = [];
   errors = '';
 
-  constructor(...args: readonly string[]) {
-    this.child = spawn(process.execPath, [porthole, ...args, '--json'], {
+  /** `kept`: what systemd has kept, a descriptor of this process. */
+  constructor(args: readonly string[], environment: Readonly<Record<string, string>> = {}, kept?: number) {
+    const command = [process.execPath, porthole, ...args, '--json'];
+    // Only the process itself knows its number in time.
+    const program = kept === undefined ? command : ['sh', '-c', 'LISTEN_PID=$$ exec "$@"', 'sh', ...command];
+    this.child = spawn(program[0]!, program.slice(1), {
       cwd: directory,
-      stdio: ['ignore', 'pipe', 'pipe'],
+      stdio: ['ignore', 'pipe', 'pipe', ...(kept === undefined ? [] : [kept])],
+      env: { ...process.env, ...environment },
     });
     this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.errors += text;
@@ -80,19 +92,61 @@ class Running {
 }
 
 const serve = async (): Promise<Running> => {
-  const running = new Running('serve', 'vm.yaml', '--http', `unix:${at('server.sock')},privileged`, '--state', 'state');
+  const running = new Running([
+    'serve',
+    'vm.yaml',
+    '--http',
+    `unix:${at('server.sock')},privileged`,
+    '--state',
+    'state',
+  ]);
   await running.told('http');
   return running;
 };
 
-const startAgent = (...args: readonly string[]): Running =>
-  new Running('agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt', ...args);
+const startAgent = (environment?: Readonly<Record<string, string>>, kept?: number): Running =>
+  new Running(['agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt'], environment, kept);
 
 /** A program of its own: this process would wait for itself if it hung. */
 const run = (program: string, ...args: readonly string[]): { readonly out: string; readonly err: string } => {
   const { stdout, stderr, error } = spawnSync(program, args, { cwd: mountPath, encoding: 'utf8', timeout: 30_000 });
   assert.equal(error, undefined);
   return { out: stdout, err: stderr };
+};
+
+/** The end of sd_notify(3) that systemd has. */
+class FakeManager implements Disposable {
+  readonly #fd: number;
+
+  constructor(socketPath: string) {
+    this.#fd = libc.socket(AF_UNIX, SOCK_DGRAM, 0);
+    const address = new Uint8Array(new ArrayBuffer(110));
+    address[0] = AF_UNIX;
+    address.set(Buffer.from(socketPath), 2);
+    assert.equal(libc.bindSocket(this.#fd, address, 2 + socketPath.length + 1), 0);
+  }
+
+  /** The next thing that it was told, which has arrived. */
+  take(): { readonly words: string; readonly fds: number[] } {
+    const bytes = new Uint8Array(new ArrayBuffer(4096));
+    const fds: number[] = [];
+    const length = receiveWithFds(this.#fd, bytes, bytes.length, fds);
+    assert.ok(length > 0, `there is a message: ${length}`);
+    return { words: Buffer.from(bytes.subarray(0, length)).toString(), fds };
+  }
+
+  [Symbol.dispose](): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** '' where it is gone meanwhile. */
+const linkOf = (link: string): string => {
+  try {
+    return readlinkSync(link);
+  } catch {
+    return '';
+  }
 };
 
 let server: Running;
@@ -196,9 +250,40 @@ test('a server that is away leaves what everybody may read, and comes back under
 });
 
 test('an agent that is stopped hands its token back; its successor mounts again', async () => {
+  run('sh', '-c', 'echo kept > guest/note');
   await agent.stop();
   assert.equal((await agent.told('stopped')).tokenReturned, true);
   agent = startAgent();
   await agent.told('mounted');
-  assert.equal(run('cat', 'guest/log').out, 'before\nafter\n');
+  assert.equal(run('cat', 'guest/note').out, 'kept\n');
+});
+
+test('an agent that is killed leaves its token where systemd keeps it, and nobody who waits hangs', async () => {
+  await agent.stop();
+  using manager = new FakeManager(at('notify.sock'));
+  const environment = { NOTIFY_SOCKET: at('notify.sock') };
+  agent = startAgent(environment);
+  await agent.told('mounted');
+  const kept = manager.take();
+  assert.match(kept.words, /^FDSTORE=1\nFDNAME=porthole-token$/);
+  assert.equal(manager.take().words, 'READY=1');
+  const reader = spawn('cat', ['.changes'], { cwd: mountPath, stdio: ['ignore', 'ignore', 'pipe'] });
+  await until('the reader to wait', () => {
+    const opens = readdirSync(`/proc/${reader.pid}/fd`).some(
+      (fd) => linkOf(`/proc/${reader.pid}/fd/${fd}`) === at('mnt/.changes'),
+    );
+    return opens && / [SD] /.test(readFileSync(`/proc/${reader.pid}/stat`, 'utf8'));
+  });
+  const ended = once(reader, 'exit');
+  await agent.stop('SIGKILL');
+  const [code] = (await ended) as [number | null];
+  assert.equal(code, 1, 'its read(2) fails');
+  const names = { LISTEN_FDS: '1', LISTEN_FDNAMES: 'porthole-token' };
+  agent = startAgent({ ...environment, ...names }, kept.fds[0]!);
+  await agent.told('mounted');
+  closeSync(kept.fds[0]!);
+  assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
+  assert.equal(server.events.filter(({ event }) => event === 'token-refused' || event === 'compromised').length, 0);
+  await agent.stop();
+  assert.equal((await agent.told('stopped')).tokenReturned, true, 'it was the token of this boot');
 });

@@ -123,7 +123,7 @@ export class VsockMux {
     const connection = this.#table.find(guestPort, hostPort);
     if (row === undefined || Header.len.get(view, 0) !== dataBytes || (dataBytes > 0 && !row.hasData)) {
       this.counters.badPackets++;
-      if (connection === undefined) return this.#refuse(view);
+      if (connection === undefined || op === abi.OP_RST) return this.#refuse(view);
       return this.#abort(connection, 'the guest sent a packet that makes no sense');
     }
     if (connection === undefined) {

@@ -149,12 +149,12 @@ test('VsockDevice takes no more than it can answer when a guest gives no buffers
 test('VsockDevice gives back buffers that are no buffers, and serves with those that are', () => {
   using stage = new VsockStage({ services }, false);
   const { driver } = stage;
-  for (const bytes of [1, 43]) driver.give(0, bytes);
-  const { table, at } = driver.rx.chain(1);
+  for (const [slot, bytes] of [1, 44].entries()) driver.give(slot, bytes);
+  const { table, at } = driver.rx.chain(2);
   table.set([0, 2 ** 13, 100, 2], at * 4);
-  driver.rx.addHead(driver.rx.headOf(1));
-  driver.give(2, 44);
-  driver.give(3);
+  driver.rx.addHead(driver.rx.headOf(2));
+  driver.give(3, 45);
+  driver.give(4);
   driver.rx.publish();
   driver.send({ op: op.request, srcPort: 1, dstPort: ECHO_PORT });
   driver.send({ srcPort: 1, dstPort: ECHO_PORT }, Uint8Array.of(1));
@@ -162,10 +162,10 @@ test('VsockDevice gives back buffers that are no buffers, and serves with those 
   const used = [0, 1, 2, 3, 4].map(() => [driver.rx.next(), driver.rx.usedBytes]);
   assert.deepEqual(used, [
     [0, 0],
-    [0, 0],
     [1, 0],
-    [2, 44],
-    [3, 45],
+    [2, 0],
+    [3, 44],
+    [4, 45],
   ]);
   assert.equal(stage.device.counters.badChains, 3);
 });

@@ -103,6 +103,7 @@ class World {
       keeper: { open: async () => {}, close: async () => {} },
       version: 'test',
       deviceBuild: 'test',
+      deviceRoot: undefined,
       onOutdated: () => {},
       onTrouble: (_vm: string, what: string) => this.troubles.push(what),
     } as unknown as HostParts;

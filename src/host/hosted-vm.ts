@@ -55,6 +55,8 @@ export interface HostParts {
   readonly version: string;
   /** What device processes run that are started now. */
   readonly deviceBuild: string;
+  /** Where device processes find what they run; undefined: here. */
+  readonly deviceRoot: URL | undefined;
   /** One of another version was found, and can be replaced. */
   readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
@@ -137,6 +139,7 @@ export class HostedVm {
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
       build: parts.deviceBuild,
+      root: parts.deviceRoot,
       onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);

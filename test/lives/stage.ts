@@ -64,7 +64,7 @@ export class Stage implements AsyncDisposable {
   }
 
   async counters(): Promise<Counters> {
-    const counters = await this.#server.statistics();
+    const counters = await this.#server.statistics(60_000);
     assert.ok(counters, 'the device process does not answer');
     return counters;
   }

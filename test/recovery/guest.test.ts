@@ -33,7 +33,7 @@ describe('a guest under a device process that ends', () => {
     return all;
   };
   const nothingBroke = async (): Promise<void> => {
-    const counters = await stage.server.statistics();
+    const counters = await stage.server.statistics(60_000);
     for (const name of ['badChains', 'brokenQueues', 'sessionFaults', 'fuse.bugs'])
       assert.equal(counters?.[name], 0, name);
     const told = stage.events.filter((event) => event.event === 'target' && event.what === 'broken');

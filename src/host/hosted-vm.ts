@@ -263,10 +263,9 @@ export class HostedVm {
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
     await this.#machine?.release();
+    this.#served.hush();
     await this.#settled();
     await this.#served.release();
-    // What came meanwhile is kept too, and answered by the next daemon.
-    await this.#settled();
     this.#statusWriter.close();
     this.#machineWriter.close();
   }

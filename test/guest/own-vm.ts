@@ -18,7 +18,7 @@ import {
 } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
 
-export const bootLimitMs = 60_000;
+export const bootLimitMs = 120_000;
 export const quickArgs =
   'tiny=vm quiet panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on';
 /** Nobody's on this machine. */

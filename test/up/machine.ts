@@ -146,7 +146,7 @@ export class UpMachine {
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
     if (this.#daemon !== undefined) await this.kill('SIGTERM');
-    await until('nothing to be left', () => processesWith(this.directory).length === 0, 20_000);
+    await until('nothing to be left', () => processesWith(this.directory).length === 0);
   }
 
   /** Follows an operation to its end; fails with its error. */

@@ -1,6 +1,6 @@
 /** When `porthole up` does not start: what it says, and that what it says helps. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
@@ -162,9 +162,9 @@ const smallDisk = (t: TestContext, size: string): string => {
   const disk = path.join(base, 'disk');
   mkdirSync(disk);
   execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size},mode=0711`, 'tmpfs', disk]);
-  t.after(() => {
+  t.after(async () => {
     // The keeper was killed the moment before, and has its log open until it is gone.
-    execFileSync('umount', ['--lazy', disk]);
+    await until('the disk to be unused', () => spawnSync('umount', [disk]).status === 0);
     rmSync(base, { recursive: true });
   });
   return disk;

@@ -16,6 +16,7 @@ import {
   type AuditPage,
   type AuditQuery,
   type Boot,
+  type ChangeOptions,
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
@@ -437,11 +438,11 @@ export class Host implements HostPort, AsyncDisposable {
     });
   }
 
-  async boot(ref: VmRef): Promise<Boot> {
+  async boot(ref: VmRef, { once }: ChangeOptions = {}): Promise<Boot> {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `the boots of VM "${ref.name}" are this host's own`);
-    return vm.boot();
+    return vm.boot(once);
   }
 
   async statistics(ref: VmRef): Promise<Statistics> {

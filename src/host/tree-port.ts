@@ -1,6 +1,7 @@
 /** One VM's tree, as managers see it: from outside, past all access rules of the guest. */
 import type {
   FileProblem,
+  Once,
   TreeAnswer,
   TreeCommit,
   TreeCondition,
@@ -27,6 +28,10 @@ interface CallOptions {
 
 interface ShowOptions {
   readonly by: string | undefined;
+}
+
+interface ChangeOptions {
+  readonly once?: Once | undefined;
 }
 
 /** `TreePort` over the tree of a VM. */
@@ -97,8 +102,13 @@ export class VmTreePort implements TreePort {
     return { ...this.#answer(), entries };
   }
 
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): ReturnType<TreePort['edit']> {
-    return { ...this.#answer(), ...(await this.#tree.edit(edits, conditions)) };
+  async edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+    { once }: ChangeOptions = {},
+  ): ReturnType<TreePort['edit']> {
+    const { revision, changes, dataRevisions } = await this.#tree.edit(edits, conditions, once);
+    return { ...this.#answer(), revision, changes, dataRevisions };
   }
 
   async export(
@@ -111,10 +121,10 @@ export class VmTreePort implements TreePort {
 
   async import(
     text: string,
-    options: { readonly ifRevision?: number | undefined } = {},
+    options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }> {
     const { spec, warnings } = checkedSpec(text);
-    const { revision, changes } = await this.#tree.load(spec, options.ifRevision);
+    const { revision, changes } = await this.#tree.load(spec, options.ifRevision, options.once);
     return { ...this.#answer(), revision, changes, warnings };
   }
 
@@ -125,11 +135,11 @@ export class VmTreePort implements TreePort {
 
   async setPolicy(
     text: string,
-    options: { readonly ifRevision?: number | undefined } = {},
+    options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
     const { policy, problems } = parsePolicy(text, 'policy');
     if (policy === undefined) throw refusalOf('the policy', problems);
-    const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision);
+    const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision, options.once);
     return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
   }
 

@@ -8,16 +8,17 @@
  * | `value/INO/PART` | a longer value, in parts |
  * | `policy/PART` | the policy |
  * | `applied/HOLDER` | the last mutations of a holder that took effect |
+ * | `answered/REVISION` | requests from outside that changed the tree, and what they were answered; of one batch |
  * | `burned/HOLDER/SEQUENCE/PART` | the value that one of them released |
  * | `log/GENERATION/SERIAL/PART` | changes that do not fit into one transaction |
  *
- * INO, PART, SEQUENCE, GENERATION and SERIAL are hexadecimal of fixed width. The records' fields are the format: one may be
+ * INO, PART, REVISION, SEQUENCE, GENERATION and SERIAL are hexadecimal of fixed width. The records' fields are the format: one may be
  * added, none may change its meaning.
  */
 import { Buffer } from 'node:buffer';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
-import type { Applied, PolicySpec } from '../tree/index.ts';
+import type { Answered, Applied, PolicySpec } from '../tree/index.ts';
 import { inoKey, whole } from './node-record.ts';
 
 /** Longer values are not in the node's record. */
@@ -46,6 +47,7 @@ export class TreeKeys {
   value = (ino: number, part: number): string => `${this.prefix}value/${inoKey(ino)}/${partKey(part)}`;
   policy = (part: number): string => `${this.prefix}policy/${partKey(part)}`;
   applied = (holder: string): string => `${this.prefix}applied/${encodeURIComponent(holder)}`;
+  answered = (revision: number): string => `${this.prefix}answered/${hex(revision)}`;
   burned = (holder: string, sequence: number, part: number): string =>
     `${this.prefix}burned/${encodeURIComponent(holder)}/${hex(sequence)}/${partKey(part)}`;
   logPart = ({ generation, serial }: LogName, part: number): string =>
@@ -155,6 +157,14 @@ export const decodeApplied = (bytes: Uint8Array): AppliedEntry[] =>
     outcome: { errno: 0, revision, ino },
     burnedParts,
   }));
+
+const answeredRecord = z.array(
+  z.object({ id: z.string(), revision: whole, changes: whole, policyRevision: whole, dataRevision: whole.optional() }),
+);
+export const encodeAnswered = (answered: readonly Answered[]): Uint8Array =>
+  encode(answered, { ignoreUndefined: true });
+export const decodeAnswered = (bytes: Uint8Array): Answered[] =>
+  answeredRecord.parse(decode(bytes)).map(({ dataRevision, ...rest }) => ({ ...rest, dataRevision }));
 
 const logRecord = z.array(z.tuple([z.string(), z.union([z.instanceof(Uint8Array), z.null()])]));
 export const encodeLogPart = (changes: readonly (readonly [string, Uint8Array | undefined])[]): Uint8Array =>

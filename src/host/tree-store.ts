@@ -7,15 +7,25 @@
  * more: two can never write one tree.
  */
 import { keyText, limits, type Operation, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { APPLIED_KEPT, type Applied, type Commit, type Kept, type Restored } from '../tree/index.ts';
+import {
+  ANSWERED_KEPT,
+  type Answered,
+  APPLIED_KEPT,
+  type Applied,
+  type Commit,
+  type Kept,
+  type Restored,
+} from '../tree/index.ts';
 import { decodeKept, encodeKept } from './node-record.ts';
 import {
   type AppliedEntry,
   type Changes,
+  decodeAnswered,
   decodeApplied,
   decodeHead,
   decodeLogPart,
   decodePolicy,
+  encodeAnswered,
   encodeApplied,
   encodeHead,
   encodeLogPart,
@@ -62,8 +72,16 @@ interface Stored {
   readonly nodes: Map<number, StoredNode>;
   /** Oldest first. */
   readonly applied: Map<string, readonly AppliedEntry[]>;
+  /** Records of answered requests, oldest first. */
+  readonly answered: AnsweredRecord[];
   policyParts: number;
   policyRevision: number;
+}
+
+/** What one batch answered; its key has this revision. */
+interface AnsweredRecord {
+  readonly revision: number;
+  readonly count: number;
 }
 
 interface Batch {
@@ -71,6 +89,9 @@ interface Batch {
   /** Nodes that are other than in `Stored`; undefined: gone. */
   readonly nodes: Map<number, StoredNode | undefined>;
   readonly applied: Map<string, readonly AppliedEntry[]>;
+  readonly answered: readonly Answered[];
+  /** How many of the oldest records of answered requests go. */
+  readonly outdated: number;
   readonly revision: number;
   readonly nextIno: number;
   readonly policyParts: number;
@@ -148,6 +169,7 @@ export class TreeStore {
     const changes: Changes = new Map();
     const nodes: Batch['nodes'] = new Map();
     const applied: Batch['applied'] = new Map();
+    const answered: Answered[] = [];
     const keys = this.#keys;
     let { policyParts, policyRevision } = this.#stored;
     const known = (ino: number) => (nodes.has(ino) ? nodes.get(ino) : this.#stored.nodes.get(ino));
@@ -180,6 +202,7 @@ export class TreeStore {
         forget(holder, entries.slice(0, -APPLIED_KEPT));
         applied.set(holder, entries.slice(-APPLIED_KEPT));
       }
+      if (commit.answered !== undefined && keeps) answered.push(commit.answered);
       if (commit.forgotten !== undefined) {
         forget(commit.forgotten, appliedOf(commit.forgotten));
         applied.set(commit.forgotten, []);
@@ -188,7 +211,21 @@ export class TreeStore {
     for (const [holder, entries] of applied)
       changes.set(keys.applied(holder), entries.length === 0 ? undefined : encodeApplied(entries));
     const { revision, nextIno } = commits.at(-1)!;
-    return { changes, nodes, applied, revision, nextIno, policyParts, policyRevision };
+    const outdated = answered.length === 0 ? 0 : this.#outdatedWith(answered.length);
+    if (answered.length > 0) changes.set(keys.answered(revision), encodeAnswered(answered));
+    for (const old of this.#stored.answered.slice(0, outdated)) changes.set(keys.answered(old.revision), undefined);
+    return { changes, nodes, applied, answered, outdated, revision, nextIno, policyParts, policyRevision };
+  }
+
+  /** How many of the oldest records of answered requests are not needed with `more` of them. */
+  #outdatedWith(more: number): number {
+    const { answered } = this.#stored;
+    let count = more;
+    for (let at = answered.length - 1; at >= 0; at--) {
+      if (count >= ANSWERED_KEPT) return at + 1;
+      count += answered[at]!.count;
+    }
+    return 0;
   }
 
   #foldNode(kept: Kept, before: StoredNode | undefined, changes: Changes, nodes: Batch['nodes']): void {
@@ -211,6 +248,8 @@ export class TreeStore {
       if (entries.length === 0) stored.applied.delete(holder);
       else stored.applied.set(holder, entries);
     }
+    if (batch.answered.length > 0) stored.answered.push({ revision: batch.revision, count: batch.answered.length });
+    stored.answered.splice(0, batch.outdated);
     stored.policyParts = batch.policyParts;
     stored.policyRevision = batch.policyRevision;
   }
@@ -365,7 +404,7 @@ class Opening {
     if (entry === undefined) {
       await sweep(this.#store, this.#keys.prefix, { key: this.#keys.head, exists: false });
       const none = { revision: 0, nextIno: 0, policyRevision: 0, policyParts: 0 };
-      const stored = { nodes: new Map(), applied: new Map(), policyParts: 0, policyRevision: 0 };
+      const stored = { nodes: new Map(), applied: new Map(), answered: [], policyParts: 0, policyRevision: 0 };
       const head = { format: headFormat, epoch, generation: 1, ...none };
       return { keys: this.#keys, head, headRevision: undefined, stored, restored: undefined };
     }
@@ -425,9 +464,10 @@ class Opening {
       start = page.next;
     }
     const { policyParts, policyRevision } = head;
-    const stored: Stored = { nodes: new Map(), applied: new Map(), policyParts, policyRevision };
+    const stored: Stored = { nodes: new Map(), applied: new Map(), answered: [], policyParts, policyRevision };
     const nodes: Kept[] = [];
     const applied: Applied[] = [];
+    const answered: Answered[] = [];
     const keys = this.#keys;
     for (const [key, value] of entries) {
       const [kind, name = ''] = key.slice(keys.prefix.length).split('/');
@@ -446,6 +486,10 @@ class Opening {
         );
         stored.applied.set(holder, found);
         for (const { sequence, outcome } of found) applied.push({ holder, sequence, outcome });
+      } else if (kind === 'answered') {
+        const found = await this.#reading(key, () => decodeAnswered(value));
+        stored.answered.push({ revision: Number.parseInt(name, 16), count: found.length });
+        answered.push(...found);
       }
     }
     const policy = await this.#reading('policy', () =>
@@ -454,7 +498,7 @@ class Opening {
     const { revision, nextIno } = head;
     return {
       stored,
-      restored: { revision, nextIno, nodes, ...(policy && { policy }), policyRevision, applied },
+      restored: { revision, nextIno, nodes, ...(policy && { policy }), policyRevision, applied, answered },
     };
   }
 

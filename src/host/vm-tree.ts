@@ -1,11 +1,13 @@
 /** The tree of one VM in the host daemon: kept in a store, served by a device process, edited and watched from outside. */
-import type { TreeCondition, TreeEdit } from '../records/index.ts';
+import type { Once, TreeCondition, TreeEdit } from '../records/index.ts';
 import { StoreError } from '../store/index.ts';
 import {
+  type Answered,
   type AuditRecord,
   Authority,
   type AuthorityOptions,
   type Edited,
+  type Loaded,
   type Node,
   type PolicySpec,
   type Replica,
@@ -131,27 +133,52 @@ export class VmTree {
   async edit(
     edits: readonly TreeEdit[],
     conditions: readonly TreeCondition[],
+    once?: Once,
   ): Promise<Changed & Pick<Edited, 'dataRevisions'>> {
     return this.#refusing(async () => {
-      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions);
+      const before = await this.#before(once);
+      if (before !== undefined) {
+        const { dataRevision } = before;
+        return {
+          ...before,
+          dataRevisions: new Map(dataRevision === undefined ? [] : [[edits[0]!.path, dataRevision]]),
+        };
+      }
+      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions, once?.id);
       return { revision, changes: changes.length, dataRevisions };
     });
   }
 
-  async load(spec: Spec, ifRevision?: number): Promise<Changed> {
-    return this.#refusing(async () => {
-      const { revision, changes, durable } = this.authority.load(spec, ifRevision);
-      await durable;
-      return { revision, changes: changes.length };
-    });
+  async load(spec: Spec, ifRevision?: number, once?: Once): Promise<Changed> {
+    return this.#loading(once, (request) => this.authority.load(spec, ifRevision, request));
   }
 
-  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed & { readonly policyRevision: number }> {
+  async setPolicy(
+    policy: PolicySpec,
+    ifRevision?: number,
+    once?: Once,
+  ): Promise<Changed & { readonly policyRevision: number }> {
+    return this.#loading(once, (request) => this.authority.setPolicy(policy, ifRevision, request));
+  }
+
+  #loading(
+    once: Once | undefined,
+    load: (request: string | undefined) => Loaded,
+  ): Promise<Changed & { readonly policyRevision: number }> {
     return this.#refusing(async () => {
-      const { revision, changes, policyRevision, durable } = this.authority.setPolicy(policy, ifRevision);
+      const before = await this.#before(once);
+      if (before !== undefined) return before;
+      const { revision, changes, policyRevision, durable } = load(once?.id);
       await durable;
       return { revision, changes: changes.length, policyRevision };
     });
+  }
+
+  /** What a request that is repeated was answered, if it took effect. */
+  async #before(once: Once | undefined): Promise<Answered | undefined> {
+    if (once?.isRepeat !== true) return undefined;
+    await this.authority.settled();
+    return this.authority.answered(once.id);
   }
 
   async #refusing<T>(change: () => Promise<T>): Promise<T> {

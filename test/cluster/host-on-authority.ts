@@ -11,6 +11,8 @@ import type {
   AttachedMachine,
   AuditEvent,
   AuditFilter,
+  Boot,
+  ChangeOptions,
   ConsolePiece,
   ConsolePort,
   FileProblem,
@@ -192,9 +194,15 @@ export class TestTree implements TreePort {
     };
   }
 
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
+  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[], { once }: ChangeOptions = {}) {
     await this.beforeEdit();
-    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions).catch(refuse);
+    const before = once?.isRepeat === true ? this.authority.answered(once.id) : undefined;
+    if (before !== undefined) {
+      const { revision, changes, dataRevision } = before;
+      const dataRevisions = new Map(dataRevision === undefined ? [] : [[edits[0]!.path, dataRevision]]);
+      return { epoch, revision, changes, dataRevisions };
+    }
+    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions, once?.id).catch(refuse);
     await this.afterEdit();
     return { epoch, revision, changes: changes.length, dataRevisions };
   }
@@ -409,7 +417,7 @@ export class TestHost implements HostPort {
     };
   }
 
-  async boot(vm: VmRef) {
+  async boot(vm: VmRef, _options: ChangeOptions = {}): Promise<Boot> {
     const found = this.#vm(vm);
     found.boots++;
     return { bootId: `boot-${found.boots}`, number: found.boots };

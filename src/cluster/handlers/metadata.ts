@@ -1,9 +1,17 @@
 import { Buffer } from 'node:buffer';
 import type { Context } from 'hono';
-import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../../records/index.ts';
+import type {
+  FileProblem,
+  Once,
+  TreeAnswer,
+  TreeCondition,
+  TreeEdit,
+  TreeEntry,
+  TreePort,
+} from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { isAllowed, nameOf } from '../identity.ts';
-import { ApiError, isHostError, toApiError } from '../problem.ts';
+import { ApiError } from '../problem.ts';
 import { checkEpoch, etagOf, readIfMatch, readRevision, writeRevision } from '../revision.ts';
 import * as routes from '../routes/index.ts';
 import { decodeTreePath, parseTreePath } from '../tree-path.ts';
@@ -141,7 +149,7 @@ export const serveMetadata = (api: Api): void => {
     ...(await tree.applied(revision, { timeoutMs: appliedMs })),
   ];
 
-  /** One commit, once. A repeat whose first try was interrupted finds it done where the tree says what it asked for. */
+  /** One commit, once. */
   const edit = async (
     c: Context<Env>,
     tree: TreePort,
@@ -150,21 +158,12 @@ export const serveMetadata = (api: Api): void => {
     wanted: readonly TreeAnswer[],
     answer: (result: EditAnswer, notApplied: string[]) => Promise<Answer>,
   ): Promise<Response> => {
-    const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
-      let result: EditAnswer;
-      try {
-        if (wanted.length > 0) {
-          const current = await tree.stat('/');
-          for (const one of wanted) checkEpoch(one, current);
-        }
-        result = await tree.edit(edits, conditions);
-      } catch (error) {
-        const isUnmet =
-          toApiError(error).code === 'PRECONDITION_FAILED' || (isHostError(error) && error.code === 'HOST_NOT_FOUND');
-        if (begunAtMs === undefined || !isUnmet || !(await isDone(tree, edits))) throw error;
-        const { epoch, revision } = await tree.stat('/');
-        result = { epoch, revision, changes: 0, dataRevisions: new Map() };
+    const effect = async (once: Once | undefined): Promise<Answer> => {
+      if (wanted.length > 0) {
+        const current = await tree.stat('/');
+        for (const one of wanted) checkEpoch(one, current);
       }
+      const result = await tree.edit(edits, conditions, { once });
       return answer(result, await notApplied(tree, result));
     };
     return send(await idempotency.runOutside(await onceRequest(c), effect, isOpen));
@@ -337,8 +336,8 @@ export const serveMetadata = (api: Api): void => {
       const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
-      const effect = async (): Promise<Answer> => {
-        const result = await tree.import(text, await ifRevision(tree, ifMatch));
+      const effect = async (once: Once | undefined): Promise<Answer> => {
+        const result = await tree.import(text, { once, ...(await ifRevision(tree, ifMatch)) });
         return answerOf(routes.importSpec, 200, {
           revision: writeRevision(result, result.revision),
           changes: result.changes,
@@ -364,8 +363,8 @@ export const serveMetadata = (api: Api): void => {
       const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
-      const effect = async (): Promise<Answer> => {
-        const result = await tree.setPolicy(text, await ifRevision(tree, ifMatch));
+      const effect = async (once: Once | undefined): Promise<Answer> => {
+        const result = await tree.setPolicy(text, { once, ...(await ifRevision(tree, ifMatch)) });
         const policyRevision = writeRevision(result, result.policyRevision);
         return answerOf(
           routes.setPolicy,
@@ -463,25 +462,6 @@ const editOf = (edit: EditShape): TreeEdit => {
     case 'directory':
       return { op: 'directory', path };
   }
-};
-
-/** Whether the tree is as the edits would leave it. */
-const isDone = async (tree: TreePort, edits: readonly TreeEdit[]): Promise<boolean> => {
-  for (const edit of edits) {
-    const found = await tree.read(edit.path, { by: undefined }).catch((error: unknown) => {
-      if (isHostError(error)) return error.code;
-      throw error;
-    });
-    const isAsAsked =
-      edit.op === 'directory'
-        ? found === 'HOST_IS_DIRECTORY'
-        : edit.op === 'remove'
-          ? found === 'HOST_NOT_FOUND'
-          : typeof found === 'object' &&
-            Buffer.compare(found.bytes, edit.op === 'put' ? edit.bytes : Buffer.from(edit.target)) === 0;
-    if (!isAsAsked) return false;
-  }
-  return true;
 };
 
 const yamlResponse = (text: string, revision: string): Response =>

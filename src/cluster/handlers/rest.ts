@@ -1,5 +1,5 @@
 import type { z } from '@hono/zod-openapi';
-import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, OperationRecord } from '../../records/index.ts';
+import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, Once, OperationRecord } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
@@ -240,12 +240,12 @@ const serveImages = (api: Api): void => {
   serve(api, routes.removeImage, async (c) => {
     const { image, version } = c.req.valid('param');
     const { account } = identityOf(c);
-    const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
+    const effect = async (once: Once | undefined): Promise<Answer> => {
       try {
         await images.remove(account, image, version);
       } catch (error) {
         // An earlier try of the same request got as far as that.
-        if (begunAtMs === undefined || toApiError(error).code !== 'NOT_FOUND') throw error;
+        if (once?.isRepeat !== true || toApiError(error).code !== 'NOT_FOUND') throw error;
       }
       return nothingMore;
     };

@@ -158,8 +158,8 @@ export const serveVms = (api: Api): void => {
     return send(
       await idempotency.runOutside(
         once,
-        async () => {
-          const { bootId, number } = await kit.host.boot(record);
+        async (once) => {
+          const { bootId, number } = await kit.host.boot(record, { once });
           return answerOf(routes.tellBoot, 201, { bootId, number });
         },
         isOpen,

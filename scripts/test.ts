@@ -24,7 +24,7 @@ const tiers: readonly Tier[] = [
     name: 'api',
     title: 'the API over real stores and trees, hostile clients among them',
     files: ['test/cluster/**/*.test.ts'],
-    minimumTests: 55,
+    minimumTests: 57,
     limitSeconds: 300,
     concurrency: 2,
   },

@@ -156,10 +156,15 @@ export class Idempotency {
   #replay(request: OnceRequest, { record }: Kept<IdempotencyRecord>): Answer {
     checkHash(request, record);
     if (record.state === 'begun') throw busy();
-    const { status, headers, body } = record;
-    return { status, headers: { ...headers, 'idempotent-replay': 'true' }, body };
+    return replayed(record);
   }
 }
+
+export const replayed = ({ status, headers, body }: Answer): Answer => ({
+  status,
+  headers: { ...headers, 'idempotent-replay': 'true' },
+  body,
+});
 
 const keyOf = ({ account, key }: OnceRequest): string =>
   `idempotency/${account}/${createHash('sha256').update(key!).digest('hex')}`;
@@ -174,10 +179,10 @@ const checkHash = (request: OnceRequest, record: IdempotencyRecord): void => {
   if (record.request !== request.hash) throw mismatch();
 };
 
-const mismatch = (): ApiError =>
+export const mismatch = (): ApiError =>
   new ApiError('IDEMPOTENCY_MISMATCH', 'this Idempotency-Key came with another request before; use a new one for each');
 
-const busy = (): ApiError =>
+export const busy = (): ApiError =>
   new ApiError('IDEMPOTENCY_BUSY', 'a request with this Idempotency-Key is under way; repeat it in a second', {
     retryAfterSeconds: 1,
   });

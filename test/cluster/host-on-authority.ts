@@ -295,6 +295,8 @@ const loaded = async (load: () => Loaded): Promise<Loaded> => {
 class TestConsole implements ConsolePort {
   isRunning = true;
   readonly typed: Uint8Array[] = [];
+  /** Awaited after something was typed and before that is answered. */
+  afterWrite: () => Promise<void> = async () => {};
   readonly #pieces = new Feed<ConsolePiece>();
   #end = 0;
 
@@ -329,6 +331,7 @@ class TestConsole implements ConsolePort {
     if (!this.isRunning) throw new HostRefusal('HOST_WRONG_STATE', 'the VM does not run; start it first');
     this.typed.push(bytes);
     this.print(Buffer.from(bytes).toString());
+    await this.afterWrite();
   }
 }
 

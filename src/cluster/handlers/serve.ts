@@ -112,15 +112,20 @@ export const reply = <R extends RouteConfig, S extends keyof R['responses'] & nu
   headers: Readonly<Record<string, string>> = {},
 ): Response => send(answerOf(route, status, value, headers));
 
-export const noContent = (): Response => new Response(null, { status: 204 });
+/** 204. */
+export const noContent: Answer = { status: 204, headers: {}, body: '' };
+
+export const idempotencyKey = (c: Context<Env>): string | undefined => {
+  const key = c.req.header('idempotency-key');
+  if (key === undefined || /^[\x21-\x7e]{1,255}$/.test(key)) return key;
+  throw new ApiError('BAD_REQUEST', 'the Idempotency-Key must have 1 to 255 visible ASCII characters');
+};
 
 /** What makes a request the same as another: method, URL, conditions and body. */
 export const onceRequest = async (c: Context<Env>): Promise<OnceRequest> => {
   const { account } = identityOf(c);
-  const key = c.req.header('idempotency-key');
+  const key = idempotencyKey(c);
   if (key === undefined) return { account, key, hash: '' };
-  if (!/^[\x21-\x7e]{1,255}$/.test(key))
-    throw new ApiError('BAD_REQUEST', 'the Idempotency-Key must have 1 to 255 visible ASCII characters');
   const hash = createHash('sha256');
   for (const part of [c.req.method, c.env.incoming.url ?? '', c.req.header('if-match'), c.req.header('if-none-match')])
     hash.update(JSON.stringify(part ?? null));

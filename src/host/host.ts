@@ -36,7 +36,8 @@ import {
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
 import { attachWords } from './attachment.ts';
-import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
+import type { KeptRecord } from './audit-scan.ts';
+import { AuditCompactedError, AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
@@ -74,6 +75,8 @@ interface CallOptions {
 }
 
 const vmPrefix = 'vm/';
+/** Of the log, that one query looks through. */
+const auditPageBytes = 16 * 1024 * 1024;
 const beginAnewAfterMs = 500;
 const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
@@ -465,12 +468,9 @@ export class Host implements HostPort, AsyncDisposable {
     this.#drainRings();
     const { limit, newestFirst = false, cursor, ...filter } = query;
     const after = cursor === undefined ? undefined : sequenceOf(cursor);
-    const events: AuditEvent[] = [];
-    for await (const kept of this.#audit.query(filter, { after, newestFirst, signal })) {
-      events.push(toEvent(kept));
-      if (events.length === limit) return { events, next: events.at(-1)!.id };
-    }
-    return { events, next: undefined };
+    const page = { after, newestFirst, limit, mostBytes: auditPageBytes, signal };
+    const { records, next } = await this.#audit.page(filter, page);
+    return { events: records.map(toEvent), next: next === undefined ? undefined : String(next) };
   }
 
   async followAudit(

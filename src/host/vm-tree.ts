@@ -102,9 +102,9 @@ export class VmTree {
     return this.#session === session ? ['virtiofs'] : [];
   }
 
-  /** Records that somebody outside is shown the values of nodes. HOST_UNAVAILABLE when the log can't keep that. */
-  recordShown(nodes: readonly Node[], operation: 'read' | 'export', by: string): void {
-    const { replica, vm } = this;
+  /** Records that somebody outside is shown the values of nodes of this tree, as it is or was in `replica`. HOST_UNAVAILABLE when the log can't keep that. */
+  recordShown(nodes: readonly Node[], operation: 'read' | 'export', by: string, replica = this.replica): void {
+    const { vm } = this;
     const { snapshot } = replica;
     const records = nodes.map(
       (node): AuditRecord => ({

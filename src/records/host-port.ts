@@ -142,7 +142,7 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
-   * HOST_TOO_LARGE when the values have more than `mostBytes` together.
+   * HOST_TOO_LARGE when the values have more than `mostBytes` together, where each entry counts for 256 bytes more.
    */
   walk(
     path: string,

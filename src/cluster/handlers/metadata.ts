@@ -1,4 +1,5 @@
 import { Buffer } from 'node:buffer';
+import type { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
 import type {
   FileProblem,
@@ -20,6 +21,7 @@ import {
   answerOf,
   type Env,
   identityOf,
+  longJson,
   onceRequest,
   reply,
   send,
@@ -38,6 +40,7 @@ const valueBytes = 1024 * 1024;
 const importBytes = 8 * 1024 * 1024;
 const transactionBytes = 8 * 1024 * 1024;
 
+type TreeView = z.input<typeof routes.TreeShape>;
 type EditAnswer = Awaited<ReturnType<TreePort['edit']>>;
 
 export const entryView = (answer: TreeAnswer, entry: TreeEntry) => ({
@@ -177,18 +180,14 @@ export const serveMetadata = (api: Api): void => {
     if (view === 'tree') {
       takeTurn(c, api);
       const walked = await tree.walk(path, { mostBytes: mostTreeBytes, signal, ...showsTo(c) });
-      const entries = walked.entries.map(({ bytes, ...entry }) => ({
+      const view = ({ bytes, ...entry }: (typeof walked.entries)[number]): TreeView['entries'][number] => ({
         ...entryView(walked, entry),
         ...(bytes !== undefined &&
           entry.kind !== 'directory' &&
           (entry.worldReadable || readsSecrets(c) ? valueView(entry, bytes) : { withheld: true })),
-      }));
-      return reply(
-        routes.readMetadata,
-        200,
-        { revision: writeRevision(walked, walked.revision), entries },
-        { 'porthole-kind': 'tree' },
-      );
+      });
+      const { entries: _, ...head }: TreeView = { revision: writeRevision(walked, walked.revision), entries: [] };
+      return longJson(head, 'entries', walked.entries, view, { 'porthole-kind': 'tree' });
     }
     const found = await tree.stat(path, { signal });
     const { entry } = found;
@@ -324,6 +323,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serve(api, routes.exportSpec, async (c) => {
+    takeTurn(c, api);
     const tree = treeOf(c, c.req.valid('param').name);
     const exported = await tree.export({ signal: c.req.raw.signal, ...showsTo(c) });
     return yamlResponse(exported.text, writeRevision(exported, exported.revision));

@@ -123,6 +123,8 @@ export const queryAudit = createRoute({
   path: '/v1/audit',
   tags: ['Audit'],
   summary: 'Who read or was refused what',
+  description:
+    'A page looks through a part of the log: it may have fewer events than `limit`, or none, and yet a `next`. Only the last page has none.',
   'x-access': 'viewer',
   security,
   request: {

@@ -345,6 +345,8 @@ export class Host implements HostPort, AsyncDisposable {
           }
         },
         ...(restored && { restored }),
+        history: kept.history,
+        keepHistory: (history) => kept.keepHistory(history),
       },
     });
     if (restored === undefined) await loadFirstTree(region, tree);

@@ -263,6 +263,9 @@ export class HostedVm {
     await this.#served.release();
     // What came meanwhile is kept too, and answered by the next daemon.
     await this.#settled();
+    await this.tree.leaveHistory().catch((error: unknown) => {
+      this.#parts.onTrouble(this.name, `who follows its tree must read it anew: ${(error as Error).message}`);
+    });
     this.#statusWriter.close();
     this.#machineWriter.close();
   }

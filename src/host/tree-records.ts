@@ -10,6 +10,7 @@
  * | `applied/HOLDER` | the last mutations of a holder that took effect |
  * | `answered/REVISION` | requests from outside that changed the tree, and what they were answered; of one batch |
  * | `burned/HOLDER/SEQUENCE/PART` | the value that one of them released |
+ * | `history` | the newest commits, for watchers, as an orderly end left them |
  * | `log/GENERATION/SERIAL/PART` | changes that do not fit into one transaction |
  *
  * INO, PART, REVISION, SEQUENCE, GENERATION and SERIAL are hexadecimal of fixed width. The records' fields are the format: one may be
@@ -33,6 +34,7 @@ export class TreeKeys {
   readonly prefix: string;
   readonly head: string;
   readonly log: string;
+  readonly history: string;
 
   /** TypeError for an id that would not stay in its place. */
   constructor(vmId: string) {
@@ -41,6 +43,7 @@ export class TreeKeys {
     this.prefix = `tree/${vmId}/`;
     this.head = `${this.prefix}head`;
     this.log = `${this.prefix}log/`;
+    this.history = `${this.prefix}history`;
   }
 
   node = (ino: number): string => `${this.prefix}node/${inoKey(ino)}`;

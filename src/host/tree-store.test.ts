@@ -139,7 +139,7 @@ test('TreeStore keeps nothing under durable: none, by hardly a transaction, and 
     grantedAtOpen: true,
   } as const;
   for (let sequence = 2; sequence < 500; sequence++) assert.equal((await ask(authority, write, sequence)).errno, 0);
-  assert.equal(await stores.region.revision(), before + 1);
+  assert.equal(await stores.region.revision(), before, 'numbers for them were set aside with the first');
   const { revision } = authority.snapshot;
   const again = await serve(stores.region);
   assert.equal(again.authority.snapshot.resolve('/guest/status/f'), undefined);

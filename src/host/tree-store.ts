@@ -92,6 +92,7 @@ interface Batch {
   readonly answered: readonly Answered[];
   /** How many of the oldest records of answered requests go. */
   readonly outdated: number;
+  readonly isLossy: boolean;
   readonly revision: number;
   readonly nextIno: number;
   readonly policyParts: number;
@@ -116,6 +117,8 @@ export class TreeStore {
   readonly vmId: string;
   /** What the store had when it was opened; undefined: it has no such tree yet. */
   readonly restored: Restored | undefined;
+  /** What was last given to `keepHistory`. */
+  readonly history: Uint8Array | undefined;
   readonly #store: Store;
   readonly #keys: TreeKeys;
   readonly #stored: Stored;
@@ -125,6 +128,8 @@ export class TreeStore {
   /** A log that is the tree's and is not rolled forward yet. */
   #log: readonly Change[] | undefined;
   #serial = 0;
+  /** Something was committed of which nothing is kept: the head stays ahead, so that a restart is seen to have lost it. */
+  #isLossy = false;
   #broken: TreeStoreError | undefined;
 
   private constructor(store: Store, vmId: string, opened: Opened) {
@@ -135,6 +140,7 @@ export class TreeStore {
     this.#headRevision = opened.headRevision;
     this.#stored = opened.stored;
     this.restored = opened.restored;
+    this.history = opened.history;
   }
 
   /** Takes the tree from whoever has it open. TreeStoreError: TREE_DAMAGED, TREE_TOO_NEW, TREE_TAKEN; StoreError. */
@@ -148,11 +154,13 @@ export class TreeStore {
     await this.#rollForward();
     const batch = this.#fold(commits);
     const { revision, nextIno } = this.#head;
-    if (batch.changes.size === 0 && batch.revision <= revision && batch.nextIno <= nextIno) return;
+    this.#isLossy ||= batch.isLossy;
+    const isCovered = batch.revision < revision || (batch.revision === revision && !this.#isLossy);
+    if (batch.changes.size === 0 && isCovered && batch.nextIno <= nextIno) return;
     const ahead = batch.changes.size === 0 ? reserved : 0;
     const head: Head = {
       ...this.#head,
-      revision: Math.max(revision, batch.revision + ahead),
+      revision: isCovered ? revision : batch.revision + (this.#isLossy ? reserved : 0),
       nextIno: Math.max(nextIno, batch.nextIno + ahead),
       policyParts: batch.policyParts,
       policyRevision: batch.policyRevision,
@@ -165,6 +173,13 @@ export class TreeStore {
     if (this.#log !== undefined) await this.#rollForward().catch(() => {});
   };
 
+  /** For whoever opens the tree next. Nothing is kept where it is too large, or the tree is another's. StoreError. */
+  async keepHistory(history: Uint8Array): Promise<void> {
+    if (this.#broken !== undefined || history.length > limits.transactionBytes - headBytes) return;
+    const put: Operation = { type: 'put', key: this.#keys.history, value: history };
+    await this.#store.commit({ conditions: [this.#condition()], operations: [put] });
+  }
+
   #fold(commits: readonly Commit[]): Batch {
     const changes: Changes = new Map();
     const nodes: Batch['nodes'] = new Map();
@@ -172,6 +187,7 @@ export class TreeStore {
     const answered: Answered[] = [];
     const keys = this.#keys;
     let { policyParts, policyRevision } = this.#stored;
+    let isLossy = false;
     const known = (ino: number) => (nodes.has(ino) ? nodes.get(ino) : this.#stored.nodes.get(ino));
     const appliedOf = (holder: string) => applied.get(holder) ?? this.#stored.applied.get(holder) ?? [];
     const forget = (holder: string, entries: readonly AppliedEntry[]) => {
@@ -182,7 +198,10 @@ export class TreeStore {
       let keeps = commit.put.length > 0 || commit.policy !== undefined;
       for (const ino of commit.remove) {
         const before = known(ino);
-        if (before === undefined) continue;
+        if (before === undefined) {
+          isLossy = true;
+          continue;
+        }
         keeps = true;
         nodes.set(ino, undefined);
         changes.set(keys.node(ino), undefined);
@@ -214,7 +233,7 @@ export class TreeStore {
     const outdated = answered.length === 0 ? 0 : this.#outdatedWith(answered.length);
     if (answered.length > 0) changes.set(keys.answered(revision), encodeAnswered(answered));
     for (const old of this.#stored.answered.slice(0, outdated)) changes.set(keys.answered(old.revision), undefined);
-    return { changes, nodes, applied, answered, outdated, revision, nextIno, policyParts, policyRevision };
+    return { changes, nodes, applied, answered, outdated, isLossy, revision, nextIno, policyParts, policyRevision };
   }
 
   /** How many of the oldest records of answered requests are not needed with `more` of them. */
@@ -384,6 +403,7 @@ interface Opened {
   readonly headRevision: number | undefined;
   readonly stored: Stored;
   readonly restored: Restored | undefined;
+  readonly history: Uint8Array | undefined;
 }
 
 /** The steps of opening a tree. */
@@ -406,7 +426,7 @@ class Opening {
       const none = { revision: 0, nextIno: 0, policyRevision: 0, policyParts: 0 };
       const stored = { nodes: new Map(), applied: new Map(), answered: [], policyParts: 0, policyRevision: 0 };
       const head = { format: headFormat, epoch, generation: 1, ...none };
-      return { keys: this.#keys, head, headRevision: undefined, stored, restored: undefined };
+      return { keys: this.#keys, head, headRevision: undefined, stored, restored: undefined, history: undefined };
     }
     let found = await this.#reading('head', () => decodeHead(entry.value));
     if (found.format > headFormat)
@@ -453,7 +473,7 @@ class Opening {
     return changes;
   }
 
-  async #read(head: Head): Promise<{ readonly stored: Stored; readonly restored: Restored }> {
+  async #read(head: Head): Promise<Pick<Opened, 'stored' | 'history'> & { readonly restored: Restored }> {
     const entries = new Map<string, Uint8Array>();
     const { start: first, end } = prefixRange(this.#keys.prefix);
     for (let start = first; ; ) {
@@ -498,6 +518,7 @@ class Opening {
     const { revision, nextIno } = head;
     return {
       stored,
+      history: entries.get(keys.history),
       restored: { revision, nextIno, nodes, ...(policy && { policy }), policyRevision, applied, answered },
     };
   }

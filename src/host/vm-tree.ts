@@ -30,7 +30,11 @@ export interface VmTreeOptions {
   readonly epoch: number;
   /** Keeps all of the records, or none and says false. */
   readonly audit: (records: readonly AuditRecord[]) => boolean;
-  readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'>;
+  readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'> & {
+    /** What the tree's history left before it was opened, and where this one leaves it. */
+    readonly history?: Uint8Array | undefined;
+    readonly keepHistory?: (history: Uint8Array) => Promise<void>;
+  };
 }
 
 /** No user of a guest has this id. */
@@ -48,6 +52,7 @@ export class VmTree {
   readonly authority: Authority;
   readonly history: TreeHistory;
   readonly #audit: VmTreeOptions['audit'];
+  readonly #keepHistory: VmTreeOptions['kept']['keepHistory'];
   /** What serves it, while something does. */
   #session: DeviceSession | undefined;
 
@@ -55,6 +60,8 @@ export class VmTree {
     this.vm = options.vm;
     this.epoch = options.epoch;
     this.#audit = options.audit;
+    const { history, keepHistory, ...kept } = options.kept;
+    this.#keepHistory = keepHistory;
     this.authority = new Authority({
       vm: options.vm,
       wallMs: Date.now,
@@ -63,9 +70,9 @@ export class VmTree {
       audit: (record) => options.audit([record]),
       holdersOutlive: true,
       apart: statusPath,
-      ...options.kept,
+      ...kept,
     });
-    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision);
+    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision, history);
     this.authority.replica.onApply(({ revision, changes, policy }) => {
       if (changes.length === 0 && policy === undefined) return this.history.passed(revision);
       this.history.add({
@@ -83,6 +90,12 @@ export class VmTree {
 
   get policyRevision(): number {
     return this.authority.policyRevision;
+  }
+
+  /** Once nothing is committed any more: watchers go on with the next daemon. What the store throws. */
+  async leaveHistory(): Promise<void> {
+    const left = this.history.leave();
+    if (left !== undefined) await this.#keepHistory?.(left);
   }
 
   servedBy(session: DeviceSession | undefined): void {

@@ -120,7 +120,7 @@ export class Host implements HostPort, AsyncDisposable {
       ...(sandboxUid !== undefined && { sandboxUid }),
       ...(imageGid !== undefined && { gid: imageGid }),
     });
-    this.#imageNames = new ImageNames(options.region, (digest) => this.#images.remove(digest));
+    this.#imageNames = new ImageNames(options.region, this.#images);
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -175,6 +175,9 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
+      await host.#imageNames.collect().catch((error: unknown) => {
+        options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
+      });
       const from = await host.#takeAll();
       host.#isOpen = true;
       host.#following = host.#follow(from);

@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdirSync, readdirSync, renameSync, rmSync, statSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, readdirSync, realpathSync, renameSync, rmSync, statSync } from 'node:fs';
 import { dirname, join, relative, sep } from 'node:path';
 import { isSea } from 'node:sea';
 import { fileURLToPath, pathToFileURL } from 'node:url';
@@ -57,7 +57,8 @@ const filesOf = (part: ProcessPartName, root: URL): string[] => {
   ];
 };
 
-const mayBeReadByAll = (file: string): boolean => {
+const mayBeReadByAll = (named: string): boolean => {
+  const file = realpathSync(named);
   if ((statSync(file).mode & 0o004) === 0) return false;
   for (let at = dirname(file); at !== dirname(at); at = dirname(at))
     if ((statSync(at).mode & 0o001) === 0) return false;

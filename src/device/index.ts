@@ -11,6 +11,7 @@ export {
   type LinkOptions,
   type LinkTarget,
   type LinkVhostUser,
+  type LinkVsock,
   monotonicMs,
   type ToDevice,
   type ToHost,

@@ -15,6 +15,13 @@ export interface LinkVhostUser {
   readonly gid?: number;
 }
 
+/** A vsock device: the vhost-user socket at `path`, and what it carries. */
+export interface LinkVsock extends LinkVhostUser {
+  /** Where programs of the host reach the guest. What the guest wants of port P goes to `<host.path>_P`. */
+  readonly host: LinkVhostUser;
+  readonly guestCid: number;
+}
+
 /** A directory to mount on, on this machine. */
 export interface LinkMount {
   readonly path: string;
@@ -35,6 +42,7 @@ export interface LinkConfig {
   readonly vm: string;
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
+  readonly vsock?: readonly LinkVsock[];
   /** Path of the audit ring. None: no audit log is kept, and records are dropped. */
   readonly auditRing?: string | undefined;
   readonly options: LinkOptions;
@@ -57,7 +65,7 @@ export type ToDevice =
 
 /** Something that the device process serves. */
 export interface LinkTarget {
-  readonly kind: 'vhost-user' | 'mount';
+  readonly kind: 'vhost-user' | 'mount' | 'vsock';
   readonly path: string;
 }
 

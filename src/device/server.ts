@@ -5,7 +5,7 @@ import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
-import { VirtioFsDevice } from '../virtio/index.ts';
+import { VirtioFsDevice, type VsockServices } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
@@ -17,11 +17,13 @@ import {
   type LinkMount,
   type LinkTarget,
   type LinkVhostUser,
+  type LinkVsock,
   type ToHost,
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
+import { VsockWay } from './vsock-way.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
@@ -63,6 +65,10 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
+  /** By the path of the vhost-user socket. */
+  readonly #vsocks = new Map<string, VsockWay>();
+  /** What guests reach in this process over vsock, by port. */
+  readonly #vsockServices: VsockServices = new Map();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -174,9 +180,11 @@ class DeviceServer {
     this.#opened = true;
     if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
+    for (const vsock of config.vsock ?? []) this.#vsocks.set(vsock.path, this.#vsock(vsock));
     if (this.#succession !== undefined) this.#succeed(config, this.#succession);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
+    for (const [path, vsock] of this.#vsocks) this.#attempt({ kind: 'vsock', path }, () => vsock.listen());
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
   }
 
@@ -214,6 +222,7 @@ class DeviceServer {
       const left = succession.resume(path);
       if (left !== undefined) this.#connect(left.controlFd, { kind: 'vhost-user', path }, left);
     }
+    for (const vsock of this.#vsocks.values()) vsock.resume();
     succession.dropRest();
   }
 
@@ -328,6 +337,17 @@ class DeviceServer {
     this.#tell(target, left === undefined ? 'connected' : 'resumed', '');
   }
 
+  #vsock(config: LinkVsock): VsockWay {
+    return new VsockWay({
+      config,
+      loop: this.#loop,
+      succession: this.#succession,
+      allowUnsealedMemory: this.#config!.options.allowUnsealedMemory,
+      services: this.#vsockServices,
+      tell: (event, detail) => this.#tell({ kind: 'vsock', path: config.path }, event, detail),
+    });
+  }
+
   // --- mounts ---
 
   #mount(mount: LinkMount): void {
@@ -385,7 +405,7 @@ class DeviceServer {
 
   #statistics(): Record<string, number> {
     const counters: Record<string, number> = {};
-    for (const served of this.#served.values())
+    for (const served of [...this.#served.values(), ...this.#vsocks.values()])
       for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
     return counters;
   }
@@ -402,6 +422,7 @@ class DeviceServer {
         // Somebody removed it, which is what we wanted.
       }
     }
+    for (const vsock of this.#vsocks.values()) vsock.close(this.#handsOver);
     if (this.#linkListener !== undefined && 'path' in this.#place) {
       this.#linkListener.close();
       rmSync(this.#place.path, { force: true });

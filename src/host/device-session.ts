@@ -31,8 +31,13 @@ const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
-export const targetsOf = ({ vhostUser, mounts }: Pick<LinkConfig, 'vhostUser' | 'mounts'>): readonly LinkTarget[] => [
+export const targetsOf = ({
+  vhostUser,
+  mounts,
+  vsock = [],
+}: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'vsock'>): readonly LinkTarget[] => [
   ...vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
+  ...vsock.map(({ path }): LinkTarget => ({ kind: 'vsock', path })),
   ...mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
 ];
 

@@ -65,6 +65,8 @@ export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>
   'int getsockopt(int fd, int level, int name, void *value, void *length)',
 );
 
+export const getpeername = bind<Call<[number, Pointer, Pointer]>>('int getpeername(int fd, void *addr, void *length)');
+
 export const mount = bind<Call<[string, string, string, number, string | null]>>(
   'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',
 );

@@ -1,5 +1,5 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
 import { collect, command, type Shell } from '../command.ts';
 import { asJson, inWords } from '../serve-words.ts';
@@ -10,6 +10,8 @@ interface ServeFlags {
   readonly vhostUser?: readonly string[];
   readonly socketGroup?: string;
   readonly mount?: readonly string[];
+  readonly vsock?: readonly string[];
+  readonly vsockCid?: number;
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -20,6 +22,12 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .argument('<file>', 'the spec file; changes of it are served at once')
     .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
+    .option(
+      '--vsock <path>',
+      'a vsock device for a VM: host programs connect to this socket (any number of times)',
+      collect,
+    )
+    .option('--vsock-cid <number>', "the VM's CID there (default 3; nobody else's matters)", guestCid)
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
@@ -55,21 +63,32 @@ Examples:
     .action((file: string | undefined, flags: { readonly state?: string }) => runExport(file, flags.state, terminal));
 };
 
+const guestCid = (text: string): number => {
+  const cid = Number(text);
+  if (/^\d+$/.test(text) && cid >= 3 && cid <= 0xffff_fffe) return cid;
+  throw new InvalidArgumentError('Give a number from 3 to 4294967294.');
+};
+
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [] } = flags;
-  if (vhostUser.length + mounts.length === 0) {
+  const { vhostUser = [], mount: mounts = [], vsock = [] } = flags;
+  if (vhostUser.length + mounts.length + vsock.length === 0) {
     throw new UsageError(
       'serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine',
     );
   }
-  if (flags.socketGroup !== undefined && vhostUser.length === 0) {
+  if (flags.socketGroup !== undefined && vhostUser.length + vsock.length === 0) {
     throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
+  }
+  if (flags.vsockCid !== undefined && vsock.length === 0) {
+    throw new UsageError('--vsock-cid is for a vsock device: add --vsock PATH');
   }
   const paint = paintFor(terminal);
   const server = await serve({
     file,
     vhostUser,
     mounts,
+    vsock,
+    ...(flags.vsockCid !== undefined && { guestCid: flags.vsockCid }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),

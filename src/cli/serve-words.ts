@@ -19,7 +19,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
     case 'warning':
       return err(formatProblem(event.problem, paint));
     case 'ready':
-      return out(event.target.kind === 'mount' ? `mounted on ${event.target.path}` : vhostUserWords(event.target.path));
+      return out(readyWords(event.target));
     case 'failed':
       return err(`serving on "${event.target.path}" failed: ${event.reason}`);
     case 'target':
@@ -34,7 +34,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`nothing wrong any more; the tree is as it was, revision ${event.revision}`);
     case 'device-ended':
       return err(
-        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, a VM on a socket must be restarted (QEMU cannot reconnect)`,
+        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, 9P clients must mount again, a VM on a vhost-user socket must be restarted (QEMU cannot reconnect)`,
       );
     case 'trouble':
       return err(event.what);
@@ -65,6 +65,12 @@ export const asJson = (event: ServeEvent): string => {
     return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path, memory), guest: mountCommand });
   }
   return JSON.stringify(event);
+};
+
+const readyWords = ({ kind, path }: Extract<ServeEvent, { event: 'ready' }>['target']): string => {
+  if (kind === 'mount') return `mounted on ${path}`;
+  if (kind === 'vhost-user') return vhostUserWords(path);
+  return `listening for 9P clients on ${path}`;
 };
 
 /** Said by way of example. */

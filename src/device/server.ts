@@ -1,4 +1,4 @@
-/** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
+/** What a device process serves: vhost-user sockets, mounts and 9P clients, all on one replica of one VM's tree. */
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
@@ -15,12 +15,14 @@ import {
   type LinkConfig,
   type LinkEvent,
   type LinkMount,
+  type LinkNinep,
   type LinkTarget,
   type LinkVhostUser,
   type ToHost,
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import { NinepListener } from './ninep-listener.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
 
 /** The host daemon takes no longer words of us. */
@@ -46,6 +48,14 @@ const linkTimer = (link: HostLink): Served => ({
   tick: link.tick,
 });
 
+function removeSocket(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Somebody removed it, which is what we wanted.
+  }
+}
+
 class DeviceServer {
   readonly #place: LinkPlace;
   /** Read before anything is served: the sources of a checkout may be others later. */
@@ -63,6 +73,7 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
+  readonly #ninep = new Map<NinepListener, LinkNinep>();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -178,6 +189,8 @@ class DeviceServer {
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
+    for (const socket of config.ninep ?? [])
+      this.#attempt({ kind: '9p', path: socket.path }, () => this.#serveNinep(socket));
   }
 
   // --- what outlives this process ---
@@ -241,7 +254,7 @@ class DeviceServer {
     const second = Math.floor(performance.now() / 1000);
     if (second !== this.#tellingSecond) this.#toldInSecond = 0;
     this.#tellingSecond = second;
-    if (event === 'broken' && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
+    if ((event === 'broken' || event === 'refused') && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
     this.#link.send({ type: 'event', target, event, detail: detail.slice(0, DETAIL_CHARACTERS) });
   }
 
@@ -334,7 +347,8 @@ class DeviceServer {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
     const fileSystem = this.#fileSystem(ways.mount, this.#link.upstream('mount'));
     // A guest could point links at any file of this machine.
-    const followLinks = this.#config!.vhostUser.length === 0;
+    const { vhostUser, ninep = [] } = this.#config!;
+    const followLinks = vhostUser.length + ninep.length === 0;
     const transport = DevFuse.mount(mount.path, { followLinks });
     const log = (message: string): void => this.#tell(target, 'broken', message);
     const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock, log });
@@ -367,6 +381,20 @@ class DeviceServer {
     this.#loop.serve(served);
   }
 
+  // --- 9P ---
+
+  #serveNinep(socket: LinkNinep): void {
+    const target: LinkTarget = { kind: '9p', path: socket.path };
+    const listener = new NinepListener({
+      socket,
+      loop: this.#loop,
+      fileSystem: () => this.#fileSystem(ways.ninep, this.#link.upstream('ninep')),
+      isUser: (uid) => this.#replica.policy.knows(uid),
+      onEvent: (event, detail) => this.#tell(target, event, detail),
+    });
+    this.#ninep.set(listener, socket);
+  }
+
   #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {
     return new TreeFileSystem({
       replica: this.#replica,
@@ -385,7 +413,7 @@ class DeviceServer {
 
   #statistics(): Record<string, number> {
     const counters: Record<string, number> = {};
-    for (const served of this.#served.values())
+    for (const served of [...this.#served.values(), ...this.#ninep.keys()])
       for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
     return counters;
   }
@@ -396,11 +424,11 @@ class DeviceServer {
     for (const [listener, socket] of this.#handsOver ? [] : this.#listening) {
       listener.close();
       this.#succession?.forget(socket.path);
-      try {
-        unlinkSync(socket.path);
-      } catch {
-        // Somebody removed it, which is what we wanted.
-      }
+      removeSocket(socket.path);
+    }
+    for (const [listener, socket] of this.#ninep) {
+      listener.close();
+      if (!('port' in socket)) removeSocket(socket.path);
     }
     if (this.#linkListener !== undefined && 'path' in this.#place) {
       this.#linkListener.close();

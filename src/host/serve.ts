@@ -5,7 +5,7 @@ import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { KeeperProcess } from './keeper-process.ts';
-import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
+import { cleanUp, groupId, prepareMount, prepareNinep, prepareSocket, ServeError } from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
@@ -18,6 +18,10 @@ export interface ServeOptions {
   readonly vhostUser: readonly string[];
   /** Group by name or number that may connect to the sockets. Default: only the owner may. */
   readonly socketGroup?: string;
+  /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`. */
+  readonly ninep?: readonly string[];
+  /** Who may connect to 9P over TCP beside this machine: addresses and prefixes. */
+  readonly ninepAllow?: readonly string[];
   /** Directories of this machine to mount on. */
   readonly mounts: readonly string[];
   readonly stateDirectory?: string;
@@ -65,8 +69,12 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const loaded = loadSpecOrThrow(options.file);
   const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
   const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
+  const { ninepAllow = [] } = options;
+  const ninep = await Promise.all((options.ninep ?? []).map((where) => prepareNinep(where, gid, ninepAllow)));
   const mounts = options.mounts.map(prepareMount);
-  const twice = [...vhostUser, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
+  const twice = [...vhostUser, ...ninep, ...mounts]
+    .map(({ path }) => path)
+    .find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, {
@@ -74,6 +82,7 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
     vm,
     vhostUser,
     mounts,
+    ninep,
     options: { spinMicros: 50, allowUnsealedMemory: false, ...options.device },
   });
   try {
@@ -308,7 +317,8 @@ export class Server implements AsyncDisposable {
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
       // The sockets of front ends wait with the keeper for the next one.
-      const ours = this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount');
+      const ours =
+        this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind !== 'vhost-user');
       cleanUp(ours, this.#made);
       try {
         this.#startDevice();

@@ -10,6 +10,8 @@ interface ServeFlags {
   readonly vhostUser?: readonly string[];
   readonly socketGroup?: string;
   readonly mount?: readonly string[];
+  readonly '9p'?: readonly string[];
+  readonly '9pAllow'?: readonly string[];
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -20,6 +22,8 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .argument('<file>', 'the spec file; changes of it are served at once')
     .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
+    .option('--9p <where>', 'listen for 9P clients: a socket, or tcp:ADDRESS[:PORT] (any number of times)', collect)
+    .option('--9p-allow <address>', 'let this address or prefix connect by TCP (any number of times)', collect)
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
@@ -31,6 +35,11 @@ Examples:
   porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
+  porthole serve web.yaml --9p /run/porthole/web.9p --9p tcp:127.0.0.1:564
+
+Who may open a socket is trusted as the VM's hypervisor is: what it says of uids
+is believed, on a 9P socket as on a vhost-user one. By TCP nobody may attach but
+from a port below 1024, which takes root on the other side; nothing is encrypted.
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
 SIGHUP opens the audit log by its name again, so that it can be rotated; where
@@ -56,20 +65,24 @@ Examples:
 };
 
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [] } = flags;
-  if (vhostUser.length + mounts.length === 0) {
+  const { vhostUser = [], mount: mounts = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
+  if (vhostUser.length + mounts.length + ninep.length === 0) {
     throw new UsageError(
-      'serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine',
+      'serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine',
     );
   }
-  if (flags.socketGroup !== undefined && vhostUser.length === 0) {
-    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
+  const byTcp = ninep.filter((where) => where.startsWith('tcp:')).length;
+  if (flags.socketGroup !== undefined && vhostUser.length + ninep.length === byTcp) {
+    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET');
   }
+  if (ninepAllow.length > 0 && byTcp === 0) throw new UsageError('--9p-allow is for TCP: add --9p tcp:ADDRESS');
   const paint = paintFor(terminal);
   const server = await serve({
     file,
     vhostUser,
     mounts,
+    ninep,
+    ninepAllow,
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),

@@ -14,6 +14,8 @@ import { type ByteStream, NinepConnection } from './ninep-connection.ts';
 const MAX_CONNECTIONS = 16;
 /** Of those, for peers that nobody vouches for. */
 const MAX_UNPRIVILEGED = 4;
+/** Programs come and go, as a VM's device does not. */
+const CONNECTIONS_PER_SECOND = 100;
 /** How long such a peer may stay without attaching. */
 const UNATTACHED_MS = 10_000;
 /** What one client may be read from at a time. */
@@ -54,7 +56,7 @@ export class NinepListener implements Served {
     const { socket, loop } = options;
     if (isTcp(socket)) this.#allowed = allowList(socket.allow);
     const fd = isTcp(socket) ? openTcp(socket) : openListeningSocket(socket);
-    this.#listener = new ConnectionListener(fd, loop, (connected) => this.#connect(connected));
+    this.#listener = new ConnectionListener(fd, loop, (connected) => this.#connect(connected), CONNECTIONS_PER_SECOND);
     loop.serve(this);
   }
 

@@ -136,6 +136,7 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
+      ninep: record.ninep ?? false,
       build: parts.deviceBuild,
       onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
@@ -376,6 +377,7 @@ export class HostedVm {
           images,
           accelerator: accelerator.accelerator,
           vhostUserSocket: this.devicePaths.vhostUser,
+          ninepSocket: this.devicePaths.ninep,
         });
       },
       commitBoot: async (bootId) => {

@@ -26,6 +26,8 @@ export interface VmServedOptions {
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** Whether its machine has a console that speaks 9P. */
+  readonly ninep: boolean;
   /** What device processes that we start run. */
   readonly build: string;
   /** A device process serves, or (undefined) none does any more. */
@@ -229,6 +231,7 @@ export class VmServed {
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
+      ninep: this.#options.ninep ? [{ path: paths.ninep, ...mode }] : [],
       options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };

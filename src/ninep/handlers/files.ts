@@ -4,6 +4,7 @@ import {
   EAGAIN,
   EBADF,
   EBUSY,
+  EINTR,
   EINVAL,
   EIO,
   EISDIR,
@@ -100,18 +101,28 @@ export function read(state: SessionState): number {
   }
   if (handle === undefined) return EBADF;
   const result = state.fileSystem.read(handle, offset, count);
-  if (typeof result !== 'number') return state.reply(readAt(state, result));
+  if (typeof result !== 'number') {
+    fid.readsOn = handle.stream && isPart(result, count);
+    return state.reply(readAt(state, result));
+  }
   if (result !== PENDING) return result;
-  return handle.stream && (handle.flags & O_NONBLOCK) !== 0 ? EAGAIN : wait(state, fid, handle, offset, count);
+  if (handle.stream && (handle.flags & O_NONBLOCK) !== 0) return EAGAIN;
+  if (!fid.readsOn) return wait(state, fid, handle, offset, count);
+  fid.readsOn = false;
+  return EINTR;
 }
+
+const isPart = (bytes: Uint8Array, count: number): boolean => bytes.length > 0 && bytes.length < count;
 
 function wait(state: SessionState, fid: Fid, handle: Handle, offset: number, count: number): number {
   const pending = state.later();
   pending.fid = fid;
   const cancel = state.fileSystem.waitRead(handle, offset, count, (errno, bytes) => {
     if (errno !== 0 || bytes === undefined) pending.fail(errno === 0 ? EIO : errno);
-    else if (pending.live && !pending.settled) pending.finish(readAt(state, bytes));
-    else pending.abandon();
+    else if (pending.live && !pending.settled) {
+      fid.readsOn = handle.stream && isPart(bytes, count);
+      pending.finish(readAt(state, bytes));
+    } else pending.abandon();
   });
   pending.cancel = cancel;
   return 0;

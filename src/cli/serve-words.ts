@@ -5,6 +5,7 @@ import {
   mountCommand,
   type Paint,
   qemuArguments,
+  qemuVsockArguments,
   type ServeEvent,
   SpecError,
 } from '../host/index.ts';
@@ -19,7 +20,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
     case 'warning':
       return err(formatProblem(event.problem, paint));
     case 'ready':
-      return out(readyWords(event.target));
+      return out(readyWords[event.target.kind](event.target.path));
     case 'failed':
       return err(`serving on "${event.target.path}" failed: ${event.reason}`);
     case 'target':
@@ -64,28 +65,45 @@ export const asJson = (event: ServeEvent): string => {
   if (event.event === 'ready' && event.target.kind === 'vhost-user') {
     return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path, memory), guest: mountCommand });
   }
+  if (event.event === 'ready' && event.target.kind === 'vsock') {
+    return JSON.stringify({ ...event, qemu: qemuVsockArguments(event.target.path) });
+  }
   return JSON.stringify(event);
-};
-
-const readyWords = ({ kind, path }: Extract<ServeEvent, { event: 'ready' }>['target']): string => {
-  if (kind === 'mount') return `mounted on ${path}`;
-  if (kind === 'vhost-user') return vhostUserWords(path);
-  return `listening for 9P clients on ${path}`;
 };
 
 /** Said by way of example. */
 const memory = '1G';
 
+const vsockWords = (socket: string): string => {
+  const path = socket.replace(/\.vhost-user$/, '');
+  return `listening on ${socket}
+  QEMU (beside the guest's shared memory, as for --vhost-user):
+    ${pairs(qemuVsockArguments(socket))}
+  to a port of the guest: connect to ${path} and send "CONNECT <port>\\n"
+  from the guest to port P of the host (CID 2): listen on ${path}_P`;
+};
+
+/** Each option with its value on a line of its own. */
+const pairs = (given: readonly string[]): string => {
+  const words = given.map(shellQuoted);
+  return Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`).join(' \\\n    ');
+};
+
 const vhostUserWords = (socket: string): string => {
-  const words = qemuArguments(socket, memory).map(shellQuoted);
-  const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
   return `listening on ${socket}
   QEMU (the guest's memory after size= and -m, the same in both):
-    ${pairs.join(' \\\n    ')}
+    ${pairs(qemuArguments(socket, memory))}
   in the guest:
     mkdir -p /run/metadata
     ${mountCommand}`;
 };
+
+const readyWords = {
+  mount: (path: string) => `mounted on ${path}`,
+  'vhost-user': vhostUserWords,
+  vsock: vsockWords,
+  '9p': (path: string) => `listening for 9P clients on ${path}`,
+} as const;
 
 export const shellQuoted = (word: string): string =>
   /^[\w./:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", String.raw`'\''`)}'`;

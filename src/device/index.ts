@@ -12,6 +12,7 @@ export {
   type LinkOptions,
   type LinkTarget,
   type LinkVhostUser,
+  type LinkVsock,
   type LinkWay,
   monotonicMs,
   type ToDevice,

@@ -27,6 +27,13 @@ export interface LinkNinepTcp {
   readonly allow: readonly string[];
 }
 
+/** A vsock device: the vhost-user socket at `path`, and what it carries. */
+export interface LinkVsock extends LinkVhostUser {
+  /** Where programs of the host reach the guest. What the guest wants of port P goes to `<host.path>_P`. */
+  readonly host: LinkVhostUser;
+  readonly guestCid: number;
+}
+
 /** A directory to mount on, on this machine. */
 export interface LinkMount {
   readonly path: string;
@@ -49,6 +56,7 @@ export interface LinkConfig {
   readonly mounts: readonly LinkMount[];
   /** None: the daemon is of a version before there were any. */
   readonly ninep?: readonly LinkNinep[];
+  readonly vsock?: readonly LinkVsock[];
   /** Path of the audit ring. None: no audit log is kept, and records are dropped. */
   readonly auditRing?: string | undefined;
   readonly options: LinkOptions;
@@ -71,7 +79,7 @@ export type ToDevice =
 
 /** Something that the device process serves. */
 export interface LinkTarget {
-  readonly kind: 'vhost-user' | 'mount' | '9p';
+  readonly kind: 'vhost-user' | 'mount' | 'vsock' | '9p';
   readonly path: string;
 }
 

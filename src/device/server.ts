@@ -5,7 +5,7 @@ import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
-import { VirtioFsDevice } from '../virtio/index.ts';
+import { VirtioFsDevice, type VsockServices } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
@@ -18,12 +18,14 @@ import {
   type LinkNinep,
   type LinkTarget,
   type LinkVhostUser,
+  type LinkVsock,
   type ToHost,
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
 import { NinepListener } from './ninep-listener.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
+import { VsockWay } from './vsock-way.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
@@ -74,6 +76,10 @@ class DeviceServer {
   readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
   readonly #ninep = new Map<NinepListener, LinkNinep>();
+  /** By the path of the vhost-user socket. */
+  readonly #vsocks = new Map<string, VsockWay>();
+  /** What guests reach in this process over vsock, by port. */
+  readonly #vsockServices: VsockServices = new Map();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -185,9 +191,11 @@ class DeviceServer {
     this.#opened = true;
     if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
+    for (const vsock of config.vsock ?? []) this.#vsocks.set(vsock.path, this.#vsock(vsock));
     if (this.#succession !== undefined) this.#succeed(config, this.#succession);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
+    for (const [path, vsock] of this.#vsocks) this.#attempt({ kind: 'vsock', path }, () => vsock.listen());
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
     for (const socket of config.ninep ?? [])
       this.#attempt({ kind: '9p', path: socket.path }, () => this.#serveNinep(socket));
@@ -227,6 +235,7 @@ class DeviceServer {
       const left = succession.resume(path);
       if (left !== undefined) this.#connect(left.controlFd, { kind: 'vhost-user', path }, left);
     }
+    for (const vsock of this.#vsocks.values()) vsock.resume();
     succession.dropRest();
   }
 
@@ -341,6 +350,17 @@ class DeviceServer {
     this.#tell(target, left === undefined ? 'connected' : 'resumed', '');
   }
 
+  #vsock(config: LinkVsock): VsockWay {
+    return new VsockWay({
+      config,
+      loop: this.#loop,
+      succession: this.#succession,
+      allowUnsealedMemory: this.#config!.options.allowUnsealedMemory,
+      services: this.#vsockServices,
+      tell: (event, detail) => this.#tell({ kind: 'vsock', path: config.path }, event, detail),
+    });
+  }
+
   // --- mounts ---
 
   #mount(mount: LinkMount): void {
@@ -413,7 +433,7 @@ class DeviceServer {
 
   #statistics(): Record<string, number> {
     const counters: Record<string, number> = {};
-    for (const served of [...this.#served.values(), ...this.#ninep.keys()])
+    for (const served of [...this.#served.values(), ...this.#vsocks.values(), ...this.#ninep.keys()])
       for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
     return counters;
   }
@@ -430,6 +450,7 @@ class DeviceServer {
       listener.close();
       if (!('port' in socket)) removeSocket(socket.path);
     }
+    for (const vsock of this.#vsocks.values()) vsock.close(this.#handsOver);
     if (this.#linkListener !== undefined && 'path' in this.#place) {
       this.#linkListener.close();
       rmSync(this.#place.path, { force: true });

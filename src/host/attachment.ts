@@ -25,6 +25,14 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
   `vhost-user-fs-pci,chardev=${tag},tag=${tag},queue-size=1024`,
 ];
 
+/** The vsock device; the guest's memory is shared as for the file system. Its CID is the back end's to say. */
+export const qemuVsockArguments = (socketPath: string): readonly string[] => [
+  '-chardev',
+  `socket,id=vsock,path=${socketPath.replaceAll(',', ',,')}`,
+  '-device',
+  'vhost-user-vsock-pci,chardev=vsock',
+];
+
 /** Cloud Hypervisor splits at commas and has no way to write one. */
 export const attachWords = (
   { vhostUser: socketPath, ninep }: { readonly vhostUser: string; readonly ninep?: string },

@@ -41,9 +41,11 @@ const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 export const targetsOf = ({
   vhostUser,
   mounts,
+  vsock = [],
   ninep = [],
-}: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'ninep'>): readonly LinkTarget[] => [
+}: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'vsock' | 'ninep'>): readonly LinkTarget[] => [
   ...vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
+  ...vsock.map(({ path }): LinkTarget => ({ kind: 'vsock', path })),
   ...mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
   ...ninep.map(({ path }): LinkTarget => ({ kind: '9p', path })),
 ];

@@ -1,4 +1,10 @@
-export { attachWords, mountCommand, ninepMountCommand, qemuArguments } from './attachment.ts';
+export {
+  attachWords,
+  mountCommand,
+  ninepMountCommand,
+  qemuArguments,
+  qemuVsockArguments,
+} from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { accessSync, constants, lstatSync, readFileSync, realpathSync, statSync, unlinkSync } from 'node:fs';
 import { connect, isIPv4, isIPv6 } from 'node:net';
 import { dirname, resolve } from 'node:path';
-import type { LinkMount, LinkNinep, LinkTarget, LinkVhostUser } from '../device/index.ts';
+import type { LinkMount, LinkNinep, LinkTarget, LinkVhostUser, LinkVsock } from '../device/index.ts';
 
 /** What was asked for cannot be done as asked; the message says why and what to do. */
 export class ServeError extends Error {
@@ -38,6 +38,19 @@ export const prepareSocket = async (path: string, gid: number | undefined): Prom
     unlinkSync(full);
   }
   return gid === undefined ? { path: full, mode: 0o600 } : { path: full, mode: 0o660, gid };
+};
+
+/** Room for the port of a service behind the path of a vsock device: `_4294967295`. */
+const portCharacters = 11;
+
+/** The sockets of a vsock device: `path` for programs of this machine, and the front end's beside it. */
+export const prepareVsock = async (path: string, guestCid: number, gid: number | undefined): Promise<LinkVsock> => {
+  const host = await prepareSocket(path, gid);
+  if (Buffer.byteLength(host.path) + portCharacters > socketPathBytes) {
+    const most = socketPathBytes - portCharacters;
+    throw new ServeError(`the vsock path "${host.path}" has more than ${most} bytes; give a shorter one`);
+  }
+  return { ...(await prepareSocket(`${path}.vhost-user`, gid)), host, guestCid };
 };
 
 const accepts = async (path: string): Promise<boolean> => {
@@ -149,13 +162,16 @@ export const cleanUp = (targets: readonly LinkTarget[], made: ReadonlySet<string
   for (const { kind, path } of targets) {
     if (kind === 'mount') {
       if (isMounted(path) && (made.has(path) || isDead(path))) spawnSync('umount', ['-l', path], { stdio: 'ignore' });
-    } else if (
-      made.has(path) &&
-      !path.startsWith('tcp:') &&
-      lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true
-    )
-      unlinkSync(path);
+    } else if (made.has(path) && !path.startsWith('tcp:'))
+      for (const socket of kind === 'vsock' ? vsockPaths(path) : [path]) removeSocket(socket);
   }
+};
+
+/** The sockets of a vsock device, by that of its front end. */
+const vsockPaths = (path: string): readonly string[] => [path, path.replace(/\.vhost-user$/, '')];
+
+const removeSocket = (path: string): void => {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
 };
 
 /** Whether nobody answers a mount any more. */

@@ -5,7 +5,15 @@ import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { KeeperProcess } from './keeper-process.ts';
-import { cleanUp, groupId, prepareMount, prepareNinep, prepareSocket, ServeError } from './serve-targets.ts';
+import {
+  cleanUp,
+  groupId,
+  prepareMount,
+  prepareNinep,
+  prepareSocket,
+  prepareVsock,
+  ServeError,
+} from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
@@ -16,6 +24,10 @@ export interface ServeOptions {
   readonly file: string;
   /** Paths of sockets for vhost-user front ends. */
   readonly vhostUser: readonly string[];
+  /** Paths of vsock devices for a VM; the front end's socket is beside each, `<path>.vhost-user`. */
+  readonly vsock?: readonly string[];
+  /** The guest's CID on these. Default 3. */
+  readonly guestCid?: number;
   /** Group by name or number that may connect to the sockets. Default: only the owner may. */
   readonly socketGroup?: string;
   /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`. */
@@ -69,12 +81,12 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const loaded = loadSpecOrThrow(options.file);
   const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
   const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
-  const { ninepAllow = [] } = options;
+  const { vsock: vsockPaths = [], guestCid = 3, ninepAllow = [] } = options;
+  const vsock = await Promise.all(vsockPaths.map((path) => prepareVsock(path, guestCid, gid)));
   const ninep = await Promise.all((options.ninep ?? []).map((where) => prepareNinep(where, gid, ninepAllow)));
   const mounts = options.mounts.map(prepareMount);
-  const twice = [...vhostUser, ...ninep, ...mounts]
-    .map(({ path }) => path)
-    .find((path, i, all) => all.indexOf(path) !== i);
+  const sockets = [...vhostUser, ...ninep, ...vsock, ...vsock.map(({ host }) => host)];
+  const twice = [...sockets, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, {
@@ -82,7 +94,8 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
     vm,
     vhostUser,
     mounts,
-    ninep,
+    ...(ninep.length > 0 && { ninep }),
+    ...(vsock.length > 0 && { vsock }),
     options: { spinMicros: 50, allowUnsealedMemory: false, ...options.device },
   });
   try {
@@ -219,7 +232,8 @@ export class Server implements AsyncDisposable {
     });
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
-    if (this.#config.vhostUser.length > 0 && this.#options.keeper !== false)
+    const { vhostUser, vsock = [] } = this.#config;
+    if (vhostUser.length + vsock.length > 0 && this.#options.keeper !== false)
       this.#keeper = await KeeperProcess.start({
         onEnd: () => this.#emit({ event: 'trouble', what: 'the keeper ended; it is started again' }),
       });

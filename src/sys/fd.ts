@@ -79,6 +79,8 @@ export const truncate = (fd: number, sizeBytes: number): number => result(libc.f
 
 export const POLLIN = 1;
 export const POLLOUT = 4;
+/** Shown whether it was asked for or not. Of a stream socket: neither end will send any more. */
+export const POLLHUP = 0x10;
 
 const one = new DataView(new ArrayBuffer(8));
 /** Waits until `fd` shows one of `events` (POLLIN …); returns the events shown, or 0 when `timeoutMs` has passed. */

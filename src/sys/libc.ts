@@ -67,9 +67,7 @@ export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>
 export const setsockopt = bind<Call<[number, number, number, Pointer, number]>>(
   'int setsockopt(int fd, int level, int name, const void *value, unsigned int length)',
 );
-export const getpeername = bind<Call<[number, Pointer, Pointer]>>(
-  'int getpeername(int fd, void *address, void *length)',
-);
+export const getpeername = bind<Call<[number, Pointer, Pointer]>>('int getpeername(int fd, void *addr, void *length)');
 
 export const mount = bind<Call<[string, string, string, number, string | null]>>(
   'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',

@@ -1,5 +1,5 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
 import { collect, command, type Shell } from '../command.ts';
 import { asJson, inWords } from '../serve-words.ts';
@@ -12,6 +12,8 @@ interface ServeFlags {
   readonly mount?: readonly string[];
   readonly '9p'?: readonly string[];
   readonly '9pAllow'?: readonly string[];
+  readonly vsock?: readonly string[];
+  readonly vsockCid?: number;
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -24,6 +26,12 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
     .option('--9p <where>', 'listen for 9P clients: a socket, or tcp:ADDRESS[:PORT] (any number of times)', collect)
     .option('--9p-allow <address>', 'let this address or prefix connect by TCP (any number of times)', collect)
+    .option(
+      '--vsock <path>',
+      'a vsock device for a VM: host programs connect to this socket (any number of times)',
+      collect,
+    )
+    .option('--vsock-cid <number>', "the VM's CID there (default 3; nobody else's matters)", guestCid)
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
@@ -64,18 +72,27 @@ Examples:
     .action((file: string | undefined, flags: { readonly state?: string }) => runExport(file, flags.state, terminal));
 };
 
+const guestCid = (text: string): number => {
+  const cid = Number(text);
+  if (/^\d+$/.test(text) && cid >= 3 && cid <= 0xffff_fffe) return cid;
+  throw new InvalidArgumentError('Give a number from 3 to 4294967294.');
+};
+
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
-  if (vhostUser.length + mounts.length + ninep.length === 0) {
+  const { vhostUser = [], mount: mounts = [], vsock = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
+  if (vhostUser.length + mounts.length + vsock.length + ninep.length === 0) {
     throw new UsageError(
       'serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine',
     );
   }
   const byTcp = ninep.filter((where) => where.startsWith('tcp:')).length;
-  if (flags.socketGroup !== undefined && vhostUser.length + ninep.length === byTcp) {
+  if (flags.socketGroup !== undefined && vhostUser.length + vsock.length + ninep.length === byTcp) {
     throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET');
   }
   if (ninepAllow.length > 0 && byTcp === 0) throw new UsageError('--9p-allow is for TCP: add --9p tcp:ADDRESS');
+  if (flags.vsockCid !== undefined && vsock.length === 0) {
+    throw new UsageError('--vsock-cid is for a vsock device: add --vsock PATH');
+  }
   const paint = paintFor(terminal);
   const server = await serve({
     file,
@@ -83,6 +100,8 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
     mounts,
     ninep,
     ninepAllow,
+    vsock,
+    ...(flags.vsockCid !== undefined && { guestCid: flags.vsockCid }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),

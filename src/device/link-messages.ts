@@ -15,8 +15,14 @@ export interface LinkVhostUser {
   readonly gid?: number;
 }
 
-/** A socket that 9P clients connect to: a unix socket, or an address and port of TCP. */
-export type LinkNinep = LinkVhostUser | LinkNinepTcp;
+/** Where 9P clients connect to: a unix socket, an address and port of TCP, or a port of the guests' vsock. */
+export type LinkNinep = LinkVhostUser | LinkNinepTcp | LinkNinepVsock;
+
+export interface LinkNinepVsock {
+  /** `vsock:PORT`, by which it is named. */
+  readonly path: string;
+  readonly vsockPort: number;
+}
 
 export interface LinkNinepTcp {
   /** `tcp:ADDRESS:PORT`, by which it is named; an IPv6 address stands in brackets. */

@@ -5,7 +5,7 @@ import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
-import { VirtioFsDevice, type VsockServices } from '../virtio/index.ts';
+import { VirtioFsDevice, type VsockService } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
@@ -23,7 +23,9 @@ import {
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import type { NinepPlace } from './ninep-clients.ts';
 import { NinepListener } from './ninep-listener.ts';
+import { NinepVsock } from './ninep-vsock.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
 import { VsockWay } from './vsock-way.ts';
 
@@ -75,11 +77,11 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
-  readonly #ninep = new Map<NinepListener, LinkNinep>();
+  readonly #ninep: (NinepListener | NinepVsock)[] = [];
   /** By the path of the vhost-user socket. */
   readonly #vsocks = new Map<string, VsockWay>();
   /** What guests reach in this process over vsock, by port. */
-  readonly #vsockServices: VsockServices = new Map();
+  readonly #vsockServices = new Map<number, VsockService>();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -405,14 +407,18 @@ class DeviceServer {
 
   #serveNinep(socket: LinkNinep): void {
     const target: LinkTarget = { kind: '9p', path: socket.path };
-    const listener = new NinepListener({
-      socket,
-      loop: this.#loop,
+    const place: NinepPlace = {
       fileSystem: () => this.#fileSystem(ways.ninep, this.#link.upstream('ninep')),
       isUser: (uid) => this.#replica.policy.knows(uid),
       onEvent: (event, detail) => this.#tell(target, event, detail),
-    });
-    this.#ninep.set(listener, socket);
+    };
+    if (!('vsockPort' in socket)) {
+      this.#ninep.push(new NinepListener({ ...place, socket, loop: this.#loop }));
+      return;
+    }
+    const service = new NinepVsock(place, this.#loop);
+    this.#vsockServices.set(socket.vsockPort, service.accept);
+    this.#ninep.push(service);
   }
 
   #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {
@@ -433,7 +439,7 @@ class DeviceServer {
 
   #statistics(): Record<string, number> {
     const counters: Record<string, number> = {};
-    for (const served of [...this.#served.values(), ...this.#vsocks.values(), ...this.#ninep.keys()])
+    for (const served of [...this.#served.values(), ...this.#vsocks.values(), ...this.#ninep])
       for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
     return counters;
   }
@@ -446,10 +452,7 @@ class DeviceServer {
       this.#succession?.forget(socket.path);
       removeSocket(socket.path);
     }
-    for (const [listener, socket] of this.#ninep) {
-      listener.close();
-      if (!('port' in socket)) removeSocket(socket.path);
-    }
+    for (const ninep of this.#ninep) ninep.close();
     for (const vsock of this.#vsocks.values()) vsock.close(this.#handsOver);
     if (this.#linkListener !== undefined && 'path' in this.#place) {
       this.#linkListener.close();

@@ -81,8 +81,14 @@ const checkAllowed = (text: string): string => {
   return text;
 };
 
+const vsockPort = (where: string): LinkNinep => {
+  const port = Number(where.slice('vsock:'.length));
+  if (/^vsock:\d+$/.test(where) && port > 0 && port < 0xffff_ffff) return { path: `vsock:${port}`, vsockPort: port };
+  throw new ServeError(`"${where}" is no vsock port; write vsock:${defaultPort}`);
+};
+
 /**
- * Where to listen for 9P clients: the path of a socket, or `tcp:ADDRESS[:PORT]`. TCP carries everything in clear, so any
+ * Where to listen for 9P clients: the path of a socket, `tcp:ADDRESS[:PORT]`, or `vsock:PORT` of the vsock devices. TCP carries everything in clear, so any
  * address but loopback needs `allow`, who may connect to it.
  */
 export const prepareNinep = async (
@@ -90,6 +96,7 @@ export const prepareNinep = async (
   gid: number | undefined,
   allow: readonly string[],
 ): Promise<LinkNinep> => {
+  if (where.startsWith('vsock:')) return vsockPort(where);
   if (!where.startsWith('tcp:')) return await prepareSocket(where, gid);
   const match = /^tcp:(?:\[(?<six>[^\]]*)\]|(?<four>[^:[\]]*))(?::(?<port>\d{1,5}))?$/.exec(where);
   const address = match?.groups?.['six'] ?? match?.groups?.['four'] ?? '';
@@ -162,7 +169,7 @@ export const cleanUp = (targets: readonly LinkTarget[], made: ReadonlySet<string
   for (const { kind, path } of targets) {
     if (kind === 'mount') {
       if (isMounted(path) && (made.has(path) || isDead(path))) spawnSync('umount', ['-l', path], { stdio: 'ignore' });
-    } else if (made.has(path) && !path.startsWith('tcp:'))
+    } else if (made.has(path) && !/^(tcp|vsock):/.test(path))
       for (const socket of kind === 'vsock' ? vsockPaths(path) : [path]) removeSocket(socket);
   }
 };

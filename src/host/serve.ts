@@ -30,7 +30,7 @@ export interface ServeOptions {
   readonly guestCid?: number;
   /** Group by name or number that may connect to the sockets. Default: only the owner may. */
   readonly socketGroup?: string;
-  /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`. */
+  /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`, `vsock:PORT`. */
   readonly ninep?: readonly string[];
   /** Who may connect to 9P over TCP beside this machine: addresses and prefixes. */
   readonly ninepAllow?: readonly string[];

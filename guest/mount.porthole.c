@@ -195,6 +195,7 @@ struct wish {
   unsigned msize;
   long timeout_ms;
   char access[32];
+  int has_acl;
 };
 
 static const struct {
@@ -231,17 +232,18 @@ static void parse(char *options, struct wish *wish) {
     if (is_word(option, wish)) continue;
     if (!strncmp(option, "msize=", 6)) wish->msize = (unsigned)number_of(option, 4096, LONGEST_FRAME);
     else if (!strncmp(option, "timeout=", 8)) wish->timeout_ms = (long)number_of(option, 1, 3600) * 1000;
+    else if (!strcmp(option, "posixacl")) wish->has_acl = 1;
     else if (!strcmp(option, "access=user") || !strcmp(option, "access=client"))
       snprintf(wish->access, sizeof wish->access, "%s", option);
     else if (!strncmp(option, "cache=", 6)) fail(USAGE, "\"%s\": 9P tells nobody of changes, so only cache=none is true", option);
-    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, msize=, timeout=", option);
+    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, msize=, timeout=", option);
   }
 }
 
 static void mount_line(int fd, const char *source, const char *directory, const struct wish *wish) {
   char options[256];
-  snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s", fd, fd,
-           wish->msize, wish->access);
+  snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s%s", fd, fd,
+           wish->msize, wish->access, wish->has_acl ? ",posixacl" : "");
   say("mounting with %s", options);
   if (mount(source, directory, "9p", wish->flags, options) == 0) return;
   switch (errno) {

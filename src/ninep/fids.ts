@@ -32,6 +32,8 @@ export class Fid {
    * from its caller what came: where nothing more is there, EINTR ends that read(2) with what it has. The Tread after it waits.
    */
   readsOn = false;
+  /** Opened, and nothing was asked of the open file yet. */
+  isFresh = false;
   /** A request that will open it is under way. */
   isOpening = false;
 

@@ -229,6 +229,28 @@ test('an open fid shows its version, one that is not open the node of now; what 
   assert.equal(text(client.ok('Tread', { fid: open, count: 10 }).data), 'i-1');
 });
 
+test('Tsetattr of size 0 is the truncation of O_TRUNC when nothing else was asked of what was opened for writing', () => {
+  const { client, world } = scene();
+  const root = client.attach(APP);
+  client.ok('Tclunk', { fid: made(client, root, 'f', 'old') });
+  const cut = (fid: number) => client.ok('Tsetattr', { fid, valid: abi.SETATTR_SIZE | abi.SETATTR_MTIME });
+  const outside = () => text(world.authority.snapshot.resolve('/guest/f')!.bytes!);
+  const fid = client.open(root, 'guest/f', O_WRONLY);
+  cut(fid);
+  assert.equal(outside(), 'old');
+  assert.equal(client.ok('Tgetattr', { fid }).get(abi.Rgetattr.size), 0);
+  client.ok('Twrite', { fid, data: bytesOf('ne') });
+  assert.equal(outside(), 'ne');
+  cut(fid);
+  assert.equal(outside(), '', 'ftruncate(2) is one by itself');
+  client.ok('Twrite', { fid, data: bytesOf('new') });
+  const idle = client.open(root, 'guest/f', O_WRONLY);
+  cut(idle);
+  assert.equal(outside(), 'new');
+  client.clunk(idle);
+  assert.equal(outside(), '', 'it takes effect at the end');
+});
+
 test('Tsetattr of size 0 leaves the truncation of O_TRUNC to the first write', () => {
   const { client, world } = scene();
   const root = client.attach(APP);

@@ -111,8 +111,8 @@ export abstract class DeviceDriver implements Driver {
     });
   }
 
-  protected recallActors(): Promise<void> {
-    return this.#pool.recall();
+  protected recallActors(how?: 'interrupt' | 'kill'): Promise<void> {
+    return this.#pool.recall(how);
   }
 
   protected endActors(): Promise<void> {

@@ -9,7 +9,7 @@ import { mountHelper } from '../ninep/guest-mount.ts';
 import type { WorldSpec } from '../tree/world.ts';
 import { DeviceDriver } from './device-driver.ts';
 import type { WayName } from './driver.ts';
-import { plain } from './people.ts';
+import { plain, stranger, visitor } from './people.ts';
 import { agentProgram, type StartAgent } from './posix-agent.ts';
 
 const MOUNT = '/run/metadata';
@@ -57,7 +57,7 @@ const paths = {
   'console, access=client': {
     way: 'v9fs-client',
     heartbeatMs: ways.ninep.heartbeatMs,
-    mount: helper('hvc1', 'access=client'),
+    mount: helper('hvc1', 'access=client,posixacl'),
   },
 } as const satisfies Record<string, Path>;
 
@@ -116,8 +116,19 @@ export class GuestDriver extends DeviceDriver {
       );
   }
 
+  /** By 9P, those whom the policy does not know are nobody: it knows all who act here. */
+  #known(spec: WorldSpec): WorldSpec {
+    if (this.way === 'virtiofs') return spec;
+    const others = { stranger: stranger.uid, visitor: visitor.uid, fifth: 3000 };
+    return { ...spec, policy: { ...spec.policy, users: { ...spec.policy?.users, ...others } } };
+  }
+
+  override load(spec: WorldSpec): Promise<void> {
+    return super.load(this.#known(spec));
+  }
+
   async begin(spec: WorldSpec): Promise<void> {
-    await this.newWorld(spec);
+    await this.newWorld(this.#known(spec));
     await this.#guest!.sh(this.#mountCommand);
     this.#mounted = true;
   }
@@ -125,14 +136,19 @@ export class GuestDriver extends DeviceDriver {
   async end(): Promise<void> {
     if (!this.#mounted) return;
     this.#mounted = false;
-    const umount = (): Promise<string> => this.#guest!.sh(`umount ${MOUNT}`);
+    let umount: (() => Promise<string>) | undefined = () => this.#guest!.sh(`umount ${MOUNT}`);
     try {
-      await this.recallActors();
-      // 9P holds a fid of the root for each user, as long as it is mounted.
-      if (this.way !== 'virtiofs') await umount();
+      // Linux's 9P client waits for an answer through every signal but the last.
+      await this.recallActors(this.way === 'virtiofs' ? 'interrupt' : 'kill');
+      if (this.way !== 'virtiofs') {
+        // 9P holds a fid of the root for each user, as long as it is mounted.
+        const once = umount;
+        umount = undefined;
+        await once();
+      }
       await this.assertNothingHeld();
     } finally {
-      if (this.way === 'virtiofs') await umount();
+      await umount?.();
     }
   }
 

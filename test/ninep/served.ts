@@ -42,13 +42,20 @@ export class ServedNinep implements AsyncDisposable {
     this.#server = server;
   }
 
-  /** Serves `spec` on a unix socket and on a port of 127.0.0.1. */
-  static async start(spec: string): Promise<ServedNinep> {
+  /** The path of a guest's vsock device, where there is one. */
+  get vsock(): string {
+    return path.join(this.#directory, 'vsock');
+  }
+
+  /** Serves `spec` on a unix socket and on a port of 127.0.0.1; and on a port of a guest's vsock. */
+  static async start(spec: string, { vsockPort }: { readonly vsockPort?: number } = {}): Promise<ServedNinep> {
     const directory = mkdtempSync(path.join(tmpdir(), 'porthole-9p-'));
     const file = path.join(directory, 'spec.yaml');
     writeFileSync(file, spec);
     const port = await freePort();
     const args = ['serve', file, '--9p', path.join(directory, 'ninep.sock'), '--9p', `tcp:127.0.0.1:${port}`, '--json'];
+    const vsock = ['--vsock', path.join(directory, 'vsock'), '--9p', `vsock:${vsockPort}`];
+    if (vsockPort !== undefined) args.push(...vsock);
     const server = spawn(porthole, args, { stdio: ['ignore', 'pipe', 'inherit'] });
     const served = new ServedNinep(directory, port, server);
     createInterface(server.stdout!).on('line', (line) => {
@@ -59,7 +66,9 @@ export class ServedNinep implements AsyncDisposable {
       served.events.push({ event: 'stopped' });
       for (const wake of served.#wakes) wake();
     });
-    await served.until((events) => events.filter(({ event }) => event === 'ready').length === 2);
+    await served.until(
+      (events) => events.filter(({ event }) => event === 'ready').length === (vsockPort === undefined ? 2 : 4),
+    );
     return served;
   }
 

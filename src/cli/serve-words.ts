@@ -3,6 +3,8 @@ import {
   formatProblem,
   formatProblems,
   mountCommand,
+  ninepArguments,
+  ninepMountCommand,
   type Paint,
   qemuArguments,
   qemuVsockArguments,
@@ -62,6 +64,14 @@ export const asJson = (event: ServeEvent): string => {
       problems: error instanceof SpecError ? error.problems : [],
     });
   }
+  if (event.event === 'ready' && event.target.kind === '9p') {
+    const { path } = event.target;
+    return JSON.stringify({
+      ...event,
+      ...(isSocket(path) && { qemu: ninepArguments(path) }),
+      guest: ninepMountLine(path),
+    });
+  }
   if (event.event === 'ready' && event.target.kind === 'vhost-user') {
     return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path, memory), guest: mountCommand });
   }
@@ -98,11 +108,26 @@ const vhostUserWords = (socket: string): string => {
     ${mountCommand}`;
 };
 
+/** In the guest, the console is hvc1; by vsock and TCP who mounts must be privileged. */
+const ninepMountLine = (where: string): string => {
+  if (where.startsWith('vsock:')) return `mount -t porthole ${where} /run/metadata`;
+  const tcp = /^tcp:\[?(.*?)\]?:(\d+)$/.exec(where);
+  if (tcp === null) return ninepMountCommand;
+  const options = `trans=tcp,port=${tcp[2]},privport,version=9p2000.L,cache=none,nosuid,nodev`;
+  return `mount -t 9p -o ${options} ${tcp[1]} /run/metadata`;
+};
+
+const isSocket = (where: string): boolean => !/^(tcp|vsock):/.test(where);
+
+const ninepWords = (where: string): string => `listening for 9P clients on ${where}
+${isSocket(where) ? `  QEMU, for a console that speaks 9P:\n    ${pairs(ninepArguments(where))}\n` : ''}  in the guest (docs/9p.md):
+    ${ninepMountLine(where)}`;
+
 const readyWords = {
   mount: (path: string) => `mounted on ${path}`,
   'vhost-user': vhostUserWords,
   vsock: vsockWords,
-  '9p': (path: string) => `listening for 9P clients on ${path}`,
+  '9p': ninepWords,
 } as const;
 
 export const shellQuoted = (word: string): string =>

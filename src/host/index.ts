@@ -1,3 +1,4 @@
+export { ninepArguments } from '../qemu/index.ts';
 export {
   attachWords,
   mountCommand,

@@ -3,7 +3,7 @@ import { close, read, send } from '../sys/index.ts';
 import type { Delta } from '../tree/index.ts';
 import { EAGAIN, EINTR } from '../wire/index.ts';
 import { LinkQueue, type MessageReader, readerOnDevice } from './link.ts';
-import type { LinkConfig, ToDevice, ToHost } from './link-messages.ts';
+import type { LinkConfig, LinkWay, ToDevice, ToHost } from './link-messages.ts';
 import type { NumberedUpstream } from './mutation-log.ts';
 import { MutationSender } from './mutation-sender.ts';
 
@@ -85,7 +85,7 @@ export class HostLink {
   }
 
   /** Where the file systems of one way in send their mutations. EIO when the host daemon does not take them. */
-  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+  upstream(way: LinkWay): NumberedUpstream {
     return this.#mutations.upstream(way);
   }
 

@@ -439,11 +439,13 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    return attachWords(vm.devicePaths.vhostUser, {
+    const { vhostUser, ninep } = vm.devicePaths;
+    const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
       accelerator: this.#options.accelerator.accelerator,
-    });
+    };
+    return attachWords({ vhostUser, ...(vm.record.ninep && { ninep }) }, wish);
   }
 
   async boot(ref: VmRef, { once }: ChangeOptions = {}): Promise<Boot> {

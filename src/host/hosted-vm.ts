@@ -137,6 +137,7 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
+      ninep: record.ninep ?? false,
       build: parts.deviceBuild,
       root: parts.deviceRoot,
       onServing: (facts) => this.#servedBy(facts),
@@ -379,6 +380,7 @@ export class HostedVm {
           images,
           accelerator: accelerator.accelerator,
           vhostUserSocket: this.devicePaths.vhostUser,
+          ninepSocket: this.devicePaths.ninep,
         });
       },
       commitBoot: async (bootId) => {

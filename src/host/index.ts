@@ -1,4 +1,11 @@
-export { attachWords, mountCommand, qemuArguments, qemuVsockArguments } from './attachment.ts';
+export { ninepArguments } from '../qemu/index.ts';
+export {
+  attachWords,
+  mountCommand,
+  ninepMountCommand,
+  qemuArguments,
+  qemuVsockArguments,
+} from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';

@@ -26,6 +26,8 @@ export interface VmServedOptions {
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** Whether its machine has a console that speaks 9P. */
+  readonly ninep: boolean;
   /** What device processes that we start run. */
   readonly build: string;
   /** Where they find it; undefined: here. */
@@ -240,6 +242,7 @@ export class VmServed {
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
+      ninep: this.#options.ninep ? [{ path: paths.ninep, ...mode }] : [],
       options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };

@@ -331,6 +331,14 @@ export interface Attachment {
   readonly libvirtDomain: string;
   /** The line that mounts it in the guest. */
   readonly mount: string;
+  /** The console that speaks 9P, of a VM that has one: what it needs beside the others. */
+  readonly ninep?: {
+    readonly socketPath: string;
+    readonly qemu: readonly string[];
+    /** A console's elements, which belong into `<devices>`. */
+    readonly libvirtXml: string;
+    readonly mount: string;
+  };
 }
 
 export interface Boot {

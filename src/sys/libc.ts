@@ -65,6 +65,9 @@ export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>
   'int getsockopt(int fd, int level, int name, void *value, void *length)',
 );
 
+export const setsockopt = bind<Call<[number, number, number, Pointer, number]>>(
+  'int setsockopt(int fd, int level, int name, const void *value, unsigned int length)',
+);
 export const getpeername = bind<Call<[number, Pointer, Pointer]>>('int getpeername(int fd, void *addr, void *length)');
 
 export const mount = bind<Call<[string, string, string, number, string | null]>>(

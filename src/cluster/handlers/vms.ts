@@ -29,6 +29,7 @@ export const vmView = (vm: Vm) => {
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
+    ninep: rest.ninep ?? false,
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     ...(status?.deviceVersion !== undefined && {
@@ -144,10 +145,16 @@ export const serveVms = (api: Api): void => {
 
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
-    const { qemu, cloudHypervisor, ...rest } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
+    const { account } = identityOf(c);
+    const { qemu, cloudHypervisor, ninep, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
       kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
-    return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
+    return reply(routes.getAttachment, 200, {
+      ...rest,
+      qemu: [...qemu],
+      cloudHypervisor: [...cloudHypervisor],
+      ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
+    });
   });
 
   serve(api, routes.tellBoot, async (c) => {

@@ -242,4 +242,4 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
   return rows;
 }
 
-export const vsockStreams: Group = { letter: 'v', title: 'streams over vsock, against a unix socket', run };
+export const vsockStreams: Group = { letter: 'j', title: 'streams over vsock, against a unix socket', run };

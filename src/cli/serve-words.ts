@@ -3,6 +3,8 @@ import {
   formatProblem,
   formatProblems,
   mountCommand,
+  ninepArguments,
+  ninepMountCommand,
   type Paint,
   qemuArguments,
   qemuVsockArguments,
@@ -35,7 +37,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`nothing wrong any more; the tree is as it was, revision ${event.revision}`);
     case 'device-ended':
       return err(
-        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, a VM on a socket must be restarted (QEMU cannot reconnect)`,
+        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, 9P clients must mount again, a VM on a vhost-user socket must be restarted (QEMU cannot reconnect)`,
       );
     case 'trouble':
       return err(event.what);
@@ -60,6 +62,14 @@ export const asJson = (event: ServeEvent): string => {
       event: 'rejected',
       message: error.message,
       problems: error instanceof SpecError ? error.problems : [],
+    });
+  }
+  if (event.event === 'ready' && event.target.kind === '9p') {
+    const { path } = event.target;
+    return JSON.stringify({
+      ...event,
+      ...(isSocket(path) && { qemu: ninepArguments(path) }),
+      guest: ninepMountLine(path),
     });
   }
   if (event.event === 'ready' && event.target.kind === 'vhost-user') {
@@ -98,10 +108,26 @@ const vhostUserWords = (socket: string): string => {
     ${mountCommand}`;
 };
 
+/** In the guest, the console is hvc1; by vsock and TCP who mounts must be privileged. */
+const ninepMountLine = (where: string): string => {
+  if (where.startsWith('vsock:')) return `mount -t porthole ${where} /run/metadata`;
+  const tcp = /^tcp:\[?(.*?)\]?:(\d+)$/.exec(where);
+  if (tcp === null) return ninepMountCommand;
+  const options = `trans=tcp,port=${tcp[2]},privport,version=9p2000.L,cache=none,nosuid,nodev`;
+  return `mount -t 9p -o ${options} ${tcp[1]} /run/metadata`;
+};
+
+const isSocket = (where: string): boolean => !/^(tcp|vsock):/.test(where);
+
+const ninepWords = (where: string): string => `listening for 9P clients on ${where}
+${isSocket(where) ? `  QEMU, for a console that speaks 9P:\n    ${pairs(ninepArguments(where))}\n` : ''}  in the guest (docs/9p.md):
+    ${ninepMountLine(where)}`;
+
 const readyWords = {
   mount: (path: string) => `mounted on ${path}`,
   'vhost-user': vhostUserWords,
   vsock: vsockWords,
+  '9p': ninepWords,
 } as const;
 
 export const shellQuoted = (word: string): string =>

@@ -8,9 +8,9 @@ const CONNECTIONS_PER_SECOND = 20;
 const PAUSE_MS = 1000;
 
 /**
- * Calls `onConnection` with the descriptor of each connection, which becomes the callee's. After `perSecond` in a second, and when one
- * can't be taken (no descriptors are left, EMFILE), it looks away for a second: the others wait, as far as the socket's
- * backlog goes, and the loop does not spin over what it can't take. Owns `fd`.
+ * Calls `onConnection` with the descriptor of each connection, which becomes the callee's. After `perSecond` in a second, and
+ * when one can't be taken (no descriptors are left, EMFILE), it looks away for a second: the others wait, as far as the
+ * socket's backlog goes, and the loop does not spin over what it can't take. Owns `fd`.
  */
 export class ConnectionListener implements Served {
   readonly servedCount = 0;
@@ -23,8 +23,8 @@ export class ConnectionListener implements Served {
   #resumesAtMs = Number.POSITIVE_INFINITY;
 
   constructor(fd: number, loop: Loop, onConnection: (fd: number) => void, perSecond = CONNECTIONS_PER_SECOND) {
-    this.#perSecond = perSecond;
     this.#fd = fd;
+    this.#perSecond = perSecond;
     this.#loop = loop;
     this.#onConnection = onConnection;
     loop.serve(this);

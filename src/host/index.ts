@@ -1,4 +1,11 @@
-export { attachWords, mountCommand, qemuArguments, qemuVsockArguments } from './attachment.ts';
+export { ninepArguments } from '../qemu/index.ts';
+export {
+  attachWords,
+  mountCommand,
+  ninepMountCommand,
+  qemuArguments,
+  qemuVsockArguments,
+} from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
@@ -13,3 +20,4 @@ export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.t
 export { formatProblem, formatProblems, type Paint, SpecError, type SpecProblem } from './spec-problem.ts';
 export { State } from './state.ts';
 export { removeTree, TreeStore, TreeStoreError, type TreeStoreErrorCode } from './tree-store.ts';
+export { claimUids, type UidRange } from './uid-claim.ts';

@@ -5,7 +5,15 @@ import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { KeeperProcess } from './keeper-process.ts';
-import { cleanUp, groupId, prepareMount, prepareSocket, prepareVsock, ServeError } from './serve-targets.ts';
+import {
+  cleanUp,
+  groupId,
+  prepareMount,
+  prepareNinep,
+  prepareSocket,
+  prepareVsock,
+  ServeError,
+} from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
@@ -22,6 +30,10 @@ export interface ServeOptions {
   readonly guestCid?: number;
   /** Group by name or number that may connect to the sockets. Default: only the owner may. */
   readonly socketGroup?: string;
+  /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`, `vsock:PORT`. */
+  readonly ninep?: readonly string[];
+  /** Who may connect to 9P over TCP beside this machine: addresses and prefixes. */
+  readonly ninepAllow?: readonly string[];
   /** Directories of this machine to mount on. */
   readonly mounts: readonly string[];
   readonly stateDirectory?: string;
@@ -34,6 +46,8 @@ export interface ServeOptions {
   readonly deviceCommand?: readonly [string, ...string[]];
   /** False: a front end is lost with the device process. Default: a keeper is started for them. */
   readonly keeper?: boolean;
+  /** How long a reload waits for the device process before it is told as not applied. Default 2,000. */
+  readonly applyWithinMs?: number;
 }
 
 /** What people or programs are told while serving. `--json` prints one a line. */
@@ -69,10 +83,11 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const loaded = loadSpecOrThrow(options.file);
   const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
   const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
-  const { vsock: vsockPaths = [], guestCid = 3 } = options;
+  const { vsock: vsockPaths = [], guestCid = 3, ninepAllow = [] } = options;
   const vsock = await Promise.all(vsockPaths.map((path) => prepareVsock(path, guestCid, gid)));
+  const ninep = await Promise.all((options.ninep ?? []).map((where) => prepareNinep(where, gid, ninepAllow)));
   const mounts = options.mounts.map(prepareMount);
-  const sockets = [...vhostUser, ...vsock, ...vsock.map(({ host }) => host)];
+  const sockets = [...vhostUser, ...ninep, ...vsock, ...vsock.map(({ host }) => host)];
   const twice = [...sockets, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
@@ -81,6 +96,7 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
     vm,
     vhostUser,
     mounts,
+    ...(ninep.length > 0 && { ninep }),
     ...(vsock.length > 0 && { vsock }),
     options: { spinMicros: 50, allowUnsealedMemory: false, ...options.device },
   });
@@ -294,7 +310,7 @@ export class Server implements AsyncDisposable {
 
   #tellReload(revision: number, changes: number): void {
     void this.#session
-      .applied(revision)
+      .applied(revision, this.#options.applyWithinMs)
       .then((applied) => this.#emit({ event: 'reloaded', revision, changes, applied }));
   }
 
@@ -317,7 +333,8 @@ export class Server implements AsyncDisposable {
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
       // The sockets of front ends wait with the keeper for the next one.
-      const ours = this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount');
+      const ours =
+        this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind !== 'vhost-user');
       cleanUp(ours, this.#made);
       try {
         this.#startDevice();

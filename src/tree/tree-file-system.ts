@@ -43,7 +43,7 @@ import type { Mutation, Outcome, Upstream } from './mutation.ts';
 import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
-import { OpenFile, OpenFiles, openMask } from './open-files.ts';
+import { needsTruncation, OpenFile, OpenFiles, openMask } from './open-files.ts';
 import type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
@@ -278,6 +278,12 @@ export class TreeFileSystem implements FileSystem {
   readable(handle: Handle): boolean {
     const file = handle as OpenFile;
     return !file.stream || this.#stream.ready(file);
+  }
+
+  truncateOnWrite(handle: Handle): void {
+    const file = handle as OpenFile;
+    const node = this.#replica.snapshot.node(file.ino);
+    if (file.writes && node !== undefined && needsTruncation(node)) this.#files.renewTruncation(file);
   }
 
   pendingTruncation(ino: number): boolean {

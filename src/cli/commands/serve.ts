@@ -10,6 +10,8 @@ interface ServeFlags {
   readonly vhostUser?: readonly string[];
   readonly socketGroup?: string;
   readonly mount?: readonly string[];
+  readonly '9p'?: readonly string[];
+  readonly '9pAllow'?: readonly string[];
   readonly vsock?: readonly string[];
   readonly vsockCid?: number;
   readonly state?: string;
@@ -22,6 +24,12 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .argument('<file>', 'the spec file; changes of it are served at once')
     .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
+    .option(
+      '--9p <where>',
+      'listen for 9P clients: a socket, tcp:ADDRESS[:PORT], or vsock:PORT of --vsock (any number of times)',
+      collect,
+    )
+    .option('--9p-allow <address>', 'let this address or prefix connect by TCP (any number of times)', collect)
     .option(
       '--vsock <path>',
       'a vsock device for a VM: host programs connect to this socket (any number of times)',
@@ -39,6 +47,12 @@ Examples:
   porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
+  porthole serve web.yaml --9p /run/porthole/web.9p --9p tcp:127.0.0.1:564
+
+Who may open a socket is trusted as the VM's hypervisor is: what it says of uids
+is believed, on a 9P socket as on a vhost-user one. By TCP and vsock nobody may
+attach but from a port below 1024, which takes root on the other side; TCP is not
+encrypted.
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
 SIGHUP opens the audit log by its name again, so that it can be rotated; where
@@ -70,15 +84,20 @@ const guestCid = (text: string): number => {
 };
 
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [], vsock = [] } = flags;
-  if (vhostUser.length + mounts.length + vsock.length === 0) {
+  const { vhostUser = [], mount: mounts = [], vsock = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
+  if (vhostUser.length + mounts.length + vsock.length + ninep.length === 0) {
     throw new UsageError(
-      'serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine',
+      'serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine',
     );
   }
-  if (flags.socketGroup !== undefined && vhostUser.length + vsock.length === 0) {
-    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
+  const beginsWith = (kind: string) => ninep.filter((where) => where.startsWith(kind)).length;
+  const [byTcp, byVsock] = [beginsWith('tcp:'), beginsWith('vsock:')];
+  if (flags.socketGroup !== undefined && vhostUser.length + vsock.length + ninep.length === byTcp + byVsock) {
+    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET');
   }
+  if (ninepAllow.length > 0 && byTcp === 0) throw new UsageError('--9p-allow is for TCP: add --9p tcp:ADDRESS');
+  if (byVsock > 0 && vsock.length === 0)
+    throw new UsageError('--9p vsock:PORT is for a vsock device: add --vsock PATH');
   if (flags.vsockCid !== undefined && vsock.length === 0) {
     throw new UsageError('--vsock-cid is for a vsock device: add --vsock PATH');
   }
@@ -87,6 +106,8 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
     file,
     vhostUser,
     mounts,
+    ninep,
+    ninepAllow,
     vsock,
     ...(flags.vsockCid !== undefined && { guestCid: flags.vsockCid }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),

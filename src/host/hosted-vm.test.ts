@@ -7,7 +7,8 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import { until } from '../../test/until.ts';
 import type { VmRecord } from '../records/index.ts';
 import { openStores, type Store } from '../store/index.ts';
-import { bootsOf, HostedVm, type HostParts } from './hosted-vm.ts';
+import { Boots } from './boots.ts';
+import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { checkedSpec } from './tree-port.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -84,8 +85,8 @@ class World {
     });
   }
 
-  boots(): ReturnType<typeof bootsOf> {
-    return bootsOf(this.#stores.region, 'web');
+  boots(): ReturnType<Boots['all']> {
+    return new Boots(this.#stores.region, 'web', 0).all();
   }
 
   /** What the store has of the machine. */
@@ -117,6 +118,7 @@ class World {
       keeper: { open: async () => {}, close: async () => {} },
       version: 'test',
       deviceBuild: 'test',
+      deviceRoot: undefined,
       onOutdated: () => {},
       onTrouble: (_vm: string, what: string) => this.troubles.push(what),
     } as unknown as HostParts;
@@ -205,7 +207,7 @@ test('a deletion that fails says so, is tried again, and ends nothing else', asy
 test('boots that are told of at once are two, each with a number and an id of its own', async (t) => {
   const world = await World.make(t);
   const vm = await world.open({ ...record, kind: 'attached' });
-  const told = await Promise.all([vm.boot(), vm.boot(), vm.boot()]);
+  const told = await Promise.all([vm.boot(undefined), vm.boot(undefined), vm.boot(undefined)]);
   assert.deepEqual(
     told.map(({ number }) => number),
     [1, 2, 3],

@@ -28,6 +28,8 @@ export interface VmServedOptions {
   readonly allowUnsealedMemory: boolean;
   /** What device processes that we start run. */
   readonly build: string;
+  /** Where they find it; undefined: here. */
+  readonly root: URL | undefined;
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
@@ -244,14 +246,14 @@ export class VmServed {
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, root, onEvent } = this.#options;
     const { uid, gid } = owner;
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
-        environment: partEnvironment(),
+        command: [...commandOf('device', root), '--link', paths.link, '--keeper', paths.keeper],
+        environment: partEnvironment(root),
         limits: deviceLimits,
         logFile: paths.log,
         ...(uid !== undefined && { uid }),

@@ -154,11 +154,11 @@ interface OwnVmChanges {
 export async function shell(own: OwnVm, command: string): Promise<string> {
   const { socket, text } = own.attach();
   const mark = `mark${Math.random().toString(36).slice(2)}`;
-  socket.write(`${command}; echo "${mark}"-end\n`);
-  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
+  socket.write(`echo "begin-${mark}"; ${command}; echo "${mark}"-end\n`);
+  // The shell echoes the line, and breaks it where the terminal ends.
+  const pattern = new RegExp(`\nbegin-${mark}\r\n([^]*?)${mark}-end`);
   try {
-    const after = () => text().slice(text().indexOf(mark));
-    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
+    return await until(`the end of ${command}`, () => pattern.exec(text())?.[1], bootLimitMs);
   } finally {
     socket.destroy();
   }

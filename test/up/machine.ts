@@ -123,7 +123,7 @@ export class UpMachine {
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),
-      uidBase: process.getuid?.() === 0 ? 700_000 : undefined,
+      uidBase: process.getuid?.() === 0 ? 'free' : undefined,
       auditDays: 90,
       auditBytes: 64 * 1024 * 1024,
       version: 'test',

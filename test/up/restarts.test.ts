@@ -4,7 +4,7 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { ResultOf } from '../../src/cluster/client.ts';
-import { bootsOf } from '../../src/host/hosted-vm.ts';
+import { Boots } from '../../src/host/boots.ts';
 import { openStores } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, UpMachine } from './machine.ts';
@@ -127,7 +127,7 @@ test('a VM whose QEMU is killed, and one whose machine restarts, starts again an
   const state = path.join(machine.directory, 'state');
   const stores = await openStores({ directory: path.join(state, 'store'), keyFile: path.join(state, 'key') });
   // A status that lasts for a second may not be seen; what is kept of the boot after it is.
-  for (const { number, reason } of await bootsOf(stores.region, 'one'))
+  for (const { number, reason } of await new Boots(stores.region, 'one', 0).all())
     assert.match(reason, number === 1 ? /^started$/ : /^QEMU was killed by SIGKILL .*; it starts again in \d+ s$/);
   const kept = JSON.parse(new TextDecoder().decode((await stores.region.get('machine/one'))!.value));
   assert.equal(kept.runtime.qemu.machineBootId, readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim());

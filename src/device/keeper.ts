@@ -176,12 +176,17 @@ export class Keeper {
     if (there !== undefined) return there.path === path ? 0 : EEXIST;
     // Whoever listens there is the keeper before this one. Who connects from here on waits until we have what it had.
     const before = new KeeperClient(path);
-    const listenFd = listenFor(path, uid, 'packets');
-    const vm: Vm = { path, listenFd, kept: new Map(), connections: new Set(), isRefused: false };
-    for (const { name: of, number, fd } of before.takeOver())
-      if (isKeepable(fd)) vm.kept.set(of, { fd, number });
-      else close(fd);
-    before.close();
+    let listenFd: number;
+    const kept = new Map<string, Kept>();
+    try {
+      listenFd = listenFor(path, uid, 'packets');
+      for (const { name: of, number, fd } of before.takeOver())
+        if (kept.size < limits.descriptors && isKeepable(fd)) kept.set(of, { fd, number });
+        else close(fd);
+    } finally {
+      before.close();
+    }
+    const vm: Vm = { path, listenFd, kept, connections: new Set(), isRefused: false };
     this.#vms.set(name, vm);
     this.#watch(listenFd, () => {
       const fd = accept(listenFd);

@@ -151,7 +151,9 @@ export class KeeperClient {
     const fds: number[] = [];
     for (;;) {
       const left = Math.ceil(deadline - performance.now());
-      if (left <= 0 || pollOne(this.#fd, POLLIN, left) < 0) return this.#lost();
+      const ready = left <= 0 ? -EAGAIN : pollOne(this.#fd, POLLIN, left);
+      if (ready === -EINTR) continue;
+      if (ready < 0) return this.#lost();
       const got = receiveWithFds(this.#fd, this.#packet, this.#packet.length, fds, 1);
       if (got === -EAGAIN || got === -EINTR) continue;
       const answer = got <= 0 ? undefined : protocol.readAnswer(this.#packet, got);

@@ -28,6 +28,7 @@ import { Keeper } from './keeper.ts';
 import { KeeperClient } from './keeper-client.ts';
 import * as protocol from './keeper-protocol.ts';
 
+const EINTR = 4;
 const EINVAL = 22;
 const ENOENT = 2;
 const ENOSPC = 28;
@@ -229,7 +230,12 @@ function adminOf(bench: Bench, command: object, pid?: number): number | undefine
   const isIt = pid === undefined || (typeof peer === 'object' && peer.pid === pid);
   const answer = new Uint8Array(256);
   const line = Buffer.from(`${JSON.stringify(command)}\n`);
-  const got = isIt && send(fd, line) === line.length && pollOne(fd, POLLIN, 60_000) > 0 ? read(fd, answer) : 0;
+  let got = 0;
+  if (isIt && send(fd, line) === line.length) {
+    // The end of the other keeper, which is a child of this process, interrupts it.
+    while (pollOne(fd, POLLIN, 60_000) === -EINTR) continue;
+    got = read(fd, answer);
+  }
   close(fd);
   return got <= 0
     ? undefined

@@ -392,7 +392,11 @@ export class Host implements HostPort, AsyncDisposable {
       await this.#alone(async () => {
         if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
         // What a device process that is ending has left must find its successor.
-        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+        if (![...this.#vms.values()].every((vm) => vm.isServedOrDown)) return;
+        await this.#keeper.replace().catch((error: unknown) => {
+          looks = keeperLooks;
+          this.#options.onTrouble(undefined, `the keeper of another version stays: ${messageOf(error)}`);
+        });
       });
     }
   }

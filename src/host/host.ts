@@ -52,6 +52,7 @@ import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
+import { WriteRate } from './write-rate.ts';
 
 type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
 
@@ -63,6 +64,8 @@ export interface HostOptions extends Omit<HostParts, Made> {
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
+  /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
+  readonly guestWriteRate?: number | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
@@ -331,9 +334,11 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #openTree(record: VmRecord): Promise<VmTree> {
-    const { region } = this.#options;
+    const { region, guestWriteRate: bytesPerSecond } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
+    const rate = bytesPerSecond === undefined ? undefined : new WriteRate({ bytesPerSecond });
+    const persist = rate?.paced(kept.persist, () => kept.writtenBytes) ?? kept.persist;
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
@@ -341,7 +346,7 @@ export class Host implements HostPort, AsyncDisposable {
       kept: {
         persist: async (commits) => {
           try {
-            await kept.persist(commits);
+            await persist(commits);
           } catch (error) {
             if (!(error instanceof StoreError)) this.#openAnew(record.name, error);
             throw error;
@@ -351,6 +356,7 @@ export class Host implements HostPort, AsyncDisposable {
         history: kept.history,
         keepHistory: (history) => kept.keepHistory(history),
       },
+      rate,
     });
     if (restored === undefined) await loadFirstTree(region, tree);
     await forgetFirstTree(region, record.name).catch((error: unknown) => {

@@ -128,7 +128,7 @@ const tiers: readonly Tier[] = [
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
-    minimumTests: 27,
+    minimumTests: 29,
     limitSeconds: 900,
     concurrency: 1,
   },

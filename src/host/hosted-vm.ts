@@ -57,6 +57,8 @@ export interface HostParts {
   readonly version: string;
   /** What device processes run that are started now. */
   readonly deviceBuild: string;
+  /** Where device processes find what they run; undefined: here. */
+  readonly deviceRoot: URL | undefined;
   /** One of another version was found, and can be replaced. */
   readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
@@ -136,6 +138,7 @@ export class HostedVm {
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
       build: parts.deviceBuild,
+      root: parts.deviceRoot,
       onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
@@ -259,10 +262,9 @@ export class HostedVm {
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
     await this.#machine?.release();
+    this.#served.hush();
     await this.#settled();
     await this.#served.release();
-    // What came meanwhile is kept too, and answered by the next daemon.
-    await this.#settled();
     await this.tree.leaveHistory().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `who follows its tree must read it anew: ${(error as Error).message}`);
     });

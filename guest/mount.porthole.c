@@ -155,8 +155,20 @@ static const unsigned char version[] = "9P2000.L";
 #define VERSION_BYTES (sizeof version - 1)
 /* size[4] type[1] tag[2] msize[4] version[s] */
 #define FRAME_BYTES (4 + 1 + 2 + 4 + 2 + VERSION_BYTES)
+#define HEADER_BYTES 7
 #define TVERSION 100
 #define RVERSION 101
+
+/* Reads so many bytes away; 0 when they do not come in time. */
+static int skip(int fd, size_t length, long end) {
+  unsigned char waste[4096];
+  while (length > 0) {
+    size_t part = length < sizeof waste ? length : sizeof waste;
+    if (take(fd, waste, part, end - now_ms()) < part) return 0;
+    length -= part;
+  }
+  return 1;
+}
 
 /* Whether a server of 9P2000.L answers. */
 static int answers(int fd, unsigned msize, long ms) {
@@ -164,11 +176,22 @@ static int answers(int fd, unsigned msize, long ms) {
                                       msize >> 16 & 0xff, msize >> 24 & 0xff, VERSION_BYTES, 0};
   memcpy(frame + FRAME_BYTES - VERSION_BYTES, version, VERSION_BYTES);
   if (!put(fd, frame, sizeof frame, ms)) return 0;
-  unsigned char reply[FRAME_BYTES];
-  size_t got = take(fd, reply, sizeof reply, ms);
-  say("%zu bytes of %zu came as the answer", got, sizeof reply);
-  if (got < sizeof reply) return 0;
-  return reply[0] == FRAME_BYTES && reply[4] == RVERSION && !memcmp(reply + 13, version, VERSION_BYTES);
+  /* Answers of an earlier boot may come first. */
+  long end = now_ms() + ms;
+  for (;;) {
+    unsigned char reply[FRAME_BYTES];
+    if (take(fd, reply, HEADER_BYTES, end - now_ms()) < HEADER_BYTES) return 0;
+    size_t length = reply[0] | reply[1] << 8 | reply[2] << 16 | (size_t)reply[3] << 24;
+    int is_ours = reply[4] == RVERSION && reply[5] == 0xff && reply[6] == 0xff && length <= sizeof reply;
+    say("a frame of type %d and %zu bytes came", reply[4], length);
+    if (length < HEADER_BYTES || length > LONGEST_FRAME) return 0;
+    if (!is_ours) {
+      if (!skip(fd, length - HEADER_BYTES, end)) return 0;
+      continue;
+    }
+    if (take(fd, reply + HEADER_BYTES, length - HEADER_BYTES, end - now_ms()) < length - HEADER_BYTES) return 0;
+    return length == FRAME_BYTES && !memcmp(reply + FRAME_BYTES - VERSION_BYTES, version, VERSION_BYTES);
+  }
 }
 
 /*
@@ -179,12 +202,12 @@ static int synchronize(int fd, unsigned msize, long timeout_ms) {
   static const unsigned char zeros[LONGEST_FRAME];
   long end = now_ms() + timeout_ms;
   for (;;) {
-    drain(fd);
     if (answers(fd, msize, ANSWER_MS)) return 1;
     if (now_ms() >= end) return 0;
     say("no answer; ending what may be unfinished on the line");
     put(fd, zeros, sizeof zeros, ANSWER_MS);
     usleep(AGAIN_MS * 1000);
+    drain(fd);
   }
 }
 

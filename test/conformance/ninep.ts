@@ -21,6 +21,7 @@ import {
   O_RDONLY,
   O_TRUNC,
   O_WRONLY,
+  RENAME_NOREPLACE,
   X_OK,
 } from '../../src/wire/index.ts';
 import { Client, entriesIn, type Fields, type Reply } from '../ninep/client.ts';
@@ -424,6 +425,7 @@ class NinepActor extends Actor {
 
   /** v9fs refuses flags: Trenameat has none. */
   async rename(path: PathName, newPath: PathName, flags = 0): Promise<Verdict> {
+    if ((flags & RENAME_NOREPLACE) !== 0 && typeof (await this.lstat(newPath)) !== 'string') return errno(EEXIST);
     if (flags !== 0) return errno(EINVAL);
     return await this.#in<'OK'>(path, async (from) => {
       const to = parentOf(this.#tree, newPath);

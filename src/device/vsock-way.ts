@@ -10,7 +10,7 @@ import type { LeftConnection, Succession } from './succession.ts';
 
 /** Programs of the host, one connection after the other, and how many may wait for theirs to be taken. */
 const HOST_CONNECTIONS_PER_SECOND = 2_000;
-const HOST_BACKLOG = 128;
+const HOST_BACKLOG = 1024;
 
 interface VsockWayOptions {
   readonly config: LinkVsock;

@@ -16,6 +16,7 @@ import {
   type AuditPage,
   type AuditQuery,
   type Boot,
+  type ChangeOptions,
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
@@ -35,7 +36,8 @@ import {
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
 import { attachWords } from './attachment.ts';
-import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
+import type { KeptRecord } from './audit-scan.ts';
+import { AuditCompactedError, AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
@@ -73,6 +75,8 @@ interface CallOptions {
 }
 
 const vmPrefix = 'vm/';
+/** Of the log, that one query looks through. */
+const auditPageBytes = 16 * 1024 * 1024;
 const beginAnewAfterMs = 500;
 const openAnewAgainMs = 5_000;
 const probeMs = 1_000;
@@ -116,7 +120,7 @@ export class Host implements HostPort, AsyncDisposable {
       ...(sandboxUid !== undefined && { sandboxUid }),
       ...(imageGid !== undefined && { gid: imageGid }),
     });
-    this.#imageNames = new ImageNames(options.region, (digest) => this.#images.remove(digest));
+    this.#imageNames = new ImageNames(options.region, this.#images);
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -171,6 +175,9 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
+      await host.#imageNames.collect().catch((error: unknown) => {
+        options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
+      });
       const from = await host.#takeAll();
       host.#isOpen = true;
       host.#following = host.#follow(from);
@@ -341,6 +348,8 @@ export class Host implements HostPort, AsyncDisposable {
           }
         },
         ...(restored && { restored }),
+        history: kept.history,
+        keepHistory: (history) => kept.keepHistory(history),
       },
     });
     if (restored === undefined) await loadFirstTree(region, tree);
@@ -439,11 +448,11 @@ export class Host implements HostPort, AsyncDisposable {
     return attachWords({ vhostUser, ...(vm.record.ninep && { ninep }) }, wish);
   }
 
-  async boot(ref: VmRef): Promise<Boot> {
+  async boot(ref: VmRef, { once }: ChangeOptions = {}): Promise<Boot> {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `the boots of VM "${ref.name}" are this host's own`);
-    return vm.boot();
+    return vm.boot(once);
   }
 
   async statistics(ref: VmRef): Promise<Statistics> {
@@ -466,12 +475,9 @@ export class Host implements HostPort, AsyncDisposable {
     this.#drainRings();
     const { limit, newestFirst = false, cursor, ...filter } = query;
     const after = cursor === undefined ? undefined : sequenceOf(cursor);
-    const events: AuditEvent[] = [];
-    for await (const kept of this.#audit.query(filter, { after, newestFirst, signal })) {
-      events.push(toEvent(kept));
-      if (events.length === limit) return { events, next: events.at(-1)!.id };
-    }
-    return { events, next: undefined };
+    const page = { after, newestFirst, limit, mostBytes: auditPageBytes, signal };
+    const { records, next } = await this.#audit.page(filter, page);
+    return { events: records.map(toEvent), next: next === undefined ? undefined : String(next) };
   }
 
   async followAudit(

@@ -20,3 +20,4 @@ export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.t
 export { formatProblem, formatProblems, type Paint, SpecError, type SpecProblem } from './spec-problem.ts';
 export { State } from './state.ts';
 export { removeTree, TreeStore, TreeStoreError, type TreeStoreErrorCode } from './tree-store.ts';
+export { claimUids, type UidRange } from './uid-claim.ts';

@@ -46,6 +46,8 @@ export interface ServeOptions {
   readonly deviceCommand?: readonly [string, ...string[]];
   /** False: a front end is lost with the device process. Default: a keeper is started for them. */
   readonly keeper?: boolean;
+  /** How long a reload waits for the device process before it is told as not applied. Default 2,000. */
+  readonly applyWithinMs?: number;
 }
 
 /** What people or programs are told while serving. `--json` prints one a line. */
@@ -308,7 +310,7 @@ export class Server implements AsyncDisposable {
 
   #tellReload(revision: number, changes: number): void {
     void this.#session
-      .applied(revision)
+      .applied(revision, this.#options.applyWithinMs)
       .then((applied) => this.#emit({ event: 'reloaded', revision, changes, applied }));
   }
 

@@ -30,6 +30,8 @@ export interface VmServedOptions {
   readonly ninep: boolean;
   /** What device processes that we start run. */
   readonly build: string;
+  /** Where they find it; undefined: here. */
+  readonly root: URL | undefined;
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
@@ -54,6 +56,8 @@ export class VmServed {
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
+  /** It is being let go of. */
+  #isHushed = false;
   #isReleased = false;
   #isWanted = false;
 
@@ -91,8 +95,8 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
-    // Whoever comes after us has the ring and the device process by now.
-    if (this.#isReleased) throw new Error('it was let go');
+    // Whoever comes after us has the ring and the device process by now, or soon.
+    if (this.#isHushed) throw new Error('it was let go');
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
@@ -193,8 +197,15 @@ export class VmServed {
     return this.#isReleased || this.#ring.drain();
   }
 
+  /** What guests ask to have changed from now on is for the next daemon. */
+  hush(): void {
+    this.#isHushed = true;
+    this.#device?.hush();
+  }
+
   /** Lets go: the device process lives on. */
   async release(): Promise<void> {
+    this.#isHushed = true;
     await this.#changing;
     if (this.#isReleased) return;
     this.#isReleased = true;
@@ -238,14 +249,14 @@ export class VmServed {
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, root, onEvent } = this.#options;
     const { uid, gid } = owner;
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
-        environment: partEnvironment(),
+        command: [...commandOf('device', root), '--link', paths.link, '--keeper', paths.keeper],
+        environment: partEnvironment(root),
         limits: deviceLimits,
         logFile: paths.log,
         ...(uid !== undefined && { uid }),

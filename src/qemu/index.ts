@@ -22,7 +22,7 @@ export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdent
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
-export { killAllOf } from './strays.ts';
+export { killAllOf, runsAsOneOf } from './strays.ts';
 export {
   findLauncher,
   type Launcher,

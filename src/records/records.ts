@@ -125,6 +125,8 @@ export const BootRecord = z.looseObject({
   reason: z.string(),
   endedAtMs: millis.optional(),
   endReason: z.string().optional(),
+  /** The request that told of it, where one did. */
+  request: z.string().optional(),
 });
 export type BootRecord = z.infer<typeof BootRecord>;
 

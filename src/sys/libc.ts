@@ -23,6 +23,7 @@ export const read = bind<Call<[number, Pointer, number]>>('long read(int fd, voi
 export const write = bind<Call<[number, Pointer, number]>>('long write(int fd, const void *buf, size_t n)');
 export const close = bind<Call<[number]>>('int close(int fd)');
 export const fcntl = bind<Call<[number, number, number]>>('int fcntl(int fd, int cmd, long arg)');
+export const flock = bind<Call<[number, number]>>('int flock(int fd, int operation)');
 export const fstat = bind<Call<[number, Pointer]>>('int fstat(int fd, void *buf)');
 export const ftruncate = bind<Call<[number, number]>>('int ftruncate(int fd, int64_t length)');
 export const poll = bind<Call<[Pointer, number, number]>>('int poll(void *fds, unsigned long n, int timeout)');

@@ -4,11 +4,11 @@
  * decided since and is being kept. When that fails, the head goes back to what is kept, and all that built on it is refused.
  */
 import { EIO, EOVERFLOW } from '../wire/index.ts';
-import { AppliedMutations } from './applied.ts';
+import { AnsweredRequests, AppliedMutations } from './applied.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Way } from './caller.ts';
-import type { Applied, Commit, Persist, Restored } from './commit.ts';
+import type { Answered, Applied, Commit, Persist, Restored } from './commit.ts';
 import { type Change, changesBetween, type Delta } from './delta.ts';
 import { nodesToKeep } from './durable.ts';
 import {
@@ -94,6 +94,7 @@ interface Decision {
   /** Nobody has to keep it: a restart knows nothing of what it is about. */
   readonly unkept?: boolean;
   readonly applied?: Applied | undefined;
+  readonly request?: { readonly id: string; readonly dataRevision: number | undefined } | undefined;
   readonly forgotten?: string;
   readonly kept: () => void;
   readonly refused: (failure: Error) => void;
@@ -128,6 +129,7 @@ export class Authority {
   readonly #ledger = new Ledger();
   readonly #pipeline: Pipeline<Decided>;
   readonly #applied = new AppliedMutations();
+  readonly #answered = new AnsweredRequests();
   /** Who waits for a mutation that is decided, by sequence and holder. */
   readonly #unsettled = new Map<string, Settle[]>();
   /** Of the head. */
@@ -214,26 +216,27 @@ export class Authority {
    * tree, and what a `persist` threw that answers at once. TreeError CONDITION_UNMET when what a spec can say of the tree was
    * changed after `ifRevision`.
    */
-  load(spec: Spec, ifRevision?: number): Loaded {
+  load(spec: Spec, ifRevision?: number, request?: string): Loaded {
     const { policy: before, snapshot } = this.#head;
     checkUnchanged(this.#records.specRevision, snapshot.revision, ifRevision);
     const policyChanged = snapshot.node(ROOT_INO) === undefined || !samePolicy(before.spec, spec.policy);
     const policy = policyChanged ? new Policy(spec.policy) : before;
-    return this.#fromOutside(policyChanged ? policy : undefined, (placing) => placeSpec(spec.entries, placing));
+    const place = (placing: Placing): void => placeSpec(spec.entries, placing);
+    return this.#fromOutside(policyChanged ? policy : undefined, place, { request });
   }
 
   /** Replaces the rules alone, and gives what was made outside the owners and modes that they say. Throws as `load`; `ifRevision` is of the policy. */
-  setPolicy(spec: PolicySpec, ifRevision?: number): Loaded {
+  setPolicy(spec: PolicySpec, ifRevision?: number, request?: string): Loaded {
     checkRevision('the policy', this.#records.policyRevision, ifRevision);
     const policy = samePolicy(this.#head.policy.spec, spec) ? undefined : new Policy(spec);
-    return this.#fromOutside(policy, (placing) => policy && reattributeAll(placing));
+    return this.#fromOutside(policy, (placing) => policy && reattributeAll(placing), { request });
   }
 
   /**
    * Edits by path: all of them, in order and as one commit, when all conditions hold; else nothing. Resolves when it is
    * kept and published. Rejects with a TreeError.
    */
-  async edit(edits: readonly Edit[], conditions: readonly EditCondition[] = []): Promise<Edited> {
+  async edit(edits: readonly Edit[], conditions: readonly EditCondition[] = [], request?: string): Promise<Edited> {
     let loaded: Loaded;
     let dataRevisions: ReadonlyMap<string, number> = new Map();
     try {
@@ -246,7 +249,11 @@ export class Authority {
           if (errno !== 0) throw overQuota(edits);
           dataRevisions = dataRevisionsOf(edits, placing.draft.now);
         },
-        true,
+        {
+          always: true,
+          request,
+          dataRevision: () => (edits.length === 1 ? dataRevisions.get(edits[0]!.path) : undefined),
+        },
       );
     } catch (error) {
       // What it was decided on has to be kept first.
@@ -271,11 +278,20 @@ export class Authority {
     return new Promise((resolve) => this.#enter({ kept: () => resolve(undefined), refused: resolve }));
   }
 
+  /** What a request of this id was answered, if it changed the tree; once `settled`, for one that may be under way. */
+  answered(id: string): Answered | undefined {
+    return this.#answered.get(id);
+  }
+
   /** `always`: a value counts although it is the one that the outside gave last, if a guest has written another since. */
   #fromOutside(
     policy: Policy | undefined,
     place: (placing: Placing & { readonly isGuestWritten: (ino: number) => boolean }) => void,
-    always = false,
+    how: {
+      readonly always?: boolean;
+      readonly request: string | undefined;
+      readonly dataRevision?: () => number | undefined;
+    },
   ): Loaded {
     const draft = this.#draft();
     let { nextIno, bases, guestWritten } = this.#records;
@@ -287,7 +303,7 @@ export class Authority {
       allocate: () => nextIno++,
       valueChanged: (ino, bytes) => {
         const digest = this.#options.digest(bytes);
-        if (bases.get(ino) === digest && !(always && isGuestWritten(ino))) return false;
+        if (bases.get(ino) === digest && !(how.always === true && isGuestWritten(ino))) return false;
         bases = bases.set(ino, digest);
         guestWritten = guestWritten.delete(ino);
         return true;
@@ -301,6 +317,7 @@ export class Authority {
       draft,
       policy,
       records: { ...this.#records, nextIno, bases, guestWritten, policyRevision },
+      request: how.request === undefined ? undefined : { id: how.request, dataRevision: how.dataRevision?.() },
       kept: resolve,
       refused: reject,
     });
@@ -433,6 +450,7 @@ export class Authority {
       usage: this.#ledger.usage,
     });
     for (const applied of restored.applied ?? []) this.#applied.add(applied);
+    for (const answered of restored.answered ?? []) this.#answered.add(answered);
     for (const node of nodes) if (isUnlinked(node)) this.#orphans.set(node.ino, new Set([UNKNOWN]));
   }
 
@@ -460,6 +478,7 @@ export class Authority {
     let records = without(decision.records ?? this.#records, remove);
     if (changed && (decision.policy !== undefined || changesSpec(before, next, touched, this.#options.apart)))
       records = { ...records, specRevision: revision };
+    const changes = changed && !unkept ? changesBetween(before, next, touched) : [];
     let commit: Commit | undefined;
     if (changed && !unkept) {
       commit = this.#commitOf(
@@ -468,6 +487,7 @@ export class Authority {
         remove,
         records,
         decision,
+        changes,
       );
     } else if (forgotten !== undefined) {
       commit = { revision, nextIno: records.nextIno, put: [], remove: [], forgotten };
@@ -493,7 +513,6 @@ export class Authority {
     }
     this.#lastRevision = Math.max(this.#lastRevision, revision);
     this.#records = records;
-    const changes = changed && !unkept ? changesBetween(before, next, touched) : [];
     if (draft !== undefined && (changed || draft.filled)) {
       const judgedAnew = unkept ? [] : onceChanged(draft, next, this.#head.policy, policy);
       this.#ledger.add(draft, policy, this.#isGuestWritten);
@@ -518,8 +537,10 @@ export class Authority {
     { kept, unkept }: { readonly kept: readonly Node[]; readonly unkept: readonly number[] },
     remove: readonly number[],
     records: Records,
-    { policy, applied }: Decision,
+    { policy, applied, request }: Decision,
+    changes: readonly Change[],
   ): Commit {
+    const { policyRevision } = records;
     return {
       revision,
       nextIno: records.nextIno,
@@ -531,6 +552,7 @@ export class Authority {
       remove: [...remove, ...unkept],
       ...(policy && { policy: policy.spec }),
       ...(applied && { applied }),
+      ...(request && { answered: { ...request, revision, changes: changes.length, policyRevision } }),
     };
   }
 
@@ -539,6 +561,7 @@ export class Authority {
     if (commit !== undefined) this.#persistFailure = undefined;
     this.#durableRecords = records;
     if (commit?.applied !== undefined) this.#applied.add(commit.applied);
+    if (commit?.answered !== undefined) this.#answered.add(commit.answered);
     if (commit?.forgotten !== undefined) this.#applied.forget(commit.forgotten);
     if (change !== undefined) {
       const { delta, made } = change;

@@ -11,6 +11,8 @@ import type {
   AttachedMachine,
   AuditEvent,
   AuditFilter,
+  Boot,
+  ChangeOptions,
   ConsolePiece,
   ConsolePort,
   FileProblem,
@@ -192,9 +194,15 @@ export class TestTree implements TreePort {
     };
   }
 
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
+  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[], { once }: ChangeOptions = {}) {
     await this.beforeEdit();
-    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions).catch(refuse);
+    const before = once?.isRepeat === true ? this.authority.answered(once.id) : undefined;
+    if (before !== undefined) {
+      const { revision, changes, dataRevision } = before;
+      const dataRevisions = new Map(dataRevision === undefined ? [] : [[edits[0]!.path, dataRevision]]);
+      return { epoch, revision, changes, dataRevisions };
+    }
+    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions, once?.id).catch(refuse);
     await this.afterEdit();
     return { epoch, revision, changes: changes.length, dataRevisions };
   }
@@ -287,6 +295,8 @@ const loaded = async (load: () => Loaded): Promise<Loaded> => {
 class TestConsole implements ConsolePort {
   isRunning = true;
   readonly typed: Uint8Array[] = [];
+  /** Awaited after something was typed and before that is answered. */
+  afterWrite: () => Promise<void> = async () => {};
   readonly #pieces = new Feed<ConsolePiece>();
   #end = 0;
 
@@ -321,6 +331,7 @@ class TestConsole implements ConsolePort {
     if (!this.isRunning) throw new HostRefusal('HOST_WRONG_STATE', 'the VM does not run; start it first');
     this.typed.push(bytes);
     this.print(Buffer.from(bytes).toString());
+    await this.afterWrite();
   }
 }
 
@@ -409,7 +420,7 @@ export class TestHost implements HostPort {
     };
   }
 
-  async boot(vm: VmRef) {
+  async boot(vm: VmRef, _options: ChangeOptions = {}): Promise<Boot> {
     const found = this.#vm(vm);
     found.boots++;
     return { bootId: `boot-${found.boots}`, number: found.boots };

@@ -61,7 +61,7 @@ export function parsePacket(bytes: Uint8Array): Packet {
 export const vsockFrontEnd = {
   queues: 2,
   indirect: false,
-  queueSize: 512,
+  queueSize: 64,
   requestBytes: 66_000,
   replyBytes: 4096,
 } as const;

@@ -60,7 +60,7 @@ test('Vm goes on under another daemon, and ends there with the reason in words',
   // Its main loop may stand still for a while, as over a disk that hangs: that ends no guest.
   process.kill(pid, 'SIGSTOP');
   own.restartDaemon();
-  await until('the silence', () => own.troubles.some((what) => /monitor does not answer/.test(what)), 30_000);
+  await until('the silence', () => own.troubles.some((what) => /monitor does not answer/.test(what)));
   process.kill(pid, 'SIGCONT');
   await until('the monitor', () => own.vm.qmp, bootLimitMs);
   assert.equal(own.vm.qemuPid, pid);

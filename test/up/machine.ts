@@ -123,7 +123,7 @@ export class UpMachine {
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),
-      uidBase: process.getuid?.() === 0 ? 700_000 : undefined,
+      uidBase: process.getuid?.() === 0 ? 'free' : undefined,
       auditDays: 90,
       auditBytes: 64 * 1024 * 1024,
       version: 'test',
@@ -146,7 +146,7 @@ export class UpMachine {
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
     if (this.#daemon !== undefined) await this.kill('SIGTERM');
-    await until('nothing to be left', () => processesWith(this.directory).length === 0, 20_000);
+    await until('nothing to be left', () => processesWith(this.directory).length === 0);
   }
 
   /** Follows an operation to its end; fails with its error. */

@@ -19,7 +19,7 @@ interface UpFlags {
   readonly socketGroup?: string;
   readonly attachGroup?: string;
   readonly libvirt?: string;
-  readonly uidBase: number;
+  readonly uidBase?: number;
   readonly auditDays: number;
   readonly auditSize: number;
   readonly renew: boolean;
@@ -40,7 +40,11 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     .option('--socket-group <group>', 'let this group use the API’s socket, as operators')
     .option('--attach-group <group>', 'let this group’s programs (libvirt’s QEMU) connect to attached VMs’ devices')
     .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
-    .option('--uid-base <uid>', 'VMs run as users of their own, from this uid on; 0: all as this user', whole, 700_000)
+    .option(
+      '--uid-base <uid>',
+      'VMs run as users of their own, from this uid on (default: where nobody else’s are); 0: all as this user',
+      whole,
+    )
     .option('--audit-days <days>', 'how long audit records are kept', whole, 90)
     .option('--audit-size <MiB>', 'how much room they may take', whole, 1024)
     .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"')
@@ -93,7 +97,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     socketGid: socketGroup === undefined ? undefined : groupId(socketGroup),
     attachGid: attachGroup === undefined ? undefined : groupId(attachGroup),
     libvirtUri: flags.libvirt,
-    uidBase: isRoot && uidBase > 0 ? uidBase : undefined,
+    uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
     renews: flags.renew,

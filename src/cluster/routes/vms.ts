@@ -484,11 +484,13 @@ export const writeConsole = createRoute({
   path: '/v1/vms/{name}/console/input',
   tags: ['Console'],
   summary: 'Type into the console',
-  description: 'Raw bytes, in order when each request is answered before the next is sent.',
+  description:
+    'Raw bytes, in order when each request is answered before the next is sent. A repeat with the same `Idempotency-Key` is CONFLICT where nobody knows whether the bytes were typed: it types nothing.',
   'x-access': 'operator',
   security,
   request: {
     params: VmParams,
+    headers: IdempotencyHeaders,
     body: {
       required: true,
       content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
@@ -496,6 +498,6 @@ export const writeConsole = createRoute({
   },
   responses: {
     204: { description: 'The console has them.' },
-    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'TOO_LARGE', 'UNSUPPORTED'),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'CONFLICT', 'UNSUPPORTED', ...changing),
   },
 });

@@ -68,6 +68,8 @@ export class Connection {
   hostShut = 0;
   /** The host's end may have bytes for the guest. */
   isReadable = false;
+  /** Bytes that were read for the guest and that it had no room for any more. */
+  parked: Uint8Array | undefined;
   todo = 0;
   /** When it is given up, by `performance.now`. */
   deadlineMs = Number.POSITIVE_INFINITY;

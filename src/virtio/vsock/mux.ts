@@ -123,7 +123,7 @@ export class VsockMux {
     const connection = this.#table.find(guestPort, hostPort);
     if (row === undefined || Header.len.get(view, 0) !== dataBytes || (dataBytes > 0 && !row.hasData)) {
       this.counters.badPackets++;
-      if (connection === undefined) return this.#refuse(view);
+      if (connection === undefined || op === abi.OP_RST) return this.#refuse(view);
       return this.#abort(connection, 'the guest sent a packet that makes no sense');
     }
     if (connection === undefined) {
@@ -333,10 +333,15 @@ export class VsockMux {
 
   /** Whether a packet is there to compose; looks for data on the host where nothing else is to be sent. */
   prepare(): boolean {
-    if (this.#resets.count > 0 || this.#staged !== undefined) return true;
+    if (this.#resets.count > 0) return true;
+    if (this.#staged !== undefined) {
+      if (this.#staged.credit > 0) return true;
+      this.#park(this.#staged);
+    }
     for (;;) {
       const connection = this.#ready.first;
-      if (connection === undefined) return false;
+      // Reading may have broken a connection off.
+      if (connection === undefined) return this.#resets.count > 0;
       if (connection.todo !== 0) return true;
       if (this.#read(connection)) return true;
     }
@@ -362,7 +367,7 @@ export class VsockMux {
       this.#send(connection, c.SEND_CREDIT_REQUEST);
       return false;
     }
-    const got = end.give(this.#stage, Math.min(credit, abi.MAX_DATA_BYTES));
+    const got = this.#unpark(connection) || end.give(this.#stage, Math.min(credit, abi.MAX_DATA_BYTES));
     // A service may have ended it in between.
     if (connection.end !== end) return false;
     if (got > 0) {
@@ -378,8 +383,24 @@ export class VsockMux {
     return false;
   }
 
+  /** The guest took back the room for what was read for it: nobody else waits for that. */
+  #park(connection: Connection): void {
+    connection.parked = this.#stage.slice(this.#stageStart, this.#stageEnd);
+    connection.isReadable = true;
+    this.#ready.add(connection);
+    this.#unstage();
+  }
+
+  #unpark(connection: Connection): number {
+    const { parked } = connection;
+    if (parked === undefined) return 0;
+    this.#stage.set(parked);
+    connection.parked = undefined;
+    return parked.length;
+  }
+
   /**
-   * Makes the next packet, after `prepare` said that there is one, for a buffer of `capacity` bytes, a header at least. Returns
+   * Makes the next packet, after `prepare` said that there is one, for a buffer of `capacity` bytes, more than a header. Returns
    * its bytes.
    */
   compose(capacity: number): number {
@@ -439,7 +460,7 @@ export class VsockMux {
   }
 
   #composeData(connection: Connection, room: number): number {
-    const bytes = Math.min(room, this.#stageEnd - this.#stageStart);
+    const bytes = Math.min(room, connection.credit, this.#stageEnd - this.#stageStart);
     const view = this.#headerOf(connection, abi.OP_RW);
     Header.len.set(view, 0, bytes);
     connection.todo &= ~c.SEND_CREDIT_UPDATE;
@@ -531,6 +552,7 @@ export class VsockMux {
     connection.isReadable = false;
     if (connection.bufAlloc === LARGE_BUFFER_BYTES) this.#largeBuffers--;
     connection.forgetWaiting();
+    connection.parked = undefined;
     const { end } = connection;
     connection.end = undefined;
     end?.over(reason);

@@ -212,7 +212,7 @@ export class VsockDevice {
       this.#servedCount++;
       cost++;
       const { writable } = rx;
-      if (popped !== POP_CHAIN || writable.sizeBytes < HEADER_BYTES || rx.requestBytes > 0) {
+      if (popped !== POP_CHAIN || writable.sizeBytes <= HEADER_BYTES || rx.requestBytes > 0) {
         this.counters.badChains++;
         rx.push(rx.head, 0);
         continue;

@@ -136,7 +136,7 @@ export const xattrs: Topic = {
         v9fs: {
           because: MODE_FIRST,
           instead: async (tree) => {
-            assert.equal((await tree.as(app).getxattr('/instance/id', ACCESS)).length, 44);
+            assert.equal((await tree.as(app).getxattr('/instance/id', ACCESS)).length, 52);
             assert.equal(ok(await tree.as(app).stat('/instance/id')).mode, 0o460);
             assert.equal(await tree.as(app).open('/instance/id', O_WRONLY), 'EACCES');
           },

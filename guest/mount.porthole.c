@@ -7,7 +7,9 @@
  *
  * Exit codes are mount(8)'s: 1 usage or rights, 2 the system can't, 32 the mount failed.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>

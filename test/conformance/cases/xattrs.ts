@@ -194,6 +194,19 @@ export const xattrs: Topic = {
         assert.equal(await actor.setxattr('/guest/f', ACCESS, acl.subarray(0, 9)), 'EINVAL');
         assert.equal(await actor.setxattr('/guest/f', ACCESS, acl), 'OK');
       },
+      cannot: {
+        'v9fs-client': {
+          because: 'Linux’s 9P client itself answers EINVAL to a default ACL of a file',
+          instead: async (tree) => {
+            const actor = tree.as(app);
+            await touch(actor, '/guest/f', 0o644);
+            const acl = aclBytes({ userObj: 6, groupObj: 4, other: 4, mask: 4, users: { [stranger.uid]: 4 } });
+            assert.equal(await tree.as(stranger).setxattr('/guest/f', ACCESS, acl), 'EPERM');
+            assert.equal(await actor.setxattr('/guest/f', DEFAULT, acl), 'EINVAL');
+            assert.equal(await actor.setxattr('/guest/f', ACCESS, acl), 'OK');
+          },
+        },
+      },
     },
     {
       name: 'setxattr with XATTR_CREATE and XATTR_REPLACE minds what is there',

@@ -13,6 +13,7 @@ import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
+import { vsockOperations } from '../src/virtio/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
 import { rowsOf } from '../test/conformance/table.ts';
@@ -70,6 +71,13 @@ const tables: readonly Table[] = [
         errno === undefined ? (reply === '' ? 'empty' : `\`${reply}\``) : errnoName(errno),
         reason ?? '',
       ]),
+  },
+  {
+    document: 'docs/vsock.md',
+    name: 'operations',
+    head: ['op', 'operation', 'on a connection', 'on none'],
+    rows: () =>
+      vsockOperations.map(({ code, name, onConnection, onNone }) => [String(code), name, onConnection, onNone]),
   },
   {
     document: 'docs/api.md',

@@ -33,6 +33,8 @@ export interface UpOptions {
   readonly uidBase?: number | 'free' | undefined;
   readonly auditDays: number;
   readonly auditBytes: number;
+  /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
+  readonly guestWriteRate?: number | undefined;
   /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
   readonly renews?: boolean;
   readonly version: string;
@@ -139,6 +141,7 @@ export class Up implements AsyncDisposable {
         ownUsers && !isReadableByAll('device') ? copyPart('device', join(stateDirectory, 'program')) : undefined,
       attachGid,
       libvirtUri: this.#options.libvirtUri,
+      guestWriteRate: this.#options.guestWriteRate,
       version,
       renews: this.#options.renews ?? true,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },

@@ -179,7 +179,7 @@ export class Succession {
   /** Throws when there is no memory for the process journal. */
   constructor(keeperPath: string) {
     this.client = new KeeperClient(keeperPath);
-    this.#left = new Map((this.client.list() ?? []).map((found) => [found.name, found]));
+    this.#left = new Map((this.client.listAnew() ?? []).map((found) => [found.name, found]));
     const left = this.#take(PROCESS);
     this.process = ProcessJournal.open(left === undefined ? undefined : duplicate(left.fd));
     if (left === undefined || this.process.isFresh) this.client.put(PROCESS, this.process.fd);

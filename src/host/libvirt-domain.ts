@@ -1,4 +1,5 @@
 /** libvirt's words for a machine that has a tree of ours (https://libvirt.org/formatdomain.html). */
+import type { AttachedMachine } from '../records/index.ts';
 
 const escapes: Readonly<Record<string, string>> = {
   '&': '&amp;',
@@ -44,16 +45,9 @@ const indented = (text: string, spaces: number): string => text.replaceAll(/^(?=
 export const domainParts = (socketPath: string, tag: string): string =>
   `${memoryBacking}<devices>\n${indented(filesystem(socketPath, tag), 2)}</devices>\n`;
 
-export interface DomainWish {
+export interface DomainWish extends AttachedMachine {
   readonly domain: string;
   readonly accelerator: 'kvm' | 'tcg';
-  readonly memoryMiB: number;
-  readonly vcpus: number;
-  readonly disk?: string | undefined;
-  readonly diskFormat?: 'qcow2' | 'raw' | undefined;
-  readonly kernel?: string | undefined;
-  readonly initrd?: string | undefined;
-  readonly kernelArguments?: string | undefined;
   /** Socket of a console that speaks 9P. */
   readonly ninep?: string | undefined;
 }

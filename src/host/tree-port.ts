@@ -189,9 +189,15 @@ export class VmTreePort implements TreePort {
   }
 
   #node(path: string): Node {
-    const node = this.#tree.replica.snapshot.resolve(path);
-    if (node === undefined) throw new HostRefusal('HOST_NOT_FOUND', `there is nothing at "${path}"`);
-    return node;
+    const { snapshot } = this.#tree.replica;
+    const node = snapshot.resolve(path);
+    if (node !== undefined) return node;
+    for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) {
+      const above = snapshot.resolve(path.slice(0, end));
+      if (above === undefined || typeOf(above) === 'directory') continue;
+      throw new HostRefusal('HOST_NOT_DIRECTORY', `there is no "${path}": "${path.slice(0, end)}" is no directory`);
+    }
+    throw new HostRefusal('HOST_NOT_FOUND', `there is nothing at "${path}"`);
   }
 
   #entry(node: Node): TreeEntry {

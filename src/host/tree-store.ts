@@ -128,6 +128,7 @@ export class TreeStore {
   /** A log that is the tree's and is not rolled forward yet. */
   #log: readonly Change[] | undefined;
   #serial = 0;
+  #writtenBytes = 0;
   /** Something was committed of which nothing is kept: the head stays ahead, so that a restart is seen to have lost it. */
   #isLossy = false;
   #broken: TreeStoreError | undefined;
@@ -148,6 +149,11 @@ export class TreeStore {
     return new TreeStore(store, vmId, await new Opening(store, vmId).run());
   }
 
+  /** What was written since it was opened. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
+  }
+
   /** Keeps all of the commits or none. TreeStoreError: TREE_TAKEN, TREE_IN_DOUBT; StoreError when it is full. */
   readonly persist = async (commits: readonly Commit[]): Promise<void> => {
     if (this.#broken !== undefined) throw this.#broken;
@@ -166,6 +172,7 @@ export class TreeStore {
       policyRevision: batch.policyRevision,
     };
     const changes = [...batch.changes];
+    for (const change of changes) this.#writtenBytes += sizeOf(change);
     if (fits(changes)) await this.#commit(changes, head);
     else await this.#commitByLog(changes, head);
     this.#adopt(batch);

@@ -23,6 +23,7 @@ import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
 import { TreeStoreError } from './tree-store.ts';
 import { statusPath } from './vm-statistics.ts';
+import type { WriteRate } from './write-rate.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
@@ -35,6 +36,8 @@ export interface VmTreeOptions {
     readonly history?: Uint8Array | undefined;
     readonly keepHistory?: (history: Uint8Array) => Promise<void>;
   };
+  /** At which `persist` keeps what guests write. */
+  readonly rate?: Pick<WriteRate, 'urgently'> | undefined;
 }
 
 /** No user of a guest has this id. */
@@ -53,6 +56,7 @@ export class VmTree {
   readonly history: TreeHistory;
   readonly #audit: VmTreeOptions['audit'];
   readonly #keepHistory: VmTreeOptions['kept']['keepHistory'];
+  readonly #rate: VmTreeOptions['rate'];
   /** What serves it, while something does. */
   #session: DeviceSession | undefined;
 
@@ -62,6 +66,7 @@ export class VmTree {
     this.#audit = options.audit;
     const { history, keepHistory, ...kept } = options.kept;
     this.#keepHistory = keepHistory;
+    this.#rate = options.rate;
     this.authority = new Authority({
       vm: options.vm,
       wallMs: Date.now,
@@ -196,7 +201,7 @@ export class VmTree {
 
   async #refusing<T>(change: () => Promise<T>): Promise<T> {
     try {
-      return await change();
+      return await (this.#rate === undefined ? change() : this.#rate.urgently(change));
     } catch (error) {
       throw this.#refusalOf(error);
     }

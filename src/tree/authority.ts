@@ -8,7 +8,8 @@ import { AnsweredRequests, AppliedMutations } from './applied.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Way } from './caller.ts';
-import type { Answered, Applied, Commit, Persist, Restored } from './commit.ts';
+import type { Answered, Commit, Persist, Restored } from './commit.ts';
+import { commitOf, type Decided, type Decision } from './decision.ts';
 import { type Change, changesBetween, type Delta } from './delta.ts';
 import { nodesToKeep } from './durable.ts';
 import {
@@ -23,17 +24,18 @@ import {
   overQuota,
   TreeError,
 } from './edit.ts';
+import { Holders } from './holders.ts';
 import { Ledger } from './ledger.ts';
 import { type MutationContext, type MutationResult, mutate } from './mutate.ts';
 import type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { onceChanged, withoutOnceValues } from './once.ts';
 import { type Placing, placeSpec, reattributeAll, specOfOutside } from './outside.ts';
-import { Pipeline, type Step } from './pipeline.ts';
+import { Pipeline } from './pipeline.ts';
 import { Policy } from './policy.ts';
 import { Publisher } from './publisher.ts';
-import { noRecords, type Records, recordsOf, without } from './records.ts';
-import { type Made, Replica } from './replica.ts';
+import { noRecords, recordsOf, without } from './records.ts';
+import { Replica } from './replica.ts';
 import { Draft, Snapshot } from './snapshot.ts';
 import type { PolicySpec, Spec } from './spec.ts';
 import { changesSpec, specRevisionOf } from './spec-revision.ts';
@@ -85,32 +87,6 @@ function throwLater(error: unknown): void {
   });
 }
 
-/** A decision that is to become the head. */
-interface Decision {
-  /** Made from the head; undefined when nothing changes and only the order counts. */
-  readonly draft?: Draft;
-  readonly policy?: Policy | undefined;
-  readonly records?: Records;
-  /** Nobody has to keep it: a restart knows nothing of what it is about. */
-  readonly unkept?: boolean;
-  readonly applied?: Applied | undefined;
-  readonly request?: { readonly id: string; readonly dataRevision: number | undefined } | undefined;
-  readonly forgotten?: string;
-  readonly kept: () => void;
-  readonly refused: (failure: Error) => void;
-  /** Does again what does not depend on what could not be kept. */
-  readonly again?: () => void;
-}
-
-/** A decision in its place in the order. */
-interface Decided extends Step {
-  readonly decision: Decision;
-  readonly touched: ReadonlySet<number>;
-  readonly records: Records;
-  /** Undefined when nothing changes. */
-  change: { readonly delta: Delta; readonly made: Made } | undefined;
-}
-
 const untouched: ReadonlySet<number> = new Set();
 
 /** Owns one tree: everything that changes it goes through `load` and `commit`. */
@@ -122,9 +98,8 @@ export class Authority {
   #head = this.#durable;
   readonly #auditor: Auditor;
   readonly #publisher: Publisher;
-  /** Replicas that may hold handles of an unlinked node, by ino; for what is published. */
-  readonly #orphans = new Map<number, Set<string>>();
-  readonly #holders = new Set<string>();
+  /** Replicas, and what they may have open; for what is published. */
+  readonly #holders = new Holders((ino) => this.#remove(ino));
   /** Of the head. */
   readonly #ledger = new Ledger();
   readonly #pipeline: Pipeline<Decided>;
@@ -148,7 +123,7 @@ export class Authority {
     );
     this.#pipeline = new Pipeline(options.persist ?? (() => undefined), (error, steps) => this.#rollBack(error, steps));
     if (options.restored !== undefined) this.#restore(options.restored);
-    if (options.holdersOutlive === true) this.#holders.add(UNKNOWN);
+    if (options.holdersOutlive === true) this.#holders.addUnknown();
   }
 
   /** The tree as it is kept: for exports, explanations and APIs. */
@@ -192,23 +167,15 @@ export class Authority {
     this.#holders.add(holder);
     const leave = this.#publisher.subscribe(this.full(), told);
     return () => {
-      if (leave() && this.#options.holdersOutlive !== true) this.#endHolder(holder);
+      if (leave() && this.#options.holdersOutlive !== true) this.#holders.end(holder);
     };
   }
 
   /** All others are gone for good: what only they may have open goes, and what is remembered of them. */
   holdersAre(holders: readonly string[]): void {
     const alive = new Set(holders);
-    for (const holder of alive) this.#holders.add(holder);
-    // Whoever held something before this tree was restored is one of them, or gone.
-    for (const held of this.#orphans.values()) if (held.has(UNKNOWN)) for (const holder of alive) held.add(holder);
-    for (const holder of [...this.#holders]) if (!alive.has(holder)) this.#endHolder(holder);
+    this.#holders.are(alive);
     for (const holder of this.rememberedHolders()) if (!alive.has(holder)) void this.forgetHolder(holder);
-  }
-
-  #endHolder(holder: string): void {
-    this.#holders.delete(holder);
-    for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
   }
 
   /**
@@ -349,7 +316,7 @@ export class Authority {
 
   #decide(mutation: Mutation, way: Way, holder: string, sequence: number | undefined, settle: Settle): void {
     if (mutation.op === 'drop') {
-      this.#drop(mutation.ino, holder);
+      this.#holders.drop(mutation.ino, holder);
       return this.#answer({ errno: 0, revision: this.#head.snapshot.revision, ino: 0 }, settle);
     }
     if (!isId(mutation.caller.uid) || !isId(mutation.caller.gid)) return this.#answer(refused(EOVERFLOW), settle);
@@ -372,7 +339,7 @@ export class Authority {
     if (!this.#record(mutation, way, result, errno)) return this.#answer(refused(EIO), settle);
     if (errno !== 0) return this.#answer(refused(errno), settle);
     // Nobody can have it open. One that subscribes while this is being kept could.
-    if (this.#holders.size === 0 && this.#head === this.#durable)
+    if (this.#holders.none && this.#head === this.#durable)
       for (const node of unlinkedBy(draft)) draft.remove(node.ino);
     const revision = draft.touched.size === 0 ? this.#head.snapshot.revision : draft.revision;
     const outcome: Outcome = {
@@ -451,7 +418,7 @@ export class Authority {
     });
     for (const applied of restored.applied ?? []) this.#applied.add(applied);
     for (const answered of restored.answered ?? []) this.#answered.add(answered);
-    for (const node of nodes) if (isUnlinked(node)) this.#orphans.set(node.ino, new Set([UNKNOWN]));
+    for (const node of nodes) if (isUnlinked(node)) this.#holders.holdUnknown(node.ino);
   }
 
   readonly #isGuestWritten = (ino: number): boolean => this.#records.guestWritten.get(ino) === true;
@@ -481,7 +448,7 @@ export class Authority {
     const changes = changed && !unkept ? changesBetween(before, next, touched) : [];
     let commit: Commit | undefined;
     if (changed && !unkept) {
-      commit = this.#commitOf(
+      commit = commitOf(
         revision,
         nodesToKeep(before, next, put, policy, this.#options.holdersOutlive === true),
         remove,
@@ -532,30 +499,6 @@ export class Authority {
     return { revision, changes };
   }
 
-  #commitOf(
-    revision: number,
-    { kept, unkept }: { readonly kept: readonly Node[]; readonly unkept: readonly number[] },
-    remove: readonly number[],
-    records: Records,
-    { policy, applied, request }: Decision,
-    changes: readonly Change[],
-  ): Commit {
-    const { policyRevision } = records;
-    return {
-      revision,
-      nextIno: records.nextIno,
-      put: kept.map((node) => ({
-        node,
-        base: records.bases.get(node.ino),
-        keepBytes: node.madeBy === 'guest' || records.guestWritten.get(node.ino) === true,
-      })),
-      remove: [...remove, ...unkept],
-      ...(policy && { policy: policy.spec }),
-      ...(applied && { applied }),
-      ...(request && { answered: { ...request, revision, changes: changes.length, policyRevision } }),
-    };
-  }
-
   /** It is kept: becomes what is published. */
   #publishStep({ commit, decision, records, change }: Decided): void {
     if (commit !== undefined) this.#persistFailure = undefined;
@@ -565,15 +508,14 @@ export class Authority {
     if (commit?.forgotten !== undefined) this.#applied.forget(commit.forgotten);
     if (change !== undefined) {
       const { delta, made } = change;
-      for (const ino of delta.remove) this.#orphans.delete(ino);
+      for (const ino of delta.remove) this.#holders.forget(ino);
       const unlinked = delta.full ? [] : delta.put.filter(isUnlinked);
-      for (const { ino } of unlinked)
-        if (this.#holders.size > 0 && !this.#orphans.has(ino)) this.#orphans.set(ino, new Set(this.#holders));
+      const unheld = unlinked.filter(({ ino }) => !this.#holders.hold(ino));
       // Before our own replica tells its listeners, for they may make the next commit, which has to be published after this.
       this.#publisher.add(delta);
       this.#durable.apply(delta, made);
       this.#publisher.flush();
-      for (const { ino } of unlinked) if (!this.#orphans.has(ino)) this.#remove(ino);
+      for (const { ino } of unheld) this.#remove(ino);
     }
     decision.kept();
   }
@@ -609,13 +551,6 @@ export class Authority {
     return { sec, nsec: Math.min(999_999_999, Math.round((wallMs - sec * 1000) * 1e6)) };
   }
 
-  #drop(ino: number, holder: string): void {
-    const holders = this.#orphans.get(ino);
-    if (holders === undefined || !holders.delete(holder) || holders.size > 0) return;
-    this.#orphans.delete(ino);
-    this.#remove(ino);
-  }
-
   /** An unlinked node that nobody has open is gone. */
   #remove(ino: number): void {
     const { snapshot } = this.#head;
@@ -626,9 +561,6 @@ export class Authority {
     this.#enter({ draft, unkept: !isKept, kept: () => {}, refused: () => {}, again: () => this.#remove(ino) });
   }
 }
-
-/** A holder of which a restored tree knows no more than that there may be one. */
-const UNKNOWN = '';
 
 const samePolicy = (a: PolicySpec, b: PolicySpec): boolean => JSON.stringify(a) === JSON.stringify(b);
 

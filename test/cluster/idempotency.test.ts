@@ -1,9 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Manager } from '../../src/cluster/index.ts';
+import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
-import { HostRefusal, keysOf } from './host-on-authority.ts';
+import { keysOf } from './host-on-authority.ts';
 import type { HttpAnswer, HttpRequest } from './http.ts';
 
 const withVm = async (api: TestApi): Promise<void> => {

@@ -30,7 +30,7 @@ test('Vm boots, is confined, speaks over its console, and powers off when asked 
   await until('the past, for another client', () => second.text().includes('42 is the answer'));
   for (const { socket } of [client, second]) socket.destroy();
 
-  own.vm.stop(30_000);
+  own.vm.stop(120_000);
   await own.vm.until(({ status }) => status === 'stopped', limit());
   assert.deepEqual(own.story.slice(2), ['stopping', 'stopped: the guest powered off when asked to']);
   assert.equal(own.runtime, undefined);

@@ -70,9 +70,14 @@ export class UpMachine {
       },
       60_000,
     );
+    if (this.#goneAtMs !== undefined) this.awaysMs.push(performance.now() - this.#goneAtMs);
+    this.#goneAtMs = undefined;
   }
 
   said = '';
+  /** From each end of a daemon to the start of the next. */
+  readonly awaysMs: number[] = [];
+  #goneAtMs: number | undefined;
 
   get daemonPid(): number {
     return this.#daemon!.pid!;
@@ -82,6 +87,7 @@ export class UpMachine {
   async kill(signal: NodeJS.Signals): Promise<void> {
     const daemon = this.#daemon!;
     this.#daemon = undefined;
+    this.#goneAtMs = performance.now();
     const exit = once(daemon, 'exit');
     daemon.kill(signal);
     await exit;

@@ -22,6 +22,7 @@ interface UpFlags {
   readonly uidBase?: number;
   readonly auditDays: number;
   readonly auditSize: number;
+  readonly guestWriteRate: number;
   readonly renew: boolean;
   readonly json?: true;
 }
@@ -47,6 +48,12 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     )
     .option('--audit-days <days>', 'how long audit records are kept', whole, 90)
     .option('--audit-size <MiB>', 'how much room they may take', whole, 1024)
+    .option(
+      '--guest-write-rate <MiB>',
+      'how much a second one VM’s guest may write; more is delayed; 0: no bound',
+      whole,
+      16,
+    )
     .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"')
     .option('--json', 'print events as JSON lines')
     .addHelpText(
@@ -100,6 +107,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
+    guestWriteRate: flags.guestWriteRate === 0 ? undefined : flags.guestWriteRate * mebibyte,
     renews: flags.renew,
     version: thisVersion().version,
     recipes: recipes(),

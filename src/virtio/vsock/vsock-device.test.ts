@@ -4,6 +4,7 @@ import { GUEST_CID, HOST_CID, op } from '../../../test/front-end/vsock-driver.ts
 import { VsockStage } from '../../../test/front-end/vsock-in-process.ts';
 import { read, send, shutdown } from '../../sys/index.ts';
 import { EAGAIN } from '../../wire/index.ts';
+import { GET_CONFIG, VERSION } from '../messages.ts';
 import type { VsockService, VsockStream } from './service.ts';
 import { vsockPeer } from './unix-end.ts';
 
@@ -122,4 +123,27 @@ test("VsockDevice gives a stream to the service of its port, with the guest's po
   assert.deepEqual([rest.at(-1)!.fields.op, rest.at(-1)!.fields.flags], [op.shutdown, 3]);
   stage.driver.send({ op: op.rst, srcPort: 700, dstPort: 564 });
   assert.deepEqual([stage.packets(), heard], [[], []]);
+});
+
+test('VsockDevice answers GET_CONFIG with the CID, and with nothing for what is no part of it', () => {
+  using stage = new VsockStage({ guestCid: 0x1234_5678 });
+  const { front } = stage.driver;
+  const ask = (offset: number, size: number, bytes = size): Uint8Array => {
+    const payload = new Uint8Array(12 + bytes);
+    payload.set(new Uint8Array(Uint32Array.of(offset, size, 0).buffer));
+    front.sendRaw(GET_CONFIG, VERSION, payload.length, payload);
+    const answer = front.receive();
+    return new Uint8Array(answer.buffer, answer.byteOffset, answer.byteLength).slice();
+  };
+  assert.deepEqual([...ask(0, 8).subarray(12)], [0x78, 0x56, 0x34, 0x12, 0, 0, 0, 0]);
+  assert.deepEqual([...ask(2, 2)], [2, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0x34, 0x12]);
+  for (const [offset, size, bytes] of [
+    [0, 9, 9],
+    [8, 1, 1],
+    [2 ** 32 - 1, 2, 2],
+    [0, 2 ** 32 - 1, 8],
+    [0, 8, 7],
+  ] as const)
+    assert.equal(ask(offset, size, bytes).length, 0);
+  assert.equal(stage.closedBy, undefined);
 });

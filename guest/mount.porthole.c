@@ -221,6 +221,8 @@ struct wish {
   long timeout_ms;
   char access[32];
   int has_acl;
+  /* The file tree that is asked for; "" where there is one. */
+  const char *aname;
 };
 
 static const struct {
@@ -258,25 +260,28 @@ static void parse(char *options, struct wish *wish) {
     if (!strncmp(option, "msize=", 6)) wish->msize = (unsigned)number_of(option, 4096, LONGEST_FRAME);
     else if (!strncmp(option, "timeout=", 8)) wish->timeout_ms = (long)number_of(option, 1, 3600) * 1000;
     else if (!strcmp(option, "posixacl")) wish->has_acl = 1;
+    else if (!strncmp(option, "aname=", 6)) wish->aname = option + 6;
     else if (!strcmp(option, "access=user") || !strcmp(option, "access=client"))
       snprintf(wish->access, sizeof wish->access, "%s", option);
     else if (!strncmp(option, "cache=", 6)) fail(USAGE, "\"%s\": 9P tells nobody of changes, so only cache=none is true", option);
-    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, msize=, timeout=", option);
+    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, aname=, msize=, timeout=", option);
   }
 }
 
 static void mount_line(int fd, const char *source, const char *directory, const struct wish *wish) {
-  char options[256];
-  snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s%s", fd, fd,
-           wish->msize, wish->access, wish->has_acl ? ",posixacl" : "");
-  say("mounting with %s", options);
+  char options[512];
+  int length = snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s%s%s%s",
+                        fd, fd, wish->msize, wish->access, wish->has_acl ? ",posixacl" : "",
+                        *wish->aname ? ",aname=" : "", wish->aname);
+  if (length < 0 || (size_t)length >= sizeof options) fail(USAGE, "aname is too long");
+  say("mounting with %s", *wish->aname ? "an aname of its own" : options);
   if (mount(source, directory, "9p", wish->flags, options) == 0) return;
   switch (errno) {
     case ENODEV:
       fail(SYSTEM, "this kernel has no 9P (modprobe 9p)");
     case EINVAL:
     case EPROTONOSUPPORT:
-      fail(SYSTEM, "this kernel has no 9P over descriptors (modprobe 9pnet_fd), or refuses %s", options);
+      fail(SYSTEM, "this kernel has no 9P over descriptors (modprobe 9pnet_fd), or refuses an option");
     case EACCES:
       fail(MOUNT, "the host lets nobody attach from here");
     default:
@@ -286,7 +291,7 @@ static void mount_line(int fd, const char *source, const char *directory, const 
 
 int main(int argc, char **argv) {
   struct wish wish = {.flags = MS_NOSUID | MS_NODEV, .msize = MSIZE, .timeout_ms = DEFAULT_TIMEOUT_S * 1000,
-                      .access = "access=user"};
+                      .access = "access=user", .aname = ""};
   const char *places[2] = {NULL, NULL};
   int given = 0;
   for (int i = 1; i < argc; i++) {

@@ -22,18 +22,7 @@ import {
 import { type Answer, Client, type Send } from '../fuse/client.ts';
 import type { World } from '../tree/world.ts';
 import { errno, verdict } from './direct.ts';
-import {
-  Actor,
-  type Entry,
-  type Errno,
-  type Fd,
-  type FileSystemStat,
-  type Identity,
-  type PathName,
-  type Stat,
-  type Timespec,
-  type Verdict,
-} from './driver.ts';
+import type { Actor, Entry, Errno, Fd, FileSystemStat, Identity, PathName, Stat, Timespec, Verdict } from './driver.ts';
 import { PathActor } from './path-actor.ts';
 import { O_PATH } from './people.ts';
 import { nameBytes, nameText, type Place, parentOf, resolve, typeOf } from './walk.ts';

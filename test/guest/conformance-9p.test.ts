@@ -12,5 +12,5 @@ conformance('v9fs-client', () => GuestDriver.start('console, access=client'), {
 // What the line has to do with.
 conformance('v9fs', () => GuestDriver.start('vsock'), {
   by: 'vsock',
-  topics: ['lookups and names', 'files and directories under /guest', 'open with O_TRUNC', 'several at once'],
+  topics: ['attributes', 'files and directories under /guest', 'open with O_TRUNC', 'several at once'],
 });

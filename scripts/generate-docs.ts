@@ -14,6 +14,7 @@ import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
 import { facadeNames, facadeRows, nativeOperations } from '../src/imds/index.ts';
 import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
+import { vsockOperations } from '../src/virtio/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
 import { rowsOf } from '../test/conformance/table.ts';
@@ -71,6 +72,13 @@ const tables: readonly Table[] = [
         errno === undefined ? (reply === '' ? 'empty' : `\`${reply}\``) : errnoName(errno),
         reason ?? '',
       ]),
+  },
+  {
+    document: 'docs/vsock.md',
+    name: 'operations',
+    head: ['op', 'operation', 'on a connection', 'on none'],
+    rows: () =>
+      vsockOperations.map(({ code, name, onConnection, onNone }) => [String(code), name, onConnection, onNone]),
   },
   {
     document: 'docs/api.md',

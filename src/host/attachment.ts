@@ -1,9 +1,13 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
+import { ninepArguments } from '../qemu/index.ts';
 import type { Attachment } from '../records/index.ts';
-import { type DomainWish, domainParts, wholeDomain } from './libvirt-domain.ts';
+import { type DomainWish, domainParts, ninepConsole, wholeDomain } from './libvirt-domain.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
+
+/** Of the console that speaks 9P: hvc1, for on hvc0 systemd starts a getty. */
+export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
 
 export const mountCommand = `mount -t virtiofs -o nosuid,nodev ${tag} /run/metadata`;
 
@@ -21,8 +25,19 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
   `vhost-user-fs-pci,chardev=${tag},tag=${tag},queue-size=1024`,
 ];
 
+/** The vsock device; the guest's memory is shared as for the file system. Its CID is the back end's to say. */
+export const qemuVsockArguments = (socketPath: string): readonly string[] => [
+  '-chardev',
+  `socket,id=vsock,path=${socketPath.replaceAll(',', ',,')}`,
+  '-device',
+  'vhost-user-vsock-pci,chardev=vsock',
+];
+
 /** Cloud Hypervisor splits at commas and has no way to write one. */
-export const attachWords = (socketPath: string, machine: DomainWish): Attachment => {
+export const attachWords = (
+  { vhostUser: socketPath, ninep }: { readonly vhostUser: string; readonly ninep?: string },
+  machine: DomainWish,
+): Attachment => {
   const { memoryMiB } = machine;
   const memory = memoryMiB % 1024 === 0 ? `${memoryMiB / 1024}G` : `${memoryMiB}M`;
   return {
@@ -36,7 +51,15 @@ export const attachWords = (socketPath: string, machine: DomainWish): Attachment
       `tag=${tag},socket=${socketPath},num_queues=1,queue_size=1024`,
     ],
     libvirtXml: domainParts(socketPath, tag),
-    libvirtDomain: wholeDomain(socketPath, tag, machine),
+    libvirtDomain: wholeDomain(socketPath, tag, { ...machine, ninep }),
     mount: mountCommand,
+    ...(ninep !== undefined && {
+      ninep: {
+        socketPath: ninep,
+        qemu: ninepArguments(ninep),
+        libvirtXml: ninepConsole(ninep),
+        mount: ninepMountCommand,
+      },
+    }),
   };
 };

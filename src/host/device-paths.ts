@@ -13,6 +13,8 @@ export interface DevicePaths {
   /** Where front ends connect: searchable by those who may. */
   readonly front: string;
   readonly vhostUser: string;
+  /** Of a VM with a console that speaks 9P. */
+  readonly ninep: string;
   readonly log: string;
 }
 
@@ -32,9 +34,10 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     auditRing: join(directory, 'audit.ring'),
     front,
     vhostUser: join(front, 'fs.sock'),
+    ninep: join(front, '9p.sock'),
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser]) {
+  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

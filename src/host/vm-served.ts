@@ -26,8 +26,12 @@ export interface VmServedOptions {
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** Whether its machine has a console that speaks 9P. */
+  readonly ninep: boolean;
   /** What device processes that we start run. */
   readonly build: string;
+  /** Where they find it; undefined: here. */
+  readonly root: URL | undefined;
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
@@ -52,6 +56,8 @@ export class VmServed {
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
+  /** It is being let go of. */
+  #isHushed = false;
   #isReleased = false;
   #isWanted = false;
 
@@ -89,8 +95,8 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
-    // Whoever comes after us has the ring and the device process by now.
-    if (this.#isReleased) throw new Error('it was let go');
+    // Whoever comes after us has the ring and the device process by now, or soon.
+    if (this.#isHushed) throw new Error('it was let go');
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
@@ -191,8 +197,15 @@ export class VmServed {
     return this.#isReleased || this.#ring.drain();
   }
 
+  /** What guests ask to have changed from now on is for the next daemon. */
+  hush(): void {
+    this.#isHushed = true;
+    this.#device?.hush();
+  }
+
   /** Lets go: the device process lives on. */
   async release(): Promise<void> {
+    this.#isHushed = true;
     await this.#changing;
     if (this.#isReleased) return;
     this.#isReleased = true;
@@ -229,20 +242,21 @@ export class VmServed {
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
+      ninep: this.#options.ninep ? [{ path: paths.ninep, ...mode }] : [],
       options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, root, onEvent } = this.#options;
     const { uid, gid } = owner;
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
-        environment: partEnvironment(),
+        command: [...commandOf('device', root), '--link', paths.link, '--keeper', paths.keeper],
+        environment: partEnvironment(root),
         limits: deviceLimits,
         logFile: paths.log,
         ...(uid !== undefined && { uid }),

@@ -6,3 +6,4 @@ export * from './mount.ts';
 export * from './peer.ts';
 export * from './pidfd.ts';
 export * from './socket.ts';
+export * from './tcp.ts';

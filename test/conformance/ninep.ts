@@ -280,11 +280,20 @@ class NinepActor extends Actor {
     return await this.#read(open, bytes, offset);
   }
 
+  /** Linux asks on until it has all, an end or an error (`p9_client_read`). */
   async #read(open: OpenFile, count: number, offset: number): Promise<Uint8Array | Errno> {
     if (open.directory) return errno(EISDIR);
     if (!open.opened || (open.flags & O_ACCMODE) === O_WRONLY) return errno(EBADF);
-    const reply = await this.#wait('Tread', { fid: open.dentry.fid, offset, count });
-    return reply.errno === 0 ? reply.data : errno(reply.errno!);
+    const parts: Uint8Array[] = [];
+    for (let done = 0; done < count; done += parts.at(-1)!.length) {
+      const { fid } = open.dentry;
+      const reply = await this.#wait('Tread', { fid, offset: offset + done, count: count - done });
+      // What came before an error is read.
+      if (reply.errno !== 0 && done === 0) return errno(reply.errno!);
+      if (reply.errno !== 0 || reply.data.length === 0) break;
+      parts.push(reply.data);
+    }
+    return Buffer.concat(parts);
   }
 
   async write(fd: Fd, data: Uint8Array): Promise<number | Errno> {

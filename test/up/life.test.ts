@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { until } from '../until.ts';
-import { UpMachine } from './machine.ts';
+import { bootLimitMs, UpMachine } from './machine.ts';
 
 const spec = `porthole: 1
 metadata:
@@ -39,7 +39,7 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
     [events[0]?.way, events[0]?.by, events[0]?.verdict],
     ['api', `uid ${process.getuid?.()}`, 'allowed'],
   );
-  const cancelled = await client.call('getOperation', { params: { id: two.operation.id } });
+  const cancelled = await client.finished(two.operation.id, { signal: AbortSignal.timeout(bootLimitMs) });
   assert.equal(cancelled.state, 'cancelled');
   const names = async (): Promise<string[]> => (await client.call('listVms', {})).vms.map(({ name }) => name);
   await until('the VM that was cancelled to be gone', async () => (await names()).join() === 'one', 60_000);

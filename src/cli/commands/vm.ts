@@ -163,6 +163,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['restart', vm.restart],
+      ['9P', vm.ninep ? 'on hvc1' : undefined],
       ['domain', vm.libvirtDomain],
       [
         'device',

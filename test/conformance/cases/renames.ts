@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT } from '../../../src/wire/index.ts';
+import { by9p } from '../ninep-ways.ts';
 import { app, ok, plain, root, stranger, textOf, touch, workshop } from '../people.ts';
 import type { Cannot, Topic } from '../suite.ts';
 
@@ -93,7 +94,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/c', RENAME_NOREPLACE), 'OK');
         assert.deepEqual([await actor.readText('/guest/b'), await actor.readText('/guest/c')], ['b', 'a']);
       },
-      cannot: { ninep: noFlags },
+      cannot: { ...by9p(noFlags) },
     },
     {
       name: 'rename with RENAME_EXCHANGE swaps a file and a directory',
@@ -109,7 +110,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/none', RENAME_EXCHANGE), 'ENOENT');
         assert.equal(await actor.rename('/guest/a', '/guest/d', RENAME_EXCHANGE | RENAME_NOREPLACE), 'EINVAL');
       },
-      cannot: { ninep: noFlags },
+      cannot: { ...by9p(noFlags) },
     },
     {
       name: 'rename with RENAME_WHITEOUT is EINVAL',

@@ -1,0 +1,96 @@
+/** Group i: 9P over a unix socket against diod, on the same files and with the same client. */
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { bindSelf, callerCpu, serverCpu } from './cpus.ts';
+import { compare, type Group, type GroupOptions, type Row, type Sample, type Target, type Unit } from './measure.ts';
+import { BenchClient } from './ninep-client.ts';
+import { fileNames, startOurs, VALUE_BYTES } from './ours.ts';
+import { Server } from './server.ts';
+
+const OPERATIONS_PER_ROUND = 3_000;
+const REQUESTS_PER_ROUND = 30_000;
+const IN_FLIGHT = 32;
+
+interface OfGroup {
+  readonly name: string;
+  readonly unit: Unit;
+  readonly target?: Target;
+  readonly run: (client: BenchClient) => Sample;
+}
+
+const cases: readonly OfGroup[] = [
+  ...[fileNames.static, fileNames.direct].flatMap((file): OfGroup[] => [
+    {
+      name: `walk+getattr+clunk, ${file} file`,
+      unit: 'us',
+      target: { atMost: 1 },
+      run: (client) => client.walkGetattr(file, OPERATIONS_PER_ROUND),
+    },
+    {
+      name: `walk+open+read+clunk, ${file} file`,
+      unit: 'us',
+      target: { atMost: 1 },
+      run: (client) => client.walkOpenReadClunk(file, OPERATIONS_PER_ROUND),
+    },
+  ]),
+  ...(['getattr', 'read'] as const).map(
+    (what): OfGroup => ({
+      name: `${what}, ${IN_FLIGHT} in flight`,
+      unit: 'op/s',
+      target: { atLeast: 1.5 },
+      run: (client) => client.inFlight(what, IN_FLIGHT, REQUESTS_PER_ROUND),
+    }),
+  ),
+];
+
+/** Debian's diod over a directory with the same content, which it makes. */
+async function startDiod(name: string, directory: string, socket: string): Promise<Server> {
+  mkdirSync(directory);
+  for (const [file, mode] of [
+    [fileNames.static, 0o444],
+    [fileNames.direct, 0o400],
+  ] as const) {
+    writeFileSync(path.join(directory, file), 'x'.repeat(VALUE_BYTES));
+    chmodSync(path.join(directory, file), mode);
+  }
+  const command = ['diod', '-f', '-n', '-c', '/dev/null', '-l', socket, '-e', directory, '-L', 'stderr'] as const;
+  return await Server.start(name, [...command], () => existsSync(socket));
+}
+
+async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
+  const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
+  const files = path.join(scratch, 'files');
+  const [here, there] = [path.join(scratch, 'ours.sock'), path.join(scratch, 'diod.sock')];
+  const rows: Row[] = [];
+  try {
+    await using peer = await startDiod('diod', files, there);
+    const second = path.join(scratch, 'second');
+    await using ours = await (selfTest
+      ? startDiod('diod (second)', second, here)
+      : startOurs(scratch, { ninep: here }));
+    for (const server of [peer, ours]) server.pin(serverCpu);
+    using _bound = bindSelf(callerCpu);
+    using toUs = new BenchClient(here, selfTest ? second : '/', fileNames.static);
+    using toPeer = new BenchClient(there, files, fileNames.static);
+    for (const { name, unit, target, run: once } of cases) {
+      const row = await compare(
+        {
+          name,
+          unit,
+          ...(target && { target }),
+          ours: () => Promise.resolve(once(toUs)),
+          peer: () => Promise.resolve(once(toPeer)),
+        },
+        { group: 'i', peerName: 'diod', rounds },
+      );
+      print(`${row.name}: ${row.ratio.toFixed(2)}`);
+      rows.push(row);
+    }
+  } finally {
+    rmSync(scratch, { recursive: true, force: true });
+  }
+  return rows;
+}
+
+export const overNinep: Group = { letter: 'i', title: '9P over a unix socket, against diod', run };

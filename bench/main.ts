@@ -7,9 +7,20 @@ import { fuseMount } from './fuse-mount.ts';
 import { inGuest } from './guest.ts';
 import { hostDaemon } from './host-daemon.ts';
 import type { Group, Row } from './measure.ts';
+import { overNinep } from './ninep.ts';
 import { table, writeResults } from './report.ts';
+import { vsockStreams } from './vsock.ts';
 
-const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest, apiWrites, ...hostDaemon];
+const groups: readonly Group[] = [
+  frontEnd,
+  inGuest,
+  fuseMount,
+  atRest,
+  apiWrites,
+  ...hostDaemon,
+  overNinep,
+  vsockStreams,
+];
 const DEFAULT_ROUNDS = 11;
 /** A peer against itself differs by the machine's noise only. */
 const SELF_TEST_RANGE = { atLeast: 0.75, atMost: 1.33 } as const;

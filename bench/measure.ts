@@ -9,7 +9,7 @@ export interface Sample {
   readonly p99?: number | undefined;
 }
 
-export type Unit = 'us' | 'op/s' | 'KiB' | 'ms CPU' | 'reads';
+export type Unit = 'us' | 'op/s' | 'KiB' | 'ms CPU' | 'reads' | 'MiB/s';
 /** Bounds the ratio of ours to the peer's. */
 export type Target = { readonly atMost: number } | { readonly atLeast: number };
 

@@ -20,10 +20,10 @@ export const unmount = (directory: string): void => {
 /** Starts `porthole serve` with all that it keeps in `scratch`; ready when every way in that was asked for is there. */
 export function startOurs(
   scratch: string,
-  ways: { readonly mount?: string; readonly socket?: string },
+  ways: { readonly mount?: string; readonly socket?: string; readonly ninep?: string },
   extraNodes = 0,
 ): Promise<Server> {
-  const { mount, socket } = ways;
+  const { mount, socket, ninep } = ways;
   const file = path.join(scratch, 'tree.yaml');
   const extra = Array.from({ length: extraNodes }, (_, i) => `    f${i}: "${i}"\n`).join('');
   writeFileSync(
@@ -46,12 +46,14 @@ ${extraNodes > 0 ? `  many:\n${extra}` : ''}policy:
       file,
       ...(mount === undefined ? [] : ['--mount', mount]),
       ...(socket === undefined ? [] : ['--vhost-user', socket]),
+      ...(ninep === undefined ? [] : ['--9p', ninep]),
       '--state',
       path.join(scratch, 'state'),
       '--audit',
       path.join(scratch, 'audit.jsonl'),
     ],
-    () => (mount === undefined || isMounted(mount)) && (socket === undefined || existsSync(socket)),
+    () =>
+      (mount === undefined || isMounted(mount)) && [socket, ninep].every((one) => one === undefined || existsSync(one)),
     () => (mount === undefined ? undefined : unmount(mount)),
   );
 }

@@ -4,7 +4,7 @@ import os from 'node:os';
 import path from 'node:path';
 import type { Row, Sample, Target, Unit } from './measure.ts';
 
-const digits: Readonly<Record<Unit, number>> = { us: 2, 'op/s': 0, KiB: 0, 'ms CPU': 1, reads: 0 };
+const digits: Readonly<Record<Unit, number>> = { us: 2, 'op/s': 0, KiB: 0, 'ms CPU': 1, reads: 0, 'MiB/s': 0 };
 const showTarget = (target: Target): string =>
   'atMost' in target ? `<= ${target.atMost.toFixed(2)}` : `>= ${target.atLeast.toFixed(2)}`;
 

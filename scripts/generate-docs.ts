@@ -11,8 +11,10 @@ import type { Terminal } from '../src/cli/terminal.ts';
 import { problemCodes } from '../src/cluster/problem.ts';
 import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
+import { facadeNames, facadeRows, nativeOperations } from '../src/imds/index.ts';
 import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
+import { vsockOperations } from '../src/virtio/index.ts';
 import { errnoName } from '../src/wire/index.ts';
 import { wayNames } from '../test/conformance/driver.ts';
 import { rowsOf } from '../test/conformance/table.ts';
@@ -72,6 +74,13 @@ const tables: readonly Table[] = [
       ]),
   },
   {
+    document: 'docs/vsock.md',
+    name: 'operations',
+    head: ['op', 'operation', 'on a connection', 'on none'],
+    rows: () =>
+      vsockOperations.map(({ code, name, onConnection, onNone }) => [String(code), name, onConnection, onNone]),
+  },
+  {
     document: 'docs/api.md',
     name: 'problems',
     head: ['code', 'status', 'meaning'],
@@ -90,6 +99,25 @@ const tables: readonly Table[] = [
           route['x-access'],
           route.summary,
         ]),
+  },
+  ...facadeNames.map(
+    (name): Table => ({
+      document: 'docs/facades.md',
+      name,
+      head: ['path', 'from the tree', 'made'],
+      rows: () =>
+        facadeRows[name].map(({ path, from, also = [], made }) => [
+          `\`${path}\``,
+          [...from, ...also].map((source) => `\`${source}\``).join(', '),
+          made ?? '',
+        ]),
+    }),
+  ),
+  {
+    document: 'docs/metadata-server.md',
+    name: 'operations',
+    head: ['request', 'what it does'],
+    rows: () => nativeOperations().map(({ method, path, summary }) => [`\`${method.toUpperCase()} ${path}\``, summary]),
   },
   {
     document: 'docs/conformance.md',

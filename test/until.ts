@@ -4,13 +4,18 @@ import { setTimeout as pause } from 'node:timers/promises';
 
 const LOOK_EVERY_MS = 10;
 
-/** Looks until `look` gives something (not false, not undefined), and returns that; fails, naming `what`, when nothing came within `withinMs`. */
+/**
+ * Looks until `look` gives something (not false, not undefined), and returns that; fails, naming `what`, when nothing came
+ * within `withinMs`, the last look being later than that.
+ */
 export async function until<T>(
   what: string,
   look: () => T | false | undefined | Promise<T | false | undefined>,
-  withinMs = 15_000,
+  withinMs = 60_000,
 ): Promise<T> {
-  for (const deadline = performance.now() + withinMs; performance.now() < deadline; await pause(LOOK_EVERY_MS)) {
+  const deadline = performance.now() + withinMs;
+  for (let isLast = false; !isLast; await pause(LOOK_EVERY_MS)) {
+    isLast = performance.now() > deadline;
     const found = await look();
     if (found !== undefined && found !== false) return found;
   }

@@ -2,7 +2,7 @@
  * The Debian guest's disk, and what boots it: builds them into `.cache/debian` unless they are there for the same inputs.
  * Run as a program it builds (holding a lock, so that any number of tests may ask at once) and prints the directory.
  */
-import { execFile, spawnSync } from 'node:child_process';
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
   appendFileSync,
@@ -20,6 +20,7 @@ import {
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { type BootImage, tinyImage } from '../tiny/image.ts';
+import { installDebian, run } from './mmdebstrap.ts';
 
 const here = import.meta.dirname;
 const tiny = path.join(here, '../tiny');
@@ -98,15 +99,9 @@ async function findImage(): Promise<DebianImage | undefined> {
 
 async function inputsHash(): Promise<string> {
   const hash = createHash('sha256').update((await tinyImage()).dir);
-  for (const file of ['image.ts', 'init', 'control.service']) hash.update(readFileSync(path.join(here, file)));
+  for (const file of ['image.ts', 'mmdebstrap.ts', 'init', 'control.service'])
+    hash.update(readFileSync(path.join(here, file)));
   return hash.digest('hex').slice(0, 16);
-}
-
-function run(command: string, args: readonly string[], options: { cwd?: string; input?: string } = {}): string {
-  const result = spawnSync(command, args, { ...options, encoding: 'utf8', maxBuffer: 1 << 28 });
-  if (result.error) throw new Error(`images/debian: starting ${command} failed: ${result.error.message}`);
-  if (result.status !== 0) throw new Error(`images/debian: ${command} ${args.join(' ')} failed:\n${result.stderr}`);
-  return result.stdout;
 }
 
 async function build(): Promise<string> {
@@ -118,7 +113,7 @@ async function build(): Promise<string> {
     const out = path.join(work, 'out');
     const root = path.join(work, 'root');
     mkdirSync(out);
-    await installDebian(root);
+    installDebian(root, packages, ['/usr/share/doc/*', '/usr/share/locale/*', '/usr/share/man/*']);
     addKernelModules(root, (await tinyImage()).release);
     addControl(root);
     configure(root);
@@ -130,27 +125,6 @@ async function build(): Promise<string> {
     rmSync(work, { recursive: true, force: true });
   }
   return target;
-}
-
-/** From where this machine gets its own packages. */
-async function installDebian(root: string): Promise<void> {
-  const suite = /^VERSION_CODENAME=(.+)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1];
-  if (suite === undefined) throw new Error('images/debian: this machine does not say which Debian it is');
-  const sources = ['/etc/apt/sources.list.d/debian.sources', '/etc/apt/sources.list'].filter((file) =>
-    existsSync(file),
-  );
-  run('mmdebstrap', [
-    '--quiet',
-    '--variant=minbase',
-    '--aptopt=APT::Install-Recommends "false"',
-    '--dpkgopt=path-exclude=/usr/share/doc/*',
-    '--dpkgopt=path-exclude=/usr/share/locale/*',
-    '--dpkgopt=path-exclude=/usr/share/man/*',
-    `--include=${packages.join(',')}`,
-    suite,
-    root,
-    ...sources,
-  ]);
 }
 
 function addKernelModules(root: string, release: string): void {

@@ -2,11 +2,9 @@
  * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted and its hostname taken from it.
  * Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes root, and some minutes.
  */
-import { spawnSync } from 'node:child_process';
 import {
   closeSync,
   copyFileSync,
-  existsSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -18,6 +16,7 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
+import { installDebian, run } from './mmdebstrap.ts';
 
 const files = path.join(import.meta.dirname, 'vm');
 
@@ -52,19 +51,13 @@ const grubModules = 'biosdisk part_msdos ext2 normal linux configfile search sea
   ' ',
 );
 
-function run(command: string, args: readonly string[]): void {
-  const result = spawnSync(command, args, { encoding: 'utf8', maxBuffer: 1 << 28 });
-  if (result.error) throw new Error(`images/debian: starting ${command} failed: ${result.error.message}`);
-  if (result.status !== 0) throw new Error(`images/debian: ${command} ${args.join(' ')} failed:\n${result.stderr}`);
-}
-
 function build(directory: string): void {
   if (process.arch !== 'x64') throw new Error('images/debian: there is a boot loader for x86-64 only');
   if (process.getuid?.() !== 0) throw new Error('images/debian: building needs root, for the owners of the files');
   const work = mkdtempSync(path.join(directory, 'work-'));
   try {
     const root = path.join(work, 'root');
-    installDebian(root);
+    installDebian(root, packages);
     configure(root);
     const disk = path.join(work, 'disk');
     const offset = partitionSector * sector;
@@ -77,24 +70,6 @@ function build(directory: string): void {
   }
   const image = { kind: 'disk', disk: 'disk.qcow2', format: 'qcow2' };
   writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
-}
-
-/** This machine's release of Debian, from where this machine gets its packages. */
-function installDebian(root: string): void {
-  const suite = /^VERSION_CODENAME=(.+)$/m.exec(readFileSync('/etc/os-release', 'utf8'))?.[1];
-  if (suite === undefined) throw new Error('images/debian: this machine does not say which Debian it is');
-  const sources = ['/etc/apt/sources.list.d/debian.sources', '/etc/apt/sources.list'].filter((file) =>
-    existsSync(file),
-  );
-  run('mmdebstrap', [
-    '--quiet',
-    '--variant=minbase',
-    '--aptopt=APT::Install-Recommends "false"',
-    `--include=${packages.join(',')}`,
-    suite,
-    root,
-    ...sources,
-  ]);
 }
 
 function configure(root: string): void {

@@ -90,7 +90,7 @@ export class GuestJob implements AsyncDisposable {
   }
 
   /** Resolves with the match once standard output matches; rejects when the job ends or the time is over before. */
-  waitForOutput(pattern: RegExp, timeoutMs = 20_000): Promise<RegExpExecArray> {
+  waitForOutput(pattern: RegExp, timeoutMs = 60_000): Promise<RegExpExecArray> {
     return new Promise((resolve, reject) => {
       const finish = (act: () => void): void => {
         clearTimeout(timer);

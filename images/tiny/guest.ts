@@ -52,7 +52,7 @@ interface GuestOptions {
   readonly signal?: AbortSignal;
 }
 
-const defaultRunTimeoutMs = 20_000;
+const defaultRunTimeoutMs = 60_000;
 
 /** Makes the kernel skip what a short-lived emulated machine does not need. */
 const quickKernelArgs =
@@ -298,7 +298,7 @@ export class Guest implements AsyncDisposable {
   }
 
   /** Asks the guest to power off, and resolves when QEMU has ended. */
-  async powerOff(timeoutMs = 20_000): Promise<void> {
+  async powerOff(timeoutMs = 60_000): Promise<void> {
     this.spawn('poweroff -f');
     await within(timeoutMs, undefined, this.ended);
   }

@@ -3,8 +3,11 @@ import {
   formatProblem,
   formatProblems,
   mountCommand,
+  ninepArguments,
+  ninepMountCommand,
   type Paint,
   qemuArguments,
+  qemuVsockArguments,
   type ServeEvent,
   SpecError,
 } from '../host/index.ts';
@@ -19,7 +22,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
     case 'warning':
       return err(formatProblem(event.problem, paint));
     case 'ready':
-      return out(event.target.kind === 'mount' ? `mounted on ${event.target.path}` : vhostUserWords(event.target.path));
+      return out(readyWords[event.target.kind](event.target.path));
     case 'http':
       return out(httpWords(event.address));
     case 'compromised':
@@ -44,7 +47,7 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return out(`nothing wrong any more; the tree is as it was, revision ${event.revision}`);
     case 'device-ended':
       return err(
-        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, a VM on a socket must be restarted (QEMU cannot reconnect)`,
+        `the device process ended: ${event.reason}\nstarting another in ${event.restartInMs / 1000} s; mounts come back by themselves, 9P clients must mount again, a VM on a vhost-user socket must be restarted (QEMU cannot reconnect)`,
       );
     case 'trouble':
       return err(event.what);
@@ -80,8 +83,19 @@ export const asJson = (event: ServeEvent): string => {
       problems: error instanceof SpecError ? error.problems : [],
     });
   }
+  if (event.event === 'ready' && event.target.kind === '9p') {
+    const { path } = event.target;
+    return JSON.stringify({
+      ...event,
+      ...(isSocket(path) && { qemu: ninepArguments(path) }),
+      guest: ninepMountLine(path),
+    });
+  }
   if (event.event === 'ready' && event.target.kind === 'vhost-user') {
     return JSON.stringify({ ...event, qemu: qemuArguments(event.target.path, memory), guest: mountCommand });
+  }
+  if (event.event === 'ready' && event.target.kind === 'vsock') {
+    return JSON.stringify({ ...event, qemu: qemuVsockArguments(event.target.path) });
   }
   return JSON.stringify(event);
 };
@@ -89,16 +103,51 @@ export const asJson = (event: ServeEvent): string => {
 /** Said by way of example. */
 const memory = '1G';
 
+const vsockWords = (socket: string): string => {
+  const path = socket.replace(/\.vhost-user$/, '');
+  return `listening on ${socket}
+  QEMU (beside the guest's shared memory, as for --vhost-user):
+    ${pairs(qemuVsockArguments(socket))}
+  to a port of the guest: connect to ${path} and send "CONNECT <port>\\n"
+  from the guest to port P of the host (CID 2): listen on ${path}_P`;
+};
+
+/** Each option with its value on a line of its own. */
+const pairs = (given: readonly string[]): string => {
+  const words = given.map(shellQuoted);
+  return Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`).join(' \\\n    ');
+};
+
 const vhostUserWords = (socket: string): string => {
-  const words = qemuArguments(socket, memory).map(shellQuoted);
-  const pairs = Array.from({ length: words.length / 2 }, (_, i) => `${words[2 * i]} ${words[2 * i + 1]}`);
   return `listening on ${socket}
   QEMU (the guest's memory after size= and -m, the same in both):
-    ${pairs.join(' \\\n    ')}
+    ${pairs(qemuArguments(socket, memory))}
   in the guest:
     mkdir -p /run/metadata
     ${mountCommand}`;
 };
+
+/** In the guest, the console is hvc1; by vsock and TCP who mounts must be privileged. */
+const ninepMountLine = (where: string): string => {
+  if (where.startsWith('vsock:')) return `mount -t porthole ${where} /run/metadata`;
+  const tcp = /^tcp:\[?(.*?)\]?:(\d+)$/.exec(where);
+  if (tcp === null) return ninepMountCommand;
+  const options = `trans=tcp,port=${tcp[2]},privport,version=9p2000.L,cache=none,nosuid,nodev`;
+  return `mount -t 9p -o ${options} ${tcp[1]} /run/metadata`;
+};
+
+const isSocket = (where: string): boolean => !/^(tcp|vsock):/.test(where);
+
+const ninepWords = (where: string): string => `listening for 9P clients on ${where}
+${isSocket(where) ? `  QEMU, for a console that speaks 9P:\n    ${pairs(ninepArguments(where))}\n` : ''}  in the guest (docs/9p.md):
+    ${ninepMountLine(where)}`;
+
+const readyWords = {
+  mount: (path: string) => `mounted on ${path}`,
+  'vhost-user': vhostUserWords,
+  vsock: vsockWords,
+  '9p': ninepWords,
+} as const;
 
 export const shellQuoted = (word: string): string =>
   /^[\w./:=,@%+-]+$/.test(word) ? word : `'${word.replaceAll("'", String.raw`'\''`)}'`;

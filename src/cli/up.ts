@@ -1,10 +1,11 @@
 /** `porthole up`: the host daemon. Manager and host in one process, kept apart as they are in a cluster. */
-import { existsSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { z } from 'zod';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
-import { Host, leftOvers } from '../host/index.ts';
+import { claimUids, Host, leftOvers, type UidRange } from '../host/index.ts';
+import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import { createKeyFile, openStores, type Stores } from '../store/index.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
@@ -28,10 +29,12 @@ export interface UpOptions {
   readonly attachGid?: number | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
-  /** The first of the uids that VMs get, one each; undefined: everything runs as this user. */
-  readonly uidBase?: number | undefined;
+  /** VMs run as users of their own, whose uids start here, or where this machine has room; undefined: all as this user. */
+  readonly uidBase?: number | 'free' | undefined;
   readonly auditDays: number;
   readonly auditBytes: number;
+  /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
+  readonly guestWriteRate?: number | undefined;
   /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
   readonly renews?: boolean;
   readonly version: string;
@@ -113,7 +116,8 @@ export class Up implements AsyncDisposable {
     const runDirectory = resolve(this.#options.runDirectory);
     prepareHostDirectory(stateDirectory, '--state');
     prepareHostDirectory(runDirectory, '--run');
-    if (uidBase !== undefined) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
+    const ownUsers = uidBase !== undefined;
+    if (ownUsers) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
     // Before VMs are touched: their sockets are in the run directory.
     await claimSocket(join(runDirectory, apiSocketName));
     const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
@@ -124,17 +128,20 @@ export class Up implements AsyncDisposable {
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
     for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
-    const ownUsers = uidBase !== undefined;
+    const uids = ownUsers ? this.#claimUids(uidBase === 'free' ? undefined : uidBase) : undefined;
     this.#host = await Host.open({
       region: this.#stores.region,
       stateDirectory,
       runDirectory,
       launcher,
       accelerator,
-      imageGid: ownUsers ? uidBase + uidCount : undefined,
-      sandboxUid: ownUsers ? uidBase + uidCount + 1 : undefined,
+      imageGid: uids && uids.first + uids.count,
+      sandboxUid: uids && uids.first + uids.count + 1,
+      deviceRoot:
+        ownUsers && !isReadableByAll('device') ? copyPart('device', join(stateDirectory, 'program')) : undefined,
       attachGid,
       libvirtUri: this.#options.libvirtUri,
+      guestWriteRate: this.#options.guestWriteRate,
       version,
       renews: this.#options.renews ?? true,
       audit: { keepDays: this.#options.auditDays, mostBytes: this.#options.auditBytes },
@@ -148,7 +155,7 @@ export class Up implements AsyncDisposable {
       host: this.#host,
       log,
       upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
-      ...(ownUsers && { uids: { first: uidBase, count: uidCount } }),
+      ...(uids && { uids }),
     });
     const socket = join(runDirectory, apiSocketName);
     this.#api = await listen({
@@ -180,6 +187,13 @@ export class Up implements AsyncDisposable {
       ownUsers,
       vms: vms.length,
     });
+  }
+
+  /** For VMs; behind them are the group of images, and the user who converts them. */
+  #claimUids(first: number | undefined): UidRange {
+    const stateDirectory = realpathSync(this.#options.stateDirectory);
+    const { first: from } = claimUids({ first, count: uidCount + 2, stateDirectory });
+    return { first: from, count: uidCount };
   }
 
   #keyFile(stateDirectory: string): string {

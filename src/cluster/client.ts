@@ -90,6 +90,7 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'removeImage',
   'revokeKey',
   'rotateKeys',
+  'cancelOperation',
 ] satisfies OperationId[]);
 
 type RequestPart<R, K extends string> = R extends { request: Record<K, infer S extends z.ZodType> }

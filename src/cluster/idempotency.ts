@@ -1,10 +1,11 @@
 /**
  * A request with an `Idempotency-Key` has its effect once: a repeat within a day gets the first answer again. The record is
- * put in the transaction of the effect. Where the effect lies outside the stores' reach of one transaction (a VM's tree),
- * a record `begun` goes ahead of it. Refusals are not kept: a request that had no effect may be tried again.
+ * put in the transaction of the effect. Where a host has the effect (a VM's tree, a boot), a record `begun` goes ahead of it,
+ * and the host keeps with the effect which request it was of (`Once`). Refusals are not kept: a request that had no effect may
+ * be tried again.
  */
 import { createHash } from 'node:crypto';
-import { IdempotencyRecord } from '../records/index.ts';
+import { IdempotencyRecord, type Once } from '../records/index.ts';
 import { type Condition, type Operation, type Store, StoreError } from '../store/index.ts';
 import type { DayLease } from './day-lease.ts';
 import { getRecord, type Kept, type Kit, put, remove } from './kit.ts';
@@ -68,12 +69,12 @@ export class Idempotency {
   }
 
   /**
-   * For effects elsewhere. `effect` is told of an earlier try that may or may not have had its effect: its `begunAtMs`. It
-   * must throw only when it had none for certain, or `isOpen(error)` must say that it may have had.
+   * For effects elsewhere. `effect` is given what the request is known by there, and whether an earlier try may have had its
+   * effect. It must throw only when it had none for certain, or `isOpen(error)` must say that it may have had.
    */
   runOutside(
     request: OnceRequest,
-    effect: (begunAtMs: number | undefined) => Promise<Answer>,
+    effect: (once: Once | undefined) => Promise<Answer>,
     isOpen: (error: unknown) => boolean,
   ): Promise<Answer> {
     if (request.key === undefined) return effect(undefined);
@@ -91,7 +92,7 @@ export class Idempotency {
       const conditions = [{ key, modRevision: begun.revision }];
       let answer: Answer;
       try {
-        answer = await effect(before?.record.createdAtMs);
+        answer = await effect({ id: onceId(request), isRepeat: before !== undefined });
       } catch (error) {
         if (!isOpen(error)) await this.#store.commit({ conditions, operations: [remove(key)] });
         throw error;
@@ -155,22 +156,33 @@ export class Idempotency {
   #replay(request: OnceRequest, { record }: Kept<IdempotencyRecord>): Answer {
     checkHash(request, record);
     if (record.state === 'begun') throw busy();
-    const { status, headers, body } = record;
-    return { status, headers: { ...headers, 'idempotent-replay': 'true' }, body };
+    return replayed(record);
   }
 }
 
+export const replayed = ({ status, headers, body }: Answer): Answer => ({
+  status,
+  headers: { ...headers, 'idempotent-replay': 'true' },
+  body,
+});
+
 const keyOf = ({ account, key }: OnceRequest): string =>
   `idempotency/${account}/${createHash('sha256').update(key!).digest('hex')}`;
+
+/** Of this request, and of no other one with the same key: that may be used again after a day. */
+const onceId = ({ account, key, hash }: OnceRequest): string =>
+  createHash('sha256')
+    .update(JSON.stringify([account, key, hash]))
+    .digest('base64url');
 
 const checkHash = (request: OnceRequest, record: IdempotencyRecord): void => {
   if (record.request !== request.hash) throw mismatch();
 };
 
-const mismatch = (): ApiError =>
+export const mismatch = (): ApiError =>
   new ApiError('IDEMPOTENCY_MISMATCH', 'this Idempotency-Key came with another request before; use a new one for each');
 
-const busy = (): ApiError =>
+export const busy = (): ApiError =>
   new ApiError('IDEMPOTENCY_BUSY', 'a request with this Idempotency-Key is under way; repeat it in a second', {
     retryAfterSeconds: 1,
   });

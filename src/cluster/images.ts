@@ -177,10 +177,12 @@ export class Images {
   }
 
   /** False when it does not run here, or not any more. */
-  cancel(operationId: string): boolean {
-    const running = this.#running.get(operationId);
-    running?.cancel.abort();
-    return running !== undefined;
+  runs(operationId: string): boolean {
+    return this.#running.has(operationId);
+  }
+
+  cancel(operationId: string): void {
+    this.#running.get(operationId)?.cancel.abort();
   }
 
   /** IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */

@@ -213,11 +213,13 @@ export class Upkeep {
     await this.#kit.region.commit({ operations });
   }
 
-  /** False when it does not run here, or not any more. */
-  cancel(operationId: string): boolean {
-    if (this.#rotation?.id !== operationId) return false;
-    this.#rotation.cancel.abort();
-    return true;
+  /** Here, and still. */
+  runs(operationId: string): boolean {
+    return this.#rotation?.id === operationId;
+  }
+
+  cancel(operationId: string): void {
+    if (this.runs(operationId)) this.#rotation?.cancel.abort();
   }
 
   /** After a start: tells the end of what the last one, or a backup, left half done. */

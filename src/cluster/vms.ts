@@ -34,6 +34,8 @@ export interface VmWish {
   readonly restart: VmRecord['restart'];
   readonly start: boolean;
   readonly stopGraceSeconds: number;
+  readonly ninep?: boolean;
+  readonly vsock?: boolean;
   readonly libvirtDomain?: string | undefined;
   /** The first tree, as the text of a spec that was checked. */
   readonly spec: string | undefined;
@@ -142,6 +144,8 @@ export class Vms {
         generation: 1,
         rebootGeneration: 0,
         stopGraceSeconds: wish.stopGraceSeconds,
+        ...(wish.ninep && { ninep: true }),
+        ...(wish.vsock && { vsock: true }),
         ...(wish.libvirtDomain !== undefined && { libvirtDomain: wish.libvirtDomain }),
         ...(uid !== undefined && { uid }),
         createdAtMs: this.#kit.wallMs(),

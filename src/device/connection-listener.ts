@@ -8,21 +8,23 @@ const CONNECTIONS_PER_SECOND = 20;
 const PAUSE_MS = 1000;
 
 /**
- * Calls `onConnection` with the descriptor of each connection, which becomes the callee's. After 20 in a second, and when one
- * can't be taken (no descriptors are left, EMFILE), it looks away for a second: the others wait, as far as the socket's
- * backlog goes, and the loop does not spin over what it can't take. Owns `fd`.
+ * Calls `onConnection` with the descriptor of each connection, which becomes the callee's. After `perSecond` in a second, and
+ * when one can't be taken (no descriptors are left, EMFILE), it looks away for a second: the others wait, as far as the
+ * socket's backlog goes, and the loop does not spin over what it can't take. Owns `fd`.
  */
 export class ConnectionListener implements Served {
   readonly servedCount = 0;
   readonly #fd: number;
   readonly #loop: Loop;
   readonly #onConnection: (fd: number) => void;
+  readonly #perSecond: number;
   #since = Number.NEGATIVE_INFINITY;
   #taken = 0;
   #resumesAtMs = Number.POSITIVE_INFINITY;
 
-  constructor(fd: number, loop: Loop, onConnection: (fd: number) => void) {
+  constructor(fd: number, loop: Loop, onConnection: (fd: number) => void, perSecond = CONNECTIONS_PER_SECOND) {
     this.#fd = fd;
+    this.#perSecond = perSecond;
     this.#loop = loop;
     this.#onConnection = onConnection;
     loop.serve(this);
@@ -59,7 +61,7 @@ export class ConnectionListener implements Served {
       this.#since = nowMs;
       this.#taken = 0;
     }
-    while (this.#taken < CONNECTIONS_PER_SECOND) {
+    while (this.#taken < this.#perSecond) {
       const fd = accept(this.#fd);
       if (fd === -EAGAIN) return;
       if (fd === -ECONNABORTED) continue;

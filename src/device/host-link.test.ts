@@ -54,7 +54,9 @@ function linked(t: { after: (done: () => void) => void }) {
     [, peer] = next;
     reader = readerOnHost();
   };
-  return { link, received, answer, hangUp, connect };
+  /** What a daemon says the moment before it is gone. */
+  const say = (message: ToDevice): void => void write(peer, encodeMessage(message));
+  return { link, received, answer, hangUp, connect, say };
 }
 
 const caller = { uid: 0, gid: 0, pid: 1 };
@@ -189,6 +191,20 @@ test('HostLink sends what was not answered to the next host daemon, in order and
   ]);
   for (const sequence of [1, 3, 4]) answer({ type: 'outcome', sequence, outcome: { errno: 0, revision: 3, ino: 0 } });
   assert.deepEqual(settled, [0, 0, 0, 0]);
+});
+
+test('HostLink takes the answers of a host daemon that is gone when it wants to tell it more', (t) => {
+  const { link, hangUp, say } = linked(t);
+  const settled: string[] = [];
+  const submit = (name: string): void =>
+    link.upstream('virtiofs').submit({ ...unlink, name }, ({ errno }) => settled.push(`${name} ${errno}`));
+  submit('a');
+  say({ type: 'outcome', sequence: 1, outcome: { errno: 0, revision: 2, ino: 0 } });
+  hangUp();
+  submit('b');
+  assert.deepEqual(settled, ['a 0']);
+  assert.equal(link.fd, undefined);
+  assert.equal(link.mutationsWaiting, 1);
 });
 
 test('HostLink has 32 mutations wait for a host daemon that is away, 5 s each', (t) => {

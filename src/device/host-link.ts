@@ -3,7 +3,7 @@ import { close, read, send } from '../sys/index.ts';
 import type { Delta } from '../tree/index.ts';
 import { EAGAIN, EINTR } from '../wire/index.ts';
 import { LinkQueue, type MessageReader, readerOnDevice } from './link.ts';
-import type { LinkConfig, ToDevice, ToHost } from './link-messages.ts';
+import type { LinkConfig, LinkWay, ToDevice, ToHost } from './link-messages.ts';
 import type { NumberedUpstream } from './mutation-log.ts';
 import { MutationSender } from './mutation-sender.ts';
 
@@ -36,6 +36,8 @@ export class HostLink {
   #reader: MessageReader<ToDevice> = readerOnDevice();
   #queue = new LinkQueue(QUEUE_BYTES);
   #wantsWritable = false;
+  /** Nothing can be written to it any more; what it said before that is being read. */
+  #isLost = false;
   #sequence = 0;
 
   /** `nextSequence` gives numbers that this holder, or one before it of the same name, has never used. */
@@ -54,6 +56,7 @@ export class HostLink {
     this.#reader = readerOnDevice();
     this.#queue = new LinkQueue(QUEUE_BYTES);
     this.#wantsWritable = false;
+    this.#isLost = false;
   }
 
   /** The daemon is known and its first commit applied: mutations that wait are sent. */
@@ -82,7 +85,7 @@ export class HostLink {
   }
 
   /** Where the file systems of one way in send their mutations. EIO when the host daemon does not take them. */
-  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+  upstream(way: LinkWay): NumberedUpstream {
     return this.#mutations.upstream(way);
   }
 
@@ -94,6 +97,10 @@ export class HostLink {
   /** Reads and acts on what is there, and writes what waits. */
   readonly serve = (): void => {
     this.flush();
+    this.#read();
+  };
+
+  #read(): void {
     for (;;) {
       const fd = this.#fd;
       if (fd === undefined) return;
@@ -103,9 +110,9 @@ export class HostLink {
       if (got <= 0)
         return this.detach(got === 0 ? 'the host daemon hung up' : `reading the link failed with errno ${-got}`);
       for (const message of this.#reader.feed(this.#buffer.subarray(0, got))) this.#take(message);
-      if (got < this.#buffer.length) return;
+      if (got < this.#buffer.length && !this.#isLost) return;
     }
-  };
+  }
 
   /** Queues a message; false when the queue is full, or nobody is there. */
   send(message: ToHost): boolean {
@@ -114,12 +121,13 @@ export class HostLink {
 
   /** Sends what waits, as far as the socket takes it. */
   readonly flush = (): void => {
+    if (this.#isLost) return;
     for (let frame = this.#queue.next(); frame !== undefined; frame = this.#queue.next()) {
       if (this.#fd === undefined) return;
       const wrote = send(this.#fd, frame);
       if (wrote === -EINTR) continue;
       if (wrote === -EAGAIN) break;
-      if (wrote < 0) return this.detach(`writing to the link failed with errno ${-wrote}`);
+      if (wrote < 0) return this.#lose(`writing to the link failed with errno ${-wrote}`);
       this.#queue.wrote(wrote);
     }
     const wanted = this.#queue.pendingBytes > 0;
@@ -128,9 +136,16 @@ export class HostLink {
     this.#events.wantWritable(wanted);
   };
 
+  /** The daemon is gone. It may have answered before that: what a guest is told has failed must not have been done. */
+  #lose(reason: string): void {
+    this.#isLost = true;
+    this.#read();
+    this.detach(reason);
+  }
+
   #sendMutation(frame: Uint8Array): boolean {
     // Nobody is there any more: it waits for the next daemon.
-    if (this.#fd === undefined) return true;
+    if (this.#fd === undefined || this.#isLost) return true;
     if (!this.#queue.pushFrame(frame)) return false;
     this.flush();
     return true;

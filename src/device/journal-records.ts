@@ -12,6 +12,8 @@ export const DIRECTORY = 3;
 export const VERSION = 4;
 export const BYTES = 5;
 export const MUTATION = 6;
+/** Of a vsock device, whose journal has nothing else: the connections that the guest believes to have. */
+export const VSOCK = 7;
 
 /** Fields by their offsets in the payload: `f` numbers of 8 bytes, `w` words of 4. */
 export const nodeid = {

@@ -18,6 +18,7 @@ import * as protocol from './keeper-protocol.ts';
 
 /** The keeper answers in microseconds; one that does not is taken for gone. */
 const ANSWER_MS = 2_000;
+/** From one attempt to connect to the next: one that hangs up is perhaps replaced, and then another is there already. */
 const RETRY_MS = 500;
 
 interface Given {
@@ -37,6 +38,7 @@ export class KeeperClient {
   #fd = -1;
   readonly #given = new Map<string, Given>();
   readonly #packet = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES));
+  #connectedAtMs = Number.NEGATIVE_INFINITY;
   #retryAtMs = Number.POSITIVE_INFINITY;
   /** Told when the keeper is gone, before `fd` is closed, and when one answers again. */
   onChange: (isThere: boolean) => void = () => undefined;
@@ -53,8 +55,32 @@ export class KeeperClient {
 
   /** Everything that the keeper has; undefined where it does not answer. */
   list(): Found[] | undefined {
+    return this.#list(protocol.LIST);
+  }
+
+  /** The same, for a successor: one that hung up meanwhile may have been replaced by another. */
+  listAnew(): Found[] | undefined {
+    const found = this.list();
+    if (found !== undefined) return found;
+    if (this.#fd < 0) this.#connect();
+    return this.list();
+  }
+
+  /** For the next keeper: everything that this one has, and has no longer then. */
+  takeOver(): Found[] {
+    const known = this.list() ?? [];
+    const found = this.#list(protocol.HAND_OVER);
+    // An older one answers the first alone, and is ended by whoever started us.
+    if (found === undefined) return known;
+    for (const { fd } of known) close(fd);
+    return found;
+  }
+
+  #list(op: number): Found[] | undefined {
     const found: Found[] = [];
-    return this.#ask(protocol.LIST, '', { found }) === 0 ? found : undefined;
+    if (this.#ask(op, '', { found }) === 0) return found;
+    for (const { fd } of found) close(fd);
+    return undefined;
   }
 
   /** Gives a copy of `fd`, in place of what had that name. False: this descriptor can't be kept. */
@@ -125,7 +151,9 @@ export class KeeperClient {
     const fds: number[] = [];
     for (;;) {
       const left = Math.ceil(deadline - performance.now());
-      if (left <= 0 || pollOne(this.#fd, POLLIN, left) < 0) return this.#lost();
+      const ready = left <= 0 ? -EAGAIN : pollOne(this.#fd, POLLIN, left);
+      if (ready === -EINTR) continue;
+      if (ready < 0) return this.#lost();
       const got = receiveWithFds(this.#fd, this.#packet, this.#packet.length, fds, 1);
       if (got === -EAGAIN || got === -EINTR) continue;
       const answer = got <= 0 ? undefined : protocol.readAnswer(this.#packet, got);
@@ -140,7 +168,7 @@ export class KeeperClient {
 
   #lost(): undefined {
     if (this.#fd < 0) return;
-    this.#retryAtMs = performance.now() + RETRY_MS;
+    this.#retryAtMs = this.#connectedAtMs + RETRY_MS;
     this.onChange(false);
     close(this.#fd);
     this.#fd = -1;
@@ -153,6 +181,7 @@ export class KeeperClient {
       return;
     }
     this.#fd = fd;
+    this.#connectedAtMs = performance.now();
     this.#retryAtMs = Number.POSITIVE_INFINITY;
   }
 

@@ -8,5 +8,6 @@ import { Keeper } from './keeper.ts';
 const [adminPath, option] = process.argv.slice(2);
 if (adminPath === undefined) throw new Error('give the path of the admin socket');
 const keeper = new Keeper(adminPath, buildOf('keeper'));
+keeper.onLeft = () => process.exit(0);
 if (option === '--with-stdin') keeper.endWith(0);
 keeper.run();

@@ -18,6 +18,11 @@ export const LIST = 3;
  * that is killed, one request to another process is such a step.
  */
 export const FINISH = 4;
+/**
+ * LIST, after which the keeper has nothing of this VM any more and hangs up on its device processes: the asker is the next
+ * keeper, which listens in its place already. An older keeper does not know it and hangs up on the asker.
+ */
+export const HAND_OVER = 5;
 
 export const DONE = 0;
 export const ENTRY = 1;
@@ -71,7 +76,7 @@ export function readRequest(packet: Uint8Array, bytes: number): KeeperRequest | 
   const extraBytes = view.getUint16(2, true);
   const take = view.getUint32(4, true);
   const number = view.getFloat64(8, true);
-  if (op < PUT || op > FINISH || nameBytes > NAME_BYTES || extraBytes > EXTRA_BYTES || take > TAKE_BYTES)
+  if (op < PUT || op > HAND_OVER || nameBytes > NAME_BYTES || extraBytes > EXTRA_BYTES || take > TAKE_BYTES)
     return undefined;
   if (bytes !== HEAD_BYTES + nameBytes + extraBytes || !Number.isSafeInteger(number) || number < 0) return undefined;
   const name = String.fromCharCode(...packet.subarray(HEAD_BYTES, HEAD_BYTES + nameBytes));

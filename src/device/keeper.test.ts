@@ -1,14 +1,19 @@
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtempSync, openSync, rmSync, statSync } from 'node:fs';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { fuzzKeeper } from '../../test/fuzz/keeper.ts';
+import { until } from '../../test/until.ts';
+import { commandOf } from '../parts/index.ts';
 import {
   close,
   connectUnix,
   eventfd,
   memfd,
   POLLIN,
+  peerCredentials,
   pollOne,
   read,
   receive,
@@ -20,8 +25,10 @@ import {
   socketPair,
 } from '../sys/index.ts';
 import { Keeper } from './keeper.ts';
+import { KeeperClient } from './keeper-client.ts';
 import * as protocol from './keeper-protocol.ts';
 
+const EINTR = 4;
 const EINVAL = 22;
 const ENOENT = 2;
 const ENOSPC = 28;
@@ -203,6 +210,86 @@ test('Keeper hangs up on nonsense and goes on', (t) => {
   assert.equal(bench.admin({ open: 5 }), EINVAL);
   assert.deepEqual(bench.connect('a').list(), []);
 });
+
+/** A keeper in a process of its own, at the admin socket of `bench`. */
+async function keeperProcess(t: TestContext, bench: Bench): Promise<{ readonly ended: Promise<unknown> }> {
+  const [program, ...args] = commandOf('keeper');
+  const child = spawn(program, [...args, bench.at('admin-of-processes')], { stdio: 'ignore' });
+  t.after(() => child.kill('SIGKILL'));
+  const ended = once(child, 'exit');
+  const asked = (): number | undefined => adminOf(bench, { build: true }, child.pid);
+  await until('the keeper to listen', () => asked() === 0);
+  return { ended };
+}
+
+/** The errno of the keeper of processes; undefined while there is none, or another one than that of `pid`. */
+function adminOf(bench: Bench, command: object, pid?: number): number | undefined {
+  const fd = connectUnix(bench.at('admin-of-processes'));
+  if (fd < 0) return undefined;
+  const peer = peerCredentials(fd);
+  const isIt = pid === undefined || (typeof peer === 'object' && peer.pid === pid);
+  const answer = new Uint8Array(256);
+  const line = Buffer.from(`${JSON.stringify(command)}\n`);
+  let got = 0;
+  if (isIt && send(fd, line) === line.length) {
+    // The end of the other keeper, which is a child of this process, interrupts it.
+    while (pollOne(fd, POLLIN, 60_000) === -EINTR) continue;
+    got = read(fd, answer);
+  }
+  close(fd);
+  return got <= 0
+    ? undefined
+    : (JSON.parse(Buffer.from(answer.subarray(0, got)).toString()) as { errno: number }).errno;
+}
+
+const steps = [
+  'before another keeper is there',
+  'when the other listens, and has nothing yet',
+  'when the other has taken over, and nobody has noticed',
+  'when it has seen that its keeper is gone',
+  'when it has given all to the other',
+] as const;
+
+for (const [death, when] of steps.entries())
+  test(`a successor finds all that a device process held that dies ${when}`, async (t) => {
+    const bench = new Bench(t);
+    const old = await keeperProcess(t, bench);
+    const vm = { open: 'a', path: bench.at('a') };
+    assert.equal(adminOf(bench, vm), 0);
+    const device = new KeeperClient(bench.at('a'));
+    const held = ['journal', 'control', 'kick'];
+    for (const [number, name] of held.entries())
+      assert.ok(device.put(name, bench.own(eventfd()), number), `${name} is kept`);
+    /** Connected already when the keepers change, and asks only then. */
+    const early = new KeeperClient(bench.at('a'));
+    const dies = (step: number): boolean => {
+      if (step === death) device.close();
+      return step === death;
+    };
+    let isDead = dies(0);
+    await keeperProcess(t, bench);
+    isDead ||= dies(1);
+    assert.equal(adminOf(bench, vm), 0);
+    isDead ||= dies(2);
+    await old.ended;
+    if (!isDead) device.check();
+    isDead ||= dies(3);
+    if (!isDead) {
+      await until('it to be with the other', () => {
+        device.tick(performance.now());
+        return device.isConnected;
+      });
+      assert.ok(device.put('late', bench.own(eventfd()), 9));
+      held.push('late');
+    }
+    dies(4);
+    for (const successor of [early, new KeeperClient(bench.at('a'))]) {
+      const found = successor.listAnew() ?? [];
+      for (const { fd } of found) bench.own(fd);
+      assert.deepEqual(found.map(({ name }) => name).toSorted(), held.toSorted());
+      successor.close();
+    }
+  });
 
 test('readRequest takes what writeRequest wrote', () => {
   const packet = new Uint8Array(protocol.PACKET_BYTES);

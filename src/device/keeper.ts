@@ -6,7 +6,8 @@
  * VMs are added and taken away over the admin socket, which is root's: one JSON object a line, `{"open":NAME,"path":PATH,
  * "uid":UID}` or `{"close":NAME}`, answered by `{"errno":N}`; or `{"build":true}`, answered with what this keeper runs.
  */
-import { chmodSync, chownSync, lstatSync, readlinkSync, unlinkSync } from 'node:fs';
+import { chmodSync, chownSync, lstatSync, readlinkSync, renameSync, unlinkSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import {
   accept,
   close,
@@ -21,8 +22,11 @@ import {
   sendWithFds,
 } from '../sys/index.ts';
 import { EAGAIN, EEXIST, EINTR, EINVAL, EIO, ENOENT, ENOSPC } from '../wire/index.ts';
+import { KeeperClient } from './keeper-client.ts';
 import * as protocol from './keeper-protocol.ts';
 
+/** No longer than the names of sockets themselves, whose paths may be as long as paths of sockets can be. */
+const NEXT = '.next';
 const limits = {
   /** Descriptors of one VM: four for each queue and memory region, in the old and the new table, and some. */
   descriptors: 320,
@@ -59,16 +63,26 @@ function removeSocket(path: string): void {
   if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
 }
 
+/** What is no socket is left alone. */
+function removeOther(path: string): void {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  if (stat !== undefined && !stat.isSocket()) throw new Error(`"${path}" is no socket`);
+}
+
 /** A listening socket that only `uid` may open (and root). Throws in words. */
 function listenFor(path: string, uid: number | undefined, kind: 'stream' | 'packets'): number {
-  removeSocket(path);
+  // Under another name first: at every moment one or the other listens at `path`.
+  const making = join(dirname(path), NEXT);
+  removeSocket(making);
   const umask = process.umask(0o777);
-  const fd = listenUnix(path, 8, kind);
+  const fd = listenUnix(making, 8, kind);
   process.umask(umask);
-  if (fd < 0) throw new Error(`listening on "${path}" failed with errno ${-fd}`);
+  if (fd < 0) throw new Error(`listening on "${making}" failed with errno ${-fd}`);
   try {
-    if (uid !== undefined) chownSync(path, uid, -1);
-    chmodSync(path, 0o600);
+    if (uid !== undefined) chownSync(making, uid, -1);
+    chmodSync(making, 0o600);
+    removeOther(path);
+    renameSync(making, path);
   } catch (error) {
     close(fd);
     throw error;
@@ -84,6 +98,8 @@ export class Keeper {
   readonly #answer = new Uint8Array(new ArrayBuffer(protocol.PACKET_BYTES));
   readonly #taken = new Uint8Array(new ArrayBuffer(4096));
   readonly #build: string;
+  /** Told when other keepers have all that this one had. */
+  onLeft: () => void = () => undefined;
 
   /** Listens for the host daemon, and tells it `build`. Throws when that is not possible. */
   constructor(adminPath: string, build: string) {
@@ -158,8 +174,19 @@ export class Keeper {
   #open(name: string, path: string, uid: number | undefined): number {
     const there = this.#vms.get(name);
     if (there !== undefined) return there.path === path ? 0 : EEXIST;
-    const listenFd = listenFor(path, uid, 'packets');
-    const vm: Vm = { path, listenFd, kept: new Map(), connections: new Set(), isRefused: false };
+    // Whoever listens there is the keeper before this one. Who connects from here on waits until we have what it had.
+    const before = new KeeperClient(path);
+    let listenFd: number;
+    const kept = new Map<string, Kept>();
+    try {
+      listenFd = listenFor(path, uid, 'packets');
+      for (const { name: of, number, fd } of before.takeOver())
+        if (kept.size < limits.descriptors && isKeepable(fd)) kept.set(of, { fd, number });
+        else close(fd);
+    } finally {
+      before.close();
+    }
+    const vm: Vm = { path, listenFd, kept, connections: new Set(), isRefused: false };
     this.#vms.set(name, vm);
     this.#watch(listenFd, () => {
       const fd = accept(listenFd);
@@ -181,6 +208,15 @@ export class Keeper {
     return 0;
   }
 
+  /** Another keeper has it. Device processes find that one at the same path. */
+  #leave(vm: Vm): void {
+    for (const [name, one] of this.#vms) if (one === vm) this.#vms.delete(name);
+    for (const fd of vm.connections) this.#unwatch(fd);
+    for (const { fd } of vm.kept.values()) close(fd);
+    this.#unwatch(vm.listenFd);
+    if (this.#vms.size === 0) this.onLeft();
+  }
+
   // --- device processes ---
 
   #connect(vm: Vm, fd: number): void {
@@ -193,6 +229,7 @@ export class Keeper {
       const request = got <= 0 ? undefined : protocol.readRequest(this.#packet, got);
       const answered = request !== undefined && this.#serve(vm, fd, request, fds);
       for (const left of fds.splice(0)) close(left);
+      if (answered && request.op === protocol.HAND_OVER) return this.#leave(vm);
       if (answered) return;
       vm.connections.delete(fd);
       this.#unwatch(fd);
@@ -217,6 +254,7 @@ export class Keeper {
         errno = this.#drop(vm, request.name);
         break;
       case protocol.LIST:
+      case protocol.HAND_OVER:
         for (const [name, { fd, number }] of vm.kept) {
           const bytes = protocol.writeAnswer(this.#answer, protocol.ENTRY, 0, name, number);
           if (sendWithFds(to, this.#answer, bytes, [fd]) !== bytes) return false;

@@ -15,6 +15,31 @@ export interface LinkVhostUser {
   readonly gid?: number;
 }
 
+/** Where 9P clients connect to: a unix socket, an address and port of TCP, or a port of the guests' vsock. */
+export type LinkNinep = LinkVhostUser | LinkNinepTcp | LinkNinepVsock;
+
+export interface LinkNinepVsock {
+  /** `vsock:PORT`, by which it is named. */
+  readonly path: string;
+  readonly vsockPort: number;
+}
+
+export interface LinkNinepTcp {
+  /** `tcp:ADDRESS:PORT`, by which it is named; an IPv6 address stands in brackets. */
+  readonly path: string;
+  readonly address: string;
+  readonly port: number;
+  /** Who may connect beside this machine: addresses and prefixes (`192.0.2.0/24`). */
+  readonly allow: readonly string[];
+}
+
+/** A vsock device: the vhost-user socket at `path`, and what it carries. */
+export interface LinkVsock extends LinkVhostUser {
+  /** Where programs of the host reach the guest. What the guest wants of port P goes to `<host.path>_P`. */
+  readonly host: LinkVhostUser;
+  readonly guestCid: number;
+}
+
 /** A directory to mount on, on this machine. */
 export interface LinkMount {
   readonly path: string;
@@ -35,6 +60,9 @@ export interface LinkConfig {
   readonly vm: string;
   readonly vhostUser: readonly LinkVhostUser[];
   readonly mounts: readonly LinkMount[];
+  /** None: the daemon is of a version before there were any. */
+  readonly ninep?: readonly LinkNinep[];
+  readonly vsock?: readonly LinkVsock[];
   /** Path of the audit ring. None: no audit log is kept, and records are dropped. */
   readonly auditRing?: string | undefined;
   readonly options: LinkOptions;
@@ -57,12 +85,15 @@ export type ToDevice =
 
 /** Something that the device process serves. */
 export interface LinkTarget {
-  readonly kind: 'vhost-user' | 'mount';
+  readonly kind: 'vhost-user' | 'mount' | 'vsock' | '9p';
   readonly path: string;
 }
 
-/** What is spoken here. Either side also accepts the one before: 1 had no `build` and `journal` in `hello`. */
-export const LINK_PROTOCOL = 2;
+/** The ways in that a device process serves, as mutations name them: keys of `ways`. */
+export type LinkWay = 'virtiofs' | 'mount' | 'ninep';
+
+/** What is spoken here. Either side also accepts the one before: 2 knew nothing of 9P. */
+export const LINK_PROTOCOL = 3;
 
 /** Whether a daemon of this version can talk with a device process of that protocol: a newer one speaks ours too. */
 export const isSpoken = (protocol: number): boolean => Math.abs(protocol - LINK_PROTOCOL) <= 1;
@@ -88,7 +119,7 @@ export type ToHost =
   | {
       readonly type: 'mutation';
       readonly sequence: number;
-      readonly way: 'virtiofs' | 'mount';
+      readonly way: LinkWay;
       readonly mutation: Mutation;
       /** `monotonicMs` after which it must be refused: the guest has its EIO by then. */
       readonly expiresMs: number;

@@ -70,7 +70,7 @@ const mutation = z.discriminatedUnion('op', [
   z.strictObject({ op: z.literal('drop'), caller, ino }),
 ]);
 
-const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount']), path: words(4096) });
+const target = z.strictObject({ kind: z.enum(['vhost-user', 'mount', 'vsock', '9p']), path: words(4096) });
 
 /** One schema per message from a device process. */
 const fromDevice = {
@@ -89,7 +89,7 @@ const fromDevice = {
   mutation: z.strictObject({
     type: z.literal('mutation'),
     sequence,
-    way: z.enum(['virtiofs', 'mount']),
+    way: z.enum(['virtiofs', 'mount', 'ninep']),
     mutation,
     expiresMs: z.number(),
   }),

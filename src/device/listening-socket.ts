@@ -8,10 +8,10 @@ import type { LinkVhostUser } from './link-messages.ts';
 const O_PATH = 0o10_000_000;
 
 /** Listens; until it has its rights, nobody may connect. Throws, in words for people, when that is not possible. */
-export function openListeningSocket(socket: LinkVhostUser): number {
+export function openListeningSocket(socket: LinkVhostUser, backlog?: number): number {
   removeStaleSocket(socket.path);
   const umask = process.umask(0o777);
-  const fd = listenUnix(socket.path);
+  const fd = listenUnix(socket.path, backlog);
   process.umask(umask);
   if (fd < 0) throw new Error(`listening on "${socket.path}" failed: ${errnoName(-fd)}`);
   try {

@@ -6,7 +6,7 @@
 import type { Mutation, Outcome, Settle } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
 import { encodeMessage } from './link.ts';
-import { monotonicMs } from './link-messages.ts';
+import { type LinkWay, monotonicMs } from './link-messages.ts';
 import type { NumberedUpstream } from './mutation-log.ts';
 
 /**
@@ -67,7 +67,7 @@ export class MutationSender {
     return this.#waiting.size + this.#unsent.length;
   }
 
-  upstream(way: 'virtiofs' | 'mount'): NumberedUpstream {
+  upstream(way: LinkWay): NumberedUpstream {
     return {
       submit: (mutation, settle, sequence = 0, sending = () => undefined) =>
         this.#submit(way, mutation, settle, sequence, sending),
@@ -116,13 +116,7 @@ export class MutationSender {
     return this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
   }
 
-  #submit(
-    way: 'virtiofs' | 'mount',
-    mutation: Mutation,
-    settle: Settle,
-    given: number,
-    sending: (sequence: number) => void,
-  ): void {
+  #submit(way: LinkWay, mutation: Mutation, settle: Settle, given: number, sending: (sequence: number) => void): void {
     const sinceMs = monotonicMs();
     const { uid } = mutation.caller;
     if (this.#isAway(uid, sinceMs)) return settle(refused);

@@ -1,11 +1,11 @@
-/** What a device process serves: vhost-user sockets and mounts, all on one replica of one VM's tree. */
+/** What a device process serves: vhost-user sockets, mounts and 9P clients, all on one replica of one VM's tree. */
 import { randomUUID } from 'node:crypto';
 import { rmSync, unlinkSync } from 'node:fs';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { buildOf } from '../parts/index.ts';
 import { close, EPOLLIN, EPOLLOUT, setNonBlocking } from '../sys/index.ts';
 import { type Delta, Replica, TreeFileSystem, type Upstream, type Way, ways } from '../tree/index.ts';
-import { VirtioFsDevice } from '../virtio/index.ts';
+import { VirtioFsDevice, type VsockService } from '../virtio/index.ts';
 import { AuditRing } from './audit-ring.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import { HostLink } from './host-link.ts';
@@ -15,13 +15,19 @@ import {
   type LinkConfig,
   type LinkEvent,
   type LinkMount,
+  type LinkNinep,
   type LinkTarget,
   type LinkVhostUser,
+  type LinkVsock,
   type ToHost,
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import type { NinepPlace } from './ninep-clients.ts';
+import { NinepListener } from './ninep-listener.ts';
+import { NinepVsock } from './ninep-vsock.ts';
 import { type LeftConnection, Succession, type TargetJournal } from './succession.ts';
+import { VsockWay } from './vsock-way.ts';
 
 /** The host daemon takes no longer words of us. */
 const DETAIL_CHARACTERS = 4000;
@@ -46,6 +52,14 @@ const linkTimer = (link: HostLink): Served => ({
   tick: link.tick,
 });
 
+function removeSocket(path: string): void {
+  try {
+    unlinkSync(path);
+  } catch {
+    // Somebody removed it, which is what we wanted.
+  }
+}
+
 class DeviceServer {
   readonly #place: LinkPlace;
   /** Read before anything is served: the sources of a checkout may be others later. */
@@ -63,6 +77,11 @@ class DeviceServer {
   #config: LinkConfig | undefined;
   readonly #listening = new Map<ConnectionListener, LinkVhostUser>();
   readonly #served = new Map<string, Open>();
+  readonly #ninep: (NinepListener | NinepVsock)[] = [];
+  /** By the path of the vhost-user socket. */
+  readonly #vsocks = new Map<string, VsockWay>();
+  /** What guests reach in this process over vsock, by port. */
+  readonly #vsockServices = new Map<number, VsockService>();
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -174,10 +193,14 @@ class DeviceServer {
     this.#opened = true;
     if (config.auditRing !== undefined) this.#ring = new AuditRing(config.auditRing);
     this.#loop.spinMs = config.options.spinMicros / 1000;
+    for (const vsock of config.vsock ?? []) this.#vsocks.set(vsock.path, this.#vsock(vsock));
     if (this.#succession !== undefined) this.#succeed(config, this.#succession);
     for (const socket of config.vhostUser)
       this.#attempt({ kind: 'vhost-user', path: socket.path }, () => this.#listen(socket));
+    for (const [path, vsock] of this.#vsocks) this.#attempt({ kind: 'vsock', path }, () => vsock.listen());
     for (const mount of config.mounts) this.#attempt({ kind: 'mount', path: mount.path }, () => this.#mount(mount));
+    for (const socket of config.ninep ?? [])
+      this.#attempt({ kind: '9p', path: socket.path }, () => this.#serveNinep(socket));
   }
 
   // --- what outlives this process ---
@@ -214,6 +237,7 @@ class DeviceServer {
       const left = succession.resume(path);
       if (left !== undefined) this.#connect(left.controlFd, { kind: 'vhost-user', path }, left);
     }
+    for (const vsock of this.#vsocks.values()) vsock.resume();
     succession.dropRest();
   }
 
@@ -241,7 +265,7 @@ class DeviceServer {
     const second = Math.floor(performance.now() / 1000);
     if (second !== this.#tellingSecond) this.#toldInSecond = 0;
     this.#tellingSecond = second;
-    if (event === 'broken' && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
+    if ((event === 'broken' || event === 'refused') && ++this.#toldInSecond > EVENTS_PER_SECOND) return;
     this.#link.send({ type: 'event', target, event, detail: detail.slice(0, DETAIL_CHARACTERS) });
   }
 
@@ -328,13 +352,25 @@ class DeviceServer {
     this.#tell(target, left === undefined ? 'connected' : 'resumed', '');
   }
 
+  #vsock(config: LinkVsock): VsockWay {
+    return new VsockWay({
+      config,
+      loop: this.#loop,
+      succession: this.#succession,
+      allowUnsealedMemory: this.#config!.options.allowUnsealedMemory,
+      services: this.#vsockServices,
+      tell: (event, detail) => this.#tell({ kind: 'vsock', path: config.path }, event, detail),
+    });
+  }
+
   // --- mounts ---
 
   #mount(mount: LinkMount): void {
     const target: LinkTarget = { kind: 'mount', path: mount.path };
     const fileSystem = this.#fileSystem(ways.mount, this.#link.upstream('mount'));
     // A guest could point links at any file of this machine.
-    const followLinks = this.#config!.vhostUser.length === 0;
+    const { vhostUser, ninep = [] } = this.#config!;
+    const followLinks = vhostUser.length + ninep.length === 0;
     const transport = DevFuse.mount(mount.path, { followLinks });
     const log = (message: string): void => this.#tell(target, 'broken', message);
     const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock, log });
@@ -367,6 +403,24 @@ class DeviceServer {
     this.#loop.serve(served);
   }
 
+  // --- 9P ---
+
+  #serveNinep(socket: LinkNinep): void {
+    const target: LinkTarget = { kind: '9p', path: socket.path };
+    const place: NinepPlace = {
+      fileSystem: () => this.#fileSystem(ways.ninep, this.#link.upstream('ninep')),
+      isUser: (uid) => this.#replica.policy.knows(uid),
+      onEvent: (event, detail) => this.#tell(target, event, detail),
+    };
+    if (!('vsockPort' in socket)) {
+      this.#ninep.push(new NinepListener({ ...place, socket, loop: this.#loop }));
+      return;
+    }
+    const service = new NinepVsock(place, this.#loop);
+    this.#vsockServices.set(socket.vsockPort, service.accept);
+    this.#ninep.push(service);
+  }
+
   #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {
     return new TreeFileSystem({
       replica: this.#replica,
@@ -385,7 +439,7 @@ class DeviceServer {
 
   #statistics(): Record<string, number> {
     const counters: Record<string, number> = {};
-    for (const served of this.#served.values())
+    for (const served of [...this.#served.values(), ...this.#vsocks.values(), ...this.#ninep])
       for (const [name, value] of served.counters()) counters[name] = (counters[name] ?? 0) + value;
     return counters;
   }
@@ -396,12 +450,10 @@ class DeviceServer {
     for (const [listener, socket] of this.#handsOver ? [] : this.#listening) {
       listener.close();
       this.#succession?.forget(socket.path);
-      try {
-        unlinkSync(socket.path);
-      } catch {
-        // Somebody removed it, which is what we wanted.
-      }
+      removeSocket(socket.path);
     }
+    for (const ninep of this.#ninep) ninep.close();
+    for (const vsock of this.#vsocks.values()) vsock.close(this.#handsOver);
     if (this.#linkListener !== undefined && 'path' in this.#place) {
       this.#linkListener.close();
       rmSync(this.#place.path, { force: true });

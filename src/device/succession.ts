@@ -3,8 +3,17 @@
  * of a front end its journal, found again where a predecessor has left them.
  */
 import { close, duplicate } from '../sys/index.ts';
-import type { DeviceJournal, Recovered, RingMemory, SavedBackEnd, SavedQueue } from '../virtio/index.ts';
+import {
+  type DeviceJournal,
+  type Recovered,
+  type RingMemory,
+  type SavedBackEnd,
+  type SavedQueue,
+  VSOCK_SLOTS_BYTES,
+  type VsockJournal,
+} from '../virtio/index.ts';
 import { type Journal, JournalFile } from './journal.ts';
+import { VSOCK } from './journal-records.ts';
 import { type Found, KeeperClient } from './keeper-client.ts';
 import { ProcessJournal } from './process-journal.ts';
 import { ConnectionJournal } from './session-journal.ts';
@@ -35,7 +44,7 @@ interface ConnectionFile extends Disposable {
 }
 
 /** A connection's journal, as the device sees it. */
-export class TargetJournal implements DeviceJournal {
+export class TargetJournal implements DeviceJournal, VsockJournal {
   readonly file: ConnectionFile;
   readonly connection: ConnectionJournal;
   readonly #client: Keeping;
@@ -120,6 +129,20 @@ export class TargetJournal implements DeviceJournal {
     this.connection.shown();
   }
 
+  /** Of a vsock device: what its guest believes to have, as a predecessor left it. Called once, at first. */
+  connections(): Uint32Array {
+    const { journal } = this.file;
+    let payload = 0;
+    for (const block of journal.blocks())
+      if (block.kind === VSOCK && journal.payloadBytes(block.payload) === VSOCK_SLOTS_BYTES) payload = block.payload;
+    if (payload === 0) {
+      payload = journal.allocate(VSOCK_SLOTS_BYTES);
+      journal.memory.u32.fill(0, payload / 4, (payload + VSOCK_SLOTS_BYTES) / 4);
+      journal.commit(payload, VSOCK);
+    }
+    return journal.memory.u32.subarray(payload / 4, (payload + VSOCK_SLOTS_BYTES) / 4);
+  }
+
   /** Without all its parts, a successor had better find nothing. */
   #lose(reason: string): void {
     if (!this.#isWhole) return;
@@ -156,7 +179,7 @@ export class Succession {
   /** Throws when there is no memory for the process journal. */
   constructor(keeperPath: string) {
     this.client = new KeeperClient(keeperPath);
-    this.#left = new Map((this.client.list() ?? []).map((found) => [found.name, found]));
+    this.#left = new Map((this.client.listAnew() ?? []).map((found) => [found.name, found]));
     const left = this.#take(PROCESS);
     this.process = ProcessJournal.open(left === undefined ? undefined : duplicate(left.fd));
     if (left === undefined || this.process.isFresh) this.client.put(PROCESS, this.process.fd);

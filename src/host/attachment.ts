@@ -1,9 +1,16 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
+import { ninepArguments, vsockArguments } from '../qemu/index.ts';
 import type { Attachment } from '../records/index.ts';
-import { type DomainWish, domainParts, wholeDomain } from './libvirt-domain.ts';
+import { type DomainWish, domainParts, ninepConsole, wholeDomain } from './libvirt-domain.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
+
+/** IANA's of 9P, on vsock as on TCP. */
+export const ninepPort = 564;
+
+/** Of the console that speaks 9P: hvc1, for on hvc0 systemd starts a getty. */
+export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
 
 export const mountCommand = `mount -t virtiofs -o nosuid,nodev ${tag} /run/metadata`;
 
@@ -21,8 +28,18 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
   `vhost-user-fs-pci,chardev=${tag},tag=${tag},queue-size=1024`,
 ];
 
+/** Where the front ends of an attached VM connect. */
+interface AttachedPaths {
+  readonly vhostUser: string;
+  readonly ninep?: string;
+  readonly vsock?: { readonly front: string; readonly host: string };
+}
+
 /** Cloud Hypervisor splits at commas and has no way to write one. */
-export const attachWords = (socketPath: string, machine: DomainWish): Attachment => {
+export const attachWords = (
+  { vhostUser: socketPath, ninep, vsock }: AttachedPaths,
+  machine: DomainWish,
+): Attachment => {
   const { memoryMiB } = machine;
   const memory = memoryMiB % 1024 === 0 ? `${memoryMiB / 1024}G` : `${memoryMiB}M`;
   return {
@@ -36,7 +53,22 @@ export const attachWords = (socketPath: string, machine: DomainWish): Attachment
       `tag=${tag},socket=${socketPath},num_queues=1,queue_size=1024`,
     ],
     libvirtXml: domainParts(socketPath, tag),
-    libvirtDomain: wholeDomain(socketPath, tag, machine),
+    libvirtDomain: wholeDomain(socketPath, tag, { ...machine, ninep }),
     mount: mountCommand,
+    ...(ninep !== undefined && {
+      ninep: {
+        socketPath: ninep,
+        qemu: ninepArguments(ninep),
+        libvirtXml: ninepConsole(ninep),
+        mount: ninepMountCommand,
+      },
+    }),
+    ...(vsock !== undefined && {
+      vsock: {
+        hostPath: vsock.host,
+        qemu: vsockArguments(vsock.front),
+        mount: `mount -t porthole vsock:${ninepPort} /run/metadata`,
+      },
+    }),
   };
 };

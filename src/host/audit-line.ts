@@ -19,7 +19,7 @@ export interface LineParts {
 
 /** JSON leaves some control characters as they are, guests choose names, and people read logs on terminals. */
 const unsafe = /[\u007F-\u009F\u2028-\u202E\u2066-\u2069]/g;
-const quote = (text: string): string =>
+export const quote = (text: string): string =>
   JSON.stringify(text).replaceAll(
     unsafe,
     (character) => String.raw`\u` + character.codePointAt(0)!.toString(16).padStart(4, '0'),

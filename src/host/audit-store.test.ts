@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -7,7 +7,8 @@ import fc from 'fast-check';
 import { AuditRing } from '../device/audit-ring.ts';
 import type { AuditRecord } from '../tree/index.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
-import { AuditCompactedError, AuditStore, type AuditStoreOptions, type KeptRecord } from './audit-store.ts';
+import { type KeptRecord, sliceBytes } from './audit-scan.ts';
+import { AuditCompactedError, AuditStore, type AuditStoreOptions } from './audit-store.ts';
 
 const startMs = Date.UTC(2026, 0, 1);
 
@@ -85,6 +86,86 @@ test('AuditStore gives back what matches, in order and in reverse, over segments
   const [fromMs, untilMs] = [startMs + 10_000, startMs + 13_000];
   assert.deepEqual(await all(store.query({ fromMs, untilMs })), [11, 12, 13]);
   assert.equal(await store.verify(), undefined);
+});
+
+test('AuditStore.page gives all that matches over its pages, however short lines, pages and reads are', async (t) => {
+  const { open } = storeIn(t);
+  const records = Array.from({ length: 1500 }, (_, n) =>
+    recordOf(n, { path: `/secrets/k${n % 3}${n % 97 === 0 ? '/x'.repeat(120_000) : ''}` }),
+  );
+  using store = open({ segmentBytes: 1_500_000 });
+  for (let n = 0; n < records.length; n += 100) assert.equal(store.append(records.slice(n, n + 100)), true);
+  const page = fc.record({
+    limit: fc.integer({ min: 1, max: 700 }),
+    mostBytes: fc.integer({ min: 1, max: 3_000_000 }),
+    newestFirst: fc.boolean(),
+    filter: fc.constantFrom({}, { uid: 3 }, { verdict: 'denied' as const }, { path: '/secrets/k1' }, { vm: 'none' }),
+    after: fc.option(fc.integer({ min: 0, max: 1501 }), { nil: undefined }),
+  });
+  await fc.assert(
+    fc.asyncProperty(page, async ({ limit, mostBytes, newestFirst, filter, after }) => {
+      const wanted = await all(store.query(filter));
+      if (newestFirst) wanted.reverse();
+      const isWanted = (one: number) => after === undefined || (newestFirst ? one < after : one > after);
+      const found: number[] = [];
+      for (let from = after; ; ) {
+        const { records: some, next } = await store.page(filter, { after: from, limit, mostBytes, newestFirst });
+        found.push(...some.map(({ sequence }) => sequence));
+        assert.ok(some.length <= limit);
+        if (next === undefined) break;
+        assert.ok(from === undefined || (newestFirst ? next < from : next > from), `${next} is not beyond ${from}`);
+        from = next;
+      }
+      assert.deepEqual(found, wanted.filter(isWanted));
+    }),
+    { numRuns: 40 },
+  );
+});
+
+/** Also by hand: `PORTHOLE_AUDIT_MIB=200`. */
+const largeMib = Number(process.env['PORTHOLE_AUDIT_MIB'] ?? 24);
+
+test('AuditStore.page parses a slice of a large log and lets others have their turn, and stops at its bound', async (t) => {
+  const { open, directory } = storeIn(t);
+  using store = open();
+  const batch = Array.from({ length: 2_000 }, (_, n) => recordOf(n));
+  const bytes = (): number =>
+    readdirSync(directory).reduce((sum, name) => sum + statSync(path.join(directory, name)).size, 0);
+  while (bytes() < largeMib * 1024 * 1024) store.append(batch);
+  const { parse } = JSON;
+  let inThisTurn = 0;
+  let most = 0;
+  let sum = 0;
+  let isOver = false;
+  const turn = (): void => {
+    most = Math.max(most, inThisTurn);
+    sum += inThisTurn;
+    inThisTurn = 0;
+    if (!isOver) setImmediate(turn);
+  };
+  setImmediate(turn);
+  t.mock.method(JSON, 'parse', (text: string) => {
+    inThisTurn += text.length;
+    return parse(text) as unknown;
+  });
+  // Nothing matches, and only a look into each record tells that.
+  const filter = { untilMs: startMs };
+  const mostBytes = 4 * 1024 * 1024;
+  for (const newestFirst of [false, true]) {
+    let pages = 0;
+    for (let after: number | undefined; ; pages++) {
+      const { records, next } = await store.page(filter, { after, limit: 10, mostBytes, newestFirst });
+      assert.deepEqual(records, []);
+      if (next === undefined) break;
+      after = next;
+    }
+    assert.ok(pages >= largeMib / 4 - 1 && pages <= largeMib / 4 + 2, `${pages} pages of ${largeMib} MiB`);
+  }
+  isOver = true;
+  turn();
+  assert.ok(sum > 1.8 * largeMib * 1024 * 1024, `only ${sum} bytes were looked at`);
+  assert.ok(most > 0 && most <= sliceBytes, `${most} bytes in one turn`);
+  t.diagnostic(`${largeMib} MiB, at most ${most} bytes in one turn`);
 });
 
 test('AuditStore.verify tells of a line that was changed, taken out, or put in', async (t) => {

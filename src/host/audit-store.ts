@@ -22,6 +22,15 @@ import { createInterface } from 'node:readline';
 import type { AuditRecord } from '../tree/index.ts';
 import { auditLine } from './audit-line.ts';
 import type { LogPlace } from './audit-log.ts';
+import {
+  type AuditFilter,
+  type KeptRecord,
+  type Line,
+  matches,
+  parseLine,
+  type Slice,
+  scanSegment,
+} from './audit-scan.ts';
 
 export interface AuditStoreOptions {
   /** Made with mode 0700. */
@@ -33,27 +42,6 @@ export interface AuditStoreOptions {
   readonly wallMs: () => number;
   /** Called when the log can't be written any more, and when it can again. */
   readonly onHealth: (writable: boolean, reason: string) => void;
-}
-
-/** One record as it was kept. */
-export interface KeptRecord {
-  /** Counts all records of this host, from 1. */
-  readonly sequence: number;
-  readonly record: AuditRecord;
-  /** The VM's boot that it is of, where one is known. */
-  readonly bootId?: string | undefined;
-}
-
-export interface AuditFilter {
-  readonly vm?: string | undefined;
-  /** A path and all below it. */
-  readonly path?: string | undefined;
-  readonly uid?: number | undefined;
-  readonly operation?: string | undefined;
-  readonly verdict?: 'allowed' | 'denied' | undefined;
-  /** Inclusive and exclusive, milliseconds since the epoch. */
-  readonly fromMs?: number | undefined;
-  readonly untilMs?: number | undefined;
 }
 
 /** Records before `oldestSequence` are deleted. */
@@ -77,10 +65,10 @@ interface Segment {
   lastMs: number;
 }
 
-/** A line without its end, and what it says. `json`: the record as `auditLine` writes it. */
-interface Line extends KeptRecord {
-  readonly chain: string;
-  readonly json: string;
+export interface QueryOptions {
+  readonly after?: number | undefined;
+  readonly newestFirst?: boolean | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 /** A record that was written lately, as its line has it. */
@@ -112,30 +100,6 @@ const chainOf = (before: string, sequence: number, bootId: string | undefined, j
 const asLine = (sequence: number, chain: string, bootId: string | undefined, json: string): string => {
   const boot = bootId === undefined ? '' : `"bootId":${JSON.stringify(bootId)},`;
   return `{"sequence":${sequence},"chain":"${chain}",${boot}"record":${json}}\n`;
-};
-
-const recordStart = '"record":';
-
-/** Undefined when the line is not whole, or not one of ours. */
-const parseLine = (text: string): Line | undefined => {
-  const at = text.indexOf(recordStart);
-  if (at < 0 || !text.endsWith('}}')) return undefined;
-  try {
-    const { sequence, chain, bootId, record } = JSON.parse(text) as Omit<Line, 'json' | 'record'> & {
-      readonly record: Omit<AuditRecord, 'timeMs'> & { readonly time: string };
-    };
-    const { time, ...rest } = record;
-    const json = text.slice(at + recordStart.length, -1);
-    return {
-      sequence,
-      chain,
-      ...(bootId !== undefined && { bootId }),
-      record: { timeMs: Date.parse(time), ...rest },
-      json,
-    };
-  } catch {
-    return undefined;
-  }
 };
 
 /** Opens, or makes, the log. One process at a time: the store's lock is the log's too. */
@@ -245,17 +209,37 @@ export class AuditStore implements Disposable {
   }
 
   /**
-   * Records that match, from the one after `after` on (newest first: from the one before it down). The whole log is read
-   * where the filter's times don't exclude a segment.
+   * The next `limit` records that match, from the one after `after` on (newest first: from the one before it down), or those in
+   * the next `mostBytes` of the log. `next`: the `after` of the page that follows; undefined at the end.
    */
-  async *query(
+  async page(
     filter: AuditFilter,
-    options: {
-      readonly after?: number | undefined;
-      readonly newestFirst?: boolean;
-      readonly signal?: AbortSignal | undefined;
-    } = {},
-  ): AsyncGenerator<KeptRecord> {
+    options: QueryOptions & { readonly limit: number; readonly mostBytes: number },
+  ): Promise<{ readonly records: readonly KeptRecord[]; readonly next: number | undefined }> {
+    const { after, limit, mostBytes, newestFirst } = options;
+    const isBeyond = (sequence: number): boolean =>
+      after === undefined || (newestFirst === true ? sequence < after : sequence > after);
+    const records: KeptRecord[] = [];
+    let bytes = 0;
+    let next: number | undefined;
+    for await (const slice of this.#scan(filter, options)) {
+      records.push(...slice.records.slice(0, limit - records.length));
+      if (records.length === limit) return { records, next: records.at(-1)!.sequence };
+      bytes += slice.bytes;
+      // The first slice may end before the page begins.
+      if (slice.last !== undefined && isBeyond(slice.last)) next = slice.last;
+      if (bytes >= mostBytes && next !== undefined) return { records, next };
+    }
+    return { records, next: undefined };
+  }
+
+  /** All records that match, as `page` has them. */
+  async *query(filter: AuditFilter, options: QueryOptions = {}): AsyncGenerator<KeptRecord> {
+    for await (const { records } of this.#scan(filter, options)) yield* records;
+  }
+
+  /** The whole log is read where the filter's times don't exclude a segment. */
+  async *#scan(filter: AuditFilter, options: QueryOptions): AsyncGenerator<Slice> {
     const { after, newestFirst = false, signal } = options;
     const segments = this.#segments.filter((segment, index) => {
       const next = this.#segments[index + 1]?.first ?? Number.POSITIVE_INFINITY;
@@ -264,15 +248,8 @@ export class AuditStore implements Disposable {
         inRange && (filter.fromMs === undefined || segment.lastMs >= filter.fromMs || next === Number.POSITIVE_INFINITY)
       );
     });
-    for (const segment of newestFirst ? segments.toReversed() : segments) {
-      const found: KeptRecord[] = [];
-      for await (const kept of this.#readSegment(segment, filter, signal)) {
-        if (after !== undefined && (newestFirst ? kept.sequence >= after : kept.sequence <= after)) continue;
-        if (newestFirst) found.push(kept);
-        else yield kept;
-      }
-      yield* found.toReversed();
-    }
+    for (const { file } of newestFirst ? segments.toReversed() : segments)
+      yield* scanSegment(file, { filter, after, newestFirst, signal });
   }
 
   /** Every record after `after` that matches, in order, as they come. AuditCompactedError when some are deleted already. */
@@ -435,23 +412,6 @@ export class AuditStore implements Disposable {
       if (error !== null && error.code !== 'EBADF') this.#health(false, error.code ?? error.message);
     });
   }
-
-  async *#readSegment(
-    segment: Segment,
-    filter: AuditFilter,
-    signal: AbortSignal | undefined,
-  ): AsyncGenerator<KeptRecord> {
-    // A line that is being written while it is read is not whole, and so is left out.
-    const needle = filter.vm === undefined ? undefined : `"vm":${JSON.stringify(filter.vm)}`;
-    for await (const text of lines(segment.file, signal)) {
-      if (text === '' || (needle !== undefined && !text.includes(needle))) continue;
-      const line = parseLine(text);
-      if (line !== undefined && matches(filter, line.record)) {
-        const { sequence, record, bootId } = line;
-        yield { sequence, record, ...(bootId !== undefined && { bootId }) };
-      }
-    }
-  }
 }
 
 async function* lines(file: string, signal: AbortSignal | undefined): AsyncGenerator<string> {
@@ -465,19 +425,3 @@ async function* lines(file: string, signal: AbortSignal | undefined): AsyncGener
     stream.destroy();
   }
 }
-
-const matches = (filter: AuditFilter, record: AuditRecord): boolean => {
-  if (filter.vm !== undefined && record.vm !== filter.vm) return false;
-  if (filter.uid !== undefined && record.uid !== filter.uid) return false;
-  if (filter.operation !== undefined && record.operation !== filter.operation) return false;
-  if (filter.verdict !== undefined && record.verdict !== filter.verdict) return false;
-  if (filter.path !== undefined) {
-    const below = filter.path === '/' ? '/' : `${filter.path}/`;
-    if (record.path !== filter.path && !record.path.startsWith(below)) return false;
-  }
-  if (filter.fromMs === undefined && filter.untilMs === undefined) return true;
-  const atMs = record.timeMs;
-  return (
-    (filter.fromMs === undefined || atMs >= filter.fromMs) && (filter.untilMs === undefined || atMs < filter.untilMs)
-  );
-};

@@ -6,7 +6,7 @@ import { test } from 'node:test';
 import { VmConsolePort } from './console-port.ts';
 import { HostRefusal } from './host-error.ts';
 
-test('VmConsolePort.stream ends when the VM is gone', { timeout: 10_000 }, async (t) => {
+test('VmConsolePort.stream ends when the VM is gone', { timeout: 60_000 }, async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'porthole-console-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const paths = { consoleLog: join(directory, 'console.log'), console: join(directory, 'console.sock') };

@@ -13,6 +13,11 @@ export interface DevicePaths {
   /** Where front ends connect: searchable by those who may. */
   readonly front: string;
   readonly vhostUser: string;
+  /** Of a VM with a console that speaks 9P. */
+  readonly ninep: string;
+  /** Of a VM with a vsock device: where programs of the host reach it, and where its front end connects. */
+  readonly vsock: string;
+  readonly vsockFront: string;
   readonly log: string;
 }
 
@@ -32,9 +37,12 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     auditRing: join(directory, 'audit.ring'),
     front,
     vhostUser: join(front, 'fs.sock'),
+    ninep: join(front, '9p.sock'),
+    vsock: join(front, 'vsock'),
+    vsockFront: join(front, 'vsock.vhost-user'),
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser]) {
+  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

@@ -2,7 +2,14 @@
  * What a host daemon and the device process of one VM say to each other about its tree: over one connection after another,
  * whoever started the process.
  */
-import { type LinkConfig, type LinkTarget, monotonicMs, type ToDevice, type ToHost } from '../device/index.ts';
+import {
+  type LinkConfig,
+  type LinkTarget,
+  type LinkWay,
+  monotonicMs,
+  type ToDevice,
+  type ToHost,
+} from '../device/index.ts';
 import { type Authority, type Mutation, type Outcome, type Settle, ways } from '../tree/index.ts';
 import { EIO, printable } from '../wire/index.ts';
 import { DeviceFeed } from './device-feed.ts';
@@ -33,10 +40,20 @@ const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
-export const targetsOf = ({ vhostUser, mounts }: Pick<LinkConfig, 'vhostUser' | 'mounts'>): readonly LinkTarget[] => [
+export const targetsOf = ({
+  vhostUser,
+  mounts,
+  vsock = [],
+  ninep = [],
+}: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'vsock' | 'ninep'>): readonly LinkTarget[] => [
   ...vhostUser.map(({ path }): LinkTarget => ({ kind: 'vhost-user', path })),
+  ...vsock.map(({ path }): LinkTarget => ({ kind: 'vsock', path })),
   ...mounts.map(({ path }): LinkTarget => ({ kind: 'mount', path })),
+  ...ninep.map(({ path }): LinkTarget => ({ kind: '9p', path })),
 ];
+
+/** Which kind of target a way in needs. */
+const kindOf = { virtiofs: 'vhost-user', mount: 'mount', ninep: '9p' } as const satisfies Record<LinkWay, unknown>;
 
 interface Connection {
   readonly holder: string;
@@ -175,11 +192,10 @@ export class DeviceSession {
     });
   }
 
-  /** Two ways in, and only one that was asked for: a device process can't claim the rights of another way. */
-  #commit(mutation: Mutation, way: 'virtiofs' | 'mount', holder: string, sequence: number, settle: Settle): void {
+  /** Only a way in that was asked for: a device process can't claim the rights of another. */
+  #commit(mutation: Mutation, way: LinkWay, holder: string, sequence: number, settle: Settle): void {
     const { authority, onEvent } = this.#options;
-    const kind = way === 'mount' ? 'mount' : 'vhost-user';
-    if (!this.#targets.some((target) => target.kind === kind)) return settle(refused);
+    if (!this.#targets.some(({ kind }) => kind === kindOf[way])) return settle(refused);
     try {
       authority.commit(mutation, ways[way], holder, sequence, (outcome) => {
         const failure = authority.persistFailure?.message;

@@ -7,7 +7,7 @@ import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { buildOf } from '../parts/index.ts';
-import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
+import { ImageStore } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -16,6 +16,7 @@ import {
   type AuditPage,
   type AuditQuery,
   type Boot,
+  type ChangeOptions,
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
@@ -23,7 +24,6 @@ import {
   type HostPort,
   type HostStatus,
   type ImageFacts,
-  type ImageFile,
   type ImageRef,
   type ImageRequest,
   type IncomingUpload,
@@ -35,21 +35,22 @@ import {
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
 import { attachWords } from './attachment.ts';
-import { AuditCompactedError, AuditStore, type KeptRecord } from './audit-store.ts';
+import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
+import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
-import { ImageNames } from './image-names.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
-import { recipeOf } from './recipe.ts';
 import { Renewals } from './renewals.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
+import { WriteRate } from './write-rate.ts';
 
 type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
 
@@ -61,6 +62,8 @@ export interface HostOptions extends Omit<HostParts, Made> {
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
+  /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
+  readonly guestWriteRate?: number | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
@@ -86,8 +89,8 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
-  readonly #images: ImageStore;
-  readonly #imageNames: ImageNames;
+  readonly #imageStore: ImageStore;
+  readonly #images: HostImages;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #renewals: Renewals;
@@ -111,12 +114,13 @@ export class Host implements HostPort, AsyncDisposable {
   private constructor(options: HostOptions) {
     this.#options = options;
     const { stateDirectory, imageGid, sandboxUid } = options;
-    this.#images = new ImageStore({
+    this.#imageStore = new ImageStore({
       directory: join(stateDirectory, 'images'),
       ...(sandboxUid !== undefined && { sandboxUid }),
       ...(imageGid !== undefined && { gid: imageGid }),
     });
-    this.#imageNames = new ImageNames(options.region, (digest) => this.#images.remove(digest));
+    const { region, recipes } = options;
+    this.#images = new HostImages({ region, recipes, images: this.#imageStore });
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -157,7 +161,7 @@ export class Host implements HostPort, AsyncDisposable {
       },
       store: options.region,
       audit: this.#audit,
-      images: this.#images,
+      images: this.#imageStore,
       onTrouble: (vm, what) => options.onTrouble(vm, what),
     };
     this.#probe = setInterval(() => {
@@ -171,6 +175,9 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
+      await host.#images.collect().catch((error: unknown) => {
+        options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
+      });
       const from = await host.#takeAll();
       host.#isOpen = true;
       host.#following = host.#follow(from);
@@ -194,7 +201,7 @@ export class Host implements HostPort, AsyncDisposable {
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
-    await this.#images.close();
+    await this.#imageStore.close();
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -324,9 +331,11 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #openTree(record: VmRecord): Promise<VmTree> {
-    const { region } = this.#options;
+    const { region, guestWriteRate: bytesPerSecond } = this.#options;
     const kept = await TreeStore.open(region, record.id);
     const { restored } = kept;
+    const rate = bytesPerSecond === undefined ? undefined : new WriteRate({ bytesPerSecond });
+    const persist = rate?.paced(kept.persist, () => kept.writtenBytes) ?? kept.persist;
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
@@ -334,14 +343,17 @@ export class Host implements HostPort, AsyncDisposable {
       kept: {
         persist: async (commits) => {
           try {
-            await kept.persist(commits);
+            await persist(commits);
           } catch (error) {
             if (!(error instanceof StoreError)) this.#openAnew(record.name, error);
             throw error;
           }
         },
         ...(restored && { restored }),
+        history: kept.history,
+        keepHistory: (history) => kept.keepHistory(history),
       },
+      rate,
     });
     if (restored === undefined) await loadFirstTree(region, tree);
     await forgetFirstTree(region, record.name).catch((error: unknown) => {
@@ -383,7 +395,11 @@ export class Host implements HostPort, AsyncDisposable {
       await this.#alone(async () => {
         if (this.#stop.signal.aborted || this.#renewals.givenUp !== undefined) return;
         // What a device process that is ending has left must find its successor.
-        if ([...this.#vms.values()].every((vm) => vm.isServedOrDown)) await this.#keeper.replace();
+        if (![...this.#vms.values()].every((vm) => vm.isServedOrDown)) return;
+        await this.#keeper.replace().catch((error: unknown) => {
+          looks = keeperLooks;
+          this.#options.onTrouble(undefined, `the keeper of another version stays: ${messageOf(error)}`);
+        });
       });
     }
   }
@@ -430,18 +446,25 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    return attachWords(vm.devicePaths.vhostUser, {
+    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
+    const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
       accelerator: this.#options.accelerator.accelerator,
-    });
+    };
+    const paths = {
+      vhostUser,
+      ...(vm.record.ninep && { ninep }),
+      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+    };
+    return attachWords(paths, wish);
   }
 
-  async boot(ref: VmRef): Promise<Boot> {
+  async boot(ref: VmRef, { once }: ChangeOptions = {}): Promise<Boot> {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `the boots of VM "${ref.name}" are this host's own`);
-    return vm.boot();
+    return vm.boot(once);
   }
 
   async statistics(ref: VmRef): Promise<Statistics> {
@@ -460,16 +483,9 @@ export class Host implements HostPort, AsyncDisposable {
     return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
   }
 
-  async audit(query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> {
+  async audit(query: AuditQuery, options: CallOptions = {}): Promise<AuditPage> {
     this.#drainRings();
-    const { limit, newestFirst = false, cursor, ...filter } = query;
-    const after = cursor === undefined ? undefined : sequenceOf(cursor);
-    const events: AuditEvent[] = [];
-    for await (const kept of this.#audit.query(filter, { after, newestFirst, signal })) {
-      events.push(toEvent(kept));
-      if (events.length === limit) return { events, next: events.at(-1)!.id };
-    }
-    return { events, next: undefined };
+    return auditPage(this.#audit, query, options);
   }
 
   async followAudit(
@@ -477,78 +493,22 @@ export class Host implements HostPort, AsyncDisposable {
     { after, signal = this.#stop.signal }: CallOptions & { readonly after?: string | undefined },
   ): Promise<AsyncIterable<AuditEvent>> {
     this.#drainRings();
-    const from = after === undefined ? this.#audit.sequence : sequenceOf(after);
-    if (from + 1 < this.#audit.oldestSequence) throw compacted(this.#audit.oldestSequence);
-    return this.#followAudit(filter, from, signal);
+    return auditFrom(this.#audit, filter, after, signal);
   }
 
-  async *#followAudit(filter: AuditFilter, from: number, signal: AbortSignal): AsyncGenerator<AuditEvent> {
-    try {
-      for await (const kept of this.#audit.follow(filter, from, signal)) yield toEvent(kept);
-    } catch (error) {
-      throw error instanceof AuditCompactedError ? compacted(error.oldestSequence) : error;
-    }
-  }
-
-  async addImage(
+  addImage(
     request: ImageRequest,
-    { signal, progress }: CallOptions & { readonly progress: (progress: Progress) => void },
+    options: CallOptions & { readonly progress: (progress: Progress) => void },
   ): Promise<ImageFacts> {
-    const { source } = request;
-    const work = {
-      signal,
-      onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }),
-    };
-    try {
-      const image = await this.#imageNames.add(request, () => this.#takeImage(source, work));
-      return {
-        digest: image.digest,
-        sizeBytes: image.fileBytes,
-        virtualSizeBytes: image.kind === 'disk' ? image.virtualBytes : image.fileBytes,
-      };
-    } catch (error) {
-      throw imageRefusal(error);
-    }
-  }
-
-  #takeImage(source: ImageRequest['source'], work: ImageWork): Promise<StoredImage> {
-    switch (source.kind) {
-      case 'disk':
-        return this.#images.addDisk({ file: sourceOf(source.disk), format: source.format }, work);
-      case 'kernel': {
-        const { kernel, initrd, commandLine } = source;
-        return this.#images.addKernel(
-          { kernel: sourceOf(kernel), initrd: initrd && sourceOf(initrd), commandLine },
-          work,
-        );
-      }
-      case 'recipe':
-        return this.#images.build(recipeOf(this.#options.recipes, source.recipe), work);
-    }
+    return this.#images.add(request, options);
   }
 
   async openUpload(sizeBytes: number): Promise<IncomingUpload> {
-    try {
-      const file = this.#images.openUpload(sizeBytes);
-      return {
-        receive: async (chunks, { signal } = {}) => {
-          try {
-            return await file.receive(chunks, signal);
-          } catch (error) {
-            throw imageRefusal(error);
-          }
-        },
-        [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
-      };
-    } catch (error) {
-      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
-        throw new HostRefusal('HOST_TOO_LARGE', error.message, { cause: error });
-      throw imageRefusal(error);
-    }
+    return this.#images.openUpload(sizeBytes);
   }
 
   async removeImage(image: ImageRef): Promise<void> {
-    await this.#imageNames.remove(image);
+    await this.#images.remove(image);
   }
 
   async status(): Promise<HostStatus> {
@@ -598,30 +558,3 @@ export class Host implements HostPort, AsyncDisposable {
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 const noVm = (name: string): HostRefusal => new HostRefusal('HOST_NO_VM', `this host has no VM "${name}"`);
-
-const compacted = (oldest: number): HostRefusal =>
-  new HostRefusal('HOST_COMPACTED', `records before ${oldest} are no longer kept; begin at ${oldest}`, {
-    oldestRevision: oldest,
-  });
-
-const sequenceOf = (id: string): number => {
-  if (!/^\d{1,15}$/.test(id)) throw new HostRefusal('HOST_INVALID', `"${id}" is the id of no audit record`);
-  return Number(id);
-};
-
-const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
-  id: String(sequence),
-  record: { ...record, ...(bootId !== undefined && { bootId }) },
-});
-
-const sourceOf = (file: ImageFile): ImageSource => (file.from === 'host' ? file.path : { upload: file.id });
-
-const imageRefusal = (error: unknown): unknown => {
-  if (!(error instanceof QemuError)) return error;
-  const codes: Partial<Record<QemuError['code'], HostRefusal['code']>> = {
-    IMAGE_REFUSED: 'HOST_INVALID',
-    IMAGE_MISSING: 'HOST_INVALID',
-    DISK_FULL: 'HOST_FULL',
-  };
-  return new HostRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, { cause: error });
-};

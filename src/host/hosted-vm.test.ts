@@ -7,6 +7,7 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import { until } from '../../test/until.ts';
 import type { VmRecord } from '../records/index.ts';
 import { openStores, type Store } from '../store/index.ts';
+import { Boots } from './boots.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { checkedSpec } from './tree-port.ts';
 import { VmTree } from './vm-tree.ts';
@@ -84,6 +85,20 @@ class World {
     });
   }
 
+  boots(): ReturnType<Boots['all']> {
+    return new Boots(this.#stores.region, 'web', 0).all();
+  }
+
+  /** What the store has of the machine. */
+  async kept(): Promise<Uint8Array> {
+    return (await this.#stores.region.get('machine/web'))!.value;
+  }
+
+  /** Puts it back, as a daemon leaves it that is killed before it has written more. */
+  async lose(value: Uint8Array): Promise<void> {
+    await this.#stores.region.commit({ operations: [{ type: 'put', key: 'machine/web', value }] });
+  }
+
   async open(of: VmRecord = record): Promise<HostedVm> {
     const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist: async () => {} } });
     await tree.load(checkedSpec('porthole: 1').spec);
@@ -103,6 +118,7 @@ class World {
       keeper: { open: async () => {}, close: async () => {} },
       version: 'test',
       deviceBuild: 'test',
+      deviceRoot: undefined,
       onOutdated: () => {},
       onTrouble: (_vm: string, what: string) => this.troubles.push(what),
     } as unknown as HostParts;
@@ -146,6 +162,24 @@ test('a stop that was taken in is brought about by the next daemon', async (t) =
   assert.equal(next.machine?.state.status, 'stopped');
 });
 
+test('a stop that was told as begun, and of which nothing else was kept, is brought about by the next daemon', async (t) => {
+  const world = await World.make(t);
+  world.hasImage = true;
+  const vm = await world.open();
+  await until('it to start', () => vm.machine?.state.status === 'starting');
+  const keeps = (status: string) => async (): Promise<boolean> => Buffer.from(await world.kept()).includes(status);
+  await until('that to be kept', keeps('"starting"'));
+  const before = await world.kept();
+  const stopped = { ...record, desired: 'stopped', generation: 2 } as const;
+  vm.take(stopped);
+  await until('that to be kept', keeps('"stopping"'));
+  await world.lose(before);
+  const next = await world.open(stopped);
+  assert.equal(next.status.generation, 2);
+  await until('it to be stopped', () => next.machine?.state.status === 'stopping');
+  assert.equal(next.machine?.state.stop?.next, 'stay');
+});
+
 test('a VM that could not be created and was started later stays stopped when it is stopped', async (t) => {
   const world = await World.make(t);
   const vm = await world.open();
@@ -168,4 +202,19 @@ test('a deletion that fails says so, is tried again, and ends nothing else', asy
   );
   await until('it to be gone', () => vm.status.status === 'deleted');
   assert.deepEqual([vm.status.outcome, vm.status.reason], ['done', '']);
+});
+
+test('boots that are told of at once are two, each with a number and an id of its own', async (t) => {
+  const world = await World.make(t);
+  const vm = await world.open({ ...record, kind: 'attached' });
+  const told = await Promise.all([vm.boot(undefined), vm.boot(undefined), vm.boot(undefined)]);
+  assert.deepEqual(
+    told.map(({ number }) => number),
+    [1, 2, 3],
+  );
+  assert.deepEqual(
+    (await world.boots()).map(({ bootId, number }) => ({ bootId, number })),
+    told,
+  );
+  assert.deepEqual([vm.status.bootId, vm.status.bootNumber], [told[2]!.bootId, 3]);
 });

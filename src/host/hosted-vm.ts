@@ -16,16 +16,18 @@ import {
   vmPaths,
 } from '../qemu/index.ts';
 import {
-  BootRecord,
+  type Boot,
   decodeRecord,
   encodeRecord,
   graceSecondsOf,
+  type Once,
   type Statistics,
   type VmRecord,
   VmStatusRecord,
 } from '../records/index.ts';
-import { keyText, type Operation, prefixRange, type Store } from '../store/index.ts';
+import type { Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
+import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
@@ -55,6 +57,8 @@ export interface HostParts {
   readonly version: string;
   /** What device processes run that are started now. */
   readonly deviceBuild: string;
+  /** Where device processes find what they run; undefined: here. */
+  readonly deviceRoot: URL | undefined;
   /** One of another version was found, and can be replaced. */
   readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
@@ -71,8 +75,6 @@ interface MachineRecord {
 
 const machineKey = (name: string): string => `machine/${name}`;
 const statusKey = (name: string): string => `vmstatus/${name}`;
-const bootPrefix = (name: string): string => `boot/${name}/`;
-const bootKey = (name: string, number: number): string => `${bootPrefix(name)}${String(number).padStart(10, '0')}`;
 
 const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
@@ -84,8 +86,6 @@ const statusEveryMs = 10_000;
 const settleWithinMs = 5_000;
 const deleteAgainFirstMs = 1_000;
 const deleteAgainMostMs = 60_000;
-/** Of each VM, the newest. */
-const bootsKept = 500;
 
 export class HostedVm {
   readonly name: string;
@@ -97,6 +97,7 @@ export class HostedVm {
   readonly #served: VmServed;
   readonly #statusWriter: RecordWriter<VmStatusRecord>;
   readonly #machineWriter: RecordWriter<MachineRecord>;
+  readonly #boots: Boots;
   #record: VmRecord;
   #machine: Vm | undefined;
   #runtime: VmRuntime | undefined;
@@ -104,7 +105,6 @@ export class HostedVm {
   /** The last generation of the record that the machine was told of; kept with its state, so that none is lost between. */
   #taken = 0;
   #domain: FollowedDomain | undefined;
-  #booting: Promise<unknown> = Promise.resolve();
   #deleting: Promise<void> | undefined;
   #over = false;
   readonly #released = new AbortController();
@@ -125,6 +125,7 @@ export class HostedVm {
     this.#statusWriter = new RecordWriter(parts.store, statusKey(record.name), onTrouble);
     this.#machineWriter = new RecordWriter(parts.store, machineKey(record.name), onTrouble);
     this.#status = status ?? statusOf(record, 'creating');
+    this.#boots = new Boots(parts.store, record.name, this.#status.bootNumber);
     const isAttached = record.kind === 'attached';
     this.#served = new VmServed({
       vm: record.name,
@@ -136,7 +137,10 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
+      ninep: record.ninep ?? false,
+      vsock: record.vsock ?? false,
       build: parts.deviceBuild,
+      root: parts.deviceRoot,
       onServing: (facts) => this.#servedBy(facts),
       onEvent: (event) => {
         if (event.event === 'trouble') onTrouble(event.what);
@@ -152,7 +156,7 @@ export class HostedVm {
     const { store } = parts;
     const status = await read(store, VmStatusRecord, statusKey(record.name), record.id);
     const vm = new HostedVm(parts, record, tree, status);
-    const lastBoot = (await bootsOf(store, record.name)).at(-1);
+    const lastBoot = await vm.#boots.last();
     if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
       vm.#tell({ bootId: lastBoot.bootId, bootNumber: lastBoot.number });
     const entry = await store.get(machineKey(record.name));
@@ -204,7 +208,7 @@ export class HostedVm {
           watch,
           store,
           boot: async (reason, operations) => {
-            await this.#boot(crypto.randomUUID(), reason, operations);
+            await this.#boot({ bootId: crypto.randomUUID(), reason, operations });
           },
           onTrouble: (what) => onTrouble(this.name, what),
         });
@@ -260,10 +264,12 @@ export class HostedVm {
     clearInterval(this.#statusTimer);
     await this.#domain?.close();
     await this.#machine?.release();
+    this.#served.hush();
     await this.#settled();
     await this.#served.release();
-    // What came meanwhile is kept too, and answered by the next daemon.
-    await this.#settled();
+    await this.tree.leaveHistory().catch((error: unknown) => {
+      this.#parts.onTrouble(this.name, `who follows its tree must read it anew: ${(error as Error).message}`);
+    });
     this.#statusWriter.close();
     this.#machineWriter.close();
   }
@@ -274,16 +280,15 @@ export class HostedVm {
   }
 
   /** Tells of a boot of a machine that others started. */
-  async boot(): Promise<{ readonly bootId: string; readonly number: number }> {
-    const bootId = crypto.randomUUID();
-    return { bootId, number: await this.#boot(bootId, 'told of by the API', []) };
+  boot(once: Once | undefined): Promise<Boot> {
+    return this.#boot({ bootId: crypto.randomUUID(), reason: 'told of by the API', once });
   }
 
-  /** One after the other, whoever tells. */
-  #boot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
-    const booting = this.#booting.then(() => this.#commitBoot(bootId, reason, operations));
-    this.#booting = booting.catch(() => {});
-    return booting;
+  async #boot(boot: NewBoot): Promise<Boot> {
+    const { bootId, number } = await this.#boots.commit(boot);
+    // A boot that was told of before may not be the last one.
+    if (number > this.#status.bootNumber) this.#tell({ bootId, bootNumber: number });
+    return { bootId, number };
   }
 
   async statistics(): Promise<Statistics> {
@@ -376,10 +381,12 @@ export class HostedVm {
           images,
           accelerator: accelerator.accelerator,
           vhostUserSocket: this.devicePaths.vhostUser,
+          ninepSocket: this.devicePaths.ninep,
+          vsockSocket: this.devicePaths.vsockFront,
         });
       },
       commitBoot: async (bootId) => {
-        await this.#commitBoot(bootId, this.#machine?.state.reason || 'started', []);
+        await this.#boot({ bootId, reason: this.#machine?.state.reason || 'started' });
       },
       saveRuntime: async (runtime) => {
         this.#runtime = runtime;
@@ -424,21 +431,6 @@ export class HostedVm {
     if (status === wanted) return 'done';
     // It ran as was asked for, and ended by itself since.
     return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
-  }
-
-  async #commitBoot(bootId: string, reason: string, operations: readonly Operation[]): Promise<number> {
-    const number = this.#status.bootNumber + 1;
-    const atMs = Date.now();
-    const value = encodeRecord({ bootId, number, atMs, reason } satisfies BootRecord);
-    await this.#parts.store.commit({
-      operations: [
-        { type: 'put', key: bootKey(this.name, number), value },
-        ...operations,
-        ...(number > bootsKept ? [{ type: 'delete', key: bootKey(this.name, number - bootsKept) } as const] : []),
-      ],
-    });
-    this.#tell({ bootId, bootNumber: number });
-    return number;
   }
 
   /** Until it is done: what runs must not be left, nor the name taken for ever. */
@@ -520,10 +512,4 @@ const read = async (
   const record = entry && decodeRecord(schema, key, entry.value);
   // That of another VM which had the name before says nothing of this one.
   return record?.id === id ? record : undefined;
-};
-
-/** The boots of a VM that the store has, oldest first. */
-export const bootsOf = async (store: Store, name: string): Promise<BootRecord[]> => {
-  const { entries } = await store.range(prefixRange(bootPrefix(name)));
-  return entries.map(({ key, value }) => decodeRecord(BootRecord, keyText(key), value));
 };

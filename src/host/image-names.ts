@@ -1,4 +1,8 @@
-/** Which bytes an image of a name is here: `hostimage/NAME/VERSION` is their digest. Two names may have the same. */
+/**
+ * Which bytes an image of a name is here: `hostimage/NAME/VERSION` is their digest. Two names may have the same. Bytes that were
+ * stored when the daemon was killed and got no name, or had lost their last one, go at the next start.
+ */
+import type { ImageStore } from '../qemu/index.ts';
 import type { ImageRef } from '../records/index.ts';
 import { prefixRange, type Store } from '../store/index.ts';
 
@@ -6,37 +10,42 @@ const prefix = 'hostimage/';
 const keyOf = ({ name, version }: ImageRef): string => `${prefix}${name}/${version}`;
 const textOf = (value: Uint8Array): string => new TextDecoder().decode(value);
 
+/** The bytes, where they are kept, and the note of which may have no name. */
+type ImageBytes = Pick<ImageStore, 'remove' | 'beUnnamed' | 'beNamed' | 'unnamed'>;
+
 export class ImageNames {
   readonly #region: Store;
-  readonly #removeBytes: (digest: string) => void;
+  readonly #images: ImageBytes;
   /** Images that are stored and may have no name yet. */
   #adding = 0;
   /** How often something was added. */
   #begun = 0;
-  /** Digests that lost a name, or never got one. */
+  /** Digests that got a name or not, or lost one. */
   readonly #suspects = new Set<string>();
 
-  constructor(region: Store, removeBytes: (digest: string) => void) {
+  constructor(region: Store, images: ImageBytes) {
     this.#region = region;
-    this.#removeBytes = removeBytes;
+    this.#images = images;
+  }
+
+  /** What the daemon before left without a name goes. StoreError; then it is looked at with the next image that is added. */
+  async collect(): Promise<void> {
+    for (const digest of this.#images.unnamed()) this.#suspects.add(digest);
+    await this.#removeUnnamed();
   }
 
   /** Gives a name to what `take` stores. Rejects with what `take` or the store throws. */
   async add<T extends { readonly digest: string }>(image: ImageRef, take: () => Promise<T>): Promise<T> {
     this.#adding++;
     this.#begun++;
-    let isNamed = false;
-    let digest: string | undefined;
     try {
       const taken = await take();
-      ({ digest } = taken);
-      const value = new TextEncoder().encode(digest);
+      this.#suspects.add(taken.digest);
+      const value = new TextEncoder().encode(taken.digest);
       await this.#region.commit({ operations: [{ type: 'put', key: keyOf(image), value }] });
-      isNamed = true;
       return taken;
     } finally {
       this.#adding--;
-      if (!isNamed && digest !== undefined) this.#suspects.add(digest);
       // What could not be looked at is looked at after the next one.
       await this.#removeUnnamed().catch(() => {});
     }
@@ -47,6 +56,7 @@ export class ImageNames {
     const key = keyOf(image);
     const kept = await this.#region.get(key);
     if (kept === undefined) return;
+    this.#images.beUnnamed(textOf(kept.value));
     await this.#region.commit({ operations: [{ type: 'delete', key }] });
     this.#suspects.add(textOf(kept.value));
     await this.#removeUnnamed();
@@ -68,7 +78,8 @@ export class ImageNames {
     if (this.#adding > 0 || begun !== this.#begun) return;
     for (const digest of this.#suspects) {
       this.#suspects.delete(digest);
-      if (!named.has(digest)) this.#removeBytes(digest);
+      if (named.has(digest)) this.#images.beNamed(digest);
+      else this.#images.remove(digest);
     }
   }
 }

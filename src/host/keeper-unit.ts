@@ -70,13 +70,18 @@ export class KeeperUnit {
   }
 
   /**
-   * Has another take its place, to which device processes give all that they have as soon as they see it. Resolves when it
-   * answers; what a device process that ends before has left is lost.
+   * Has another take its place, which takes over all that it has, VM by VM, and then answers alone. Resolves when it does.
+   * Rejects, and leaves the one that there is, when another does not start.
    */
-  replace(): Promise<void> {
+  async replace(): Promise<void> {
+    const before = this.#pid();
+    const next = await this.#launch(before);
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#replaced = { resolve };
-    this.#end();
+    for (const [name, wanted] of this.#wanted) await answerOf(next, opening(name, wanted));
+    next.destroy();
+    // It has ended by itself, unless it is one that hands nothing over, or has nothing.
+    if (before !== undefined && this.#pid() === before) this.#end();
     return promise;
   }
 
@@ -111,11 +116,15 @@ export class KeeperUnit {
     rmSync(this.#options.adminPath, { force: true });
   }
 
+  #pid(): number | undefined {
+    return this.#admin === undefined ? undefined : pidOf(this.#admin);
+  }
+
   #end(): void {
-    const peer = this.#admin === undefined ? -1 : peerOf(this.#admin);
-    if (typeof peer !== 'object' || peer.pid <= 0) return;
+    const pid = this.#pid();
+    if (pid === undefined) return;
     try {
-      process.kill(peer.pid, 'SIGTERM');
+      process.kill(pid, 'SIGTERM');
     } catch {
       // It has ended by itself.
     }
@@ -128,10 +137,10 @@ export class KeeperUnit {
     await this.#running;
   }
 
-  async #openOne(name: string, { path, uid }: Wanted): Promise<void> {
-    const errno = (await this.#ask({ open: name, path, ...(uid !== undefined && { uid }) }))?.errno;
+  async #openOne(name: string, wanted: Wanted): Promise<void> {
+    const errno = (await this.#ask(opening(name, wanted)))?.errno;
     if (errno !== undefined && errno !== 0)
-      throw new Error(`the keeper does not open "${path}" for VM "${name}": ${errnoName(errno)}`);
+      throw new Error(`the keeper does not open "${wanted.path}" for VM "${name}": ${errnoName(errno)}`);
   }
 
   /** Undefined when the keeper is gone; the next one will be told. */
@@ -176,9 +185,20 @@ export class KeeperUnit {
 
   /** Connects to the keeper that runs, or to a new one. */
   async #reach(): Promise<Socket> {
+    const socket = (await this.#connect()) ?? (await this.#launch(undefined));
+    socket.unref();
+    socket.setEncoding('utf8').on('data', (text: string) => {
+      this.#received += text;
+      const lines = this.#received.split('\n');
+      this.#received = lines.pop()!;
+      for (const line of lines) this.#answers.shift()?.(JSON.parse(line) as Answer);
+    });
+    return socket;
+  }
+
+  /** Starts one, which listens in the place of the one that has `than` as its process. */
+  async #launch(than: number | undefined): Promise<Socket> {
     const { launcher, adminPath, logFile } = this.#options;
-    const found = await this.#connect();
-    if (found !== undefined) return found;
     const process = await launcher.launch({
       name: `porthole-keeper-${Date.now().toString(36)}`,
       description: 'Porthole: what device processes hold, over their deaths',
@@ -191,11 +211,15 @@ export class KeeperUnit {
       const deadline = performance.now() + startWithinMs;
       for (;;) {
         const socket = await this.#connect();
-        if (socket !== undefined) return socket;
+        if (socket !== undefined && pidOf(socket) !== than) return socket;
+        socket?.destroy();
         if (!process.alive || performance.now() > deadline)
           throw new Error(`it does not answer at "${adminPath}": ${lastLine(logFile)}`);
         await pause(lookEveryMs);
       }
+    } catch (error) {
+      process.signal('SIGKILL');
+      throw error;
     } finally {
       process.release();
     }
@@ -210,13 +234,27 @@ export class KeeperUnit {
       return undefined;
     }
     socket.on('error', () => {});
-    socket.unref();
-    socket.setEncoding('utf8').on('data', (text: string) => {
-      this.#received += text;
-      const lines = this.#received.split('\n');
-      this.#received = lines.pop()!;
-      for (const line of lines) this.#answers.shift()?.(JSON.parse(line) as Answer);
-    });
     return socket;
   }
 }
+
+const opening = (name: string, { path, uid }: Wanted): object => ({
+  open: name,
+  path,
+  ...(uid !== undefined && { uid }),
+});
+
+/** Who listens at the other end. */
+const pidOf = (socket: Socket): number | undefined => {
+  const peer = peerOf(socket);
+  return typeof peer === 'object' && peer.pid > 0 ? peer.pid : undefined;
+};
+
+/** What is answered over a connection over which nothing else is asked. Resolves when it is gone, too. */
+const answerOf = async (socket: Socket, command: object): Promise<void> => {
+  const over = new AbortController();
+  const { signal } = over;
+  socket.write(`${JSON.stringify(command)}\n`);
+  await Promise.race([once(socket, 'data', { signal }), once(socket, 'close', { signal })]).catch(() => {});
+  over.abort();
+};

@@ -1,4 +1,5 @@
 /** libvirt's words for a machine that has a tree of ours (https://libvirt.org/formatdomain.html). */
+import type { AttachedMachine } from '../records/index.ts';
 
 const escapes: Readonly<Record<string, string>> = {
   '&': '&amp;',
@@ -23,22 +24,32 @@ const filesystem = (socketPath: string, tag: string): string => `<filesystem typ
 </filesystem>
 `;
 
+/**
+ * Two consoles: hvc0, on which systemd starts a getty, leads nowhere; hvc1 speaks 9P. libvirt's QEMU connects again when the
+ * other end hangs up.
+ */
+export const ninepConsole = (socketPath: string): string => `<console type='null'>
+  <target type='virtio'/>
+</console>
+<console type='unix'>
+  <source mode='connect' path='${escaped(socketPath)}'>
+    <reconnect enabled='yes' timeout='1'/>
+  </source>
+  <target type='virtio'/>
+</console>
+`;
+
 const indented = (text: string, spaces: number): string => text.replaceAll(/^(?=.)/gm, ' '.repeat(spaces));
 
 /** The two elements, below the one that each belongs into but for `<domain>` itself. */
 export const domainParts = (socketPath: string, tag: string): string =>
   `${memoryBacking}<devices>\n${indented(filesystem(socketPath, tag), 2)}</devices>\n`;
 
-export interface DomainWish {
+export interface DomainWish extends AttachedMachine {
   readonly domain: string;
   readonly accelerator: 'kvm' | 'tcg';
-  readonly memoryMiB: number;
-  readonly vcpus: number;
-  readonly disk?: string | undefined;
-  readonly diskFormat?: 'qcow2' | 'raw' | undefined;
-  readonly kernel?: string | undefined;
-  readonly initrd?: string | undefined;
-  readonly kernelArguments?: string | undefined;
+  /** Socket of a console that speaks 9P. */
+  readonly ninep?: string | undefined;
 }
 
 const boards = {
@@ -55,7 +66,7 @@ export const wholeDomain = (
   architecture: keyof typeof boards = process.arch === 'arm64' ? 'arm64' : 'x64',
 ): string => {
   const { arch, machine, firmware } = boards[architecture];
-  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments } = wish;
+  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments, ninep } = wish;
   const element = (name: string, text: string | undefined): string =>
     text === undefined ? '' : `    <${name}>${escaped(text)}</${name}>\n`;
   return `<domain type='${accelerator === 'kvm' ? 'kvm' : 'qemu'}'>
@@ -72,7 +83,7 @@ ${element('kernel', kernel)}${element('initrd', initrd)}${element('cmdline', ker
   <devices>
 ${disk === undefined || diskFormat === undefined ? '' : indented(diskElement(disk, diskFormat), 4)}${indented(filesystem(socketPath, tag), 4)}    <serial type='pty'/>
     <console type='pty'/>
-  </devices>
+${ninep === undefined ? '' : indented(ninepConsole(ninep), 4)}  </devices>
 </domain>
 `;
 };

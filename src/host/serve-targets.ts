@@ -1,9 +1,9 @@
 /** What `porthole serve` serves a tree on: checked before a device process starts, cleaned up after the last has ended. */
 import { spawnSync } from 'node:child_process';
 import { accessSync, constants, lstatSync, readFileSync, realpathSync, statSync, unlinkSync } from 'node:fs';
-import { connect } from 'node:net';
+import { connect, isIPv4, isIPv6 } from 'node:net';
 import { dirname, resolve } from 'node:path';
-import type { LinkMount, LinkTarget, LinkVhostUser } from '../device/index.ts';
+import type { LinkMount, LinkNinep, LinkTarget, LinkVhostUser, LinkVsock } from '../device/index.ts';
 
 /** What was asked for cannot be done as asked; the message says why and what to do. */
 export class ServeError extends Error {
@@ -40,6 +40,19 @@ export const prepareSocket = async (path: string, gid: number | undefined): Prom
   return gid === undefined ? { path: full, mode: 0o600 } : { path: full, mode: 0o660, gid };
 };
 
+/** Room for the port of a service behind the path of a vsock device: `_4294967295`. */
+const portCharacters = 11;
+
+/** The sockets of a vsock device: `path` for programs of this machine, and the front end's beside it. */
+export const prepareVsock = async (path: string, guestCid: number, gid: number | undefined): Promise<LinkVsock> => {
+  const host = await prepareSocket(path, gid);
+  if (Buffer.byteLength(host.path) + portCharacters > socketPathBytes) {
+    const most = socketPathBytes - portCharacters;
+    throw new ServeError(`the vsock path "${host.path}" has more than ${most} bytes; give a shorter one`);
+  }
+  return { ...(await prepareSocket(`${path}.vhost-user`, gid)), host, guestCid };
+};
+
 const accepts = async (path: string): Promise<boolean> => {
   const { promise, resolve: answer } = Promise.withResolvers<boolean>();
   const socket = connect(path);
@@ -51,6 +64,54 @@ const accepts = async (path: string): Promise<boolean> => {
   } finally {
     socket.destroy();
   }
+};
+
+/** IANA's port of 9P. */
+const defaultPort = 564;
+const loopback = /^(127\.|::1$)/;
+
+/** Checks an address or prefix that may connect: `192.0.2.7`, `192.0.2.0/24`, `2001:db8::/32`. */
+const checkAllowed = (text: string): string => {
+  const [address = '', bits, ...rest] = text.split('/');
+  const most = isIPv4(address) ? 32 : isIPv6(address) && !address.includes('%') ? 128 : undefined;
+  if (most === undefined || rest.length > 0)
+    throw new ServeError(`"${text}" is no address or prefix; write 192.0.2.7 or 192.0.2.0/24`);
+  if (bits !== undefined && !(/^\d{1,3}$/.test(bits) && Number(bits) <= most))
+    throw new ServeError(`the prefix length in "${text}" must be 0 to ${most}`);
+  return text;
+};
+
+const vsockPort = (where: string): LinkNinep => {
+  const port = Number(where.slice('vsock:'.length));
+  if (/^vsock:\d+$/.test(where) && port > 0 && port < 0xffff_ffff) return { path: `vsock:${port}`, vsockPort: port };
+  throw new ServeError(`"${where}" is no vsock port; write vsock:${defaultPort}`);
+};
+
+/**
+ * Where to listen for 9P clients: the path of a socket, `tcp:ADDRESS[:PORT]`, or `vsock:PORT` of the vsock devices. TCP carries everything in clear, so any
+ * address but loopback needs `allow`, who may connect to it.
+ */
+export const prepareNinep = async (
+  where: string,
+  gid: number | undefined,
+  allow: readonly string[],
+): Promise<LinkNinep> => {
+  if (where.startsWith('vsock:')) return vsockPort(where);
+  if (!where.startsWith('tcp:')) return await prepareSocket(where, gid);
+  const match = /^tcp:(?:\[(?<six>[^\]]*)\]|(?<four>[^:[\]]*))(?::(?<port>\d{1,5}))?$/.exec(where);
+  const address = match?.groups?.['six'] ?? match?.groups?.['four'] ?? '';
+  const isSix = match?.groups?.['six'] !== undefined;
+  const isAddress = isSix ? isIPv6(address) && !/[.%]/.test(address) : isIPv4(address);
+  if (!isAddress)
+    throw new ServeError(`"${where}" is no TCP address; write tcp:127.0.0.1, tcp:127.0.0.1:5640 or tcp:[::1]:5640`);
+  const port = Number(match?.groups?.['port'] ?? defaultPort);
+  if (port < 1 || port > 0xffff) throw new ServeError(`the port in "${where}" must be 1 to 65535`);
+  if (!loopback.test(address) && allow.length === 0)
+    throw new ServeError(
+      `9P on "${where}" could be reached from other machines, in clear; say who may connect by --9p-allow ADDRESS, or listen on tcp:127.0.0.1`,
+    );
+  const path = `tcp:${isSix ? `[${address}]` : address}:${port}`;
+  return { path, address, port, allow: allow.map(checkAllowed) };
 };
 
 /** Checks that a directory can be mounted on. */
@@ -108,8 +169,16 @@ export const cleanUp = (targets: readonly LinkTarget[], made: ReadonlySet<string
   for (const { kind, path } of targets) {
     if (kind === 'mount') {
       if (isMounted(path) && (made.has(path) || isDead(path))) spawnSync('umount', ['-l', path], { stdio: 'ignore' });
-    } else if (made.has(path) && lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
+    } else if (made.has(path) && !/^(tcp|vsock):/.test(path))
+      for (const socket of kind === 'vsock' ? vsockPaths(path) : [path]) removeSocket(socket);
   }
+};
+
+/** The sockets of a vsock device, by that of its front end. */
+const vsockPaths = (path: string): readonly string[] => [path, path.replace(/\.vhost-user$/, '')];
+
+const removeSocket = (path: string): void => {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isSocket() === true) unlinkSync(path);
 };
 
 /** Whether nobody answers a mount any more. */

@@ -11,6 +11,8 @@ import { close, connectUnix, listenUnix } from '../sys/index.ts';
 import { EIO } from '../wire/index.ts';
 import { type ServeEvent, type ServeOptions, serve } from './serve.ts';
 
+/** What takes a moment may take long on a machine that is busy with other things. */
+const patienceMs = 60_000;
 const fake = [process.execPath, join(import.meta.dirname, '../../test/host/fake-device.ts')] as const;
 
 const specText = (settings: string, more = ''): string => `porthole: 1
@@ -53,6 +55,7 @@ class Stage {
       onEvent: (event) => this.events.push(event),
       deviceCommand: fake,
       keeper: false,
+      applyWithinMs: patienceMs,
       ...more,
     });
     t.after(() => server.stop());
@@ -145,9 +148,11 @@ test('serve loads the file again when it changes, and keeps the old tree when it
   await until('the new value', async () => (await stage.get('/app/settings')) === 'other');
   writeFileSync(join(stage.directory, 'note.txt'), 'two');
   await until('the new note', async () => (await stage.get('/instance/note')) === 'two');
-  const reloads = stage.events.filter((found) => found.event === 'reloaded');
+  const reloads = () => stage.events.filter((found) => found.event === 'reloaded');
+  // The device process serves a tree before it says so.
+  await until('word of both', () => reloads().length >= 2);
   assert.deepEqual(
-    reloads.map(({ applied, changes }) => ({ applied, changes })),
+    reloads().map(({ applied, changes }) => ({ applied, changes })),
     [
       { applied: true, changes: 1 },
       { applied: true, changes: 1 },
@@ -185,11 +190,11 @@ test('Server.applied and Server.statistics answer for the device process that th
   const stage = new Stage(t);
   const server = await stage.serve(t);
   const { revision } = server.tree.authority.snapshot;
-  assert.equal(await server.applied(revision), true);
+  assert.equal(await server.applied(revision, patienceMs), true);
   assert.equal(await server.applied(revision + 1, 50), false);
-  assert.deepEqual(await server.statistics(), { asked: 1 });
-  assert.deepEqual(await server.statistics(), { asked: 2 });
-  const next = server.applied(revision + 1);
+  assert.deepEqual(await server.statistics(patienceMs), { asked: 1 });
+  assert.deepEqual(await server.statistics(patienceMs), { asked: 2 });
+  const next = server.applied(revision + 1, patienceMs);
   stage.write(specText('other'));
   assert.equal(await next, true);
   await server.stop();
@@ -305,6 +310,25 @@ test('serve refuses and leaves nothing behind when a target cannot be served', a
     await refusal({ vhostUser: [join(stage.directory, 'x'.repeat(100))] }),
     /more than 107 bytes; give a shorter one$/,
   );
+  for (const where of ['tcp:0.0.0.0:5640', 'tcp:192.0.2.1', 'tcp:[::]:5640'])
+    assert.match(
+      await refusal({ ninep: [where] }),
+      /could be reached from other machines, in clear; say who may connect by --9p-allow ADDRESS, or listen on/,
+    );
+  for (const where of ['tcp:', 'tcp:localhost', 'tcp:::1', 'tcp:[127.0.0.1]', 'tcp:127.0.0.1:x', 'tcp:[::1%lo]'])
+    assert.match(await refusal({ ninep: [where] }), /^"tcp:.*" is no TCP address; write tcp:127\.0\.0\.1,/, where);
+  for (const port of [0, 65_536])
+    assert.equal(
+      await refusal({ ninep: [`tcp:127.0.0.1:${port}`] }),
+      `the port in "tcp:127.0.0.1:${port}" must be 1 to 65535`,
+    );
+  for (const [allowed, words] of [
+    ['192.0.2.0/33', 'the prefix length in "192.0.2.0/33" must be 0 to 32'],
+    ['example.org', '"example.org" is no address or prefix; write 192.0.2.7 or 192.0.2.0/24'],
+    ['::1/1/1', '"::1/1/1" is no address or prefix; write 192.0.2.7 or 192.0.2.0/24'],
+  ] as const)
+    assert.equal(await refusal({ ninep: ['tcp:127.0.0.1'], ninepAllow: [allowed] }), words);
+  assert.equal(await refusal({ ninep: ['vsock:no'] }), '"vsock:no" is no vsock port; write vsock:564');
   assert.equal(
     await refusal({ vhostUser: [stage.socket, stage.socket] }),
     '"DIR/web.sock" is given twice; give it once',

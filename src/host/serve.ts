@@ -9,7 +9,15 @@ import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { KeeperProcess } from './keeper-process.ts';
 import { METADATA_HOLDER, MetadataWay, parseAddress } from './metadata-way.ts';
-import { cleanUp, groupId, prepareMount, prepareSocket, ServeError } from './serve-targets.ts';
+import {
+  cleanUp,
+  groupId,
+  prepareMount,
+  prepareNinep,
+  prepareSocket,
+  prepareVsock,
+  ServeError,
+} from './serve-targets.ts';
 import { ServedTree, type ServedTreeOptions } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
 import type { SpecError, SpecProblem } from './spec-problem.ts';
@@ -20,8 +28,16 @@ export interface ServeOptions {
   readonly file: string;
   /** Paths of sockets for vhost-user front ends. */
   readonly vhostUser: readonly string[];
+  /** Paths of vsock devices for a VM; the front end's socket is beside each, `<path>.vhost-user`. */
+  readonly vsock?: readonly string[];
+  /** The guest's CID on these. Default 3. */
+  readonly guestCid?: number;
   /** Group by name or number that may connect to the sockets. Default: only the owner may. */
   readonly socketGroup?: string;
+  /** Where to listen for 9P clients: paths of sockets, `tcp:ADDRESS[:PORT]`, `vsock:PORT`. */
+  readonly ninep?: readonly string[];
+  /** Who may connect to 9P over TCP beside this machine: addresses and prefixes. */
+  readonly ninepAllow?: readonly string[];
   /** Directories of this machine to mount on. */
   readonly mounts: readonly string[];
   /** Addresses of the metadata server. */
@@ -36,6 +52,8 @@ export interface ServeOptions {
   readonly deviceCommand?: readonly [string, ...string[]];
   /** False: a front end is lost with the device process. Default: a keeper is started for them. */
   readonly keeper?: boolean;
+  /** How long a reload waits for the device process before it is told as not applied. Default 2,000. */
+  readonly applyWithinMs?: number;
 }
 
 export interface HttpOptions {
@@ -87,10 +105,14 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const loaded = loadSpecOrThrow(options.file);
   const gid = options.socketGroup === undefined ? undefined : groupId(options.socketGroup);
   const vhostUser = await Promise.all(options.vhostUser.map((path) => prepareSocket(path, gid)));
+  const { vsock: vsockPaths = [], guestCid = 3, ninepAllow = [] } = options;
+  const vsock = await Promise.all(vsockPaths.map((path) => prepareVsock(path, guestCid, gid)));
+  const ninep = await Promise.all((options.ninep ?? []).map((where) => prepareNinep(where, gid, ninepAllow)));
   const mounts = options.mounts.map(prepareMount);
-  const twice = [...vhostUser, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   const { addresses } = { addresses: [], ...options.http };
   const http = await Promise.all(addresses.map((address) => prepareAddress(parseAddress(address), gid)));
+  const sockets = [...vhostUser, ...ninep, ...vsock, ...vsock.map(({ host }) => host)];
+  const twice = [...sockets, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
   const server = new Server(options, loaded, http, {
@@ -98,6 +120,8 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
     vm,
     vhostUser,
     mounts,
+    ...(ninep.length > 0 && { ninep }),
+    ...(vsock.length > 0 && { vsock }),
     options: { spinMicros: 50, allowUnsealedMemory: false, ...options.device },
   });
   try {
@@ -243,7 +267,8 @@ export class Server implements AsyncDisposable {
     });
     for (const { path } of this.#targets) this.#awaited.set(path, Promise.withResolvers());
     const ready = [...this.#awaited.values()].map(({ promise }) => promise);
-    if (this.#config.vhostUser.length > 0 && this.#options.keeper !== false)
+    const { vhostUser, vsock = [] } = this.#config;
+    if (vhostUser.length + vsock.length > 0 && this.#options.keeper !== false)
       this.#keeper = await KeeperProcess.start({
         onEnd: () => this.#emit({ event: 'trouble', what: 'the keeper ended; it is started again' }),
       });
@@ -347,10 +372,11 @@ export class Server implements AsyncDisposable {
   }
 
   #tellReload(revision: number, changes: number): void {
-    const metadata = this.#metadata?.server.applied(revision, APPLY_WITHIN_MS) ?? Promise.resolve(true);
-    const device = this.#targets.length > 0 ? this.#session.applied(revision) : Promise.resolve(true);
+    const { applyWithinMs } = this.#options;
+    const metadata = this.#metadata?.server.applied(revision, applyWithinMs ?? APPLY_WITHIN_MS);
+    const device = this.#targets.length > 0 ? this.#session.applied(revision, applyWithinMs) : undefined;
     void Promise.all([device, metadata])
-      .then((all) => all.every((applied) => applied))
+      .then((all) => all.every((applied) => applied !== false))
       .then((applied) => this.#emit({ event: 'reloaded', revision, changes, applied }));
   }
 
@@ -373,7 +399,8 @@ export class Server implements AsyncDisposable {
     this.#emit({ event: 'device-ended', reason: why, restartInMs });
     this.#restart = setTimeout(() => {
       // The sockets of front ends wait with the keeper for the next one.
-      const ours = this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind === 'mount');
+      const ours =
+        this.#keeper === undefined ? this.#targets : this.#targets.filter(({ kind }) => kind !== 'vhost-user');
       cleanUp(ours, this.#made);
       try {
         this.#startDevice();

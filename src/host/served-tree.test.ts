@@ -3,11 +3,9 @@ import { mkdtempSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'nod
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { setTimeout as wait } from 'node:timers/promises';
+import { until } from '../../test/until.ts';
 import { type Reload, ServedTree } from './served-tree.ts';
 import { loadSpecOrThrow } from './spec-file.ts';
-
-const withinMs = 5_000;
 
 function stage(t: TestContext) {
   const directory = mkdtempSync(join(tmpdir(), 'porthole-served-tree-'));
@@ -32,14 +30,6 @@ function stage(t: TestContext) {
   return { directory, file, write, serve, reloads, rejected };
 }
 
-async function until(what: () => boolean, words: string): Promise<void> {
-  const end = performance.now() + withinMs;
-  while (!what()) {
-    assert.ok(performance.now() < end, `${words} within ${withinMs} ms`);
-    await wait(10);
-  }
-}
-
 const modeOf = (tree: ServedTree) => tree.authority.snapshot.resolve('/instance/id')!.mode & 0o777;
 const noteOf = (tree: ServedTree) => new TextDecoder().decode(tree.authority.snapshot.resolve('/instance/note')!.bytes);
 
@@ -50,7 +40,7 @@ test('ServedTree takes up what changed between its loading and the beginning of 
   writeFileSync(join(directory, 'note.txt'), 'two');
   const tree = serve(loaded);
   assert.equal(modeOf(tree), 0o444);
-  await until(() => modeOf(tree) === 0o400, 'a rule was not taken up');
+  await until('the rule', () => modeOf(tree) === 0o400);
   assert.equal(noteOf(tree), 'two');
 });
 
@@ -58,7 +48,7 @@ test('ServedTree tells of a reload that changed rules alone, and not of one that
   const { write, serve, reloads } = stage(t);
   const tree = serve();
   write('policy: [{ path: /instance/id, root: deny }]\n');
-  await until(() => reloads.length > 0, 'the rule was not told of');
+  await until('word of the rule', () => reloads.length > 0);
   assert.deepEqual(
     reloads.map(({ changes, changed }) => ({ changes, changed })),
     [{ changes: 0, changed: true }],
@@ -72,11 +62,11 @@ test('ServedTree keeps the tree and goes on watching when a value comes from a p
   const tree = serve();
   for (const name of ['loop', 'n'.repeat(300), 'note.txt/below']) {
     writeFileSync(join(directory, 'web.yaml'), `porthole: 1\nmetadata: { instance: { id: { file: ${name} } } }\n`);
-    await until(() => rejected.length > 0, `the path "${name}" was not rejected`);
+    await until(`the path "${name}" to be rejected`, () => rejected.length > 0);
     assert.match(rejected.splice(0).join('\n'), /reading ".*" failed/);
   }
   assert.equal(modeOf(tree), 0o444);
   write('policy: [{ path: /instance/id, mode: "0400" }]\n');
-  await until(() => reloads.length > 0, 'the mended file was not taken up');
+  await until('the mended file', () => reloads.length > 0);
   assert.equal(modeOf(tree), 0o400);
 });

@@ -12,6 +12,7 @@ import {
   type Scalar,
   visit,
   type YAMLMap,
+  type YAMLSeq,
 } from 'yaml';
 import { nearest } from './near-miss.ts';
 import type { SpecProblem } from './spec-problem.ts';
@@ -120,6 +121,26 @@ export class SpecDocument {
     const target = this.#targets().get(node);
     if (target === undefined) this.error(node, path, ...syntax.BAD_ALIAS);
     return target;
+  }
+
+  /** The mapping there; undefined, and a problem, where it is none. `what` has to stand there. */
+  mapAt(written: Node | null, path: string, what: string, fix: string): YAMLMap | undefined {
+    const node = this.resolve(written, path);
+    if (node === undefined || isMap(node)) return node;
+    this.#other(node ?? written, node, path, what, fix);
+    return undefined;
+  }
+
+  /** As `mapAt`, of a list. */
+  listAt(written: Node | null, path: string, what: string, fix: string): YAMLSeq | undefined {
+    const node = this.resolve(written, path);
+    if (node === undefined || isSeq(node)) return node;
+    this.#other(node ?? written, node, path, what, fix);
+    return undefined;
+  }
+
+  #other(at: Node | null, node: Node | null, path: string, what: string, fix: string): void {
+    this.error(at, path, `${kindOf(node)} where ${what} must stand`, fix);
   }
 
   /** What each alias stands for: the last node before it with that anchor. */

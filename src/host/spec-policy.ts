@@ -143,12 +143,8 @@ class PolicyReader {
   }
 
   #members(written: Node | null, path: string): readonly number[] | undefined {
-    const node = this.#document.resolve(written, path);
+    const node = this.#document.listAt(written, path, 'a list', 'write [app, 1001]');
     if (node === undefined) return undefined;
-    if (!isSeq(node)) {
-      this.#document.error(node, path, `${kindOf(node)} where a list must stand`, 'write [app, 1001]');
-      return undefined;
-    }
     const members = node.items.map((item, i) => this.user(item as Node | null, join(path, i)));
     return [...new Set(members.filter((member) => member !== undefined))];
   }
@@ -181,17 +177,9 @@ class PolicyReader {
 
   /** `setBy` tells where a path's key was set, so that no two rules set the same key of the same path. */
   #rule(written: Node | null, path: string, setBy: Map<string, string>): Rule | undefined {
-    const node = this.#document.resolve(written, path);
+    const fix = 'write { path: /secrets/db, owner: app, mode: "0400" }';
+    const node = this.#document.mapAt(written, path, 'a rule', fix);
     if (node === undefined) return undefined;
-    if (!isMap(node)) {
-      this.#document.error(
-        node ?? written,
-        path,
-        `${kindOf(node)} where a rule must stand`,
-        'write { path: /secrets/db, owner: app, mode: "0400" }',
-      );
-      return undefined;
-    }
     const line = this.#document.lineOf(written ?? node);
     const read: { path?: string } & Partial<Rule> = {};
     const entries = this.#document.knownEntries(node, path, ruleKeyNames);
@@ -322,13 +310,9 @@ class PolicyReader {
   }
 
   acl(written: Node | null, path: string): readonly RuleAclEntry[] | undefined {
-    const node = this.#document.resolve(written, path);
-    if (node === undefined) return undefined;
     const fix = 'write ["user:postgres:r", "group:ssl-cert:rx"]';
-    if (!isSeq(node)) {
-      this.#document.error(node ?? written, path, `${kindOf(node)} where a list must stand`, fix);
-      return undefined;
-    }
+    const node = this.#document.listAt(written, path, 'a list', fix);
+    if (node === undefined) return undefined;
     if (node.items.length > limits.aclEntries) {
       this.#document.error(node, path, `${node.items.length} entries; ${limits.aclEntries} are allowed`, 'use a group');
       return undefined;
@@ -438,17 +422,8 @@ class PolicyReader {
   }
 
   quota(written: Node | null, path: string): Partial<Quota> | undefined {
-    const node = this.#document.resolve(written, path);
+    const node = this.#document.mapAt(written, path, 'a mapping', 'write { bytes: 16MiB, nodes: 10000 }');
     if (node === undefined) return undefined;
-    if (!isMap(node)) {
-      this.#document.error(
-        node ?? written,
-        path,
-        `${kindOf(node)} where a mapping must stand`,
-        'write { bytes: 16MiB, nodes: 10000 }',
-      );
-      return undefined;
-    }
     const quota: { bytes?: number; nodes?: number } = {};
     for (const entry of this.#document.knownEntries(node, path, quotaKeyNames)) {
       const isBytes = entry.name === 'bytes';

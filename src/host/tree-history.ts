@@ -1,4 +1,6 @@
 /** The newest commits of one tree, for watchers that resume, and the watchers. Holds paths, no values. */
+import { decode, encode } from '@msgpack/msgpack';
+import * as z from 'zod';
 import type { TreeCommit } from '../records/index.ts';
 import { HostRefusal } from './host-error.ts';
 
@@ -9,6 +11,21 @@ const charactersKept = 16 * 1024 * 1024;
 
 /** How long a watcher is told nothing while commits pass that do not concern it. */
 const tellMs = 1_000;
+
+/** Of those that an orderly end leaves for the next daemon. */
+const charactersLeft = 256 * 1024;
+const whats = ['created', 'changed', 'attributes', 'removed'] as const;
+const leftRecord = z.object({
+  revision: z.int(),
+  forgotten: z.int(),
+  commits: z.array(
+    z.object({
+      revision: z.int(),
+      policyChanged: z.boolean(),
+      changes: z.array(z.tuple([z.string(), z.enum(whats)])),
+    }),
+  ),
+});
 
 const charactersOf = (commit: TreeCommit): number =>
   commit.changes.reduce((sum, { path }) => sum + path.length + 32, 64);
@@ -25,11 +42,40 @@ export class TreeHistory {
   #ended: Error | undefined;
   readonly #watchers = new Set<() => void>();
 
-  /** `epoch` and `revision`: of the tree as it is now. */
-  constructor(epoch: number, revision: number) {
+  /** `epoch` and `revision`: of the tree as it is now. `left`: what the history before it left, at whatever revision. */
+  constructor(epoch: number, revision: number, left?: Uint8Array) {
     this.#epoch = epoch;
     this.#forgotten = revision;
     this.#newest = revision;
+    const found = left && leftRecord.safeParse(decode(left)).data;
+    // Anything else was committed since, or lost.
+    if (found?.revision !== revision) return;
+    this.#forgotten = found.forgotten;
+    this.#commits = found.commits.map(({ changes, ...rest }) => ({
+      epoch,
+      ...rest,
+      changes: changes.map(([path, what]) => ({ path, what })),
+    }));
+    this.#characters = this.#commits.reduce((sum, commit) => sum + charactersOf(commit), 0);
+  }
+
+  /** For the history after this one: the newest commits. Undefined when there are none. */
+  leave(): Uint8Array | undefined {
+    let first = this.#commits.length;
+    for (let left = charactersLeft; first > this.#first; first--) {
+      left -= charactersOf(this.#commits[first - 1]!);
+      if (left < 0) break;
+    }
+    if (first === this.#commits.length) return undefined;
+    return encode({
+      revision: this.#newest,
+      forgotten: first === this.#first ? this.#forgotten : this.#commits[first - 1]!.revision,
+      commits: this.#commits.slice(first).map(({ revision, policyChanged, changes }) => ({
+        revision,
+        policyChanged,
+        changes: changes.map(({ path, what }) => [path, what]),
+      })),
+    } satisfies z.infer<typeof leftRecord>);
   }
 
   add(commit: TreeCommit): void {

@@ -1,6 +1,8 @@
 /** One VM's tree, as managers see it: from outside, past all access rules of the guest. */
+import { setImmediate as turn } from 'node:timers/promises';
 import type {
   FileProblem,
+  Once,
   TreeAnswer,
   TreeCommit,
   TreeCondition,
@@ -8,7 +10,16 @@ import type {
   TreeEntry,
   TreePort,
 } from '../records/index.ts';
-import { type Caller, CHANGES_NAME, type Explanation, explain, type Node, type Spec, ways } from '../tree/index.ts';
+import {
+  type Caller,
+  CHANGES_NAME,
+  type Explanation,
+  explain,
+  type Node,
+  Replica,
+  type Spec,
+  ways,
+} from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
 import { exportReplica } from './export-tree.ts';
 import { exportPolicyYaml } from './export-yaml.ts';
@@ -20,13 +31,21 @@ import type { VmTree } from './vm-tree.ts';
 /** What problems in a text that came over the API are told of as their file. */
 const textName = 'spec';
 const listed = 1000;
+/** Of a tree that is read whole, before others have their turn. */
+const nodesInTurn = 256;
+/** What an entry counts for beside its value. */
+const entryBytes = 256;
 
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface ShowOptions {
+interface ShowOptions extends CallOptions {
   readonly by: string | undefined;
+}
+
+interface ChangeOptions {
+  readonly once?: Once | undefined;
 }
 
 /** `TreePort` over the tree of a VM. */
@@ -73,7 +92,7 @@ export class VmTreePort implements TreePort {
       throw new HostRefusal('HOST_IS_DIRECTORY', `reading "${path}" failed: it is a directory`);
     if (node.burned)
       throw new HostRefusal('HOST_BURNED', `reading "${path}" failed: a rule says "once", and it has been read`);
-    this.#show([node], 'read', by);
+    if (by !== undefined && isHidden(this.#tree.replica, node)) this.#tree.recordShown([node], 'read', by);
     return { ...this.#answer(), entry: this.#entry(node), bytes: node.bytes ?? new Uint8Array(0) };
   }
 
@@ -81,40 +100,53 @@ export class VmTreePort implements TreePort {
     path: string,
     options: ShowOptions & { readonly mostBytes: number },
   ): Promise<TreeAnswer & { readonly entries: readonly (TreeEntry & { readonly bytes?: Uint8Array })[] }> {
+    const { mostBytes, by, signal } = options;
+    const tree = this.#tree;
+    const { epoch } = tree;
+    const still = stillOf(tree.replica);
     const entries: (TreeEntry & { readonly bytes?: Uint8Array })[] = [];
-    let left = options.mostBytes;
-    const nodes = [...this.#tree.replica.snapshot.descendants(this.#node(path))];
-    for (const node of nodes) {
+    const nodes: Node[] = [];
+    let left = mostBytes;
+    for await (const node of inTurns(still.snapshot.descendants(this.#node(path)), signal)) {
       const { bytes } = node;
-      left -= bytes?.length ?? 0;
+      left -= entryBytes + (bytes?.length ?? 0);
       if (left < 0) {
-        const what = `the values below "${path}" have more than ${options.mostBytes} bytes; ask for a smaller part`;
+        const what = `what lies below "${path}" has more than ${mostBytes} bytes, counting ${entryBytes} for each entry; ask for a smaller part`;
         throw new HostRefusal('HOST_TOO_LARGE', what);
       }
-      entries.push({ ...this.#entry(node), ...(bytes !== undefined && !node.burned && { bytes }) });
+      nodes.push(node);
+      entries.push({ ...entryOf(still, node), ...(bytes !== undefined && !node.burned && { bytes }) });
     }
-    this.#show(nodes, 'read', options.by);
-    return { ...this.#answer(), entries };
+    await show(tree, still, nodes, 'read', { by, signal });
+    return { epoch, revision: still.snapshot.revision, entries };
   }
 
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]): ReturnType<TreePort['edit']> {
-    return { ...this.#answer(), ...(await this.#tree.edit(edits, conditions)) };
+  async edit(
+    edits: readonly TreeEdit[],
+    conditions: readonly TreeCondition[],
+    { once }: ChangeOptions = {},
+  ): ReturnType<TreePort['edit']> {
+    const { revision, changes, dataRevisions } = await this.#tree.edit(edits, conditions, once);
+    return { ...this.#answer(), revision, changes, dataRevisions };
   }
 
   async export(
     options: ShowOptions & { readonly path?: string | undefined },
   ): Promise<TreeAnswer & { readonly text: string }> {
     const { path = '/' } = options;
-    this.#show([...this.#tree.replica.snapshot.descendants(this.#node(path))], 'export', options.by);
-    return { ...this.#answer(), text: exportReplica(this.#tree.replica, path) };
+    const tree = this.#tree;
+    const { epoch } = tree;
+    const still = stillOf(tree.replica);
+    await show(tree, still, still.snapshot.descendants(this.#node(path)), 'export', options);
+    return { epoch, revision: still.snapshot.revision, text: exportReplica(still, path) };
   }
 
   async import(
     text: string,
-    options: { readonly ifRevision?: number | undefined } = {},
+    options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }> {
     const { spec, warnings } = checkedSpec(text);
-    const { revision, changes } = await this.#tree.load(spec, options.ifRevision);
+    const { revision, changes } = await this.#tree.load(spec, options.ifRevision, options.once);
     return { ...this.#answer(), revision, changes, warnings };
   }
 
@@ -125,11 +157,11 @@ export class VmTreePort implements TreePort {
 
   async setPolicy(
     text: string,
-    options: { readonly ifRevision?: number | undefined } = {},
+    options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
     const { policy, problems } = parsePolicy(text, 'policy');
     if (policy === undefined) throw refusalOf('the policy', problems);
-    const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision);
+    const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision, options.once);
     return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
   }
 
@@ -152,47 +184,85 @@ export class VmTreePort implements TreePort {
     return this.#tree.applied(revision, options.timeoutMs);
   }
 
-  /** Records who is shown what not everybody may read. */
-  #show(nodes: readonly Node[], operation: 'read' | 'export', by: string | undefined): void {
-    if (by === undefined) return;
-    const hidden = nodes.filter((node) => {
-      if (typeOf(node) === 'directory' || node.burned) return false;
-      const { path, worldReadable } = this.#entry(node);
-      return !worldReadable && path !== `/${CHANGES_NAME}`;
-    });
-    this.#tree.recordShown(hidden, operation, by);
-  }
-
   #answer(): TreeAnswer {
     return { epoch: this.#tree.epoch, revision: this.#tree.replica.snapshot.revision };
   }
 
   #node(path: string): Node {
-    const node = this.#tree.replica.snapshot.resolve(path);
-    if (node === undefined) throw new HostRefusal('HOST_NOT_FOUND', `there is nothing at "${path}"`);
-    return node;
+    const { snapshot } = this.#tree.replica;
+    const node = snapshot.resolve(path);
+    if (node !== undefined) return node;
+    for (let end = path.lastIndexOf('/'); end > 0; end = path.lastIndexOf('/', end - 1)) {
+      const above = snapshot.resolve(path.slice(0, end));
+      if (above === undefined || typeOf(above) === 'directory') continue;
+      throw new HostRefusal('HOST_NOT_DIRECTORY', `there is no "${path}": "${path.slice(0, end)}" is no directory`);
+    }
+    throw new HostRefusal('HOST_NOT_FOUND', `there is nothing at "${path}"`);
   }
 
   #entry(node: Node): TreeEntry {
-    const { replica } = this.#tree;
-    const { caching, effective } = replica.facts(node);
-    return {
-      path: replica.snapshot.path(node),
-      kind: typeOf(node),
-      madeBy: node.madeBy,
-      sizeBytes: node.sizeBytes,
-      dataRevision: node.dataRevision,
-      revision: node.revision,
-      uid: node.uid,
-      gid: node.gid,
-      mode: node.mode & 0o7777,
-      mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
-      worldReadable: (node.mode & 0o004) !== 0 && !effective.special && caching !== 'private',
-      burned: node.burned,
-      rule: ruleOf(effective.rule),
-    };
+    return entryOf(this.#tree.replica, node);
   }
 }
+
+/** As a tree is now, for whoever takes several turns to read it. */
+const stillOf = (replica: Replica): Replica => {
+  const still = new Replica();
+  still.become(replica);
+  return still;
+};
+
+async function* inTurns(nodes: Iterable<Node>, signal: AbortSignal | undefined): AsyncGenerator<Node> {
+  let count = 0;
+  for (const node of nodes) {
+    yield node;
+    if (++count % nodesInTurn === 0) await turn(undefined, { signal });
+  }
+}
+
+/** Records who is shown what not everybody may read. */
+const show = async (
+  tree: VmTree,
+  still: Replica,
+  nodes: Iterable<Node>,
+  operation: 'read' | 'export',
+  { by, signal }: ShowOptions,
+): Promise<void> => {
+  if (by === undefined) return;
+  let hidden: Node[] = [];
+  for await (const node of inTurns(nodes, signal)) {
+    if (isHidden(still, node)) hidden.push(node);
+    if (hidden.length < nodesInTurn) continue;
+    tree.recordShown(hidden, operation, by, still);
+    hidden = [];
+  }
+  tree.recordShown(hidden, operation, by, still);
+};
+
+const isHidden = (replica: Replica, node: Node): boolean => {
+  if (typeOf(node) === 'directory' || node.burned) return false;
+  const { path, worldReadable } = entryOf(replica, node);
+  return !worldReadable && path !== `/${CHANGES_NAME}`;
+};
+
+const entryOf = (replica: Replica, node: Node): TreeEntry => {
+  const { caching, effective } = replica.facts(node);
+  return {
+    path: replica.snapshot.path(node),
+    kind: typeOf(node),
+    madeBy: node.madeBy,
+    sizeBytes: node.sizeBytes,
+    dataRevision: node.dataRevision,
+    revision: node.revision,
+    uid: node.uid,
+    gid: node.gid,
+    mode: node.mode & 0o7777,
+    mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
+    worldReadable: (node.mode & 0o004) !== 0 && !effective.special && caching !== 'private',
+    burned: node.burned,
+    rule: ruleOf(effective.rule),
+  };
+};
 
 const ruleOf = (rule: { readonly path: string } | undefined): string => rule?.path ?? 'default';
 

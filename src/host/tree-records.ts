@@ -8,16 +8,18 @@
  * | `value/INO/PART` | a longer value, in parts |
  * | `policy/PART` | the policy |
  * | `applied/HOLDER` | the last mutations of a holder that took effect |
+ * | `answered/REVISION` | requests from outside that changed the tree, and what they were answered; of one batch |
  * | `burned/HOLDER/SEQUENCE/PART` | the value that one of them released |
+ * | `history` | the newest commits, for watchers, as an orderly end left them |
  * | `log/GENERATION/SERIAL/PART` | changes that do not fit into one transaction |
  *
- * INO, PART, SEQUENCE, GENERATION and SERIAL are hexadecimal of fixed width. The records' fields are the format: one may be
+ * INO, PART, REVISION, SEQUENCE, GENERATION and SERIAL are hexadecimal of fixed width. The records' fields are the format: one may be
  * added, none may change its meaning.
  */
 import { Buffer } from 'node:buffer';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
-import type { Applied, PolicySpec } from '../tree/index.ts';
+import type { Answered, Applied, PolicySpec } from '../tree/index.ts';
 import { inoKey, whole } from './node-record.ts';
 
 /** Longer values are not in the node's record. */
@@ -32,6 +34,7 @@ export class TreeKeys {
   readonly prefix: string;
   readonly head: string;
   readonly log: string;
+  readonly history: string;
 
   /** TypeError for an id that would not stay in its place. */
   constructor(vmId: string) {
@@ -40,12 +43,14 @@ export class TreeKeys {
     this.prefix = `tree/${vmId}/`;
     this.head = `${this.prefix}head`;
     this.log = `${this.prefix}log/`;
+    this.history = `${this.prefix}history`;
   }
 
   node = (ino: number): string => `${this.prefix}node/${inoKey(ino)}`;
   value = (ino: number, part: number): string => `${this.prefix}value/${inoKey(ino)}/${partKey(part)}`;
   policy = (part: number): string => `${this.prefix}policy/${partKey(part)}`;
   applied = (holder: string): string => `${this.prefix}applied/${encodeURIComponent(holder)}`;
+  answered = (revision: number): string => `${this.prefix}answered/${hex(revision)}`;
   burned = (holder: string, sequence: number, part: number): string =>
     `${this.prefix}burned/${encodeURIComponent(holder)}/${hex(sequence)}/${partKey(part)}`;
   logPart = ({ generation, serial }: LogName, part: number): string =>
@@ -155,6 +160,14 @@ export const decodeApplied = (bytes: Uint8Array): AppliedEntry[] =>
     outcome: { errno: 0, revision, ino },
     burnedParts,
   }));
+
+const answeredRecord = z.array(
+  z.object({ id: z.string(), revision: whole, changes: whole, policyRevision: whole, dataRevision: whole.optional() }),
+);
+export const encodeAnswered = (answered: readonly Answered[]): Uint8Array =>
+  encode(answered, { ignoreUndefined: true });
+export const decodeAnswered = (bytes: Uint8Array): Answered[] =>
+  answeredRecord.parse(decode(bytes)).map(({ dataRevision, ...rest }) => ({ ...rest, dataRevision }));
 
 const logRecord = z.array(z.tuple([z.string(), z.union([z.instanceof(Uint8Array), z.null()])]));
 export const encodeLogPart = (changes: readonly (readonly [string, Uint8Array | undefined])[]): Uint8Array =>

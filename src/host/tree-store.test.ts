@@ -6,7 +6,7 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import { root } from '../../test/tree/keepers.ts';
 import { specOf } from '../../test/tree/world.ts';
 import { keyText, openStores, prefixRange, restoreStores, StoreError } from '../store/index.ts';
-import { APPLIED_KEPT, type Authority, type Rule } from '../tree/index.ts';
+import { ANSWERED_KEPT, APPLIED_KEPT, type Authority, type Rule } from '../tree/index.ts';
 import { decodeHead, encodeHead } from './tree-records.ts';
 import { removeTree, TreeStore } from './tree-store.ts';
 
@@ -86,6 +86,37 @@ test('TreeStore remembers what took effect, with what was burned, and forgets it
   assert.deepEqual((await TreeStore.open(stores.region, 'i-1')).restored!.applied, []);
 });
 
+test('TreeStore remembers the newest requests that changed the tree, with what they were answered', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  const { authority } = await serve(stores.region);
+  let fill = 0;
+  const edit = (request: string) => authority.edit([file('/a', 1, fill++)], [], request);
+  const first = await edit('first');
+  await authority.edit([file('/a', 1, 0)], [], 'changes nothing');
+  const answeredAs = (one: Authority, id: string) => one.answered(id)?.revision;
+  assert.deepEqual(
+    [answeredAs(authority, 'first'), answeredAs(authority, 'changes nothing')],
+    [first.revision, undefined],
+  );
+  assert.equal(answeredAs((await serve(stores.region)).authority, 'first'), first.revision);
+
+  const again = (await serve(stores.region)).authority;
+  const more = ANSWERED_KEPT + 500;
+  let newest = 0;
+  // In batches, as they come.
+  for (let i = 0; i < more; i += 500) {
+    const made = Array.from({ length: 500 }, (_, at) => again.edit([file('/a', 1, fill++ % 256)], [], `${i + at}`));
+    newest = (await Promise.all(made)).at(-1)!.revision;
+  }
+  const last = (await serve(stores.region)).authority;
+  const made = Math.ceil(more / 500) * 500;
+  assert.equal(answeredAs(last, `${made - 1}`), newest);
+  assert.ok(answeredAs(last, `${made - ANSWERED_KEPT}`), 'as many are kept as are promised');
+  assert.equal(answeredAs(last, 'first'), undefined);
+  const { count } = await stores.region.count(prefixRange('tree/i-1/answered/'));
+  assert.ok(count <= 2 * (ANSWERED_KEPT / 500 + 2), `${count} records are kept`);
+});
+
 test('TreeStore keeps nothing under durable: none, by hardly a transaction, and gives out no number again', async (t) => {
   await using stores = await openStores(temporaryStore(t));
   const { authority } = await serve(stores.region);
@@ -108,7 +139,7 @@ test('TreeStore keeps nothing under durable: none, by hardly a transaction, and 
     grantedAtOpen: true,
   } as const;
   for (let sequence = 2; sequence < 500; sequence++) assert.equal((await ask(authority, write, sequence)).errno, 0);
-  assert.equal(await stores.region.revision(), before + 1);
+  assert.equal(await stores.region.revision(), before, 'numbers for them were set aside with the first');
   const { revision } = authority.snapshot;
   const again = await serve(stores.region);
   assert.equal(again.authority.snapshot.resolve('/guest/status/f'), undefined);

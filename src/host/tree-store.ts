@@ -7,15 +7,25 @@
  * more: two can never write one tree.
  */
 import { keyText, limits, type Operation, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { APPLIED_KEPT, type Applied, type Commit, type Kept, type Restored } from '../tree/index.ts';
+import {
+  ANSWERED_KEPT,
+  type Answered,
+  APPLIED_KEPT,
+  type Applied,
+  type Commit,
+  type Kept,
+  type Restored,
+} from '../tree/index.ts';
 import { decodeKept, encodeKept } from './node-record.ts';
 import {
   type AppliedEntry,
   type Changes,
+  decodeAnswered,
   decodeApplied,
   decodeHead,
   decodeLogPart,
   decodePolicy,
+  encodeAnswered,
   encodeApplied,
   encodeHead,
   encodeLogPart,
@@ -62,8 +72,16 @@ interface Stored {
   readonly nodes: Map<number, StoredNode>;
   /** Oldest first. */
   readonly applied: Map<string, readonly AppliedEntry[]>;
+  /** Records of answered requests, oldest first. */
+  readonly answered: AnsweredRecord[];
   policyParts: number;
   policyRevision: number;
+}
+
+/** What one batch answered; its key has this revision. */
+interface AnsweredRecord {
+  readonly revision: number;
+  readonly count: number;
 }
 
 interface Batch {
@@ -71,6 +89,10 @@ interface Batch {
   /** Nodes that are other than in `Stored`; undefined: gone. */
   readonly nodes: Map<number, StoredNode | undefined>;
   readonly applied: Map<string, readonly AppliedEntry[]>;
+  readonly answered: readonly Answered[];
+  /** How many of the oldest records of answered requests go. */
+  readonly outdated: number;
+  readonly isLossy: boolean;
   readonly revision: number;
   readonly nextIno: number;
   readonly policyParts: number;
@@ -95,6 +117,8 @@ export class TreeStore {
   readonly vmId: string;
   /** What the store had when it was opened; undefined: it has no such tree yet. */
   readonly restored: Restored | undefined;
+  /** What was last given to `keepHistory`. */
+  readonly history: Uint8Array | undefined;
   readonly #store: Store;
   readonly #keys: TreeKeys;
   readonly #stored: Stored;
@@ -104,6 +128,9 @@ export class TreeStore {
   /** A log that is the tree's and is not rolled forward yet. */
   #log: readonly Change[] | undefined;
   #serial = 0;
+  #writtenBytes = 0;
+  /** Something was committed of which nothing is kept: the head stays ahead, so that a restart is seen to have lost it. */
+  #isLossy = false;
   #broken: TreeStoreError | undefined;
 
   private constructor(store: Store, vmId: string, opened: Opened) {
@@ -114,11 +141,17 @@ export class TreeStore {
     this.#headRevision = opened.headRevision;
     this.#stored = opened.stored;
     this.restored = opened.restored;
+    this.history = opened.history;
   }
 
   /** Takes the tree from whoever has it open. TreeStoreError: TREE_DAMAGED, TREE_TOO_NEW, TREE_TAKEN; StoreError. */
   static async open(store: Store, vmId: string): Promise<TreeStore> {
     return new TreeStore(store, vmId, await new Opening(store, vmId).run());
+  }
+
+  /** What was written since it was opened. */
+  get writtenBytes(): number {
+    return this.#writtenBytes;
   }
 
   /** Keeps all of the commits or none. TreeStoreError: TREE_TAKEN, TREE_IN_DOUBT; StoreError when it is full. */
@@ -127,16 +160,19 @@ export class TreeStore {
     await this.#rollForward();
     const batch = this.#fold(commits);
     const { revision, nextIno } = this.#head;
-    if (batch.changes.size === 0 && batch.revision <= revision && batch.nextIno <= nextIno) return;
+    this.#isLossy ||= batch.isLossy;
+    const isCovered = batch.revision < revision || (batch.revision === revision && !this.#isLossy);
+    if (batch.changes.size === 0 && isCovered && batch.nextIno <= nextIno) return;
     const ahead = batch.changes.size === 0 ? reserved : 0;
     const head: Head = {
       ...this.#head,
-      revision: Math.max(revision, batch.revision + ahead),
+      revision: isCovered ? revision : batch.revision + (this.#isLossy ? reserved : 0),
       nextIno: Math.max(nextIno, batch.nextIno + ahead),
       policyParts: batch.policyParts,
       policyRevision: batch.policyRevision,
     };
     const changes = [...batch.changes];
+    for (const change of changes) this.#writtenBytes += sizeOf(change);
     if (fits(changes)) await this.#commit(changes, head);
     else await this.#commitByLog(changes, head);
     this.#adopt(batch);
@@ -144,12 +180,21 @@ export class TreeStore {
     if (this.#log !== undefined) await this.#rollForward().catch(() => {});
   };
 
+  /** For whoever opens the tree next. Nothing is kept where it is too large, or the tree is another's. StoreError. */
+  async keepHistory(history: Uint8Array): Promise<void> {
+    if (this.#broken !== undefined || history.length > limits.transactionBytes - headBytes) return;
+    const put: Operation = { type: 'put', key: this.#keys.history, value: history };
+    await this.#store.commit({ conditions: [this.#condition()], operations: [put] });
+  }
+
   #fold(commits: readonly Commit[]): Batch {
     const changes: Changes = new Map();
     const nodes: Batch['nodes'] = new Map();
     const applied: Batch['applied'] = new Map();
+    const answered: Answered[] = [];
     const keys = this.#keys;
     let { policyParts, policyRevision } = this.#stored;
+    let isLossy = false;
     const known = (ino: number) => (nodes.has(ino) ? nodes.get(ino) : this.#stored.nodes.get(ino));
     const appliedOf = (holder: string) => applied.get(holder) ?? this.#stored.applied.get(holder) ?? [];
     const forget = (holder: string, entries: readonly AppliedEntry[]) => {
@@ -160,7 +205,10 @@ export class TreeStore {
       let keeps = commit.put.length > 0 || commit.policy !== undefined;
       for (const ino of commit.remove) {
         const before = known(ino);
-        if (before === undefined) continue;
+        if (before === undefined) {
+          isLossy = true;
+          continue;
+        }
         keeps = true;
         nodes.set(ino, undefined);
         changes.set(keys.node(ino), undefined);
@@ -180,6 +228,7 @@ export class TreeStore {
         forget(holder, entries.slice(0, -APPLIED_KEPT));
         applied.set(holder, entries.slice(-APPLIED_KEPT));
       }
+      if (commit.answered !== undefined && keeps) answered.push(commit.answered);
       if (commit.forgotten !== undefined) {
         forget(commit.forgotten, appliedOf(commit.forgotten));
         applied.set(commit.forgotten, []);
@@ -188,7 +237,21 @@ export class TreeStore {
     for (const [holder, entries] of applied)
       changes.set(keys.applied(holder), entries.length === 0 ? undefined : encodeApplied(entries));
     const { revision, nextIno } = commits.at(-1)!;
-    return { changes, nodes, applied, revision, nextIno, policyParts, policyRevision };
+    const outdated = answered.length === 0 ? 0 : this.#outdatedWith(answered.length);
+    if (answered.length > 0) changes.set(keys.answered(revision), encodeAnswered(answered));
+    for (const old of this.#stored.answered.slice(0, outdated)) changes.set(keys.answered(old.revision), undefined);
+    return { changes, nodes, applied, answered, outdated, isLossy, revision, nextIno, policyParts, policyRevision };
+  }
+
+  /** How many of the oldest records of answered requests are not needed with `more` of them. */
+  #outdatedWith(more: number): number {
+    const { answered } = this.#stored;
+    let count = more;
+    for (let at = answered.length - 1; at >= 0; at--) {
+      if (count >= ANSWERED_KEPT) return at + 1;
+      count += answered[at]!.count;
+    }
+    return 0;
   }
 
   #foldNode(kept: Kept, before: StoredNode | undefined, changes: Changes, nodes: Batch['nodes']): void {
@@ -211,6 +274,8 @@ export class TreeStore {
       if (entries.length === 0) stored.applied.delete(holder);
       else stored.applied.set(holder, entries);
     }
+    if (batch.answered.length > 0) stored.answered.push({ revision: batch.revision, count: batch.answered.length });
+    stored.answered.splice(0, batch.outdated);
     stored.policyParts = batch.policyParts;
     stored.policyRevision = batch.policyRevision;
   }
@@ -345,6 +410,7 @@ interface Opened {
   readonly headRevision: number | undefined;
   readonly stored: Stored;
   readonly restored: Restored | undefined;
+  readonly history: Uint8Array | undefined;
 }
 
 /** The steps of opening a tree. */
@@ -365,9 +431,9 @@ class Opening {
     if (entry === undefined) {
       await sweep(this.#store, this.#keys.prefix, { key: this.#keys.head, exists: false });
       const none = { revision: 0, nextIno: 0, policyRevision: 0, policyParts: 0 };
-      const stored = { nodes: new Map(), applied: new Map(), policyParts: 0, policyRevision: 0 };
+      const stored = { nodes: new Map(), applied: new Map(), answered: [], policyParts: 0, policyRevision: 0 };
       const head = { format: headFormat, epoch, generation: 1, ...none };
-      return { keys: this.#keys, head, headRevision: undefined, stored, restored: undefined };
+      return { keys: this.#keys, head, headRevision: undefined, stored, restored: undefined, history: undefined };
     }
     let found = await this.#reading('head', () => decodeHead(entry.value));
     if (found.format > headFormat)
@@ -414,7 +480,7 @@ class Opening {
     return changes;
   }
 
-  async #read(head: Head): Promise<{ readonly stored: Stored; readonly restored: Restored }> {
+  async #read(head: Head): Promise<Pick<Opened, 'stored' | 'history'> & { readonly restored: Restored }> {
     const entries = new Map<string, Uint8Array>();
     const { start: first, end } = prefixRange(this.#keys.prefix);
     for (let start = first; ; ) {
@@ -425,9 +491,10 @@ class Opening {
       start = page.next;
     }
     const { policyParts, policyRevision } = head;
-    const stored: Stored = { nodes: new Map(), applied: new Map(), policyParts, policyRevision };
+    const stored: Stored = { nodes: new Map(), applied: new Map(), answered: [], policyParts, policyRevision };
     const nodes: Kept[] = [];
     const applied: Applied[] = [];
+    const answered: Answered[] = [];
     const keys = this.#keys;
     for (const [key, value] of entries) {
       const [kind, name = ''] = key.slice(keys.prefix.length).split('/');
@@ -446,6 +513,10 @@ class Opening {
         );
         stored.applied.set(holder, found);
         for (const { sequence, outcome } of found) applied.push({ holder, sequence, outcome });
+      } else if (kind === 'answered') {
+        const found = await this.#reading(key, () => decodeAnswered(value));
+        stored.answered.push({ revision: Number.parseInt(name, 16), count: found.length });
+        answered.push(...found);
       }
     }
     const policy = await this.#reading('policy', () =>
@@ -454,7 +525,8 @@ class Opening {
     const { revision, nextIno } = head;
     return {
       stored,
-      restored: { revision, nextIno, nodes, ...(policy && { policy }), policyRevision, applied },
+      history: entries.get(keys.history),
+      restored: { revision, nextIno, nodes, ...(policy && { policy }), policyRevision, applied, answered },
     };
   }
 

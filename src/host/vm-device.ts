@@ -60,6 +60,8 @@ const startWithinMs = 20_000;
 const helloWithinMs = 5_000;
 const lookEveryMs = 10;
 const endWithinMs = 5_000;
+/** A device process that reads nothing keeps nobody from stopping the daemon. */
+const sentWithinMs = 1_000;
 /** It has nothing to do but to end: what it holds is kept already, or will be when there is a keeper again. */
 const handOverWithinMs = 5_000;
 /** Of device processes whose `hello` does not say so. */
@@ -168,12 +170,20 @@ export class VmDevice {
     this.#options.session.close();
   }
 
-  /** Lets go of it: it lives on without us. */
-  async release(): Promise<void> {
+  /** Takes in nothing more: what it asks for from now on is for the next daemon. What was taken in is still answered. */
+  hush(): void {
     this.#over.abort();
+    this.#connected?.socket.pause();
+  }
+
+  /** Lets go of it: it lives on without us, and has every answer that was given until now. */
+  async release(): Promise<void> {
+    this.hush();
     this.#options.session.close();
-    this.#connected?.process.release();
-    this.#connected?.socket.destroy();
+    const connected = this.#connected;
+    connected?.process.release();
+    if (connected !== undefined) await sent(connected.socket);
+    connected?.socket.destroy();
     await this.#running;
   }
 
@@ -268,6 +278,8 @@ export class VmDevice {
     const reader = readerOnHost();
     let failure: string | undefined;
     const giveUp = (reason: string): void => {
+      // It is let go of, and perhaps not listened to any more.
+      if (this.#over.signal.aborted && !this.#told) return;
       failure ??= reason;
       process.signal('SIGKILL');
     };
@@ -331,6 +343,10 @@ export class VmDevice {
 }
 
 const inWordsOf = ({ protocol, build = unknownBuild }: Hello): string => `${build}, protocol ${protocol} of the link`;
+
+/** Ends the socket. Resolves when all that was written is on its way, or is not in time. */
+const sent = (socket: Socket): Promise<unknown> =>
+  Promise.race([new Promise<void>((resolve) => socket.end(resolve)), pause(sentWithinMs, undefined, { ref: false })]);
 
 /** Resolves with no words when the signal aborts. */
 const abortOf = (signal: AbortSignal): Promise<string> =>

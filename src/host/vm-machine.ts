@@ -20,6 +20,8 @@ export interface MachineOptions {
   readonly images: ImageStore;
   readonly accelerator: Accelerator;
   readonly vhostUserSocket: string;
+  readonly ninepSocket: string;
+  readonly vsockSocket: string;
 }
 
 const hexOf = (id: string, what: string): string => createHash('sha256').update(`${what} ${id}`).digest('hex');
@@ -61,7 +63,7 @@ export const makeDisk = async (
 
 /** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
-  const { record, paths, images, accelerator, vhostUserSocket } = options;
+  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket } = options;
   const image = imageOf(record, images);
   const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
   const disk: DiskAttachment = {
@@ -89,6 +91,8 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     disks: hasDisk ? [disk] : [],
     ...(network && { network: { ...network, mac: macOf(record.id) } }),
     virtiofs: { socket: vhostUserSocket },
+    ...(record.ninep && { ninep: { socket: ninepSocket } }),
+    ...(record.vsock && { vsock: { socket: vsockSocket } }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };
 };

@@ -2,6 +2,7 @@
 import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import type { Launcher } from '../qemu/index.ts';
+import { ninepPort } from './attachment.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
@@ -26,8 +27,14 @@ export interface VmServedOptions {
    * Cloud Hypervisor does not seal it.
    */
   readonly allowUnsealedMemory: boolean;
+  /** Whether its machine has a console that speaks 9P. */
+  readonly ninep: boolean;
+  /** And a vsock device. */
+  readonly vsock: boolean;
   /** What device processes that we start run. */
   readonly build: string;
+  /** Where they find it; undefined: here. */
+  readonly root: URL | undefined;
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
@@ -40,6 +47,8 @@ export interface ServingFacts extends DeviceFacts {
 }
 
 const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
+/** Each device is a host's with one guest: numbers need not differ. The first that a guest may have. */
+const guestCid = 3;
 /** How long a boot waits for its device. */
 const servingWithinMs = 30_000;
 /** How long a planned replacement may take. */
@@ -52,6 +61,8 @@ export class VmServed {
   #device: VmDevice | undefined;
   #changing: Promise<void> = Promise.resolve();
   #denials = 0;
+  /** It is being let go of. */
+  #isHushed = false;
   #isReleased = false;
   #isWanted = false;
 
@@ -89,8 +100,8 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
-    // Whoever comes after us has the ring and the device process by now.
-    if (this.#isReleased) throw new Error('it was let go');
+    // Whoever comes after us has the ring and the device process by now, or soon.
+    if (this.#isHushed) throw new Error('it was let go');
     this.#device ??= this.#startDevice();
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
@@ -191,8 +202,15 @@ export class VmServed {
     return this.#isReleased || this.#ring.drain();
   }
 
+  /** What guests ask to have changed from now on is for the next daemon. */
+  hush(): void {
+    this.#isHushed = true;
+    this.#device?.hush();
+  }
+
   /** Lets go: the device process lives on. */
   async release(): Promise<void> {
+    this.#isHushed = true;
     await this.#changing;
     if (this.#isReleased) return;
     this.#isReleased = true;
@@ -229,20 +247,27 @@ export class VmServed {
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
+      ninep: [
+        ...(this.#options.ninep ? [{ path: paths.ninep, ...mode }] : []),
+        ...(this.#options.vsock ? [{ path: `vsock:${ninepPort}`, vsockPort: ninepPort }] : []),
+      ],
+      vsock: this.#options.vsock
+        ? [{ path: paths.vsockFront, ...mode, host: { path: paths.vsock, mode: 0o600 }, guestCid }]
+        : [],
       options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };
   }
 
   #startDevice(): VmDevice {
-    const { vm, launcher, paths, owner, onEvent } = this.#options;
+    const { vm, launcher, paths, owner, root, onEvent } = this.#options;
     const { uid, gid } = owner;
     const device = new VmDevice({
       vm,
       launcher,
       launch: {
-        command: [...commandOf('device'), '--link', paths.link, '--keeper', paths.keeper],
-        environment: partEnvironment(),
+        command: [...commandOf('device', root), '--link', paths.link, '--keeper', paths.keeper],
+        environment: partEnvironment(root),
         limits: deviceLimits,
         logFile: paths.log,
         ...(uid !== undefined && { uid }),

@@ -4,6 +4,7 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import type { TreeCommit } from '../records/index.ts';
 import { openStores, StoreError } from '../store/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { TreeHistory } from './tree-history.ts';
 import { checkedSpec, VmTreePort } from './tree-port.ts';
 import { TreeStore, TreeStoreError } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
@@ -174,4 +175,86 @@ test('VmTree says of a change that could not be kept whether it was done', async
     [(taken as { code?: string }).code, (taken as Error).message],
     ['HOST_UNAVAILABLE', 'nothing was changed: another process has it'],
   );
+});
+
+test('VmTreePort.watch goes on over a restart of the daemon where nothing is lost, and says so where something may be', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  const open = async () => {
+    const kept = await TreeStore.open(stores.region, 'i-1');
+    const { persist, restored, history } = kept;
+    const keepHistory = kept.keepHistory.bind(kept);
+    const tree = new VmTree({
+      vm: 'web',
+      epoch: 1,
+      audit: () => true,
+      kept: { persist, ...(restored && { restored }), history, keepHistory },
+    });
+    return { tree, port: new VmTreePort(() => tree) };
+  };
+  const edit = async (tree: VmTree, path: string) => (await tree.edit([put(path, crypto.randomUUID())], [])).revision;
+  const told = async (port: VmTreePort, from: number, count: number, path = '/') =>
+    take((await port.watch(path, { from })).commits, count);
+  const compacted = { code: 'HOST_COMPACTED', message: /read the tree again and watch from its revision/ };
+
+  const first = await open();
+  await first.tree.load(checkedSpec('porthole: 1').spec);
+  const begun = first.tree.replica.snapshot.revision;
+  const revisions = [await edit(first.tree, '/a/1'), await edit(first.tree, '/b/1'), await edit(first.tree, '/a/2')];
+  await first.tree.leaveHistory();
+
+  // An orderly end: all that it knew, then what comes.
+  const second = await open();
+  assert.equal(second.tree.replica.snapshot.revision, revisions[2]);
+  const later = await edit(second.tree, '/a/3');
+  assert.deepEqual(await told(second.port, begun + 1, 4), [...revisions, later]);
+  assert.deepEqual(await told(second.port, begun + 2, 2, '/a'), [revisions[2], later]);
+  await assert.rejects(told(second.port, 0, 1), compacted, 'what came before it knew anything');
+
+  // A kill: who was up to date goes on; who was not reads anew, although the tree has an older history.
+  const third = await open();
+  await assert.rejects(told(third.port, later, 1), compacted);
+  const watching = told(third.port, later + 1, 1);
+  const newest = await edit(third.tree, '/a/4');
+  assert.deepEqual(await watching, [newest]);
+
+  // What a rule says is not kept is gone with the daemon: nobody goes on as if it were not.
+  const volatile = { path: '/guest/**', durable: 'none' } as const;
+  await third.tree.setPolicy({ ...third.tree.replica.policy.spec, rules: [volatile] });
+  const { authority } = third.tree;
+  const parentIno = authority.snapshot.resolve('/guest')!.ino;
+  const made = await new Promise<Outcome>((settle) => {
+    const create = { op: 'create', caller, parentIno, name: 'f', mode: 0o600, umask: 0 } as const;
+    authority.commit(create, ways.virtiofs, holder, 1, settle);
+  });
+  assert.equal(made.errno, 0);
+  const last = await edit(third.tree, '/a/5');
+  await third.tree.leaveHistory();
+  const fourth = await open();
+  assert.equal(fourth.tree.replica.snapshot.resolve('/guest/f'), undefined);
+  await assert.rejects(told(fourth.port, last + 1, 1), compacted);
+});
+
+test('VmTree leaves the newest of a long history', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  const left: Uint8Array[] = [];
+  const { persist } = await TreeStore.open(stores.region, 'i-1');
+  const keepHistory = async (history: Uint8Array): Promise<void> => void left.push(history);
+  const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist, keepHistory } });
+  await tree.load(checkedSpec('porthole: 1').spec);
+  const long = 'x'.repeat(200);
+  let revision = 0;
+  for (let i = 0; i < 40; i++)
+    ({ revision } = await tree.edit(
+      Array.from({ length: 50 }, (_, at) => put(`/${long}/${long}/${at}`, `${i}`)),
+      [],
+    ));
+  await tree.leaveHistory();
+  assert.ok(left[0]!.length < 512 * 1024, `${left[0]!.length} bytes`);
+  const next = new TreeHistory(1, revision, left[0]);
+  const known = await take(next.watch('/', revision - 4, undefined), 5);
+  assert.deepEqual(known, [revision - 4, revision - 3, revision - 2, revision - 1, revision]);
+  assert.throws(() => next.watch('/', revision - 38, undefined), { code: 'HOST_COMPACTED' });
+  assert.throws(() => new TreeHistory(1, revision + 1, left[0]).watch('/', revision, undefined), {
+    code: 'HOST_COMPACTED',
+  });
 });

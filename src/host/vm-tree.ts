@@ -1,11 +1,13 @@
 /** The tree of one VM in the host daemon: kept in a store, served by a device process, edited and watched from outside. */
-import type { TreeCondition, TreeEdit } from '../records/index.ts';
+import type { Once, TreeCondition, TreeEdit } from '../records/index.ts';
 import { StoreError } from '../store/index.ts';
 import {
+  type Answered,
   type AuditRecord,
   Authority,
   type AuthorityOptions,
   type Edited,
+  type Loaded,
   type Node,
   type PolicySpec,
   type Replica,
@@ -21,6 +23,7 @@ import { digestOf } from './node-record.ts';
 import { TreeHistory } from './tree-history.ts';
 import { TreeStoreError } from './tree-store.ts';
 import { statusPath } from './vm-statistics.ts';
+import type { WriteRate } from './write-rate.ts';
 
 export interface VmTreeOptions {
   readonly vm: string;
@@ -28,7 +31,13 @@ export interface VmTreeOptions {
   readonly epoch: number;
   /** Keeps all of the records, or none and says false. */
   readonly audit: (records: readonly AuditRecord[]) => boolean;
-  readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'>;
+  readonly kept: Pick<AuthorityOptions, 'persist' | 'restored'> & {
+    /** What the tree's history left before it was opened, and where this one leaves it. */
+    readonly history?: Uint8Array | undefined;
+    readonly keepHistory?: (history: Uint8Array) => Promise<void>;
+  };
+  /** At which `persist` keeps what guests write. */
+  readonly rate?: Pick<WriteRate, 'urgently'> | undefined;
 }
 
 /** No user of a guest has this id. */
@@ -46,6 +55,8 @@ export class VmTree {
   readonly authority: Authority;
   readonly history: TreeHistory;
   readonly #audit: VmTreeOptions['audit'];
+  readonly #keepHistory: VmTreeOptions['kept']['keepHistory'];
+  readonly #rate: VmTreeOptions['rate'];
   /** What serves it, while something does. */
   #session: DeviceSession | undefined;
 
@@ -53,6 +64,9 @@ export class VmTree {
     this.vm = options.vm;
     this.epoch = options.epoch;
     this.#audit = options.audit;
+    const { history, keepHistory, ...kept } = options.kept;
+    this.#keepHistory = keepHistory;
+    this.#rate = options.rate;
     this.authority = new Authority({
       vm: options.vm,
       wallMs: Date.now,
@@ -61,9 +75,9 @@ export class VmTree {
       audit: (record) => options.audit([record]),
       holdersOutlive: true,
       apart: statusPath,
-      ...options.kept,
+      ...kept,
     });
-    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision);
+    this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision, history);
     this.authority.replica.onApply(({ revision, changes, policy }) => {
       if (changes.length === 0 && policy === undefined) return this.history.passed(revision);
       this.history.add({
@@ -83,6 +97,12 @@ export class VmTree {
     return this.authority.policyRevision;
   }
 
+  /** Once nothing is committed any more: watchers go on with the next daemon. What the store throws. */
+  async leaveHistory(): Promise<void> {
+    const left = this.history.leave();
+    if (left !== undefined) await this.#keepHistory?.(left);
+  }
+
   servedBy(session: DeviceSession | undefined): void {
     this.#session = session;
   }
@@ -100,9 +120,9 @@ export class VmTree {
     return this.#session === session ? ['virtiofs'] : [];
   }
 
-  /** Records that somebody outside is shown the values of nodes. HOST_UNAVAILABLE when the log can't keep that. */
-  recordShown(nodes: readonly Node[], operation: 'read' | 'export', by: string): void {
-    const { replica, vm } = this;
+  /** Records that somebody outside is shown the values of nodes of this tree, as it is or was in `replica`. HOST_UNAVAILABLE when the log can't keep that. */
+  recordShown(nodes: readonly Node[], operation: 'read' | 'export', by: string, replica = this.replica): void {
+    const { vm } = this;
     const { snapshot } = replica;
     const records = nodes.map(
       (node): AuditRecord => ({
@@ -131,32 +151,57 @@ export class VmTree {
   async edit(
     edits: readonly TreeEdit[],
     conditions: readonly TreeCondition[],
+    once?: Once,
   ): Promise<Changed & Pick<Edited, 'dataRevisions'>> {
     return this.#refusing(async () => {
-      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions);
+      const before = await this.#before(once);
+      if (before !== undefined) {
+        const { dataRevision } = before;
+        return {
+          ...before,
+          dataRevisions: new Map(dataRevision === undefined ? [] : [[edits[0]!.path, dataRevision]]),
+        };
+      }
+      const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions, once?.id);
       return { revision, changes: changes.length, dataRevisions };
     });
   }
 
-  async load(spec: Spec, ifRevision?: number): Promise<Changed> {
-    return this.#refusing(async () => {
-      const { revision, changes, durable } = this.authority.load(spec, ifRevision);
-      await durable;
-      return { revision, changes: changes.length };
-    });
+  async load(spec: Spec, ifRevision?: number, once?: Once): Promise<Changed> {
+    return this.#loading(once, (request) => this.authority.load(spec, ifRevision, request));
   }
 
-  async setPolicy(policy: PolicySpec, ifRevision?: number): Promise<Changed & { readonly policyRevision: number }> {
+  async setPolicy(
+    policy: PolicySpec,
+    ifRevision?: number,
+    once?: Once,
+  ): Promise<Changed & { readonly policyRevision: number }> {
+    return this.#loading(once, (request) => this.authority.setPolicy(policy, ifRevision, request));
+  }
+
+  #loading(
+    once: Once | undefined,
+    load: (request: string | undefined) => Loaded,
+  ): Promise<Changed & { readonly policyRevision: number }> {
     return this.#refusing(async () => {
-      const { revision, changes, policyRevision, durable } = this.authority.setPolicy(policy, ifRevision);
+      const before = await this.#before(once);
+      if (before !== undefined) return before;
+      const { revision, changes, policyRevision, durable } = load(once?.id);
       await durable;
       return { revision, changes: changes.length, policyRevision };
     });
   }
 
+  /** What a request that is repeated was answered, if it took effect. */
+  async #before(once: Once | undefined): Promise<Answered | undefined> {
+    if (once?.isRepeat !== true) return undefined;
+    await this.authority.settled();
+    return this.authority.answered(once.id);
+  }
+
   async #refusing<T>(change: () => Promise<T>): Promise<T> {
     try {
-      return await change();
+      return await (this.#rate === undefined ? change() : this.#rate.urgently(change));
     } catch (error) {
       throw this.#refusalOf(error);
     }

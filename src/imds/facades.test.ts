@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { type Answered, Stage } from '../../test/imds/stage.ts';
 import type { Content } from '../../test/tree/world.ts';
-import { type Node, Policy, type Rule, type Snapshot, ways } from '../tree/index.ts';
+import { type Node, type Policy, type Rule, type Snapshot, ways } from '../tree/index.ts';
 import { S_IFDIR, S_IFMT } from '../wire/index.ts';
 import { facadeRows } from './facade-paths.ts';
 

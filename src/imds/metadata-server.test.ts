@@ -1,6 +1,8 @@
 /** Hostile and broken clients: each limit refuses, is counted, and leaves the others alone. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, statSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { request } from 'node:https';
 import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -258,6 +260,53 @@ test('a socket is its owner’s, unless a group may connect', async () => {
       [statSync(join(dir, 'own')).mode & 0o777, statSync(join(dir, 'group')).mode & 0o777],
       [0o600, 0o660],
     );
+  } finally {
+    rmSync(dir, { recursive: true });
+  }
+});
+
+test('over TLS a client that pins the certificate is served, and others are not taken for it', async () => {
+  const dir = mkdtempSync(join(tmpdir(), 'porthole-imds-'));
+  try {
+    const [key, cert] = [join(dir, 'key'), join(dir, 'cert')];
+    const made = [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:P-256',
+      '-nodes',
+      '-keyout',
+      key,
+      '-out',
+      cert,
+    ];
+    execFileSync('openssl', [...made, '-subj', '/CN=metadata', '-addext', 'subjectAltName=IP:127.0.0.1'], {
+      stdio: 'pipe',
+    });
+    const pem = { key: readFileSync(key, 'utf8'), cert: readFileSync(cert, 'utf8') };
+    await using stage = await Stage.start(spec, { tls: pem });
+    const port = await stage.server.listen({ host: '127.0.0.1', port: 0 });
+    const get = (ca: string | undefined) =>
+      new Promise<number | string>((resolve) => {
+        const options = {
+          host: '127.0.0.1',
+          port,
+          path: '/nocloud/meta-data',
+          agent: false,
+          ...(ca !== undefined && { ca }),
+        };
+        request(options, (response) => resolve(response.resume().statusCode!))
+          .once('error', (error: NodeJS.ErrnoException) => resolve(error.code ?? ''))
+          .end();
+      });
+    assert.equal(await get(pem.cert), 200);
+    assert.equal(await get(undefined), 'DEPTH_ZERO_SELF_SIGNED_CERT');
+    const bare = new Raw(connect(port, '127.0.0.1')).send('GET /nocloud/meta-data HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    await bare.ended();
+    assert.ok(!bare.text.includes('instance-id'));
+    await isServed(stage);
   } finally {
     rmSync(dir, { recursive: true });
   }

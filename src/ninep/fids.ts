@@ -27,6 +27,13 @@ export class Fid {
   xattr: Xattr | undefined;
   /** The open file shows its version, whatever the node became. */
   pins = false;
+  /**
+   * The last Tread of a stream got less than it asked for. Linux asks on until read(2)'s buffer is full, and so would keep
+   * from its caller what came: where nothing more is there, EINTR ends that read(2) with what it has. The Tread after it waits.
+   */
+  readsOn = false;
+  /** Opened, and nothing was asked of the open file yet. */
+  isFresh = false;
   /** A request that will open it is under way. */
   isOpening = false;
 

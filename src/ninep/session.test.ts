@@ -229,6 +229,28 @@ test('an open fid shows its version, one that is not open the node of now; what 
   assert.equal(text(client.ok('Tread', { fid: open, count: 10 }).data), 'i-1');
 });
 
+test('Tsetattr of size 0 is the truncation of O_TRUNC when nothing else was asked of what was opened for writing', () => {
+  const { client, world } = scene();
+  const root = client.attach(APP);
+  client.ok('Tclunk', { fid: made(client, root, 'f', 'old') });
+  const cut = (fid: number) => client.ok('Tsetattr', { fid, valid: abi.SETATTR_SIZE | abi.SETATTR_MTIME });
+  const outside = () => text(world.authority.snapshot.resolve('/guest/f')!.bytes!);
+  const fid = client.open(root, 'guest/f', O_WRONLY);
+  cut(fid);
+  assert.equal(outside(), 'old');
+  assert.equal(client.ok('Tgetattr', { fid }).get(abi.Rgetattr.size), 0);
+  client.ok('Twrite', { fid, data: bytesOf('ne') });
+  assert.equal(outside(), 'ne');
+  cut(fid);
+  assert.equal(outside(), '', 'ftruncate(2) is one by itself');
+  client.ok('Twrite', { fid, data: bytesOf('new') });
+  const idle = client.open(root, 'guest/f', O_WRONLY);
+  cut(idle);
+  assert.equal(outside(), 'new');
+  client.clunk(idle);
+  assert.equal(outside(), '', 'it takes effect at the end');
+});
+
 test('Tsetattr of size 0 leaves the truncation of O_TRUNC to the first write', () => {
   const { client, world } = scene();
   const root = client.attach(APP);
@@ -346,6 +368,7 @@ test('a read that waits is answered later, out of order, and Tclunk of its fid e
   world.load({ content: { ...content, instance: { id: 'i-2' } } });
   assert.deepEqual(client.order.slice(-2), [other.tag, first.tag]);
   assert.match(text(first.data), /"path":"\/instance\/id"/);
+  assert.equal(client.call('Tread', { fid, offset: 50, count: 4046 }).errno, EINTR, 'that ends the first read(2)');
   const second = client.call('Tread', { fid, count: 4096 });
   assert.equal(client.clunk(fid).errno, 0);
   assert.equal(second.errno, EINTR);
@@ -361,9 +384,32 @@ test('Tread of /.changes gets a heartbeat when its time comes', () => {
   assert.equal(due, world.clock.nowMs + ways.ninep.heartbeatMs);
   client.session.tick(due);
   assert.match(text(reading.data), /"heartbeat":true/);
+  assert.equal(client.call('Tread', { fid, count: 4096 }).errno, EINTR);
   const another = client.call('Tread', { fid, count: 4096 });
   client.session.flushWaiters();
   assert.match(text(another.data), /"heartbeat":true/);
+});
+
+test('Tread of /.changes that asks on after a part ends with EINTR once, and then waits', () => {
+  const { client, world } = scene();
+  const fid = client.open(client.attach(APP), '.changes');
+  const change = (id: string) => world.load({ content: { ...content, instance: { id } } });
+  change('i-2');
+  const parts: string[] = [];
+  for (let reply = client.ok('Tread', { fid, count: 20 }); reply.errno === 0; ) {
+    parts.push(text(reply.data));
+    reply = client.call('Tread', { fid, count: 20 });
+    assert.notEqual(reply.body, undefined, 'what follows a part is answered');
+  }
+  assert.match(parts.join(''), /^\{.*"path":"\/instance\/id".*\}\n$/);
+  const waiting = client.call('Tread', { fid, count: 4096 });
+  assert.equal(waiting.body, undefined);
+  change('i-3');
+  assert.match(text(waiting.data), /"path":"\/instance\/id"/);
+  // A file is read to its end, which is no error.
+  const file = client.open(client.attach(APP), 'instance/id');
+  assert.equal(text(client.ok('Tread', { fid: file, count: 4096 }).data), 'i-3');
+  assert.equal(client.ok('Tread', { fid: file, offset: 3, count: 4093 }).data.length, 0);
 });
 
 test('Tflush gives up a read that waits, of which nothing is said after Rflush', () => {

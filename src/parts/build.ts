@@ -1,6 +1,6 @@
 /** Which software a part runs, so that a process can tell whether another one of that part runs the same. */
 import { createHash } from 'node:crypto';
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import { getAsset, isSea } from 'node:sea';
 import { fileURLToPath } from 'node:url';
 import { type ProcessPartName, processParts } from './parts.ts';
@@ -39,7 +39,7 @@ export const buildOfSources = (root: URL, part: ProcessPartName): string => {
 };
 
 /** The file and all of ours that it imports, with their texts. */
-const sourcesOf = (entry: URL): ReadonlyMap<string, string> => {
+export const sourcesOf = (entry: URL): ReadonlyMap<string, string> => {
   const found = new Map<string, string>();
   const add = (url: URL): void => {
     const file = fileURLToPath(url);
@@ -51,4 +51,22 @@ const sourcesOf = (entry: URL): ReadonlyMap<string, string> => {
   };
   add(entry);
   return found;
+};
+
+/** The packages that a part imports, with those that these cannot do without on this machine. */
+export const packagesOf = (root: URL, part: ProcessPartName): string[] => {
+  const found = new Set<string>();
+  const add = (name: string): void => {
+    const manifest = new URL(`node_modules/${name}/package.json`, root);
+    if (found.has(name) || !existsSync(manifest)) return;
+    found.add(name);
+    const { dependencies = {}, optionalDependencies = {} } = JSON.parse(readFileSync(manifest, 'utf8')) as {
+      readonly dependencies?: object;
+      readonly optionalDependencies?: object;
+    };
+    for (const needed of Object.keys({ ...dependencies, ...optionalDependencies })) add(needed);
+  };
+  for (const text of sourcesOf(new URL(`src/${processParts[part].file}`, root)).values())
+    for (const [, specifier] of text.matchAll(/^(?:import|export|\}).* from '([^'.:]+)';$/gm)) add(specifier!);
+  return [...found];
 };

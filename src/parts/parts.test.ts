@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
-import { appendFileSync, cpSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync, spawnSync } from 'node:child_process';
+import {
+  appendFileSync,
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  rmSync,
+  symlinkSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -10,6 +20,8 @@ import {
   buildOfSources,
   commandOf,
   commandPart,
+  copyPart,
+  isReadableByAll,
   partEnvironment,
   processParts,
   threadParts,
@@ -66,4 +78,40 @@ test('buildOf changes with every source of a part, and with no other', (t) => {
   assert.equal(build('keeper'), before.keeper);
   appendFileSync(path.join(copy, 'src/sys/socket.ts'), '// changed\n');
   assert.notEqual(build('keeper'), before.keeper);
+});
+
+test('copyPart makes what others can run of a checkout that they cannot get to', (t) => {
+  if (process.getuid?.() !== 0) return t.skip('running as another user needs root');
+  const root = new URL('../../', import.meta.url);
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-copy-'));
+  t.after(() => rmSync(directory, { recursive: true }));
+  chmodSync(directory, 0o755);
+  const home = path.join(directory, 'home');
+  for (const name of ['package.json', 'src'])
+    cpSync(new URL(name, root), path.join(home, name), { recursive: true, mode: 0 });
+  symlinkSync(new URL('node_modules', root).pathname, path.join(home, 'node_modules'));
+  const checkout = pathToFileURL(`${home}/`);
+  chmodSync(path.join(home, 'src/tree/node.ts'), 0o600);
+  assert.equal(isReadableByAll('device', checkout), false, 'one file is closed');
+  chmodSync(path.join(home, 'src/tree/node.ts'), 0o644);
+  assert.equal(isReadableByAll('device', checkout), isReadableByAll('device'));
+  chmodSync(home, 0o700);
+  assert.equal(isReadableByAll('device', checkout), false);
+
+  const program = path.join(directory, 'program');
+  mkdirSync(path.join(program, 'of-another-version'), { recursive: true });
+  const copy = copyPart('device', program, checkout);
+  assert.deepEqual(readdirSync(program), [`device-${buildOf('device')}`]);
+  assert.equal(buildOfSources(copy, 'device'), buildOf('device'));
+  assert.ok(isReadableByAll('device', copy));
+  const [node, ...args] = commandOf('device', copy);
+  const run = (...more: string[]) =>
+    spawnSync('setpriv', ['--reuid=700321', '--regid=700321', '--clear-groups', '--', node, ...args, ...more], {
+      env: partEnvironment(copy),
+      encoding: 'utf8',
+    });
+  // It runs as far as its own words: nobody has given it a link.
+  assert.match(run('--nonsense').stderr, /Unknown option '--nonsense'/);
+  assert.equal(copyPart('device', program, checkout).href, copy.href);
+  return undefined;
 });

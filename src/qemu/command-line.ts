@@ -63,6 +63,8 @@ export function commandLine(machine: VmMachine): CommandLine {
     machine.disks.flatMap((disk, index) => diskArgs(disk, index, machine.boot.from === 'disk')),
     networkArgs(machine),
     virtiofsArgs(machine),
+    machine.ninep === undefined ? [] : ninepArguments(machine.ninep.socket),
+    machine.vsock === undefined ? [] : vsockArguments(machine.vsock.socket),
   ].flat();
   return { program: programs[architecture], args };
 }
@@ -127,3 +129,28 @@ function virtiofsArgs({ virtiofs }: VmMachine): string[] {
   const chardev = option('socket', { id: 'metadata', path: virtiofs.socket });
   return ['-chardev', chardev, '-device', 'vhost-user-fs-pci,chardev=metadata,tag=metadata,queue-size=1024'];
 }
+
+/**
+ * A virtio console whose other end speaks 9P. It is hvc1: systemd starts a getty on hvc0, which leads nowhere. QEMU connects
+ * again within a second of the other end hanging up.
+ */
+export const ninepArguments = (socket: string): readonly string[] => [
+  '-device',
+  'virtio-serial-pci,id=porthole',
+  '-chardev',
+  'null,id=nowhere',
+  '-device',
+  'virtconsole,bus=porthole.0,nr=0,chardev=nowhere',
+  '-chardev',
+  option('socket', { id: 'ninep', path: socket, reconnect: 1 }),
+  '-device',
+  'virtconsole,bus=porthole.0,nr=1,chardev=ninep,name=porthole.9p',
+];
+
+/** A vsock device, beside guest memory that is shared. */
+export const vsockArguments = (socket: string): readonly string[] => [
+  '-chardev',
+  option('socket', { id: 'vsock', path: socket }),
+  '-device',
+  'vhost-user-vsock-pci,chardev=vsock',
+];

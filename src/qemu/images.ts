@@ -76,6 +76,7 @@ export interface ImageStoreOptions {
 
 const defaultMaxFileBytes = 1024 ** 4;
 const cpuSeconds = 6 * 60 * 60;
+const unnamedSuffix = '.unnamed';
 const kernelFileBytes = 1024 ** 3;
 
 export class ImageStore {
@@ -217,10 +218,36 @@ export class ImageStore {
 
   /** Whoever calls knows that no disk stands on it. Absent images are no error. */
   remove(digest: string): void {
-    const record = this.#recordOf(digest);
-    rmSync(record, { force: true });
-    for (const suffix of ['.qcow2', '.kernel']) rmSync(this.#pathOf(digest, suffix), { recursive: true, force: true });
+    this.#removeFiles(digest);
+    rmSync(this.#pathOf(digest, unnamedSuffix), { force: true });
     syncDirectory(this.#directory);
+  }
+
+  #removeFiles(digest: string): void {
+    const record = this.#recordOf(digest);
+    for (const file of [record, `${record}.new`]) rmSync(file, { force: true });
+    for (const suffix of ['.qcow2', '.kernel']) rmSync(this.#pathOf(digest, suffix), { recursive: true, force: true });
+  }
+
+  /**
+   * Notes on the disk that an image may be wanted by nobody: it has been added and not been given a name, or it loses one. So
+   * every image that is new here begins.
+   */
+  beUnnamed(digest: string): void {
+    writeFileSync(this.#pathOf(digest, unnamedSuffix), '', { mode: 0o600, flush: true });
+    syncDirectory(this.#directory);
+  }
+
+  /** It has a name. */
+  beNamed(digest: string): void {
+    rmSync(this.#pathOf(digest, unnamedSuffix), { force: true });
+  }
+
+  /** Digests of all that `beUnnamed` was said of last. */
+  unnamed(): string[] {
+    return readdirSync(this.#directory)
+      .filter((name) => name.endsWith(unnamedSuffix))
+      .map((name) => name.slice(0, -unnamedSuffix.length).replace('sha256-', 'sha256:'));
   }
 
   async #obtain(source: ImageSource, to: string, maxBytes: number, work: ImageWork): Promise<number> {
@@ -290,9 +317,10 @@ export class ImageStore {
       try {
         return this.open(image.digest) as T;
       } catch {
-        this.remove(image.digest);
+        this.#removeFiles(image.digest);
       }
     }
+    this.beUnnamed(image.digest);
     rmSync(image.path, { recursive: true, force: true });
     renameSync(from, image.path);
     syncDirectory(this.#directory);

@@ -1,7 +1,7 @@
 export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
 export type { VmRuntime } from './boot.ts';
 export { trimLog } from './bounded-log.ts';
-export { type CommandLine, commandLine } from './command-line.ts';
+export { type CommandLine, commandLine, ninepArguments, vsockArguments } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { QemuError, type QemuErrorCode } from './error.ts';
@@ -22,7 +22,7 @@ export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdent
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
-export { killAllOf } from './strays.ts';
+export { killAllOf, runsAsOneOf } from './strays.ts';
 export {
   findLauncher,
   type Launcher,

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -18,7 +18,11 @@ let qemu: ChildProcess;
 before(async () => {
   const args = ['-machine', 'none', '-nodefaults', '-display', 'none', '-qmp', `unix:${socket},server=on,wait=off`];
   qemu = spawn('qemu-system-x86_64', args, { stdio: 'ignore' });
-  await until('the monitor', () => existsSync(socket));
+  const listens = async (): Promise<boolean> => {
+    await using qmp = await Qmp.connect(socket);
+    return (await qmp.execute('query-name')) !== undefined;
+  };
+  await until('the monitor', () => listens().catch(() => false));
 });
 after(async () => {
   const exit = once(qemu, 'exit');

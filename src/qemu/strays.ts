@@ -24,6 +24,12 @@ export function killAllOf(uid: number): number {
   return count;
 }
 
+/** Whether a process runs as one of `count` users from `first` on. */
+export const runsAsOneOf = ({ first, count }: { readonly first: number; readonly count: number }): boolean =>
+  readdirSync('/proc').some(
+    (name) => /^\d+$/.test(name) && uidsOf(Number(name)).some((uid) => uid >= first && uid < first + count),
+  );
+
 function killThose(is: (pid: number) => boolean): number {
   let count = 0;
   for (const name of readdirSync('/proc')) {
@@ -49,14 +55,15 @@ function hasArgument(pid: number, wanted: string): boolean {
   }
 }
 
-/** By any of its user ids: real, effective, saved, file system. */
-function isOf(pid: number, uid: number): boolean {
+const isOf = (pid: number, uid: number): boolean => uidsOf(pid).includes(uid);
+
+/** All its user ids: real, effective, saved, file system. None of one that has ended. */
+function uidsOf(pid: number): number[] {
   try {
     const status = readFileSync(`/proc/${pid}/status`, 'utf8');
-    if (/^State:\s+Z/m.test(status)) return false;
-    const ids = /^Uid:(.*)$/m.exec(status)?.[1] ?? '';
-    return ids.trim().split(/\s+/).includes(String(uid));
+    if (/^State:\s+Z/m.test(status)) return [];
+    return (/^Uid:(.*)$/m.exec(status)?.[1] ?? '').trim().split(/\s+/).map(Number);
   } catch {
-    return false;
+    return [];
   }
 }

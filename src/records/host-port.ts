@@ -60,6 +60,22 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** A change that is to happen once, however often it is asked for. */
+export interface Once {
+  /** No other request has the same: at most 64 characters of `A-Z a-z 0-9 . _ -`. */
+  readonly id: string;
+  /**
+   * It was asked for before, and may have happened. If so it does not happen again, whatever conditions it has, and the answer
+   * is that of then.
+   */
+  readonly isRepeat: boolean;
+}
+
+export interface ChangeOptions extends CallOptions {
+  /** Undefined: it happens each time. */
+  readonly once?: Once | undefined;
+}
+
 export interface HostPort {
   /** Answers at once; each call on it is HOST_NO_VM when the VM is not, or no longer, there. */
   tree(vm: VmRef): TreePort;
@@ -74,7 +90,7 @@ export interface HostPort {
   /** What a machine that others start needs to have this VM's device. */
   attachment(vm: VmRef, machine: AttachedMachine, options?: CallOptions): Promise<Attachment>;
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
-  boot(vm: VmRef, options?: CallOptions): Promise<Boot>;
+  boot(vm: VmRef, options?: ChangeOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
   /**
    * Has a new device process take the place of the one that serves the VM, under a running guest. Resolves when it serves.
@@ -126,7 +142,7 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
-   * HOST_TOO_LARGE when the values have more than `mostBytes` together.
+   * HOST_TOO_LARGE when the values have more than `mostBytes` together, where each entry counts for 256 bytes more.
    */
   walk(
     path: string,
@@ -135,13 +151,14 @@ export interface TreePort {
 
   /**
    * All edits in order as one commit when all conditions hold, which are those of the tree before it; else nothing.
-   * Resolves when it is durable, with the data revisions that it gave or found at the paths. HOST_CONDITION_UNMET, HOST_NOT_FOUND, HOST_NOT_DIRECTORY, HOST_IS_DIRECTORY,
-   * HOST_NOT_EMPTY, HOST_TOO_LARGE, HOST_INVALID, HOST_FULL, HOST_UNAVAILABLE.
+   * Resolves when it is durable, with the data revisions that it gave or found at the paths (in the answer to a repeat: if there
+   * is one path). HOST_CONDITION_UNMET, HOST_NOT_FOUND, HOST_NOT_DIRECTORY, HOST_IS_DIRECTORY, HOST_NOT_EMPTY, HOST_TOO_LARGE,
+   * HOST_INVALID, HOST_FULL, HOST_UNAVAILABLE.
    */
   edit(
     edits: readonly TreeEdit[],
     conditions: readonly TreeCondition[],
-    options?: CallOptions,
+    options?: ChangeOptions,
   ): Promise<TreeAnswer & { readonly changes: number; readonly dataRevisions: ReadonlyMap<string, number> }>;
 
   /** The whole tree, or what lies below a path, as a spec. */
@@ -155,7 +172,7 @@ export interface TreePort {
    */
   import(
     text: string,
-    options?: CallOptions & { readonly ifRevision?: number | undefined },
+    options?: ChangeOptions & { readonly ifRevision?: number | undefined },
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }>;
 
   /** The sections `users`, `groups`, `policy`, `quota` of a spec, as YAML. `policyRevision`: of their last change. */
@@ -163,7 +180,7 @@ export interface TreePort {
   /** As `import`, for these sections alone. `ifRevision` is compared with the `policyRevision`. */
   setPolicy(
     text: string,
-    options?: CallOptions & { readonly ifRevision?: number | undefined },
+    options?: ChangeOptions & { readonly ifRevision?: number | undefined },
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }>;
   /** What the policy decides for a caller who comes by virtiofs. Leaves no record in the audit. */
   explain(
@@ -314,6 +331,21 @@ export interface Attachment {
   readonly libvirtDomain: string;
   /** The line that mounts it in the guest. */
   readonly mount: string;
+  /** The vsock device, of a VM that has one: what it needs of QEMU beside the others. */
+  readonly vsock?: {
+    /** Where programs of the host reach the guest; `PATH_PORT` is where those of the guest reach the host. */
+    readonly hostPath: string;
+    readonly qemu: readonly string[];
+    readonly mount: string;
+  };
+  /** The console that speaks 9P, of a VM that has one: what it needs beside the others. */
+  readonly ninep?: {
+    readonly socketPath: string;
+    readonly qemu: readonly string[];
+    /** A console's elements, which belong into `<devices>`. */
+    readonly libvirtXml: string;
+    readonly mount: string;
+  };
 }
 
 export interface Boot {

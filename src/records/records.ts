@@ -83,6 +83,10 @@ export const VmRecord = z.looseObject({
   stopGraceSeconds: z.int().nonnegative(),
   /** What a request to stop or reboot said instead, for itself alone. */
   grace: z.looseObject({ generation: z.int().positive(), seconds: z.int().nonnegative() }).optional(),
+  /** Whether it has a console that speaks 9P as well. */
+  ninep: z.boolean().optional(),
+  /** Whether it has a vsock device to the host, with 9P on a port. */
+  vsock: z.boolean().optional(),
   /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
   libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
@@ -123,6 +127,8 @@ export const BootRecord = z.looseObject({
   reason: z.string(),
   endedAtMs: millis.optional(),
   endReason: z.string().optional(),
+  /** The request that told of it, where one did. */
+  request: z.string().optional(),
 });
 export type BootRecord = z.infer<typeof BootRecord>;
 

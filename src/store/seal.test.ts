@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { Buffer } from 'node:buffer';
+import { execFileSync } from 'node:child_process';
 import { chmodSync, mkdtempSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -29,6 +30,7 @@ const ring = (t: TestContext) => {
 };
 
 const key = Buffer.from('key');
+const needsRoot = process.getuid?.() === 0 ? false : 'this needs root';
 
 test('Keyring opens what it sealed, and nothing when a bit, the key, the version or the store differs', (t) => {
   const { keyring } = ring(t);
@@ -83,6 +85,28 @@ test('createKeyFile makes a file for its owner and never replaces one', (t) => {
   throwsWith(() => createKeyFile(file), 'STORE_EXISTS', /never replaced/);
   assert.deepEqual(readFileSync(file), text);
   assert.match(readKeyFile(file).fingerprint, /^[0-9a-f]{16}$/);
+});
+
+test('createKeyFile says what to do where it may not make a file', { skip: needsRoot }, (t) => {
+  const directory = temporary(t);
+  throwsWith(
+    () => createKeyFile(join(directory, 'none/key')),
+    'STORE_FAILED',
+    /there is no directory ".*none"; make it/,
+  );
+  const script = `import { createKeyFile } from ${JSON.stringify(new URL('./seal.ts', import.meta.url).href)};
+    try { createKeyFile(${JSON.stringify(join(directory, 'key'))}) } catch (error) { console.log(error.message) }`;
+  const told = execFileSync(
+    'unshare',
+    // A view of files of its own, as ProtectSystem=strict gives to a service.
+    ['--mount', 'sh', '-c', 'mount -t tmpfs -o ro none "$0" && exec "$1" --input-type=module -e "$2"'].concat(
+      directory,
+      process.execPath,
+      script,
+    ),
+    { encoding: 'utf8' },
+  );
+  assert.match(told, /".*" is read-only for this process; name a file in the state directory, or.*ReadWritePaths=/);
 });
 
 test('readKeyFile says what to do when the file is missing, open to others or no key', (t) => {

@@ -63,7 +63,7 @@ export const createKeyFile = (file: string): void => {
   } catch (error) {
     if (codeOf(error) === 'EEXIST')
       throw new StoreError('STORE_EXISTS', `making the key file "${file}" failed: it exists; a key is never replaced`);
-    throw new StoreError('STORE_FAILED', `making the key file "${file}" failed: ${codeOf(error)}`, error);
+    throw new StoreError('STORE_FAILED', `making the key file "${file}" failed: ${whyNotMade(error, file)}`, error);
   }
   try {
     writeSync(fd, `${randomBytes(keyBytes).toString('base64')}\n`);
@@ -72,6 +72,21 @@ export const createKeyFile = (file: string): void => {
     closeSync(fd);
   }
   syncToDisk(dirname(file));
+};
+
+const whyNotMade = (error: unknown, file: string): string => {
+  const directory = dirname(file);
+  switch (codeOf(error)) {
+    case 'EROFS':
+      return `"${directory}" is read-only for this process; name a file in the state directory, or, where this is a systemd service with ProtectSystem=, allow the directory: "systemctl edit porthole", [Service], ReadWritePaths=${directory}, and restart it`;
+    case 'EACCES':
+    case 'EPERM':
+      return `this process may not write to "${directory}"; name a file in a directory that it may write to`;
+    case 'ENOENT':
+      return `there is no directory "${directory}"; make it, or name a file elsewhere`;
+    default:
+      return codeOf(error) ?? String(error);
+  }
 };
 
 /**

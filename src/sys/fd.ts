@@ -56,6 +56,12 @@ export function setNonBlocking(fd: number, nonBlocking: boolean): number {
   return result(libc.fcntl(fd, F_SETFL, nonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
 }
 
+/** flock(2): for one process alone, until the descriptor is closed. */
+export const LOCK_EX = 2;
+
+/** Waits for the lock, blocking the thread. 0, or a negative errno. */
+export const flock = (fd: number, operation: typeof LOCK_EX): number => result(libc.flock(fd, operation));
+
 /** `struct stat` on x86-64 and arm64: st_size at 48, st_blksize at 56 on both. */
 const stat = new DataView(new ArrayBuffer(256));
 const ST_SIZE = 48;
@@ -79,6 +85,8 @@ export const truncate = (fd: number, sizeBytes: number): number => result(libc.f
 
 export const POLLIN = 1;
 export const POLLOUT = 4;
+/** Shown whether it was asked for or not. Of a stream socket: neither end will send any more. */
+export const POLLHUP = 0x10;
 
 const one = new DataView(new ArrayBuffer(8));
 /** Waits until `fd` shows one of `events` (POLLIN …); returns the events shown, or 0 when `timeoutMs` has passed. */

@@ -8,3 +8,4 @@ export * from './pidfd.ts';
 export * from './reboot.ts';
 export * from './socket.ts';
 export * from './stat.ts';
+export * from './tcp.ts';

@@ -23,6 +23,7 @@ export const read = bind<Call<[number, Pointer, number]>>('long read(int fd, voi
 export const write = bind<Call<[number, Pointer, number]>>('long write(int fd, const void *buf, size_t n)');
 export const close = bind<Call<[number]>>('int close(int fd)');
 export const fcntl = bind<Call<[number, number, number]>>('int fcntl(int fd, int cmd, long arg)');
+export const flock = bind<Call<[number, number]>>('int flock(int fd, int operation)');
 export const fstat = bind<Call<[number, Pointer]>>('int fstat(int fd, void *buf)');
 export const statx = bind<Call<[number, string, number, number, Pointer]>>(
   'int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buf)',
@@ -66,6 +67,11 @@ export const send = bind<Call<[number, Pointer, number, number]>>(
 export const getsockopt = bind<Call<[number, number, number, Pointer, Pointer]>>(
   'int getsockopt(int fd, int level, int name, void *value, void *length)',
 );
+
+export const setsockopt = bind<Call<[number, number, number, Pointer, number]>>(
+  'int setsockopt(int fd, int level, int name, const void *value, unsigned int length)',
+);
+export const getpeername = bind<Call<[number, Pointer, Pointer]>>('int getpeername(int fd, void *addr, void *length)');
 
 export const mount = bind<Call<[string, string, string, number, string | null]>>(
   'int mount(const char *source, const char *target, const char *type, unsigned long flags, const char *data)',

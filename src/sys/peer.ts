@@ -40,3 +40,20 @@ export function peerGroups(fd: number): number[] | number {
   }
   return -ERANGE;
 }
+
+const AF_UNIX = 1;
+
+/**
+ * The abstract address that the peer of a connected unix socket is bound to, without its leading NUL; undefined where it is
+ * bound to none (or to a file). Or the negative errno.
+ */
+export function peerName(fd: number): string | undefined | number {
+  const address = new Uint8Array(new ArrayBuffer(2 + 108));
+  const length = new Uint32Array(new ArrayBuffer(4));
+  length[0] = address.length;
+  const error = result(libc.getpeername(fd, address, length));
+  if (error < 0) return error;
+  const bytes = Math.min(length[0], address.length);
+  if (address[0] !== AF_UNIX || address[1] !== 0) return -EINVAL;
+  return bytes > 3 && address[2] === 0 ? Buffer.from(address.subarray(3, bytes)).toString('latin1') : undefined;
+}

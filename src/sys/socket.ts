@@ -32,6 +32,17 @@ function unixAddress(path: string): Uint8Array | number {
   return address;
 }
 
+/** An address that is no file (unix(7), "abstract"): known to the network namespace, gone with its socket. */
+function abstractAddress(name: string): Uint8Array | number {
+  const bytes = new TextEncoder().encode(name);
+  if (bytes.length === 0) return -EINVAL;
+  if (bytes.length >= PATH_BYTES) return -ENAMETOOLONG;
+  const address = new Uint8Array(new ArrayBuffer(2 + 1 + bytes.length));
+  address[0] = AF_UNIX;
+  address.set(bytes, 3);
+  return address;
+}
+
 /** Bytes, or whole messages with the limits between them kept. */
 export type SocketKind = 'stream' | 'packets';
 
@@ -72,6 +83,29 @@ export function connectUnix(path: string, kind: SocketKind = 'stream', waits = t
   libc.close(fd);
   return error;
 }
+
+/**
+ * Connects to `path` from the abstract address `name`, which the other end can read (`peerName`). Does not wait: -EAGAIN when
+ * its backlog is full, -EADDRINUSE when somebody has the name. The socket does not block either.
+ */
+export function connectUnixFrom(name: string, path: string): number {
+  const from = abstractAddress(name);
+  if (typeof from === 'number') return from;
+  const to = unixAddress(path);
+  if (typeof to === 'number') return to;
+  const fd = result(libc.socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (fd < 0) return fd;
+  let error = result(libc.bindSocket(fd, from, from.length));
+  if (error === 0) error = result(libc.connect(fd, to, to.length));
+  if (error === 0) return fd;
+  libc.close(fd);
+  return error;
+}
+
+const SHUT = { read: 0, write: 1 } as const;
+
+/** Ends one direction of a connection: the other end cannot write any more, or reads to the end. */
+export const shutdown = (fd: number, direction: 'read' | 'write'): number => result(libc.shutdown(fd, SHUT[direction]));
 
 /** Sends without waiting and without SIGPIPE; may be short. */
 export const send = (fd: number, buffer: Uint8Array, bytes = buffer.byteLength): number =>

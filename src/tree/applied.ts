@@ -1,5 +1,5 @@
-/** The mutations that took effect, by who asked: one that is sent again is answered, and not applied twice. */
-import { APPLIED_KEPT, type Applied } from './commit.ts';
+/** What took effect, by who asked: what is asked again is answered, and not done twice. */
+import { ANSWERED_KEPT, type Answered, APPLIED_KEPT, type Applied } from './commit.ts';
 import type { Outcome } from './mutation.ts';
 
 /** The last `APPLIED_KEPT` of each holder. */
@@ -38,5 +38,25 @@ export class AppliedMutations {
   /** Of one holder, oldest first. */
   *of(holder: string): Generator<Applied> {
     for (const [sequence, outcome] of this.#byHolder.get(holder) ?? []) yield { holder, sequence, outcome };
+  }
+}
+
+/** Requests from outside: the last `ANSWERED_KEPT`. */
+export class AnsweredRequests {
+  /** Oldest first. */
+  readonly #byId = new Map<string, Answered>();
+
+  get(id: string): Answered | undefined {
+    return this.#byId.get(id);
+  }
+
+  add(answered: Answered): void {
+    this.#byId.delete(answered.id);
+    this.#byId.set(answered.id, answered);
+    if (this.#byId.size <= ANSWERED_KEPT) return;
+    for (const oldest of this.#byId.keys()) {
+      this.#byId.delete(oldest);
+      return;
+    }
   }
 }

@@ -4,11 +4,12 @@
  * decided since and is being kept. When that fails, the head goes back to what is kept, and all that built on it is refused.
  */
 import { EIO, EOVERFLOW } from '../wire/index.ts';
-import { AppliedMutations } from './applied.ts';
+import { AnsweredRequests, AppliedMutations } from './applied.ts';
 import type { AuditSink } from './audit.ts';
 import { Auditor } from './auditor.ts';
 import type { Way } from './caller.ts';
-import type { Applied, Commit, Persist, Restored } from './commit.ts';
+import type { Answered, Commit, Persist, Restored } from './commit.ts';
+import { commitOf, type Decided, type Decision } from './decision.ts';
 import { type Change, changesBetween, type Delta } from './delta.ts';
 import { nodesToKeep } from './durable.ts';
 import {
@@ -23,17 +24,18 @@ import {
   overQuota,
   TreeError,
 } from './edit.ts';
+import { Holders } from './holders.ts';
 import { Ledger } from './ledger.ts';
 import { type MutationContext, type MutationResult, mutate } from './mutate.ts';
 import type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { onceChanged, withoutOnceValues } from './once.ts';
 import { type Placing, placeSpec, reattributeAll, specOfOutside } from './outside.ts';
-import { Pipeline, type Step } from './pipeline.ts';
+import { Pipeline } from './pipeline.ts';
 import { Policy } from './policy.ts';
 import { Publisher } from './publisher.ts';
-import { noRecords, type Records, recordsOf, without } from './records.ts';
-import { type Made, Replica } from './replica.ts';
+import { noRecords, recordsOf, without } from './records.ts';
+import { Replica } from './replica.ts';
 import { Draft, Snapshot } from './snapshot.ts';
 import type { PolicySpec, Spec } from './spec.ts';
 import { changesSpec, specRevisionOf } from './spec-revision.ts';
@@ -85,31 +87,6 @@ function throwLater(error: unknown): void {
   });
 }
 
-/** A decision that is to become the head. */
-interface Decision {
-  /** Made from the head; undefined when nothing changes and only the order counts. */
-  readonly draft?: Draft;
-  readonly policy?: Policy | undefined;
-  readonly records?: Records;
-  /** Nobody has to keep it: a restart knows nothing of what it is about. */
-  readonly unkept?: boolean;
-  readonly applied?: Applied | undefined;
-  readonly forgotten?: string;
-  readonly kept: () => void;
-  readonly refused: (failure: Error) => void;
-  /** Does again what does not depend on what could not be kept. */
-  readonly again?: () => void;
-}
-
-/** A decision in its place in the order. */
-interface Decided extends Step {
-  readonly decision: Decision;
-  readonly touched: ReadonlySet<number>;
-  readonly records: Records;
-  /** Undefined when nothing changes. */
-  change: { readonly delta: Delta; readonly made: Made } | undefined;
-}
-
 const untouched: ReadonlySet<number> = new Set();
 
 /** Owns one tree: everything that changes it goes through `load` and `commit`. */
@@ -121,13 +98,13 @@ export class Authority {
   #head = this.#durable;
   readonly #auditor: Auditor;
   readonly #publisher: Publisher;
-  /** Replicas that may hold handles of an unlinked node, by ino; for what is published. */
-  readonly #orphans = new Map<number, Set<string>>();
-  readonly #holders = new Set<string>();
+  /** Replicas, and what they may have open; for what is published. */
+  readonly #holders = new Holders((ino) => this.#remove(ino));
   /** Of the head. */
   readonly #ledger = new Ledger();
   readonly #pipeline: Pipeline<Decided>;
   readonly #applied = new AppliedMutations();
+  readonly #answered = new AnsweredRequests();
   /** Who waits for a mutation that is decided, by sequence and holder. */
   readonly #unsettled = new Map<string, Settle[]>();
   /** Of the head. */
@@ -146,7 +123,7 @@ export class Authority {
     );
     this.#pipeline = new Pipeline(options.persist ?? (() => undefined), (error, steps) => this.#rollBack(error, steps));
     if (options.restored !== undefined) this.#restore(options.restored);
-    if (options.holdersOutlive === true) this.#holders.add(UNKNOWN);
+    if (options.holdersOutlive === true) this.#holders.addUnknown();
   }
 
   /** The tree as it is kept: for exports, explanations and APIs. */
@@ -190,23 +167,15 @@ export class Authority {
     this.#holders.add(holder);
     const leave = this.#publisher.subscribe(this.full(), told);
     return () => {
-      if (leave() && this.#options.holdersOutlive !== true) this.#endHolder(holder);
+      if (leave() && this.#options.holdersOutlive !== true) this.#holders.end(holder);
     };
   }
 
   /** All others are gone for good: what only they may have open goes, and what is remembered of them. */
   holdersAre(holders: readonly string[]): void {
     const alive = new Set(holders);
-    for (const holder of alive) this.#holders.add(holder);
-    // Whoever held something before this tree was restored is one of them, or gone.
-    for (const held of this.#orphans.values()) if (held.has(UNKNOWN)) for (const holder of alive) held.add(holder);
-    for (const holder of [...this.#holders]) if (!alive.has(holder)) this.#endHolder(holder);
+    this.#holders.are(alive);
     for (const holder of this.rememberedHolders()) if (!alive.has(holder)) void this.forgetHolder(holder);
-  }
-
-  #endHolder(holder: string): void {
-    this.#holders.delete(holder);
-    for (const ino of [...this.#orphans.keys()]) this.#drop(ino, holder);
   }
 
   /**
@@ -214,26 +183,27 @@ export class Authority {
    * tree, and what a `persist` threw that answers at once. TreeError CONDITION_UNMET when what a spec can say of the tree was
    * changed after `ifRevision`.
    */
-  load(spec: Spec, ifRevision?: number): Loaded {
+  load(spec: Spec, ifRevision?: number, request?: string): Loaded {
     const { policy: before, snapshot } = this.#head;
     checkUnchanged(this.#records.specRevision, snapshot.revision, ifRevision);
     const policyChanged = snapshot.node(ROOT_INO) === undefined || !samePolicy(before.spec, spec.policy);
     const policy = policyChanged ? new Policy(spec.policy) : before;
-    return this.#fromOutside(policyChanged ? policy : undefined, (placing) => placeSpec(spec.entries, placing));
+    const place = (placing: Placing): void => placeSpec(spec.entries, placing);
+    return this.#fromOutside(policyChanged ? policy : undefined, place, { request });
   }
 
   /** Replaces the rules alone, and gives what was made outside the owners and modes that they say. Throws as `load`; `ifRevision` is of the policy. */
-  setPolicy(spec: PolicySpec, ifRevision?: number): Loaded {
+  setPolicy(spec: PolicySpec, ifRevision?: number, request?: string): Loaded {
     checkRevision('the policy', this.#records.policyRevision, ifRevision);
     const policy = samePolicy(this.#head.policy.spec, spec) ? undefined : new Policy(spec);
-    return this.#fromOutside(policy, (placing) => policy && reattributeAll(placing));
+    return this.#fromOutside(policy, (placing) => policy && reattributeAll(placing), { request });
   }
 
   /**
    * Edits by path: all of them, in order and as one commit, when all conditions hold; else nothing. Resolves when it is
    * kept and published. Rejects with a TreeError.
    */
-  async edit(edits: readonly Edit[], conditions: readonly EditCondition[] = []): Promise<Edited> {
+  async edit(edits: readonly Edit[], conditions: readonly EditCondition[] = [], request?: string): Promise<Edited> {
     let loaded: Loaded;
     let dataRevisions: ReadonlyMap<string, number> = new Map();
     try {
@@ -246,7 +216,11 @@ export class Authority {
           if (errno !== 0) throw overQuota(edits);
           dataRevisions = dataRevisionsOf(edits, placing.draft.now);
         },
-        true,
+        {
+          always: true,
+          request,
+          dataRevision: () => (edits.length === 1 ? dataRevisions.get(edits[0]!.path) : undefined),
+        },
       );
     } catch (error) {
       // What it was decided on has to be kept first.
@@ -271,11 +245,20 @@ export class Authority {
     return new Promise((resolve) => this.#enter({ kept: () => resolve(undefined), refused: resolve }));
   }
 
+  /** What a request of this id was answered, if it changed the tree; once `settled`, for one that may be under way. */
+  answered(id: string): Answered | undefined {
+    return this.#answered.get(id);
+  }
+
   /** `always`: a value counts although it is the one that the outside gave last, if a guest has written another since. */
   #fromOutside(
     policy: Policy | undefined,
     place: (placing: Placing & { readonly isGuestWritten: (ino: number) => boolean }) => void,
-    always = false,
+    how: {
+      readonly always?: boolean;
+      readonly request: string | undefined;
+      readonly dataRevision?: () => number | undefined;
+    },
   ): Loaded {
     const draft = this.#draft();
     let { nextIno, bases, guestWritten } = this.#records;
@@ -287,7 +270,7 @@ export class Authority {
       allocate: () => nextIno++,
       valueChanged: (ino, bytes) => {
         const digest = this.#options.digest(bytes);
-        if (bases.get(ino) === digest && !(always && isGuestWritten(ino))) return false;
+        if (bases.get(ino) === digest && !(how.always === true && isGuestWritten(ino))) return false;
         bases = bases.set(ino, digest);
         guestWritten = guestWritten.delete(ino);
         return true;
@@ -301,6 +284,7 @@ export class Authority {
       draft,
       policy,
       records: { ...this.#records, nextIno, bases, guestWritten, policyRevision },
+      request: how.request === undefined ? undefined : { id: how.request, dataRevision: how.dataRevision?.() },
       kept: resolve,
       refused: reject,
     });
@@ -332,7 +316,7 @@ export class Authority {
 
   #decide(mutation: Mutation, way: Way, holder: string, sequence: number | undefined, settle: Settle): void {
     if (mutation.op === 'drop') {
-      this.#drop(mutation.ino, holder);
+      this.#holders.drop(mutation.ino, holder);
       return this.#answer({ errno: 0, revision: this.#head.snapshot.revision, ino: 0 }, settle);
     }
     if (!isId(mutation.caller.uid) || !isId(mutation.caller.gid)) return this.#answer(refused(EOVERFLOW), settle);
@@ -355,7 +339,7 @@ export class Authority {
     if (!this.#record(mutation, way, result, errno)) return this.#answer(refused(EIO), settle);
     if (errno !== 0) return this.#answer(refused(errno), settle);
     // Nobody can have it open. One that subscribes while this is being kept could.
-    if (this.#holders.size === 0 && this.#head === this.#durable)
+    if (this.#holders.none && this.#head === this.#durable)
       for (const node of unlinkedBy(draft)) draft.remove(node.ino);
     const revision = draft.touched.size === 0 ? this.#head.snapshot.revision : draft.revision;
     const outcome: Outcome = {
@@ -433,7 +417,8 @@ export class Authority {
       usage: this.#ledger.usage,
     });
     for (const applied of restored.applied ?? []) this.#applied.add(applied);
-    for (const node of nodes) if (isUnlinked(node)) this.#orphans.set(node.ino, new Set([UNKNOWN]));
+    for (const answered of restored.answered ?? []) this.#answered.add(answered);
+    for (const node of nodes) if (isUnlinked(node)) this.#holders.holdUnknown(node.ino);
   }
 
   readonly #isGuestWritten = (ino: number): boolean => this.#records.guestWritten.get(ino) === true;
@@ -460,14 +445,16 @@ export class Authority {
     let records = without(decision.records ?? this.#records, remove);
     if (changed && (decision.policy !== undefined || changesSpec(before, next, touched, this.#options.apart)))
       records = { ...records, specRevision: revision };
+    const changes = changed && !unkept ? changesBetween(before, next, touched) : [];
     let commit: Commit | undefined;
     if (changed && !unkept) {
-      commit = this.#commitOf(
+      commit = commitOf(
         revision,
         nodesToKeep(before, next, put, policy, this.#options.holdersOutlive === true),
         remove,
         records,
         decision,
+        changes,
       );
     } else if (forgotten !== undefined) {
       commit = { revision, nextIno: records.nextIno, put: [], remove: [], forgotten };
@@ -493,7 +480,6 @@ export class Authority {
     }
     this.#lastRevision = Math.max(this.#lastRevision, revision);
     this.#records = records;
-    const changes = changed && !unkept ? changesBetween(before, next, touched) : [];
     if (draft !== undefined && (changed || draft.filled)) {
       const judgedAnew = unkept ? [] : onceChanged(draft, next, this.#head.policy, policy);
       this.#ledger.add(draft, policy, this.#isGuestWritten);
@@ -513,44 +499,23 @@ export class Authority {
     return { revision, changes };
   }
 
-  #commitOf(
-    revision: number,
-    { kept, unkept }: { readonly kept: readonly Node[]; readonly unkept: readonly number[] },
-    remove: readonly number[],
-    records: Records,
-    { policy, applied }: Decision,
-  ): Commit {
-    return {
-      revision,
-      nextIno: records.nextIno,
-      put: kept.map((node) => ({
-        node,
-        base: records.bases.get(node.ino),
-        keepBytes: node.madeBy === 'guest' || records.guestWritten.get(node.ino) === true,
-      })),
-      remove: [...remove, ...unkept],
-      ...(policy && { policy: policy.spec }),
-      ...(applied && { applied }),
-    };
-  }
-
   /** It is kept: becomes what is published. */
   #publishStep({ commit, decision, records, change }: Decided): void {
     if (commit !== undefined) this.#persistFailure = undefined;
     this.#durableRecords = records;
     if (commit?.applied !== undefined) this.#applied.add(commit.applied);
+    if (commit?.answered !== undefined) this.#answered.add(commit.answered);
     if (commit?.forgotten !== undefined) this.#applied.forget(commit.forgotten);
     if (change !== undefined) {
       const { delta, made } = change;
-      for (const ino of delta.remove) this.#orphans.delete(ino);
+      for (const ino of delta.remove) this.#holders.forget(ino);
       const unlinked = delta.full ? [] : delta.put.filter(isUnlinked);
-      for (const { ino } of unlinked)
-        if (this.#holders.size > 0 && !this.#orphans.has(ino)) this.#orphans.set(ino, new Set(this.#holders));
+      const unheld = unlinked.filter(({ ino }) => !this.#holders.hold(ino));
       // Before our own replica tells its listeners, for they may make the next commit, which has to be published after this.
       this.#publisher.add(delta);
       this.#durable.apply(delta, made);
       this.#publisher.flush();
-      for (const { ino } of unlinked) if (!this.#orphans.has(ino)) this.#remove(ino);
+      for (const { ino } of unheld) this.#remove(ino);
     }
     decision.kept();
   }
@@ -586,13 +551,6 @@ export class Authority {
     return { sec, nsec: Math.min(999_999_999, Math.round((wallMs - sec * 1000) * 1e6)) };
   }
 
-  #drop(ino: number, holder: string): void {
-    const holders = this.#orphans.get(ino);
-    if (holders === undefined || !holders.delete(holder) || holders.size > 0) return;
-    this.#orphans.delete(ino);
-    this.#remove(ino);
-  }
-
   /** An unlinked node that nobody has open is gone. */
   #remove(ino: number): void {
     const { snapshot } = this.#head;
@@ -603,9 +561,6 @@ export class Authority {
     this.#enter({ draft, unkept: !isKept, kept: () => {}, refused: () => {}, again: () => this.#remove(ino) });
   }
 }
-
-/** A holder of which a restored tree knows no more than that there may be one. */
-const UNKNOWN = '';
 
 const samePolicy = (a: PolicySpec, b: PolicySpec): boolean => JSON.stringify(a) === JSON.stringify(b);
 

@@ -22,6 +22,21 @@ export interface Applied {
 /** How many applied mutations are remembered of each holder: more than it can have under way. */
 export const APPLIED_KEPT = 64;
 
+/** A request from outside that changed the tree, as it was answered: a repeat whose answer was lost gets the same. */
+export interface Answered {
+  /** Whoever asks gives no two requests the same. */
+  readonly id: string;
+  readonly revision: number;
+  /** How many paths it changed. */
+  readonly changes: number;
+  readonly policyRevision: number;
+  /** Of the one path that was edited, if it is there; else undefined. */
+  readonly dataRevision: number | undefined;
+}
+
+/** How many answered requests are remembered: more than there can be under way when an answer is lost. */
+export const ANSWERED_KEPT = 4096;
+
 /** One commit for whoever keeps the tree. */
 export interface Commit {
   /** Higher than that of every commit before, or the same where it is about holders alone. Some are left out. */
@@ -34,6 +49,8 @@ export interface Commit {
   readonly policy?: PolicySpec;
   /** To be kept with the last `APPLIED_KEPT` of its holder. */
   readonly applied?: Applied;
+  /** To be kept with the last `ANSWERED_KEPT`. */
+  readonly answered?: Answered;
   /** A holder that is gone for good: what is kept of it can go. */
   readonly forgotten?: string;
 }
@@ -52,6 +69,8 @@ export interface Restored {
   readonly policyRevision?: number;
   /** Oldest first. */
   readonly applied?: readonly Applied[];
+  /** Oldest first. */
+  readonly answered?: readonly Answered[];
 }
 
 /**

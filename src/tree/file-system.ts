@@ -105,6 +105,8 @@ export interface FileSystem {
   waitRead(handle: Handle, offset: number, sizeBytes: number, done: Done<Uint8Array>): () => void;
   /** True when `read` would not wait (POLLIN). */
   readable(handle: Handle): boolean;
+  /** From now on the handle, which may write, is as if it had just been opened with O_TRUNC. */
+  truncateOnWrite(handle: Handle): void;
   /** The file shows size 0: a truncation is pending, or sent upstream and not answered. */
   pendingTruncation(ino: number): boolean;
   /** `appends`: the handle has O_APPEND now, which fcntl(2) can set and clear; as it was opened where that is not known. */

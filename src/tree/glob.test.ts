@@ -62,10 +62,11 @@ test('Glob takes characters of regular expressions as they are', () => {
 });
 
 test('Glob answers at once when a guest makes the worst name for a pattern', () => {
-  const started = performance.now();
+  const before = process.cpuUsage();
   const glob = new Glob(`/guest/${'*a'.repeat(60)}b/${'**/x/'.repeat(10)}y`);
   for (let round = 0; round < 100; round++) assert.ok(!glob.matches(`/guest/${'a'.repeat(255)}/${'x/'.repeat(60)}z`));
-  assert.ok(performance.now() - started < 2000);
+  const { user, system } = process.cpuUsage(before);
+  assert.ok(user + system < 2_000_000, `${user + system} µs`);
 });
 
 test('Glob may match within a directory whenever it matches it or a path below it', () => {

@@ -5,7 +5,16 @@ export type { AuditRecord, AuditSink } from './audit.ts';
 export { Authority, type AuthorityOptions, type Edited, type Loaded } from './authority.ts';
 export { type Caller, type Way, ways } from './caller.ts';
 export type { Clock } from './clock.ts';
-export { APPLIED_KEPT, type Applied, type Commit, type Kept, type Persist, type Restored } from './commit.ts';
+export {
+  ANSWERED_KEPT,
+  type Answered,
+  APPLIED_KEPT,
+  type Applied,
+  type Commit,
+  type Kept,
+  type Persist,
+  type Restored,
+} from './commit.ts';
 export type { Change, Delta, Usage } from './delta.ts';
 export { type Edit, type EditCondition, TreeError, type TreeErrorCode } from './edit.ts';
 export { type Explanation, explain } from './explain.ts';

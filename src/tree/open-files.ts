@@ -52,8 +52,7 @@ export class OpenFile implements Handle {
     this.caller = caller;
     this.stream = stream;
     this.pinned = pinned;
-    // A guest's empty file gets a new time by it. The outside's times tell when bytes changed.
-    this.truncates = (flags & O_TRUNC) !== 0 && (node.sizeBytes > 0 || node.madeBy === 'guest');
+    this.truncates = (flags & O_TRUNC) !== 0 && needsTruncation(node);
     this.decidedRevision = revision;
     this.toldRevision = revision;
     this.burnt = undefined;
@@ -107,6 +106,9 @@ export class OpenFile implements Handle {
 
 /** Keys that the maps by ino and by uid keep when nothing is open any more: adding and deleting a key allocates. */
 const KEYS_KEPT = 256;
+
+/** A guest's empty file gets a new time by it. The outside's times tell when bytes changed. */
+export const needsTruncation = (node: Node): boolean => node.sizeBytes > 0 || node.madeBy === 'guest';
 
 /** What is open in one file system, counted by uid, with the truncations and old versions that hang on it. */
 export class OpenFiles {

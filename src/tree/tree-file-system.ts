@@ -40,11 +40,12 @@ import {
   type SetAttributes,
   type StatFs,
 } from './file-system.ts';
+import { Gate } from './gate.ts';
 import type { Mutation, Outcome, Upstream } from './mutation.ts';
 import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
 import { OpenDirectory } from './open-directories.ts';
-import { OpenFile, OpenFiles, openMask } from './open-files.ts';
+import { needsTruncation, OpenFile, OpenFiles, openMask } from './open-files.ts';
 import type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 import { type Caching, CHANGES_INO, type Replica } from './replica.ts';
 import type { Snapshot } from './snapshot.ts';
@@ -64,15 +65,13 @@ export interface TreeFileSystemOptions {
 
 const NOTHING = new Uint8Array();
 
-/** What everybody may do to a node that is `shared`: read it, and search it where it is a directory. */
-const grantedToAll = (node: Node): number => (isDirectory(node) ? X_OK : R_OK);
-
 /** `FileSystem` over a replica of the tree: reads are answered here, mutations go upstream. */
 export class TreeFileSystem implements FileSystem {
   readonly way: Way;
   readonly #replica: Replica;
   readonly #upstream: Upstream;
   readonly #auditor: Auditor;
+  readonly #gate: Gate;
   readonly #clock: Clock;
   readonly #stream: ChangeStream;
   readonly #listeners = new Set<(changes: readonly Change[]) => void>();
@@ -93,6 +92,7 @@ export class TreeFileSystem implements FileSystem {
     this.#upstream = options.upstream;
     this.#clock = options.clock;
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
+    this.#gate = new Gate(options.way, options.replica, this.#auditor, options.clock);
     const { monotonicMs, wallMs } = options.clock;
     this.#journal = options.journal;
     this.#files = new OpenFiles(options.journal);
@@ -155,8 +155,8 @@ export class TreeFileSystem implements FileSystem {
     const parent = snapshot.node(parentIno);
     if (parent === undefined) return ESTALE;
     if (!isDirectory(parent)) return ENOTDIR;
-    if (this.#replica.facts(parent).caching !== 'shared' && !this.#maySearch(parent, caller))
-      return this.#denied('lookup', parent, caller, EACCES);
+    if (this.#replica.facts(parent).caching !== 'shared' && !this.#gate.maySearch(parent, caller))
+      return this.#gate.denied('lookup', parent, caller, EACCES);
     if (name === '..') return snapshot.node(parent.parentIno) ?? ENOENT;
     if (name === '.') return parent;
     const node = snapshot.child(parentIno, name);
@@ -164,30 +164,30 @@ export class TreeFileSystem implements FileSystem {
       const bad = checkName(name);
       return bad === 0 || bad === EINVAL ? ENOENT : bad;
     }
-    return this.#hides(node, caller) ? ENOENT : node;
+    return this.#gate.hides(node, caller) ? ENOENT : node;
   }
 
   getattr(caller: Caller, ino: number): Node | number {
     const node = this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
-    return this.#hides(node, caller) ? ENOENT : node;
+    return this.#gate.hides(node, caller) ? ENOENT : node;
   }
 
   access(caller: Caller, ino: number, mask: number): number {
     const node = this.node(ino);
-    return node === undefined ? ESTALE : this.#check('access', node, caller, mask);
+    return node === undefined ? ESTALE : this.#gate.check('access', node, caller, mask);
   }
 
   maySearch(caller: Caller, ino: number): boolean {
     const node = this.node(ino);
-    return node !== undefined && this.#maySearch(node, caller);
+    return node !== undefined && this.#gate.maySearch(node, caller);
   }
 
   readlink(caller: Caller, ino: number, version?: Node): Uint8Array | number {
     const node = version ?? this.#replica.snapshot.node(ino);
     if (node === undefined) return ESTALE;
     if ((node.mode & S_IFMT) !== S_IFLNK) return EINVAL;
-    const errno = this.#check('readlink', node, caller, R_OK);
+    const errno = this.#gate.check('readlink', node, caller, R_OK);
     return errno === 0 ? node.bytes! : errno;
   }
 
@@ -207,14 +207,14 @@ export class TreeFileSystem implements FileSystem {
     if (current === undefined && writes) return ENOENT;
     const room = this.#files.room(caller.uid) || (ino === CHANGES_INO ? this.#stream.room(caller.uid) : 0);
     if (room !== 0) return room;
-    const errno = this.#check('open', node, caller, mask, way);
+    const errno = this.#gate.check('open', node, caller, mask, way);
     if (errno !== 0) return errno;
     // Rights that came with a newer value are none to the old one.
     const isOld = version !== undefined && version !== node && !writes;
     if (isOld && this.#replica.decide(this.way, version, caller, mask, this.#clock.wallMs()) !== 0)
-      return this.#denied('open', version, caller, EACCES);
+      return this.#gate.denied('open', version, caller, EACCES);
     const { effective, caching, readsAudited } = this.#replica.facts(node);
-    if (writes && effective.writeOnce && node.sizeBytes > 0) return this.#denied('open', node, caller, EPERM);
+    if (writes && effective.writeOnce && node.sizeBytes > 0) return this.#gate.denied('open', node, caller, EPERM);
     // Nobody gets a value that the audit log can't keep the reading of. Burning records itself.
     const recorded = readsAudited && (mask & (R_OK | X_OK)) !== 0;
     if (recorded && !this.#auditor.record(this.way, 'open', this.#replica, node, caller, 0)) return EIO;
@@ -248,7 +248,7 @@ export class TreeFileSystem implements FileSystem {
     if (file.burnt !== undefined) return slice(file.burnt, offset, sizeBytes);
     if (file.stale) return ESTALE;
     if (this.#files.isReleasing(file.ino)) return PENDING;
-    const errno = this.#recheck(file, R_OK);
+    const errno = this.#gate.recheck(file, R_OK);
     if (errno !== 0) return errno;
     const node = file.pinned ? file.node : this.#replica.snapshot.node(file.ino);
     if (node === undefined) return ESTALE;
@@ -303,6 +303,12 @@ export class TreeFileSystem implements FileSystem {
     return !file.stream || this.#stream.ready(file);
   }
 
+  truncateOnWrite(handle: Handle): void {
+    const file = handle as OpenFile;
+    const node = this.#replica.snapshot.node(file.ino);
+    if (file.writes && node !== undefined && needsTruncation(node)) this.#files.renewTruncation(file);
+  }
+
   pendingTruncation(ino: number): boolean {
     return this.#files.truncating(ino);
   }
@@ -353,7 +359,7 @@ export class TreeFileSystem implements FileSystem {
     if (!isDirectory(node)) return ENOTDIR;
     const room = this.#files.room(caller.uid);
     if (room !== 0) return room;
-    const errno = this.#check('opendir', node, caller, R_OK);
+    const errno = this.#gate.check('opendir', node, caller, R_OK);
     if (errno !== 0) return errno;
     this.#files.addDirectory(ino, caller.uid);
     return new OpenDirectory(ino, { ...caller }, this.#files);
@@ -379,7 +385,7 @@ export class TreeFileSystem implements FileSystem {
         return undefined;
       const hides = (child: number) => {
         const node = snapshot.node(child);
-        return node !== undefined && this.#hides(node, caller);
+        return node !== undefined && this.#gate.hides(node, caller);
       };
       open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
       this.#adoption.listed(open, index);
@@ -415,7 +421,7 @@ export class TreeFileSystem implements FileSystem {
     // What an earlier life of this process has made itself is there too: its answer is the authority's to repeat.
     const isResumed = this.#upstream.isResumed?.() === true;
     const there = isResumed ? undefined : this.#replica.snapshot.child(parentIno, name);
-    if (there !== undefined && !this.#hides(there, caller)) return this.#createOver(caller, there, flags, done);
+    if (there !== undefined && !this.#gate.hides(there, caller)) return this.#createOver(caller, there, flags, done);
     const room = this.#files.room(caller.uid);
     if (room !== 0) return done(room, undefined);
     const creator = { ...caller };
@@ -509,7 +515,7 @@ export class TreeFileSystem implements FileSystem {
   getxattr(caller: Caller, ino: number, name: string, version?: Node): Uint8Array | number {
     const node = this.#replica.snapshot.node(ino) ?? version;
     if (node === undefined) return ESTALE;
-    if (this.#hides(node, caller)) return ENOENT;
+    if (this.#gate.hides(node, caller)) return ENOENT;
     const { wallMs, monotonicMs } = this.#clock;
     return xattrOf(this.#replica, this.way, node, caller, name, wallMs(), monotonicMs());
   }
@@ -556,49 +562,6 @@ export class TreeFileSystem implements FileSystem {
 
   nextDeadlineMs(): number {
     return this.#stream.nextDeadlineMs();
-  }
-
-  #maySearch(directory: Node, caller: Caller): boolean {
-    return this.#replica.decide(this.way, directory, caller, X_OK, this.#clock.wallMs()) === 0;
-  }
-
-  #hides(node: Node, caller: Caller): boolean {
-    const { hidden } = this.#replica.facts(node).effective;
-    return hidden && this.#replica.hides(this.way, node, caller, this.#clock.wallMs());
-  }
-
-  /** Decides, with search permission on every ancestor, and records a denial. A hidden node is not there. */
-  #check(operation: string, node: Node, caller: Caller, mask: number, way = this.way): number {
-    const facts = this.#replica.facts(node);
-    if (facts.caching === 'shared' && (mask & ~grantedToAll(node)) === 0) return 0;
-    const wallMs = this.#clock.wallMs();
-    const errno = this.#replica.reachable(this.way, node, caller, wallMs)
-      ? this.#replica.decide(way, node, caller, mask, wallMs)
-      : EACCES;
-    if (errno === 0) return (mask & R_OK) !== 0 && this.#replica.isTooOld(node, this.#clock.monotonicMs()) ? EIO : 0;
-    this.#denied(operation, node, caller, errno);
-    return facts.effective.hidden && this.#hides(node, caller) ? ENOENT : errno;
-  }
-
-  /** Decides anew for an open handle, when anything changed. */
-  #recheck(file: OpenFile, mask: number): number {
-    const { revision } = this.#replica.snapshot;
-    const node = this.#replica.snapshot.node(file.ino);
-    if (node === undefined) return 0;
-    const { effective } = this.#replica.facts(node);
-    if (file.decidedRevision === revision && effective.untilMs === Number.POSITIVE_INFINITY) return 0;
-    // What this handle itself burned, it reads on.
-    const judged = node.burned ? { ...node, burned: false } : node;
-    const errno = this.#replica.decideOpened(this.way, judged, file.caller, mask, this.#clock.wallMs());
-    if (errno === 0) file.decidedRevision = revision;
-    else this.#denied('read', node, file.caller, errno);
-    return errno;
-  }
-
-  /** Returns `errno`. */
-  #denied(operation: string, node: Node, caller: Caller, errno: number): number {
-    this.#auditor.record(this.way, operation, this.#replica, node, caller, errno);
-    return errno;
   }
 
   #opened(node: Node, flags: number, caller: Caller, caching: Caching): OpenFile {

@@ -12,6 +12,7 @@ export const FEATURES_LO =
     (1 << vu.VHOST_USER_F_PROTOCOL_FEATURES)) >>>
   0;
 export const FEATURES_HI = 1 << (vu.VIRTIO_F_VERSION_1 - 32);
+/** Of every device; one with a configuration space offers CONFIG as well. */
 export const PROTOCOL_FEATURES = vu.PROTOCOL_F_MQ | vu.PROTOCOL_F_REPLY_ACK | vu.PROTOCOL_F_CONFIGURE_MEM_SLOTS;
 
 /** 0 or a negative errno; of rows that answer with data: the bytes of the answer. */
@@ -35,6 +36,7 @@ const u64 = [vu.U64.sizeBytes, vu.U64.sizeBytes] as const;
 const state = [vu.VringState.sizeBytes, vu.VringState.sizeBytes] as const;
 const slot = [vu.SingleMemRegion.sizeBytes, vu.SingleMemRegion.sizeBytes] as const;
 const address = [vu.VringAddr.sizeBytes, vu.VringAddr.sizeBytes] as const;
+const config = [vu.ConfigHead.sizeBytes, vu.MAX_PAYLOAD_BYTES] as const;
 const table = [vu.MemTableHead.sizeBytes, vu.MAX_PAYLOAD_BYTES] as const;
 const regions = [0, vu.MEM_TABLE_MAX_REGIONS] as const;
 const maybeFd = [0, 1] as const;
@@ -139,7 +141,7 @@ export const rows: readonly Row[] = [
     payloadBytes: none,
     fds: none,
     answersData: true,
-    handler: (_, channel) => answerU64(channel, PROTOCOL_FEATURES),
+    handler: (backEnd, channel) => answerU64(channel, backEnd.protocolFeatures),
   },
   {
     code: vu.SET_PROTOCOL_FEATURES,
@@ -164,6 +166,14 @@ export const rows: readonly Row[] = [
     fds: none,
     handler: (backEnd, { payload }) =>
       backEnd.setVringEnable(vu.VringState.index.get(payload, 0), vu.VringState.num.get(payload, 0)),
+  },
+  {
+    code: vu.GET_CONFIG,
+    name: 'GET_CONFIG',
+    payloadBytes: config,
+    fds: none,
+    answersData: true,
+    handler: (backEnd, channel) => backEnd.getConfig(channel),
   },
   {
     code: vu.GET_MAX_MEM_SLOTS,

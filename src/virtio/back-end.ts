@@ -45,6 +45,10 @@ export interface BackEndOptions {
   queues: number;
   /** Whether memory is accepted that another process could truncate. Touching truncated memory kills this process. */
   allowUnsealed: boolean;
+  /** The device's configuration space, where the back end has it. */
+  config?: Uint8Array;
+  /** What must be writable in a chain with bad buffers so that the device can say so; 0: nothing (virtqueue.ts). */
+  faultReplyBytes?: number;
 }
 
 const NOTHING = new Uint8Array(0);
@@ -64,6 +68,8 @@ export class BackEnd {
   readonly #watcher: FdWatcher;
   readonly #events: BackEndEvents;
   readonly #allowUnsealed: boolean;
+  readonly #config: Uint8Array | undefined;
+  readonly protocolFeatures: number;
   /** Where each queue shall start: as SET_VRING_BASE said, or undefined for where it stopped. */
   readonly #bases: (number | undefined)[] = [];
   /** Whether a kick descriptor came since the queue was stopped. */
@@ -96,9 +102,11 @@ export class BackEnd {
     this.#watcher = watcher;
     this.#events = events;
     this.#allowUnsealed = options.allowUnsealed;
+    this.#config = options.config;
+    this.protocolFeatures = PROTOCOL_FEATURES | (options.config === undefined ? 0 : vu.PROTOCOL_F_CONFIG);
     this.queues = Array.from(
       { length: options.queues },
-      (_, i) => new Virtqueue(i, this.memory, request, requestWords, journal?.ring(i)),
+      (_, i) => new Virtqueue(i, this.memory, request, requestWords, journal?.ring(i), options.faultReplyBytes),
     );
     this.#keptAs = this.queues.map(() => ({ kickFd: 0, callFd: 0, errFd: 0 }));
     if (recovered !== undefined) this.#recover(recovered);
@@ -246,9 +254,21 @@ export class BackEnd {
   }
 
   setProtocolFeatures(lo: number, hi: number): number {
-    if ((lo & ~PROTOCOL_FEATURES) !== 0 || hi !== 0) return -EINVAL;
+    if ((lo & ~this.protocolFeatures) !== 0 || hi !== 0) return -EINVAL;
     this.#hasReplyAck = (lo & vu.PROTOCOL_F_REPLY_ACK) !== 0;
     return 0;
+  }
+
+  /** Answers with a part of the configuration space; with nothing, which says error here, for what is no part of it. */
+  getConfig({ payload, payloadBytes, replyPayload }: ControlChannel): number {
+    if (this.#config === undefined) return -EOPNOTSUPP;
+    const offset = vu.ConfigHead.offset.get(payload, 0);
+    const size = vu.ConfigHead.size.get(payload, 0);
+    const head = vu.ConfigHead.sizeBytes;
+    if (size > vu.MAX_CONFIG_BYTES || offset + size > this.#config.length || payloadBytes !== head + size) return 0;
+    for (let i = 0; i < head; i++) replyPayload.setUint8(i, payload.getUint8(i));
+    for (let i = 0; i < size; i++) replyPayload.setUint8(head + i, this.#config[offset + i]!);
+    return head + size;
   }
 
   /** Disables all rings, which is all that the specification still asks of RESET_OWNER. */

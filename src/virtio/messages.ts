@@ -26,6 +26,7 @@ export const GET_PROTOCOL_FEATURES = 15;
 export const SET_PROTOCOL_FEATURES = 16;
 export const GET_QUEUE_NUM = 17;
 export const SET_VRING_ENABLE = 18;
+export const GET_CONFIG = 24;
 export const GET_MAX_MEM_SLOTS = 36;
 export const ADD_MEM_REG = 37;
 export const REM_MEM_REG = 38;
@@ -54,6 +55,11 @@ export const SingleMemRegion = struct({
   mmapOffset: 'u64',
 });
 
+/** Stands before the bytes of GET_CONFIG (`VhostUserConfig`). */
+export const ConfigHead = struct({ offset: 'u32', size: 'u32', flags: 'u32' });
+/** Configuration spaces here have no more bytes. */
+export const MAX_CONFIG_BYTES = 32;
+
 /** SET_VRING_KICK, CALL and ERR: the queue in bits 0 to 7, and whether no descriptor comes with it. */
 export const VRING_INDEX_MASK = 0xff;
 export const VRING_NO_FD = 0x100;
@@ -70,6 +76,7 @@ export const VIRTIO_F_VERSION_1 = 32;
 /** Protocol feature bits, as masks. */
 export const PROTOCOL_F_MQ = 1 << 0;
 export const PROTOCOL_F_REPLY_ACK = 1 << 3;
+export const PROTOCOL_F_CONFIG = 1 << 9;
 export const PROTOCOL_F_CONFIGURE_MEM_SLOTS = 1 << 15;
 
 /** The payload of the largest message: SET_MEM_TABLE with all its regions. */

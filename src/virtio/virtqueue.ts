@@ -98,7 +98,7 @@ export const POP_FAULT = 2;
 /** The queue is broken. */
 export const POP_BROKEN = 3;
 
-/** The size of the smallest answer, `fuse_out_header`: a fault can be told when so much is writable. */
+/** The size of the smallest answer, `fuse_out_header`: a fault can be told when so much is writable. Other devices say theirs. */
 const FAULT_REPLY_BYTES = 16;
 
 /** Writable parts of one chain, as guest addresses. */
@@ -119,6 +119,7 @@ export const makeSegments = (capacity: number): Segments => ({
 
 export class Virtqueue {
   readonly index: number;
+  readonly #faultReplyBytes: number;
   readonly #memory: GuestMemory;
   /** Where the readable parts of the chain that was taken last stand. Shared between the queues of a device. */
   readonly #request: Uint8Array;
@@ -186,8 +187,10 @@ export class Virtqueue {
     request: Uint8Array,
     requestWords: Uint32Array,
     ringMemory?: RingMemory,
+    faultReplyBytes = FAULT_REPLY_BYTES,
   ) {
     this.index = index;
+    this.#faultReplyBytes = faultReplyBytes;
     this.#inFlightLog = ringMemory === undefined ? undefined : new InFlight(ringMemory);
     this.#memory = memory;
     this.#request = request;
@@ -486,7 +489,7 @@ export class Virtqueue {
     writable.count = count;
     writable.sizeBytes = sizeBytes;
     if (!hasFault) return POP_CHAIN;
-    return sizeBytes >= FAULT_REPLY_BYTES ? POP_FAULT : this.#broken('a bad chain without room for an answer');
+    return sizeBytes >= this.#faultReplyBytes ? POP_FAULT : this.#broken('a bad chain without room for an answer');
   }
 
   // --- giving back ---

@@ -24,6 +24,7 @@ export const ENOSPC = 28;
 export const ESPIPE = 29;
 export const EROFS = 30;
 export const EMLINK = 31;
+export const EPIPE = 32;
 export const ERANGE = 34;
 export const ENAMETOOLONG = 36;
 export const ENOSYS = 38;
@@ -35,7 +36,9 @@ export const EOVERFLOW = 75;
 export const EILSEQ = 84;
 export const EMSGSIZE = 90;
 export const EOPNOTSUPP = 95;
+export const EADDRINUSE = 98;
 export const ECONNABORTED = 103;
+export const ECONNRESET = 104;
 export const ECONNREFUSED = 111;
 export const ESTALE = 116;
 export const EDQUOT = 122;
@@ -67,6 +70,7 @@ const names: ReadonlyMap<number, string> = new Map(
     ESPIPE,
     EROFS,
     EMLINK,
+    EPIPE,
     ERANGE,
     ENAMETOOLONG,
     ENOSYS,
@@ -78,7 +82,9 @@ const names: ReadonlyMap<number, string> = new Map(
     EILSEQ,
     EMSGSIZE,
     EOPNOTSUPP,
+    EADDRINUSE,
     ECONNABORTED,
+    ECONNRESET,
     ECONNREFUSED,
     ESTALE,
     EDQUOT,

@@ -1,65 +1,32 @@
 /**
- * A host for tests of the API: real trees (`Authority`), specs and policies, and a stand-in for what lies at the edge: no
+ * A host for tests of the API: the host's own trees, specs and policies, and a stand-in for what lies at the edge: no
  * process is started, the console is a buffer, and how a VM fares is what the test says.
  */
 
 import { createHash, randomBytes } from 'node:crypto';
-import { exportPolicyYaml, exportYaml } from '../../src/host/export-yaml.ts';
-import { digestOf } from '../../src/host/index.ts';
-import { parsePolicy, parseSpec } from '../../src/host/spec-file.ts';
+import { HostRefusal } from '../../src/host/host-error.ts';
+import { parseSpec } from '../../src/host/spec-file.ts';
+import { VmTreePort } from '../../src/host/tree-port.ts';
+import { VmTree } from '../../src/host/vm-tree.ts';
 import type {
   AttachedMachine,
   AuditEvent,
   AuditFilter,
+  Boot,
+  ChangeOptions,
   ConsolePiece,
   ConsolePort,
-  FileProblem,
-  HostErrorCode,
   HostPort,
   ImageFacts,
   ImageRequest,
   IncomingUpload,
   ProgressOptions,
-  TreeCommit,
-  TreeCondition,
-  TreeEdit,
-  TreeEntry,
   TreePort,
   VmRef,
 } from '../../src/records/index.ts';
 import { encodeRecord, VmRecord, type VmStatusRecord } from '../../src/records/index.ts';
 import { keyText, prefixRange, type Store } from '../../src/store/index.ts';
-import {
-  Authority,
-  defaultQuota,
-  explain,
-  type Loaded,
-  type Node,
-  type PolicySpec,
-  TreeError,
-  type TreeErrorCode,
-  ways,
-} from '../../src/tree/index.ts';
-import { S_IFDIR, S_IFLNK, S_IFMT } from '../../src/wire/index.ts';
-
-export class HostRefusal extends Error {
-  readonly code: HostErrorCode;
-  readonly problems: readonly FileProblem[] | undefined;
-  readonly condition: number | undefined;
-  readonly oldestRevision: number | undefined;
-
-  constructor(
-    code: HostErrorCode,
-    message: string,
-    extra: Partial<Pick<HostRefusal, 'problems' | 'condition' | 'oldestRevision'>> = {},
-  ) {
-    super(message);
-    this.code = code;
-    this.problems = extra.problems;
-    this.condition = extra.condition;
-    this.oldestRevision = extra.oldestRevision;
-  }
-}
+import { type Authority, defaultQuota, type PolicySpec } from '../../src/tree/index.ts';
 
 const noPolicy: PolicySpec = { rules: [], users: {}, groups: {}, quota: defaultQuota };
 const epoch = 1;
@@ -92,7 +59,8 @@ class Feed<T> {
   }
 }
 
-export class TestTree implements TreePort {
+/** The host's own tree, kept by nobody, and what a test may do to it. */
+export class TestTree extends VmTreePort {
   readonly authority: Authority;
   /** Replicas that are connected and have not applied what was committed. */
   readonly lagging = new Set<string>();
@@ -102,191 +70,38 @@ export class TestTree implements TreePort {
   beforeEdit: () => Promise<void> = async () => {};
   /** Awaited after an edit was committed and before it is answered. */
   afterEdit: () => Promise<void> = async () => {};
-  readonly #commits = new Feed<TreeCommit>();
 
   constructor(vm: string) {
-    this.authority = new Authority({ vm, wallMs: Date.now, digest: digestOf, audit: () => true });
+    const tree = new VmTree({ vm, epoch, audit: () => true, kept: {} });
+    super(() => tree);
+    this.authority = tree.authority;
     this.authority.load({ entries: [], policy: noPolicy });
-    this.authority.subscribe('watch', (delta) => {
-      if (delta.full || (delta.changes.length === 0 && delta.policy === undefined)) return;
-      this.#commits.push({
-        epoch,
-        revision: delta.revision,
-        changes: delta.changes.map(({ path, what }) => ({ path, what })),
-        policyChanged: delta.policy !== undefined,
-      });
-    });
   }
 
-  get #at(): { epoch: number; revision: number } {
-    return { epoch, revision: this.authority.snapshot.revision };
-  }
-
-  #node(path: string): Node {
-    const { snapshot } = this.authority;
-    let node = snapshot.node(1)!;
-    for (const name of path.split('/').filter(Boolean)) {
-      if ((node.mode & S_IFMT) !== S_IFDIR)
-        throw new HostRefusal('HOST_NOT_DIRECTORY', `"${snapshot.path(node)}" is no directory`);
-      const child = snapshot.child(node.ino, name);
-      if (child === undefined) throw new HostRefusal('HOST_NOT_FOUND', `there is no "${path}"`);
-      node = child;
-    }
-    return node;
-  }
-
-  #entry(node: Node): TreeEntry {
-    const { replica, snapshot } = this.authority;
-    const type = node.mode & S_IFMT;
-    const facts = replica.facts(node);
-    return {
-      path: snapshot.path(node),
-      kind: type === S_IFDIR ? 'directory' : type === S_IFLNK ? 'symlink' : 'file',
-      madeBy: node.madeBy,
-      sizeBytes: node.sizeBytes,
-      dataRevision: node.dataRevision,
-      revision: node.revision,
-      uid: node.uid,
-      gid: node.gid,
-      mode: node.mode & 0o7777,
-      mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
-      worldReadable: (node.mode & 0o4) !== 0 && !facts.effective.special,
-      burned: node.burned,
-      rule: facts.effective.rule?.path ?? 'default',
-    };
-  }
-
-  async stat(path: string) {
-    return { ...this.#at, entry: this.#entry(this.#node(path)) };
-  }
-
-  async list(
-    path: string,
-    { after = '', limit = 1000 }: { after?: string | undefined; limit?: number | undefined } = {},
-  ) {
-    const node = this.#node(path);
-    if ((node.mode & S_IFMT) !== S_IFDIR) throw new HostRefusal('HOST_NOT_DIRECTORY', `"${path}" is no directory`);
-    const { snapshot } = this.authority;
-    const all = [...snapshot.entries(node.ino)]
-      .map(([, ino]) => snapshot.node(ino)!)
-      .toSorted((a, b) => (a.name < b.name ? -1 : 1))
-      .filter(({ name }) => name > after);
-    return { ...this.#at, entries: all.slice(0, limit).map((one) => this.#entry(one)), more: all.length > limit };
-  }
-
-  async read(path: string) {
-    const node = this.#node(path);
-    if ((node.mode & S_IFMT) === S_IFDIR) throw new HostRefusal('HOST_IS_DIRECTORY', `"${path}" is a directory`);
-    if (node.burned) throw new HostRefusal('HOST_BURNED', `"${path}" has been read`);
-    return { ...this.#at, entry: this.#entry(node), bytes: node.bytes ?? new Uint8Array() };
-  }
-
-  async walk(path: string, { mostBytes }: { mostBytes: number }) {
-    const nodes = [...this.authority.snapshot.descendants(this.#node(path))];
-    const bytes = nodes.reduce((sum, { sizeBytes }) => sum + sizeBytes, 0);
-    if (bytes > mostBytes)
-      throw new HostRefusal('HOST_TOO_LARGE', `"${path}" has ${bytes} bytes; ${mostBytes} are allowed`);
-    return {
-      ...this.#at,
-      entries: nodes.map((node) => ({ ...this.#entry(node), bytes: node.burned ? undefined : node.bytes })),
-    };
-  }
-
-  async edit(edits: readonly TreeEdit[], conditions: readonly TreeCondition[]) {
+  override async edit(...args: Parameters<TreePort['edit']>): ReturnType<TreePort['edit']> {
     await this.beforeEdit();
-    const { revision, changes, dataRevisions } = await this.authority.edit(edits, conditions).catch(refuse);
+    const edited = await super.edit(...args);
     await this.afterEdit();
-    return { epoch, revision, changes: changes.length, dataRevisions };
+    return edited;
   }
 
-  async export() {
-    const { entries, policy } = this.authority.outside();
-    return { ...this.#at, text: exportYaml({ entries, policy }) };
-  }
-
-  async import(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
-    const { spec, problems } = parseSpec(text, 'spec', 'refused');
-    if (spec === undefined) throw new HostRefusal('HOST_INVALID', 'the spec has mistakes', { problems });
-    const { revision, changes, durable } = await loaded(() => this.authority.load(spec, ifRevision));
-    await durable;
-    return { epoch, revision, changes: changes.length, warnings: problems };
-  }
-
-  async policy() {
-    const { authority } = this;
-    return {
-      ...this.#at,
-      text: exportPolicyYaml(authority.outside().policy),
-      policyRevision: authority.policyRevision,
-    };
-  }
-
-  async setPolicy(text: string, { ifRevision }: { ifRevision?: number | undefined } = {}) {
-    const { policy, problems } = parsePolicy(text, 'policy');
-    if (policy === undefined) throw new HostRefusal('HOST_INVALID', 'the policy has mistakes', { problems });
-    const { revision, durable } = await loaded(() => this.authority.setPolicy(policy, ifRevision));
-    await durable;
-    return { epoch, revision, policyRevision: this.authority.policyRevision, warnings: problems };
-  }
-
-  async explain(caller: Parameters<TreePort['explain']>[0], path: string) {
-    const node = this.#node(path);
-    return { ...this.#at, explanation: explain(this.authority.replica, ways.virtiofs, node, caller, Date.now()) };
-  }
-
-  async watch(path: string, { from, signal }: { from?: number | undefined; signal?: AbortSignal | undefined }) {
-    const oldest = Math.max(1, this.#at.revision - this.remembered + 1);
-    const first = from ?? this.#at.revision + 1;
-    if (first < oldest)
+  override async watch(...[path, options]: Parameters<TreePort['watch']>): ReturnType<TreePort['watch']> {
+    const oldest = Math.max(1, this.authority.snapshot.revision - this.remembered + 1);
+    if (options.from !== undefined && options.from < oldest)
       throw new HostRefusal('HOST_COMPACTED', `revisions before ${oldest} are forgotten`, { oldestRevision: oldest });
-    if (first > this.#at.revision + 1) throw new HostRefusal('HOST_INVALID', `there is no revision ${first - 1} yet`);
-    const isBelow = (one: string): boolean => path === '/' || one === path || one.startsWith(`${path}/`);
-    const feed = this.#commits.from(0, signal);
-    const commits = (async function* () {
-      for await (const commit of feed) {
-        const changes = commit.changes.filter((change) => isBelow(change.path));
-        if (commit.revision >= first && (changes.length > 0 || commit.policyChanged)) yield { ...commit, changes };
-      }
-    })();
-    return { epoch, revision: first - 1, commits };
+    return super.watch(path, options);
   }
 
-  async applied() {
+  override async applied(): Promise<readonly string[]> {
     return [...this.lagging];
   }
 }
 
-const hostCodes: Readonly<Record<TreeErrorCode, HostErrorCode>> = {
-  CONDITION_UNMET: 'HOST_CONDITION_UNMET',
-  NOT_FOUND: 'HOST_NOT_FOUND',
-  NOT_A_DIRECTORY: 'HOST_NOT_DIRECTORY',
-  IS_A_DIRECTORY: 'HOST_IS_DIRECTORY',
-  NOT_EMPTY: 'HOST_NOT_EMPTY',
-  PATH_INVALID: 'HOST_INVALID',
-  NAME_INVALID: 'HOST_INVALID',
-  TARGET_INVALID: 'HOST_INVALID',
-  PATH_RESERVED: 'HOST_INVALID',
-  TOO_LARGE: 'HOST_TOO_LARGE',
-  QUOTA: 'HOST_TOO_LARGE',
-  NOT_KEPT: 'HOST_UNAVAILABLE',
-};
-
-const refuse = (error: unknown): never => {
-  if (!(error instanceof TreeError)) throw error;
-  throw new HostRefusal(hostCodes[error.code], error.message, { condition: error.condition });
-};
-
-const loaded = async (load: () => Loaded): Promise<Loaded> => {
-  try {
-    return load();
-  } catch (error) {
-    return refuse(error);
-  }
-};
-
 class TestConsole implements ConsolePort {
   isRunning = true;
   readonly typed: Uint8Array[] = [];
+  /** Awaited after something was typed and before that is answered. */
+  afterWrite: () => Promise<void> = async () => {};
   readonly #pieces = new Feed<ConsolePiece>();
   #end = 0;
 
@@ -321,6 +136,7 @@ class TestConsole implements ConsolePort {
     if (!this.isRunning) throw new HostRefusal('HOST_WRONG_STATE', 'the VM does not run; start it first');
     this.typed.push(bytes);
     this.print(Buffer.from(bytes).toString());
+    await this.afterWrite();
   }
 }
 
@@ -409,7 +225,7 @@ export class TestHost implements HostPort {
     };
   }
 
-  async boot(vm: VmRef) {
+  async boot(vm: VmRef, _options: ChangeOptions = {}): Promise<Boot> {
     const found = this.#vm(vm);
     found.boots++;
     return { bootId: `boot-${found.boots}`, number: found.boots };

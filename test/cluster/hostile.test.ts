@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { connect, type Socket } from 'node:net';
+import { join } from 'node:path';
 import { test } from 'node:test';
 import fc from 'fast-check';
 import { ListenError, listen } from '../../src/cluster/index.ts';
@@ -187,13 +188,17 @@ test('a bad request of any shape gets a problem, never a 500', async (t) => {
 });
 
 test('who sends slowly, or too much of a head, is cut off while others are served', async (t) => {
-  const limits = { headersTimeoutMs: 300, requestTimeoutMs: 600, connections: 50 };
-  const api = await startApi(t, { listen: { limits } });
+  const limits = { headersTimeoutMs: 1_000, requestTimeoutMs: 2_000, connections: 50 };
+  const api = await startApi(t);
   await withVm(api);
+  // A second server of the same API: what is asked at the first is never too slow for it, on however busy a machine.
+  const socketPath = join(api.directory, 'strict.sock');
+  const strict = await listen({ manager: api.manager, version: '0', socketPath, closeMs: 0, limits });
+  t.after(() => strict.close());
   const drip = (text: string): Promise<{ text: string; ms: number }> => {
     const began = performance.now();
     const { promise, resolve } = Promise.withResolvers<{ text: string; ms: number }>();
-    const socket: Socket = connect(api.socketPath);
+    const socket: Socket = connect(socketPath);
     let sent = 0;
     let got = '';
     const timer = setInterval(() => {
@@ -213,8 +218,9 @@ test('who sends slowly, or too much of a head, is cut off while others are serve
       drip(`PUT /v1/vms/web-1/metadata/a HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n${'x'.repeat(900)}`),
     ),
   ];
-  for (let i = 0; i < 20; i++) assert.equal((await api.ask({ path: '/healthz' })).status, 200);
-  for (const { text } of await Promise.all(slow)) assert.match(text, /^(HTTP\/1\.1 408 .*)?/);
+  for (let i = 0; i < 20; i++)
+    await until('an answer', async () => (await api.ask({ path: '/healthz', socketPath })).status === 200);
+  for (const { text } of await Promise.all(slow)) assert.match(text, /^(HTTP\/1\.1 408 [^]*)?$/);
   const fat = await raw(api.socketPath, requestLine('/healthz', `X-A: ${'a'.repeat(20_000)}`));
   assert.match(fat.text, /^HTTP\/1\.1 431 /);
   const many = await raw(api.socketPath, requestLine('/healthz', 'Content-Length: 5', 'Transfer-Encoding: chunked'));
@@ -230,10 +236,11 @@ test('a stream whose reader takes nothing is cut off, and holds no more than a l
   socket.pause();
   socket.on('error', () => {});
   socket.write(requestLine('/v1/vms/web-1/console/stream?offset=0'));
-  for (let i = 0; i < 200; i++) console.print('x'.repeat(64 * 1024));
   const streams = async (): Promise<string> =>
     /porthole_api_streams (\d+)/.exec((await api.ask({ path: '/metrics' })).text)![1]!;
+  // Heartbeats alone are taken by the kernel, for as long as this takes to be seen.
   await until('the stream', async () => (await streams()) === '1');
+  for (let i = 0; i < 200; i++) console.print('x'.repeat(64 * 1024));
   await until('its end', async () => (await streams()) === '0');
   socket.destroy();
 });
@@ -259,7 +266,7 @@ test('there are only so many streams, and closing one makes room', async (t) => 
 });
 
 test('close ends streams, and lets a request that is under way end', async (t) => {
-  const api = await startApi(t);
+  const api = await startApi(t, { listen: { closeMs: 60_000 } });
   await withVm(api);
   const { tree } = api.host.vms.get('web-1')!;
   const gate = Promise.withResolvers<void>();

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Manager } from '../../src/cluster/index.ts';
+import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
-import { HostRefusal, keysOf } from './host-on-authority.ts';
-import type { HttpAnswer } from './http.ts';
+import { keysOf } from './host-on-authority.ts';
+import type { HttpAnswer, HttpRequest } from './http.ts';
 
 const withVm = async (api: TestApi): Promise<void> => {
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-1', kind: 'attached' } });
@@ -160,4 +161,115 @@ test('a removal that is repeated because its answer was lost is answered as the 
     assert.deepEqual([again.status, again.headers['idempotent-replay']], [204, 'true'], again.text);
     assert.equal((await remove('other')).status, 404);
   }
+});
+
+/** What changes nothing although it is asked for by POST. */
+const readsOnly = new Set(['createBackup']);
+
+test('every operation that changes something takes an Idempotency-Key, and its repeat changes nothing', async (t) => {
+  const api = await startApi(t);
+  await withVm(api);
+  const image = async (name: string): Promise<void> => {
+    await api.ask({ method: 'POST', path: '/v1/images', body: { name, recipe: 'tiny' } });
+    await until('the image', async () => (await api.ask({ path: `/v1/images/${name}/1` })).status === 200);
+  };
+  await image('tiny');
+  await image('spare');
+  const ours = { name: 'ours', type: 'nano', image: { name: 'tiny' } };
+  await api.ask({ method: 'POST', path: '/v1/vms', body: ours });
+  await until('a VM of ours', () => api.host.vms.has('ours'));
+  await api.ask({ method: 'PUT', path: '/v1/vms/web-1/metadata/gone', body: 'x' });
+  const { json: key } = await api.ask({ method: 'POST', path: '/v1/keys', body: { name: 'k', role: 'viewer' } });
+  api.host.addImageWith = (_request, { signal }) => {
+    const { promise, reject } = Promise.withResolvers<never>();
+    signal!.addEventListener('abort', () => reject(signal!.reason));
+    return promise;
+  };
+  const adding = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
+  const yaml = { 'content-type': 'application/yaml' };
+  const vm = '/v1/vms/web-1';
+  /** One that is new in the document belongs here. */
+  const requests: Readonly<Record<string, HttpRequest>> = {
+    createVm: { method: 'POST', path: '/v1/vms', body: { name: 'web-2', kind: 'attached' } },
+    stopVm: { method: 'POST', path: '/v1/vms/ours/stop', body: {} },
+    startVm: { method: 'POST', path: '/v1/vms/ours/start' },
+    rebootVm: { method: 'POST', path: '/v1/vms/ours/reboot', body: {} },
+    deleteVm: { method: 'DELETE', path: '/v1/vms/ours' },
+    renewDevice: { method: 'POST', path: `${vm}/device/renew` },
+    tellBoot: { method: 'POST', path: `${vm}/boots` },
+    writeConsole: { method: 'POST', path: `${vm}/console/input`, body: 'ls\n' },
+    writeMetadata: { method: 'PUT', path: `${vm}/metadata/a`, body: 'x' },
+    removeMetadata: { method: 'DELETE', path: `${vm}/metadata/gone` },
+    editMetadata: {
+      method: 'POST',
+      path: `${vm}/transactions`,
+      body: { edits: [{ op: 'put', path: '/b', text: 'x' }] },
+    },
+    importSpec: { method: 'PUT', path: `${vm}/spec`, headers: yaml, body: 'porthole: 1\nmetadata: { c: x }\n' },
+    setPolicy: { method: 'PUT', path: `${vm}/policy`, headers: yaml, body: 'policy: [{ path: /a, owner: 5 }]\n' },
+    uploadFile: { method: 'POST', path: '/v1/uploads', body: 'bytes' },
+    cancelOperation: { method: 'POST', path: `/v1/operations/${String(adding.json['id'])}/cancel` },
+    addImage: { method: 'POST', path: '/v1/images', body: { name: 'more', recipe: 'tiny' } },
+    removeImage: { method: 'DELETE', path: '/v1/images/spare/1' },
+    createKey: { method: 'POST', path: '/v1/keys', body: { name: 'l', role: 'viewer' } },
+    revokeKey: { method: 'DELETE', path: `/v1/keys/${String(key['key']!['id'])}` },
+    rotateKeys: { method: 'POST', path: '/v1/store/rotate', body: {} },
+  };
+  const changing = api.contract.operations.filter(({ id, method }) => method !== 'GET' && !readsOnly.has(id));
+  assert.deepEqual(changing.map(({ id }) => id).toSorted(), Object.keys(requests).toSorted());
+  for (const [id, request] of Object.entries(requests)) {
+    const { operation } = changing.find((one) => one.id === id)!;
+    const isTaken = operation.parameters?.some((one) => one.in === 'header' && one.name === 'idempotency-key');
+    assert.ok(isTaken, `${id} does not say that it takes an Idempotency-Key`);
+    const ask = (more: HttpRequest['headers'] = {}) =>
+      api.ask({ ...request, headers: { ...request.headers, 'idempotency-key': id, ...more } });
+    const first = await ask();
+    assert.ok(first.status < 300, `${id}: ${first.status} ${first.text}`);
+    const again = await ask();
+    if (id === 'createKey') {
+      assert.equal(`${again.json['code']}`, 'IDEMPOTENCY_SECRET');
+      continue;
+    }
+    assert.equal(again.text, first.text, id);
+    assert.deepEqual([again.status, again.headers['idempotent-replay']], [first.status, 'true'], id);
+    const other =
+      id === 'uploadFile'
+        ? await api.ask({ ...request, body: 'other bytes', headers: { 'idempotency-key': id } })
+        : await ask({ 'if-match': '*' });
+    assert.equal(`${other.json['code']}`, 'IDEMPOTENCY_MISMATCH', id);
+  }
+  const { boots, console } = api.host.vms.get('web-1')!;
+  assert.deepEqual([boots, Buffer.concat(console.typed).toString(), api.host.uploads.size], [1, 'ls\n', 1]);
+});
+
+test('what may have been typed into a console is not typed again', async (t) => {
+  const api = await startApi(t);
+  await withVm(api);
+  const { console } = api.host.vms.get('web-1')!;
+  const type = (key: string) =>
+    api.ask({
+      method: 'POST',
+      path: '/v1/vms/web-1/console/input',
+      body: 'halt\n',
+      headers: { 'idempotency-key': key },
+    });
+  const typed = Promise.withResolvers<void>();
+  const never = Promise.withResolvers<void>();
+  console.afterWrite = () => {
+    typed.resolve();
+    return never.promise;
+  };
+  const lost = type('k').catch(() => undefined);
+  await typed.promise;
+  await api.restart();
+  console.afterWrite = async () => {};
+  for (let repeat = 0; repeat < 2; repeat++) {
+    const { status, json } = await type('k');
+    assert.deepEqual([status, `${json['code']}`], [409, 'CONFLICT']);
+    assert.match(`${json['detail']}`, /is not known; look at the console.*new Idempotency-Key/);
+  }
+  never.resolve();
+  assert.equal(await lost, undefined);
+  assert.equal(console.typed.length, 1);
+  assert.equal((await type('l')).status, 204);
 });

@@ -11,8 +11,8 @@ export const keptTree = async (
   id: string,
   audit: (records: readonly AuditRecord[]) => boolean = () => true,
 ): Promise<TreePort> => {
-  const { persist, restored } = await TreeStore.open(region, id);
-  const kept = { persist, ...(restored && { restored }) };
+  const { persist, restored, history } = await TreeStore.open(region, id);
+  const kept = { persist, ...(restored && { restored }), history };
   const tree = new VmTree({ vm: id, epoch: region.epoch, audit, kept });
   if (restored === undefined)
     await tree.authority.load({ entries: [], policy: { rules: [], users: {}, groups: {}, quota: defaultQuota } })

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Client, ClientError } from '../../src/cluster/index.ts';
-import type { AuditRecord } from '../../src/tree/index.ts';
+import { type AuditRecord, Replica } from '../../src/tree/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keptTree } from './kept-tree.ts';
@@ -169,4 +169,55 @@ test('whoever is shown a secret by the API is on record first, and nobody is sho
     assert.ok(!refused.text.includes('hunter2'));
   }
   assert.equal((await api.ask({ path: `${vm}/metadata/instance/id` })).text, 'i-1');
+});
+
+test('a tree that is read whole lets others have their turn after a piece of it, and is of one moment', async (t) => {
+  const api = await startApi(t);
+  const records: AuditRecord[] = [];
+  await withVm(api, (more) => records.push(...more) > 0);
+  const names = Array.from({ length: 5_000 }, (_, i) => `f${i}`);
+  const body = `porthole: 1\nmetadata:\n  secrets: { ${names.map((name) => `${name}: first`).join(', ')} }\n`;
+  assert.equal((await api.ask({ method: 'PUT', path: `${vm}/spec`, headers: yaml, body })).status, 200);
+  const { stringify } = JSON;
+  let [made, facts, mostMade, mostFacts] = [0, 0, 0, 0];
+  let isOver = false;
+  const turn = (): void => {
+    [mostMade, mostFacts] = [Math.max(mostMade, made), Math.max(mostFacts, facts)];
+    [made, facts] = [0, 0];
+    if (!isOver) setImmediate(turn);
+  };
+  setImmediate(turn);
+  t.mock.method(JSON, 'stringify', (...args: Parameters<typeof JSON.stringify>) => {
+    const text = stringify(...args);
+    made += text?.length ?? 0;
+    return text;
+  });
+  const real = Replica.prototype.facts;
+  t.mock.method(Replica.prototype, 'facts', function (this: Replica, node: Parameters<typeof real>[0]) {
+    facts++;
+    return real.call(this, node);
+  });
+  const reading = api.ask({ path: `${vm}/metadata/?view=tree` });
+  // Written while it is read: in all of it, or in nothing.
+  for (let at = 0; at < 4; at++)
+    await api.ask({
+      method: 'POST',
+      path: `${vm}/transactions`,
+      body: { edits: names.slice(-3).map((name) => ({ op: 'put', path: `/secrets/${name}`, text: `later ${at}` })) },
+    });
+  const { json, status } = await reading;
+  isOver = true;
+  turn();
+  assert.equal(status, 200);
+  const entries = json['entries'] as unknown as { path: string; text?: string }[];
+  const texts = entries.flatMap(({ path, text }) => (path.startsWith('/secrets/f') ? [text!] : []));
+  assert.equal(texts.length, names.length);
+  assert.deepEqual(new Set(texts.slice(0, -3)), new Set(['first']));
+  assert.equal(new Set(texts.slice(-3)).size, 1);
+  assert.equal(records.filter(({ operation }) => operation === 'read').length, names.length);
+  assert.ok(mostMade > 0 && mostMade <= 256 * 1024, `${mostMade} characters of JSON in one turn`);
+  assert.ok(mostFacts > 0 && mostFacts <= 2_000, `${mostFacts} looks at entries in one turn`);
+  // More entries than there may be bytes, whatever is in them.
+  const tooMany = api.host.portOf!({ id: '', name: 'web-1' })!.walk('/', { by: undefined, mostBytes: 1_000_000 });
+  await assert.rejects(tooMany, { code: 'HOST_TOO_LARGE', message: /ask for a smaller part/ });
 });

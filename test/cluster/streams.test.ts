@@ -211,15 +211,16 @@ test('the client waits for an operation, telling what it says', async (t) => {
 });
 
 test('a backup arrives when making it takes longer than a connection may be idle', async (t) => {
+  const idleMs = 1_000;
   const directory = mkdtempSync(join(tmpdir(), 'porthole-api-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const api: TestApi = await startApi(t, {
-    listen: { limits: { idleMs: 100 } },
+    listen: { limits: { idleMs } },
     manager: {
       upkeep: {
         stores: {
           backup: async (file) => {
-            await pause(1_000);
+            await pause(3 * idleMs);
             await api.stores.backup(file);
           },
           rotateDataKey: async () => 0,
@@ -229,7 +230,7 @@ test('a backup arrives when making it takes longer than a connection may be idle
       },
     },
   });
-  using client = new Client({ socketPath: api.socketPath }, { idleMs: 100 });
+  using client = new Client({ socketPath: api.socketPath }, { idleMs });
   const { sizeBytes, chunks } = await client.download('createBackup');
   let bytes = 0;
   for await (const chunk of chunks) bytes += chunk.length;

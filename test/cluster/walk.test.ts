@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { problemCodes } from '../../src/cluster/problem.ts';
+import { HostRefusal } from '../../src/host/host-error.ts';
 import { StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
-import { HostRefusal } from './host-on-authority.ts';
 import { type HttpAnswer, type HttpRequest, readEvents } from './http.ts';
 
 const spec = 'porthole: 1\nmetadata:\n  instance: { hostname: web-1 }\n  secrets: { db: hunter2 }\n';

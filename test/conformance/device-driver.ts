@@ -49,7 +49,7 @@ export abstract class DeviceDriver implements Driver {
   }
 
   /** Starts a device process that serves what `targets` say; resolves when it is ready, with the world's tree. */
-  protected async startDevice(targets: Pick<LinkConfig, 'vhostUser' | 'mounts'>): Promise<void> {
+  protected async startDevice(targets: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'ninep' | 'vsock'>): Promise<void> {
     this.#ready = Promise.withResolvers();
     this.#ready.promise.catch(() => {});
     const options = { spinMicros: 0, allowUnsealedMemory: false };
@@ -111,8 +111,8 @@ export abstract class DeviceDriver implements Driver {
     });
   }
 
-  protected recallActors(): Promise<void> {
-    return this.#pool.recall();
+  protected recallActors(how?: 'interrupt' | 'kill'): Promise<void> {
+    return this.#pool.recall(how);
   }
 
   protected endActors(): Promise<void> {
@@ -218,8 +218,9 @@ export abstract class DeviceDriver implements Driver {
     // /dev/fuse tells of a close when it has returned.
     await eventually(async () => {
       const counters = await this.statistics();
-      assert.equal(counters['fuse.bugs'] ?? 0, 0, 'requests that were answered EIO by a mistake');
-      assert.equal(counters['fuse.handles'] ?? 0, 0, 'handles that were not given back');
+      const count = (name: string): number => counters[name] ?? 0;
+      assert.equal(count('fuse.bugs') + count('9p.bugs'), 0, 'requests that were answered EIO by a mistake');
+      assert.equal(count('fuse.handles') + count('9p.fids'), 0, 'handles and fids that were not given back');
     });
     this.#revision = Math.max(this.#revision, this.world.authority.snapshot.revision);
   }

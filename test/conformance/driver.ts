@@ -6,7 +6,7 @@ import type { AuditRecord } from '../../src/tree/index.ts';
 import { O_CREAT, O_RDONLY, O_TRUNC, O_WRONLY } from '../../src/wire/index.ts';
 import type { WorldSpec } from '../tree/world.ts';
 
-export const wayNames = ['direct', 'session', 'ninep', 'mount', 'agent', 'virtiofs'] as const;
+export const wayNames = ['direct', 'session', 'ninep', 'mount', 'agent', 'virtiofs', 'v9fs', 'v9fs-client'] as const;
 export type WayName = (typeof wayNames)[number];
 
 export type Errno = `E${string}`;

@@ -79,7 +79,7 @@ export async function textOf(actor: Actor, fd: Fd, offset = 0): Promise<string> 
 }
 
 /** Polls until `check` passes; throws what it threw last when `withinMs` have gone. */
-export async function eventually(check: () => Promise<void>, withinMs = 5000): Promise<void> {
+export async function eventually(check: () => Promise<void>, withinMs = 60_000): Promise<void> {
   const end = performance.now() + withinMs;
   for (;;) {
     try {

@@ -325,9 +325,13 @@ export class AgentPool {
     return new AgentActor(agent, identity);
   }
 
-  /** Has every agent close its descriptors; calls that still wait are interrupted until they end. */
-  async recall(): Promise<void> {
+  /** Has every agent close its descriptors; calls that still wait are interrupted until they end, or the agent is killed. */
+  async recall(how: 'interrupt' | 'kill' = 'interrupt'): Promise<void> {
     for (const agent of this.#busy) {
+      if (how === 'kill' && !agent.idle) {
+        await agent.end();
+        continue;
+      }
       const reset = agent.ask('reset');
       while (!agent.idle && (await Promise.race([reset.then(() => true), soon()])) === false) agent.interrupt();
       await reset;

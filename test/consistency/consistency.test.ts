@@ -64,8 +64,8 @@ describe('a value that is changed outside', () => {
       longestPauseMs = Math.max(longestPauseMs, ms);
       if (ms > 0) await pause(ms);
     }
-    counters = await outside.server.statistics();
     for (const { way, value, end } of readers) seen.push({ way, value, report: await end() });
+    counters = await outside.server.statistics(60_000);
   });
 
   after(async () => {
@@ -111,9 +111,8 @@ describe('a value that is changed outside', () => {
       seen
         .filter((each) => each.value === value && each.report.mode !== 'held')
         .reduce((sum, { report }) => sum + report.reads, 0);
-    // The counters were asked for before the readers ended.
-    assert.ok(cached > opens(values.shared) * 0.95, `${cached} cached for ${opens(values.shared)} opens`);
-    assert.ok(direct > opens(values.secret) * 0.95, `${direct} direct for ${opens(values.secret)} opens`);
+    assert.ok(cached >= opens(values.shared), `${cached} cached for ${opens(values.shared)} opens`);
+    assert.ok(direct >= opens(values.secret), `${direct} direct for ${opens(values.secret)} opens`);
     assert.equal(counters!['fuse.bugs'], 0);
   });
 });

@@ -19,7 +19,7 @@ policy:
   - { path: /secrets/value, owner: ${secretOwner}, mode: "0400" }
 `;
 
-const RELOAD_WITHIN_MS = 10_000;
+const PATIENCE_MS = 60_000;
 
 export class Outside implements AsyncDisposable {
   readonly mountPoint: string;
@@ -81,14 +81,15 @@ export class Outside implements AsyncDisposable {
     const bytes = this.#next();
     const entries = this.#spec.entries.map((entry) => (entry.path.endsWith('/value') ? { ...entry, bytes } : entry));
     const { revision } = this.#server.tree.authority.load({ ...this.#spec, entries } as Spec);
-    if (!(await this.#server.applied(revision))) throw new Error(`write ${this.#number} was not applied in time`);
+    if (!(await this.#server.applied(revision, PATIENCE_MS)))
+      throw new Error(`write ${this.#number} was not applied in time`);
     return this.#number;
   }
 
   /** Writes the next number as people do: by a new file, which the server finds. Completed when it says so. */
   async writeFile(): Promise<number> {
     this.#reloaded = Promise.withResolvers();
-    const late = setTimeout(() => this.#reloaded.reject(new Error('no reload')), RELOAD_WITHIN_MS);
+    const late = setTimeout(() => this.#reloaded.reject(new Error('no reload')), PATIENCE_MS);
     this.#replaceFile(this.#next());
     try {
       await this.#reloaded.promise;

@@ -39,7 +39,7 @@ for (let round = 0; round < rounds && failure === undefined; round++) {
   for (let left = batch; left > 0 && failure === undefined; ) {
     const slot = queue.next();
     if (slot < 0) {
-      if (!queue.wait(5000)) failure = `round ${round}: ${left} of ${batch} replies never came`;
+      if (!queue.wait(60_000)) failure = `round ${round}: ${left} of ${batch} replies never came`;
       continue;
     }
     left--;

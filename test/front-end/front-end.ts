@@ -7,6 +7,8 @@ import { FrontQueue } from './queue.ts';
 const TWO_32 = 2 ** 32;
 const PAGE = 4096;
 const MAX_MESSAGE_BYTES = 4096;
+/** How long a back end that works may take on a machine that is busy with other things. */
+const PATIENCE_MS = 60_000;
 
 export interface FrontEndOptions {
   /** Whose message sequence to play. */
@@ -108,7 +110,7 @@ export class FrontEnd {
   }
 
   /** Waits for one whole reply and returns its payload, which the next one overwrites. Throws when the peer hangs up. */
-  receive(timeoutMs = 5000): DataView {
+  receive(timeoutMs = PATIENCE_MS): DataView {
     let have = 0;
     let want: number = vu.MessageHeader.sizeBytes;
     const deadline = performance.now() + timeoutMs;
@@ -272,7 +274,7 @@ export class FrontEnd {
   }
 
   /** Waits for the next finished slot of a queue; -1 when `timeoutMs` passed. */
-  complete(queue: FrontQueue, timeoutMs = 5000): number {
+  complete(queue: FrontQueue, timeoutMs = PATIENCE_MS): number {
     const deadline = performance.now() + timeoutMs;
     for (;;) {
       const slot = queue.next();

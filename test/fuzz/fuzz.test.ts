@@ -13,6 +13,7 @@ import { fuzzLink } from './link.ts';
 import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
+import { fuzzVsock } from './vsock.ts';
 
 const corpus = path.join(import.meta.dirname, '..', 'corpus');
 const targets = {
@@ -24,6 +25,7 @@ const targets = {
   qcow2: fuzzQcow2,
   ring: fuzzRing,
   'vhost-user': fuzzVhostUser,
+  vsock: fuzzVsock,
 };
 
 for (const [name, fuzz] of Object.entries(targets)) {
@@ -78,6 +80,27 @@ test('fuzz vhost-user survives sensible messages', () => {
     ),
     { numRuns: 300 },
   );
+});
+
+/** Long enough for connections to live and end in. `PORTHOLE_FUZZ_SECONDS`: for so long, by hand. */
+test('fuzz vsock survives long conversations', (t) => {
+  const seconds = Number(process.env['PORTHOLE_FUZZ_SECONDS'] ?? 0);
+  let runs = 0;
+  fc.assert(
+    fc.property(fc.uint8Array({ minLength: 500, maxLength: 3000 }), (bytes) => {
+      runs++;
+      fuzzVsock(bytes);
+    }),
+    seconds > 0
+      ? {
+          numRuns: 100_000_000,
+          interruptAfterTimeLimit: seconds * 1000,
+          markInterruptAsFailure: false,
+          endOnFailure: true,
+        }
+      : { numRuns: 100, endOnFailure: true },
+  );
+  t.diagnostic(`${runs} conversations`);
 });
 
 const descriptor = fc

@@ -2,4 +2,4 @@
 import { GuestDriver } from '../conformance/guest.ts';
 import { conformance } from '../conformance/suite.ts';
 
-conformance('virtiofs', () => GuestDriver.start());
+conformance('virtiofs', () => GuestDriver.start('virtiofs'));

@@ -57,7 +57,7 @@ test('Vm keeps its disk over boots, on an image that it cannot write, and is see
   assert.equal(await vmStatistics(2 ** 22 + 1), undefined);
 });
 
-test('Vm from an image built by a recipe answers on a forwarded port, and its console log stays short', async () => {
+test('Vm from an image built by a recipe answers on a forwarded port, isolated too, and its console log stays short', async () => {
   const hostPort = await freePort();
   const consoleLogBytes = 8_192;
   await using own = await OwnVm.make({ options: { groups: [imagesGid], consoleLogBytes } });
@@ -71,13 +71,16 @@ test('Vm from an image built by a recipe answers on a forwarded port, and its co
   own.change({ boot, network });
   own.vm.start();
   await own.ready();
-  await shell(own, 'mkdir -p /srv && echo hello from inside >/srv/index.html && httpd -h /srv');
-  const answer = await until(
-    'an answer',
-    () => fetch(`http://127.0.0.1:${hostPort}/`).catch(() => undefined),
-    bootLimitMs,
-  );
-  assert.equal(await answer.text(), 'hello from inside\n');
+  const serveInside = async (): Promise<void> => {
+    await shell(own, 'mkdir -p /srv && echo hello from inside >/srv/index.html && httpd -h /srv');
+    const answer = await until(
+      'an answer',
+      () => fetch(`http://127.0.0.1:${hostPort}/`).catch(() => undefined),
+      bootLimitMs,
+    );
+    assert.equal(await answer.text(), 'hello from inside\n');
+  };
+  await serveInside();
   await shell(own, 'seq 1 20000');
   const pieces = readdirSync(own.paths.state).filter((name) => name.startsWith('console.log.'));
   assert.equal(pieces.length, 2);
@@ -87,6 +90,17 @@ test('Vm from an image built by a recipe answers on a forwarded port, and its co
     assert.equal(mode & 0o777, 0o600);
   }
   assert.match(own.console, /\r\n19990\r\n[^]*\r\n20000\r\n/);
+  // The address at which a guest meets services of this machine.
+  await using outside = createServer((socket) => socket.end('hello from outside')).listen(0, '127.0.0.1');
+  await once(outside, 'listening');
+  const ask = `nc -w 5 10.0.2.2 ${(outside.address() as { port: number }).port} </dev/null; echo status $?`;
+  assert.match(await shell(own, ask), /hello from outsidestatus 0/);
+  own.change({ boot, network: { ...network, isolated: true } });
+  own.vm.reboot();
+  // What the first boot said at its start is in the log no more.
+  await own.ready();
+  await serveInside();
+  assert.match(await shell(own, ask), /status 1/, 'an isolated guest gets nowhere, and answers all the same');
 });
 
 test('Vm waits when there is no room for its disk, says so, and goes on by itself', async (t) => {
@@ -111,7 +125,8 @@ test('Vm waits when there is no room for its disk, says so, and goes on by itsel
     execFileSync('mount', ['-o', 'remount,size=64M', small]);
     await until('the write', () => own.console.includes('\ndd is done'), bootLimitMs);
     socket.destroy();
-    assert.deepEqual([own.vm.state.status, own.vm.state.reason], ['running', '']);
+    await own.vm.until(({ reason }) => reason === '', limit());
+    assert.equal(own.vm.state.status, 'running');
     assert.equal(own.boots.length, 1);
   } finally {
     execFileSync('umount', [small]);

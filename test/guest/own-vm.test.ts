@@ -30,7 +30,7 @@ test('Vm boots, is confined, speaks over its console, and powers off when asked 
   await until('the past, for another client', () => second.text().includes('42 is the answer'));
   for (const { socket } of [client, second]) socket.destroy();
 
-  own.vm.stop(30_000);
+  own.vm.stop(120_000);
   await own.vm.until(({ status }) => status === 'stopped', limit());
   assert.deepEqual(own.story.slice(2), ['stopping', 'stopped: the guest powered off when asked to']);
   assert.equal(own.runtime, undefined);
@@ -60,7 +60,7 @@ test('Vm goes on under another daemon, and ends there with the reason in words',
   // Its main loop may stand still for a while, as over a disk that hangs: that ends no guest.
   process.kill(pid, 'SIGSTOP');
   own.restartDaemon();
-  await until('the silence', () => own.troubles.some((what) => /monitor does not answer/.test(what)), 30_000);
+  await until('the silence', () => own.troubles.some((what) => /monitor does not answer/.test(what)));
   process.kill(pid, 'SIGCONT');
   await until('the monitor', () => own.vm.qmp, bootLimitMs);
   assert.equal(own.vm.qemuPid, pid);

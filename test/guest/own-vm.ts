@@ -18,7 +18,7 @@ import {
 } from '../../src/qemu/index.ts';
 import { until } from '../until.ts';
 
-export const bootLimitMs = 60_000;
+export const bootLimitMs = 120_000;
 export const quickArgs =
   'tiny=vm quiet panic=-1 tsc=reliable no_timer_check mitigations=off nokaslr random.trust_cpu=on';
 /** Nobody's on this machine. */
@@ -154,11 +154,11 @@ interface OwnVmChanges {
 export async function shell(own: OwnVm, command: string): Promise<string> {
   const { socket, text } = own.attach();
   const mark = `mark${Math.random().toString(36).slice(2)}`;
-  socket.write(`${command}; echo "${mark}"-end\n`);
-  const pattern = new RegExp(`\\n([^]*?)${mark}-end`);
+  socket.write(`echo "begin-${mark}"; ${command}; echo "${mark}"-end\n`);
+  // The shell echoes the line, and breaks it where the terminal ends.
+  const pattern = new RegExp(`\nbegin-${mark}\r\n([^]*?)${mark}-end`);
   try {
-    const after = () => text().slice(text().indexOf(mark));
-    return await until(`the end of ${command}`, () => pattern.exec(after())?.[1], bootLimitMs);
+    return await until(`the end of ${command}`, () => pattern.exec(text())?.[1], bootLimitMs);
   } finally {
     socket.destroy();
   }

@@ -34,7 +34,7 @@ test('SystemdLauncher makes units, and a VM in them goes on under another daemon
       env: { PATH: process.env['PATH'], PWD_INSIDE: process.cwd() },
       stdio: ['ignore', 'inherit', 'inherit'],
     });
-    const limit = setTimeout(() => child.kill('SIGKILL'), 180_000);
+    const limit = setTimeout(() => child.kill('SIGKILL'), 300_000);
     await once(child, 'exit');
     clearTimeout(limit);
     const log = readFileSync(join(out, 'log'), 'utf8');

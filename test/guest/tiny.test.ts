@@ -17,9 +17,9 @@ describe('one guest', () => {
   });
   after(() => guest[Symbol.asyncDispose]());
 
-  test('Guest.start is ready for commands when it returns', (t) => {
+  test('Guest.start is ready for commands when it returns', async (t) => {
     t.diagnostic(`from starting QEMU to the first command: ${Math.round(guest.bootMs)} ms`);
-    assert.ok(guest.bootMs < 30_000);
+    assert.equal(await guest.sh('echo ready'), 'ready\n');
   });
 
   test('run gives a job the uid, gid and groups asked for, and no others', async () => {
@@ -206,7 +206,7 @@ test('QEMU ends when the process that started it is killed', async () => {
   assert.equal(signal, 'SIGKILL');
   const cmdline = `/proc/${Number(stdout)}/cmdline`;
   const isRunning = (): boolean => existsSync(cmdline) && readFileSync(cmdline, 'utf8').includes('qemu-system');
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 60_000;
   while (isRunning() && performance.now() < deadline) await setImmediate();
   assert.equal(isRunning(), false);
 });

@@ -91,7 +91,7 @@ test('a device process serves another VM while one sends every malformed FUSE re
     served.events.filter(({ event }) => event === 'trouble'),
     [],
   );
-  const counters = (await served.server.statistics())!;
+  const counters = (await served.server.statistics(60_000))!;
   assert.equal(counters['fuse.bugs'], 0);
   assert.equal(counters['sessionFaults'], 0);
   t.diagnostic(`${allFuseCases.length} requests`);

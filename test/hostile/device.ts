@@ -90,7 +90,7 @@ export class Served implements AsyncDisposable {
   }
 }
 
-const PATIENCE_MS = 10_000;
+const PATIENCE_MS = 60_000;
 
 /** Connects a VM; where the one before on this socket has only just gone, the device may not know yet and is asked again. */
 export function connect(

@@ -262,6 +262,7 @@ test('a device process lets 16 readers of changes wait, refuses more, and stops 
     assert.ok(slot > 0, 'every reader has its heartbeat before the ring stops');
     assert.equal(errnoOf(slot), 0);
   }
-  assert.ok(tookMs < 1000, `stopping took ${tookMs.toFixed(0)} ms`);
+  // By itself the next heartbeat comes when 2 s are over.
+  assert.ok(tookMs < 1800, `stopping took ${tookMs.toFixed(0)} ms`);
   served.assertAlive();
 });

@@ -124,7 +124,7 @@ test(`a device process lives when its guest's memory changes under it for ${seco
     for (const each of front.queues) each.resetDriver();
     front.start();
     await init(front);
-    const counters = (await served.server.statistics())!;
+    const counters = (await served.server.statistics(60_000))!;
     assert.equal(counters['fuse.bugs'], 0);
     assert.equal(counters['sessionFaults'], 0);
     counts.taken += counters['requests']!;

@@ -1,7 +1,7 @@
 /** Malformed 9P2000.L frames: every row of the operation table, spoilt in every way that its shape allows. */
 import { abi, type Operation, operations } from '../../src/ninep/index.ts';
 import type { Field } from '../../src/wire/index.ts';
-import { type Client, type Fields, frame, frameOf } from '../ninep/client.ts';
+import { type AnyClient, type Fields, frame, frameOf, type Server } from '../ninep/client.ts';
 
 /**
  * What must come of it. `closed`: the session ends with a reason. `errno`: it is refused. `answered`: refused or not, it has
@@ -10,8 +10,8 @@ import { type Client, type Fields, frame, frameOf } from '../ninep/client.ts';
 type Outcome = 'closed' | 'errno' | 'answered' | 'waits';
 
 /** What a client holds before it turns hostile. */
-export interface Held {
-  readonly client: Client;
+export interface Held<C extends AnyClient<Server> = AnyClient<Server>> {
+  readonly client: C;
   readonly root: number;
   readonly guest: number;
   /** Open for reading and writing. */
@@ -36,7 +36,7 @@ const ALL_ONES = 2 ** 64 - 2 ** 12;
 const NO_SUCH_FID = 7_777_777;
 
 /** Opens what the cases need. */
-export function hold(client: Client): Held {
+export function hold<C extends AnyClient<Server>>(client: C): Held<C> {
   client.version();
   const root = client.attach(1000);
   const guest = client.walk(root, 'guest');
@@ -224,7 +224,7 @@ const genericCases: NinepCase[] = [
   generic('an HTTP request', 'closed', () => Buffer.from('GET / HTTP/1.1\r\nHost: porthole\r\n\r\n')),
   generic('a request without a tag', 'closed', ({ root }) => frame('Tgetattr', abi.NOTAG, { fid: root })),
   generic('a tag that is in use', 'closed', ({ client, root }) => {
-    const reading = client.call('Tread', { fid: client.open(root, '.changes'), count: 10 });
+    const reading = client.start('Tread', { fid: client.open(root, '.changes'), count: 10 });
     return frame('Tgetattr', reading.tag, { fid: root });
   }),
   generic('Tflush of itself', 'answered', () => frame('Tflush', TAG, { oldtag: TAG })),

@@ -4,8 +4,8 @@ import { after, afterEach, before, describe, test } from 'node:test';
 import { until } from '../until.ts';
 import { acknowledged, Stage, type Writer } from './stage.ts';
 
-/** QEMU's main loop stands still until the rings have stopped. */
-const PROMPT_MS = 1000;
+/** QEMU's main loop stands still until the rings have stopped; a device that waited for its answers would take 5 s. */
+const PROMPT_MS = 4000;
 
 describe('a guest with mutations in flight', () => {
   let stage: Stage;

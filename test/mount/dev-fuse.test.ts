@@ -10,7 +10,7 @@ import { POLLIN, pollOne } from '../../src/sys/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { type Content, World } from '../tree/world.ts';
 
-const LIMIT_MS = 20_000;
+const LIMIT_MS = 120_000;
 
 /** Mounts `content`, runs `script` in bash there and serves it; `said` is told of every line of its output. */
 async function serve(content: Content, script: string, said: (line: string, world: World) => void = () => {}) {

@@ -126,8 +126,13 @@ export class Reply {
 
 export type ClientOptions = Partial<Omit<NinepSessionOptions, 'transport' | 'fileSystem'>>;
 
-export class Client implements NinepTransport {
-  readonly session: NinepSession;
+/** What takes the client's bytes: a session in this process, or a line to one elsewhere. */
+export interface Server {
+  receive(bytes: Uint8Array): number;
+}
+
+export abstract class AnyClient<S extends Server> implements NinepTransport {
+  readonly session: S;
   readonly #waiting = new Map<number, Reply>();
   /** Tags in the order in which they were answered. */
   readonly order: number[] = [];
@@ -139,8 +144,8 @@ export class Client implements NinepTransport {
   #tag = 0;
   #fid = 0;
 
-  constructor(fileSystem: FileSystem, options: ClientOptions = {}) {
-    this.session = new NinepSession({ transport: this, fileSystem, isUser: () => true, ...options });
+  constructor(session: (client: NinepTransport) => S) {
+    this.session = session(this);
   }
 
   send(bytes: Uint8Array, frameBytes: number): boolean {
@@ -189,11 +194,17 @@ export class Client implements NinepTransport {
     return reply;
   }
 
-  call(name: string, fields: Fields = {}, tag = this.newTag()): Reply {
+  /** Sends a request, and waits for nothing. */
+  start(name: string, fields: Fields = {}, tag = this.newTag()): Reply {
     const reply = this.expect(name, tag);
     const bytes = frame(name, tag, fields);
     assert.equal(this.session.receive(bytes), bytes.length, 'all of it was taken');
     return reply;
+  }
+
+  /** A request that is answered when this returns, where the server does so at once. */
+  call(name: string, fields: Fields = {}, tag = this.newTag()): Reply {
+    return this.start(name, fields, tag);
   }
 
   /** A call that succeeds at once. */
@@ -244,6 +255,13 @@ export class Client implements NinepTransport {
 
   clunk(fid: number): Reply {
     return this.call('Tclunk', { fid });
+  }
+}
+
+/** Of a session in this process. */
+export class Client extends AnyClient<NinepSession> {
+  constructor(fileSystem: FileSystem, options: ClientOptions = {}) {
+    super((transport) => new NinepSession({ transport, fileSystem, isUser: () => true, ...options }));
   }
 }
 

@@ -7,115 +7,21 @@ import { Journal, type JournalMemory } from '../../src/device/journal.ts';
 import { readControl, TargetJournal } from '../../src/device/succession.ts';
 import { FuseSession } from '../../src/fuse/index.ts';
 import { DeviceFeed } from '../../src/host/device-feed.ts';
-import { close, duplicate, POLLIN, pollOne, receive, send, setNonBlocking, socketPair } from '../../src/sys/index.ts';
+import { close, duplicate, POLLIN, pollOne, setNonBlocking, socketPair } from '../../src/sys/index.ts';
 import { type Mutation, Replica, type Settle, TreeFileSystem, ways } from '../../src/tree/index.ts';
 import { VirtioFsDevice } from '../../src/virtio/index.ts';
 import { FrontEnd } from '../front-end/index.ts';
 import { World, type WorldSpec } from '../tree/world.ts';
+import { counted, FakeKeeper, Killed, Points } from './points.ts';
 
 const JOURNAL_BYTES = 24 * 1024 * 1024;
 const QUEUES = 2;
-
-/** Thrown where a process would be gone. */
-class Killed extends Error {}
-
-/** Counts what a device does that others see, and ends it. */
-class Points {
-  reached = 0;
-  isDead = false;
-  readonly #killAt: number;
-
-  constructor(killAt: number) {
-    this.#killAt = killAt;
-  }
-
-  /** Between two of its deeds. */
-  pass(): void {
-    if (this.isDead || ++this.reached === this.#killAt) {
-      this.isDead = true;
-      throw new Killed('the process is gone');
-    }
-  }
-}
-
-/** The arrays as they are, but for a pass before and after each store. */
-function counted<T extends object>(array: T, points: Points): T {
-  return new Proxy(array, {
-    get: (target, key) => {
-      const value: unknown = Reflect.get(target, key, target);
-      if (typeof value !== 'function') return value;
-      return (...args: unknown[]) => {
-        if (key === 'subarray') return counted((value as (...a: unknown[]) => object).apply(target, args), points);
-        if (key !== 'set' && key !== 'fill') return (value as (...a: unknown[]) => unknown).apply(target, args);
-        points.pass();
-        const result: unknown = (value as (...a: unknown[]) => unknown).apply(target, args);
-        points.pass();
-        return result;
-      };
-    },
-    set: (target, key, value) => {
-      points.pass();
-      Reflect.set(target, key, value, target);
-      points.pass();
-      return true;
-    },
-  });
-}
 
 interface Life {
   readonly points: Points;
   readonly device: VirtioFsDevice;
   readonly fileSystem: TreeFileSystem;
   readonly watched: Map<number, () => void>;
-}
-
-/** What the keeper keeps. */
-class FakeKeeper {
-  readonly fds = new Map<string, number>();
-  done = 0;
-  readonly #controlFd: () => number;
-
-  constructor(controlFd: () => number) {
-    this.#controlFd = controlFd;
-  }
-
-  /** As one life of the device reaches it. */
-  seenBy(points: Points) {
-    return {
-      put: (name: string, fd: number): boolean => {
-        points.pass();
-        this.#forget(name);
-        this.fds.set(name, duplicate(fd));
-        points.pass();
-        return true;
-      },
-      drop: (name: string): void => {
-        points.pass();
-        this.#forget(name);
-        points.pass();
-      },
-      finish: (_name: string, number: number, reply: Uint8Array, take: number): boolean => {
-        points.pass();
-        if (number > this.done) {
-          this.done = number;
-          if (reply.length > 0) assert.equal(send(this.#controlFd(), reply), reply.length);
-          if (take > 0) assert.equal(receive(this.#controlFd(), new Uint8Array(take), take), take);
-        }
-        points.pass();
-        return true;
-      },
-    };
-  }
-
-  #forget(name: string): void {
-    const fd = this.fds.get(name);
-    if (fd !== undefined) close(fd);
-    this.fds.delete(name);
-  }
-
-  close(): void {
-    for (const fd of this.fds.values()) close(fd);
-  }
 }
 
 interface Underway {

@@ -44,8 +44,8 @@ test('the Debian disk boots by itself, takes its name from the metadata, and pow
   await machine.done(
     await client.call('createVm', { body: { ...params, type: 'small', image: { name: 'debian' }, spec } }),
   );
-  await until('a login', async () => /^web-1 login: /m.test(await machine.console('one')), 2 * bootLimitMs);
-  await machine.done(await client.call('stopVm', { params }));
+  await until('a login', async () => /^web-1 login: /m.test(await machine.console('one')), 3 * bootLimitMs);
+  await machine.done(await client.call('stopVm', { params, body: { graceSeconds: 240 } }));
   const { status, reason } = await client.call('getVm', { params });
   assert.deepEqual([status, reason], ['stopped', 'the guest powered off when asked to']);
 });

@@ -162,7 +162,7 @@ class Lives {
       if ('mutation' in step) {
         const aim = aimed(authority.snapshot, step.mutation);
         ask(new Promise((settle) => authority.commit(aim, ways.direct, 'holder/ü 1', ++sequence, settle)));
-      } else if ('edits' in step) ask(authority.edit(step.edits));
+      } else if ('edits' in step) ask(authority.edit(step.edits, [], `request ${++sequence}`));
       else if ('spec' in step) ask(authority.load(specOf(specs[step.spec]!)).durable);
       else if ('forget' in step) ask(authority.forgetHolder('holder/ü 1'));
       else await answers.at(-1);

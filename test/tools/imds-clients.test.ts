@@ -24,7 +24,7 @@ metadata:
   network: { ipv4: 10.0.0.5, mac: "02:aa:00:00:00:01" }
   user: { name: ${users}, ssh-keys: "${key}\\n" }
   cluster: { project-id: p1, numeric-project-id: "42" }
-  cloud-init: { user-data: "#cloud-config\\n" }
+  cloud-init: { meta-data: "instance-id: i-0042\\nlocal-hostname: web-1\\n", user-data: "#cloud-config\\n" }
   secrets:
     db-password: hunter2
     credentials:
@@ -40,32 +40,40 @@ class Served implements AsyncDisposable {
   readonly dir = mkdtempSync(join(tmpdir(), 'porthole-imds-clients-'));
   readonly file = join(this.dir, 'vm.yaml');
   readonly socket = join(this.dir, 's');
+  readonly mount = join(this.dir, 'm');
   readonly process: ChildProcess;
-  #said = '';
+  said = '';
 
   constructor(isLinkLocal: boolean) {
     writeFileSync(this.file, specOf('admin'));
+    mkdirSync(this.mount);
     const [command, ...args] = isLinkLocal
       ? ['unshare', '--net', 'sh', join(scripts, 'link-local.sh'), this.file]
       : [
           join(root, 'porthole'),
           'serve',
           this.file,
+          '--mount',
+          this.mount,
           '--http',
           '127.0.0.1:0',
           '--http',
           `unix:${this.socket}`,
           '--json',
         ];
-    this.process = spawn(command!, args, { cwd: root, stdio: ['ignore', 'pipe', 'inherit'] });
+    this.process = spawn(command!, args, {
+      cwd: root,
+      env: { PATH: process.env['PATH'] },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
     this.process.stdout!.on('data', (part: Buffer) => {
-      this.#said += part.toString();
+      this.said += part.toString();
     });
   }
 
   /** Where it listens first. */
   address(): Promise<string> {
-    return until('it serves', () => /"event":"http","address":"(http[^"]+)"/.exec(this.#said)?.[1], 60_000);
+    return until('it serves', () => /"event":"http","address":"(http[^"]+)"/.exec(this.said)?.[1], 60_000);
   }
 
   /** Runs a command in its network. */
@@ -115,6 +123,15 @@ describe('clients with an address of their own for the server', () => {
     const all = (await gcpMetadata.instance({ params: { recursive: 'true' } })) as { readonly zone: string };
     assert.equal(all.zone, 'projects/42/zones/eu-1a');
     await assert.rejects(gcpMetadata.instance('nothing'));
+  });
+
+  test("cloud-init's NoCloud data source takes the mounted tree for its seed directory", async () => {
+    await until('the mount', () => served.said.includes('"event":"ready"'), 60_000);
+    const script = [join(scripts, 'seed.py'), served.dir, `file://${served.mount}/cloud-init/`];
+    const { stdout } = await run('/usr/bin/python3', script, {
+      env: { ...process.env, PYTHONPATH: join(clientsRoot(), 'usr/lib/python3/dist-packages') },
+    });
+    assert.deepEqual(JSON.parse(stdout), [true, 'i-0042', '#cloud-config\n']);
   });
 
   test('curl over a socket, and two programs at once, each get what they asked for', async () => {

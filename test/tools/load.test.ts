@@ -122,7 +122,7 @@ X`);
     test(`stress-ng --${stressor} ends without a failure`, async () => {
       const { exitCode, text, errorText } = await mount.run(
         `stress-ng --${stressor} 2 ${limitedBy[stressor] ?? ''} -t 1 --temp-path . --verify --metrics-brief 2>&1; ls -A | wc -l`,
-        { timeoutMs: 40_000 },
+        { timeoutMs: 120_000 },
       );
       assert.equal(exitCode, 0, text + errorText);
       assert.doesNotMatch(text, /fail:|error:|skip/);

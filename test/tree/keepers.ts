@@ -1,6 +1,8 @@
 /** Keepers of commits for tests, and who asks for changes. */
 import assert from 'node:assert/strict';
 import {
+  ANSWERED_KEPT,
+  type Answered,
   AppliedMutations,
   type Caller,
   type Commit,
@@ -53,6 +55,8 @@ export class KeptTree {
   policy: PolicySpec | undefined;
   policyRevision = 0;
   readonly applied = new AppliedMutations();
+  /** Oldest first. */
+  answered: readonly Answered[] = [];
 
   keep(commit: Commit): void {
     assert.ok(commit.revision > this.revision || commit.forgotten !== undefined, 'revisions only rise');
@@ -62,6 +66,7 @@ export class KeptTree {
     for (const kept of commit.put) this.nodes.set(kept.node.ino, kept);
     if (commit.forgotten !== undefined) this.applied.forget(commit.forgotten);
     if (commit.applied !== undefined) this.applied.add(commit.applied);
+    if (commit.answered !== undefined) this.answered = [...this.answered, commit.answered].slice(-ANSWERED_KEPT);
     if (commit.policy === undefined) return;
     this.policy = commit.policy;
     this.policyRevision = commit.revision;
@@ -73,6 +78,7 @@ export class KeptTree {
     for (const applied of restored.applied ?? []) tree.applied.add(applied);
     ({ revision: tree.revision, nextIno: tree.nextIno, policy: tree.policy } = restored);
     tree.policyRevision = restored.policyRevision ?? 0;
+    tree.answered = restored.answered ?? [];
     return tree;
   }
 
@@ -84,6 +90,7 @@ export class KeptTree {
       ...(this.policy && { policy: this.policy }),
       policyRevision: this.policyRevision,
       applied: [...this.applied.holders()].flatMap((holder) => [...this.applied.of(holder)]),
+      answered: this.answered,
     };
   }
 }

@@ -69,12 +69,21 @@ export class BusyGuest {
   async check(t: TestContext): Promise<void> {
     await this.machine.type('one', 'touch /tmp/stop; until grep -q all-done /tmp/report; do sleep 0.2; done');
     const report = await this.machine.type('one', 'cat /tmp/report');
-    assert.doesNotMatch(report, /FAILED|NOTHING|error/i);
+    // A write waits 5 s for a daemon, which is long enough where this machine is not busy with other things.
+    const { awaysMs } = this.machine;
+    const mayFail = awaysMs.reduce((sum, awayMs) => sum + Math.floor((awayMs + 1_000) / 5_000), 0);
+    const failed = [...report.matchAll(/WRITE FAILED (\d+)/g)].map(([, line]) => Number(line));
+    const notReplaced = report.split('REPLACE FAILED').length - 1;
+    if (Math.max(failed.length, notReplaced) > mayFail)
+      assert.fail(`the daemon was away for ${awaysMs.map((ms) => ms.toFixed(0)).join(', ')} ms: ${report}`);
+    const complaints =
+      mayFail === 0 ? report : report.replaceAll(/.*(WRITE|REPLACE) FAILED.*|.*Input\/output error.*/g, '');
+    assert.doesNotMatch(complaints, /FAILED|NOTHING|error/i);
     const written = await this.written();
     const counted = Number(/writes (\d+)/.exec(report)?.[1]);
     assert.deepEqual(
       written,
-      Array.from({ length: counted }, (_, index) => index + 1),
+      Array.from({ length: counted }, (_, index) => index + 1).filter((line) => !failed.includes(line)),
       'each line once, in order',
     );
     for (const line of report.split('\n').filter(Boolean)) t.diagnostic(line);

@@ -70,9 +70,14 @@ export class UpMachine {
       },
       60_000,
     );
+    if (this.#goneAtMs !== undefined) this.awaysMs.push(performance.now() - this.#goneAtMs);
+    this.#goneAtMs = undefined;
   }
 
   said = '';
+  /** From each end of a daemon to the start of the next. */
+  readonly awaysMs: number[] = [];
+  #goneAtMs: number | undefined;
 
   get daemonPid(): number {
     return this.#daemon!.pid!;
@@ -82,6 +87,7 @@ export class UpMachine {
   async kill(signal: NodeJS.Signals): Promise<void> {
     const daemon = this.#daemon!;
     this.#daemon = undefined;
+    this.#goneAtMs = performance.now();
     const exit = once(daemon, 'exit');
     daemon.kill(signal);
     await exit;
@@ -123,7 +129,7 @@ export class UpMachine {
     this.#up = await Up.start({
       stateDirectory: path.join(this.directory, 'state'),
       runDirectory: path.join(this.directory, 'run'),
-      uidBase: process.getuid?.() === 0 ? 700_000 : undefined,
+      uidBase: process.getuid?.() === 0 ? 'free' : undefined,
       auditDays: 90,
       auditBytes: 64 * 1024 * 1024,
       version: 'test',
@@ -146,7 +152,7 @@ export class UpMachine {
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
     if (this.#daemon !== undefined) await this.kill('SIGTERM');
-    await until('nothing to be left', () => processesWith(this.directory).length === 0, 20_000);
+    await until('nothing to be left', () => processesWith(this.directory).length === 0);
   }
 
   /** Follows an operation to its end; fails with its error. */

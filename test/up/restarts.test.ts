@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import type { ResultOf } from '../../src/cluster/client.ts';
+import { Boots } from '../../src/host/boots.ts';
 import { openStores } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, UpMachine } from './machine.ts';
@@ -84,6 +85,15 @@ class Loaded {
   }
 }
 
+/** It may have ended by itself meanwhile. */
+const kill = (pid: number): void => {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    assert.equal((error as NodeJS.ErrnoException).code, 'ESRCH');
+  }
+};
+
 const kills = Number(process.env['PORTHOLE_KILLS'] ?? 1);
 
 test('a VM whose QEMU is killed, and one whose machine restarts, starts again and has what was acknowledged', async (t) => {
@@ -96,15 +106,10 @@ test('a VM whose QEMU is killed, and one whose machine restarts, starts again an
   const loaded = new Loaded(machine);
   let boots = 1;
 
-  for (let kill = 0; kill < kills; kill++) {
+  for (let killed = 0; killed < kills; killed++) {
     const device = machine.devicePid('one');
     await loaded.busy(20);
     process.kill(machine.qemuPid('one')!, 'SIGKILL');
-    const failed = await until('it to be told', async () => {
-      const vm = await loaded.vm();
-      return vm.status === 'failed' ? vm : undefined;
-    });
-    assert.match(failed.reason, /^QEMU was killed by SIGKILL .*; it starts again in \d+ s$/);
     await loaded.cameBack(++boots);
     assert.equal(machine.devicePid('one'), device, 'the same process serves the new boot');
   }
@@ -112,12 +117,18 @@ test('a VM whose QEMU is killed, and one whose machine restarts, starts again an
   // Nothing of what ran outlives a restart of the machine, nor does the run directory.
   await loaded.busy(20);
   await machine.kill('SIGKILL');
-  for (const pid of machine.pidsWith('')) process.kill(pid, 'SIGKILL');
-  await until('nothing to run', () => machine.pidsWith('').length === 0);
+  await until('nothing to run', () => {
+    const pids = machine.pidsWith('');
+    for (const pid of pids) kill(pid);
+    return pids.length === 0;
+  });
   const run = path.join(machine.directory, 'run');
   for (const name of readdirSync(run)) rmSync(path.join(run, name), { recursive: true });
   const state = path.join(machine.directory, 'state');
   const stores = await openStores({ directory: path.join(state, 'store'), keyFile: path.join(state, 'key') });
+  // A status that lasts for a second may not be seen; what is kept of the boot after it is.
+  for (const { number, reason } of await new Boots(stores.region, 'one', 0).all())
+    assert.match(reason, number === 1 ? /^started$/ : /^QEMU was killed by SIGKILL .*; it starts again in \d+ s$/);
   const kept = JSON.parse(new TextDecoder().decode((await stores.region.get('machine/one'))!.value));
   assert.equal(kept.runtime.qemu.machineBootId, readFileSync('/proc/sys/kernel/random/boot_id', 'utf8').trim());
   kept.runtime.qemu.machineBootId = '00000000-0000-4000-8000-000000000000';

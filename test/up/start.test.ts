@@ -43,8 +43,8 @@ class Started {
   }
 
   /** Asserts that no process, mount or file of it is there any more. */
-  checkNothingIsLeft(): void {
-    assert.deepEqual(processesWith(`${this.directory}/`), [], 'processes that are left');
+  async checkNothingIsLeft(): Promise<void> {
+    await until('every process to be gone', () => processesWith(`${this.directory}/`).length === 0);
     assert.doesNotMatch(readFileSync('/proc/self/mounts', 'utf8'), new RegExp(this.directory));
     assert.deepEqual(readdirSync(this.directory), [], 'files that are left');
   }
@@ -97,7 +97,7 @@ test('npm start tells the whole story without a terminal and leaves nothing behi
   );
   for (const noise of ['trouble', '\u001b', '\r', '\u0004'])
     assert.ok(!started.output.includes(noise), `${JSON.stringify(noise)} in:\n${started.output}`);
-  started.checkNothingIsLeft();
+  await started.checkNothingIsLeft();
 });
 
 test('npm start leaves nothing behind when it is ended in the middle', async (t) => {
@@ -116,5 +116,5 @@ test('npm start leaves nothing behind when it is ended in the middle', async (t)
   await started.closed;
   assert.equal(started.child.exitCode, 130, started.output);
   assert.doesNotMatch(started.output, /failed|Error/);
-  started.checkNothingIsLeft();
+  await started.checkNothingIsLeft();
 });

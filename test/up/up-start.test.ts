@@ -1,16 +1,19 @@
 /** When `porthole up` does not start: what it says, and that what it says helps. */
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import {
   chmodSync,
   chownSync,
   copyFileSync,
+  cpSync,
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
+  readFileSync,
   rmSync,
   statSync,
+  symlinkSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs';
@@ -19,6 +22,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 import { runPorthole as run } from './porthole.ts';
 
@@ -158,9 +162,9 @@ const smallDisk = (t: TestContext, size: string): string => {
   const disk = path.join(base, 'disk');
   mkdirSync(disk);
   execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${size},mode=0711`, 'tmpfs', disk]);
-  t.after(() => {
+  t.after(async () => {
     // The keeper was killed the moment before, and has its log open until it is gone.
-    execFileSync('umount', ['--lazy', disk]);
+    await until('the disk to be unused', () => spawnSync('umount', [disk]).status === 0);
     rmSync(base, { recursive: true });
   });
   return disk;
@@ -232,4 +236,55 @@ test('key rotate seals all anew under another key file, which the daemon then ne
   assert.equal((await run(machine, 'restore', backup, '--state', state)).code, 0);
   await machine.start({});
   assert.equal((await keyNames(machine)).length, 20);
+});
+
+const attach = async ({ client }: UpMachine, name: string): Promise<void> => {
+  await client.call('createVm', { body: { name, kind: 'attached', spec: 'porthole: 1' } });
+  await until(
+    `${name} to be served`,
+    async () => (await client.call('getVm', { params: { name } })).status === 'running',
+    60_000,
+  );
+};
+
+test('up gives its VMs other uids than another daemon of the machine, whose VMs live on when its own are deleted', {
+  skip: needsRoot,
+}, async (t) => {
+  const [one, other] = [new UpMachine(t), new UpMachine(t)];
+  await one.start();
+  await other.start();
+  await attach(one, 'web');
+  await attach(other, 'web');
+  const pids = [one, other].map((machine) => machine.devicePid('web')!);
+  const uids = pids.map((pid) => statSync(`/proc/${pid}`).uid);
+  assert.ok(uids[0]! >= 700_000 && uids[1]! >= 700_000 && uids[0] !== uids[1], uids.join(', '));
+  await other.client.call('deleteVm', { params: { name: 'web' } });
+  await until('the VM to be gone', async () => (await other.client.call('listVms', {})).vms.length === 0, 60_000);
+  assert.ok(!existsSync(`/proc/${pids[1]}`));
+  assert.equal(one.devicePid('web'), pids[0]);
+  const base = String(uids[0]);
+  await other.release();
+  await refuses(other, new RegExp(`have uids from \\d+ on, and not from ${base}`), '--uid-base', base);
+  const third = new UpMachine(t);
+  await refuses(third, /are those of the VMs of another host daemon/, '--uid-base', base);
+});
+
+test('up serves from a checkout that nobody else can get to, such as one in the home directory of root', {
+  skip: needsRoot,
+}, async (t) => {
+  const home = mkdtempSync(path.join(tmpdir(), 'ph-home-'));
+  t.after(() => rmSync(home, { recursive: true, force: true }));
+  const checkout = path.join(home, 'porthole');
+  const root = path.join(import.meta.dirname, '../..');
+  for (const name of ['porthole', 'package.json', 'package-lock.json', 'scripts/install-npm', 'src'])
+    cpSync(path.join(root, name), path.join(checkout, name), { recursive: true });
+  symlinkSync(path.join(root, 'node_modules'), path.join(checkout, 'node_modules'));
+  assert.equal(statSync(home).mode & 0o777, 0o700);
+  const machine = new UpMachine(t);
+  machine.program = path.join(checkout, 'porthole');
+  await machine.spawn();
+  await attach(machine, 'web');
+  const pid = machine.devicePid('web')!;
+  assert.ok(statSync(`/proc/${pid}`).uid >= 700_000);
+  assert.match(readFileSync(`/proc/${pid}/cmdline`, 'utf8'), /\/state\/program\/device-[^/]+\/src\/device\/main\.ts/);
 });

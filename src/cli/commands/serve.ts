@@ -1,9 +1,10 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import {
   exportReplica,
   type FacadeName,
   facadeNames,
+  type HttpOptions,
   loadSpecOrThrow,
   ServedTree,
   State,
@@ -18,6 +19,10 @@ interface ServeFlags {
   readonly vhostUser?: readonly string[];
   readonly socketGroup?: string;
   readonly mount?: readonly string[];
+  readonly '9p'?: readonly string[];
+  readonly '9pAllow'?: readonly string[];
+  readonly vsock?: readonly string[];
+  readonly vsockCid?: number;
   readonly http?: readonly string[];
   readonly httpCert?: string;
   readonly httpKey?: string;
@@ -33,6 +38,18 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     .argument('<file>', 'the spec file; changes of it are served at once')
     .option('--vhost-user <socket>', 'listen on this socket for a VM (any number of times)', collect)
     .option('--socket-group <group>', 'let this group connect to the sockets (else only their owner may)')
+    .option(
+      '--9p <where>',
+      'listen for 9P clients: a socket, tcp:ADDRESS[:PORT], or vsock:PORT of --vsock (any number of times)',
+      collect,
+    )
+    .option('--9p-allow <address>', 'let this address or prefix connect by TCP (any number of times)', collect)
+    .option(
+      '--vsock <path>',
+      'a vsock device for a VM: host programs connect to this socket (any number of times)',
+      collect,
+    )
+    .option('--vsock-cid <number>', "the VM's CID there (default 3; nobody else's matters)", guestCid)
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
     .option(
       '--http <address>',
@@ -54,6 +71,12 @@ Examples:
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
   porthole serve web.yaml --http 127.0.0.1:8775
+  porthole serve web.yaml --9p /run/porthole/web.9p --9p tcp:127.0.0.1:564
+
+Who may open a socket is trusted as the VM's hypervisor is: what it says of uids
+is believed, on a 9P socket as on a vhost-user one. By TCP and vsock nobody may
+attach but from a port below 1024, which takes root on the other side; TCP is not
+encrypted.
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
 SIGHUP opens the audit log by its name again, so that it can be rotated; where
@@ -78,34 +101,43 @@ Examples:
     .action((file: string | undefined, flags: { readonly state?: string }) => runExport(file, flags.state, terminal));
 };
 
+const guestCid = (text: string): number => {
+  const cid = Number(text);
+  if (/^\d+$/.test(text) && cid >= 3 && cid <= 0xffff_fffe) return cid;
+  throw new InvalidArgumentError('Give a number from 3 to 4294967294.');
+};
+
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
-  const { vhostUser = [], mount: mounts = [], http = [] } = flags;
-  if (vhostUser.length + mounts.length + http.length === 0) {
+  const { vhostUser = [], mount: mounts = [], vsock = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
+  const { http = [] } = flags;
+  if (vhostUser.length + mounts.length + vsock.length + ninep.length + http.length === 0) {
     throw new UsageError(
-      'serving needs a way in: add --vhost-user SOCKET or --http ADDRESS for a VM, or --mount DIRECTORY for this machine',
+      'serving needs a way in: add --vhost-user SOCKET, --9p SOCKET or --http ADDRESS for a VM, or --mount DIRECTORY for this machine',
     );
   }
-  if ((flags.httpCert === undefined) !== (flags.httpKey === undefined))
-    throw new UsageError('--http-cert and --http-key go together: give both');
-  if (flags.socketGroup !== undefined && vhostUser.length === 0 && !http.some((one) => one.startsWith('unix:'))) {
-    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET');
+  checkHttp(flags);
+  const beginsWith = (kind: string) => ninep.filter((where) => where.startsWith(kind)).length;
+  const [byTcp, byVsock] = [beginsWith('tcp:'), beginsWith('vsock:')];
+  const sockets = vhostUser.length + vsock.length + ninep.length - byTcp - byVsock;
+  if (flags.socketGroup !== undefined && sockets === 0 && !http.some((address) => address.startsWith('unix:'))) {
+    throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET');
+  }
+  if (ninepAllow.length > 0 && byTcp === 0) throw new UsageError('--9p-allow is for TCP: add --9p tcp:ADDRESS');
+  if (byVsock > 0 && vsock.length === 0)
+    throw new UsageError('--9p vsock:PORT is for a vsock device: add --vsock PATH');
+  if (flags.vsockCid !== undefined && vsock.length === 0) {
+    throw new UsageError('--vsock-cid is for a vsock device: add --vsock PATH');
   }
   const paint = paintFor(terminal);
   const server = await serve({
     file,
     vhostUser,
     mounts,
-    ...(http.length > 0 && {
-      http: {
-        addresses: http,
-        tls:
-          flags.httpCert === undefined || flags.httpKey === undefined
-            ? undefined
-            : { cert: flags.httpCert, key: flags.httpKey },
-        allowImdsV1: flags.imdsV1,
-        facades: flags.facade?.map(facadeOf),
-      },
-    }),
+    ninep,
+    ninepAllow,
+    vsock,
+    ...(flags.vsockCid !== undefined && { guestCid: flags.vsockCid }),
+    ...(http.length > 0 && { http: httpOptions(http, flags) }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),
@@ -126,6 +158,23 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
   terminal.onReopen(() => server.reopenAudit());
   await server.ended;
 };
+
+const checkHttp = ({ http, httpCert, httpKey, facade, imdsV1 }: ServeFlags): void => {
+  if ((httpCert === undefined) !== (httpKey === undefined))
+    throw new UsageError('--http-cert and --http-key go together: give both');
+  const [name] = Object.entries({ '--http-cert': httpCert, '--facade': facade, '--imds-v1': imdsV1 })
+    .filter(([, value]) => value !== undefined)
+    .map(([option]) => option);
+  if (http === undefined && name !== undefined)
+    throw new UsageError(`${name} is for the metadata server: add --http ADDRESS`);
+};
+
+const httpOptions = (addresses: readonly string[], { httpCert, httpKey, imdsV1, facade }: ServeFlags): HttpOptions => ({
+  addresses,
+  tls: httpCert === undefined || httpKey === undefined ? undefined : { cert: httpCert, key: httpKey },
+  allowImdsV1: imdsV1,
+  facades: facade?.map(facadeOf),
+});
 
 const facadeOf = (name: string): FacadeName => {
   const found = facadeNames.find((known) => known === name);

@@ -19,9 +19,10 @@ interface UpFlags {
   readonly socketGroup?: string;
   readonly attachGroup?: string;
   readonly libvirt?: string;
-  readonly uidBase: number;
+  readonly uidBase?: number;
   readonly auditDays: number;
   readonly auditSize: number;
+  readonly guestWriteRate: number;
   readonly renew: boolean;
   readonly json?: true;
 }
@@ -40,9 +41,19 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     .option('--socket-group <group>', 'let this group use the API’s socket, as operators')
     .option('--attach-group <group>', 'let this group’s programs (libvirt’s QEMU) connect to attached VMs’ devices')
     .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
-    .option('--uid-base <uid>', 'VMs run as users of their own, from this uid on; 0: all as this user', whole, 700_000)
+    .option(
+      '--uid-base <uid>',
+      'VMs run as users of their own, from this uid on (default: where nobody else’s are); 0: all as this user',
+      whole,
+    )
     .option('--audit-days <days>', 'how long audit records are kept', whole, 90)
     .option('--audit-size <MiB>', 'how much room they may take', whole, 1024)
+    .option(
+      '--guest-write-rate <MiB>',
+      'how much a second one VM’s guest may write; more is delayed; 0: no bound',
+      whole,
+      16,
+    )
     .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"')
     .option('--json', 'print events as JSON lines')
     .addHelpText(
@@ -93,9 +104,10 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     socketGid: socketGroup === undefined ? undefined : groupId(socketGroup),
     attachGid: attachGroup === undefined ? undefined : groupId(attachGroup),
     libvirtUri: flags.libvirt,
-    uidBase: isRoot && uidBase > 0 ? uidBase : undefined,
+    uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays: flags.auditDays,
     auditBytes: flags.auditSize * mebibyte,
+    guestWriteRate: flags.guestWriteRate === 0 ? undefined : flags.guestWriteRate * mebibyte,
     renews: flags.renew,
     version: thisVersion().version,
     recipes: recipes(),

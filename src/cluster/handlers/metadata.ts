@@ -1,9 +1,18 @@
 import { Buffer } from 'node:buffer';
+import type { z } from '@hono/zod-openapi';
 import type { Context } from 'hono';
-import type { FileProblem, TreeAnswer, TreeCondition, TreeEdit, TreeEntry, TreePort } from '../../records/index.ts';
+import type {
+  FileProblem,
+  Once,
+  TreeAnswer,
+  TreeCondition,
+  TreeEdit,
+  TreeEntry,
+  TreePort,
+} from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { isAllowed, nameOf } from '../identity.ts';
-import { ApiError, isHostError, toApiError } from '../problem.ts';
+import { ApiError } from '../problem.ts';
 import { checkEpoch, etagOf, readIfMatch, readRevision, writeRevision } from '../revision.ts';
 import * as routes from '../routes/index.ts';
 import { decodeTreePath, parseTreePath } from '../tree-path.ts';
@@ -12,6 +21,7 @@ import {
   answerOf,
   type Env,
   identityOf,
+  longJson,
   onceRequest,
   reply,
   send,
@@ -30,6 +40,7 @@ const valueBytes = 1024 * 1024;
 const importBytes = 8 * 1024 * 1024;
 const transactionBytes = 8 * 1024 * 1024;
 
+type TreeView = z.input<typeof routes.TreeShape>;
 type EditAnswer = Awaited<ReturnType<TreePort['edit']>>;
 
 export const entryView = (answer: TreeAnswer, entry: TreeEntry) => ({
@@ -141,7 +152,7 @@ export const serveMetadata = (api: Api): void => {
     ...(await tree.applied(revision, { timeoutMs: appliedMs })),
   ];
 
-  /** One commit, once. A repeat whose first try was interrupted finds it done where the tree says what it asked for. */
+  /** One commit, once. */
   const edit = async (
     c: Context<Env>,
     tree: TreePort,
@@ -150,21 +161,12 @@ export const serveMetadata = (api: Api): void => {
     wanted: readonly TreeAnswer[],
     answer: (result: EditAnswer, notApplied: string[]) => Promise<Answer>,
   ): Promise<Response> => {
-    const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
-      let result: EditAnswer;
-      try {
-        if (wanted.length > 0) {
-          const current = await tree.stat('/');
-          for (const one of wanted) checkEpoch(one, current);
-        }
-        result = await tree.edit(edits, conditions);
-      } catch (error) {
-        const isUnmet =
-          toApiError(error).code === 'PRECONDITION_FAILED' || (isHostError(error) && error.code === 'HOST_NOT_FOUND');
-        if (begunAtMs === undefined || !isUnmet || !(await isDone(tree, edits))) throw error;
-        const { epoch, revision } = await tree.stat('/');
-        result = { epoch, revision, changes: 0, dataRevisions: new Map() };
+    const effect = async (once: Once | undefined): Promise<Answer> => {
+      if (wanted.length > 0) {
+        const current = await tree.stat('/');
+        for (const one of wanted) checkEpoch(one, current);
       }
+      const result = await tree.edit(edits, conditions, { once });
       return answer(result, await notApplied(tree, result));
     };
     return send(await idempotency.runOutside(await onceRequest(c), effect, isOpen));
@@ -178,18 +180,14 @@ export const serveMetadata = (api: Api): void => {
     if (view === 'tree') {
       takeTurn(c, api);
       const walked = await tree.walk(path, { mostBytes: mostTreeBytes, signal, ...showsTo(c) });
-      const entries = walked.entries.map(({ bytes, ...entry }) => ({
+      const view = ({ bytes, ...entry }: (typeof walked.entries)[number]): TreeView['entries'][number] => ({
         ...entryView(walked, entry),
         ...(bytes !== undefined &&
           entry.kind !== 'directory' &&
           (entry.worldReadable || readsSecrets(c) ? valueView(entry, bytes) : { withheld: true })),
-      }));
-      return reply(
-        routes.readMetadata,
-        200,
-        { revision: writeRevision(walked, walked.revision), entries },
-        { 'porthole-kind': 'tree' },
-      );
+      });
+      const { entries: _, ...head }: TreeView = { revision: writeRevision(walked, walked.revision), entries: [] };
+      return longJson(head, 'entries', walked.entries, view, { 'porthole-kind': 'tree' });
     }
     const found = await tree.stat(path, { signal });
     const { entry } = found;
@@ -325,6 +323,7 @@ export const serveMetadata = (api: Api): void => {
   );
 
   serve(api, routes.exportSpec, async (c) => {
+    takeTurn(c, api);
     const tree = treeOf(c, c.req.valid('param').name);
     const exported = await tree.export({ signal: c.req.raw.signal, ...showsTo(c) });
     return yamlResponse(exported.text, writeRevision(exported, exported.revision));
@@ -337,8 +336,8 @@ export const serveMetadata = (api: Api): void => {
       const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
-      const effect = async (): Promise<Answer> => {
-        const result = await tree.import(text, await ifRevision(tree, ifMatch));
+      const effect = async (once: Once | undefined): Promise<Answer> => {
+        const result = await tree.import(text, { once, ...(await ifRevision(tree, ifMatch)) });
         return answerOf(routes.importSpec, 200, {
           revision: writeRevision(result, result.revision),
           changes: result.changes,
@@ -364,8 +363,8 @@ export const serveMetadata = (api: Api): void => {
       const tree = treeOf(c, c.req.valid('param').name);
       const text = await yamlText(c);
       const ifMatch = readIfMatch(c.req.header('if-match'));
-      const effect = async (): Promise<Answer> => {
-        const result = await tree.setPolicy(text, await ifRevision(tree, ifMatch));
+      const effect = async (once: Once | undefined): Promise<Answer> => {
+        const result = await tree.setPolicy(text, { once, ...(await ifRevision(tree, ifMatch)) });
         const policyRevision = writeRevision(result, result.policyRevision);
         return answerOf(
           routes.setPolicy,
@@ -463,25 +462,6 @@ const editOf = (edit: EditShape): TreeEdit => {
     case 'directory':
       return { op: 'directory', path };
   }
-};
-
-/** Whether the tree is as the edits would leave it. */
-const isDone = async (tree: TreePort, edits: readonly TreeEdit[]): Promise<boolean> => {
-  for (const edit of edits) {
-    const found = await tree.read(edit.path, { by: undefined }).catch((error: unknown) => {
-      if (isHostError(error)) return error.code;
-      throw error;
-    });
-    const isAsAsked =
-      edit.op === 'directory'
-        ? found === 'HOST_IS_DIRECTORY'
-        : edit.op === 'remove'
-          ? found === 'HOST_NOT_FOUND'
-          : typeof found === 'object' &&
-            Buffer.compare(found.bytes, edit.op === 'put' ? edit.bytes : Buffer.from(edit.target)) === 0;
-    if (!isAsAsked) return false;
-  }
-  return true;
 };
 
 const yamlResponse = (text: string, revision: string): Response =>

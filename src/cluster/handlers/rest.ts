@@ -1,16 +1,26 @@
 import type { z } from '@hono/zod-openapi';
-import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, OperationRecord } from '../../records/index.ts';
-import type { Answer } from '../idempotency.ts';
+import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, Once, OperationRecord } from '../../records/index.ts';
+import type { Answer, CommitOnce } from '../idempotency.ts';
+import { KeyedUploads } from '../keyed-uploads.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError, toApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { parseTreePath } from '../tree-path.ts';
-import { type Api, answerOf, identityOf, onceRequest, reply, send, serve, stream, takeTurn } from './serve.ts';
+import {
+  type Api,
+  answerOf,
+  idempotencyKey,
+  identityOf,
+  noContent,
+  onceRequest,
+  reply,
+  send,
+  serve,
+  stream,
+  takeTurn,
+} from './serve.ts';
 import { isoTime, operationView } from './vms.ts';
-
-/** 204. */
-const nothingMore: Answer = { status: 204, headers: {}, body: '' };
 
 const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
 
@@ -73,32 +83,34 @@ const serveOperations = (api: Api): void => {
   serve(api, routes.cancelOperation, async (c) => {
     const { account } = identityOf(c);
     const { id } = c.req.valid('param');
-    const { record, key, modRevision } = await operations.get(account, id);
-    if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
-    if (record.kind === 'image.add') {
-      if (!images.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
-      return reply(routes.cancelOperation, 202, operationView(record));
-    }
-    if (record.kind === 'key.rotate') {
-      if (!upkeep.cancel(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
-      return reply(routes.cancelOperation, 202, operationView(record));
-    }
-    const instead = insteadOf[record.kind];
-    if (instead === undefined)
-      throw new ApiError('WRONG_STATE', `an operation ${record.kind} cannot be cancelled; it runs to its end`);
-    const cancelled = await operations.change(record, {
-      state: 'cancelled',
-      error: { code: 'CANCELLED', detail: `it was cancelled, and the VM is ${instead.done} instead` },
-    });
-    const latest = await vms.find(account, record.target.name);
-    if (latest.record.id !== record.target.id || latest.record.generation !== record.generation)
-      throw new ApiError(
-        'WRONG_STATE',
-        `a later request to the VM "${record.target.name}" has taken the place of "${id}"`,
-      );
-    // One transaction: the other request takes its place, unless somebody else was faster.
-    await idempotency.run({ account, key: undefined, hash: '' }, (commit) =>
-      vms.request(
+    const accepted = (operation: OperationRecord): Answer =>
+      answerOf(routes.cancelOperation, 202, operationView(operation));
+    const cancel = async (commit: CommitOnce): Promise<Answer> => {
+      const { record, key, modRevision } = await operations.get(account, id);
+      if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
+      if (record.kind === 'image.add' || record.kind === 'key.rotate') {
+        const worker = record.kind === 'image.add' ? images : upkeep;
+        if (!worker.runs(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
+        // A manager that ends between the two ends the work too.
+        await commit({ conditions: [], operations: [] }, accepted(record));
+        worker.cancel(id);
+        return accepted(record);
+      }
+      const instead = insteadOf[record.kind];
+      if (instead === undefined)
+        throw new ApiError('WRONG_STATE', `an operation ${record.kind} cannot be cancelled; it runs to its end`);
+      const cancelled = await operations.change(record, {
+        state: 'cancelled',
+        error: { code: 'CANCELLED', detail: `it was cancelled, and the VM is ${instead.done} instead` },
+      });
+      const latest = await vms.find(account, record.target.name);
+      if (latest.record.id !== record.target.id || latest.record.generation !== record.generation)
+        throw new ApiError(
+          'WRONG_STATE',
+          `a later request to the VM "${record.target.name}" has taken the place of "${id}"`,
+        );
+      // One transaction: the other request takes its place, unless somebody else was faster.
+      return vms.request(
         account,
         record.target.name,
         { kind: instead.kind },
@@ -106,7 +118,7 @@ const serveOperations = (api: Api): void => {
           if (await commit(transaction, answer)) return true;
           throw new ApiError('CONFLICT', `the operation "${id}" got on meanwhile; look at it again`);
         },
-        () => answerOf(routes.cancelOperation, 202, operationView(cancelled.operation)),
+        () => accepted(cancelled.operation),
         async () => ({
           conditions: [
             { key, modRevision },
@@ -114,9 +126,9 @@ const serveOperations = (api: Api): void => {
           ],
           operations: cancelled.operations,
         }),
-      ),
-    );
-    return reply(routes.cancelOperation, 202, operationView(cancelled.operation));
+      );
+    };
+    return send(await idempotency.run(await onceRequest(c), cancel));
   });
 };
 
@@ -187,6 +199,7 @@ const sourceOf = ({
 
 const serveImages = (api: Api): void => {
   const { images, idempotency, kit } = api.manager;
+  const keyedUploads = new KeyedUploads(kit.wallMs);
 
   serve(
     api,
@@ -196,17 +209,21 @@ const serveImages = (api: Api): void => {
       const body = c.req.raw.body;
       if (length === undefined || Number(length) === 0 || body === null)
         throw new ApiError('BAD_REQUEST', 'an upload needs a body that is not empty, and its Content-Length');
-      const { ended } = identityOf(c);
+      const { account, ended } = identityOf(c);
       const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
-      await using incoming = await kit.host.openUpload(Number(length), { signal });
-      api.expectLong(c.env);
-      try {
-        const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
-        return reply(routes.uploadFile, 201, { ...upload, expiresAt: isoTime(expiresAtMs) });
-      } catch (error) {
-        if (!signal.aborted) throw error;
-        throw new ApiError('BAD_REQUEST', 'the upload broke off; send the file again', {}, error);
-      }
+      const receive = async () => {
+        await using incoming = await kit.host.openUpload(Number(length), { signal });
+        api.expectLong(c.env);
+        try {
+          const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
+          const answer = answerOf(routes.uploadFile, 201, { ...upload, expiresAt: isoTime(expiresAtMs) });
+          return { answer, expiresAtMs };
+        } catch (error) {
+          if (!signal.aborted) throw error;
+          throw new ApiError('BAD_REQUEST', 'the upload broke off; send the file again', {}, error);
+        }
+      };
+      return send(await keyedUploads.run({ account, key: idempotencyKey(c) }, Number(length), receive));
     },
     { bodyBytes: Number.MAX_SAFE_INTEGER },
   );
@@ -240,14 +257,14 @@ const serveImages = (api: Api): void => {
   serve(api, routes.removeImage, async (c) => {
     const { image, version } = c.req.valid('param');
     const { account } = identityOf(c);
-    const effect = async (begunAtMs: number | undefined): Promise<Answer> => {
+    const effect = async (once: Once | undefined): Promise<Answer> => {
       try {
         await images.remove(account, image, version);
       } catch (error) {
         // An earlier try of the same request got as far as that.
-        if (begunAtMs === undefined || toApiError(error).code !== 'NOT_FOUND') throw error;
+        if (once?.isRepeat !== true || toApiError(error).code !== 'NOT_FOUND') throw error;
       }
-      return nothingMore;
+      return noContent;
     };
     return send(await idempotency.runOutside(await onceRequest(c), effect, (error) => !(error instanceof ApiError)));
   });
@@ -277,7 +294,7 @@ const serveKeys = (api: Api): void => {
     const { account } = identityOf(c);
     const { id } = c.req.valid('param');
     const once = await onceRequest(c);
-    return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, nothingMore)));
+    return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
   });
 
   serve(api, routes.whoAmI, async (c) => {

@@ -1,5 +1,6 @@
 /** How a handler is bound to its route: access, size of the body, idempotency, and answers of the shape that was promised. */
 import { createHash } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { HttpBindings } from '@hono/node-server';
 import type { OpenAPIHono, RouteConfig, RouteHandler, z } from '@hono/zod-openapi';
 import type { Context, MiddlewareHandler } from 'hono';
@@ -112,15 +113,55 @@ export const reply = <R extends RouteConfig, S extends keyof R['responses'] & nu
   headers: Readonly<Record<string, string>> = {},
 ): Response => send(answerOf(route, status, value, headers));
 
-export const noContent = (): Response => new Response(null, { status: 204 });
+/** Text of a long answer that is made before others have their turn; one item may be longer. */
+const textInTurn = 128 * 1024;
+
+/** 200: `head` as JSON, with a list of what `view` makes of `items`, as fast as the client takes it. */
+export const longJson = <T>(
+  head: object,
+  name: string,
+  items: readonly T[],
+  view: (item: T) => object,
+  headers: Readonly<Record<string, string>>,
+): Response => {
+  const encoder = new TextEncoder();
+  let text = `${JSON.stringify({ ...head, [name]: [] }).slice(0, -2)}`;
+  let next = 0;
+  const body = new ReadableStream<Uint8Array>(
+    {
+      pull: async (controller) => {
+        await turn();
+        while (next < items.length && text.length < textInTurn) {
+          text += `${next === 0 ? '' : ','}${JSON.stringify(view(items[next]!))}`;
+          next++;
+        }
+        const isLast = next === items.length;
+        controller.enqueue(encoder.encode(isLast ? `${text}]}` : text));
+        text = '';
+        if (isLast) controller.close();
+      },
+    },
+    { highWaterMark: 0 },
+  );
+  return new Response(body, {
+    headers: { 'content-type': 'application/json', 'cache-control': 'no-store', ...headers },
+  });
+};
+
+/** 204. */
+export const noContent: Answer = { status: 204, headers: {}, body: '' };
+
+export const idempotencyKey = (c: Context<Env>): string | undefined => {
+  const key = c.req.header('idempotency-key');
+  if (key === undefined || /^[\x21-\x7e]{1,255}$/.test(key)) return key;
+  throw new ApiError('BAD_REQUEST', 'the Idempotency-Key must have 1 to 255 visible ASCII characters');
+};
 
 /** What makes a request the same as another: method, URL, conditions and body. */
 export const onceRequest = async (c: Context<Env>): Promise<OnceRequest> => {
   const { account } = identityOf(c);
-  const key = c.req.header('idempotency-key');
+  const key = idempotencyKey(c);
   if (key === undefined) return { account, key, hash: '' };
-  if (!/^[\x21-\x7e]{1,255}$/.test(key))
-    throw new ApiError('BAD_REQUEST', 'the Idempotency-Key must have 1 to 255 visible ASCII characters');
   const hash = createHash('sha256');
   for (const part of [c.req.method, c.env.incoming.url ?? '', c.req.header('if-match'), c.req.header('if-none-match')])
     hash.update(JSON.stringify(part ?? null));

@@ -1,5 +1,5 @@
 import { Buffer } from 'node:buffer';
-import type { OperationRecord } from '../../records/index.ts';
+import type { Once, OperationRecord } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
@@ -29,6 +29,8 @@ export const vmView = (vm: Vm) => {
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
+    ninep: rest.ninep ?? false,
+    vsock: rest.vsock ?? false,
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     ...(status?.deviceVersion !== undefined && {
@@ -144,10 +146,17 @@ export const serveVms = (api: Api): void => {
 
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
-    const { qemu, cloudHypervisor, ...rest } = await vms.ask(identityOf(c).account, c.req.valid('param').name, (vm) =>
+    const { account } = identityOf(c);
+    const { qemu, cloudHypervisor, ninep, vsock, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
       kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
-    return reply(routes.getAttachment, 200, { ...rest, qemu: [...qemu], cloudHypervisor: [...cloudHypervisor] });
+    return reply(routes.getAttachment, 200, {
+      ...rest,
+      qemu: [...qemu],
+      cloudHypervisor: [...cloudHypervisor],
+      ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
+      ...(vsock && { vsock: { ...vsock, qemu: [...vsock.qemu] } }),
+    });
   });
 
   serve(api, routes.tellBoot, async (c) => {
@@ -158,8 +167,8 @@ export const serveVms = (api: Api): void => {
     return send(
       await idempotency.runOutside(
         once,
-        async () => {
-          const { bootId, number } = await kit.host.boot(record);
+        async (once) => {
+          const { bootId, number } = await kit.host.boot(record, { once });
           return answerOf(routes.tellBoot, 201, { bootId, number });
         },
         isOpen,
@@ -226,12 +235,25 @@ export const serveVms = (api: Api): void => {
       const { name } = c.req.valid('param');
       const bytes = new Uint8Array(await c.req.arrayBuffer());
       const { signal } = c.req.raw;
-      if (bytes.length > 0) await vms.ask(account, name, async (vm) => kit.host.console(vm).write(bytes, { signal }));
-      return noContent();
+      const type = async (once: Once | undefined): Promise<Answer> => {
+        if (once?.isRepeat === true) throw new TypedPerhaps(name);
+        if (bytes.length > 0) await vms.ask(account, name, async (vm) => kit.host.console(vm).write(bytes, { signal }));
+        return noContent;
+      };
+      const mayBeTyped = (error: unknown): boolean => error instanceof TypedPerhaps || isOpen(error);
+      return send(await idempotency.runOutside(await onceRequest(c), type, mayBeTyped));
     },
     { bodyBytes: consoleInputBytes },
   );
 };
+
+/** Nobody knows what a serial port has taken: better not at all than twice. */
+class TypedPerhaps extends ApiError {
+  constructor(name: string) {
+    const what = `whether this was typed into the console of "${name}" before the daemon ended or the connection broke is not known`;
+    super('CONFLICT', `${what}; look at the console, and type what is missing with a new Idempotency-Key`);
+  }
+}
 
 /** Whether an effect on a host may have happened although the call failed. */
 export const isOpen = (error: unknown): boolean => {

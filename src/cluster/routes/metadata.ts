@@ -250,6 +250,9 @@ export const ImportResultShape = z
   .object({ revision: Revision, changes: z.int(), warnings: Warnings, notApplied: z.array(z.string()) })
   .openapi('ImportResult');
 
+/** Of what replaces all of something. */
+const WholeHeaders = z.object({ 'if-match': z.string().max(256).optional(), ...IdempotencyHeaders.shape });
+
 export const importSpec = createRoute({
   operationId: 'importSpec',
   method: 'put',
@@ -262,7 +265,7 @@ export const importSpec = createRoute({
   security,
   request: {
     params: VmParams,
-    headers: z.object({ 'if-match': z.string().max(256).optional(), ...IdempotencyHeaders.shape }),
+    headers: WholeHeaders,
     body: yamlBody,
   },
   responses: {
@@ -320,7 +323,7 @@ export const setPolicy = createRoute({
   security,
   request: {
     params: VmParams,
-    headers: z.object({ 'if-match': z.string().max(256).optional(), ...IdempotencyHeaders.shape }),
+    headers: WholeHeaders,
     body: yamlBody,
   },
   responses: {

@@ -77,8 +77,11 @@ export const cancelOperation = createRoute({
     'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
   'x-access': 'operator',
   security,
-  request: { params: OperationParams },
-  responses: { 202: json(OperationShape, 'It ends soon.'), ...problems('NOT_FOUND', 'WRONG_STATE', 'CONFLICT') },
+  request: { params: OperationParams, headers: IdempotencyHeaders },
+  responses: {
+    202: json(OperationShape, 'It ends soon.'),
+    ...problems('NOT_FOUND', 'WRONG_STATE', 'CONFLICT', 'IDEMPOTENCY_MISMATCH', 'IDEMPOTENCY_BUSY', 'FULL'),
+  },
 });
 
 // Audit
@@ -120,6 +123,8 @@ export const queryAudit = createRoute({
   path: '/v1/audit',
   tags: ['Audit'],
   summary: 'Who read or was refused what',
+  description:
+    'A page looks through a part of the log: it may have fewer events than `limit`, or none, and yet a `next`. Only the last page has none.',
   'x-access': 'viewer',
   security,
   request: {
@@ -223,13 +228,13 @@ export const uploadFile = createRoute({
   tags: ['Images'],
   summary: 'Upload a file that an image is to be made from',
   description:
-    'The body is the file, as it is, with its `Content-Length`; `Expect: 100-continue` tells a refusal before it is sent. It is kept until an image is added from it, for 10 minutes at most and not over a restart of the host daemon. It may take as long as it likes, but not stand still for a minute.',
+    'The body is the file, as it is, with its `Content-Length`; `Expect: 100-continue` tells a refusal before it is sent. It is kept until an image is added from it, for 10 minutes at most and not over a restart of the host daemon. It may take as long as it likes, but not stand still for a minute. A repeat with the same `Idempotency-Key` and `Content-Length` is answered without the file while the first is kept.',
   'x-access': 'admin',
   security,
-  request: { body: binaryBody },
+  request: { headers: IdempotencyHeaders, body: binaryBody },
   responses: {
     201: json(UploadShape, 'It is there.'),
-    ...problems('TOO_LARGE', 'FULL'),
+    ...problems('TOO_LARGE', 'FULL', 'IDEMPOTENCY_MISMATCH', 'IDEMPOTENCY_BUSY'),
   },
 });
 

@@ -88,6 +88,12 @@ export const CreateVm = z
     restart: z.enum(['always', 'on-failure', 'never']).default('on-failure'),
     start: z.boolean().default(true),
     stopGraceSeconds: z.int().min(0).max(3600).default(30),
+    ninep: z.boolean().default(false).openapi({
+      description: 'Also a virtio console of the machine, hvc1, that speaks 9P: for guests without virtiofs.',
+    }),
+    vsock: z.boolean().default(false).openapi({
+      description: 'Also a vsock device that leads to unix sockets of its host, with 9P on port 564.',
+    }),
     libvirtDomain: LibvirtDomain.optional().openapi({
       description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
     }),
@@ -140,6 +146,8 @@ export const VmShape = z
     status: z.enum(vmStatuses),
     reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),
     since: Time.optional(),
+    ninep: z.boolean().openapi({ description: 'Whether the machine has a console that speaks 9P.' }),
+    vsock: z.boolean().openapi({ description: 'Whether the machine has a vsock device to its host.' }),
     libvirtDomain: z.string().optional(),
     bootId: z.string().optional(),
     bootNumber: z.int(),
@@ -396,6 +404,14 @@ export const getAttachment = createRoute({
           libvirtXml: z.string(),
           libvirtDomain: z.string(),
           mount: z.string(),
+          ninep: z
+            .object({ socketPath: z.string(), qemu: z.array(z.string()), libvirtXml: z.string(), mount: z.string() })
+            .optional()
+            .openapi({ description: 'The console that speaks 9P, of a VM that has one; the other flags are without.' }),
+          vsock: z
+            .object({ hostPath: z.string(), qemu: z.array(z.string()), mount: z.string() })
+            .optional()
+            .openapi({ description: 'The vsock device, of a VM that has one; the other flags are without.' }),
         })
         .openapi('Attachment'),
       'Flags, one argument each; XML for libvirt, as parts of a domain and as a whole one; the line that mounts it.',
@@ -476,11 +492,13 @@ export const writeConsole = createRoute({
   path: '/v1/vms/{name}/console/input',
   tags: ['Console'],
   summary: 'Type into the console',
-  description: 'Raw bytes, in order when each request is answered before the next is sent.',
+  description:
+    'Raw bytes, in order when each request is answered before the next is sent. A repeat with the same `Idempotency-Key` is CONFLICT where nobody knows whether the bytes were typed: it types nothing.',
   'x-access': 'operator',
   security,
   request: {
     params: VmParams,
+    headers: IdempotencyHeaders,
     body: {
       required: true,
       content: { 'application/octet-stream': { schema: z.string().openapi({ format: 'binary' }) } },
@@ -488,6 +506,6 @@ export const writeConsole = createRoute({
   },
   responses: {
     204: { description: 'The console has them.' },
-    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'TOO_LARGE', 'UNSUPPORTED'),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'CONFLICT', 'UNSUPPORTED', ...changing),
   },
 });

@@ -1,5 +1,5 @@
 /** Tgetattr, Tsetattr, Treadlink, Tstatfs. */
-import { limits, type Node, type SetAttributes, type Time } from '../../tree/index.ts';
+import { type FileSystem, type Handle, limits, type Node, type SetAttributes, type Time } from '../../tree/index.ts';
 import {
   EBADF,
   EINVAL,
@@ -96,17 +96,36 @@ function asked(state: SessionState, fid: Fid, valid: number): SetAttributes | un
   let sizeBytes = valid & abi.SETATTR_SIZE ? T.size.get(view, body) : undefined;
   // A new size, with which Linux sends it, sets the time by itself.
   if (sizeBytes !== undefined && mtime === 'now') mtime = undefined;
-  // Linux truncates by Tsetattr what it has opened with O_TRUNC: that truncation is pending, and stays so.
-  const truncates = fid.handle !== undefined && (fid.handle.flags & O_TRUNC) !== 0;
-  if (sizeBytes === 0 && truncates && fileSystem.pendingTruncation(fid.ino)) sizeBytes = undefined;
+  if (sizeBytes === 0 && fid.handle !== undefined && isOfOpen(fid, fid.handle, fileSystem)) {
+    fileSystem.truncateOnWrite(fid.handle);
+    sizeBytes = undefined;
+  }
+  fid.isFresh = false;
+  let mode = valid & abi.SETATTR_MODE ? T.mode.get(view, body) & 0o7777 : undefined;
+  // Linux takes set-id bits away by a mode that it sends with the new size, whoever writes; the tree does so by itself.
+  if (sizeBytes !== undefined && mode !== undefined && isWithoutSetId(mode, fileSystem.node(fid.ino))) mode = undefined;
   return {
-    mode: valid & abi.SETATTR_MODE ? T.mode.get(view, body) & 0o7777 : undefined,
+    mode,
     uid: valid & abi.SETATTR_UID ? T.uid.get(view, body) : undefined,
     gid: valid & abi.SETATTR_GID ? T.gid.get(view, body) : undefined,
     sizeBytes,
     atime,
     mtime,
   };
+}
+
+const isWithoutSetId = (mode: number, node: Node | undefined): boolean =>
+  node !== undefined &&
+  mode !== (node.mode & 0o7777) &&
+  (mode | (node.mode & (S_ISUID | S_ISGID))) === (node.mode & 0o7777);
+
+/**
+ * Whether Tsetattr of size 0 is the truncation of open(O_TRUNC), which takes effect with the first write. Linux leaves that
+ * flag out of Tlopen, and truncates next what it has opened for writing; a client that sends it may truncate all the same.
+ */
+function isOfOpen(fid: Fid, handle: Handle, fileSystem: FileSystem): boolean {
+  if ((handle.flags & O_TRUNC) !== 0) return fileSystem.pendingTruncation(fid.ino);
+  return fid.isFresh && (handle.flags & O_ACCMODE) !== O_RDONLY;
 }
 
 export function setattr(state: SessionState): number {

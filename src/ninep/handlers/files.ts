@@ -4,6 +4,7 @@ import {
   EAGAIN,
   EBADF,
   EBUSY,
+  EINTR,
   EINVAL,
   EIO,
   EISDIR,
@@ -42,7 +43,10 @@ export function lopen(state: SessionState): number {
   if (!fid.isDirectory) {
     if ((flags & O_DIRECTORY) !== 0) return ENOTDIR;
     const handle = fileSystem.open(fid.caller, fid.ino, flags);
-    return typeof handle === 'number' ? handle : state.reply(openedAt(state, fid, handle));
+    // ESTALE has Linux look the name up again, and open what stands there now.
+    if (typeof handle === 'number') return handle;
+    fid.isFresh = true;
+    return state.reply(openedAt(state, fid, handle));
   }
   if ((flags & O_ACCMODE) !== O_RDONLY || (flags & O_TRUNC) !== 0) return EISDIR;
   const directory = fileSystem.opendir(fid.caller, fid.ino);
@@ -99,19 +103,30 @@ export function read(state: SessionState): number {
     return state.reply(readAt(state, xattr.bytes.subarray(from, from + count)));
   }
   if (handle === undefined) return EBADF;
+  fid.isFresh = false;
   const result = state.fileSystem.read(handle, offset, count);
-  if (typeof result !== 'number') return state.reply(readAt(state, result));
+  if (typeof result !== 'number') {
+    fid.readsOn = handle.stream && isPart(result, count);
+    return state.reply(readAt(state, result));
+  }
   if (result !== PENDING) return result;
-  return handle.stream && (handle.flags & O_NONBLOCK) !== 0 ? EAGAIN : wait(state, fid, handle, offset, count);
+  if (handle.stream && (handle.flags & O_NONBLOCK) !== 0) return EAGAIN;
+  if (!fid.readsOn) return wait(state, fid, handle, offset, count);
+  fid.readsOn = false;
+  return EINTR;
 }
+
+const isPart = (bytes: Uint8Array, count: number): boolean => bytes.length > 0 && bytes.length < count;
 
 function wait(state: SessionState, fid: Fid, handle: Handle, offset: number, count: number): number {
   const pending = state.later();
   pending.fid = fid;
   const cancel = state.fileSystem.waitRead(handle, offset, count, (errno, bytes) => {
     if (errno !== 0 || bytes === undefined) pending.fail(errno === 0 ? EIO : errno);
-    else if (pending.live && !pending.settled) pending.finish(readAt(state, bytes));
-    else pending.abandon();
+    else if (pending.live && !pending.settled) {
+      fid.readsOn = handle.stream && isPart(bytes, count);
+      pending.finish(readAt(state, bytes));
+    } else pending.abandon();
   });
   pending.cancel = cancel;
   return 0;
@@ -137,6 +152,7 @@ export function write(state: SessionState): number {
   if (fid.directory !== undefined) return EISDIR;
   if (handle === undefined) return EBADF;
   if (count > limits.valueBytes) return EINVAL;
+  fid.isFresh = false;
   const pending = state.later();
   const done: Done<number> = (errno, written) => {
     if (errno !== 0 || written === undefined) return pending.fail(errno === 0 ? EIO : errno);
@@ -158,6 +174,7 @@ export function fsync(state: SessionState): number {
   // Every change of a directory was committed before it was answered.
   if (fid.directory !== undefined) return state.reply(0);
   if (fid.handle === undefined) return EBADF;
+  fid.isFresh = false;
   const pending = state.later();
   state.fileSystem.fsync(fid.handle, (errno) => pending.settle(errno));
   return 0;

@@ -1,8 +1,11 @@
 import assert from 'node:assert/strict';
 import { Symlink } from '../../tree/world.ts';
 import type { Driver, Identity } from '../driver.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import { app, eventually, ok, openStat, plain, policy, postgres, root, sslCert, stranger, touch } from '../people.ts';
 import type { Topic } from '../suite.ts';
+
+const WHOLE_SECONDS = 'Linux’s 9P client sets times to whole seconds, from 1970 on';
 
 const octal = (mode: number): string => mode.toString(8).padStart(4, '0');
 
@@ -153,6 +156,21 @@ export const attributes: Topic = {
         assert.equal(await tree.as(stranger).utimens('/guest/f', 'omit', 'now'), 'EPERM');
         assert.notEqual(ok(await owner.stat('/guest/f')).mtime.sec, 5);
       },
+      cannot: byV9fs({
+        because: WHOLE_SECONDS,
+        instead: async (tree) => {
+          const owner = tree.as(app);
+          await touch(owner, '/guest/f', 0o644);
+          const time = { sec: 1_000_000_000, nsec: 123_456_789 };
+          assert.equal(await owner.utimens('/guest/f', time, time), 'OK');
+          assert.deepEqual(ok(await owner.stat('/guest/f')).mtime, { sec: time.sec, nsec: 0 });
+          assert.equal(await tree.as(stranger).utimens('/guest/f', time, time), 'EPERM');
+          assert.equal(await tree.as(stranger).utimens('/guest/f', 'now', 'now'), 'EACCES');
+          assert.equal(await owner.chmod('/guest/f', 0o666), 'OK');
+          assert.equal(await tree.as(stranger).utimens('/guest/f', 'now', 'now'), 'OK');
+          assert.notEqual(ok(await owner.stat('/guest/f')).mtime.sec, time.sec);
+        },
+      }),
     },
     {
       name: 'utimens keeps times before 1970',
@@ -164,6 +182,16 @@ export const attributes: Topic = {
         assert.equal(await owner.utimens('/guest/f', old, old), 'OK');
         assert.deepEqual(ok(await owner.stat('/guest/f')).mtime, old);
       },
+      cannot: byV9fs({
+        because: WHOLE_SECONDS,
+        instead: async (tree) => {
+          const owner = tree.as(app);
+          await touch(owner, '/guest/f');
+          const old = { sec: -86_400, nsec: 500 };
+          assert.equal(await owner.utimens('/guest/f', old, old), 'OK');
+          assert.deepEqual(ok(await owner.stat('/guest/f')).mtime, { sec: 0, nsec: 0 });
+        },
+      }),
     },
   ],
 };

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { O_RDONLY, O_RDWR } from '../../../src/wire/index.ts';
 import type { WorldSpec } from '../../tree/world.ts';
 import { Symlink } from '../../tree/world.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import { app, bytes, eventually, ok, openStat, plain, policy, stranger, textOf } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
@@ -51,6 +52,17 @@ export const consistency: Topic = {
           assert.equal(await textOf(actor, fd, 4), 'bytes, many of them', kind);
         }
       },
+      cannot: byV9fs({
+        because: 'Linux’s 9P client asks for attributes by name: they are those of now',
+        instead: async (tree) => {
+          const actor = tree.as(app);
+          const fd = ok(await actor.open('/instance/shared', O_RDONLY));
+          await tree.load(three('new'));
+          assert.equal(await textOf(actor, fd), 'old bytes, many of them');
+          assert.equal(ok(await actor.fstat(fd)).size, 3);
+          assert.equal(await actor.readText('/instance/shared'), 'new');
+        },
+      }),
     },
     {
       name: 'read by a handle of a file that the outside took away gives what was opened, and open answers ENOENT',
@@ -66,6 +78,20 @@ export const consistency: Topic = {
         await eventually(async () => assert.equal(await actor.stat('/instance/shared'), 'ENOENT'));
         assert.equal(await actor.close(shared), 'OK');
       },
+      cannot: byV9fs({
+        because: 'Linux’s 9P client keeps the name of what somebody has open',
+        instead: async (tree) => {
+          const actor = tree.as(app);
+          const fd = ok(await actor.open('/instance/shared', O_RDONLY));
+          await tree.load({ content: { instance: {} }, policy });
+          assert.equal(await textOf(actor, fd), 'gone soon');
+          assert.equal(await actor.open('/instance/shared', O_RDONLY), 'ESTALE');
+          assert.equal(await actor.open('/instance/private', O_RDONLY), 'ENOENT');
+          assert.equal(ok(await actor.stat('/instance/shared')).nlink, 0);
+          assert.equal(await actor.close(fd), 'OK');
+          assert.equal(await actor.stat('/instance/shared'), 'ENOENT');
+        },
+      }),
     },
     {
       name: 'read by a handle of what guests may write gives what is there now',

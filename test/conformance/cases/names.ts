@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_CREAT, O_RDONLY, O_WRONLY } from '../../../src/wire/index.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import { app, bytes, ok, plain, postgres, root, stranger, touch, workshop } from '../people.ts';
 import type { Cannot, Topic } from '../suite.ts';
 
@@ -69,7 +70,7 @@ export const names: Topic = {
           ['.', '..', '.agent'],
         );
       },
-      cannot: { mount: kernelSplits, agent: kernelSplits, virtiofs: kernelSplits },
+      cannot: { mount: kernelSplits, agent: kernelSplits, virtiofs: kernelSplits, ...byV9fs(kernelSplits) },
     },
     {
       name: 'lookup of . and .. stays in the tree',

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { O_CREAT, O_RDONLY, O_WRONLY, RENAME_EXCHANGE } from '../../../src/wire/index.ts';
 import type { WorldSpec } from '../../tree/world.ts';
 import { aclBytes } from '../acl-bytes.ts';
+import { by9p } from '../ninep-ways.ts';
 import { app, ok, openStat, plain, policy, postgres, root, stranger, touch, workshop } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
@@ -58,7 +59,7 @@ export const ownership: Topic = {
         assert.equal((await tree.look('/instance/id'))?.text, 'i-0001');
       },
       cannot: {
-        ninep: {
+        ...by9p({
           because: 'Trenameat has no flags: the client itself answers EINVAL',
           instead: async (tree) => {
             for (const who of [root, app]) {
@@ -71,7 +72,7 @@ export const ownership: Topic = {
             }
             assert.equal((await tree.look('/instance/id'))?.text, 'i-0001');
           },
-        },
+        }),
       },
     },
     {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { O_RDONLY, O_RDWR, O_WRONLY, R_OK, W_OK } from '../../../src/wire/index.ts';
 import type { WorldSpec } from '../../tree/world.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import {
   app,
   appInSslCert,
@@ -37,6 +38,18 @@ const rootOverrides: Cannot = {
 };
 
 const NO_GROUPS = '9P tells of no groups: nobody is in one whose members the policy does not list';
+
+const notTheirs: Cannot = {
+  because: NO_GROUPS,
+  instead: async (tree) => assert.equal(await tree.as(visitor).readText(key), 'EACCES'),
+};
+
+const ownGroups: Cannot = {
+  because: 'the guest kernel refuses by its own groups before we are asked',
+  instead: async (tree) => assert.equal(await tree.as(app).readText(key), 'EACCES'),
+};
+
+const NO_ACL = 'Linux’s 9P client decides by the mode first, and looks at ACLs with access=client alone';
 
 export const permissions: Topic = {
   name: 'permissions',
@@ -77,12 +90,7 @@ export const permissions: Topic = {
         assert.equal(await tree.as(visitor).readText(key), 'KEY');
         assert.equal(await tree.as(stranger).readText(key), 'EACCES');
       },
-      cannot: {
-        ninep: {
-          because: NO_GROUPS,
-          instead: async (tree) => assert.equal(await tree.as(visitor).readText(key), 'EACCES'),
-        },
-      },
+      cannot: { ninep: notTheirs, ...byV9fs(notTheirs) },
     },
     {
       name: 'open by a group with listed members is theirs',
@@ -103,10 +111,8 @@ export const permissions: Topic = {
       spec: groupOnly,
       run: async (tree) => assert.equal(await tree.as(app).readText(key), 'KEY'),
       cannot: {
-        virtiofs: {
-          because: 'the guest kernel refuses by its own groups before we are asked',
-          instead: async (tree) => assert.equal(await tree.as(app).readText(key), 'EACCES'),
-        },
+        virtiofs: ownGroups,
+        ...byV9fs(ownGroups),
       },
     },
     {
@@ -120,6 +126,7 @@ export const permissions: Topic = {
         session: primaryGroupOnly,
         ninep: { because: NO_GROUPS, instead: primaryGroupOnly.instead },
         mount: primaryGroupOnly,
+        ...byV9fs({ because: NO_GROUPS, instead: primaryGroupOnly.instead }),
       },
     },
     {
@@ -134,6 +141,14 @@ export const permissions: Topic = {
         assert.equal(await tree.as(postgres).open(key, O_WRONLY), 'EACCES');
         for (const who of [app, stranger]) assert.equal(await tree.as(who).readText(key), 'EACCES');
         assert.equal(ok(await tree.as(root).stat(key)).mode, 0o440);
+      },
+      cannot: {
+        v9fs: {
+          because: NO_ACL,
+          instead: async (tree) => {
+            for (const who of [postgres, app, stranger]) assert.equal(await tree.as(who).readText(key), 'EACCES');
+          },
+        },
       },
     },
     {
@@ -159,6 +174,14 @@ export const permissions: Topic = {
         assert.equal(await tree.as(appInSslCert).readText(key), 'KEY');
         assert.equal(await tree.as(strangerInSslCert).readText(key), 'EACCES');
         assert.equal(await tree.as(stranger).readText(key), 'EACCES');
+      },
+      cannot: {
+        v9fs: {
+          because: NO_ACL,
+          instead: async (tree) => {
+            for (const who of [appInSslCert, stranger]) assert.equal(await tree.as(who).readText(key), 'EACCES');
+          },
+        },
       },
     },
     {
@@ -215,7 +238,7 @@ export const permissions: Topic = {
       name: 'access tells root that it may not write what no write bit gives it',
       spec: { content, policy },
       run: async (tree) => assert.equal(await tree.as(root).access(key, W_OK), 'EACCES'),
-      cannot: { ninep: rootOverrides, virtiofs: rootOverrides },
+      cannot: { ninep: rootOverrides, virtiofs: rootOverrides, ...byV9fs(rootOverrides) },
     },
     {
       name: 'open follows a rule that changes',

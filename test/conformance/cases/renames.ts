@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { O_RDWR, RENAME_EXCHANGE, RENAME_NOREPLACE, RENAME_WHITEOUT } from '../../../src/wire/index.ts';
+import { by9p } from '../ninep-ways.ts';
 import { app, ok, plain, root, stranger, textOf, touch, workshop } from '../people.ts';
 import type { Cannot, Topic } from '../suite.ts';
 
@@ -8,8 +9,10 @@ const noFlags: Cannot = {
   instead: async (tree) => {
     const actor = tree.as(app);
     for (const name of ['a', 'b']) assert.equal(await actor.writeFile(`/guest/${name}`, name), 'OK');
-    for (const flags of [RENAME_NOREPLACE, RENAME_EXCHANGE])
-      assert.equal(await actor.rename('/guest/a', '/guest/b', flags), 'EINVAL');
+    // That a name is there already, a kernel finds out before.
+    assert.equal(await actor.rename('/guest/a', '/guest/b', RENAME_NOREPLACE), 'EEXIST');
+    assert.equal(await actor.rename('/guest/a', '/guest/c', RENAME_NOREPLACE), 'EINVAL');
+    assert.equal(await actor.rename('/guest/a', '/guest/b', RENAME_EXCHANGE), 'EINVAL');
     assert.deepEqual([await actor.readText('/guest/a'), await actor.readText('/guest/b')], ['a', 'b']);
   },
 };
@@ -93,7 +96,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/c', RENAME_NOREPLACE), 'OK');
         assert.deepEqual([await actor.readText('/guest/b'), await actor.readText('/guest/c')], ['b', 'a']);
       },
-      cannot: { ninep: noFlags },
+      cannot: { ...by9p(noFlags) },
     },
     {
       name: 'rename with RENAME_EXCHANGE swaps a file and a directory',
@@ -109,7 +112,7 @@ export const renames: Topic = {
         assert.equal(await actor.rename('/guest/a', '/guest/none', RENAME_EXCHANGE), 'ENOENT');
         assert.equal(await actor.rename('/guest/a', '/guest/d', RENAME_EXCHANGE | RENAME_NOREPLACE), 'EINVAL');
       },
-      cannot: { ninep: noFlags },
+      cannot: { ...by9p(noFlags) },
     },
     {
       name: 'rename with RENAME_WHITEOUT is EINVAL',

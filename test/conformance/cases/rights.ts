@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { O_CREAT, O_WRONLY } from '../../../src/wire/index.ts';
 import type { Actor } from '../driver.ts';
+import { by9p } from '../ninep-ways.ts';
 import { app, appInSslCert, bytes, ok, plain, root, sslCert, stranger, touch, workshop } from '../people.ts';
 import type { Cannot, Topic } from '../suite.ts';
 
@@ -72,7 +73,7 @@ export const rights: Topic = {
       },
       cannot: {
         session: primaryGroupOnly,
-        ninep: { because: NO_GROUPS, instead: primaryGroupOnly.instead },
+        ...by9p({ because: NO_GROUPS, instead: primaryGroupOnly.instead }),
         mount: primaryGroupOnly,
       },
     },
@@ -88,7 +89,7 @@ export const rights: Topic = {
         assert.equal(await modeOf(actor, '/guest/f'), 0o755);
       },
       cannot: {
-        ninep: {
+        ...by9p({
           because: NO_GROUPS,
           instead: async (tree) => {
             const actor = tree.as(app);
@@ -99,7 +100,7 @@ export const rights: Topic = {
             assert.equal(await actor.chown('/guest/f', -1, app.gid), 'OK');
             assert.equal(await modeOf(actor, '/guest/f'), 0o755);
           },
-        },
+        }),
       },
     },
     {
@@ -150,7 +151,7 @@ export const rights: Topic = {
         assert.deepEqual([sub.uid, sub.gid, sub.mode], [app.uid, stranger.gid, 0o2755]);
       },
       cannot: {
-        ninep: {
+        ...by9p({
           because: NO_GROUPS,
           instead: async (tree) => {
             const directory = await workshop(tree.as(stranger));
@@ -164,7 +165,7 @@ export const rights: Topic = {
             const sub = ok(await actor.stat(`${directory}/d`));
             assert.deepEqual([sub.gid, sub.mode], [stranger.gid, 0o2755]);
           },
-        },
+        }),
       },
     },
     {

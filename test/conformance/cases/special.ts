@@ -3,6 +3,7 @@ import type { Rule } from '../../../src/tree/index.ts';
 import { O_RDONLY, O_TRUNC, O_WRONLY, R_OK } from '../../../src/wire/index.ts';
 import type { WorldSpec } from '../../tree/world.ts';
 import type { Identity } from '../driver.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import {
   app,
   bytes,
@@ -27,6 +28,8 @@ const secret = '/secrets/db-password';
 const ruled = (rule: Omit<Rule, 'path'>, path = secret): WorldSpec => ({ ...plain, rules: [{ path, ...rule }] });
 
 const psql: Identity = { ...postgres, program: '/usr/bin/psql' };
+const NO_SYSTEM_XATTRS = 'Linux’s 9P client asks nobody for attributes of `system.` but ACLs';
+
 const unproven: Cannot = {
   because: 'nobody proves the program: every caller is refused',
   instead: async (tree) => {
@@ -148,7 +151,14 @@ export const special: Topic = {
         assert.equal(await tree.as({ ...app, program: '/usr/bin/psql' }).open(secret, O_RDONLY), 'EACCES');
         assert.equal(await tree.as(root).open(secret, O_RDONLY), 'EACCES');
       },
-      cannot: { session: unproven, ninep: unproven, mount: unproven, agent: otherProgram, virtiofs: unproven },
+      cannot: {
+        session: unproven,
+        ninep: unproven,
+        mount: unproven,
+        agent: otherProgram,
+        virtiofs: unproven,
+        ...byV9fs(unproven),
+      },
     },
     {
       name: 'open of `unit` is refused to those who prove no unit',
@@ -208,6 +218,23 @@ export const special: Topic = {
         await actor.close(fd);
         assert.equal(await actor.open(secret, O_RDONLY), 'EACCES');
       },
+      cannot: byV9fs({
+        because: NO_SYSTEM_XATTRS,
+        instead: async (tree) => {
+          const actor = tree.as(app);
+          assert.equal(ok(await actor.stat(secret)).size, 7);
+          assert.equal(await actor.access(secret, R_OK), 'OK');
+          assert.equal(await actor.getxattr(secret, 'system.porthole.why'), 'EOPNOTSUPP');
+          assert.equal(await actor.close(ok(await actor.open(secret, O_RDONLY))), 'OK');
+          const fd = ok(await actor.open(secret, O_RDONLY));
+          assert.equal((await tree.look(secret))?.text, 'hunter2');
+          assert.equal(textIn(await actor.read(fd, 3)), 'hun');
+          assert.equal((await tree.look(secret))?.text, '');
+          assert.equal(textIn(await actor.pread(fd, 10, 0)), 'hunter2');
+          assert.equal(await actor.open(secret, O_RDONLY), 'EACCES');
+          assert.equal(await tree.as(root).open(secret, O_RDONLY), 'EACCES');
+        },
+      }),
     },
     {
       name: 'read of `once` is for those who may read it, and a new value can be read once again',

@@ -1,0 +1,180 @@
+/** The same malformed 9P frames to a real device process by its socket, clients that do not read, and more than it takes. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { createConnection, type Socket } from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import { abi } from '../../src/ninep/index.ts';
+import { frame } from '../ninep/client.ts';
+import { RemoteClient } from '../ninep/remote.ts';
+import { ServedNinep } from '../ninep/served.ts';
+import { allNinepCases, type Held, hold, type NinepCase, TAG } from './ninep-cases.ts';
+
+const spec = `porthole: 1
+metadata:
+  instance: { id: i-0001, link: { symlink: id }, long: "${'x'.repeat(65_536)}" }
+  guest: {}
+users: { app: 1000 }
+quota: { bytes: 16MiB, nodes: 10000 }
+`;
+
+const version = { msize: 8192, version: '9P2000.L' };
+
+const rssMib = (pid: number): number =>
+  Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024;
+
+/** Sends one, and holds what comes of it against what must. */
+function say({ name, expects, frame: frameOf }: NinepCase, held: Held<RemoteClient>): void {
+  const { client } = held;
+  let errno: number | undefined;
+  const reply = client.expect('Tversion', TAG);
+  reply.answer = (type, body) => {
+    assert.equal(errno, undefined, `"${name}" is answered once`);
+    errno = type === abi.RLERROR ? new DataView(body.buffer, body.byteOffset).getUint32(0, true) : 0;
+  };
+  client.session.receive(frameOf(held));
+  if (expects === 'waits') return;
+  client.waitFor(() => errno !== undefined);
+  if (expects === 'closed') assert.ok(client.isOver, `"${name}" ends the connection`);
+  else assert.equal(client.isOver, false, `"${name}" ends nothing`);
+  if (expects === 'errno') assert.ok(errno! > 0 && errno! < 134, `"${name}" was answered with errno ${errno}`);
+}
+
+describe('a device process with hostile 9P clients', () => {
+  let served: ServedNinep;
+  let bystander: RemoteClient;
+  let file: number;
+  let pid: number;
+  const longest = { ms: 0, asked: 0 };
+
+  before(async () => {
+    served = await ServedNinep.start(spec);
+    pid = served.devicePid;
+    bystander = new RemoteClient(served.socket);
+    bystander.version();
+    file = bystander.open(bystander.attach(1000), 'instance/id');
+  });
+  after(async () => {
+    bystander[Symbol.dispose]();
+    await served[Symbol.asyncDispose]();
+  });
+
+  /** Another client, on a connection of its own, is answered. */
+  function ask(): void {
+    const start = performance.now();
+    const { data } = bystander.ok('Tread', { fid: file, offset: 0, count: 100 });
+    assert.equal(Buffer.from(data).toString(), 'i-0001');
+    longest.ms = Math.max(longest.ms, performance.now() - start);
+    longest.asked++;
+  }
+
+  /** Node has no way to stop reading what a blocking client needs: a socket that is never read. */
+  async function deafSocket(): Promise<Socket> {
+    const socket = createConnection(served.socket);
+    await once(socket, 'connect');
+    socket.pause();
+    return socket;
+  }
+
+  test('it answers or hangs up, and serves another, whatever frame comes', (t) => {
+    let client = new RemoteClient(served.socket);
+    let isNew = true;
+    for (const each of allNinepCases) {
+      const { expects, beforeVersion = false } = each;
+      if (beforeVersion ? !isNew : client.isOver) {
+        client[Symbol.dispose]();
+        client = new RemoteClient(served.socket);
+      }
+      const nothing = { client, root: 0, guest: 0, file: 0, directory: 0, link: 0, xattr: 0 };
+      say(each, beforeVersion ? nothing : hold(client));
+      ask();
+      isNew = false;
+      if (expects === 'waits') client.hangUp();
+    }
+    client[Symbol.dispose]();
+    t.diagnostic(`${allNinepCases.length} malformed frames over a socket`);
+  });
+
+  test('it looks at no more requests of a client that does not read, and keeps no more answers than that', async (t) => {
+    const before = rssMib(pid);
+    const deaf: Socket[] = [];
+    for (let i = 0; i < 4; i++) {
+      const socket = await deafSocket();
+      deaf.push(socket);
+      socket.write(frame('Tversion', abi.NOTAG, { msize: 262_144, version: '9P2000.L' }));
+      socket.write(frame('Tattach', 1, { fid: 1, afid: abi.NOFID, nUname: 1000, aname: '/' }));
+      socket.write(frame('Twalk', 1, { fid: 1, newfid: 2, names: ['instance', 'long'] }));
+      socket.write(frame('Tlopen', 1, { fid: 2 }));
+      const reads = Buffer.concat(
+        Array.from({ length: 2000 }, () => frame('Tread', 1, { fid: 2, offset: 0, count: 65_536 })),
+      );
+      socket.write(reads);
+    }
+    // Each of them has had its turns by then.
+    for (let i = 0; i < 200; i++) ask();
+    // Unbounded, the answers would be 500 MiB.
+    const grown = rssMib(pid) - before;
+    assert.ok(grown < 64, `the device process grew by ${grown.toFixed(1)} MiB`);
+    t.diagnostic(`with 4 clients that ask for 125 MiB each and read nothing it grew by ${grown.toFixed(1)} MiB`);
+    for (const socket of deaf) socket.destroy();
+  });
+
+  test('it waits for the rest of half a frame, and serves the others meanwhile', async () => {
+    const half = await deafSocket();
+    const whole = frame('Tversion', abi.NOTAG, version);
+    for (const byte of whole.subarray(0, -1)) {
+      half.write(Uint8Array.of(byte));
+      ask();
+    }
+    half.write(whole.subarray(-1));
+    half.resume();
+    const [answer] = (await once(half, 'data')) as [Buffer];
+    assert.equal(answer[4], 101);
+    half.destroy();
+  });
+
+  test('it takes sixteen connections and turns the next away, until one ends', async () => {
+    await served.until((events) => {
+      const count = (what: string): number => events.filter((event) => event.what === what).length;
+      return count('connected') - count('disconnected') === 1;
+    });
+    const all = Array.from({ length: 16 }, () => {
+      const client = new RemoteClient(served.socket);
+      const reply = client.start('Tversion', version, abi.NOTAG);
+      client.waitFor(() => reply.body !== undefined);
+      return client;
+    });
+    assert.deepEqual(
+      all.map(({ isOver }) => isOver),
+      [...Array.from({ length: 15 }, () => false), true],
+    );
+    all.pop()![Symbol.dispose]();
+    all.pop()![Symbol.dispose]();
+    // The place is free when the process has seen that nobody is there any more.
+    for (let isServed = false; !isServed; ) {
+      using next = new RemoteClient(served.socket);
+      const reply = next.start('Tversion', version, abi.NOTAG);
+      next.waitFor(() => reply.body !== undefined);
+      isServed = !next.isOver;
+    }
+    ask();
+    for (const client of all) client[Symbol.dispose]();
+  });
+
+  test('it serves the others while somebody connects without end', async (t) => {
+    let connections = 0;
+    const end = performance.now() + Number(process.env['PORTHOLE_FLOOD_SECONDS'] ?? 1) * 1000;
+    while (performance.now() < end) {
+      const socket = createConnection(served.socket);
+      socket.on('error', () => {});
+      await once(socket, 'connect').catch(() => {});
+      socket.destroy();
+      if (++connections % 10 === 0) ask();
+    }
+    ask();
+    assert.equal(served.devicePid, pid, 'the process lives');
+    t.diagnostic(
+      `${connections} attempts to connect; ${longest.asked} requests of another client, the longest ${longest.ms.toFixed(1)} ms`,
+    );
+  });
+});

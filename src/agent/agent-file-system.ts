@@ -74,7 +74,7 @@ export class AgentFileSystem extends TreeFileSystem {
   }
 
   waitReadlink(caller: Caller, ino: number, _version: Node | undefined, done: Done<Uint8Array>): void {
-    void this.#remote.ask('readlink', { caller: { ...caller }, node: ino }).then((answer) => {
+    this.#remote.ask('readlink', { caller: { ...caller }, node: ino }, (answer) => {
       if (typeof answer === 'number') return done(answer, undefined);
       return typeof answer['bytes'] === 'string' ? done(0, bytesOf(answer['bytes'])) : done(EIO, undefined);
     });
@@ -92,7 +92,7 @@ export class AgentFileSystem extends TreeFileSystem {
     const mask = openMask(flags);
     const writes = (mask & W_OK) !== 0;
     const access = !writes ? 'read' : (mask & ~W_OK) === 0 ? 'write' : 'read-write';
-    void this.#remote.ask('open', { caller: opener, node: ino, access }).then((answer) => {
+    this.#remote.ask('open', { caller: opener, node: ino, access }, (answer) => {
       if (typeof answer === 'number') return done(answer, undefined);
       const { revision, bytes, node } = answer;
       const dataRevision = (node as { readonly dataRevision?: unknown } | undefined)?.dataRevision;
@@ -142,8 +142,6 @@ export class AgentFileSystem extends TreeFileSystem {
   }
 
   #decide(operation: string, input: object, done: Done): void {
-    void this.#remote
-      .ask(operation, input)
-      .then((answer) => (typeof answer === 'number' ? done(answer, undefined) : done(0, undefined)));
+    this.#remote.ask(operation, input, (answer) => done(typeof answer === 'number' ? answer : 0, undefined));
   }
 }

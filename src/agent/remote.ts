@@ -48,8 +48,12 @@ export class Remote implements Upstream {
   }
 
   /** Asks for what may be asked any number of times. */
-  async ask(operation: string, input: object): Promise<Answer> {
-    return this.#ask(operation, JSON.stringify(input), false);
+  ask(operation: string, input: object, then: (answer: Answer) => void): void {
+    void this.#deliver(this.#ask(operation, JSON.stringify(input), false), then);
+  }
+
+  async #deliver(answer: Promise<Answer>, then: (answer: Answer) => void): Promise<void> {
+    then(await answer);
   }
 
   submit(mutation: Mutation, settle: Settle): void {
@@ -60,7 +64,7 @@ export class Remote implements Upstream {
     const { operation, input } = asked;
     const sequence = mutation.op === 'drop' ? undefined : this.#options.nextSequence();
     const text = JSON.stringify({ ...input, ...(sequence !== undefined && { sequence }) });
-    void this.#ask(operation, text, sequence !== undefined).then((answer) => {
+    void this.#deliver(this.#ask(operation, text, sequence !== undefined), (answer) => {
       if (typeof answer === 'number') return refuse(answer);
       const { revision, ino } = answer;
       if (!Number.isSafeInteger(revision) || !Number.isSafeInteger(ino)) return refuse(EIO);
@@ -71,7 +75,7 @@ export class Remote implements Upstream {
 
   fetch(opener: Caller, ino: number, done: Done<Fetched>): void {
     const input = { caller: { ...opener }, node: ino, offset: 0, size: VALUE_BYTES, opened: true };
-    void this.ask('read', input).then((answer) => {
+    this.ask('read', input, (answer) => {
       const found = typeof answer === 'number' ? answer : fetchedOf(answer);
       if (typeof found === 'number') done(found, undefined);
       else done(0, found);
@@ -105,7 +109,7 @@ export class Remote implements Upstream {
 
   #burn(caller: Caller, ino: number, settle: Settle): void {
     const text = JSON.stringify({ caller: { ...caller }, node: ino, offset: 0, size: VALUE_BYTES });
-    void this.#ask('read', text, true, 1).then((answer) => {
+    void this.#deliver(this.#ask('read', text, true, 1), (answer) => {
       const found = typeof answer === 'number' ? answer : fetchedOf(answer);
       if (typeof found === 'number') settle({ errno: found, revision: 0, ino: 0 });
       else settle({ errno: 0, revision: found.dataRevision, ino: 0, bytes: found.bytes });

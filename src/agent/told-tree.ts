@@ -140,11 +140,11 @@ const policyOf = (value: unknown): PolicySpec => {
   return told as unknown as PolicySpec;
 };
 
-const kinds: readonly unknown[] = ['created', 'changed', 'attributes', 'removed'];
+const kinds: ReadonlySet<unknown> = new Set(['created', 'changed', 'attributes', 'removed']);
 
 const changeOf = (value: unknown): Change => {
   const { ino, path, what } = record(value, 'a change');
-  if (!kinds.includes(what)) throw nonsense('a change');
+  if (!kinds.has(what)) throw nonsense('a change');
   return { ino: whole(ino, 'a change'), path: text(path, 'a change'), what: what as Change['what'] };
 };
 
@@ -203,7 +203,7 @@ const parentsFirst = (nodes: readonly Node[]): Node[] => {
       if (parent === undefined) throw nonsense('a tree');
       at = parent;
     }
-    ordered.push(...above.reverse());
+    ordered.push(...above.toReversed());
   }
   if (byIno.get(1)?.parentIno !== 1) throw nonsense('a tree');
   return ordered;

@@ -13,6 +13,9 @@ import { ServerClient } from './server-client.ts';
 
 type Serve = (body: string, response: ServerResponse, request: IncomingMessage) => void;
 
+/** A server that answers does so long before; one that does not keeps a test for that long. */
+const ASK_MS = 2_000;
+
 class Stage implements AsyncDisposable {
   readonly #directory = mkdtempSync(path.join(tmpdir(), 'porthole-remote-'));
   readonly #server: Server;
@@ -41,7 +44,7 @@ class Stage implements AsyncDisposable {
       token: () => 'token',
       onTokenInvalid: (token) => this.invalid.push(token),
       nextSequence: () => ++sequence,
-      askMs: 200,
+      askMs: ASK_MS,
       waitMs: 0,
     });
   }
@@ -100,6 +103,15 @@ test('Remote.ask gives a server up that does not answer, or not to the end', asy
     response.write('{');
   });
   assert.equal(await stuck.ask(), EIO);
+});
+
+test('Remote.ask waits for a server that has too much to do', async () => {
+  let answers = 0;
+  await using stage = new Stage((_body, response) => {
+    if (answers++ < 2) response.writeHead(429).end();
+    else json(response, 200, '{"node":{}}');
+  });
+  assert.deepEqual(await stage.ask(), { node: {} });
 });
 
 test('Remote.submit asks again with the same number when its answer was lost', async () => {

@@ -131,6 +131,8 @@ export class Remote implements Upstream {
           const answer = answerOf(status, body);
           if (answer !== undefined) return answer;
           if (status === 401) onTokenInvalid(current);
+          // It is there, and has too much to do: or this uid asks too much of it.
+          else givenMs = Math.max(waitMs, askMs);
         } catch (error) {
           const isSent = error instanceof AgentError && error.code !== 'SERVER_UNREACHED';
           if (isSent && changes) sentUnder = current;

@@ -118,7 +118,9 @@ export class NativeApi implements Disposable {
 
   async #claim(request: Request, channel: Channel): Promise<Reply> {
     const { tokens, rates, onReject } = this.#options;
-    rates.anonymous();
+    // What nobody asks for must not hold up the agent's claim.
+    if (channel.privileged) rates.agent(undefined);
+    else rates.anonymous();
     if (request.header('content-type')?.split(';')[0]?.trim() !== 'application/json')
       throw new Rejection(415, 'malformed', 'a body here is application/json');
     // Before its body is looked at: who may not ask learns nothing.

@@ -1,11 +1,10 @@
 export { type FacadeName, facadeNames } from '../imds/index.ts';
-export { ninepArguments } from '../qemu/index.ts';
+export { ninepArguments, vsockArguments as qemuVsockArguments } from '../qemu/index.ts';
 export {
   attachWords,
   mountCommand,
   ninepMountCommand,
   qemuArguments,
-  qemuVsockArguments,
 } from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';

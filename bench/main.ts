@@ -11,7 +11,16 @@ import { overNinep } from './ninep.ts';
 import { table, writeResults } from './report.ts';
 import { vsockStreams } from './vsock.ts';
 
-const groups: readonly Group[] = [frontEnd, inGuest, fuseMount, atRest, apiWrites, ...hostDaemon, overNinep, vsockStreams];
+const groups: readonly Group[] = [
+  frontEnd,
+  inGuest,
+  fuseMount,
+  atRest,
+  apiWrites,
+  ...hostDaemon,
+  overNinep,
+  vsockStreams,
+];
 const DEFAULT_ROUNDS = 11;
 /** A peer against itself differs by the machine's noise only. */
 const SELF_TEST_RANGE = { atLeast: 0.75, atMost: 1.33 } as const;

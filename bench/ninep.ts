@@ -2,7 +2,9 @@
 import { chmodSync, existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { Guest } from '../images/tiny/guest.ts';
 import { bindSelf, callerCpu, serverCpu } from './cpus.ts';
+import { driverSample } from './driver.ts';
 import { compare, type Group, type GroupOptions, type Row, type Sample, type Target, type Unit } from './measure.ts';
 import { BenchClient } from './ninep-client.ts';
 import { fileNames, startOurs, VALUE_BYTES } from './ours.ts';
@@ -58,7 +60,48 @@ async function startDiod(name: string, directory: string, socket: string): Promi
   return await Server.start(name, [...command], () => existsSync(socket));
 }
 
-async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
+const KERNEL_OPERATIONS_PER_ROUND = 300;
+
+/** Through Linux's own client in a guest, over a console each: hvc1 is ours, hvc2 the peer's. */
+const kernelCases = [
+  { name: 'stat, by the kernel of a guest', operation: 'stat', file: fileNames.static },
+  { name: 'open+read+close, by the kernel of a guest', operation: 'open', file: fileNames.static },
+  { name: 'open+read+close of a secret, by the kernel of a guest', operation: 'open', file: fileNames.direct },
+] as const;
+
+const console = (nr: number, chardev: string): string[] => [
+  '-chardev',
+  `${chardev},id=line${nr}`,
+  '-device',
+  `virtconsole,bus=lines.0,nr=${nr},chardev=line${nr}`,
+];
+
+async function inGuest(
+  { rounds, print }: GroupOptions,
+  sockets: readonly string[],
+  anames: readonly string[],
+): Promise<Row[]> {
+  const lines = sockets.flatMap((socket, i) => console(i + 1, `socket,path=${socket}`));
+  const qemuArgs = ['-device', 'virtio-serial-pci,id=lines', ...console(0, 'null'), ...lines];
+  await using guest = await Guest.start({ qemuArgs });
+  for (const [i, aname] of anames.entries())
+    await guest.sh(`mkdir /mnt/${i} && /sbin/mount.porthole hvc${i + 1} /mnt/${i} -o aname=${aname}`);
+  const rows: Row[] = [];
+  for (const { name, operation, file } of kernelCases) {
+    const time = async (which: number): Promise<Sample> =>
+      driverSample(await guest.sh(`bench-fs ${operation} ${KERNEL_OPERATIONS_PER_ROUND} /mnt/${which}/${file}`));
+    const row = await compare(
+      { name, unit: 'us', target: { atMost: 1 }, ours: () => time(0), peer: () => time(1) },
+      { group: 'i', peerName: 'diod', rounds },
+    );
+    print(`${row.name}: ${row.ratio.toFixed(2)}`);
+    rows.push(row);
+  }
+  return rows;
+}
+
+async function run(options: GroupOptions): Promise<Row[]> {
+  const { rounds, selfTest, print } = options;
   const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
   const files = path.join(scratch, 'files');
   const [here, there] = [path.join(scratch, 'ours.sock'), path.join(scratch, 'diod.sock')];
@@ -69,8 +112,9 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
     await using ours = await (selfTest
       ? startDiod('diod (second)', second, here)
       : startOurs(scratch, { ninep: here }));
+    rows.push(...(await inGuest(options, [here, there], [selfTest ? second : '/', files])));
     for (const server of [peer, ours]) server.pin(serverCpu);
-    using _bound = bindSelf(callerCpu);
+    using _ = bindSelf(callerCpu);
     using toUs = new BenchClient(here, selfTest ? second : '/', fileNames.static);
     using toPeer = new BenchClient(there, files, fileNames.static);
     for (const { name, unit, target, run: once } of cases) {

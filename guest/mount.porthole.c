@@ -7,7 +7,9 @@
  *
  * Exit codes are mount(8)'s: 1 usage or rights, 2 the system can't, 32 the mount failed.
  */
+#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
+#endif
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
@@ -155,8 +157,20 @@ static const unsigned char version[] = "9P2000.L";
 #define VERSION_BYTES (sizeof version - 1)
 /* size[4] type[1] tag[2] msize[4] version[s] */
 #define FRAME_BYTES (4 + 1 + 2 + 4 + 2 + VERSION_BYTES)
+#define HEADER_BYTES 7
 #define TVERSION 100
 #define RVERSION 101
+
+/* Reads so many bytes away; 0 when they do not come in time. */
+static int skip(int fd, size_t length, long end) {
+  unsigned char waste[4096];
+  while (length > 0) {
+    size_t part = length < sizeof waste ? length : sizeof waste;
+    if (take(fd, waste, part, end - now_ms()) < part) return 0;
+    length -= part;
+  }
+  return 1;
+}
 
 /* Whether a server of 9P2000.L answers. */
 static int answers(int fd, unsigned msize, long ms) {
@@ -164,11 +178,22 @@ static int answers(int fd, unsigned msize, long ms) {
                                       msize >> 16 & 0xff, msize >> 24 & 0xff, VERSION_BYTES, 0};
   memcpy(frame + FRAME_BYTES - VERSION_BYTES, version, VERSION_BYTES);
   if (!put(fd, frame, sizeof frame, ms)) return 0;
-  unsigned char reply[FRAME_BYTES];
-  size_t got = take(fd, reply, sizeof reply, ms);
-  say("%zu bytes of %zu came as the answer", got, sizeof reply);
-  if (got < sizeof reply) return 0;
-  return reply[0] == FRAME_BYTES && reply[4] == RVERSION && !memcmp(reply + 13, version, VERSION_BYTES);
+  /* Answers of an earlier boot may come first. */
+  long end = now_ms() + ms;
+  for (;;) {
+    unsigned char reply[FRAME_BYTES];
+    if (take(fd, reply, HEADER_BYTES, end - now_ms()) < HEADER_BYTES) return 0;
+    size_t length = reply[0] | reply[1] << 8 | reply[2] << 16 | (size_t)reply[3] << 24;
+    int is_ours = reply[4] == RVERSION && reply[5] == 0xff && reply[6] == 0xff && length <= sizeof reply;
+    say("a frame of type %d and %zu bytes came", reply[4], length);
+    if (length < HEADER_BYTES || length > LONGEST_FRAME) return 0;
+    if (!is_ours) {
+      if (!skip(fd, length - HEADER_BYTES, end)) return 0;
+      continue;
+    }
+    if (take(fd, reply + HEADER_BYTES, length - HEADER_BYTES, end - now_ms()) < length - HEADER_BYTES) return 0;
+    return length == FRAME_BYTES && !memcmp(reply + FRAME_BYTES - VERSION_BYTES, version, VERSION_BYTES);
+  }
 }
 
 /*
@@ -179,12 +204,12 @@ static int synchronize(int fd, unsigned msize, long timeout_ms) {
   static const unsigned char zeros[LONGEST_FRAME];
   long end = now_ms() + timeout_ms;
   for (;;) {
-    drain(fd);
     if (answers(fd, msize, ANSWER_MS)) return 1;
     if (now_ms() >= end) return 0;
     say("no answer; ending what may be unfinished on the line");
     put(fd, zeros, sizeof zeros, ANSWER_MS);
     usleep(AGAIN_MS * 1000);
+    drain(fd);
   }
 }
 
@@ -196,6 +221,8 @@ struct wish {
   long timeout_ms;
   char access[32];
   int has_acl;
+  /* The file tree that is asked for; "" where there is one. */
+  const char *aname;
 };
 
 static const struct {
@@ -233,25 +260,28 @@ static void parse(char *options, struct wish *wish) {
     if (!strncmp(option, "msize=", 6)) wish->msize = (unsigned)number_of(option, 4096, LONGEST_FRAME);
     else if (!strncmp(option, "timeout=", 8)) wish->timeout_ms = (long)number_of(option, 1, 3600) * 1000;
     else if (!strcmp(option, "posixacl")) wish->has_acl = 1;
+    else if (!strncmp(option, "aname=", 6)) wish->aname = option + 6;
     else if (!strcmp(option, "access=user") || !strcmp(option, "access=client"))
       snprintf(wish->access, sizeof wish->access, "%s", option);
     else if (!strncmp(option, "cache=", 6)) fail(USAGE, "\"%s\": 9P tells nobody of changes, so only cache=none is true", option);
-    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, msize=, timeout=", option);
+    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, aname=, msize=, timeout=", option);
   }
 }
 
 static void mount_line(int fd, const char *source, const char *directory, const struct wish *wish) {
-  char options[256];
-  snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s%s", fd, fd,
-           wish->msize, wish->access, wish->has_acl ? ",posixacl" : "");
-  say("mounting with %s", options);
+  char options[512];
+  int length = snprintf(options, sizeof options, "trans=fd,rfdno=%d,wfdno=%d,version=9p2000.L,msize=%u,cache=none,%s%s%s%s",
+                        fd, fd, wish->msize, wish->access, wish->has_acl ? ",posixacl" : "",
+                        *wish->aname ? ",aname=" : "", wish->aname);
+  if (length < 0 || (size_t)length >= sizeof options) fail(USAGE, "aname is too long");
+  say("mounting with %s", *wish->aname ? "an aname of its own" : options);
   if (mount(source, directory, "9p", wish->flags, options) == 0) return;
   switch (errno) {
     case ENODEV:
       fail(SYSTEM, "this kernel has no 9P (modprobe 9p)");
     case EINVAL:
     case EPROTONOSUPPORT:
-      fail(SYSTEM, "this kernel has no 9P over descriptors (modprobe 9pnet_fd), or refuses %s", options);
+      fail(SYSTEM, "this kernel has no 9P over descriptors (modprobe 9pnet_fd), or refuses an option");
     case EACCES:
       fail(MOUNT, "the host lets nobody attach from here");
     default:
@@ -261,7 +291,7 @@ static void mount_line(int fd, const char *source, const char *directory, const 
 
 int main(int argc, char **argv) {
   struct wish wish = {.flags = MS_NOSUID | MS_NODEV, .msize = MSIZE, .timeout_ms = DEFAULT_TIMEOUT_S * 1000,
-                      .access = "access=user"};
+                      .access = "access=user", .aname = ""};
   const char *places[2] = {NULL, NULL};
   int given = 0;
   for (int i = 1; i < argc; i++) {

@@ -45,6 +45,9 @@ export interface TinyImage extends BootImage {
 /** The package that depends on Debian's current generic kernel, by architecture. */
 const kernelPackages: Readonly<Record<string, string>> = { x64: 'linux-image-amd64', arm64: 'linux-image-arm64' };
 
+/** Source of the helper of mount(8) for 9P, from here. */
+const mountHelper = '../../guest/mount.porthole.c';
+
 /** Loaded before the control service starts, with what they depend on; the other modules load when a mount asks. */
 const bootModules = ['virtio_pci', 'virtio_console', 'virtiofs'];
 
@@ -114,7 +117,8 @@ function findPackages(): string | undefined {
 function inputsHash(packages: string): string {
   const hash = createHash('sha256');
   for (const name of globSync('*.deb', { cwd: packages }).toSorted()) hash.update(`${name}\n`);
-  for (const name of globSync('{init,tiny-vm,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).toSorted()) {
+  const sources = globSync('{init,tiny-vm,*.c,*.h,image.ts,probe/*.c,probe/*.h}', { cwd: here }).toSorted();
+  for (const name of [...sources, mountHelper]) {
     hash.update(`${name}\n`);
     hash.update(readFileSync(join(here, name)));
   }
@@ -289,6 +293,7 @@ function compileSources(root: string, out: string): void {
     run('gcc', [...flags, '-o', join(to, basename(source, '.c')), join(here, source)]);
   };
   for (const source of globSync('*.c', { cwd: here })) compile(source, join(root, 'usr/bin'));
+  compile(mountHelper, join(root, 'sbin'));
   for (const source of globSync('probe/*.c', { cwd: here })) compile(source, probes);
   cpSync(probes, join(root, 'usr/bin'), { recursive: true });
 }

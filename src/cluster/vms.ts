@@ -35,6 +35,7 @@ export interface VmWish {
   readonly start: boolean;
   readonly stopGraceSeconds: number;
   readonly ninep?: boolean;
+  readonly vsock?: boolean;
   readonly libvirtDomain?: string | undefined;
   /** The first tree, as the text of a spec that was checked. */
   readonly spec: string | undefined;
@@ -144,6 +145,7 @@ export class Vms {
         rebootGeneration: 0,
         stopGraceSeconds: wish.stopGraceSeconds,
         ...(wish.ninep && { ninep: true }),
+        ...(wish.vsock && { vsock: true }),
         ...(wish.libvirtDomain !== undefined && { libvirtDomain: wish.libvirtDomain }),
         ...(uid !== undefined && { uid }),
         createdAtMs: this.#kit.wallMs(),

@@ -1,9 +1,9 @@
 /** A socket for 9P clients, and the connections on it: each carries a session of its own. */
-import { rmSync } from 'node:fs';
-import { BlockList, isIPv6 } from 'node:net';
-import { close, EPOLLIN, EPOLLOUT, listenTcp, read, send, type TcpAddress, tcpPeer, tuneTcp } from '../sys/index.ts';
+import { unlinkSync } from 'node:fs';
+import { close, EPOLLIN, EPOLLOUT, listenTcp, read, send, tcpPeer, tuneTcp } from '../sys/index.ts';
 import { vsockPeer } from '../virtio/index.ts';
 import { EAGAIN, EINTR, EIO, errnoName } from '../wire/index.ts';
+import { AllowList } from './allow-list.ts';
 import { ConnectionListener } from './connection-listener.ts';
 import type { LinkNinepTcp, LinkVhostUser } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
@@ -28,7 +28,7 @@ export interface NinepListenerOptions extends NinepPlace {
 export class NinepListener {
   readonly #options: NinepListenerOptions;
   readonly #listener: ConnectionListener;
-  readonly #allowed: BlockList | undefined;
+  readonly #allowed: AllowList | undefined;
   readonly #clients: NinepClients;
 
   /** Listens; throws, in words for people, when that is not possible. */
@@ -36,7 +36,7 @@ export class NinepListener {
     this.#options = options;
     const { socket, loop } = options;
     this.#clients = new NinepClients(options.onEvent);
-    if (isTcp(socket)) this.#allowed = allowList(socket.allow);
+    if (isTcp(socket)) this.#allowed = new AllowList(socket.allow);
     const fd = isTcp(socket) ? openTcp(socket) : openListeningSocket(socket);
     this.#listener = new ConnectionListener(fd, loop, (connected) => this.#connect(connected), CONNECTIONS_PER_SECOND);
     loop.serve(this.#clients);
@@ -50,7 +50,13 @@ export class NinepListener {
     this.#listener.close();
     this.#options.loop.unserve(this.#clients);
     this.#clients.close();
-    if (!isTcp(this.#options.socket)) rmSync(this.#options.socket.path, { force: true });
+    const { socket } = this.#options;
+    if (isTcp(socket)) return;
+    try {
+      unlinkSync(socket.path);
+    } catch {
+      // Somebody removed it, which is what we wanted.
+    }
   }
 
   #connect(fd: number): void {
@@ -76,7 +82,8 @@ export class NinepListener {
   #tcpPeer(fd: number): From | undefined {
     const address = tcpPeer(fd);
     if (typeof address === 'number') this.#clients.refuse(`a connection from nowhere: ${errnoName(-address)}`);
-    else if (!isAllowed(this.#allowed, address)) this.#clients.refuse(`${address.address} may not connect`);
+    else if (this.#allowed?.allows(address.address) !== true)
+      this.#clients.refuse(`${address.address} may not connect`);
     else
       return {
         peer: { kind: 'program', sourcePort: address.port },
@@ -104,23 +111,6 @@ function unixPeer(fd: number, path: string): From {
 }
 
 const isTcp = (socket: LinkVhostUser | LinkNinepTcp): socket is LinkNinepTcp => 'port' in socket;
-
-const familyOf = (address: string): 'ipv4' | 'ipv6' => (isIPv6(address) ? 'ipv6' : 'ipv4');
-
-function allowList(allow: readonly string[]): BlockList {
-  const list = new BlockList();
-  list.addSubnet('127.0.0.0', 8, 'ipv4');
-  list.addAddress('::1', 'ipv6');
-  for (const each of allow) {
-    const [address = '', bits] = each.split('/');
-    if (bits === undefined) list.addAddress(address, familyOf(address));
-    else list.addSubnet(address, Number(bits), familyOf(address));
-  }
-  return list;
-}
-
-const isAllowed = (list: BlockList | undefined, { address }: TcpAddress): boolean =>
-  list?.check(address, familyOf(address)) === true;
 
 function openTcp({ path, address, port }: LinkNinepTcp): number {
   const fd = listenTcp({ address, port });

@@ -1,10 +1,13 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
-import { ninepArguments } from '../qemu/index.ts';
+import { ninepArguments, vsockArguments } from '../qemu/index.ts';
 import type { Attachment } from '../records/index.ts';
 import { type DomainWish, domainParts, ninepConsole, wholeDomain } from './libvirt-domain.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
+
+/** IANA's of 9P, on vsock as on TCP. */
+export const ninepPort = 564;
 
 /** Of the console that speaks 9P: hvc1, for on hvc0 systemd starts a getty. */
 export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
@@ -25,17 +28,16 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
   `vhost-user-fs-pci,chardev=${tag},tag=${tag},queue-size=1024`,
 ];
 
-/** The vsock device; the guest's memory is shared as for the file system. Its CID is the back end's to say. */
-export const qemuVsockArguments = (socketPath: string): readonly string[] => [
-  '-chardev',
-  `socket,id=vsock,path=${socketPath.replaceAll(',', ',,')}`,
-  '-device',
-  'vhost-user-vsock-pci,chardev=vsock',
-];
+/** Where the front ends of an attached VM connect. */
+interface AttachedPaths {
+  readonly vhostUser: string;
+  readonly ninep?: string;
+  readonly vsock?: { readonly front: string; readonly host: string };
+}
 
 /** Cloud Hypervisor splits at commas and has no way to write one. */
 export const attachWords = (
-  { vhostUser: socketPath, ninep }: { readonly vhostUser: string; readonly ninep?: string },
+  { vhostUser: socketPath, ninep, vsock }: AttachedPaths,
   machine: DomainWish,
 ): Attachment => {
   const { memoryMiB } = machine;
@@ -59,6 +61,13 @@ export const attachWords = (
         qemu: ninepArguments(ninep),
         libvirtXml: ninepConsole(ninep),
         mount: ninepMountCommand,
+      },
+    }),
+    ...(vsock !== undefined && {
+      vsock: {
+        hostPath: vsock.host,
+        qemu: vsockArguments(vsock.front),
+        mount: `mount -t porthole vsock:${ninepPort} /run/metadata`,
       },
     }),
   };

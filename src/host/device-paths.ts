@@ -15,6 +15,9 @@ export interface DevicePaths {
   readonly vhostUser: string;
   /** Of a VM with a console that speaks 9P. */
   readonly ninep: string;
+  /** Of a VM with a vsock device: where programs of the host reach it, and where its front end connects. */
+  readonly vsock: string;
+  readonly vsockFront: string;
   readonly log: string;
 }
 
@@ -35,9 +38,11 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     front,
     vhostUser: join(front, 'fs.sock'),
     ninep: join(front, '9p.sock'),
+    vsock: join(front, 'vsock'),
+    vsockFront: join(front, 'vsock.vhost-user'),
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep]) {
+  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

@@ -446,13 +446,18 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
       accelerator: this.#options.accelerator.accelerator,
     };
-    return attachWords({ vhostUser, ...(vm.record.ninep && { ninep }) }, wish);
+    const paths = {
+      vhostUser,
+      ...(vm.record.ninep && { ninep }),
+      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+    };
+    return attachWords(paths, wish);
   }
 
   async boot(ref: VmRef, { once }: ChangeOptions = {}): Promise<Boot> {

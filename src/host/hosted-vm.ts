@@ -138,6 +138,7 @@ export class HostedVm {
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
       ninep: record.ninep ?? false,
+      vsock: record.vsock ?? false,
       build: parts.deviceBuild,
       root: parts.deviceRoot,
       onServing: (facts) => this.#servedBy(facts),
@@ -381,6 +382,7 @@ export class HostedVm {
           accelerator: accelerator.accelerator,
           vhostUserSocket: this.devicePaths.vhostUser,
           ninepSocket: this.devicePaths.ninep,
+          vsockSocket: this.devicePaths.vsockFront,
         });
       },
       commitBoot: async (bootId) => {

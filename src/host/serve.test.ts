@@ -310,6 +310,25 @@ test('serve refuses and leaves nothing behind when a target cannot be served', a
     await refusal({ vhostUser: [join(stage.directory, 'x'.repeat(100))] }),
     /more than 107 bytes; give a shorter one$/,
   );
+  for (const where of ['tcp:0.0.0.0:5640', 'tcp:192.0.2.1', 'tcp:[::]:5640'])
+    assert.match(
+      await refusal({ ninep: [where] }),
+      /could be reached from other machines, in clear; say who may connect by --9p-allow ADDRESS, or listen on/,
+    );
+  for (const where of ['tcp:', 'tcp:localhost', 'tcp:::1', 'tcp:[127.0.0.1]', 'tcp:127.0.0.1:x', 'tcp:[::1%lo]'])
+    assert.match(await refusal({ ninep: [where] }), /^"tcp:.*" is no TCP address; write tcp:127\.0\.0\.1,/, where);
+  for (const port of [0, 65_536])
+    assert.equal(
+      await refusal({ ninep: [`tcp:127.0.0.1:${port}`] }),
+      `the port in "tcp:127.0.0.1:${port}" must be 1 to 65535`,
+    );
+  for (const [allowed, words] of [
+    ['192.0.2.0/33', 'the prefix length in "192.0.2.0/33" must be 0 to 32'],
+    ['example.org', '"example.org" is no address or prefix; write 192.0.2.7 or 192.0.2.0/24'],
+    ['::1/1/1', '"::1/1/1" is no address or prefix; write 192.0.2.7 or 192.0.2.0/24'],
+  ] as const)
+    assert.equal(await refusal({ ninep: ['tcp:127.0.0.1'], ninepAllow: [allowed] }), words);
+  assert.equal(await refusal({ ninep: ['vsock:no'] }), '"vsock:no" is no vsock port; write vsock:564');
   assert.equal(
     await refusal({ vhostUser: [stage.socket, stage.socket] }),
     '"DIR/web.sock" is given twice; give it once',

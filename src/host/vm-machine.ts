@@ -21,6 +21,7 @@ export interface MachineOptions {
   readonly accelerator: Accelerator;
   readonly vhostUserSocket: string;
   readonly ninepSocket: string;
+  readonly vsockSocket: string;
 }
 
 const hexOf = (id: string, what: string): string => createHash('sha256').update(`${what} ${id}`).digest('hex');
@@ -62,7 +63,7 @@ export const makeDisk = async (
 
 /** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
-  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket } = options;
+  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket } = options;
   const image = imageOf(record, images);
   const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
   const disk: DiskAttachment = {
@@ -91,6 +92,7 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     ...(network && { network: { ...network, mac: macOf(record.id) } }),
     virtiofs: { socket: vhostUserSocket },
     ...(record.ninep && { ninep: { socket: ninepSocket } }),
+    ...(record.vsock && { vsock: { socket: vsockSocket } }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };
 };

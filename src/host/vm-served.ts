@@ -2,6 +2,7 @@
 import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import type { Launcher } from '../qemu/index.ts';
+import { ninepPort } from './attachment.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
@@ -28,6 +29,8 @@ export interface VmServedOptions {
   readonly allowUnsealedMemory: boolean;
   /** Whether its machine has a console that speaks 9P. */
   readonly ninep: boolean;
+  /** And a vsock device. */
+  readonly vsock: boolean;
   /** What device processes that we start run. */
   readonly build: string;
   /** Where they find it; undefined: here. */
@@ -44,6 +47,8 @@ export interface ServingFacts extends DeviceFacts {
 }
 
 const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
+/** Each device is a host's with one guest: numbers need not differ. The first that a guest may have. */
+const guestCid = 3;
 /** How long a boot waits for its device. */
 const servingWithinMs = 30_000;
 /** How long a planned replacement may take. */
@@ -242,7 +247,13 @@ export class VmServed {
       vm,
       vhostUser: [{ path: paths.vhostUser, ...mode }],
       mounts: [],
-      ninep: this.#options.ninep ? [{ path: paths.ninep, ...mode }] : [],
+      ninep: [
+        ...(this.#options.ninep ? [{ path: paths.ninep, ...mode }] : []),
+        ...(this.#options.vsock ? [{ path: `vsock:${ninepPort}`, vsockPort: ninepPort }] : []),
+      ],
+      vsock: this.#options.vsock
+        ? [{ path: paths.vsockFront, ...mode, host: { path: paths.vsock, mode: 0o600 }, guestCid }]
+        : [],
       options: { spinMicros: 50, allowUnsealedMemory },
       auditRing: paths.auditRing,
     };

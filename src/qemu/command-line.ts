@@ -64,6 +64,7 @@ export function commandLine(machine: VmMachine): CommandLine {
     networkArgs(machine),
     virtiofsArgs(machine),
     machine.ninep === undefined ? [] : ninepArguments(machine.ninep.socket),
+    machine.vsock === undefined ? [] : vsockArguments(machine.vsock.socket),
   ].flat();
   return { program: programs[architecture], args };
 }
@@ -144,4 +145,12 @@ export const ninepArguments = (socket: string): readonly string[] => [
   option('socket', { id: 'ninep', path: socket, reconnect: 1 }),
   '-device',
   'virtconsole,bus=porthole.0,nr=1,chardev=ninep,name=porthole.9p',
+];
+
+/** A vsock device, beside guest memory that is shared. */
+export const vsockArguments = (socket: string): readonly string[] => [
+  '-chardev',
+  option('socket', { id: 'vsock', path: socket }),
+  '-device',
+  'vhost-user-vsock-pci,chardev=vsock',
 ];

@@ -1,7 +1,7 @@
 export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
 export type { VmRuntime } from './boot.ts';
 export { trimLog } from './bounded-log.ts';
-export { type CommandLine, commandLine, ninepArguments } from './command-line.ts';
+export { type CommandLine, commandLine, ninepArguments, vsockArguments } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { QemuError, type QemuErrorCode } from './error.ts';

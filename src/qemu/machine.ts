@@ -63,6 +63,8 @@ export interface VmMachine {
   readonly virtiofs?: { readonly socket: string };
   /** Where 9P is spoken; the guest has it as a console, hvc1. */
   readonly ninep?: { readonly socket: string };
+  /** The back end of a vsock device. */
+  readonly vsock?: { readonly socket: string };
   /** Where QEMU listens. */
   readonly sockets: { readonly qmp: string; readonly watch: string; readonly serial: string };
 }
@@ -101,7 +103,7 @@ export function checkSocketPath(what: string, path: string): void {
 
 /** Throws MACHINE_INVALID with what is wrong and what would be right. */
 export function checkMachine(machine: VmMachine): void {
-  const { name, uuid, type, boot, disks, network, virtiofs, ninep, sockets } = machine;
+  const { name, uuid, type, boot, disks, network, virtiofs, ninep, vsock, sockets } = machine;
   if (!isVmName(name))
     invalid(`a VM cannot be named "${name}"; use at most 63 lower-case letters, digits and "-", none at the ends`);
   if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(uuid))
@@ -129,6 +131,7 @@ export function checkMachine(machine: VmMachine): void {
   if (network) checkNetwork(network);
   if (virtiofs) checkSocketPath('the virtiofs socket', virtiofs.socket);
   if (ninep) checkSocketPath('the 9P socket', ninep.socket);
+  if (vsock) checkSocketPath('the vsock socket', vsock.socket);
   checkSocketPath("QEMU's monitor", sockets.qmp);
   checkSocketPath("QEMU's second monitor", sockets.watch);
   checkSocketPath("QEMU's serial port", sockets.serial);

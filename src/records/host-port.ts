@@ -331,6 +331,13 @@ export interface Attachment {
   readonly libvirtDomain: string;
   /** The line that mounts it in the guest. */
   readonly mount: string;
+  /** The vsock device, of a VM that has one: what it needs of QEMU beside the others. */
+  readonly vsock?: {
+    /** Where programs of the host reach the guest; `PATH_PORT` is where those of the guest reach the host. */
+    readonly hostPath: string;
+    readonly qemu: readonly string[];
+    readonly mount: string;
+  };
   /** The console that speaks 9P, of a VM that has one: what it needs beside the others. */
   readonly ninep?: {
     readonly socketPath: string;

@@ -85,6 +85,8 @@ export const VmRecord = z.looseObject({
   grace: z.looseObject({ generation: z.int().positive(), seconds: z.int().nonnegative() }).optional(),
   /** Whether it has a console that speaks 9P as well. */
   ninep: z.boolean().optional(),
+  /** Whether it has a vsock device to the host, with 9P on a port. */
+  vsock: z.boolean().optional(),
   /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
   libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */

@@ -49,7 +49,7 @@ export abstract class DeviceDriver implements Driver {
   }
 
   /** Starts a device process that serves what `targets` say; resolves when it is ready, with the world's tree. */
-  protected async startDevice(targets: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'ninep'>): Promise<void> {
+  protected async startDevice(targets: Pick<LinkConfig, 'vhostUser' | 'mounts' | 'ninep' | 'vsock'>): Promise<void> {
     this.#ready = Promise.withResolvers();
     this.#ready.promise.catch(() => {});
     const options = { spinMicros: 0, allowUnsealedMemory: false };

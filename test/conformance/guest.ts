@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { Guest } from '../../images/tiny/guest.ts';
-import { ninepArguments } from '../../src/qemu/index.ts';
+import { ninepArguments, qemuVsockArguments } from '../../src/host/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { mountHelper } from '../ninep/guest-mount.ts';
 import type { WorldSpec } from '../tree/world.ts';
@@ -59,12 +59,16 @@ const paths = {
     heartbeatMs: ways.ninep.heartbeatMs,
     mount: helper('hvc1', 'access=client,posixacl'),
   },
+  vsock: { way: 'v9fs', heartbeatMs: ways.ninep.heartbeatMs, mount: helper('vsock:564', 'access=user') },
 } as const satisfies Record<string, Path>;
+
+const VSOCK_PORT = 564;
 
 export class GuestDriver extends DeviceDriver {
   readonly way: WayName;
   readonly heartbeatMs: number;
   readonly #mountCommand: string;
+  readonly #overVsock: boolean;
   readonly #directory: string;
   #guest: Guest | undefined;
   #mounted = false;
@@ -75,6 +79,7 @@ export class GuestDriver extends DeviceDriver {
     this.way = way;
     this.heartbeatMs = heartbeatMs;
     this.#mountCommand = mount;
+    this.#overVsock = by === 'vsock';
     this.#directory = directory;
   }
 
@@ -95,10 +100,13 @@ export class GuestDriver extends DeviceDriver {
     const listening = [{ path: socket, mode: 0o600 }];
     const isVirtiofs = this.way === 'virtiofs';
     await this.newWorld(plain);
+    const vsock = { path: `${socket}.vhost-user`, mode: 0o600, host: { path: socket, mode: 0o600 }, guestCid: 3 };
+    const ninep = this.#overVsock ? [{ path: `vsock:${VSOCK_PORT}`, vsockPort: VSOCK_PORT }] : listening;
     await this.startDevice({
       vhostUser: isVirtiofs ? listening : [],
       mounts: [],
-      ninep: isVirtiofs ? [] : listening,
+      ninep: isVirtiofs ? [] : ninep,
+      vsock: this.#overVsock ? [vsock] : [],
     });
     const shares = [{ tag: SHARE, path: path.dirname(agentProgram()) }];
     this.#guest = await Guest.start(
@@ -106,10 +114,10 @@ export class GuestDriver extends DeviceDriver {
         ? { virtiofs: [{ socket, tag: 'metadata' }], shares }
         : {
             shares: [...shares, { tag: HELPER, path: path.dirname(mountHelper()) }],
-            qemuArgs: [...ninepArguments(socket)],
+            qemuArgs: [...(this.#overVsock ? qemuVsockArguments(vsock.path) : ninepArguments(socket))],
           },
     );
-    await this.#guest.sh(`mkdir -p ${MOUNT}`);
+    await this.#guest.sh(`mkdir -p ${MOUNT}${this.#overVsock ? ' && modprobe vmw_vsock_virtio_transport' : ''}`);
     for (const tag of isVirtiofs ? [SHARE] : [SHARE, HELPER])
       await this.#guest.sh(
         `mkdir -p /run/${tag} && mount -t 9p -o trans=virtio,version=9p2000.L,ro ${tag} /run/${tag}`,

@@ -11,35 +11,24 @@ import {
   ENOENT,
   ENOTDIR,
   ERANGE,
-  ESTALE,
   O_ACCMODE,
   O_APPEND,
   O_CREAT,
   O_DIRECTORY,
   O_EXCL,
-  O_NOFOLLOW,
   O_RDONLY,
   O_TRUNC,
   O_WRONLY,
+  RENAME_NOREPLACE,
   X_OK,
 } from '../../src/wire/index.ts';
 import { Client, entriesIn, type Fields, type Reply } from '../ninep/client.ts';
 import type { World } from '../tree/world.ts';
 import { errno, verdict } from './direct.ts';
-import {
-  Actor,
-  type Entry,
-  type Errno,
-  type Fd,
-  type FileSystemStat,
-  type Identity,
-  type PathName,
-  type Stat,
-  type Timespec,
-  type Verdict,
-} from './driver.ts';
+import type { Actor, Entry, Errno, Fd, FileSystemStat, Identity, PathName, Stat, Timespec, Verdict } from './driver.ts';
+import { PathActor } from './path-actor.ts';
 import { O_PATH } from './people.ts';
-import { nameBytes, type Place, parentOf, resolve, typeOf, type Walkable } from './walk.ts';
+import { nameBytes, type Place, parentOf, resolve, typeOf } from './walk.ts';
 import { WorldDriver } from './world-driver.ts';
 
 const S_IFIFO = 0o010000;
@@ -83,30 +72,19 @@ function statIn(reply: Reply): { readonly stat: Stat; readonly mode: number } {
   return { stat, mode };
 }
 
-class NinepActor extends Actor {
+class NinepActor extends PathActor<Dentry> {
   readonly #client: Client;
   readonly #root: number;
   readonly #fds = new Map<Fd, OpenFile>();
-  readonly #tree: Walkable<Dentry>;
   /** Fids of the call at hand, to be clunked at its end. */
   #references: number[] = [];
   #nextFd = 3;
-  #umask = 0o022;
   #waiting: number | undefined;
 
   constructor(client: Client, identity: Identity) {
     super(identity);
     this.#client = client;
     this.#root = client.attach(identity.uid);
-    this.#tree = {
-      top: () => this.#top(),
-      lookup: (parent, name) => this.#lookup(parent, name),
-      readlink: ({ fid }) => {
-        const reply = client.call('Treadlink', { fid });
-        return reply.errno === 0 ? reply.body!.subarray(2) : reply.errno!;
-      },
-      modeOf: (dentry) => dentry.mode,
-    };
   }
 
   /** As `Client.call`, for requests whose answer may come later. */
@@ -139,69 +117,33 @@ class NinepActor extends Actor {
     return reply.errno === 0 ? { fid, parent, name, ...statIn(reply) } : reply.errno!;
   }
 
-  #top(): Dentry | number {
+  protected top(): Dentry | number {
     return this.#dentry(this.#root, undefined, '');
   }
 
-  #lookup(parent: Dentry, name: string): Dentry | number {
-    if (name === '.') return parent;
-    if (name === '..') return parent.parent ?? parent;
+  protected child(parent: Dentry, name: string): Dentry | number {
     const fid = this.#walk(parent.fid, [nameBytes(name)]);
     return fid === undefined ? this.#errno : this.#dentry(fid, parent, name);
   }
 
-  /** Runs one system call: once more from the top when it meets ESTALE, as Linux does, and clunks what it walked to. */
-  async #call<T>(work: () => Promise<T | Errno> | T | Errno): Promise<T | Errno> {
-    for (let attempt = 0; ; attempt++) {
-      const result = await work();
-      for (const fid of this.#references.splice(0)) this.#client.clunk(fid);
-      if (result !== errno(ESTALE) || attempt > 0) return result;
-    }
+  protected letGo(): void {
+    for (const fid of this.#references.splice(0)) this.#client.clunk(fid);
   }
 
-  async #at<T>(path: PathName, follow: boolean, then: (dentry: Dentry) => Promise<T | Errno> | T | Errno) {
-    return await this.#call(async () => {
-      const dentry = resolve(this.#tree, path, follow);
-      return typeof dentry === 'number' ? errno(dentry) : await then(dentry);
-    });
-  }
-
-  async #in<T>(path: PathName, then: (place: Place<Dentry>) => Promise<T | Errno> | T | Errno): Promise<T | Errno> {
-    return await this.#call(async () => {
-      const place = parentOf(this.#tree, path);
-      return typeof place === 'number' ? errno(place) : await then(place);
-    });
-  }
-
-  umask(mask: number): Promise<Verdict> {
-    this.#umask = mask;
-    return Promise.resolve('OK');
-  }
-
-  async open(path: PathName, flags: number, mode = 0o666): Promise<Fd | Errno> {
-    if ((flags & O_CREAT) === 0)
-      return await this.#at<Fd>(path, (flags & O_NOFOLLOW) === 0, (dentry) => this.#open(dentry, flags));
-    return await this.#in<Fd>(path, async (place) => {
-      if (place.slash) return errno(EISDIR);
-      const there = this.#lookup(place.parent, place.name);
-      if (there === ENOENT) return await this.#create(place, flags, mode);
-      if (typeof there === 'number') return errno(there);
-      if ((flags & O_EXCL) !== 0) return errno(EEXIST);
-      if (typeOf(there.mode) !== 'symlink' || (flags & O_NOFOLLOW) !== 0) return this.#open(there, flags);
-      const target = resolve(this.#tree, path, true);
-      return typeof target === 'number' ? errno(target) : this.#open(target, flags);
-    });
+  protected target({ fid }: Dentry): Uint8Array | number {
+    const reply = this.#client.call('Treadlink', { fid });
+    return reply.errno === 0 ? reply.body!.subarray(2) : reply.errno!;
   }
 
   /** v9fs clones the directory's fid, which becomes the file's. */
-  async #create({ parent, name }: Place<Dentry>, flags: number, mode: number): Promise<Fd | Errno> {
+  protected async createNode({ parent, name }: Place<Dentry>, flags: number, mode: number): Promise<Fd | Errno> {
     const fid = this.#walk(parent.fid, []);
     if (fid === undefined) return errno(this.#errno);
     const made = await this.#wait('Tlcreate', {
       fid,
       name: nameBytes(name),
       flags,
-      mode: mode & ~this.#umask,
+      mode: mode & ~this.mask,
       gid: this.identity.gid,
     });
     if (made.errno !== 0) return errno(made.errno!);
@@ -210,15 +152,15 @@ class NinepActor extends Actor {
   }
 
   async createNamed(directory: PathName, name: string): Promise<Verdict> {
-    const made = await this.#at<Fd>(
+    const made = await this.at<Fd>(
       directory,
       true,
-      async (parent) => await this.#create({ parent, name, slash: false }, O_CREAT | O_EXCL, 0o644),
+      async (parent) => await this.createNode({ parent, name, slash: false }, O_CREAT | O_EXCL, 0o644),
     );
     return typeof made === 'string' ? made : await this.close(made);
   }
 
-  #open(dentry: Dentry, flags: number): Fd | Errno {
+  protected openNode(dentry: Dentry, flags: number): Fd | Errno {
     const type = typeOf(dentry.mode);
     if ((flags & O_PATH) !== 0) return this.#hold(this.#own(dentry), flags, false, false);
     if (type === 'symlink') return errno(ELOOP);
@@ -226,10 +168,10 @@ class NinepActor extends Actor {
     if (directory && ((flags & O_ACCMODE) !== O_RDONLY || (flags & (O_CREAT | O_TRUNC)) !== 0)) return errno(EISDIR);
     if (!directory && (flags & O_DIRECTORY) !== 0) return errno(ENOTDIR);
     const own = this.#own(dentry);
-    const reply = this.#client.call('Tlopen', { fid: own.fid, flags });
+    const reply = this.#client.call('Tlopen', { fid: own.fid, flags: flags & ~O_TRUNC });
     if (reply.errno !== 0) return errno(reply.errno!);
     if ((flags & O_TRUNC) !== 0) {
-      // The kernel truncates what it has opened so.
+      // The kernel leaves the flag out, and truncates what it has opened.
       const valid = abi.SETATTR_SIZE | abi.SETATTR_MTIME | abi.SETATTR_CTIME;
       const set = this.#client.call('Tsetattr', { fid: own.fid, valid });
       if (set.errno !== 0) return errno(set.errno!);
@@ -357,16 +299,16 @@ class NinepActor extends Actor {
   }
 
   async stat(path: PathName): Promise<Stat | Errno> {
-    return await this.#at<Stat>(path, true, (dentry) => this.#getattr(dentry));
+    return await this.at<Stat>(path, true, (dentry) => this.#getattr(dentry));
   }
 
   async lstat(path: PathName): Promise<Stat | Errno> {
-    return await this.#at<Stat>(path, false, (dentry) => this.#getattr(dentry));
+    return await this.at<Stat>(path, false, (dentry) => this.#getattr(dentry));
   }
 
   /** 9P has no message for access(2): Linux looks at the mode alone, and lets root pass. */
   async access(path: PathName, mask: number): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, ({ stat }) => {
+    return await this.at<'OK'>(path, true, ({ stat }) => {
       const { uid, gid } = this.identity;
       const bits = uid === stat.uid ? stat.mode >> 6 : gid === stat.gid ? stat.mode >> 3 : stat.mode;
       const rootMay = uid === 0 && ((mask & X_OK) === 0 || stat.type === 'directory' || (stat.mode & 0o111) !== 0);
@@ -375,8 +317,8 @@ class NinepActor extends Actor {
   }
 
   async readdir(path: PathName): Promise<readonly Entry[] | Errno> {
-    return await this.#at<readonly Entry[]>(path, true, async (dentry) => {
-      const fd = this.#open(dentry, O_RDONLY | O_DIRECTORY);
+    return await this.at<readonly Entry[]>(path, true, async (dentry) => {
+      const fd = this.openNode(dentry, O_RDONLY | O_DIRECTORY);
       if (typeof fd === 'string') return fd;
       const { fid } = this.#fds.get(fd)!.dentry;
       const found: Entry[] = [];
@@ -398,18 +340,18 @@ class NinepActor extends Actor {
     const there = await this.lstat(path);
     if (typeof there !== 'string') return errno(EEXIST);
     if (there !== errno(ENOENT)) return there;
-    return await this.#in<'OK'>(path, async (place) => {
+    return await this.within<'OK'>(path, async (place) => {
       const { gid } = this.identity;
       return await this.#verdict(name, { fid: place.parent.fid, name: nameBytes(place.name), gid, ...fields });
     });
   }
 
   async mkdir(path: PathName, mode: number): Promise<Verdict> {
-    return await this.#make('Tmkdir', path, { mode: mode & ~this.#umask });
+    return await this.#make('Tmkdir', path, { mode: mode & ~this.mask });
   }
 
   async #unlink(path: PathName, flags: number): Promise<Verdict> {
-    return await this.#in<'OK'>(path, async (place) => {
+    return await this.within<'OK'>(path, async (place) => {
       return await this.#verdict('Tunlinkat', { fid: place.parent.fid, name: nameBytes(place.name), flags });
     });
   }
@@ -424,9 +366,10 @@ class NinepActor extends Actor {
 
   /** v9fs refuses flags: Trenameat has none. */
   async rename(path: PathName, newPath: PathName, flags = 0): Promise<Verdict> {
+    if ((flags & RENAME_NOREPLACE) !== 0 && typeof (await this.lstat(newPath)) !== 'string') return errno(EEXIST);
     if (flags !== 0) return errno(EINVAL);
-    return await this.#in<'OK'>(path, async (from) => {
-      const to = parentOf(this.#tree, newPath);
+    return await this.within<'OK'>(path, async (from) => {
+      const to = parentOf(this.tree, newPath);
       if (typeof to === 'number') return errno(to);
       return await this.#verdict('Trenameat', {
         fid: from.parent.fid,
@@ -442,33 +385,33 @@ class NinepActor extends Actor {
   }
 
   async readlink(path: PathName): Promise<Uint8Array | Errno> {
-    return await this.#at<Uint8Array>(path, false, (dentry) => {
+    return await this.at<Uint8Array>(path, false, (dentry) => {
       if (typeOf(dentry.mode) !== 'symlink') return errno(EINVAL);
-      const target = this.#tree.readlink(dentry);
+      const target = this.tree.readlink(dentry);
       return typeof target === 'number' ? errno(target) : target;
     });
   }
 
   async link(path: PathName, newPath: PathName): Promise<Verdict> {
-    return await this.#in<'OK'>(newPath, async (place) => {
-      const old = resolve(this.#tree, path, false);
+    return await this.within<'OK'>(newPath, async (place) => {
+      const old = resolve(this.tree, path, false);
       if (typeof old === 'number') return errno(old);
       return await this.#verdict('Tlink', { dfid: place.parent.fid, fid: old.fid, name: nameBytes(place.name) });
     });
   }
 
   async mknod(path: PathName, mode: number): Promise<Verdict> {
-    return await this.#in<'OK'>(path, async (place) => {
+    return await this.within<'OK'>(path, async (place) => {
       return await this.#verdict('Tmknod', {
         fid: place.parent.fid,
         name: nameBytes(place.name),
-        mode: S_IFIFO | (mode & ~this.#umask),
+        mode: S_IFIFO | (mode & ~this.mask),
       });
     });
   }
 
   async #set(path: PathName, follow: boolean, fields: Fields): Promise<Verdict> {
-    return await this.#at<'OK'>(path, follow, async ({ fid }) => await this.#verdict('Tsetattr', { fid, ...fields }));
+    return await this.at<'OK'>(path, follow, async ({ fid }) => await this.#verdict('Tsetattr', { fid, ...fields }));
   }
 
   async chmod(path: PathName, mode: number): Promise<Verdict> {
@@ -481,7 +424,7 @@ class NinepActor extends Actor {
   }
 
   async truncate(path: PathName, size: number): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, async ({ fid, mode }) =>
+    return await this.at<'OK'>(path, true, async ({ fid, mode }) =>
       typeOf(mode) === 'directory'
         ? errno(EISDIR)
         : await this.#verdict('Tsetattr', { fid, valid: abi.SETATTR_SIZE | abi.SETATTR_MTIME, size }),
@@ -501,7 +444,7 @@ class NinepActor extends Actor {
 
   /** Walks to the attribute, and reads it from its own fid. */
   async #xattr(path: PathName, name: string): Promise<Uint8Array | Errno> {
-    return await this.#at<Uint8Array>(path, true, ({ fid }) => {
+    return await this.at<Uint8Array>(path, true, ({ fid }) => {
       const newfid = this.#client.newFid();
       const walked = this.#client.call('Txattrwalk', { fid, newfid, name });
       if (walked.errno !== 0) return errno(walked.errno!);
@@ -526,7 +469,7 @@ class NinepActor extends Actor {
   }
 
   async setxattr(path: PathName, name: string, value: Uint8Array, flags = 0): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, async (dentry) => {
+    return await this.at<'OK'>(path, true, async (dentry) => {
       const fid = this.#walk(dentry.fid, []);
       if (fid === undefined) return errno(this.#errno);
       const created = await this.#wait('Txattrcreate', { fid, name, attrSize: value.length, flags });
@@ -545,7 +488,7 @@ class NinepActor extends Actor {
   }
 
   async statfs(path: PathName): Promise<FileSystemStat | Errno> {
-    return await this.#at<FileSystemStat>(path, true, ({ fid }) => {
+    return await this.at<FileSystemStat>(path, true, ({ fid }) => {
       const reply = this.#client.call('Tstatfs', { fid });
       if (reply.errno !== 0) return errno(reply.errno!);
       const { Rstatfs } = abi;

@@ -11,33 +11,21 @@ import {
   ENOENT,
   ENOTDIR,
   ESPIPE,
-  ESTALE,
   O_ACCMODE,
   O_APPEND,
   O_CREAT,
   O_DIRECTORY,
   O_EXCL,
-  O_NOFOLLOW,
   O_RDONLY,
   O_TRUNC,
 } from '../../src/wire/index.ts';
 import { type Answer, Client, type Send } from '../fuse/client.ts';
 import type { World } from '../tree/world.ts';
 import { errno, verdict } from './direct.ts';
-import {
-  Actor,
-  type Entry,
-  type Errno,
-  type Fd,
-  type FileSystemStat,
-  type Identity,
-  type PathName,
-  type Stat,
-  type Timespec,
-  type Verdict,
-} from './driver.ts';
+import type { Actor, Entry, Errno, Fd, FileSystemStat, Identity, PathName, Stat, Timespec, Verdict } from './driver.ts';
+import { PathActor } from './path-actor.ts';
 import { O_PATH } from './people.ts';
-import { nameBytes, nameText, type Place, parentOf, resolve, typeOf, type Walkable } from './walk.ts';
+import { nameBytes, nameText, type Place, parentOf, resolve, typeOf } from './walk.ts';
 import { WorldDriver } from './world-driver.ts';
 
 const FUSE_FIFO = 0o010000;
@@ -99,16 +87,14 @@ function direntsIn(body: Uint8Array, found: Entry[]): number {
   return offset;
 }
 
-class SessionActor extends Actor {
+class SessionActor extends PathActor<Dentry> {
   readonly #client: Client;
   readonly #pid: number;
   readonly #uniques: () => number;
   readonly #fds = new Map<Fd, OpenFile>();
-  readonly #tree: Walkable<Dentry>;
   /** Lookups of the call at hand, to be forgotten at its end. */
   #references: number[] = [];
   #nextFd = 3;
-  #umask = 0o022;
   #waiting: number | undefined;
 
   constructor(client: Client, identity: Identity, pid: number, uniques: () => number) {
@@ -116,15 +102,6 @@ class SessionActor extends Actor {
     this.#client = client;
     this.#pid = pid;
     this.#uniques = uniques;
-    this.#tree = {
-      top: () => this.#top(),
-      lookup: (parent, name) => this.#lookup(parent, name),
-      readlink: (dentry) => {
-        const answer = this.#send('READLINK', { nodeid: dentry.nodeid });
-        return answer.errno === 0 ? answer.body : answer.errno!;
-      },
-      modeOf: (dentry) => dentry.mode,
-    };
   }
 
   #send(name: string, options: Send): Answer {
@@ -149,15 +126,13 @@ class SessionActor extends Actor {
     return answer;
   }
 
-  #top(): Dentry | number {
+  protected top(): Dentry | number {
     const answer = this.#send('GETATTR', { nodeid: 1 });
     if (answer.errno !== 0) return answer.errno!;
     return { nodeid: 1, parent: undefined, ...statAt(answer, abi.AttrOut.attr.offset) };
   }
 
-  #lookup(parent: Dentry, name: string): Dentry | number {
-    if (name === '.') return parent;
-    if (name === '..') return parent.parent ?? parent;
+  protected child(parent: Dentry, name: string): Dentry | number {
     const answer = this.#send('LOOKUP', { nodeid: parent.nodeid, rest: [nameBytes(name), Uint8Array.of(0)] });
     return answer.errno === 0 ? this.#entry(answer, parent) : answer.errno!;
   }
@@ -172,53 +147,19 @@ class SessionActor extends Actor {
     this.#send('FORGET', { nodeid, in: { nlookup: 1 } });
   }
 
-  /** Runs one system call: once more from the top when it meets ESTALE, as Linux does, and forgets what it looked up. */
-  async #call<T>(work: () => Promise<T | Errno> | T | Errno): Promise<T | Errno> {
-    for (let attempt = 0; ; attempt++) {
-      const result = await work();
-      for (const nodeid of this.#references.splice(0)) this.#forget(nodeid);
-      if (result !== errno(ESTALE) || attempt > 0) return result;
-    }
+  protected letGo(): void {
+    for (const nodeid of this.#references.splice(0)) this.#forget(nodeid);
   }
 
-  async #at<T>(path: PathName, follow: boolean, then: (dentry: Dentry) => Promise<T | Errno> | T | Errno) {
-    return await this.#call(async () => {
-      const dentry = resolve(this.#tree, path, follow);
-      return typeof dentry === 'number' ? errno(dentry) : await then(dentry);
-    });
+  protected target(dentry: Dentry): Uint8Array | number {
+    const answer = this.#send('READLINK', { nodeid: dentry.nodeid });
+    return answer.errno === 0 ? answer.body : answer.errno!;
   }
 
-  async #in<T>(path: PathName, then: (place: Place<Dentry>) => Promise<T | Errno> | T | Errno): Promise<T | Errno> {
-    return await this.#call(async () => {
-      const place = parentOf(this.#tree, path);
-      return typeof place === 'number' ? errno(place) : await then(place);
-    });
-  }
-
-  umask(mask: number): Promise<Verdict> {
-    this.#umask = mask;
-    return Promise.resolve('OK');
-  }
-
-  async open(path: PathName, flags: number, mode = 0o666): Promise<Fd | Errno> {
-    if ((flags & O_CREAT) === 0)
-      return await this.#at<Fd>(path, (flags & O_NOFOLLOW) === 0, (dentry) => this.#open(dentry, flags));
-    return await this.#in<Fd>(path, (place) => {
-      if (place.slash) return errno(EISDIR);
-      const there = this.#lookup(place.parent, place.name);
-      if (there === ENOENT) return this.#create(place, flags, mode);
-      if (typeof there === 'number') return errno(there);
-      if ((flags & O_EXCL) !== 0) return errno(EEXIST);
-      if (typeOf(there.mode) !== 'symlink' || (flags & O_NOFOLLOW) !== 0) return this.#open(there, flags);
-      const target = resolve(this.#tree, path, true);
-      return typeof target === 'number' ? errno(target) : this.#open(target, flags);
-    });
-  }
-
-  #create({ parent, name }: Place<Dentry>, flags: number, mode: number): Fd | Errno {
+  protected async createNode({ parent, name }: Place<Dentry>, flags: number, mode: number): Promise<Fd | Errno> {
     const answer = this.#send('CREATE', {
       nodeid: parent.nodeid,
-      in: { flags, mode, umask: this.#umask },
+      in: { flags, mode, umask: this.mask },
       rest: [nameBytes(name), Uint8Array.of(0)],
     });
     if (answer.errno !== 0) return errno(answer.errno!);
@@ -227,13 +168,13 @@ class SessionActor extends Actor {
   }
 
   async createNamed(directory: PathName, name: string): Promise<Verdict> {
-    const made = await this.#at<Fd>(directory, true, (parent) =>
-      this.#create({ parent, name, slash: false }, O_CREAT | O_EXCL, 0o644),
+    const made = await this.at<Fd>(directory, true, (parent) =>
+      this.createNode({ parent, name, slash: false }, O_CREAT | O_EXCL, 0o644),
     );
     return typeof made === 'string' ? made : await this.close(made);
   }
 
-  #open(dentry: Dentry, flags: number): Fd | Errno {
+  protected openNode(dentry: Dentry, flags: number): Fd | Errno {
     const type = typeOf(dentry.mode);
     const { nodeid } = dentry;
     if ((flags & O_PATH) !== 0)
@@ -365,23 +306,23 @@ class SessionActor extends Actor {
   }
 
   async stat(path: PathName): Promise<Stat | Errno> {
-    return await this.#at<Stat>(path, true, (dentry) => this.#getattr(dentry));
+    return await this.at<Stat>(path, true, (dentry) => this.#getattr(dentry));
   }
 
   async lstat(path: PathName): Promise<Stat | Errno> {
-    return await this.#at<Stat>(path, false, (dentry) => this.#getattr(dentry));
+    return await this.at<Stat>(path, false, (dentry) => this.#getattr(dentry));
   }
 
   async access(path: PathName, mask: number): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, ({ nodeid }) => {
+    return await this.at<'OK'>(path, true, ({ nodeid }) => {
       const answer = this.#send('ACCESS', { nodeid, in: { mask } });
       return verdict(answer.errno!);
     });
   }
 
   async readdir(path: PathName): Promise<readonly Entry[] | Errno> {
-    return await this.#at<readonly Entry[]>(path, true, (dentry) => {
-      const fd = this.#open(dentry, O_RDONLY | O_DIRECTORY);
+    return await this.at<readonly Entry[]>(path, true, (dentry) => {
+      const fd = this.openNode(dentry, O_RDONLY | O_DIRECTORY);
       if (typeof fd === 'string') return fd;
       const fh = this.#fds.get(fd)!.fh!;
       const found: Entry[] = [];
@@ -396,7 +337,7 @@ class SessionActor extends Actor {
   }
 
   async #change(name: string, path: PathName, fields: Send['in'] = {}, extra: readonly Uint8Array[] = []) {
-    return await this.#in<'OK'>(path, async (place) => {
+    return await this.within<'OK'>(path, async (place) => {
       const rest = [nameBytes(place.name), Uint8Array.of(0), ...extra];
       const answer = await this.#wait(name, { nodeid: place.parent.nodeid, in: fields, rest });
       if (answer.errno === 0 && answer.body.length > 0) this.#entry(answer, place.parent);
@@ -412,7 +353,7 @@ class SessionActor extends Actor {
   }
 
   async mkdir(path: PathName, mode: number): Promise<Verdict> {
-    return await this.#make('MKDIR', path, { mode, umask: this.#umask });
+    return await this.#make('MKDIR', path, { mode, umask: this.mask });
   }
 
   async rmdir(path: PathName): Promise<Verdict> {
@@ -424,8 +365,8 @@ class SessionActor extends Actor {
   }
 
   async rename(path: PathName, newPath: PathName, flags = 0): Promise<Verdict> {
-    return await this.#in<'OK'>(path, async (from) => {
-      const to = parentOf(this.#tree, newPath);
+    return await this.within<'OK'>(path, async (from) => {
+      const to = parentOf(this.tree, newPath);
       if (typeof to === 'number') return errno(to);
       const newdir = to.parent.nodeid;
       const rest = [nameBytes(from.name), Uint8Array.of(0), nameBytes(to.name), Uint8Array.of(0)];
@@ -441,16 +382,16 @@ class SessionActor extends Actor {
   }
 
   async readlink(path: PathName): Promise<Uint8Array | Errno> {
-    return await this.#at<Uint8Array>(path, false, (dentry) => {
+    return await this.at<Uint8Array>(path, false, (dentry) => {
       if (typeOf(dentry.mode) !== 'symlink') return errno(EINVAL);
-      const target = this.#tree.readlink(dentry);
+      const target = this.tree.readlink(dentry);
       return typeof target === 'number' ? errno(target) : target;
     });
   }
 
   async link(path: PathName, newPath: PathName): Promise<Verdict> {
-    return await this.#in<'OK'>(newPath, (place) => {
-      const old = resolve(this.#tree, path, false);
+    return await this.within<'OK'>(newPath, (place) => {
+      const old = resolve(this.tree, path, false);
       if (typeof old === 'number') return errno(old);
       const rest = [nameBytes(place.name), Uint8Array.of(0)];
       const linkIn = new Uint8Array(abi.LinkIn.sizeBytes);
@@ -463,8 +404,8 @@ class SessionActor extends Actor {
     const mknodIn = new Uint8Array(abi.MknodIn.sizeBytes);
     const view = new DataView(mknodIn.buffer);
     abi.MknodIn.mode.set(view, 0, FUSE_FIFO | mode);
-    abi.MknodIn.umask.set(view, 0, this.#umask);
-    return await this.#in<'OK'>(path, (place) => {
+    abi.MknodIn.umask.set(view, 0, this.mask);
+    return await this.within<'OK'>(path, (place) => {
       const rest = [mknodIn, nameBytes(place.name), Uint8Array.of(0)];
       return verdict(this.#send('MKNOD', { nodeid: place.parent.nodeid, rest }).errno!);
     });
@@ -480,7 +421,7 @@ class SessionActor extends Actor {
   }
 
   async truncate(path: PathName, size: number): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, (dentry) =>
+    return await this.at<'OK'>(path, true, (dentry) =>
       typeOf(dentry.mode) === 'directory' ? errno(EISDIR) : this.#setattr(dentry, { valid: c.FATTR_SIZE, size }),
     );
   }
@@ -497,7 +438,7 @@ class SessionActor extends Actor {
   }
 
   async #set(path: PathName, follow: boolean, fields: Readonly<Record<string, number>>): Promise<Verdict> {
-    return await this.#at<'OK'>(path, follow, (dentry) => this.#setattr(dentry, fields));
+    return await this.at<'OK'>(path, follow, (dentry) => this.#setattr(dentry, fields));
   }
 
   async #setattr({ nodeid }: Dentry, fields: Readonly<Record<string, number>>): Promise<Verdict> {
@@ -505,7 +446,7 @@ class SessionActor extends Actor {
   }
 
   async getxattr(path: PathName, name: string): Promise<Uint8Array | Errno> {
-    return await this.#at<Uint8Array>(path, true, ({ nodeid }) => {
+    return await this.at<Uint8Array>(path, true, ({ nodeid }) => {
       const asked = this.#send('GETXATTR', { nodeid, in: { size: 0 }, rest: [name] });
       if (asked.errno !== 0) return errno(asked.errno!);
       const answer = this.#send('GETXATTR', { nodeid, in: { size: asked.get(abi.GetxattrOut.size) }, rest: [name] });
@@ -514,27 +455,27 @@ class SessionActor extends Actor {
   }
 
   async listxattr(path: PathName): Promise<readonly string[] | Errno> {
-    return await this.#at<readonly string[]>(path, true, ({ nodeid }) => {
+    return await this.at<readonly string[]>(path, true, ({ nodeid }) => {
       const answer = this.#send('LISTXATTR', { nodeid, in: { size: 65_536 } });
       return answer.errno === 0 ? answer.text.split('\0').slice(0, -1) : errno(answer.errno!);
     });
   }
 
   async setxattr(path: PathName, name: string, value: Uint8Array, flags = 0): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, async ({ nodeid }) => {
+    return await this.at<'OK'>(path, true, async ({ nodeid }) => {
       const fields = { size: value.length, flags };
       return verdict((await this.#wait('SETXATTR', { nodeid, in: fields, rest: [name, value] })).errno!);
     });
   }
 
   async removexattr(path: PathName, name: string): Promise<Verdict> {
-    return await this.#at<'OK'>(path, true, async ({ nodeid }) =>
+    return await this.at<'OK'>(path, true, async ({ nodeid }) =>
       verdict((await this.#wait('REMOVEXATTR', { nodeid, rest: [name] })).errno!),
     );
   }
 
   async statfs(path: PathName): Promise<FileSystemStat | Errno> {
-    return await this.#at<FileSystemStat>(path, true, ({ nodeid }) => {
+    return await this.at<FileSystemStat>(path, true, ({ nodeid }) => {
       const answer = this.#send('STATFS', { nodeid });
       if (answer.errno !== 0) return errno(answer.errno!);
       const { Kstatfs } = abi;

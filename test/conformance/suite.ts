@@ -4,7 +4,7 @@ import { after, before, describe, test } from 'node:test';
 import type { WorldSpec } from '../tree/world.ts';
 import type { Driver, WayName } from './driver.ts';
 import { tableLines } from './table.ts';
-import { topics } from './topics.ts';
+import { topics as allTopics } from './topics.ts';
 
 export interface Case {
   /** Begins with the call that it is about. */
@@ -25,9 +25,19 @@ export interface Topic {
   readonly cases: readonly Case[];
 }
 
+interface Run {
+  /** By what the guest comes to it, where a way has several. */
+  readonly by?: string;
+  /** Names of topics, where another run of the same way has them all; PORTHOLE_CONFORMANCE=all runs all here too. */
+  readonly topics?: readonly string[];
+}
+
 /** Runs every case over one way in. `open` is called once; a table of all ways is printed at the end. */
-export function conformance(way: WayName, open: () => Promise<Driver>): void {
-  describe(`conformance over ${way}`, () => {
+export function conformance(way: WayName, open: () => Promise<Driver>, { by, topics: some }: Run = {}): void {
+  const isSome = some !== undefined && process.env['PORTHOLE_CONFORMANCE'] !== 'all';
+  const topics = isSome ? allTopics.filter(({ name }) => some.includes(name)) : allTopics;
+  assert.ok(!isSome || topics.length === some.length, 'a topic that is not there');
+  describe(`conformance over ${way}${by === undefined ? '' : `, ${by}`}`, () => {
     const ran = new Map<Case, boolean>();
     let driver: Driver | undefined;
     before(async () => {

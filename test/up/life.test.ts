@@ -17,7 +17,7 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
   const { client } = machine;
   await machine.tinyImage();
   const made = await client.call('createVm', {
-    body: { name: 'one', type: 'nano', image: { name: 'tiny' }, spec },
+    body: { name: 'one', type: 'nano', image: { name: 'tiny' }, ninep: true, vsock: true, spec },
   });
   await machine.done(made);
   await machine.untilReady('one');
@@ -32,6 +32,17 @@ test('a VM is made, starts, reads its metadata, is changed from outside, stops, 
   await machine.type('one', 'echo from-inside > /run/metadata/guest/note');
   const { bytes } = await client.raw('readMetadata', { params: { name: 'one', path: 'guest/note' } });
   assert.equal(bytes.toString(), 'from-inside\n');
+  // The console that speaks 9P shows the same tree, and so does vsock.
+  const mounted = await machine.type(
+    'one',
+    'mkdir -p /run/9p && /sbin/mount.porthole -v hvc1 /run/9p && cat /run/9p/guest/note /run/9p/secrets/db',
+  );
+  assert.match(mounted, /^from-inside\r?\nhunter2/m);
+  const byVsock = await machine.type(
+    'one',
+    'umount /run/9p; modprobe vmw_vsock_virtio_transport; /sbin/mount.porthole vsock:564 /run/9p && cat /run/9p/guest/note',
+  );
+  assert.match(byVsock, /^from-inside/m);
   // Who is shown a secret outside is on record as well.
   await client.raw('readMetadata', { params: { name: 'one', path: 'secrets/db' } });
   const { events } = await client.call('queryAudit', { query: { path: '/secrets/db', order: 'newest', limit: 1 } });

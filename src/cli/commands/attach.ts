@@ -14,6 +14,7 @@ interface AttachFlags {
   readonly for?: Monitor;
   readonly domain?: string;
   readonly '9p'?: true;
+  readonly vsock?: true;
   readonly memory?: number;
   readonly cpus?: number;
   readonly disk?: string;
@@ -33,6 +34,7 @@ export const attachCommand = (vm: Command, shell: Shell): void => {
     .addOption(new Option('--for <monitor>', 'print what this one needs only').choices(monitors))
     .option('--domain <name>', 'of a new one: the libvirt domain of the host whose reboots are its boots')
     .option('--9p', 'of a new one: also a console that speaks 9P, for guests without virtiofs')
+    .option('--vsock', 'of a new one, for QEMU: also a vsock device, with 9P on port 564')
     .option('--memory <size>', 'what is printed is for a machine of this size; default: 1G', parseSize)
     .option('--cpus <count>', 'and with so many CPUs; default: 1', parseCount(1, 1024))
     .option('--disk <format:file>', 'a disk of the printed domain: "qcow2:" or "raw:", and a path of the host')
@@ -77,12 +79,15 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
     );
   if (known?.ninep === false && flags['9p'])
     throw new Error(`"${name}" was attached without --9p; that cannot be changed`);
+  if (known?.vsock === false && flags.vsock)
+    throw new Error(`"${name}" was attached without --vsock; that cannot be changed`);
   if (known === undefined) {
     const wanted: NewVm = {
       name,
       kind: 'attached',
       network: { mode: 'none' },
       ...(flags['9p'] && { ninep: true }),
+      ...(flags.vsock && { vsock: true }),
       ...(flags.domain !== undefined && { libvirtDomain: flags.domain }),
       ...(spec !== undefined && { spec: spec.sent }),
     };
@@ -117,9 +122,9 @@ const machineOf = ({ memory, cpus, disk, kernel, initrd, append }: AttachFlags):
 };
 
 const words = (attachment: Attachment, only: Monitor | undefined): string => {
-  const { ninep } = attachment;
+  const { ninep, vsock } = attachment;
   const parts: Readonly<Record<Monitor, string>> = {
-    qemu: flagLines([...attachment.qemu, ...(ninep?.qemu ?? [])]),
+    qemu: flagLines([...attachment.qemu, ...(ninep?.qemu ?? []), ...(vsock?.qemu ?? [])]),
     libvirt: `${attachment.libvirtXml}${ninep === undefined ? '' : withinDevices(ninep.libvirtXml)}`.trimEnd(),
     'libvirt-domain': attachment.libvirtDomain.trimEnd(),
     'cloud-hypervisor': flagLines(attachment.cloudHypervisor),
@@ -136,7 +141,7 @@ ${indented(parts['cloud-hypervisor'])}
   in the guest:
     mkdir -p /run/metadata
     ${attachment.mount}
-${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}`;
+${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n`}`;
 };
 
 const withinDevices = (xml: string): string => `<devices>\n${xml.replaceAll(/^(?=.)/gm, '  ')}</devices>\n`;

@@ -22,6 +22,7 @@ interface CreateFlags {
   readonly isolated?: true;
   readonly disk?: number;
   readonly '9p'?: true;
+  readonly vsock?: true;
   readonly label?: readonly (readonly [string, string])[];
   readonly restart?: NewVm['restart'];
   readonly grace?: number;
@@ -60,6 +61,7 @@ export const createCommand = (vm: Command, shell: Shell): void => {
     .option('--isolated', 'let nothing out but answers through --port; else it reaches what this machine reaches')
     .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
     .option('--9p', 'also a console that speaks 9P, hvc1, for guests without virtiofs')
+    .option('--vsock', 'also a vsock device that leads to unix sockets of this host, with 9P on port 564')
     .option('--label <label>', 'KEY=VALUE (any number of times)', collected(parseLabel))
     .addOption(
       new Option('--restart <when>', 'start it again after an end that nobody asked for')
@@ -98,6 +100,7 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     start,
     ...(restart !== undefined && { restart }),
     ...(flags['9p'] && { ninep: true }),
+    ...(flags.vsock && { vsock: true }),
     ...(disk !== undefined && { diskBytes: disk }),
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),

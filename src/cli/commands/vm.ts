@@ -163,7 +163,8 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['restart', vm.restart],
-      ['9P', vm.ninep ? 'on hvc1' : undefined],
+      ['9P', [vm.ninep && 'on hvc1', vm.vsock && 'on vsock port 564'].filter(Boolean).join('\n')],
+      ['vsock', vm.vsock ? 'to this host' : undefined],
       ['domain', vm.libvirtDomain],
       [
         'device',

@@ -30,6 +30,7 @@ export const vmView = (vm: Vm) => {
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),
     ninep: rest.ninep ?? false,
+    vsock: rest.vsock ?? false,
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     ...(status?.deviceVersion !== undefined && {
@@ -146,7 +147,7 @@ export const serveVms = (api: Api): void => {
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
     const { account } = identityOf(c);
-    const { qemu, cloudHypervisor, ninep, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
+    const { qemu, cloudHypervisor, ninep, vsock, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
       kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, {
@@ -154,6 +155,7 @@ export const serveVms = (api: Api): void => {
       qemu: [...qemu],
       cloudHypervisor: [...cloudHypervisor],
       ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
+      ...(vsock && { vsock: { ...vsock, qemu: [...vsock.qemu] } }),
     });
   });
 

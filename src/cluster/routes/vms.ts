@@ -91,6 +91,9 @@ export const CreateVm = z
     ninep: z.boolean().default(false).openapi({
       description: 'Also a virtio console of the machine, hvc1, that speaks 9P: for guests without virtiofs.',
     }),
+    vsock: z.boolean().default(false).openapi({
+      description: 'Also a vsock device that leads to unix sockets of its host, with 9P on port 564.',
+    }),
     libvirtDomain: LibvirtDomain.optional().openapi({
       description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
     }),
@@ -144,6 +147,7 @@ export const VmShape = z
     reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),
     since: Time.optional(),
     ninep: z.boolean().openapi({ description: 'Whether the machine has a console that speaks 9P.' }),
+    vsock: z.boolean().openapi({ description: 'Whether the machine has a vsock device to its host.' }),
     libvirtDomain: z.string().optional(),
     bootId: z.string().optional(),
     bootNumber: z.int(),
@@ -404,6 +408,10 @@ export const getAttachment = createRoute({
             .object({ socketPath: z.string(), qemu: z.array(z.string()), libvirtXml: z.string(), mount: z.string() })
             .optional()
             .openapi({ description: 'The console that speaks 9P, of a VM that has one; the other flags are without.' }),
+          vsock: z
+            .object({ hostPath: z.string(), qemu: z.array(z.string()), mount: z.string() })
+            .optional()
+            .openapi({ description: 'The vsock device, of a VM that has one; the other flags are without.' }),
         })
         .openapi('Attachment'),
       'Flags, one argument each; XML for libvirt, as parts of a domain and as a whole one; the line that mounts it.',

@@ -101,8 +101,11 @@ function asked(state: SessionState, fid: Fid, valid: number): SetAttributes | un
     sizeBytes = undefined;
   }
   fid.isFresh = false;
+  let mode = valid & abi.SETATTR_MODE ? T.mode.get(view, body) & 0o7777 : undefined;
+  // Linux takes set-id bits away by a mode that it sends with the new size, whoever writes; the tree does so by itself.
+  if (sizeBytes !== undefined && mode !== undefined && isWithoutSetId(mode, fileSystem.node(fid.ino))) mode = undefined;
   return {
-    mode: valid & abi.SETATTR_MODE ? T.mode.get(view, body) & 0o7777 : undefined,
+    mode,
     uid: valid & abi.SETATTR_UID ? T.uid.get(view, body) : undefined,
     gid: valid & abi.SETATTR_GID ? T.gid.get(view, body) : undefined,
     sizeBytes,
@@ -110,6 +113,11 @@ function asked(state: SessionState, fid: Fid, valid: number): SetAttributes | un
     mtime,
   };
 }
+
+const isWithoutSetId = (mode: number, node: Node | undefined): boolean =>
+  node !== undefined &&
+  mode !== (node.mode & 0o7777) &&
+  (mode | (node.mode & (S_ISUID | S_ISGID))) === (node.mode & 0o7777);
 
 /**
  * Whether Tsetattr of size 0 is the truncation of open(O_TRUNC), which takes effect with the first write. Linux leaves that

@@ -8,10 +8,8 @@ import {
   EINVAL,
   EIO,
   EISDIR,
-  ENOENT,
   ENOSPC,
   ENOTDIR,
-  ESTALE,
   O_ACCMODE,
   O_DIRECTORY,
   O_NONBLOCK,
@@ -45,8 +43,8 @@ export function lopen(state: SessionState): number {
   if (!fid.isDirectory) {
     if ((flags & O_DIRECTORY) !== 0) return ENOTDIR;
     const handle = fileSystem.open(fid.caller, fid.ino, flags);
-    // Linux goes on with a name that somebody has open, and would tell of ESTALE.
-    if (typeof handle === 'number') return handle === ESTALE ? ENOENT : handle;
+    // ESTALE has Linux look the name up again, and open what stands there now.
+    if (typeof handle === 'number') return handle;
     fid.isFresh = true;
     return state.reply(openedAt(state, fid, handle));
   }

@@ -1,11 +1,20 @@
 import assert from 'node:assert/strict';
 import { O_RDONLY, O_WRONLY } from '../../../src/wire/index.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import { app, ok, plain, postgres, root, stranger, textIn } from '../people.ts';
-import type { Topic } from '../suite.ts';
+import type { Cannot, Topic } from '../suite.ts';
 
 const secret = '/secrets/db-password';
 const spec = { ...plain, rules: [{ path: secret, owner: postgres.uid, mode: 0o400, source: 'web.yaml:3' }] };
 const hostSpec = { ...plain, rules: [{ path: secret, owner: postgres.uid, mode: 0o400, decide: 'host' as const }] };
+
+const refusedByGuest: Cannot = {
+  because: 'the guest kernel refuses by the mode before we are asked: no audit record',
+  instead: async (tree) => {
+    assert.equal(await tree.as(stranger).open(secret, O_RDONLY), 'EACCES');
+    assert.equal((await tree.audit()).filter((one) => one.uid === stranger.uid).length, 0);
+  },
+};
 
 export const audit: Topic = {
   name: 'audit',
@@ -38,13 +47,8 @@ export const audit: Topic = {
             );
           },
         },
-        virtiofs: {
-          because: 'the guest kernel refuses by the mode before we are asked: no audit record',
-          instead: async (tree) => {
-            assert.equal(await tree.as(stranger).open(secret, O_RDONLY), 'EACCES');
-            assert.equal((await tree.audit()).filter((one) => one.uid === stranger.uid).length, 0);
-          },
-        },
+        virtiofs: refusedByGuest,
+        ...byV9fs(refusedByGuest),
       },
     },
     {

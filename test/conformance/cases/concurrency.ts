@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { O_APPEND, O_CREAT, O_EXCL, O_RDONLY, O_WRONLY } from '../../../src/wire/index.ts';
+import type { Driver } from '../driver.ts';
+import { byV9fs } from '../ninep-ways.ts';
 import { app, bytes, ok, plain, postgres, stranger, visitor, workshop } from '../people.ts';
 import type { Topic } from '../suite.ts';
 
@@ -8,6 +10,44 @@ const four = [app, postgres, stranger, visitor];
 /** Waits for all, and then fails with the first that failed: nothing goes on into the next case. */
 async function together(tasks: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(tasks)) if (result.status === 'rejected') throw result.reason;
+}
+
+/** Readers overlap a writer outside: each read from open to close is of one version. */
+async function readsWhole(tree: Driver, tellsSize: boolean): Promise<void> {
+  const value = (round: number) => `${round}:`.repeat(1000 + 531 * (round % 5));
+  const spec = (round: number) => ({ ...plain, content: { instance: { id: value(round) } } });
+  await tree.load(spec(0));
+  const changes = { going: true, completed: 0 };
+  const change = async () => {
+    for (let round = 1; round <= 25; round++) {
+      await tree.load(spec(round));
+      changes.completed = round;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    changes.going = false;
+  };
+  const read = async (who: typeof app, bytesAtOnce: number) => {
+    const actor = tree.as(who);
+    for (let reads = 0; changes.going || reads === 0; reads++) {
+      const before = changes.completed;
+      const fd = ok(await actor.open('/instance/id', O_RDONLY));
+      const { size } = ok(await actor.fstat(fd));
+      const parts: Uint8Array[] = [];
+      for (;;) {
+        const part = ok(await actor.read(fd, bytesAtOnce));
+        if (part.length === 0) break;
+        parts.push(part);
+      }
+      await actor.close(fd);
+      const text = Buffer.concat(parts).toString();
+      const round = Number(text.slice(0, text.indexOf(':')));
+      assert.equal(text, value(round));
+      if (tellsSize) assert.equal(size, text.length);
+      assert.ok(round >= before, `read ${round} when ${before} was complete`);
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  await together([change(), read(app, 1000), read(stranger, 65_536), read(visitor, 4096)]);
 }
 
 export const concurrency: Topic = {
@@ -95,42 +135,11 @@ export const concurrency: Topic = {
     {
       name: 'read while the outside changes the value gives one version whole',
       spec: plain,
-      run: async (tree) => {
-        const value = (round: number) => `${round}:`.repeat(1000 + 531 * (round % 5));
-        const spec = (round: number) => ({ ...plain, content: { instance: { id: value(round) } } });
-        await tree.load(spec(0));
-        const changes = { going: true, completed: 0 };
-        const change = async () => {
-          for (let round = 1; round <= 25; round++) {
-            await tree.load(spec(round));
-            changes.completed = round;
-            await new Promise((resolve) => setImmediate(resolve));
-          }
-          changes.going = false;
-        };
-        const read = async (who: typeof app, bytesAtOnce: number) => {
-          const actor = tree.as(who);
-          for (let reads = 0; changes.going || reads === 0; reads++) {
-            const before = changes.completed;
-            const fd = ok(await actor.open('/instance/id', O_RDONLY));
-            const { size } = ok(await actor.fstat(fd));
-            const parts: Uint8Array[] = [];
-            for (;;) {
-              const part = ok(await actor.read(fd, bytesAtOnce));
-              if (part.length === 0) break;
-              parts.push(part);
-            }
-            await actor.close(fd);
-            const text = Buffer.concat(parts).toString();
-            const round = Number(text.slice(0, text.indexOf(':')));
-            assert.equal(text, value(round));
-            assert.equal(size, text.length);
-            assert.ok(round >= before, `read ${round} when ${before} was complete`);
-            await new Promise((resolve) => setImmediate(resolve));
-          }
-        };
-        await together([change(), read(app, 1000), read(stranger, 65_536), read(visitor, 4096)]);
-      },
+      run: (tree) => readsWhole(tree, true),
+      cannot: byV9fs({
+        because: 'Linux’s 9P client asks for attributes by name: they are those of now',
+        instead: (tree) => readsWhole(tree, false),
+      }),
     },
   ],
 };

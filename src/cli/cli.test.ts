@@ -116,11 +116,19 @@ test('porthole says what is wrong with a command line and ends with 2', async ()
   );
   assert.equal(
     await usage('serve', 'x'),
-    'porthole: serving needs a way in: add --vhost-user SOCKET for a VM, or --mount DIRECTORY for this machine\n',
+    'porthole: serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine\n',
   );
   assert.equal(
     await usage('serve', 'x', '--mount', 'm', '--socket-group', 'g'),
-    'porthole: --socket-group is for sockets: add --vhost-user SOCKET\n',
+    'porthole: --socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET\n',
+  );
+  assert.match(
+    await usage('serve', 'x', '--vsock', 'v', '--vsock-cid', '2'),
+    /argument '2' is invalid\. Give a number from 3 to 4294967294\./,
+  );
+  assert.equal(
+    await usage('serve', 'x', '--mount', 'm', '--vsock-cid', '5'),
+    'porthole: --vsock-cid is for a vsock device: add --vsock PATH\n',
   );
   assert.equal(await usage('export'), 'porthole: exporting needs a tree: give a spec file, or --state DIRECTORY\n');
   assert.match(await usage('policy', 'explain', example, '/'), /required option '--uid <uid>' not specified/);
@@ -335,6 +343,25 @@ test('inWords gives the exact QEMU flags and mount line when a socket listens', 
   const json = JSON.parse(asJson(event)) as { qemu: string[]; guest: string };
   assert.equal(json.qemu.length, 10);
   assert.equal(json.guest, 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
+});
+
+test('inWords gives the exact QEMU flags of a vsock device, and how either side is reached', () => {
+  const event = { event: 'ready', target: { kind: 'vsock', path: '/run/web.vsock.vhost-user' } } as const;
+  assert.equal(
+    inWords(event, paintFor(terminal([], []))).text,
+    `listening on /run/web.vsock.vhost-user
+  QEMU (beside the guest's shared memory, as for --vhost-user):
+    -chardev socket,id=vsock,path=/run/web.vsock.vhost-user \\
+    -device vhost-user-vsock-pci,chardev=vsock
+  to a port of the guest: connect to /run/web.vsock and send "CONNECT <port>\\n"
+  from the guest to port P of the host (CID 2): listen on /run/web.vsock_P`,
+  );
+  assert.deepEqual((JSON.parse(asJson(event)) as { qemu: string[] }).qemu, [
+    '-chardev',
+    'socket,id=vsock,path=/run/web.vsock.vhost-user',
+    '-device',
+    'vhost-user-vsock-pci,chardev=vsock',
+  ]);
 });
 
 test('inWords tells no more than 20 problems of a spec, and how many there are', () => {

@@ -19,6 +19,9 @@ export class ToyEnd implements PendingEnd {
   guestEnded = false;
   overBy: string | undefined;
 
+  /** Called whenever it is, as a service may act then. */
+  during: () => void = () => undefined;
+
   #checkLives(): void {
     if (this.overBy !== undefined) throw new Error(`asked after it was over (${this.overBy})`);
   }
@@ -33,6 +36,7 @@ export class ToyEnd implements PendingEnd {
     const taken = Math.min(count, this.room);
     this.room -= taken;
     for (let i = 0; i < taken; i++) this.taken.push(bytes[i]!);
+    this.during();
     return taken;
   }
 
@@ -41,6 +45,7 @@ export class ToyEnd implements PendingEnd {
     if (this.givesErrno !== 0) return -this.givesErrno;
     const part = this.toGive.splice(0, most);
     into.set(part);
+    this.during();
     if (part.length > 0) return part.length;
     return this.hasEnded ? 0 : -EAGAIN;
   }
@@ -57,10 +62,12 @@ export class ToyEnd implements PendingEnd {
   endOfGuest(): void {
     this.#checkLives();
     this.guestEnded = true;
+    this.during();
   }
 
   guestIsDeaf(): void {
     this.#checkLives();
+    this.during();
   }
 
   over(reason: string): void {

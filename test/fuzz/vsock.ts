@@ -98,7 +98,7 @@ export function fuzzVsock(bytes: Uint8Array): void {
     const end = ends[choose.byte() % Math.max(1, ends.length)];
     const connection = end?.connection;
     if (end === undefined || connection === undefined || end.overBy !== undefined) return;
-    switch (choose.byte() % 9) {
+    switch (choose.byte() % 11) {
       case 0:
       case 1:
       case 2:
@@ -120,6 +120,15 @@ export function fuzzVsock(bytes: Uint8Array): void {
       case 7:
         end.givesErrno = EPIPE;
         return mux.readable(connection);
+      case 8:
+        end.during = () => {
+          end.during = () => undefined;
+          mux.broken(connection);
+        };
+        return undefined;
+      case 9:
+        end.during = () => mux.readable(connection);
+        return undefined;
       default:
         return mux.broken(connection);
     }

@@ -206,7 +206,7 @@ export class VsockMux {
       connection.end?.guestIsDeaf();
     }
     if ((now & abi.SHUTDOWN_SEND) !== 0 && connection.waitingBytes === 0) connection.end?.endOfGuest();
-    if (connection.guestShut !== abi.SHUTDOWN_BOTH) return undefined;
+    if (connection.guestShut !== abi.SHUTDOWN_BOTH || isOver(connection)) return undefined;
     this.#remove(connection);
     this.#addReset(connection.hostPort, connection.guestPort, connection.slot);
     connection.slot = -1;
@@ -231,6 +231,7 @@ export class VsockMux {
         this.#data = packet.subarray(HEADER_BYTES);
       }
       taken = connection.waitingBytes > 0 || bytes === 0 ? 0 : end.take(this.#data, bytes);
+      if (isOver(connection)) return undefined;
       if (taken < 0) {
         this.#hostIsDeaf(connection);
         taken = bytes;
@@ -277,6 +278,7 @@ export class VsockMux {
   writable(connection: Connection): void {
     if (connection.state === c.OVER || connection.waitingBytes === 0) return;
     const taken = connection.flush();
+    if (isOver(connection)) return undefined;
     if (taken < 0) return connection.state === c.DRAINING ? this.#hostIsGone(connection) : this.#hostIsDeaf(connection);
     if (connection.forwarded(taken) && connection.state === c.OPEN) this.#send(connection, c.SEND_CREDIT_UPDATE);
     if (connection.waitingBytes > 0) return;
@@ -602,6 +604,9 @@ export class VsockMux {
 const NOT_YET = 'the guest had not answered yet';
 const HUNG_UP = 'the host hung up';
 const CLOSED = 'the guest closed the connection';
+
+/** A service may end its connection whenever it is called. */
+const isOver = (connection: Connection): boolean => connection.state === c.OVER;
 
 const nextPort = (port: number): number => (port >= LAST_HOST_PORT ? FIRST_HOST_PORT : port + 1);
 

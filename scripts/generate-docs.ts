@@ -11,6 +11,7 @@ import type { Terminal } from '../src/cli/terminal.ts';
 import { problemCodes } from '../src/cluster/problem.ts';
 import * as routes from '../src/cluster/routes/index.ts';
 import { initFlags, operations, takenFlags } from '../src/fuse/index.ts';
+import { facadeNames, facadeRows, nativeOperations } from '../src/imds/index.ts';
 import { operations as ninepOperations, notation } from '../src/ninep/index.ts';
 import { thisVersion } from '../src/parts/index.ts';
 import { vsockOperations } from '../src/virtio/index.ts';
@@ -98,6 +99,25 @@ const tables: readonly Table[] = [
           route['x-access'],
           route.summary,
         ]),
+  },
+  ...facadeNames.map(
+    (name): Table => ({
+      document: 'docs/facades.md',
+      name,
+      head: ['path', 'from the tree', 'made'],
+      rows: () =>
+        facadeRows[name].map(({ path, from, also = [], made }) => [
+          `\`${path}\``,
+          [...from, ...also].map((source) => `\`${source}\``).join(', '),
+          made ?? '',
+        ]),
+    }),
+  ),
+  {
+    document: 'docs/metadata-server.md',
+    name: 'operations',
+    head: ['request', 'what it does'],
+    rows: () => nativeOperations().map(({ method, path, summary }) => [`\`${method.toUpperCase()} ${path}\``, summary]),
   },
   {
     document: 'docs/conformance.md',

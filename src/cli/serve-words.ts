@@ -23,6 +23,16 @@ export const inWords = (event: ServeEvent, paint: Paint): { readonly to: 'out' |
       return err(formatProblem(event.problem, paint));
     case 'ready':
       return out(readyWords[event.target.kind](event.target.path));
+    case 'http':
+      return out(httpWords(event.address));
+    case 'compromised':
+      return err(
+        `COMPROMISED: this boot's token was asked for a second time (${event.channel}) before it was used: somebody in the machine was faster than its agent, or came after it. Stop the machine.`,
+      );
+    case 'token-refused':
+      return err(
+        `this boot's token was asked for again (${event.channel}) and refused${event.dropped === 0 ? '' : `; so were ${event.dropped} more`}`,
+      );
     case 'failed':
       return err(`serving on "${event.target.path}" failed: ${event.reason}`);
     case 'target':
@@ -53,6 +63,15 @@ const changesInWords = (changes: number): string => {
 
 const rejection = (error: SpecError | Error, paint: Paint): string =>
   error instanceof SpecError ? formatProblems(error.problems, paint) : error.message;
+
+const httpWords = (address: string): string => {
+  const [curl, base] = address.startsWith('unix:')
+    ? [`curl --unix-socket ${shellQuoted(address.slice('unix:'.length))}`, 'http://localhost']
+    : ['curl', address];
+  return `metadata server on ${address}
+  as GCE's:  ${curl} -H 'Metadata-Flavor: Google' '${base}/computeMetadata/v1/?recursive=true'
+  NoCloud:   ${curl} ${base}/nocloud/meta-data`;
+};
 
 /** The same for programs: one JSON object a line. */
 export const asJson = (event: ServeEvent): string => {

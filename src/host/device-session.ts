@@ -32,6 +32,8 @@ interface DeviceSessionOptions {
   readonly onAuditWaiting: () => void;
   /** A device process that ends is succeeded by one of the same holder: what it had open stays open (a keeper). */
   readonly isSucceeded?: () => boolean;
+  /** Who else has a replica of the tree. */
+  readonly otherHolders?: () => readonly string[];
 }
 
 const applyWithinMs = 2_000;
@@ -122,7 +124,7 @@ export class DeviceSession {
   #greet(holder: string, send: (message: ToDevice) => void): void {
     this.disconnect();
     // A VM has one device process at a time; a successor has the name of the one before.
-    this.#options.authority.holdersAre([holder]);
+    this.#options.authority.holdersAre([holder, ...(this.#options.otherHolders?.() ?? [])]);
     if (this.#feed?.holder !== holder) {
       this.#feed?.feed.close();
       this.#feed = { holder, feed: new DeviceFeed(this.#options.authority, holder) };

@@ -1,3 +1,4 @@
+export { type FacadeName, facadeNames } from '../imds/index.ts';
 export { ninepArguments, vsockArguments as qemuVsockArguments } from '../qemu/index.ts';
 export {
   attachWords,
@@ -12,7 +13,7 @@ export { Host, type HostOptions } from './host.ts';
 export { type LeftOver, leftOvers } from './left-overs.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';
-export { type ServeEvent, type Server, serve } from './serve.ts';
+export { type HttpOptions, type ServeEvent, type Server, serve } from './serve.ts';
 export { groupId } from './serve-targets.ts';
 export { ServedTree } from './served-tree.ts';
 export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.ts';

@@ -1,10 +1,14 @@
 /** `porthole serve`: one spec file, one tree, one device process, any number of ways in. */
+import { randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { LinkConfig, LinkOptions, LinkTarget } from '../device/index.ts';
+import { type FacadeName, type MetadataAddress, type TokenEvent, tokenStoreInMemory } from '../imds/index.ts';
 import { Audit } from './audit.ts';
 import { DeviceProcess } from './device-process.ts';
 import { type Counters, type DeviceEvent, DeviceSession, targetsOf } from './device-session.ts';
 import { KeeperProcess } from './keeper-process.ts';
+import { METADATA_HOLDER, MetadataWay, parseAddress } from './metadata-way.ts';
 import {
   cleanUp,
   groupId,
@@ -36,6 +40,8 @@ export interface ServeOptions {
   readonly ninepAllow?: readonly string[];
   /** Directories of this machine to mount on. */
   readonly mounts: readonly string[];
+  /** Addresses of the metadata server. */
+  readonly http?: HttpOptions | undefined;
   readonly stateDirectory?: string;
   /** File for the audit log, or '-'. */
   readonly audit?: string;
@@ -50,6 +56,16 @@ export interface ServeOptions {
   readonly applyWithinMs?: number;
 }
 
+export interface HttpOptions {
+  /** As `parseAddress` takes them. */
+  readonly addresses: readonly string[];
+  /** PEM files. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
+  readonly allowImdsV1?: boolean | undefined;
+  /** Default: all. */
+  readonly facades?: readonly FacadeName[] | undefined;
+}
+
 /** What people or programs are told while serving. `--json` prints one a line. */
 export type ServeEvent =
   | {
@@ -61,6 +77,9 @@ export type ServeEvent =
     }
   | { readonly event: 'warning'; readonly problem: SpecProblem }
   | DeviceEvent
+  /** The metadata server can be asked there. */
+  | { readonly event: 'http'; readonly address: string }
+  | TokenEvent
   /** `applied`: whoever opens a file from now on sees it. False when the device process did not say so in time. */
   | { readonly event: 'reloaded'; readonly revision: number; readonly changes: number; readonly applied: boolean }
   | { readonly event: 'rejected'; readonly error: SpecError | Error }
@@ -68,6 +87,9 @@ export type ServeEvent =
   | { readonly event: 'mended'; readonly revision: number }
   | { readonly event: 'device-ended'; readonly reason: string; readonly restartInMs: number }
   | { readonly event: 'stopped' };
+
+/** How long agents have to apply a reloaded tree before it is told that they have not. */
+const APPLY_WITHIN_MS = 2_000;
 
 /** Waits before a device process that ended is started again; the last one repeats. */
 const restartsMs = { withKeeper: [0, 100, 500, 2_000, 10_000], without: [200, 1_000, 5_000, 30_000] } as const;
@@ -87,11 +109,13 @@ export const serve = async (options: ServeOptions): Promise<Server> => {
   const vsock = await Promise.all(vsockPaths.map((path) => prepareVsock(path, guestCid, gid)));
   const ninep = await Promise.all((options.ninep ?? []).map((where) => prepareNinep(where, gid, ninepAllow)));
   const mounts = options.mounts.map(prepareMount);
+  const { addresses } = { addresses: [], ...options.http };
+  const http = await Promise.all(addresses.map((address) => prepareAddress(parseAddress(address), gid)));
   const sockets = [...vhostUser, ...ninep, ...vsock, ...vsock.map(({ host }) => host)];
   const twice = [...sockets, ...mounts].map(({ path }) => path).find((path, i, all) => all.indexOf(path) !== i);
   if (twice !== undefined) throw new ServeError(`"${twice}" is given twice; give it once`);
   const vm = basename(options.file).replace(/\.ya?ml$/, '');
-  const server = new Server(options, loaded, {
+  const server = new Server(options, loaded, http, {
     type: 'config',
     vm,
     vhostUser,
@@ -120,6 +144,8 @@ export class Server implements AsyncDisposable {
   readonly #ended = Promise.withResolvers<void>();
   /** Whether the spec file was wrong when it was last read. */
   #rejected = false;
+  readonly #http: readonly MetadataAddress[];
+  #metadata: MetadataWay | undefined;
   #device: DeviceProcess | undefined;
   #keeper: KeeperProcess | undefined;
   readonly #session: DeviceSession;
@@ -134,8 +160,14 @@ export class Server implements AsyncDisposable {
   #stopping: Promise<void> | undefined;
   #kills = new AbortController();
 
-  constructor(options: ServeOptions, loaded: ServedTreeOptions['loaded'], config: LinkConfig) {
+  constructor(
+    options: ServeOptions,
+    loaded: ServedTreeOptions['loaded'],
+    http: readonly MetadataAddress[],
+    config: LinkConfig,
+  ) {
     this.#options = options;
+    this.#http = http;
     this.#config = config;
     this.#targets = targetsOf(config);
     const onTrouble = (what: string): void => this.#emit({ event: 'trouble', what });
@@ -167,6 +199,7 @@ export class Server implements AsyncDisposable {
         config: () => ({ ...config, auditRing: this.#audit.ringPath }),
         onEvent: (event) => this.#deviceTold(event),
         onAuditWaiting: () => this.#audit.doorbell(),
+        otherHolders: () => (this.#http.length > 0 ? [METADATA_HOLDER] : []),
         isSucceeded: () => this.#keeper !== undefined && this.#stopping === undefined,
       });
     } catch (error) {
@@ -239,8 +272,37 @@ export class Server implements AsyncDisposable {
       this.#keeper = await KeeperProcess.start({
         onEnd: () => this.#emit({ event: 'trouble', what: 'the keeper ended; it is started again' }),
       });
-    this.#startDevice();
+    await this.#startMetadata();
+    if (this.#targets.length > 0) this.#startDevice();
     await Promise.all(ready);
+  }
+
+  async #startMetadata(): Promise<void> {
+    if (this.#http.length === 0) return;
+    const { tls, allowImdsV1, facades } = { ...this.#options.http };
+    this.#metadata = await MetadataWay.start({
+      vm: this.#config.vm,
+      authority: this.#tree.authority,
+      audit: this.#audit.record,
+      // Nobody tells of boots: each start of this is one.
+      store: tokenStoreInMemory(),
+      boot: randomUUID(),
+      tls: tls && { cert: readPem(tls.cert), key: readPem(tls.key) },
+      allowImdsV1,
+      facades,
+      onToken: (event) => this.#emit(event),
+      onTrouble: (what) => this.#emit({ event: 'trouble', what }),
+    });
+    for (const address of this.#http) {
+      const port = await this.#metadata.listen(address);
+      const scheme = tls === undefined ? 'http' : 'https';
+      const host =
+        'host' in address && address.host.includes(':') ? `[${address.host}]` : 'host' in address && address.host;
+      this.#emit({
+        event: 'http',
+        address: 'unix' in address ? `unix:${address.unix}` : `${scheme}://${host}:${port}`,
+      });
+    }
   }
 
   /** Which values were read is known in memory alone where there is no state directory. */
@@ -273,6 +335,7 @@ export class Server implements AsyncDisposable {
 
   async #stop(): Promise<void> {
     clearTimeout(this.#restart);
+    await this.#metadata?.[Symbol.asyncDispose]();
     await this.#device?.stop(this.#kills.signal);
     await this.#keeper?.[Symbol.asyncDispose]();
     this.#session.close();
@@ -309,8 +372,11 @@ export class Server implements AsyncDisposable {
   }
 
   #tellReload(revision: number, changes: number): void {
-    void this.#session
-      .applied(revision, this.#options.applyWithinMs)
+    const { applyWithinMs } = this.#options;
+    const metadata = this.#metadata?.server.applied(revision, applyWithinMs ?? APPLY_WITHIN_MS);
+    const device = this.#targets.length > 0 ? this.#session.applied(revision, applyWithinMs) : undefined;
+    void Promise.all([device, metadata])
+      .then((all) => all.every((applied) => applied !== false))
       .then((applied) => this.#emit({ event: 'reloaded', revision, changes, applied }));
   }
 
@@ -348,3 +414,17 @@ export class Server implements AsyncDisposable {
     this.#options.onEvent(event);
   }
 }
+
+const prepareAddress = async (address: MetadataAddress, gid: number | undefined): Promise<MetadataAddress> => {
+  if (!('unix' in address)) return address;
+  const { path, mode } = await prepareSocket(address.unix, gid);
+  return { unix: path, mode, ...(gid !== undefined && { gid }), privileged: address.privileged === true };
+};
+
+const readPem = (file: string): string => {
+  try {
+    return readFileSync(file, 'utf8');
+  } catch (error) {
+    throw new ServeError(`reading "${file}" for TLS failed: ${(error as Error).message}`);
+  }
+};

@@ -11,6 +11,7 @@ import { World } from '../../test/tree/world.ts';
 import { until } from '../../test/until.ts';
 import { encodeMessage, monotonicMs } from '../device/index.ts';
 import { readerOnDevice } from '../device/link.ts';
+import { LINK_PROTOCOL } from '../device/link-messages.ts';
 import { DeviceSession } from './device-session.ts';
 import { VmDevice, type VmDeviceOptions } from './vm-device.ts';
 
@@ -66,7 +67,7 @@ test('VmDevice.release leaves nothing committed and unanswered, and takes in not
       encodeMessage({ type: 'mutation', sequence, way: 'virtiofs', mutation, expiresMs: monotonicMs() + 600_000 }),
     );
   };
-  socket.write(encodeMessage({ type: 'hello', protocol: 1, holder: randomUUID(), pid: 1 }));
+  socket.write(encodeMessage({ type: 'hello', protocol: LINK_PROTOCOL, holder: randomUUID(), pid: 1 }));
   make(1);
   await until('the first to be on its way to the disk', () => keeper.batch.length > 0);
   device.hush();

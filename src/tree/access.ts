@@ -101,3 +101,13 @@ export function decide(
   if ((mask & X_OK) !== 0 && !isDirectory(node) && (node.mode & 0o111) === 0) return EACCES;
   return 0;
 }
+
+/**
+ * Whether somebody of whom nothing is known may do `mask`: by the "other" bits of the policy's mode, or by `facade: true`.
+ * Who can prove neither program nor unit is refused where a rule asks for one.
+ */
+export function openToAnonymous(effective: Effective, mode: number, mask: number, wallMs: number): boolean {
+  if (wallMs < effective.fromMs || wallMs >= effective.untilMs) return false;
+  if (effective.program !== undefined || effective.unit !== undefined) return false;
+  return effective.facade || (mode & mask) === mask;
+}

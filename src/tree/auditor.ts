@@ -9,6 +9,7 @@ import { UID_SHARE } from './ledger.ts';
 import type { Node } from './node.ts';
 import { ruleName } from './policy.ts';
 import type { Replica } from './replica.ts';
+import { TokenBucket } from './token-bucket.ts';
 
 /**
  * How many denials are recorded: at once, and then a second. A kind is one uid and one rule. The first of each kind is
@@ -23,31 +24,6 @@ export const auditLimits = {
   /** Kinds that are remembered at once; beyond it the one that was longest without a denial is forgotten. */
   kinds: 4096,
 } as const;
-
-class TokenBucket {
-  readonly #burst: number;
-  readonly #perSecond: number;
-  #tokens: number;
-  #filledMs: number;
-
-  constructor({ burst, perSecond }: { readonly burst: number; readonly perSecond: number }, nowMs: number) {
-    this.#burst = burst;
-    this.#perSecond = perSecond;
-    this.#tokens = burst;
-    this.#filledMs = nowMs;
-  }
-
-  has(nowMs: number): boolean {
-    const elapsedMs = Math.max(0, nowMs - this.#filledMs);
-    this.#tokens = Math.min(this.#burst, this.#tokens + (elapsedMs / 1000) * this.#perSecond);
-    this.#filledMs = nowMs;
-    return this.#tokens >= 1;
-  }
-
-  take(): void {
-    this.#tokens--;
-  }
-}
 
 interface Kind {
   readonly bucket: TokenBucket;

@@ -19,7 +19,7 @@ export interface Caller {
 
 /** What a way in can and can't prove; fixed for the life of a `FileSystem`. */
 export interface Way {
-  readonly name: 'direct' | 'virtiofs' | 'mount' | '9p' | 'agent';
+  readonly name: 'direct' | 'virtiofs' | 'mount' | '9p' | 'agent' | 'facade';
   /**
    * The guest's kernel has checked the shown mode and ACL before we are asked (`default_permissions`), and vouches for
    * membership in groups that the policy lists no members of.
@@ -38,4 +38,8 @@ export const ways = {
   /** 9P2000.L: nobody has checked anything before us, whatever `access=` a client was mounted with. */
   ninep: { name: '9p', kernelChecks: false, provesProgram: false, provesUnit: false, heartbeatMs: 30_000 },
   mount: { name: 'mount', kernelChecks: false, provesProgram: false, provesUnit: false, heartbeatMs: 30_000 },
+  /** A process in the guest that has this boot's token. It reads groups, program and unit from `/proc`; nobody checks before us. */
+  agent: { name: 'agent', kernelChecks: false, provesProgram: true, provesUnit: true, heartbeatMs: 30_000 },
+  /** A cloud's metadata API: nobody says who asks. */
+  facade: { name: 'facade', kernelChecks: false, provesProgram: false, provesUnit: false, heartbeatMs: 30_000 },
 } as const satisfies Record<string, Way>;

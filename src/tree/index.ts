@@ -1,4 +1,5 @@
 export { isDirectory } from './access.ts';
+export { ANONYMOUS, AnonymousView } from './anonymous-view.ts';
 export { AppliedMutations } from './applied.ts';
 export type { AuditRecord, AuditSink } from './audit.ts';
 export { Authority, type AuthorityOptions, type Edited, type Loaded } from './authority.ts';
@@ -34,6 +35,7 @@ export type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 export { standing } from './outside.ts';
 export { CHANGES_NAME, Policy, ruleName } from './policy.ts';
 export { type Caching, Replica } from './replica.ts';
+export type { Snapshot } from './snapshot.ts';
 export {
   defaultQuota,
   type Group,
@@ -45,4 +47,5 @@ export {
   type Spec,
   type SpecEntry,
 } from './spec.ts';
+export { TokenBucket } from './token-bucket.ts';
 export { TreeFileSystem } from './tree-file-system.ts';

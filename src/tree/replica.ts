@@ -25,6 +25,8 @@ export interface Facts {
   readonly shownMode: number;
   /** A directory made outside in which no rule lets guests create, whatever the default mode shows. */
   readonly entriesLocked: boolean;
+  /** Everybody may read it at any time, whoever else may write it: its bytes may lie where they are decided no more. */
+  readonly readableByAll: boolean;
   /** Each open for reading is recorded: made outside, and not readable by the whole world at any time. */
   readonly readsAudited: boolean;
 }
@@ -141,15 +143,16 @@ export class Replica {
     const path = this.#snapshot.ruledPath(node);
     const effective = this.#policy.effective(path);
     const forAll = this.#seenByAll(node) && !effective.special && !node.burned;
+    const readableByAll = forAll && allClasses(node, 0o4);
     return {
       effective,
       // How old a value is depends on when it is asked for.
       caching: caching(node, forAll && (isDirectory(node) || effective.maxStaleMs === undefined)),
       shownMode: shownMode(node, effective),
       entriesLocked: node.madeBy === 'outside' && isDirectory(node) && !grantsEntries(effective, path),
+      readableByAll,
       // Burning records itself.
-      readsAudited:
-        node.madeBy === 'outside' && node.ino !== CHANGES_INO && !effective.once && !(forAll && allClasses(node, 0o4)),
+      readsAudited: node.madeBy === 'outside' && node.ino !== CHANGES_INO && !effective.once && !readableByAll,
     };
   }
 

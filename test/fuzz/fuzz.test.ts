@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { fuzzAuditRing } from './audit-ring.ts';
 import { goodRecordBytes } from './audit-ring-stage.ts';
+import { fuzzImds } from './imds.ts';
 import { fuzzJournal } from './journal.ts';
 import { fuzzKeeper } from './keeper.ts';
 import { fuzzLink } from './link.ts';
@@ -19,6 +20,7 @@ const targets = {
   journal: fuzzJournal,
   keeper: fuzzKeeper,
   'audit-ring': fuzzAuditRing,
+  imds: fuzzImds,
   link: fuzzLink,
   qcow2: fuzzQcow2,
   ring: fuzzRing,
@@ -136,5 +138,38 @@ test('fuzz audit-ring survives records of which a few bytes are wrong', () => {
       },
     ),
     { numRuns: 300 },
+  );
+});
+
+const jsonish = fc.oneof(
+  fc.json({ maxDepth: 4 }),
+  fc
+    .record({
+      caller: fc.record({
+        uid: fc.oneof(fc.nat(), fc.constantFrom(-1, 0xffff_ffff, 1e300, 0.5)),
+        gid: fc.nat(),
+        pid: fc.nat(),
+      }),
+      node: fc.oneof(fc.nat(), fc.string({ unit: 'binary' })),
+      offset: fc.maxSafeInteger(),
+      bytes: fc.base64String(),
+      nonce: fc.string(),
+    })
+    .map((value) => JSON.stringify(value)),
+);
+
+test('fuzz imds survives sensible bodies and paths', () => {
+  const path = fc.array(
+    fc.constantFrom('/', 'latest', '..', '%2e', '%2F', '%', '?', '&', '=', 'recursive', 'timeout_sec', '+', '\0', 'ü'),
+  );
+  fc.assert(
+    fc.property(
+      fc.oneof(
+        jsonish,
+        path.map((parts) => parts.join('')),
+      ),
+      (text) => fuzzImds(Buffer.from(text)),
+    ),
+    { numRuns: 500 },
   );
 });

@@ -1,6 +1,15 @@
 /** `porthole serve` and `porthole export`: a tree from a file, without the host daemon. */
 import { type Command, InvalidArgumentError } from 'commander';
-import { exportReplica, loadSpecOrThrow, ServedTree, State, serve } from '../../host/index.ts';
+import {
+  exportReplica,
+  type FacadeName,
+  facadeNames,
+  type HttpOptions,
+  loadSpecOrThrow,
+  ServedTree,
+  State,
+  serve,
+} from '../../host/index.ts';
 import { collect, command, type Shell } from '../command.ts';
 import { asJson, inWords } from '../serve-words.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
@@ -14,6 +23,11 @@ interface ServeFlags {
   readonly '9pAllow'?: readonly string[];
   readonly vsock?: readonly string[];
   readonly vsockCid?: number;
+  readonly http?: readonly string[];
+  readonly httpCert?: string;
+  readonly httpKey?: string;
+  readonly imdsV1?: true;
+  readonly facade?: readonly string[];
   readonly state?: string;
   readonly audit?: string;
   readonly json?: true;
@@ -37,6 +51,15 @@ export const serveCommands = (program: Command, { terminal }: Shell): void => {
     )
     .option('--vsock-cid <number>', "the VM's CID there (default 3; nobody else's matters)", guestCid)
     .option('--mount <directory>', 'mount on this directory of this machine (any number of times)', collect)
+    .option(
+      '--http <address>',
+      'serve the metadata server on unix:PATH, unix:PATH,privileged or IP:PORT (any number of times)',
+      collect,
+    )
+    .option('--http-cert <file>', 'certificates for --http on IP:PORT, as PEM: HTTPS')
+    .option('--http-key <file>', 'the key for them, as PEM')
+    .option('--facade <name>', `show this cloud's API only: ${facadeNames.join(', ')} (any number of times)`, collect)
+    .option('--imds-v1', "answer EC2's requests without a session token too")
     .option('--state <directory>', 'keep there what is written in the guest (else it is gone at the end)')
     .option('--audit <file>', 'append audit records to this file, as JSON lines; "-" is standard output')
     .option('--json', 'print events as JSON lines')
@@ -47,6 +70,7 @@ Examples:
   porthole serve web.yaml --vhost-user /run/porthole/web.sock \\
     --socket-group libvirt-qemu --state /var/lib/porthole/web
   porthole serve web.yaml --mount /run/metadata --audit -
+  porthole serve web.yaml --http 127.0.0.1:8775
   porthole serve web.yaml --9p /run/porthole/web.9p --9p tcp:127.0.0.1:564
 
 Who may open a socket is trusted as the VM's hypervisor is: what it says of uids
@@ -85,14 +109,17 @@ const guestCid = (text: string): number => {
 
 const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Promise<void> => {
   const { vhostUser = [], mount: mounts = [], vsock = [], '9p': ninep = [], '9pAllow': ninepAllow = [] } = flags;
-  if (vhostUser.length + mounts.length + vsock.length + ninep.length === 0) {
+  const { http = [] } = flags;
+  if (vhostUser.length + mounts.length + vsock.length + ninep.length + http.length === 0) {
     throw new UsageError(
-      'serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine',
+      'serving needs a way in: add --vhost-user SOCKET, --9p SOCKET or --http ADDRESS for a VM, or --mount DIRECTORY for this machine',
     );
   }
+  checkHttp(flags);
   const beginsWith = (kind: string) => ninep.filter((where) => where.startsWith(kind)).length;
   const [byTcp, byVsock] = [beginsWith('tcp:'), beginsWith('vsock:')];
-  if (flags.socketGroup !== undefined && vhostUser.length + vsock.length + ninep.length === byTcp + byVsock) {
+  const sockets = vhostUser.length + vsock.length + ninep.length - byTcp - byVsock;
+  if (flags.socketGroup !== undefined && sockets === 0 && !http.some((address) => address.startsWith('unix:'))) {
     throw new UsageError('--socket-group is for sockets: add --vhost-user SOCKET or --9p SOCKET');
   }
   if (ninepAllow.length > 0 && byTcp === 0) throw new UsageError('--9p-allow is for TCP: add --9p tcp:ADDRESS');
@@ -110,6 +137,7 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
     ninepAllow,
     vsock,
     ...(flags.vsockCid !== undefined && { guestCid: flags.vsockCid }),
+    ...(http.length > 0 && { http: httpOptions(http, flags) }),
     ...(flags.socketGroup !== undefined && { socketGroup: flags.socketGroup }),
     ...(flags.state !== undefined && { stateDirectory: flags.state }),
     ...(flags.audit !== undefined && { audit: flags.audit }),
@@ -129,6 +157,29 @@ const runServe = async (file: string, flags: ServeFlags, terminal: Terminal): Pr
   if (terminal.interrupted.aborted) void server.stop();
   terminal.onReopen(() => server.reopenAudit());
   await server.ended;
+};
+
+const checkHttp = ({ http, httpCert, httpKey, facade, imdsV1 }: ServeFlags): void => {
+  if ((httpCert === undefined) !== (httpKey === undefined))
+    throw new UsageError('--http-cert and --http-key go together: give both');
+  const [name] = Object.entries({ '--http-cert': httpCert, '--facade': facade, '--imds-v1': imdsV1 })
+    .filter(([, value]) => value !== undefined)
+    .map(([option]) => option);
+  if (http === undefined && name !== undefined)
+    throw new UsageError(`${name} is for the metadata server: add --http ADDRESS`);
+};
+
+const httpOptions = (addresses: readonly string[], { httpCert, httpKey, imdsV1, facade }: ServeFlags): HttpOptions => ({
+  addresses,
+  tls: httpCert === undefined || httpKey === undefined ? undefined : { cert: httpCert, key: httpKey },
+  allowImdsV1: imdsV1,
+  facades: facade?.map(facadeOf),
+});
+
+const facadeOf = (name: string): FacadeName => {
+  const found = facadeNames.find((known) => known === name);
+  if (found === undefined) throw new UsageError(`--facade "${name}" is none of ${facadeNames.join(', ')}`);
+  return found;
 };
 
 const runExport = (given: string | undefined, state: string | undefined, terminal: Terminal): void => {

@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { until } from '../../test/until.ts';
+import { parseAddress } from './metadata-way.ts';
+import { type ServeEvent, serve } from './serve.ts';
+import { ServeError } from './serve-targets.ts';
+
+const specText = (id: string): string => `porthole: 1
+metadata: { instance: { id: ${id} }, secrets: { token: t-1 }, guest: {} }
+`;
+
+/** A server that listens on a socket in a directory of its own, with what it told. */
+const stage = async (t: TestContext, suffix = '') => {
+  const directory = mkdtempSync(join(tmpdir(), 'porthole-http-'));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  const file = join(directory, 'web.yaml');
+  const socket = join(directory, 's');
+  const events: ServeEvent[] = [];
+  writeFileSync(file, specText('one'));
+  const server = await serve({
+    file,
+    vhostUser: [],
+    mounts: [],
+    http: { addresses: [`unix:${socket}${suffix}`, '127.0.0.1:0'] },
+    writeStdout: () => true,
+    onEvent: (event) => events.push(event),
+  });
+  t.after(() => server.stop());
+  const ask = (path: string, body?: object, token?: string): Promise<{ status: number; text: string }> =>
+    new Promise((resolve, reject) => {
+      const headers = {
+        ...(body !== undefined && { 'content-type': 'application/json' }),
+        ...(token !== undefined && { authorization: `Bearer ${token}` }),
+      };
+      request({ socketPath: socket, path, method: body === undefined ? 'GET' : 'POST', headers }, (response) => {
+        let text = '';
+        response.setEncoding('utf8').on('data', (part: string) => (text += part));
+        response.once('end', () => resolve({ status: response.statusCode!, text }));
+      })
+        .once('error', reject)
+        .end(body === undefined ? undefined : JSON.stringify(body));
+    });
+  return { directory, file, socket, events, server, ask };
+};
+
+test('serve answers over HTTP without any device process, and what the file says at once', async (t) => {
+  const { file, socket, events, server, ask } = await stage(t);
+  assert.equal(server.devicePid, undefined);
+  assert.equal((await ask('/nocloud/meta-data')).text, 'instance-id: "one"\n');
+  const addresses = events.flatMap((event) => (event.event === 'http' ? [event.address] : []));
+  assert.equal(addresses[0], `unix:${socket}`);
+  assert.match(await (await fetch(`${addresses[1]}/nocloud/meta-data`)).text(), /one/);
+  writeFileSync(`${file}.new`, specText('two'));
+  renameSync(`${file}.new`, file);
+  const reloaded = await until('it is loaded again', () => events.find(({ event }) => event === 'reloaded'), 60_000);
+  assert.equal(reloaded.event === 'reloaded' && reloaded.applied, true);
+  assert.equal((await ask('/nocloud/meta-data')).text, 'instance-id: "two"\n');
+  await server.stop();
+  assert.ok(!existsSync(socket), 'it leaves nothing behind');
+});
+
+test('serve gives the token to a relay that is privileged, writes for who has it, and tells of the next claimant', async (t) => {
+  const { events, server, ask } = await stage(t, ',privileged');
+  const claim = (letter: string) => ask('/porthole/v1/token', { nonce: letter.repeat(22) });
+  const { token } = JSON.parse((await claim('a')).text) as { readonly token: string };
+  assert.equal((await claim('b')).status, 409);
+  assert.deepEqual(
+    events.flatMap(({ event }) => (event === 'compromised' || event === 'token-refused' ? [event] : [])),
+    ['compromised'],
+  );
+  const make = { caller: { uid: 1000, gid: 1000, pid: 1 }, directory: '/guest', name: 'd', mode: 0o755, sequence: 1 };
+  const made = await ask('/porthole/v1/mkdir', make, token);
+  assert.equal(made.status, 200);
+  assert.deepEqual(await ask('/porthole/v1/mkdir', make, token), made, 'sent again, it is not done again');
+  assert.equal(server.tree.authority.snapshot.resolve('/guest/d')?.uid, 1000);
+});
+
+test('serve gives no token where the socket is not said to be privileged', async (t) => {
+  const { events, ask } = await stage(t);
+  assert.equal((await ask('/porthole/v1/token', { nonce: 'a'.repeat(22) })).status, 403);
+  assert.ok(events.every(({ event }) => event !== 'compromised'));
+});
+
+test('parseAddress takes sockets and addresses, and nothing else', () => {
+  assert.deepEqual(parseAddress('unix:/run/s'), { unix: '/run/s', privileged: false });
+  assert.deepEqual(parseAddress('unix:s,privileged'), { unix: 's', privileged: true });
+  assert.deepEqual(parseAddress('127.0.0.1:80'), { host: '127.0.0.1', port: 80 });
+  assert.deepEqual(parseAddress('[fd00:ec2::254]:0'), { host: 'fd00:ec2::254', port: 0 });
+  for (const text of [
+    '',
+    'unix:',
+    'unix:,privileged',
+    '80',
+    'localhost:80',
+    '127.0.0.1',
+    '127.0.0.1:65536',
+    '127.0.0.1:-1',
+    '::1:80',
+  ])
+    assert.throws(() => parseAddress(text), ServeError, text);
+});

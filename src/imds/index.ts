@@ -1,0 +1,13 @@
+export { facadeRows } from './facade-paths.ts';
+export { type FacadeName, type FacadeRow, facadeNames } from './facade-row.ts';
+export { defaultLimits, rejectReasons, type ServerLimits } from './limits.ts';
+export { type Channel, type MetadataAddress, MetadataServer, type MetadataServerOptions } from './metadata-server.ts';
+export { nativeOperations, openApiDocument } from './openapi.ts';
+export {
+  TokenDesk,
+  type TokenDeskOptions,
+  type TokenEvent,
+  type TokenRecord,
+  type TokenStore,
+  tokenStoreInMemory,
+} from './token.ts';

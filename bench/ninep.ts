@@ -103,6 +103,8 @@ async function inGuest(
 async function run(options: GroupOptions): Promise<Row[]> {
   const { rounds, selfTest, print } = options;
   const scratch = mkdtempSync(path.join(tmpdir(), 'porthole-bench-'));
+  // A kernel attaches to the peer as nobody first.
+  chmodSync(scratch, 0o755);
   const files = path.join(scratch, 'files');
   const [here, there] = [path.join(scratch, 'ours.sock'), path.join(scratch, 'diod.sock')];
   const rows: Row[] = [];

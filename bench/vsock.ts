@@ -1,4 +1,4 @@
-/** Group v: streams through the vsock device, from our own front end to a unix socket, against that unix socket alone. */
+/** Group j: streams through the vsock device, from our own front end to a unix socket, against that unix socket alone. */
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -231,7 +231,7 @@ async function run({ rounds, selfTest, print }: GroupOptions): Promise<Row[]> {
     for (const { name, unit, measure } of cases) {
       const row = await compare(
         { name, unit, ours: async () => measure(ours), peer: async () => measure(peer) },
-        { group: 'v', peerName: 'a unix socket', rounds: rounds * TURNS_PER_ROUND },
+        { group: 'j', peerName: 'a unix socket', rounds: rounds * TURNS_PER_ROUND },
       );
       print(`${row.name}: ${row.ratio.toFixed(2)}`);
       rows.push(row);

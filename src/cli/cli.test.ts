@@ -116,7 +116,7 @@ test('porthole says what is wrong with a command line and ends with 2', async ()
   );
   assert.equal(
     await usage('serve', 'x'),
-    'porthole: serving needs a way in: add --vhost-user SOCKET or --9p SOCKET for a VM, or --mount DIRECTORY for this machine\n',
+    'porthole: serving needs a way in: add --vhost-user SOCKET, --9p SOCKET or --http ADDRESS for a VM, or --mount DIRECTORY for this machine\n',
   );
   assert.equal(
     await usage('serve', 'x', '--mount', 'm', '--socket-group', 'g'),

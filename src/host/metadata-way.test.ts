@@ -4,8 +4,10 @@ import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { World } from '../../test/tree/world.ts';
 import { until } from '../../test/until.ts';
-import { parseAddress } from './metadata-way.ts';
+import { tokenStoreInMemory } from '../imds/index.ts';
+import { MetadataWay, parseAddress } from './metadata-way.ts';
 import { type ServeEvent, serve } from './serve.ts';
 import { ServeError } from './serve-targets.ts';
 
@@ -83,6 +85,40 @@ test('serve gives no token where the socket is not said to be privileged', async
   const { events, ask } = await stage(t);
   assert.equal((await ask('/porthole/v1/token', { nonce: 'a'.repeat(22) })).status, 403);
   assert.ok(events.every(({ event }) => event !== 'compromised'));
+});
+
+test('MetadataWay ends tokens and sessions with the boot, and keeps them over a restart within it', async (t) => {
+  const { authority } = new World({ content: { instance: { id: 'i-1' }, guest: {} } });
+  const store = tokenStoreInMemory();
+  const start = async (boot: string) => {
+    const way = await MetadataWay.start({
+      vm: 'vm',
+      authority,
+      audit: () => true,
+      store,
+      boot,
+      onToken: () => {},
+      onTrouble: (what) => assert.fail(what),
+    });
+    t.after(() => way[Symbol.asyncDispose]());
+    const base = `http://127.0.0.1:${await way.listen({ host: '127.0.0.1', port: 0 })}`;
+    const session = async (): Promise<string> => {
+      const headers = { 'x-aws-ec2-metadata-token-ttl-seconds': '600' };
+      return (await fetch(`${base}/latest/api/token`, { method: 'PUT', headers })).text();
+    };
+    const holds = async (token: string): Promise<boolean> =>
+      (await fetch(`${base}/latest/meta-data/instance-id`, { headers: { 'x-aws-ec2-metadata-token': token } })).ok;
+    return { way, session, holds };
+  };
+  const first = await start('boot-1');
+  const session = await first.session();
+  assert.equal(await first.holds(session), true);
+  await first.way[Symbol.asyncDispose]();
+  const again = await start('boot-1');
+  assert.equal(await again.holds(session), true, 'another process, the same boot');
+  await again.way.boot('boot-2');
+  assert.equal(await again.holds(session), false);
+  assert.equal(await again.holds(await again.session()), true);
 });
 
 test('parseAddress takes sockets and addresses, and nothing else', () => {

@@ -178,7 +178,7 @@ const gce: readonly FacadeRow[] = [
   file('project/attributes/{attribute}', '/cluster/attributes/{attribute}'),
 ];
 
-const numberOrZero = (view: AnonymousView): string => (/^\d{1,18}$/.test(project(view)) ? project(view) : '0');
+const numberOrZero = (view: AnonymousView): string => (/^(0|[1-9]\d{0,17})$/.test(project(view)) ? project(view) : '0');
 
 const keysByName = (view: AnonymousView): Record<string, string> => Object.fromEntries(sshKeys(view));
 

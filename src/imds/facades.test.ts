@@ -170,8 +170,11 @@ async function crawl(stage: Stage): Promise<{ readonly text: string; readonly re
     '?recursive=true',
     '?recursive=true&alt=text',
     '?recursive=true&alt=json&wait_for_change=true&timeout_sec=0',
-  ])
-    await ask(`/computeMetadata/v1/${query}`);
+  ]) {
+    const { status, headers, body } = await ask(`/computeMetadata/v1/${query}`);
+    if (headers['content-type'] === 'application/json') JSON.parse(body);
+    assert.equal(status, 200, query);
+  }
   await ask('/computeMetadata/v1/instance/service-accounts/?recursive=true&alt=text');
   for (const path of [
     '/',

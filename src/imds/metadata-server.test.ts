@@ -182,6 +182,21 @@ test('more requests at once than allowed get 503', async () => {
   await isServed(stage);
 });
 
+test('a quarter of connections and requests, and their rate, is kept for privileged channels', async () => {
+  await using stage = await start({ connections: 8, inFlight: 8, facadeRate: { burst: 8, perSecond: 1 } });
+  const anybody = { kind: 'vsock', privileged: false } as const;
+  const wait = get('/computeMetadata/v1/instance/?wait_for_change=true', 'Metadata-Flavor: Google\r\n');
+  const greedy = Array.from({ length: 20 }, () => new Raw(stage.connect(anybody)).send(wait));
+  await until('six are left', () => greedy.filter(({ hasEnded }) => hasEnded).length === 14);
+  await until('they wait', () => stage.server.counters()['inFlight'] === 6);
+  const more = greedy.find(({ hasEnded }) => !hasEnded)!.send(get('/nocloud/meta-data'));
+  await until('one more of theirs is refused', () => rejected(stage, 'in-flight') === 1);
+  const token = await stage.token();
+  assert.equal((await stage.native('stat', { caller: { uid: 1, gid: 1, pid: 1 }, node: '/' }, token)).status, 200);
+  assert.equal(more.hasEnded, false, 'answered in order, after what it waits for');
+  for (const { stream } of greedy) stream.destroy();
+});
+
 test('too many requests of nobody or of a uid get 429, and leave other uids alone', async () => {
   const rate = { burst: 5, perSecond: 1 };
   await using stage = await start({ facadeRate: rate, uidRate: rate });

@@ -282,7 +282,8 @@ export class MetadataServer implements AsyncDisposable {
 
   /** False: there are too many, and it is gone. */
   #take(stream: Duplex, channel: Channel): boolean {
-    if (this.#connections.size >= this.#limits.connections) {
+    const open = this.#connections.size;
+    if (open >= this.#limits.connections || (!channel.privileged && open >= sharedPart(this.#limits.connections))) {
       this.#count('connections');
       stream.destroy();
       return false;
@@ -330,7 +331,8 @@ export class MetadataServer implements AsyncDisposable {
   }
 
   async #answer(incoming: IncomingMessage, connection: Connection, signal: AbortSignal): Promise<Reply | StreamReply> {
-    if (this.#inFlight > this.#limits.inFlight)
+    const { inFlight } = this.#limits;
+    if (this.#inFlight > inFlight || (!connection.privileged && this.#inFlight > sharedPart(inFlight)))
       throw new Rejection(503, 'in-flight', 'too many requests are being answered; try again');
     const { headers, method = '' } = incoming;
     // Whoever sends one was sent here by somebody who is not in this machine.
@@ -408,6 +410,9 @@ export class MetadataServer implements AsyncDisposable {
     outgoing.end(body);
   }
 }
+
+/** The rest is for privileged channels alone: what any program in the guest opens must not shut out its agent. */
+const sharedPart = (limit: number): number => Math.ceil(limit * 0.75);
 
 const setIdle = (stream: Duplex, ms: number): void => {
   asSocketLike(stream).setTimeout(ms);

@@ -313,7 +313,12 @@ test('a file without a name lives while an agent follows, until it says "forget"
   assert.equal((await stage.native('write', write, token)).status, 200, 'somebody has it open');
   await stage.native('forget', { node: ino }, token);
   assert.equal((await stage.native('write', write, token)).json['errno'], 'ESTALE');
-  following.request.destroy();
+  const other = await stage.native('create', { caller: app, directory: '/guest', name: 'g', mode: 0o600 }, token);
+  await stage.native('delete', { caller: app, directory: '/guest', name: 'g' }, token);
+  assert.ok(stage.world.authority.snapshot.node(other.json['ino'] as number));
+  stage.server.endStreams();
+  assert.equal(stage.world.authority.snapshot.node(other.json['ino'] as number), undefined, 'or its boot is over');
+  await until('the stream ends', () => following.hasEnded);
 });
 
 test('requests that make no sense get 400, with the place and never the value', async () => {

@@ -1,6 +1,6 @@
 /** The native API of a metadata server: for the agent in the guest, which has this boot's token and says who asks. */
 import type * as z from 'zod';
-import type { FileSystem, Mutation, Outcome, Replica, Settle } from '../tree/index.ts';
+import type { Mutation, Outcome, Replica, Settle, TreeFileSystem } from '../tree/index.ts';
 import { EACCES, EIO, ENOENT, EPERM, ESTALE, errnoName } from '../wire/index.ts';
 import { type RateLimits, Rejection, type RejectReason, type ServerLimits } from './limits.ts';
 import type { Channel } from './metadata-server.ts';
@@ -15,7 +15,7 @@ import { Watch } from './watch.ts';
 export interface NativeApiOptions {
   readonly vm: string;
   readonly replica: Replica;
-  readonly fileSystem: FileSystem;
+  readonly fileSystem: TreeFileSystem;
   readonly commit: (mutation: Mutation, sequence: number | undefined, settle: Settle) => void;
   readonly tokens: TokenDesk;
   readonly rates: RateLimits;
@@ -65,8 +65,10 @@ export class NativeApi implements Disposable {
     return this.#watch.applied(revision, withinMs);
   }
 
+  /** Of a boot that is over: nothing is open in the guest any more. */
   endStreams(): void {
     this.#watch.endStreams();
+    this.#options.fileSystem.dropUnlinked();
   }
 
   [Symbol.dispose](): void {
@@ -118,7 +120,9 @@ export class NativeApi implements Disposable {
 
   async #claim(request: Request, channel: Channel): Promise<Reply> {
     const { tokens, rates, onReject } = this.#options;
-    rates.anonymous();
+    // What nobody asks for must not hold up the agent's claim.
+    if (channel.privileged) rates.agent(undefined);
+    else rates.anonymous();
     if (request.header('content-type')?.split(';')[0]?.trim() !== 'application/json')
       throw new Rejection(415, 'malformed', 'a body here is application/json');
     // Before its body is looked at: who may not ask learns nothing.

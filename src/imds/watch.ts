@@ -97,8 +97,12 @@ export class Watch implements Disposable {
     });
   }
 
+  /** From now on there are none. */
   endStreams(): void {
-    for (const { outgoing } of this.#streams.values()) outgoing.end();
+    const streams = [...this.#streams.values()];
+    this.#streams.clear();
+    for (const { outgoing } of streams) outgoing.end();
+    this.#settle();
   }
 
   [Symbol.dispose](): void {

@@ -41,6 +41,7 @@ import {
   type StatFs,
 } from './file-system.ts';
 import { Gate } from './gate.ts';
+import { Listing } from './listing.ts';
 import type { Mutation, Outcome, Upstream } from './mutation.ts';
 import { checkName } from './name.ts';
 import { type Node, ROOT_INO } from './node.ts';
@@ -78,12 +79,7 @@ export class TreeFileSystem implements FileSystem {
   readonly #journal: OpenJournal | undefined;
   #files: OpenFiles;
   readonly #adoption = new Adoption();
-  readonly #entry: { name: string; ino: number; type: number; node: Node | undefined } = {
-    name: '',
-    ino: 0,
-    type: 0,
-    node: undefined,
-  };
+  readonly #listing: Listing;
   readonly #stops: readonly (() => void)[];
 
   constructor(options: TreeFileSystemOptions) {
@@ -94,6 +90,7 @@ export class TreeFileSystem implements FileSystem {
     this.#auditor = new Auditor(options.vm, options.audit, options.clock.wallMs);
     this.#gate = new Gate(options.way, options.replica, this.#auditor, options.clock);
     const { monotonicMs, wallMs } = options.clock;
+    this.#listing = new Listing(options.way, options.replica, this.#gate, options.clock, this.#adoption);
     this.#journal = options.journal;
     this.#files = new OpenFiles(options.journal);
     this.#stream = new ChangeStream(options.replica, options.way, monotonicMs, wallMs, options.journal);
@@ -366,38 +363,7 @@ export class TreeFileSystem implements FileSystem {
   }
 
   entry(caller: Caller, directory: DirectoryHandle, index: number): DirectoryEntry | undefined {
-    const open = directory as OpenDirectory;
-    const { snapshot } = this.#replica;
-    const entry = this.#entry;
-    if (index < 2) {
-      if (index === 0) open.rewind();
-      const self = snapshot.node(open.ino);
-      entry.name = index === 0 ? '.' : '..';
-      entry.node = index === 0 ? self : self && snapshot.node(self.parentIno);
-      entry.ino = entry.node?.ino ?? open.ino;
-      entry.type = S_IFDIR;
-      return entry;
-    }
-    if (!open.listed) {
-      const self = snapshot.node(open.ino);
-      const wallMs = this.#clock.wallMs();
-      if (self !== undefined && this.#replica.decideOpened(this.way, self, open.caller, R_OK, wallMs) !== 0)
-        return undefined;
-      const hides = (child: number) => {
-        const node = snapshot.node(child);
-        return node !== undefined && this.#gate.hides(node, caller);
-      };
-      open.list(snapshot.entries(open.ino), this.#replica.policy.hides ? hides : undefined);
-      this.#adoption.listed(open, index);
-    }
-    const found = open.at(index - 2);
-    if (found === undefined) return undefined;
-    entry.name = found[0];
-    entry.ino = found[1];
-    const node = snapshot.node(found[1]);
-    entry.node = node?.parentIno === open.ino && node.name === found[0] ? node : undefined;
-    entry.type = node === undefined ? 0 : node.mode & S_IFMT;
-    return entry;
+    return this.#listing.entry(caller, directory as OpenDirectory, index);
   }
 
   releasedir(directory: DirectoryHandle): void {

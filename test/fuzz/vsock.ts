@@ -140,8 +140,8 @@ export function fuzzVsock(bytes: Uint8Array): void {
       const size = mux.compose(capacity);
       assert.ok(size <= capacity, `${size} bytes for a buffer of ${capacity}`);
       const whole = new Uint8Array(size);
-      whole.set(mux.head.subarray(0, mux.headBytes));
-      if (mux.payload !== undefined) whole.set(mux.payload, mux.headBytes);
+      whole.set(mux.packet.head.subarray(0, mux.packet.headBytes));
+      if (mux.packet.payload !== undefined) whole.set(mux.packet.payload, mux.packet.headBytes);
       const { fields, data } = parsePacket(whole);
       assert.equal(fields.len, data.length);
       assert.equal(fields.dstCid, GUEST_CID);

@@ -52,6 +52,7 @@ describe('vsock of a guest', () => {
       qemuArgs: ['-chardev', `socket,id=vsock,path=${socket}`, '-device', 'vhost-user-vsock-pci,chardev=vsock'],
     });
     await guest.sh('modprobe vmw_vsock_virtio_transport');
+    await service(5006, (socket) => socket.pipe(socket));
   });
   after(async () => {
     await guest?.[Symbol.asyncDispose]();
@@ -209,7 +210,6 @@ describe('vsock of a guest', () => {
   });
 
   test('connections live over stop and cont, and end with a reset of the machine', async () => {
-    await service(5006, (socket) => socket.pipe(socket));
     const job = guest.spawn('exec vsock connect 5006');
     job.write('one\n');
     await job.waitForOutput(/one\n/);

@@ -518,8 +518,22 @@ const otherCases: MessageCase[] = [
   },
 ];
 
+/** A file system has no configuration space here, whatever a message asks of it. */
+const configCases: MessageCase[] = [
+  ['as another device would take it', u32s(0, 8, 0, 0, 0)],
+  ['of nothing', u32s(0, 0, 0)],
+  ['without its payload', u64s()],
+  ['far beyond its end', u32s(0xffff_fff8, 8, 0, 0, 0)],
+  ['of 2^32 - 1 bytes', u32s(0, 0xffff_ffff, 0)],
+].map(([what, payload]) => ({
+  name: `GET_CONFIG ${String(what)}`,
+  expects: 'refused',
+  message: () => ({ request: vu.GET_CONFIG, payload: payload as Uint8Array }),
+}));
+
 export const allMessageCases: readonly MessageCase[] = [
-  ...rows.flatMap(spoilt),
+  ...rows.filter(({ code }) => code !== vu.GET_CONFIG).flatMap(spoilt),
+  ...configCases,
   ...memoryCases,
   ...tableCases,
   ...eventCases,

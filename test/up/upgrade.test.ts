@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { ClientError } from '../../src/cluster/index.ts';
+import { LINK_PROTOCOL } from '../../src/device/link-messages.ts';
 import { until } from '../until.ts';
 import { BusyGuest } from './busy-guest.ts';
 import { runPorthole } from './porthole.ts';
@@ -142,9 +143,8 @@ test('a newer version takes over from an older one under a guest that reads and 
   await machine.spawn();
   await anotherDevice(stranger);
   assert.match((await device())!.version, /^9\.9\.11-/);
-  assert.ok(
-    machine.events.some((event) => event.event === 'trouble' && /of another version \(.*protocol 2 /.test(event.what)),
-  );
+  const words = new RegExp(String.raw`of another version \(.*protocol ${LINK_PROTOCOL} `);
+  assert.ok(machine.events.some((event) => event.event === 'trouble' && words.test(event.what)));
 
   assert.equal(machine.qemuPid('one'), qemu);
   assert.notEqual(machine.devicePid('one'), first);

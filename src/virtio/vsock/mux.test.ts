@@ -36,8 +36,8 @@ class Stage {
   next(capacity = 4096): Packet | undefined {
     if (!this.mux.prepare()) return undefined;
     const whole = new Uint8Array(this.mux.compose(capacity));
-    whole.set(this.mux.head.subarray(0, this.mux.headBytes));
-    if (this.mux.payload !== undefined) whole.set(this.mux.payload, this.mux.headBytes);
+    whole.set(this.mux.packet.head.subarray(0, this.mux.packet.headBytes));
+    if (this.mux.packet.payload !== undefined) whole.set(this.mux.packet.payload, this.mux.packet.headBytes);
     this.mux.shown();
     return parsePacket(whole);
   }

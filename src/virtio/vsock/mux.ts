@@ -13,6 +13,7 @@ import * as c from './connection.ts';
 import { Connection, type HostEnd } from './connection.ts';
 import { ConnectionTable } from './connection-table.ts';
 import { operationOf } from './operations.ts';
+import { OutPacket } from './out-packet.ts';
 import { ReadyList } from './ready-list.ts';
 import { Resets } from './resets.ts';
 import { MAX_CONNECTIONS, Slots } from './slots.ts';
@@ -23,8 +24,6 @@ const { Header, HEADER_BYTES } = abi;
 const LARGE_BUFFER_BYTES = 256 * 1024;
 const SMALL_BUFFER_BYTES = 32 * 1024;
 const LARGE_BUFFERS = 64;
-/** Data that goes in one piece with its header: to copy it is cheaper than to hand it over. */
-const JOINED_BYTES = 256;
 /** Resets of packets that belong to no connection, at most; each connection has a place of its own beyond. */
 const STRAY_RESETS = 1024;
 /** A guest that does not answer: Linux gives up a connection that it asked for after 2 s, and one that it closes after 8. */
@@ -65,11 +64,8 @@ export class VsockMux {
     /** Bugs of services. */
     serviceFaults: 0,
   };
-  /** What `compose` made: `headBytes` bytes of `head`, then `payload`. */
-  readonly head = new Uint8Array(new ArrayBuffer(HEADER_BYTES + JOINED_BYTES));
-  headBytes = 0;
-  payload: Uint8Array | undefined;
-  readonly #headView = new DataView(this.head.buffer);
+  /** What `compose` made. */
+  readonly packet: OutPacket;
   readonly #options: MuxOptions;
   readonly #table = new ConnectionTable();
   readonly #draining = new Set<Connection>();
@@ -90,6 +86,7 @@ export class VsockMux {
 
   constructor(options: MuxOptions) {
     this.#options = options;
+    this.packet = new OutPacket(options.guestCid);
     this.#slots = new Slots(options.slots);
     for (const { slot, guestPort, hostPort } of this.#slots.left()) this.#addReset(hostPort, guestPort, slot);
   }
@@ -407,31 +404,14 @@ export class VsockMux {
    */
   compose(capacity: number): number {
     this.counters.packetsOut++;
-    this.payload = undefined;
-    this.headBytes = HEADER_BYTES;
     if (this.#resets.count > 0) return this.#composeReset();
     const first = this.#ready.first;
     if (first !== undefined && first.todo !== 0) return this.#composeTodo(first);
     return this.#composeData(this.#staged!, capacity - HEADER_BYTES);
   }
 
-  #header(hostPort: number, guestPort: number, op: number): DataView {
-    const view = this.#headView;
-    Header.srcCid.set(view, 0, abi.HOST_CID);
-    Header.dstCid.set(view, 0, this.#options.guestCid);
-    Header.srcPort.set(view, 0, hostPort);
-    Header.dstPort.set(view, 0, guestPort);
-    Header.len.set(view, 0, 0);
-    Header.type.set(view, 0, abi.TYPE_STREAM);
-    Header.op.set(view, 0, op);
-    Header.flags.set(view, 0, 0);
-    Header.bufAlloc.set(view, 0, 0);
-    Header.fwdCnt.set(view, 0, 0);
-    return view;
-  }
-
   #headerOf(connection: Connection, op: number): DataView {
-    const view = this.#header(connection.hostPort, connection.guestPort, op);
+    const view = this.packet.begin(connection.hostPort, connection.guestPort, op);
     Header.bufAlloc.set(view, 0, connection.bufAlloc);
     Header.fwdCnt.set(view, 0, connection.fwdCnt);
     connection.toldFwdCnt = connection.fwdCnt;
@@ -440,7 +420,7 @@ export class VsockMux {
 
   #composeReset(): number {
     const resets = this.#resets;
-    const view = this.#header(resets.hostPort, resets.guestPort, abi.OP_RST);
+    const view = this.packet.begin(resets.hostPort, resets.guestPort, abi.OP_RST);
     view.setUint32(Header.srcCid.offset, resets.cidLo, true);
     view.setUint32(Header.srcCid.offset + 4, resets.cidHi, true);
     Header.type.set(view, 0, resets.type);
@@ -463,19 +443,13 @@ export class VsockMux {
 
   #composeData(connection: Connection, room: number): number {
     const bytes = Math.min(room, connection.credit, this.#stageEnd - this.#stageStart);
-    const view = this.#headerOf(connection, abi.OP_RW);
-    Header.len.set(view, 0, bytes);
+    this.#headerOf(connection, abi.OP_RW);
+    this.packet.carry(this.#stage, this.#stageStart, bytes);
     connection.todo &= ~c.SEND_CREDIT_UPDATE;
     connection.sent(bytes);
     this.counters.bytesOut += bytes;
-    const start = this.#stageStart;
     this.#stageStart += bytes;
     if (this.#stageStart === this.#stageEnd) this.#unstage();
-    if (bytes > JOINED_BYTES) this.payload = this.#stage.subarray(start, start + bytes);
-    else {
-      for (let i = 0; i < bytes; i++) this.head[HEADER_BYTES + i] = this.#stage[start + i]!;
-      this.headBytes += bytes;
-    }
     return HEADER_BYTES + bytes;
   }
 

@@ -218,7 +218,8 @@ export class VsockDevice {
         continue;
       }
       const bytes = mux.compose(writable.sizeBytes);
-      if (rx.scatter(writable, mux.head, mux.headBytes, mux.payload) !== bytes) {
+      const { packet } = mux;
+      if (rx.scatter(writable, packet.head, packet.headBytes, packet.payload) !== bytes) {
         rx.break('the memory of a packet is gone');
         this.#break(rx);
         break;

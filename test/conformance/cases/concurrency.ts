@@ -12,6 +12,42 @@ async function together(tasks: readonly Promise<void>[]): Promise<void> {
   for (const result of await Promise.allSettled(tasks)) if (result.status === 'rejected') throw result.reason;
 }
 
+/** Readers overlap renames over what they read. `mayBeStale`: whom two of them meet is told so. */
+async function readsOneOrOther(tree: Driver, mayBeStale: boolean): Promise<void> {
+  const directory = await workshop(tree.as(app));
+  const writer = tree.as(app);
+  const value = (round: number) => `${round}:`.repeat(500 + 37 * round);
+  assert.equal(await writer.writeFile(`${directory}/f`, value(0)), 'OK');
+  const writes = { going: true };
+  const write = async () => {
+    try {
+      for (let round = 1; round <= 12; round++) {
+        assert.equal(await writer.writeFile(`${directory}/f.new`, value(round)), 'OK');
+        assert.equal(await writer.rename(`${directory}/f.new`, `${directory}/f`), 'OK');
+      }
+    } finally {
+      writes.going = false;
+    }
+  };
+  const read = async (who: typeof app) => {
+    const reader = tree.as(who);
+    let reads = 0;
+    let last = 0;
+    while (writes.going || reads === 0) {
+      const text = await reader.readText(`${directory}/f`);
+      if (mayBeStale && text === 'ESTALE') continue;
+      const round = Number(text.slice(0, text.indexOf(':')));
+      assert.equal(text, value(round));
+      assert.ok(round >= last, `${round} after ${last}`);
+      last = round;
+      reads++;
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  };
+  await together([write(), read(stranger), read(visitor)]);
+  assert.equal(await tree.as(postgres).readText(`${directory}/f`), value(12));
+}
+
 /** Readers overlap a writer outside: each read from open to close is of one version. */
 async function readsWhole(tree: Driver, tellsSize: boolean): Promise<void> {
   const value = (round: number) => `${round}:`.repeat(1000 + 531 * (round % 5));
@@ -98,39 +134,11 @@ export const concurrency: Topic = {
     {
       name: 'rename over a file shows readers one or the other, whole, and never none',
       spec: plain,
-      run: async (tree) => {
-        const directory = await workshop(tree.as(app));
-        const writer = tree.as(app);
-        const value = (round: number) => `${round}:`.repeat(500 + 37 * round);
-        assert.equal(await writer.writeFile(`${directory}/f`, value(0)), 'OK');
-        const writes = { going: true };
-        const write = async () => {
-          try {
-            for (let round = 1; round <= 12; round++) {
-              assert.equal(await writer.writeFile(`${directory}/f.new`, value(round)), 'OK');
-              assert.equal(await writer.rename(`${directory}/f.new`, `${directory}/f`), 'OK');
-            }
-          } finally {
-            writes.going = false;
-          }
-        };
-        const read = async (who: typeof app) => {
-          const reader = tree.as(who);
-          let reads = 0;
-          let last = 0;
-          while (writes.going || reads === 0) {
-            const text = await reader.readText(`${directory}/f`);
-            const round = Number(text.slice(0, text.indexOf(':')));
-            assert.equal(text, value(round));
-            assert.ok(round >= last, `${round} after ${last}`);
-            last = round;
-            reads++;
-            await new Promise((resolve) => setImmediate(resolve));
-          }
-        };
-        await together([write(), read(stranger), read(visitor)]);
-        assert.equal(await tree.as(postgres).readText(`${directory}/f`), value(12));
-      },
+      run: (tree) => readsOneOrOther(tree, false),
+      cannot: byV9fs({
+        because: 'Linux tries a name twice: a reader whom two renames in a row meet is told ESTALE',
+        instead: (tree) => readsOneOrOther(tree, true),
+      }),
     },
     {
       name: 'read while the outside changes the value gives one version whole',

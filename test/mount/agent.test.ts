@@ -234,6 +234,20 @@ test('a change outside is seen at once, and another agent of the same boot is re
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened', 'the first one goes on');
 });
 
+test('an agent that is refused ends the machine where it is told to', () => {
+  // In a pid namespace of a user namespace reboot(2) ends that, and can end nothing else: the kernel says how by SIGINT.
+  const spaces = ['--user', '--map-root-user', '--pid', '--fork', '--kill-child'];
+  const agentArguments = ['agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt'];
+  const { status, signal, stderr } = spawnSync(
+    'unshare',
+    [...spaces, process.execPath, porthole, ...agentArguments, '--on-token-denied', 'poweroff'],
+    { cwd: directory, encoding: 'utf8', timeout: 60_000 },
+  );
+  assert.ok(signal === 'SIGINT' || status === 130, `it ended with ${signal ?? status}: ${stderr}`);
+  assert.match(stderr, /somebody else.*It ends now \(poweroff\)/);
+  assert.doesNotMatch(stderr, /ending the machine failed/);
+});
+
 test('a server that is away leaves what everybody may read, and comes back under another boot', async () => {
   run('sh', '-c', 'echo before > guest/log');
   await server.stop('SIGKILL');

@@ -57,7 +57,7 @@ test('porthole metadata reads and writes values from files, standard input and a
   assert.deepEqual(removed, done);
   assert.deepEqual(
     [missing.code, missing.err],
-    [1, 'porthole: there is no "/secret/db"; did you mean "/secrets/db"?\n'],
+    [1, 'porthole: there is nothing at "/secret/db"; did you mean "/secrets/db"?\n'],
   );
   const [whole, unlisted] = await Promise.all([
     run('metadata', 'rm', 'web-1', '/a'),

@@ -197,16 +197,23 @@ const memoryHas = (pid: number, text: string): boolean => {
   }
 };
 
-test('the agent proves the program, and a bind mount in a user namespace fakes none', () => {
+/** A chroot, or a kernel that is set so, has none. */
+const hasUserNamespaces = spawnSync('unshare', ['--user', '--map-root-user', 'true']).status === 0;
+const needsUserNamespaces = hasUserNamespaces ? false : 'no user namespace can be made here';
+
+test('the agent proves the program', () => {
   assert.equal(run('cat', 'secrets/by-program').out, 'for cat alone');
   assert.match(run('head', 'secrets/by-program').err, /Permission denied/);
+  assert.match(run('cat', 'secrets/by-unit').err, /Permission denied/);
+});
+
+test('a bind mount in a user namespace fakes no program', { skip: needsUserNamespaces }, () => {
   copyFileSync('/usr/bin/head', at('head'));
   // Whoever runs it sees it as /usr/bin/cat.
   const script = `mount --bind ${at('head')} /usr/bin/cat && /usr/bin/cat --version | /usr/bin/head -1 && exec /usr/bin/cat secrets/by-program`;
   const faked = run('unshare', '--user', '--map-root-user', '--mount', 'sh', '-c', script);
   assert.match(faked.out, /^head/, `the bind mount worked: ${faked.err}`);
   assert.match(faked.err, /Permission denied/);
-  assert.match(run('cat', 'secrets/by-unit').err, /Permission denied/);
 });
 
 test('porthole agent who says what would be proved of a process', () => {
@@ -234,7 +241,7 @@ test('a change outside is seen at once, and another agent of the same boot is re
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened', 'the first one goes on');
 });
 
-test('an agent that is refused ends the machine where it is told to', () => {
+test('an agent that is refused ends the machine where it is told to', { skip: needsUserNamespaces }, () => {
   // In a pid namespace of a user namespace reboot(2) ends that, and can end nothing else: the kernel says how by SIGINT.
   const spaces = ['--user', '--map-root-user', '--pid', '--fork', '--kill-child'];
   const agentArguments = ['agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt'];

@@ -190,6 +190,7 @@ describe('clients that know no other address than 169.254.169.254', () => {
     );
     const ended = once(agent, 'exit');
     const hasKey = (user: string) => (): boolean => {
+      assert.equal(agent.exitCode, null, 'the guest agent ended');
       const pid = childOf(agent.pid!);
       if (pid === undefined) return false;
       try {

@@ -19,4 +19,4 @@ network_enabled = false
 setup = false
 X
 cp "$2" "$1/root/usr/local/bin/"
-exec chroot "$1/root" google_guest_agent
+exec chroot "$1/root" /usr/local/bin/google_guest_agent

@@ -13,6 +13,10 @@ import { type ProcessPartName, processParts } from './parts.ts';
 import { commandOf, partEnvironment } from './start.ts';
 
 const checkout = new URL('../../', import.meta.url);
+const compileWithinMs = 30_000;
+
+/** A part that takes `--compile`. */
+type CopiedPart = 'device';
 
 /** Whether everybody may read what a part runs from here. The executable is where its user has put it, for all to run. */
 export const isReadableByAll = (part: ProcessPartName, root: URL = checkout): boolean =>
@@ -22,7 +26,7 @@ export const isReadableByAll = (part: ProcessPartName, root: URL = checkout): bo
  * Copies what a part runs below `directory`, which everybody may search, unless that was done before; takes away what other
  * versions left there. Gives the root of the copy, for `commandOf` and `partEnvironment`.
  */
-export const copyPart = (part: ProcessPartName, directory: string, root: URL = checkout): URL => {
+export const copyPart = (part: CopiedPart, directory: string, root: URL = checkout): URL => {
   const name = `${part}-${buildOf(part)}`;
   const made = join(directory, name);
   mkdirSync(directory, { recursive: true, mode: 0o755 });
@@ -39,9 +43,14 @@ export const copyPart = (part: ProcessPartName, directory: string, root: URL = c
   }
   openToAll(partial);
   renameSync(partial, made);
-  // It ends at once, as nobody has told it what to serve; what it compiled is kept for those who come.
+  // What it compiled is kept for those who come; it runs without as well.
   const [program, ...args] = commandOf(part, copied);
-  spawnSync(program, args, { env: partEnvironment(copied), stdio: 'ignore' });
+  spawnSync(program, [...args, '--compile'], {
+    env: partEnvironment(copied),
+    stdio: 'ignore',
+    timeout: compileWithinMs,
+    killSignal: 'SIGKILL',
+  });
   openToAll(made);
   return copied;
 };

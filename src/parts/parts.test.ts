@@ -104,6 +104,7 @@ test('copyPart makes what others can run of a checkout that they cannot get to',
   assert.deepEqual(readdirSync(program), [`device-${buildOf('device')}`]);
   assert.equal(buildOfSources(copy, 'device'), buildOf('device'));
   assert.ok(isReadableByAll('device', copy));
+  assert.ok(existsSync(new URL('.cache/compile', copy)), 'what was compiled is kept');
   const [node, ...args] = commandOf('device', copy);
   const run = (...more: string[]) =>
     spawnSync('setpriv', ['--reuid=700321', '--regid=700321', '--clear-groups', '--', node, ...args, ...more], {

@@ -46,14 +46,26 @@ type Claim = z.infer<typeof Claim>;
 /** Gives the range that is this daemon's from now on. Throws, in words for who started it, where there is none. */
 export const claimUids = (options: UidClaimOptions): UidRange => {
   const { directory = claimsDirectory } = options;
-  mkdirSync(directory, { recursive: true, mode: 0o755 });
-  const lock = openSync(join(directory, 'lock'), 'a', 0o600);
+  const lock = openLock(directory);
   try {
     const errno = flock(lock, LOCK_EX);
     if (errno < 0) throw new Error(`"${directory}" cannot be locked: ${errnoName(-errno)}`);
     return claimAlone(options, directory);
   } finally {
     closeSync(lock);
+  }
+};
+
+const openLock = (directory: string): number => {
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o755 });
+    return openSync(join(directory, 'lock'), 'a', 0o600);
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    throw new Error(
+      `uids for VMs cannot be claimed in "${directory}" (${code}); let the daemon write there, or give --uid-base 0, with which all run as this user`,
+      { cause: error },
+    );
   }
 };
 

@@ -176,6 +176,19 @@ const inDirectory = (
 ): Answer | Promise<Answer> =>
   withIno(context, input.caller, input.directory, (ino) => changed(context, input.sequence, mutation(ino)));
 
+const making =
+  (op: 'create' | 'mkdir') =>
+  (context: NativeContext, input: z.output<typeof inputs.create>): Answer | Promise<Answer> =>
+    inDirectory(context, input, (parentIno) => {
+      const { caller, name, mode, umask } = input;
+      return { op, caller, parentIno, name, mode, umask };
+    });
+
+const removing =
+  (op: 'unlink' | 'rmdir') =>
+  (context: NativeContext, input: z.output<typeof inputs.entry>): Answer | Promise<Answer> =>
+    inDirectory(context, input, (parentIno) => ({ op, caller: input.caller, parentIno, name: input.name }));
+
 const onNode = (
   context: NativeContext,
   input: { readonly caller: Caller; readonly node: Place; readonly sequence?: number | undefined },
@@ -254,26 +267,8 @@ export const nativeRoutes: readonly NativeRoute[] = [
       grantedAtOpen: input.opened,
     })),
   ),
-  route('create', 'Makes an empty file that was not there.', inputs.create, outputs.outcome, (context, input) =>
-    inDirectory(context, input, (parentIno) => ({
-      op: 'create',
-      caller: input.caller,
-      parentIno,
-      name: input.name,
-      mode: input.mode,
-      umask: input.umask,
-    })),
-  ),
-  route('mkdir', 'Makes a directory.', inputs.create, outputs.outcome, (context, input) =>
-    inDirectory(context, input, (parentIno) => ({
-      op: 'mkdir',
-      caller: input.caller,
-      parentIno,
-      name: input.name,
-      mode: input.mode,
-      umask: input.umask,
-    })),
-  ),
+  route('create', 'Makes an empty file that was not there.', inputs.create, outputs.outcome, making('create')),
+  route('mkdir', 'Makes a directory.', inputs.create, outputs.outcome, making('mkdir')),
   route('symlink', 'Makes a symbolic link.', inputs.symlink, outputs.outcome, (context, input) =>
     inDirectory(context, input, (parentIno) => ({
       op: 'symlink',
@@ -283,12 +278,8 @@ export const nativeRoutes: readonly NativeRoute[] = [
       target: Buffer.from(input.target),
     })),
   ),
-  route('delete', 'unlink(2).', inputs.entry, outputs.outcome, (context, input) =>
-    inDirectory(context, input, (parentIno) => ({ op: 'unlink', caller: input.caller, parentIno, name: input.name })),
-  ),
-  route('rmdir', 'rmdir(2).', inputs.entry, outputs.outcome, (context, input) =>
-    inDirectory(context, input, (parentIno) => ({ op: 'rmdir', caller: input.caller, parentIno, name: input.name })),
-  ),
+  route('delete', 'unlink(2).', inputs.entry, outputs.outcome, removing('unlink')),
+  route('rmdir', 'rmdir(2).', inputs.entry, outputs.outcome, removing('rmdir')),
   route('rename', 'renameat2(2).', inputs.rename, outputs.outcome, (context, input) =>
     withIno(context, input.caller, input.toDirectory, (newParentIno) =>
       inDirectory(context, input, (parentIno) => ({

@@ -8,7 +8,7 @@ import { chmodSync, cpSync, mkdirSync, readdirSync, realpathSync, renameSync, rm
 import { dirname, join, relative, sep } from 'node:path';
 import { isSea } from 'node:sea';
 import { fileURLToPath, pathToFileURL } from 'node:url';
-import { buildOf, packagesOf, sourcesOf } from './build.ts';
+import { buildOfSources, packagesOf, sourcesOf } from './build.ts';
 import { type ProcessPartName, processParts } from './parts.ts';
 import { commandOf, partEnvironment } from './start.ts';
 
@@ -27,7 +27,7 @@ export const isReadableByAll = (part: ProcessPartName, root: URL = checkout): bo
  * versions left there. Gives the root of the copy, for `commandOf` and `partEnvironment`.
  */
 export const copyPart = (part: CopiedPart, directory: string, root: URL = checkout): URL => {
-  const name = `${part}-${buildOf(part)}`;
+  const name = `${part}-${buildOfSources(root, part)}`;
   const made = join(directory, name);
   mkdirSync(directory, { recursive: true, mode: 0o755 });
   const names = readdirSync(directory);

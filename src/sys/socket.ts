@@ -2,16 +2,11 @@
 import { EINVAL, ENAMETOOLONG, EPROTO } from '../wire/index.ts';
 import { setNonBlocking } from './fd.ts';
 import * as libc from './libc.ts';
+import { SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOCK_SEQPACKET, SOCK_STREAM, SOL_SOCKET } from './socket-numbers.ts';
 
 const { result } = libc;
 
 const AF_UNIX = 1;
-const SOCK_STREAM = 1;
-const SOCK_DGRAM = 2;
-const SOCK_SEQPACKET = 5;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SCM_RIGHTS = 1;
 const MSG_PEEK = 0x2;
 const MSG_CTRUNC = 0x8;

@@ -2,15 +2,12 @@
 import { isIPv4, isIPv6 } from 'node:net';
 import { EINVAL } from '../wire/index.ts';
 import * as libc from './libc.ts';
+import { SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET } from './socket-numbers.ts';
 
 const { result } = libc;
 
 const AF_INET = 2;
 const AF_INET6 = 10;
-const SOCK_STREAM = 1;
-const SOCK_NONBLOCK = 0o4000;
-const SOCK_CLOEXEC = 0o2000000;
-const SOL_SOCKET = 1;
 const SO_REUSEADDR = 2;
 const SO_KEEPALIVE = 9;
 const IPPROTO_TCP = 6;

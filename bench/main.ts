@@ -28,14 +28,29 @@ const SELF_TEST_RANGE = { atLeast: 0.75, atMost: 1.33 } as const;
 const usage = `usage: npm run bench -- [GROUP...] [--rounds N] [--self-test]
 groups: ${groups.map(({ letter, title }) => `${letter} (${title})`).join(', ')}`;
 
+const options = {
+  rounds: { type: 'string', default: String(DEFAULT_ROUNDS) },
+  'self-test': { type: 'boolean', default: false },
+  help: { type: 'boolean', short: 'h', default: false },
+} as const;
+
+function parsed() {
+  try {
+    return parseArgs({ allowPositionals: true, options });
+  } catch (error) {
+    console.error(`${(error as Error).message}\n${usage}`);
+    return undefined;
+  }
+}
+
 async function main(): Promise<number> {
-  const { positionals, values } = parseArgs({
-    allowPositionals: true,
-    options: {
-      rounds: { type: 'string', default: String(DEFAULT_ROUNDS) },
-      'self-test': { type: 'boolean', default: false },
-    },
-  });
+  const line = parsed();
+  if (line === undefined) return 2;
+  const { positionals, values } = line;
+  if (values.help) {
+    console.log(usage);
+    return 0;
+  }
   const rounds = Number(values.rounds);
   const unknown = positionals.filter((letter) => !groups.some((group) => group.letter === letter));
   if (!Number.isInteger(rounds) || rounds < 1 || unknown.length > 0) {

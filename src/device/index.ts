@@ -15,6 +15,7 @@ export {
   type LinkVsock,
   type LinkWay,
   monotonicMs,
+  TOKEN_PROTOCOL,
   type ToDevice,
   type ToHost,
 } from './link-messages.ts';

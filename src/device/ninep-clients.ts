@@ -2,7 +2,7 @@
 import type { NinepSession } from '../ninep/index.ts';
 import type { TreeFileSystem } from '../tree/index.ts';
 import type { Served } from './loop.ts';
-import { isPrivileged, type NinepPeer } from './ninep-admission.ts';
+import { type Admission, type BootToken, isPrivileged, type NinepPeer } from './ninep-admission.ts';
 
 /** A guest's kernel takes one for each mount. */
 const MAX_CLIENTS = 16;
@@ -17,12 +17,13 @@ export interface NinepPlace {
   readonly fileSystem: () => TreeFileSystem;
   /** Whether the policy of now knows a uid. */
   readonly isUser: (uid: number) => boolean;
+  readonly token: BootToken;
   readonly onEvent: (what: 'connected' | 'disconnected' | 'refused' | 'broken', detail: string) => void;
 }
 
 export interface NinepClient {
   readonly session: NinepSession;
-  readonly hasAttached: boolean;
+  readonly admission: Admission;
   nextDeadlineMs(): number;
   tick(nowMs: number): void;
   close(): void;
@@ -30,7 +31,6 @@ export interface NinepClient {
 
 interface Known {
   readonly client: NinepClient;
-  readonly peer: NinepPeer;
   /** For people. */
   readonly name: string;
   readonly sinceMs: number;
@@ -45,7 +45,6 @@ export class NinepClients implements Served {
   readonly #known = new Map<NinepClient, Known>();
   /** What those that are gone have counted. */
   readonly #counted = new Map<string, number>();
-  #unprivileged = 0;
 
   constructor(onEvent: NinepPlace['onEvent']) {
     this.#onEvent = onEvent;
@@ -77,7 +76,7 @@ export class NinepClients implements Served {
   /** Whether another one may come. Tells of one that may not. */
   hasRoomFor(peer: NinepPeer, name: string): boolean {
     if (this.#known.size >= MAX_CLIENTS) this.refuse(`${name}: there are ${MAX_CLIENTS} connections already`);
-    else if (!isPrivileged(peer) && this.#unprivileged >= MAX_UNPRIVILEGED)
+    else if (!isPrivileged(peer) && this.#unvouched >= MAX_UNPRIVILEGED)
       this.refuse(`${name}: there are ${MAX_UNPRIVILEGED} connections already from ports that take no privilege`);
     else return true;
     return false;
@@ -88,9 +87,8 @@ export class NinepClients implements Served {
     this.#onEvent('refused', reason);
   }
 
-  add(client: NinepClient, peer: NinepPeer, name: string): void {
-    this.#known.set(client, { client, peer, name, sinceMs: performance.now() });
-    if (!isPrivileged(peer)) this.#unprivileged++;
+  add(client: NinepClient, name: string): void {
+    this.#known.set(client, { client, name, sinceMs: performance.now() });
     this.#onEvent('connected', name);
   }
 
@@ -99,7 +97,8 @@ export class NinepClients implements Served {
     const known = this.#known.get(client);
     if (known === undefined) return;
     this.#known.delete(client);
-    if (!isPrivileged(known.peer)) this.#unprivileged--;
+    client.admission.end();
+    this.#count('9p.refusedAttaches', client.admission.refused);
     for (const [name, value] of client.session.counters())
       if (!amounts.has(name) && value > 0) this.#count(name, value);
     if (malformation !== undefined) this.#onEvent('broken', `${known.name}: ${malformation}`);
@@ -110,11 +109,18 @@ export class NinepClients implements Served {
   *counters(): Generator<readonly [name: string, value: number]> {
     yield ['9p.connections', this.#known.size];
     yield* this.#counted;
-    for (const { session } of this.#known.keys()) yield* session.counters();
+    for (const { session, admission } of this.#known.keys()) {
+      yield ['9p.refusedAttaches', admission.refused];
+      yield* session.counters();
+    }
   }
 
   close(): void {
     for (const client of this.#known.keys()) client.close();
+  }
+
+  get #unvouched(): number {
+    return [...this.#known.keys()].filter(({ admission }) => !admission.isVouchedFor).length;
   }
 
   #count(name: string, value: number): void {
@@ -123,5 +129,5 @@ export class NinepClients implements Served {
 }
 
 /** When a peer that nobody vouches for, and that has not attached, must go. */
-const leaveMs = ({ client, peer, sinceMs }: Known): number =>
-  isPrivileged(peer) || client.hasAttached ? Number.POSITIVE_INFINITY : sinceMs + UNATTACHED_MS;
+const leaveMs = ({ client: { admission }, sinceMs }: Known): number =>
+  admission.isVouchedFor ? Number.POSITIVE_INFINITY : sinceMs + UNATTACHED_MS;

@@ -60,7 +60,7 @@ export class NinepListener {
   }
 
   #connect(fd: number): void {
-    const { fileSystem, isUser, loop, onEvent, socket } = this.#options;
+    const { fileSystem, isUser, token, loop, onEvent, socket } = this.#options;
     const from = isTcp(socket) ? this.#tcpPeer(fd) : unixPeer(fd, socket.path);
     if (from === undefined || !this.#clients.hasRoomFor(from.peer, from.name)) {
       close(fd);
@@ -70,12 +70,13 @@ export class NinepListener {
     const client: NinepConnection = new NinepConnection({
       stream: fdStream(fd, loop, () => client),
       peer: from.peer,
+      token,
       fileSystem: fileSystem(),
       isUser,
       log: (message) => onEvent('broken', message),
       onClosed: (malformation) => this.#clients.remove(client, malformation),
     });
-    this.#clients.add(client, from.peer, from.name);
+    this.#clients.add(client, from.name);
   }
 
   /** Undefined: it may not connect, which was told. */

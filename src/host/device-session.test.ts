@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { World } from '../../test/tree/world.ts';
-import type { ToDevice } from '../device/index.ts';
+import { TOKEN_PROTOCOL, type ToDevice } from '../device/index.ts';
 import { DeviceSession } from './device-session.ts';
 
 const caller = { uid: 0, gid: 0, pid: 1 };
@@ -21,11 +21,12 @@ function begin() {
     onEvent: () => {},
     onAuditWaiting: () => {},
   });
-  const device = (holder: string) => {
+  const device = (holder: string, protocol = 1) => {
     const received: ToDevice[] = [];
     const send = (message: ToDevice): void => void received.push(message);
-    session.take({ type: 'hello', protocol: 1, holder, pid: 1 }, send);
+    session.take({ type: 'hello', protocol, holder, pid: 1 }, send);
     return {
+      received,
       make: (sequence: number, name: string) => {
         const parentIno = authority.snapshot.resolve('/guest')!.ino;
         const mutation = { op: 'create', caller, parentIno, name, mode: 0o600, umask: 0 } as const;
@@ -34,7 +35,7 @@ function begin() {
       },
     };
   };
-  return { authority, device };
+  return { authority, device, session };
 }
 
 test('DeviceSession forgets what other processes sent when a new one says hello, and not when a successor does', () => {
@@ -47,4 +48,22 @@ test('DeviceSession forgets what other processes sent when a new one says hello,
   assert.deepEqual(authority.rememberedHolders(), []);
   assert.equal(second.make(1, 'b'), 0);
   assert.deepEqual(authority.rememberedHolders(), ['second']);
+});
+
+test('DeviceSession tells each device process of the token, once it knows of it and where that one understands', () => {
+  const { device, session } = begin();
+  const told = ({ received }: ReturnType<typeof device>) =>
+    received.flatMap((message) => (message.type === 'bootToken' ? [message.hash] : []));
+  const first = device('first', TOKEN_PROTOCOL);
+  assert.deepEqual(told(first), [], 'nobody knows yet');
+  const hash = Uint8Array.of(1, 2, 3);
+  session.bootToken(hash);
+  assert.deepEqual(told(first), [hash]);
+  const successor = device('first', TOKEN_PROTOCOL);
+  assert.deepEqual(told(successor), [hash]);
+  session.bootToken(undefined);
+  assert.deepEqual(told(successor), [hash, undefined]);
+  const older = device('first', TOKEN_PROTOCOL - 1);
+  session.bootToken(hash);
+  assert.deepEqual(told(older), []);
 });

@@ -7,6 +7,7 @@ import {
   type LinkTarget,
   type LinkWay,
   monotonicMs,
+  TOKEN_PROTOCOL,
   type ToDevice,
   type ToHost,
 } from '../device/index.ts';
@@ -32,6 +33,8 @@ interface DeviceSessionOptions {
   readonly onAuditWaiting: () => void;
   /** A device process that ends is succeeded by one of the same holder: what it had open stays open (a keeper). */
   readonly isSucceeded?: () => boolean;
+  /** A 9P client was let in by the token of this hash (`bootToken`). */
+  readonly onTokenUsed?: (hash: Uint8Array) => void;
   /** Who else has a replica of the tree. */
   readonly otherHolders?: () => readonly string[];
 }
@@ -57,6 +60,7 @@ const kindOf = { virtiofs: 'vhost-user', mount: 'mount', ninep: '9p' } as const 
 
 interface Connection {
   readonly holder: string;
+  readonly protocol: number;
   readonly send: (message: ToDevice) => void;
 }
 
@@ -69,6 +73,8 @@ export class DeviceSession {
   /** The commit up to which the device process has told that it applied them. */
   #appliedRevision = 0;
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
+  /** What was told last of this boot's token: its hash, or that there is none. Before, nobody knows. */
+  #token: { readonly hash: Uint8Array | undefined } | undefined;
   #questions = 0;
   /** Told of once, until commits are kept again. */
   #toldFailure: string | undefined;
@@ -86,7 +92,7 @@ export class DeviceSession {
   /** A message of the process; the first is `hello`, which `send` answers with what to serve and the whole tree. */
   take(message: ToHost, send: (message: ToDevice) => void): void {
     const { onEvent, onAuditWaiting } = this.#options;
-    if (message.type === 'hello') return this.#greet(message.holder, send);
+    if (message.type === 'hello') return this.#greet(message, send);
     const connection = this.#connection;
     if (connection?.send !== send) return;
     switch (message.type) {
@@ -98,6 +104,8 @@ export class DeviceSession {
       }
       case 'auditWaiting':
         return onAuditWaiting();
+      case 'tokenUsed':
+        return this.#options.onTokenUsed?.(message.hash);
       case 'ready':
       case 'failed':
       case 'event': {
@@ -121,7 +129,18 @@ export class DeviceSession {
     }
   }
 
-  #greet(holder: string, send: (message: ToDevice) => void): void {
+  /** SHA-256 of this boot's token, undefined while there is none: 9P clients that show the token are let in. */
+  bootToken(hash: Uint8Array | undefined): void {
+    this.#token = { hash };
+    this.#tellToken();
+  }
+
+  #tellToken(): void {
+    if (this.#token === undefined || this.#connection === undefined) return;
+    if (this.#connection.protocol >= TOKEN_PROTOCOL) this.#connection.send({ type: 'bootToken', ...this.#token });
+  }
+
+  #greet({ holder, protocol }: Extract<ToHost, { type: 'hello' }>, send: (message: ToDevice) => void): void {
     this.disconnect();
     // A VM has one device process at a time; a successor has the name of the one before.
     this.#options.authority.holdersAre([holder, ...(this.#options.otherHolders?.() ?? [])]);
@@ -131,7 +150,8 @@ export class DeviceSession {
     }
     const { feed } = this.#feed;
     send({ ...this.#options.config(), resumeAt: feed.revision });
-    this.#connection = { holder, send };
+    this.#connection = { holder, protocol, send };
+    this.#tellToken();
     feed.attach((delta) => send({ type: 'delta', delta }));
   }
 

@@ -28,6 +28,8 @@ export interface MetadataWayOptions {
   readonly allowImdsV1?: boolean | undefined;
   readonly facades?: readonly FacadeName[] | undefined;
   readonly onToken: (event: TokenEvent) => void;
+  /** As of `TokenDesk`. */
+  readonly onVerifier?: ((hash: Uint8Array | undefined) => void) | undefined;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -66,6 +68,7 @@ export class MetadataWay implements AsyncDisposable {
     const tokens = new TokenDesk({
       store: options.store,
       onEvent: options.onToken,
+      onVerifier: options.onVerifier,
       randomBytes,
       monotonicMs: () => performance.now(),
     });
@@ -91,6 +94,13 @@ export class MetadataWay implements AsyncDisposable {
     const ready = this.#tokens.boot(boot);
     this.server.endStreams();
     await ready;
+  }
+
+  /** The token with this SHA-256 was used by another way in. */
+  tokenUsed(hash: Uint8Array): void {
+    this.#tokens.used(hash).catch((error: unknown) => {
+      this.#options.onTrouble(`that the token was used could not be kept: ${messageOf(error)}`);
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -38,6 +38,8 @@ export interface VmServedOptions {
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
+  /** A 9P client was let in by the token of this hash (`VmServed.bootToken`). */
+  readonly onTokenUsed?: (hash: Uint8Array) => void;
 }
 
 /** The device process that serves a VM. */
@@ -86,12 +88,18 @@ export class VmServed {
       config: () => this.#config(),
       onEvent,
       onAuditWaiting: () => this.#ring.doorbell(),
+      onTokenUsed: (hash) => this.#options.onTokenUsed?.(hash),
       isSucceeded: () => this.#device !== undefined,
     });
   }
 
   get devicePid(): number | undefined {
     return this.#device?.pid;
+  }
+
+  /** As `DeviceSession.bootToken`. */
+  bootToken(hash: Uint8Array | undefined): void {
+    this.#session.bootToken(hash);
   }
 
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */

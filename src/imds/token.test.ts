@@ -24,6 +24,8 @@ class Disk implements TokenStore {
 class Desk {
   readonly disk = new Disk();
   events: TokenEvent[] = [];
+  /** What was told of the verifier, in hex. */
+  verifiers: string[] = [];
   nowMs = 0;
   desk = this.#make();
 
@@ -33,6 +35,7 @@ class Desk {
       onEvent: (event) => this.events.push(event),
       randomBytes,
       monotonicMs: () => this.nowMs,
+      onVerifier: (hash) => this.verifiers.push(hash === undefined ? '' : Buffer.from(hash).toString('hex')),
     });
   }
 
@@ -241,4 +244,40 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
     { numRuns: 500 },
   );
   assert.ok(seen.tokens > 500 && seen.refusals > 100 && seen.compromised > 50, JSON.stringify(seen));
+});
+
+test('TokenDesk tells by what a token can be told, and of its end, and takes word that it was used', async () => {
+  const stage = new Desk();
+  const { desk } = stage;
+  const hashOf = (token: string): string => createHash('sha256').update(token).digest('hex');
+  await desk.boot('b');
+  assert.deepEqual(stage.verifiers, [], 'there is none yet');
+  const claimed = await desk.claim(nonce('a'), 'vsock', true);
+  assert.ok('token' in claimed);
+  await desk.claim(nonce('a'), 'vsock', true);
+  assert.deepEqual(stage.verifiers, [hashOf(claimed.token)]);
+  await desk.used(createHash('sha256').update('another').digest());
+  assert.equal(desk.wasUsed, false);
+  await desk.used(Buffer.from(stage.verifiers[0]!, 'hex'));
+  assert.equal(desk.wasUsed, true);
+  assert.deepEqual(await desk.claim(nonce('a'), 'vsock', true), { refused: 'taken' });
+  assert.deepEqual(
+    stage.events.map(({ event }) => event),
+    ['token-refused'],
+  );
+  await stage.restart('b');
+  assert.deepEqual(
+    stage.verifiers.splice(0),
+    [hashOf(claimed.token), hashOf(claimed.token)],
+    'the same after a restart',
+  );
+  assert.equal(await stage.desk.handBack(claimed.token), true);
+  assert.deepEqual(stage.verifiers.splice(0), ['']);
+  await stage.desk.used(createHash('sha256').update(claimed.token).digest());
+  const next = await stage.desk.claim(nonce('c'), 'vsock', true);
+  assert.ok('token' in next, 'what was handed back is used no more');
+  assert.deepEqual(stage.verifiers.splice(0), [hashOf(next.token)]);
+  const booted = stage.desk.boot('b2');
+  assert.deepEqual(stage.verifiers, [''], 'at once');
+  await booted;
 });

@@ -46,6 +46,11 @@ export interface TokenDeskOptions {
   readonly onEvent: (event: TokenEvent) => void;
   readonly randomBytes: (count: number) => Uint8Array;
   readonly monotonicMs: () => number;
+  /**
+   * Told when it changes, and before who claimed it is answered: SHA-256 of the token that is this boot's, undefined while there
+   * is none. By it others can tell the token (`used` says that they did), and can't make it.
+   */
+  readonly onVerifier?: ((hash: Uint8Array | undefined) => void) | undefined;
 }
 
 /** What a claimant chooses: 128 bits or more, as base64url or hexadecimal digits. */
@@ -72,6 +77,7 @@ export class TokenDesk {
   /** The boot that was told last. */
   #boot: string | undefined;
   #dropped = 0;
+  #verifier = '';
   #tail: Promise<unknown> = Promise.resolve();
 
   constructor(options: TokenDeskOptions) {
@@ -95,13 +101,13 @@ export class TokenDesk {
    */
   boot(boot: string): Promise<void> {
     this.#boot = boot;
-    if (this.#record?.boot !== boot) this.#record = undefined;
+    if (this.#record?.boot !== boot) this.#become(undefined);
     return this.#next(async () => {
       // Another was told while this one waited.
       if (this.#boot !== boot || this.#record !== undefined) return;
       const kept = await this.#options.store.load();
       if (kept?.boot === boot) {
-        if (this.#boot === boot) this.#record = kept;
+        if (this.#boot === boot) this.#become(kept);
         return;
       }
       const secret = Buffer.from(this.#options.randomBytes(SECRET_BYTES)).toString('base64');
@@ -138,8 +144,15 @@ export class TokenDesk {
     if (this.#record!.state === 'used') return true;
     return this.#next(async () => {
       if (!this.#isToken(token)) return false;
-      if (this.#record!.state === 'claimed') await this.#keep({ ...this.#record!, state: 'used' });
+      await this.#use();
       return true;
+    });
+  }
+
+  /** The token with this SHA-256 was used where no more than that is known (`TokenDeskOptions.onVerifier`). Rejects when it can't be kept. */
+  used(hash: Uint8Array): Promise<void> {
+    return this.#next(async () => {
+      if (this.#verifier !== '' && this.#verifier === Buffer.from(hash).toString('base64')) await this.#use();
     });
   }
 
@@ -162,9 +175,20 @@ export class TokenDesk {
   }
 
   #isToken(token: string): boolean {
-    const record = this.#record;
-    if (record === undefined || (record.state !== 'claimed' && record.state !== 'used')) return false;
-    return TOKEN.test(token) && sameHash(token, record.tokenHash);
+    return this.#verifier !== '' && TOKEN.test(token) && sameHash(token, this.#verifier);
+  }
+
+  async #use(): Promise<void> {
+    if (this.#record!.state === 'claimed') await this.#keep({ ...this.#record!, state: 'used' });
+  }
+
+  #become(record: TokenRecord | undefined): void {
+    this.#record = record;
+    const isOut = record?.state === 'claimed' || record?.state === 'used';
+    const verifier = isOut ? record.tokenHash : '';
+    if (verifier === this.#verifier) return;
+    this.#verifier = verifier;
+    this.#options.onVerifier?.(verifier === '' ? undefined : Buffer.from(verifier, 'base64'));
   }
 
   #tellRefused({ boot, state }: TokenRecord, channel: string): void {
@@ -183,7 +207,7 @@ export class TokenDesk {
     await this.#options.store.save(record);
     // Another boot was told while this was being kept: nobody is answered for this one any more.
     if (this.#boot !== record.boot) throw new Error('the machine was booted anew meanwhile');
-    this.#record = record;
+    this.#become(record);
   }
 
   #next<T>(run: () => Promise<T>): Promise<T> {

@@ -17,6 +17,8 @@ export interface NinepPlace {
   readonly fileSystem: () => TreeFileSystem;
   /** Whether the policy of now knows a uid. */
   readonly isUser: (uid: number) => boolean;
+  /** As whom attaches count that name no uid, by the policy of now. */
+  readonly uidOfMount: () => number | undefined;
   readonly token: BootToken;
   readonly onEvent: (what: 'connected' | 'disconnected' | 'refused' | 'broken', detail: string) => void;
 }

@@ -19,6 +19,7 @@ export interface NinepConnectionOptions {
   /** Ends with the connection. */
   readonly fileSystem: TreeFileSystem;
   readonly isUser: (uid: number) => boolean;
+  readonly uidOfMount: () => number | undefined;
   readonly log: (message: string) => void;
   /** The connection is over. `malformation`: what the client did wrong; undefined: it hung up. */
   readonly onClosed: (malformation: string | undefined) => void;
@@ -52,11 +53,12 @@ export class NinepConnection {
 
   constructor(options: NinepConnectionOptions) {
     this.#options = options;
-    const { fileSystem, isUser, log, peer, token } = options;
+    const { fileSystem, isUser, uidOfMount, log, peer, token } = options;
     this.admission = new Admission(peer, token, () => this.close());
     this.session = new NinepSession({
       fileSystem,
       isUser,
+      uidOfMount,
       log,
       attach: this.admission.attach,
       transport: {

@@ -60,7 +60,7 @@ export class NinepListener {
   }
 
   #connect(fd: number): void {
-    const { fileSystem, isUser, token, loop, onEvent, socket } = this.#options;
+    const { fileSystem, isUser, uidOfMount, token, loop, onEvent, socket } = this.#options;
     const from = isTcp(socket) ? this.#tcpPeer(fd) : unixPeer(fd, socket.path);
     if (from === undefined || !this.#clients.hasRoomFor(from.peer, from.name)) {
       close(fd);
@@ -73,6 +73,7 @@ export class NinepListener {
       token,
       fileSystem: fileSystem(),
       isUser,
+      uidOfMount,
       log: (message) => onEvent('broken', message),
       onClosed: (malformation) => this.#clients.remove(client, malformation),
     });

@@ -18,7 +18,7 @@ class VsockClient implements NinepClient, VsockListener {
   constructor(
     stream: VsockStream,
     peer: NinepPeer,
-    { fileSystem, isUser, token, onEvent }: NinepPlace,
+    { fileSystem, isUser, uidOfMount, token, onEvent }: NinepPlace,
     onGone: (client: VsockClient, malformation: string | undefined) => void,
   ) {
     this.#stream = stream;
@@ -28,6 +28,7 @@ class VsockClient implements NinepClient, VsockListener {
     this.session = new NinepSession({
       fileSystem: this.#fileSystem,
       isUser,
+      uidOfMount,
       log: (message) => onEvent('broken', message),
       attach: this.admission.attach,
       transport: {

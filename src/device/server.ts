@@ -419,6 +419,7 @@ class DeviceServer {
     const place: NinepPlace = {
       fileSystem: () => this.#fileSystem(ways.ninep, this.#link.upstream('ninep')),
       isUser: (uid) => this.#replica.policy.knows(uid),
+      uidOfMount: () => this.#replica.policy.spec.ninepMountUid,
       token: this.#bootToken,
       onEvent: (event, detail) => this.#tell(target, event, detail),
     };

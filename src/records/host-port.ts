@@ -175,7 +175,7 @@ export interface TreePort {
     options?: ChangeOptions & { readonly ifRevision?: number | undefined },
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }>;
 
-  /** The sections `users`, `groups`, `policy`, `quota` of a spec, as YAML. `policyRevision`: of their last change. */
+  /** The sections `users`, `groups`, `policy`, `quota`, `ninep` of a spec, as YAML. `policyRevision`: of their last change. */
   policy(options?: CallOptions): Promise<TreeAnswer & { readonly text: string; readonly policyRevision: number }>;
   /** As `import`, for these sections alone. `ifRevision` is compared with the `policyRevision`. */
   setPolicy(

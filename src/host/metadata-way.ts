@@ -68,6 +68,7 @@ export class MetadataWay implements AsyncDisposable {
       onEvent: options.onToken,
       randomBytes,
       monotonicMs: () => performance.now(),
+      wallMs: Date.now,
     });
     await tokens.boot(options.boot);
     return new MetadataWay(options, tokens);

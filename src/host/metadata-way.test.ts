@@ -71,8 +71,8 @@ test('serve answers over HTTP without any device process, and what the file says
   assert.ok(!existsSync(socket), 'it leaves nothing behind');
 });
 
-test('serve gives the token to a relay that is privileged, writes for who has it, and tells of the next claimant', async (t) => {
-  const { events, server, ask } = await stage(t, ',privileged');
+test('serve gives the token to a relay that is privileged, and tells of a second claimant, after whom nobody has one', async (t) => {
+  const { events, ask } = await stage(t, ',privileged');
   const claim = (letter: string) => ask('/porthole/v1/token', { nonce: letter.repeat(22) });
   const { token } = JSON.parse((await claim('a')).text) as { readonly token: string };
   assert.equal((await claim('b')).status, 409);
@@ -80,6 +80,13 @@ test('serve gives the token to a relay that is privileged, writes for who has it
     events.flatMap(({ event }) => (event === 'compromised' || event === 'token-refused' ? [event] : [])),
     ['compromised'],
   );
+  assert.equal((await ask('/porthole/v1/tree', undefined, token)).status, 401);
+});
+
+test('serve writes for who has the token, once', async (t) => {
+  const { server, ask } = await stage(t, ',privileged');
+  const { text } = await ask('/porthole/v1/token', { nonce: 'a'.repeat(22) });
+  const { token } = JSON.parse(text) as { readonly token: string };
   const make = { caller: { uid: 1000, gid: 1000, pid: 1 }, directory: '/guest', name: 'd', mode: 0o755, sequence: 1 };
   const made = await ask('/porthole/v1/mkdir', make, token);
   assert.equal(made.status, 200);

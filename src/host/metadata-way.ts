@@ -28,7 +28,7 @@ export interface MetadataWayOptions {
   readonly allowImdsV1?: boolean | undefined;
   readonly facades?: readonly FacadeName[] | undefined;
   readonly onToken: (event: TokenEvent) => void;
-  /** As of `TokenDesk`. */
+  /** SHA-256 of this boot's token, told when it may have changed; undefined while there is none. */
   readonly onVerifier?: ((hash: Uint8Array | undefined) => void) | undefined;
   readonly onTrouble: (what: string) => void;
 }
@@ -65,12 +65,13 @@ export class MetadataWay implements AsyncDisposable {
 
   /** What the store rejects with. */
   static async start(options: MetadataWayOptions): Promise<MetadataWay> {
-    const tokens = new TokenDesk({
+    const tokens: TokenDesk = new TokenDesk({
       store: options.store,
       onEvent: options.onToken,
-      onVerifier: options.onVerifier,
+      onChange: () => tellVerifier(tokens, options),
       randomBytes,
       monotonicMs: () => performance.now(),
+      wallMs: Date.now,
     });
     await tokens.boot(options.boot);
     return new MetadataWay(options, tokens);
@@ -92,13 +93,14 @@ export class MetadataWay implements AsyncDisposable {
   async boot(boot: string): Promise<void> {
     this.#boot = boot;
     const ready = this.#tokens.boot(boot);
+    tellVerifier(this.#tokens, this.#options);
     this.server.endStreams();
     await ready;
   }
 
   /** The token with this SHA-256 was used by another way in. */
   tokenUsed(hash: Uint8Array): void {
-    this.#tokens.used(hash).catch((error: unknown) => {
+    this.#tokens.used(Buffer.from(hash).toString('base64')).catch((error: unknown) => {
       this.#options.onTrouble(`that the token was used could not be kept: ${messageOf(error)}`);
     });
   }
@@ -127,6 +129,9 @@ export class MetadataWay implements AsyncDisposable {
     }
   }
 }
+
+const tellVerifier = ({ verifier }: TokenDesk, { onVerifier }: MetadataWayOptions): void =>
+  onVerifier?.(verifier?.tokenHash === undefined ? undefined : Buffer.from(verifier.tokenHash, 'base64'));
 
 /** Between two boots: nobody has a token of it. */
 const noBoot = randomBytes(32);

@@ -4,10 +4,13 @@ export { defaultLimits, rejectReasons, type ServerLimits } from './limits.ts';
 export { type Channel, type MetadataAddress, MetadataServer, type MetadataServerOptions } from './metadata-server.ts';
 export { nativeOperations, openApiDocument } from './openapi.ts';
 export {
+  newTokenRecord,
   TokenDesk,
   type TokenDeskOptions,
   type TokenEvent,
   type TokenRecord,
+  type TokenState,
   type TokenStore,
+  type TokenVerifier,
   tokenStoreInMemory,
 } from './token.ts';

@@ -18,6 +18,7 @@ export {
   TOKEN_PROTOCOL,
   type ToDevice,
   type ToHost,
+  vsockPortOf,
 } from './link-messages.ts';
 export { readerOnHost } from './link-on-host.ts';
 export { Loop, type Served } from './loop.ts';

@@ -18,6 +18,12 @@ export interface LinkVhostUser {
 /** Where 9P clients connect to: a unix socket, an address and port of TCP, or a port of the guests' vsock. */
 export type LinkNinep = LinkVhostUser | LinkNinepTcp | LinkNinepVsock;
 
+/** The port of `<path>_<port>`, where a guest's connections over vsock arrive; undefined: another socket. */
+export const vsockPortOf = (path: string): number | undefined => {
+  const port = /_(\d{1,10})$/.exec(path)?.[1];
+  return port === undefined ? undefined : Number(port);
+};
+
 export interface LinkNinepVsock {
   /** `vsock:PORT`, by which it is named. */
   readonly path: string;

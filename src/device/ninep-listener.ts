@@ -5,7 +5,7 @@ import { vsockPeer } from '../virtio/index.ts';
 import { EAGAIN, EINTR, EIO, errnoName } from '../wire/index.ts';
 import { AllowList } from './allow-list.ts';
 import { ConnectionListener } from './connection-listener.ts';
-import type { LinkNinepTcp, LinkVhostUser } from './link-messages.ts';
+import { type LinkNinepTcp, type LinkVhostUser, vsockPortOf } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import type { Loop } from './loop.ts';
 import type { NinepPeer } from './ninep-admission.ts';
@@ -101,12 +101,12 @@ interface From {
   readonly name: string;
 }
 
-/** `<path>_<port>`, where a guest's connections over vsock arrive: from Firecracker, Cloud Hypervisor, and devices of ours. */
-const isVsockPort = (path: string): boolean => /_\d{1,10}$/.test(path);
-
-/** A socket's name says what comes by it: from a guest's vsock anybody may. Some hypervisors hide the port that they come from. */
+/**
+ * A socket's name says what comes by it: from a guest's vsock anybody may. Devices of ours tell the port that they come from,
+ * Firecracker and Cloud Hypervisor hide it.
+ */
 function unixPeer(fd: number, path: string): From {
-  if (!isVsockPort(path)) return { peer: { kind: 'hypervisor' }, name: 'a client' };
+  if (vsockPortOf(path) === undefined) return { peer: { kind: 'hypervisor' }, name: 'a client' };
   const sourcePort = vsockPeer(fd)?.sourcePort;
   const name = sourcePort === undefined ? 'a program of the guest' : `vsock port ${sourcePort} of the guest`;
   return { peer: { kind: 'program', sourcePort }, name };

@@ -14,6 +14,26 @@ export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
 
 export const mountCommand = `mount -t virtiofs -o nosuid,nodev ${tag} /run/metadata`;
 
+/** Where a program of the guest finds this boot's token (docs/9p.md). */
+const tokenFile = '/run/porthole.token';
+
+/**
+ * The vsock devices of Cloud Hypervisor and Firecracker, which connect for a guest to `<path>_<port>` and hide which of its
+ * programs it is.
+ */
+export const vsockOfOthers = (path: string, port: number): VsockOfOthers => ({
+  cloudHypervisor: ['--vsock', `cid=3,socket=${path}`],
+  firecracker: { guest_cid: 3, uds_path: path },
+  mount: `mount -t porthole vsock:${port} /run/metadata -o token-file=${tokenFile}`,
+});
+
+interface VsockOfOthers {
+  readonly cloudHypervisor: readonly string[];
+  /** The body of `PUT /vsock`. */
+  readonly firecracker: { readonly guest_cid: number; readonly uds_path: string };
+  readonly mount: string;
+}
+
 /** Guest memory must be shared with the device process, so its size is said where it is allocated: `memory`, as in "1G". */
 export const qemuArguments = (socketPath: string, memory: string): readonly string[] => [
   '-object',

@@ -31,6 +31,12 @@ export interface NinepClient {
   close(): void;
 }
 
+/** A stream that can be read without an event that tells of it. */
+export interface PolledStream {
+  /** Takes what is there; whether there was anything. */
+  take(): boolean;
+}
+
 interface Known {
   readonly client: NinepClient;
   /** For people. */
@@ -42,7 +48,11 @@ interface Known {
 const amounts: ReadonlySet<string> = new Set(['9p.fids', '9p.requests', '9p.requestBytes', '9p.xattrBytes']);
 
 export class NinepClients implements Served {
-  readonly servedCount = 0;
+  /** Reads that brought something. */
+  servedCount = 0;
+  /** Streams that an event told of, and that may bring more before the loop sleeps. */
+  readonly #awake = new Set<PolledStream>();
+  #isSpinning = false;
   readonly #onEvent: NinepPlace['onEvent'];
   readonly #known = new Map<NinepClient, Known>();
   /** What those that are gone have counted. */
@@ -52,11 +62,29 @@ export class NinepClients implements Served {
     this.#onEvent = onEvent;
   }
 
+  /** There is something to read in a stream. It is read in `process`. */
+  wake(stream: PolledStream): void {
+    this.#awake.add(stream);
+  }
+
+  /** It is closed. */
+  forget(stream: PolledStream): void {
+    this.#awake.delete(stream);
+  }
+
   process(): boolean {
+    for (const stream of this.#awake) {
+      if (stream.take()) this.servedCount++;
+      else if (!this.#isSpinning) this.#awake.delete(stream);
+    }
+    // What is left in a stream is told of again.
     return false;
   }
 
-  suppressKicks(): boolean {
+  /** A stream is never told to be still; it is read while the loop spins, which spares the wake-up. */
+  suppressKicks(suppress: boolean): boolean {
+    this.#isSpinning = suppress;
+    if (!suppress) this.#awake.clear();
     return false;
   }
 

@@ -9,7 +9,7 @@ import { type LinkNinepTcp, type LinkVhostUser, vsockPortOf } from './link-messa
 import { openListeningSocket } from './listening-socket.ts';
 import type { Loop } from './loop.ts';
 import type { NinepPeer } from './ninep-admission.ts';
-import { NinepClients, type NinepPlace } from './ninep-clients.ts';
+import { NinepClients, type NinepPlace, type PolledStream } from './ninep-clients.ts';
 import { type ByteStream, NinepConnection } from './ninep-connection.ts';
 
 /** Programs come and go, as a VM's device does not. */
@@ -68,7 +68,7 @@ export class NinepListener {
     }
     if (isTcp(socket)) tuneTcp(fd);
     const client: NinepConnection = new NinepConnection({
-      stream: fdStream(fd, loop, () => client),
+      stream: fdStream(fd, loop, this.#clients, () => client),
       peer: from.peer,
       token,
       fileSystem: fileSystem(),
@@ -121,20 +121,24 @@ function openTcp({ path, address, port }: LinkNinepTcp): number {
 }
 
 /** A connected socket, which `close` closes. Level-triggered: a client that sends without pause has its turn among others. */
-function fdStream(fd: number, loop: Loop, connection: () => NinepConnection): ByteStream {
+function fdStream(fd: number, loop: Loop, clients: NinepClients, connection: () => NinepConnection): ByteStream {
   let isRead = true;
   const onReady = (events: number): void => {
     if ((events & EPOLLOUT) !== 0) connection().writable();
     if ((events & ~EPOLLOUT) === 0 || connection().isClosed) return;
     // Nobody asked for what comes, so it is the end.
-    if (isRead) take();
+    if (isRead) clients.wake(stream);
     else if ((events & EPOLLIN) === 0) connection().close();
   };
-  const take = (): void => {
-    const got = read(fd, room);
-    if (got === -EAGAIN || got === -EINTR) return;
-    if (got <= 0) connection().close();
-    else connection().receive(got === room.length ? room : room.subarray(0, got));
+  const stream: PolledStream = {
+    take: () => {
+      if (!isRead) return false;
+      const got = read(fd, room);
+      if (got === -EAGAIN || got === -EINTR) return false;
+      if (got <= 0) connection().close();
+      else connection().receive(got === room.length ? room : room.subarray(0, got));
+      return true;
+    },
   };
   loop.watch(fd, onReady);
   return {
@@ -148,6 +152,7 @@ function fdStream(fd: number, loop: Loop, connection: () => NinepConnection): By
     },
     close: () => {
       loop.unwatch(fd);
+      clients.forget(stream);
       close(fd);
     },
   };

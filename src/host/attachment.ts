@@ -1,13 +1,11 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
 import { ninepArguments, vsockArguments } from '../qemu/index.ts';
 import type { Attachment } from '../records/index.ts';
+import { ninepPort } from './device-paths.ts';
 import { type DomainWish, domainParts, ninepConsole, wholeDomain } from './libvirt-domain.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
-
-/** IANA's of 9P, on vsock as on TCP. */
-export const ninepPort = 564;
 
 /** Of the console that speaks 9P: hvc1, for on hvc0 systemd starts a getty. */
 export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
@@ -50,14 +48,16 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
 
 /** Where the front ends of an attached VM connect. */
 interface AttachedPaths {
+  /** Of the VM. */
+  readonly name: string;
   readonly vhostUser: string;
   readonly ninep?: string;
-  readonly vsock?: { readonly front: string; readonly host: string };
+  readonly vsock?: { readonly front: string; readonly host: string; readonly ofOthers: string };
 }
 
 /** Cloud Hypervisor splits at commas and has no way to write one. */
 export const attachWords = (
-  { vhostUser: socketPath, ninep, vsock }: AttachedPaths,
+  { name, vhostUser: socketPath, ninep, vsock }: AttachedPaths,
   machine: DomainWish,
 ): Attachment => {
   const { memoryMiB } = machine;
@@ -88,6 +88,7 @@ export const attachWords = (
         hostPath: vsock.host,
         qemu: vsockArguments(vsock.front),
         mount: `mount -t porthole vsock:${ninepPort} /run/metadata`,
+        ofOthers: { socketPath: vsock.ofOthers, ...vsockOfOthers(`/run/${name}.vsock`, ninepPort) },
       },
     }),
   };

@@ -18,8 +18,13 @@ export interface DevicePaths {
   /** Of a VM with a vsock device: where programs of the host reach it, and where its front end connects. */
   readonly vsock: string;
   readonly vsockFront: string;
+  /** Of an attached one: where vsock devices that are not ours lead what their guest sends to the port of 9P. */
+  readonly ninepOfOthers: string;
   readonly log: string;
 }
+
+/** IANA's of 9P, on vsock as on TCP. */
+export const ninepPort = 564;
 
 /** sockaddr_un.sun_path less its NUL (unix(7)). */
 const socketPathBytes = 107;
@@ -40,6 +45,7 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     ninep: join(front, '9p.sock'),
     vsock: join(front, 'vsock'),
     vsockFront: join(front, 'vsock.vhost-user'),
+    ninepOfOthers: join(front, `9p_${ninepPort}`),
     log: join(stateDir, 'vms', name, 'device.log'),
   };
   for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront]) {

@@ -446,16 +446,17 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront, ninepOfOthers } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
       accelerator: this.#options.accelerator.accelerator,
     };
     const paths = {
+      name: vm.name,
       vhostUser,
       ...(vm.record.ninep && { ninep }),
-      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock, ofOthers: ninepOfOthers } }),
     };
     return attachWords(paths, wish);
   }

@@ -136,7 +136,7 @@ export class HostedVm {
       audit: parts.audit,
       bootId: () => this.#status.bootId,
       keeper: parts.keeper,
-      allowUnsealedMemory: isAttached,
+      isAttached,
       ninep: record.ninep ?? false,
       vsock: record.vsock ?? false,
       build: parts.deviceBuild,

@@ -337,6 +337,16 @@ export interface Attachment {
     readonly hostPath: string;
     readonly qemu: readonly string[];
     readonly mount: string;
+    /**
+     * Of a monitor that has a vsock device of its own, at a path that it is given here as an example: a link `PATH_564` must lead
+     * to `socketPath`. `firecracker` is the body of its `PUT /vsock`.
+     */
+    readonly ofOthers: {
+      readonly socketPath: string;
+      readonly cloudHypervisor: readonly string[];
+      readonly firecracker: { readonly guest_cid: number; readonly uds_path: string };
+      readonly mount: string;
+    };
   };
   /** The console that speaks 9P, of a VM that has one: what it needs beside the others. */
   readonly ninep?: {

@@ -34,7 +34,7 @@ export const attachCommand = (vm: Command, shell: Shell): void => {
     .addOption(new Option('--for <monitor>', 'print what this one needs only').choices(monitors))
     .option('--domain <name>', 'of a new one: the libvirt domain of the host whose reboots are its boots')
     .option('--9p', 'of a new one: also a console that speaks 9P, for guests without virtiofs')
-    .option('--vsock', 'of a new one, for QEMU: also a vsock device, with 9P on port 564')
+    .option('--vsock', 'of a new one: also a vsock device, with 9P on port 564')
     .option('--memory <size>', 'what is printed is for a machine of this size; default: 1G', parseSize)
     .option('--cpus <count>', 'and with so many CPUs; default: 1', parseCount(1, 1024))
     .option('--disk <format:file>', 'a disk of the printed domain: "qcow2:" or "raw:", and a path of the host')
@@ -127,7 +127,7 @@ const words = (attachment: Attachment, only: Monitor | undefined): string => {
     qemu: flagLines([...attachment.qemu, ...(ninep?.qemu ?? []), ...(vsock?.qemu ?? [])]),
     libvirt: `${attachment.libvirtXml}${ninep === undefined ? '' : withinDevices(ninep.libvirtXml)}`.trimEnd(),
     'libvirt-domain': attachment.libvirtDomain.trimEnd(),
-    'cloud-hypervisor': flagLines(attachment.cloudHypervisor),
+    'cloud-hypervisor': flagLines([...attachment.cloudHypervisor, ...(vsock?.ofOthers.cloudHypervisor ?? [])]),
   };
   if (only !== undefined) return `${parts[only]}\n`;
   const indented = (text: string): string => text.replaceAll(/^(?=.)/gm, '    ');
@@ -141,8 +141,21 @@ ${indented(parts['cloud-hypervisor'])}
   in the guest:
     mkdir -p /run/metadata
     ${attachment.mount}
-${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n`}`;
+${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n${wordsOfOthers(vsock.ofOthers)}`}`;
 };
+
+/** Who has a vsock device of its own leads one port of it to us. */
+const wordsOfOthers = ({
+  socketPath,
+  firecracker,
+  mount,
+}: NonNullable<
+  Attachment['vsock']
+>['ofOthers']): string => `  by the vsock device of Cloud Hypervisor (as above) or of Firecracker:
+    ln -s ${shellQuoted(socketPath)} ${shellQuoted(`${firecracker.uds_path}_564`)}
+    PUT /vsock ${JSON.stringify(firecracker)}
+    ${mount}
+`;
 
 const withinDevices = (xml: string): string => `<devices>\n${xml.replaceAll(/^(?=.)/gm, '  ')}</devices>\n`;
 

@@ -169,13 +169,13 @@ export class SerialMux {
       case DATA:
         if (data.length > DATA_BYTES) return false;
         // It may be on its way while we say that its connection is gone.
-        if (stream !== undefined && !stream.take(data)) {
+        if (stream !== undefined && !stream.deliver(data)) {
           this.#full.add(stream);
           this.#port.pause();
         }
         return true;
       case FIN:
-        stream?.take(null);
+        stream?.deliver(null);
         return true;
       case RESET:
         this.#streams.delete(number);
@@ -240,7 +240,7 @@ class MuxStream extends Duplex {
   }
 
   /** False: no more for now. */
-  take(data: Buffer | null): boolean {
+  deliver(data: Buffer | null): boolean {
     if (this.#hasFin || this.destroyed) return true;
     if (data === null) this.#hasFin = true;
     return this.push(data) || data === null;

@@ -20,6 +20,17 @@ export interface DevicePaths {
   readonly vsockFront: string;
   /** Of an attached one: where vsock devices that are not ours lead what their guest sends to the port of 9P. */
   readonly ninepOfOthers: string;
+  /** Of a VM with a metadata server: made by us alone, each for one way in. */
+  readonly metadata: {
+    readonly directory: string;
+    readonly vsock: string;
+    readonly serial: string;
+    /** For what the guest asks of 169.254.169.254 on a user-mode network. */
+    readonly network: string;
+    /** For relays of what any program of the guest may open, and of what only its root may. */
+    readonly relay: string;
+    readonly privileged: string;
+  };
   readonly log: string;
 }
 
@@ -34,6 +45,7 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
   const run = join(runDir, 'vms', name);
   const directory = join(run, 'device');
   const front = join(run, 'fs');
+  const metadata = join(run, 'imds');
   const paths = {
     directory,
     link: join(directory, 'link.sock'),
@@ -46,9 +58,24 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     vsock: join(front, 'vsock'),
     vsockFront: join(front, 'vsock.vhost-user'),
     ninepOfOthers: join(front, `9p_${ninepPort}`),
+    metadata: {
+      directory: metadata,
+      vsock: join(metadata, 'v.sock'),
+      serial: join(metadata, 's.sock'),
+      network: join(metadata, 'n.sock'),
+      relay: join(metadata, 'any.sock'),
+      privileged: join(metadata, 'root.sock'),
+    },
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront]) {
+  for (const socket of [
+    paths.link,
+    paths.keeper,
+    paths.vhostUser,
+    paths.ninep,
+    paths.vsockFront,
+    paths.metadata.privileged,
+  ]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

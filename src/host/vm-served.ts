@@ -19,6 +19,8 @@ export interface VmServedOptions {
   readonly launcher: Launcher;
   readonly audit: AuditStore;
   readonly bootId: () => string | undefined;
+  /** Who changes the tree besides its device process. */
+  readonly otherHolders: () => readonly string[];
   /** Holds what outlives device processes. */
   readonly keeper: KeeperUnit;
   /** Whether its machine has a console that speaks 9P. */
@@ -86,6 +88,7 @@ export class VmServed {
       onAuditWaiting: () => this.#ring.doorbell(),
       onTokenUsed: (hash) => this.#options.onTokenUsed?.(hash),
       isSucceeded: () => this.#device !== undefined,
+      otherHolders: options.otherHolders,
     });
   }
 
@@ -140,7 +143,7 @@ export class VmServed {
     this.#device = undefined;
     await this.#options.keeper.close(this.#options.vm);
     this.#ring.drain();
-    this.#options.tree.authority.holdersAre([]);
+    this.#options.tree.authority.holdersAre(this.#options.otherHolders());
   }
 
   /** There is to be a device process. */

@@ -361,10 +361,10 @@ static void parse(char *options, struct wish *wish) {
     else if (!strncmp(option, "aname=token=", 12)) fail(USAGE, "everybody could read the token in /proc/mounts; give it by token-file=PATH");
     else if (!strncmp(option, "aname=", 6)) wish->aname = option + 6;
     else if (!strncmp(option, "token-file=", 11)) wish->token_file = option + 11;
-    else if (!strcmp(option, "access=user") || !strcmp(option, "access=client"))
+    else if (!strcmp(option, "access=user") || !strcmp(option, "access=client") || !strcmp(option, "access=any"))
       snprintf(wish->access, sizeof wish->access, "%s", option);
     else if (!strncmp(option, "cache=", 6)) fail(USAGE, "\"%s\": 9P tells nobody of changes, so only cache=none is true", option);
-    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, aname=, token-file=, msize=, timeout=", option);
+    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, access=any, posixacl, aname=, token-file=, msize=, timeout=", option);
   }
 }
 

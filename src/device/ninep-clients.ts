@@ -50,8 +50,9 @@ const amounts: ReadonlySet<string> = new Set(['9p.fids', '9p.requests', '9p.requ
 export class NinepClients implements Served {
   /** Reads that brought something. */
   servedCount = 0;
-  /** Streams that an event told of, and that may bring more before the loop sleeps. */
+  /** Streams that brought something, and may bring more before the loop sleeps. */
   readonly #awake = new Set<PolledStream>();
+  #hasTaken = false;
   #isSpinning = false;
   readonly #onEvent: NinepPlace['onEvent'];
   readonly #known = new Map<NinepClient, Known>();
@@ -62,8 +63,10 @@ export class NinepClients implements Served {
     this.#onEvent = onEvent;
   }
 
-  /** There is something to read in a stream. It is read in `process`. */
+  /** An event told that there is something to read in a stream. */
   wake(stream: PolledStream): void {
+    if (!stream.take()) return;
+    this.#hasTaken = true;
     this.#awake.add(stream);
   }
 
@@ -72,16 +75,16 @@ export class NinepClients implements Served {
     this.#awake.delete(stream);
   }
 
+  /** Tells by `servedCount` of what events brought, and reads again while the loop spins, which spares the wake-up. */
   process(): boolean {
-    for (const stream of this.#awake) {
-      if (stream.take()) this.servedCount++;
-      else if (!this.#isSpinning) this.#awake.delete(stream);
-    }
+    if (this.#hasTaken) this.servedCount++;
+    this.#hasTaken = false;
+    if (this.#isSpinning) for (const stream of this.#awake) if (stream.take()) this.servedCount++;
     // What is left in a stream is told of again.
     return false;
   }
 
-  /** A stream is never told to be still; it is read while the loop spins, which spares the wake-up. */
+  /** Streams have no kicks: an event tells of them, whether it is waited for or not. */
   suppressKicks(suppress: boolean): boolean {
     this.#isSpinning = suppress;
     if (!suppress) this.#awake.clear();

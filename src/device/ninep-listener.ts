@@ -151,6 +151,7 @@ function fdStream(fd: number, loop: Loop, clients: NinepClients, connection: () 
       loop.watch(fd, onReady, (reading ? EPOLLIN : 0) | (writing ? EPOLLOUT : 0));
     },
     close: () => {
+      isRead = false;
       loop.unwatch(fd);
       clients.forget(stream);
       close(fd);

@@ -224,7 +224,10 @@ test('openStores reads what version 1 of the tables has, at every revision, and 
   await stores.close();
   using database = new DatabaseSync(join(options.directory, 'store.db'));
   assert.equal(database.prepare('SELECT count(*) AS rows FROM region_log').get()!['rows'], 3);
-  assert.equal(database.prepare("SELECT count(*) AS n FROM sqlite_schema WHERE name LIKE '%\\_log\\_%' ESCAPE '\\'").get()!['n'], 0);
+  assert.equal(
+    database.prepare("SELECT count(*) AS n FROM sqlite_schema WHERE name LIKE '%\\_log\\_%' ESCAPE '\\'").get()!['n'],
+    0,
+  );
 });
 
 const dataKeys = (directory: string): number[] => {

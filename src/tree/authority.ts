@@ -320,6 +320,11 @@ export class Authority {
     });
   }
 
+  /** Whether a mutation took effect, or is decided and being kept. Only the last `APPLIED_KEPT` of a holder are known. */
+  hasTaken(holder: string, sequence: number): boolean {
+    return this.#applied.get(holder, sequence) !== undefined || this.#unsettled.has(`${sequence} ${holder}`);
+  }
+
   #decide(mutation: Mutation, way: Way, holder: string, sequence: number | undefined, settle: Settle): void {
     if (mutation.op === 'drop') {
       this.#holders.drop(mutation.ino, holder);

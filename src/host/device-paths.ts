@@ -62,7 +62,14 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     },
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront, paths.metadata.privileged]) {
+  for (const socket of [
+    paths.link,
+    paths.keeper,
+    paths.vhostUser,
+    paths.ninep,
+    paths.vsockFront,
+    paths.metadata.privileged,
+  ]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

@@ -77,7 +77,8 @@ export const wholeDomain = (
   architecture: keyof typeof boards = process.arch === 'arm64' ? 'arm64' : 'x64',
 ): string => {
   const { arch, machine, firmware } = boards[architecture];
-  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments, ninep, devices } = wish;
+  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments, ninep, devices } =
+    wish;
   const element = (name: string, text: string | undefined): string =>
     text === undefined ? '' : `    <${name}>${escaped(text)}</${name}>\n`;
   return `<domain type='${accelerator === 'kvm' ? 'kvm' : 'qemu'}'>

@@ -56,7 +56,12 @@ const hostOf = async (t: TestContext) => {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),
       runDirectory: path.join(directory, 'run'),
-      launcher: { kind: 'session', enforced: [], launch: () => Promise.reject(new Error(noProcess)), adopt: () => undefined },
+      launcher: {
+        kind: 'session',
+        enforced: [],
+        launch: () => Promise.reject(new Error(noProcess)),
+        adopt: () => undefined,
+      },
       audit: {
         ringLog: () => ({}),
         append: (records: readonly AuditRecord[]) => {

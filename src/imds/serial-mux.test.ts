@@ -96,7 +96,12 @@ test('SerialMux ends every connection with the port', async () => {
 test('SerialMux as the host stands any bytes, and a guest that begins after them is served', async () => {
   await fc.assert(
     fc.asyncProperty(
-      fc.array(fc.oneof(fc.uint8Array({ maxLength: 40 }), fc.constantFrom(Uint8Array.of(0xc0), Uint8Array.of(0xc0, 1, 0, 1, 0xc0), Uint8Array.of(0xdb)))),
+      fc.array(
+        fc.oneof(
+          fc.uint8Array({ maxLength: 40 }),
+          fc.constantFrom(Uint8Array.of(0xc0), Uint8Array.of(0xc0, 1, 0, 1, 0xc0), Uint8Array.of(0xdb)),
+        ),
+      ),
       async (chunks) => {
         const [ours, theirs] = duplexPair();
         const host = new SerialMux(theirs, { onConnection: echo });

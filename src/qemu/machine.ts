@@ -165,9 +165,7 @@ function checkRelay({ address, port, socket }: Relay): void {
     invalid(`"${address}" port ${port} is no place for a relay`);
   checkSocketPath('the relay', socket);
   if (!plainPath.test(socket))
-    invalid(
-      `a relay cannot lead to "${socket}"; use a run directory with a path of letters, digits, ".", "_" and "-"`,
-    );
+    invalid(`a relay cannot lead to "${socket}"; use a run directory with a path of letters, digits, ".", "_" and "-"`);
 }
 
 function checkNetwork(network: NonNullable<VmMachine['network']>): void {

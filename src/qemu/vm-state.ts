@@ -261,8 +261,7 @@ function stopReason(state: VmState, words: string): string {
 }
 
 function stopped(state: VmState, reason: string, nowMs: number): Step {
-  if (state.compromised !== undefined)
-    return to({ ...state, failures: 0 }, 'compromised', state.compromised, nowMs);
+  if (state.compromised !== undefined) return to({ ...state, failures: 0 }, 'compromised', state.compromised, nowMs);
   return state.stop?.next === 'start'
     ? boot({ ...state, failures: 0 }, 'it was rebooted', nowMs)
     : to({ ...state, failures: 0 }, 'stopped', reason, nowMs);

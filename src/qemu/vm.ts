@@ -231,8 +231,7 @@ export class Vm {
       return;
     }
     if (runtime === undefined) {
-      if (!isDown(state))
-        await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
+      if (!isDown(state)) await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
       return;
     }
     try {

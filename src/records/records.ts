@@ -25,15 +25,7 @@ import { z } from 'zod';
 /** A DNS label: it is part of paths, socket names and unit names. */
 export const vmNamePattern = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
-export const vmStatuses = [
-  'creating',
-  'starting',
-  'running',
-  'stopping',
-  'stopped',
-  'failed',
-  'compromised',
-] as const;
+export const vmStatuses = ['creating', 'starting', 'running', 'stopping', 'stopped', 'failed', 'compromised'] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
 const millis = z.int().nonnegative();

@@ -86,9 +86,7 @@ function bindToDevice(fd: number, family: number, { device, hopLimit }: DeviceSo
     result(libc.setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length)) ||
     // The device may have its address later.
     (isV6 ? setOption(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1) : setOption(fd, IPPROTO_IP, IP_FREEBIND, 1)) ||
-    (isV6
-      ? setOption(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, hopLimit)
-      : setOption(fd, IPPROTO_IP, IP_TTL, hopLimit))
+    (isV6 ? setOption(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, hopLimit) : setOption(fd, IPPROTO_IP, IP_TTL, hopLimit))
   );
 }
 

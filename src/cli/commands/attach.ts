@@ -163,7 +163,8 @@ const metadataWords = (server: Attachment['metadataServer']): string => {
   const { serial, vsock, sockets } = server;
   const lines = [
     serial && 'the virtio-serial port org.porthole.metadata',
-    vsock && `port ${vsock.port} of vsock CID 2; with another vsock device: ln -s ${vsock.socketPath} PATH_${vsock.port}`,
+    vsock &&
+      `port ${vsock.port} of vsock CID 2; with another vsock device: ln -s ${vsock.socketPath} PATH_${vsock.port}`,
     sockets && `${sockets.any}, for relays of what any program of the guest may open`,
     sockets && `${sockets.privileged}, for relays of what only its root may`,
   ];

@@ -180,8 +180,10 @@ export const serveVms = (api: Api): void => {
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
     const { account } = identityOf(c);
-    const { qemu, cloudHypervisor, ninep, vsock, metadataServer, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
-      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
+    const { qemu, cloudHypervisor, ninep, vsock, metadataServer, ...rest } = await vms.ask(
+      account,
+      c.req.valid('param').name,
+      (vm) => kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, {
       ...rest,

@@ -1,5 +1,12 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { metadataClouds, metadataWays, operationStates, tokenStates, vmStatuses, vmTypes } from '../../records/index.ts';
+import {
+  metadataClouds,
+  metadataWays,
+  operationStates,
+  tokenStates,
+  vmStatuses,
+  vmTypes,
+} from '../../records/index.ts';
 import {
   body,
   bytes,
@@ -53,14 +60,10 @@ export const NetworkShape = z
 
 export const MetadataServerShape = z
   .strictObject({
-    ways: z
-      .array(z.enum(metadataWays))
-      .min(1)
-      .max(metadataWays.length)
-      .openapi({
-        description:
-          'How the guest reaches it. network: http://169.254.169.254 on its network, the user-mode one or the tap device. vsock: port 80 of CID 2; the VM needs vsock. serial: the virtio-serial port org.porthole.metadata. socket, of an attached VM: unix sockets for relays.',
-      }),
+    ways: z.array(z.enum(metadataWays)).min(1).max(metadataWays.length).openapi({
+      description:
+        'How the guest reaches it. network: http://169.254.169.254 on its network, the user-mode one or the tap device. vsock: port 80 of CID 2; the VM needs vsock. serial: the virtio-serial port org.porthole.metadata. socket, of an attached VM: unix sockets for relays.',
+    }),
     hopLimit: z
       .int()
       .min(1)
@@ -166,8 +169,7 @@ export const CreateVm = z
     };
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
-    for (const message of metadataProblems(vm))
-      context.addIssue({ code: 'custom', path: ['metadataServer'], message });
+    for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
     if (vm.libvirtDomain !== undefined && vm.kind === 'managed')
       context.addIssue({
         code: 'custom',
@@ -486,7 +488,9 @@ export const getAttachment = createRoute({
             .openapi({ description: 'The vsock device, of a VM that has one; the other flags are without.' }),
           metadataServer: z
             .object({
-              serial: z.object({ socketPath: z.string(), qemu: z.array(z.string()), libvirtXml: z.string() }).optional(),
+              serial: z
+                .object({ socketPath: z.string(), qemu: z.array(z.string()), libvirtXml: z.string() })
+                .optional(),
               vsock: z.object({ socketPath: z.string(), port: z.int() }).optional(),
               sockets: z.object({ any: z.string(), privileged: z.string() }).optional(),
             })

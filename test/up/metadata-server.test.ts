@@ -1,5 +1,6 @@
 /** Metadata servers of real guests: by the network with nothing installed, by vsock, by a virtio-serial port; and the token. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
@@ -36,13 +37,13 @@ const overVsock = (request: string, port: number | '' = '', as = ''): string =>
 
 const overNetwork = (request: string): string => `printf '${request}' | nc 169.254.169.254 80`;
 
-/** Frames on the port: SYNC, a connection, the request; then what comes within a few reads. */
-const overSerial = (request: string): string =>
+/** Frames on the port: SYNC, a connection, the request; then a line of the answer. What comes after it is left unread. */
+const overSerial = (request: string, line: string): string =>
   [
     'for d in /sys/class/virtio-ports/*; do [ "$(cat $d/name)" = org.porthole.metadata ] && P=/dev/${d##*/}; done',
     'exec 7<>$P',
     String.raw`printf '\300\000\000\0000123456789abcdef\300\001\000\001\300\002\000\001${request}\300' >&7`,
-    'timeout 2 cat <&7',
+    `timeout 60 grep -a -m1 ${line} <&7`,
     'exec 7>&-',
   ].join('; ');
 
@@ -88,6 +89,9 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
     );
     assert.equal(statusOf(await machine.type('two', overNetwork(requestOf('PUT', '/latest/api/token')))), 404);
     assert.equal(statusOf(await machine.type('one', overNetwork(claimOf('n')))), 403, 'who asks there is not known');
+    const status = readFileSync(`/proc/${machine.qemuPid('one')}/status`, 'utf8');
+    assert.match(status, /^NoNewPrivs:\t1$/m, 'QEMU may start programs, and gains no right by it');
+    assert.match(status, /^Seccomp:\t2$/m);
     // Two programs at the same time get their own answers.
     const both = await machine.type(
       'one',
@@ -100,7 +104,7 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
   await t.test('by vsock, where only root may claim the token', async () => {
     assert.match(await machine.type('one', overVsock(requestOf('GET', '/nocloud/meta-data'))), /instance-id: "i-one"/);
     assert.equal(statusOf(await machine.type('one', overVsock(claimOf('u')))), 403);
-    const asUser = 'setpriv --reuid 1000 --regid 1000 --clear-groups';
+    const asUser = '/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups';
     assert.match(await machine.type('one', overVsock(claimOf('u'), 600, asUser)), /EACCES/);
     assert.equal((await show()).metadataServer?.token?.state, 'unclaimed');
     const claimed = await machine.type('one', overVsock(claimOf('a'), 601));
@@ -118,10 +122,13 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
   });
 
   await t.test('by the virtio-serial port, from wherever whoever was there before was cut off', async () => {
-    assert.match(await machine.type('one', overSerial(requestOf('GET', '/nocloud/meta-data'))), /instance-id: "i-one"/);
-    assert.match(await machine.type('one', overSerial(statOf(token))), /HTTP\/1\.1 200/);
     assert.match(
-      await machine.type('one', `setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'cat <'$P 2>&1`),
+      await machine.type('one', overSerial(requestOf('GET', '/nocloud/meta-data'), 'instance-id')),
+      /instance-id: "i-one"/,
+    );
+    assert.equal(statusOf(await machine.type('one', overSerial(statOf(token), 'HTTP/1'))), 200);
+    assert.match(
+      await machine.type('one', `/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups sh -c 'cat <'$P 2>&1`),
       /ermission denied/,
     );
   });
@@ -130,8 +137,10 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
     await machine.kill('SIGKILL');
     await machine.spawn();
     assert.equal(statusOf(await machine.type('one', overVsock(statOf(token)))), 200);
-    await until('QEMU to have the port again', async () =>
-      /HTTP\/1\.1 200/.test(await machine.type('one', overSerial(statOf(token)))),
+    // Until QEMU has connected again there is nobody at the port's other end.
+    await until(
+      'the port to answer',
+      async () => statusOf(await machine.type('one', overSerial(statOf(token), 'HTTP/1'))) === 200,
     );
   });
 

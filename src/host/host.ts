@@ -21,6 +21,7 @@ import {
   type DeviceVersion,
   decodeRecord,
   type FileProblem,
+  type GuestInside,
   type HostPort,
   type HostStatus,
   type ImageFacts,
@@ -28,17 +29,19 @@ import {
   type ImageRequest,
   type IncomingUpload,
   type Progress,
+  type ShowOptions,
   type Statistics,
   type TreePort,
   VmRecord,
   type VmRef,
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { attachWords } from './attachment.ts';
+import { attachedMetadata, attachWords } from './attachment.ts';
 import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { insideOf } from './guest-inside.ts';
 import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
@@ -452,7 +455,7 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront, metadata } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
@@ -462,6 +465,7 @@ export class Host implements HostPort, AsyncDisposable {
       vhostUser,
       ...(vm.record.ninep && { ninep }),
       ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+      ...(vm.record.metadataServer && { metadata: attachedMetadata(metadata, vm.record.metadataServer.ways) }),
     };
     return attachWords(paths, wish);
   }
@@ -475,6 +479,13 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async inside(ref: VmRef, { by }: ShowOptions): Promise<GuestInside> {
+    const { tree } = this.#vm(ref);
+    const inside = insideOf(tree.replica.snapshot, Date.now());
+    if (by !== undefined) tree.recordShown(inside.nodes, 'read', by);
+    return inside.read();
   }
 
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {

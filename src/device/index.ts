@@ -6,6 +6,7 @@ export {
 } from './link.ts';
 export {
   isSpoken,
+  LINK_PROTOCOL,
   type LinkConfig,
   type LinkMount,
   type LinkNinep,
@@ -15,7 +16,6 @@ export {
   type LinkVsock,
   type LinkWay,
   monotonicMs,
-  TOKEN_PROTOCOL,
   type ToDevice,
   type ToHost,
   vsockPortOf,

@@ -7,7 +7,6 @@ import {
   type LinkTarget,
   type LinkWay,
   monotonicMs,
-  TOKEN_PROTOCOL,
   type ToDevice,
   type ToHost,
 } from '../device/index.ts';
@@ -41,6 +40,11 @@ interface DeviceSessionOptions {
 
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
+/** So long before a mutation runs out, its sender is told that it is being kept. */
+const takenBeforeMs = 1_000;
+const longestTimerMs = 2 ** 31 - 1;
+/** The protocols of the link that have `taken` and `bootToken` first. */
+const [takenSince, tokensSince] = [4, 4];
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export const targetsOf = ({
@@ -60,8 +64,8 @@ const kindOf = { virtiofs: 'vhost-user', mount: 'mount', ninep: '9p' } as const 
 
 interface Connection {
   readonly holder: string;
-  readonly protocol: number;
   readonly send: (message: ToDevice) => void;
+  readonly protocol: number;
 }
 
 /** The caller gives it each message of the connection, and tells when the connection begins and ends. */
@@ -98,9 +102,11 @@ export class DeviceSession {
     switch (message.type) {
       case 'mutation': {
         const settle: Settle = (outcome) => send({ type: 'outcome', sequence: message.sequence, outcome });
-        // The guest has been told that it failed, so it must not take effect any more.
-        if (monotonicMs() > message.expiresMs) return settle(refused);
-        return this.#commit(message.mutation, message.way, connection.holder, message.sequence, settle);
+        const { holder } = connection;
+        // The guest has been told that it failed, so it must not take effect any more. If it has, before, it was not told.
+        if (monotonicMs() > message.expiresMs && !this.#options.authority.hasTaken(holder, message.sequence))
+          return settle(refused);
+        return this.#commit(message.mutation, message.way, holder, message.sequence, this.#promising(message, settle));
       }
       case 'auditWaiting':
         return onAuditWaiting();
@@ -137,7 +143,7 @@ export class DeviceSession {
 
   #tellToken(): void {
     if (this.#token === undefined || this.#connection === undefined) return;
-    if (this.#connection.protocol >= TOKEN_PROTOCOL) this.#connection.send({ type: 'bootToken', ...this.#token });
+    if (this.#connection.protocol >= tokensSince) this.#connection.send({ type: 'bootToken', ...this.#token });
   }
 
   #greet({ holder, protocol }: Extract<ToHost, { type: 'hello' }>, send: (message: ToDevice) => void): void {
@@ -150,7 +156,7 @@ export class DeviceSession {
     }
     const { feed } = this.#feed;
     send({ ...this.#options.config(), resumeAt: feed.revision });
-    this.#connection = { holder, protocol, send };
+    this.#connection = { holder, send, protocol };
     this.#tellToken();
     feed.attach((delta) => send({ type: 'delta', delta }));
   }
@@ -210,6 +216,19 @@ export class DeviceSession {
       if (this.#connection === undefined) answer(undefined);
       else this.#connection.send({ type: 'askStatistics', id });
     });
+  }
+
+  /** `settle`; when that takes as long as the mutation may wait, its sender is told to wait on. */
+  #promising({ sequence, expiresMs }: Extract<ToHost, { type: 'mutation' }>, settle: Settle): Settle {
+    const connection = this.#connection;
+    if (connection === undefined || connection.protocol < takenSince) return settle;
+    const tell = (): void => connection.send({ type: 'taken', sequence });
+    const inMs = expiresMs - takenBeforeMs - monotonicMs();
+    const late = setTimeout(tell, Math.min(Math.max(0, inMs), longestTimerMs));
+    return (outcome) => {
+      clearTimeout(late);
+      settle(outcome);
+    };
   }
 
   /** Only a way in that was asked for: a device process can't claim the rights of another. */

@@ -21,6 +21,7 @@ import {
   type DeviceVersion,
   decodeRecord,
   type FileProblem,
+  type GuestInside,
   type HostPort,
   type HostStatus,
   type ImageFacts,
@@ -28,6 +29,7 @@ import {
   type ImageRequest,
   type IncomingUpload,
   type Progress,
+  type ShowOptions,
   type Statistics,
   type TreePort,
   VmRecord,
@@ -39,6 +41,7 @@ import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { insideOf } from './guest-inside.ts';
 import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
@@ -46,7 +49,7 @@ import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
 import { Renewals } from './renewals.ts';
-import { parseSpec } from './spec-file.ts';
+import { SpecTexts } from './spec-texts.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
@@ -95,6 +98,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #keeper: KeeperUnit;
   readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
+  readonly #texts = new SpecTexts();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
   readonly #startedAtMs = Date.now();
@@ -325,7 +329,7 @@ export class Host implements HostPort, AsyncDisposable {
       const { epoch } = this.#options.region;
       const audit = (): boolean => false;
       const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
-      await nothing.load(checkedSpec('porthole: 1').spec);
+      await nothing.load(checkedSpec(await this.#texts.readSpec('porthole: 1')).spec);
       return HostedVm.open(this.#parts, record, nothing);
     }
   }
@@ -355,7 +359,7 @@ export class Host implements HostPort, AsyncDisposable {
       },
       rate,
     });
-    if (restored === undefined) await loadFirstTree(region, tree);
+    if (restored === undefined) await loadFirstTree(region, tree, this.#texts);
     await forgetFirstTree(region, record.name).catch((error: unknown) => {
       this.#options.onTrouble(record.name, `the spec that it was created with stays in the store: ${messageOf(error)}`);
     });
@@ -425,21 +429,26 @@ export class Host implements HostPort, AsyncDisposable {
   // --- HostPort ---
 
   tree(ref: VmRef): TreePort {
-    return new VmTreePort(() => this.#vm(ref).tree);
+    return new VmTreePort(() => this.#vm(ref).tree, this.#texts);
   }
 
   console(ref: VmRef): ConsolePort {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
-    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
+    if (port === undefined) {
+      const machine = () => this.#vms.get(ref.name)?.machine;
+      const isRunning = (): boolean => machine()?.state.status === 'running';
+      const hasWatcher = (): boolean => machine()?.hasWatcher === true;
+      port = new VmConsolePort({ paths: vm.paths, isRunning, hasWatcher });
+      this.#consoles.set(ref.name, port);
+    }
     return port;
   }
 
   async checkSpec(text: string): Promise<readonly FileProblem[]> {
-    return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
+    return (await this.#texts.readSpec(text)).problems.map(toProblem);
   }
 
   async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {
@@ -471,6 +480,13 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async inside(ref: VmRef, { by }: ShowOptions): Promise<GuestInside> {
+    const { tree } = this.#vm(ref);
+    const inside = insideOf(tree.replica.snapshot, Date.now());
+    if (by !== undefined) tree.recordShown(inside.nodes, 'read', by);
+    return inside.read();
   }
 
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {

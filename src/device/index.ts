@@ -6,6 +6,7 @@ export {
 } from './link.ts';
 export {
   isSpoken,
+  LINK_PROTOCOL,
   type LinkConfig,
   type LinkMount,
   type LinkNinep,

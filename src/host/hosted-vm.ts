@@ -21,6 +21,7 @@ import {
   decodeRecord,
   encodeRecord,
   graceSecondsOf,
+  type MetadataServerRecord,
   type Once,
   type Statistics,
   type VmRecord,
@@ -104,6 +105,7 @@ export class HostedVm {
   readonly #boots: Boots;
   /** Of a VM that wants one, unless it could not be made; then a boot tries again. */
   #metadata: VmMetadata | undefined;
+  #opening: Promise<void> | undefined;
   #record: VmRecord;
   #machine: Vm | undefined;
   #runtime: VmRuntime | undefined;
@@ -166,9 +168,7 @@ export class HostedVm {
     const lastBoot = await vm.#boots.last();
     if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
       vm.#tell({ bootId: lastBoot.bootId, bootNumber: lastBoot.number });
-    await vm.#openMetadata().catch((error: unknown) => {
-      parts.onTrouble(record.name, `its metadata server cannot be served: ${messageOf(error)}`);
-    });
+    await vm.#openMetadata().catch((error: unknown) => vm.#tellMetadata(error));
     const entry = await store.get(machineKey(record.name));
     const machine = entry && (JSON.parse(new TextDecoder().decode(entry.value)) as MachineRecord);
     await vm.#begin(machine?.id === record.id ? machine : undefined);
@@ -233,7 +233,10 @@ export class HostedVm {
         this.#taken = saved.generation ?? this.#status.generation;
         // Reads go on while we look for the machine.
         if (isDown(saved.state)) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
-        else void this.#serve();
+        else {
+          void this.#serve();
+          this.#metadata?.beReached().catch((error: unknown) => this.#tellMetadata(error));
+        }
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
@@ -296,6 +299,7 @@ export class HostedVm {
   }
 
   async #boot(boot: NewBoot): Promise<Boot> {
+    await this.#openMetadata().catch((error: unknown) => this.#tellMetadata(error));
     const metadata = this.#metadata;
     const operations = [...(boot.operations ?? []), ...(metadata === undefined ? [] : [metadata.ofBoot(boot.bootId)])];
     const { bootId, number } = await this.#boots.commit({ ...boot, operations });
@@ -310,9 +314,15 @@ export class HostedVm {
 
   // --- its metadata server ---
 
-  async #openMetadata(): Promise<void> {
-    const { kind, metadataServer: wish, network, uid } = this.#record;
-    if (wish === undefined || this.#metadata !== undefined) return;
+  #openMetadata(): Promise<void> {
+    const { metadataServer: wish } = this.#record;
+    if (wish === undefined || this.#metadata !== undefined) return Promise.resolve();
+    this.#opening ??= this.#newMetadata(wish).finally(() => (this.#opening = undefined));
+    return this.#opening;
+  }
+
+  async #newMetadata(wish: MetadataServerRecord): Promise<void> {
+    const { kind, network, uid } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -334,6 +344,10 @@ export class HostedVm {
       onTrouble: (what) => onTrouble(name, what),
     });
     tree.metadataServedBy((revision, withinMs) => this.#metadata!.applied(revision, withinMs));
+  }
+
+  #tellMetadata(error: unknown): void {
+    this.#parts.onTrouble(this.name, `its metadata server cannot be reached, until its next boot: ${messageOf(error)}`);
   }
 
   /** Also where a daemon was killed between keeping that and ending the machine. */
@@ -432,7 +446,7 @@ export class HostedVm {
         // No guest is connected between two boots.
         await this.#served.refresh();
         await this.#openMetadata();
-        await this.#metadata?.prepareBoot();
+        await this.#metadata?.beReached();
         return machineOf({
           record: this.#record,
           paths: this.paths,

@@ -10,7 +10,6 @@ import {
   type TokenEvent,
   type TokenState,
   type TokenStore,
-  type TokenVerifier,
 } from '../imds/index.ts';
 import { type AuditSink, type Authority, type Mutation, Replica, type Settle, type Way } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
@@ -95,11 +94,6 @@ export class MetadataWay implements AsyncDisposable {
       const where = 'unix' in address ? address.unix : `${address.host}:${address.port}`;
       throw new ServeError(`listening on "${where}" failed: ${messageOf(error)}; give another address`);
     }
-  }
-
-  /** What checks this boot's token elsewhere. */
-  get tokenVerifier(): TokenVerifier | undefined {
-    return this.#tokens.verifier;
   }
 
   get tokenState(): TokenState | undefined {

@@ -12,6 +12,7 @@ import { type MetadataServerRecord, metadataClouds, type VmRecord } from '../rec
 import { openStores } from '../store/index.ts';
 import type { AuditRecord } from '../tree/index.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { parseSpec } from './spec-file.ts';
 import { checkedSpec } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
@@ -60,7 +61,9 @@ const hostOf = async (t: TestContext) => {
       kept: { persist, ...(restored && { restored }) },
     });
     if (restored === undefined)
-      await tree.load(checkedSpec(`porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`).spec);
+      await tree.load(
+        checkedSpec(parseSpec(`porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`, 'spec')).spec,
+      );
     const parts = {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),

@@ -1,6 +1,6 @@
 /** The metadata server of one VM of this host: over its tree, at its sockets, with its token in the region's store. */
 import { randomBytes } from 'node:crypto';
-import type { FacadeName, TokenEvent, TokenState, TokenVerifier } from '../imds/index.ts';
+import type { FacadeName, TokenEvent, TokenState } from '../imds/index.ts';
 import type { MetadataServerRecord, VmStatusRecord } from '../records/index.ts';
 import type { Operation, Store } from '../store/index.ts';
 import type { AuditRecord, AuditSink } from '../tree/index.ts';
@@ -98,10 +98,6 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.tokenState;
   }
 
-  get tokenVerifier(): TokenVerifier | undefined {
-    return this.#way.tokenVerifier;
-  }
-
   counters(): Readonly<Record<string, number>> {
     return this.#way.server.counters();
   }
@@ -110,8 +106,8 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.server.applied(revision, withinMs);
   }
 
-  /** Throws, in words for people, where the VM could not reach it. */
-  prepareBoot(): Promise<void> {
+  /** Before each boot, and where one goes on. Throws, in words for people, where the VM could not reach it. */
+  beReached(): Promise<void> {
     return this.#sockets.listenOnTap();
   }
 

@@ -34,7 +34,7 @@ const DATA_BYTES = 16 * 1024;
 const FRAME_BYTES = HEADER_BYTES + DATA_BYTES;
 const CONNECTIONS = 256;
 const LAST_NUMBER = 0xffff;
-/** While so much waits for the other end to take it, nothing more is taken from it. */
+/** While so much waits for the guest to take it, the host takes nothing more from it. */
 const WAITING_BYTES = 256 * 1024;
 
 export interface SerialMuxOptions {
@@ -221,7 +221,9 @@ export class SerialMux {
     frame.writeUInt16BE(number, 1);
     if (data !== undefined) frame.set(data, HEADER_BYTES);
     this.#port.write(escaped(frame), () => done?.());
-    if (this.#isClogged || this.#port.writableLength < WAITING_BYTES) return;
+    // Were the guest's end to stop as well, each could wait for the other.
+    const isHost = this.#options.onConnection !== undefined;
+    if (!isHost || this.#isClogged || this.#port.writableLength < WAITING_BYTES) return;
     this.#isClogged = true;
     this.#port.once('drain', () => {
       this.#isClogged = false;

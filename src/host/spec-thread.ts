@@ -2,4 +2,4 @@
 import { parentPort, workerData } from 'node:worker_threads';
 import { doSpecTask, type SpecTask } from './spec-task.ts';
 
-parentPort?.postMessage(doSpecTask(workerData as SpecTask));
+parentPort?.postMessage(doSpecTask(workerData as SpecTask), []);

@@ -60,10 +60,8 @@ const hostOf = async (t: TestContext) => {
       audit: () => true,
       kept: { persist, ...(restored && { restored }) },
     });
-    if (restored === undefined)
-      await tree.load(
-        checkedSpec(parseSpec(`porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`, 'spec')).spec,
-      );
+    const text = `porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`;
+    if (restored === undefined) await tree.load(checkedSpec(parseSpec(text, 'spec')).spec);
     const parts = {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),

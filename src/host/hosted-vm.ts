@@ -201,6 +201,11 @@ export class HostedVm {
     return this.#served;
   }
 
+  /** Of its metadata server, while it has one. */
+  get metadataCounters(): Readonly<Record<string, number>> {
+    return this.#metadata?.counters() ?? {};
+  }
+
   /** Nobody waits for a device process. */
   get isServedOrDown(): boolean {
     return !this.#served.isWanted || this.#served.serving !== undefined;
@@ -367,7 +372,7 @@ export class HostedVm {
           ? undefined
           : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
       counters: await this.#served.counters(),
-      metadata: this.#metadata?.counters(),
+      metadata: this.metadataCounters,
       denialsTotal: this.#served.denialsTotal,
       bootNumber: this.#status.bootNumber,
     });

@@ -48,6 +48,7 @@ import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
+import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
 import { SpecTexts } from './spec-texts.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
@@ -105,6 +106,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   readonly #logLimits: LogLimits;
+  readonly #metadataCounts = new MetadataCounts();
   #following: Promise<void> = Promise.resolve();
   #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
@@ -418,6 +420,7 @@ export class Host implements HostPort, AsyncDisposable {
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
     await vm?.release();
+    this.#metadataCounts.retire(vm?.metadataCounters ?? {});
   }
 
   #vm({ id, name }: VmRef): HostedVm {
@@ -545,6 +548,7 @@ export class Host implements HostPort, AsyncDisposable {
       warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
       deviceVersion: this.#parts.deviceBuild,
       keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
+      metadataServers: this.#metadataCounts.totals([...this.#vms.values()].map((vm) => vm.metadataCounters)),
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
         deviceVersion: vm.served.serving?.build,

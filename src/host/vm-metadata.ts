@@ -114,8 +114,8 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.server.applied(revision, withinMs);
   }
 
-  /** Throws, in words for people, where the VM could not reach it. */
-  prepareBoot(): Promise<void> {
+  /** Before each boot, and where one goes on. Throws, in words for people, where the VM could not reach it. */
+  beReached(): Promise<void> {
     return this.#sockets.listenOnTap();
   }
 

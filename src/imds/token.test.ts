@@ -86,6 +86,17 @@ test('TokenDesk refuses a claim, and raises no alarm, when no boot was told', as
   assert.deepEqual(events, []);
 });
 
+test('TokenDesk gives the token of the boot that was told last, however fast one follows the other', async () => {
+  const stage = new Desk();
+  await Promise.all(['b', 'c', 'd'].map((boot) => stage.desk.boot(boot)));
+  assert.equal(stage.desk.currentBoot, 'd');
+  const begun = stage.desk.boot('e');
+  await Promise.resolve();
+  await Promise.all([begun, stage.desk.boot('f')]);
+  assert.deepEqual([stage.desk.currentBoot, stage.disk.kept?.boot], ['f', 'f']);
+  assert.ok('token' in (await stage.desk.claim(nonce('a'), 'vsock', true)));
+});
+
 test('TokenDesk tells how far the token of a boot is, and gives what checks it', async () => {
   const stage = new Desk();
   stage.nowMs = 5;

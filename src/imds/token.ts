@@ -143,8 +143,13 @@ export class TokenDesk {
       // Another was told while this one waited.
       if (this.#boot !== boot || this.#record !== undefined) return;
       const kept = await this.#options.store.load();
-      if (kept?.boot !== boot) return this.#keep(newTokenRecord(boot, this.#options.randomBytes));
-      if (this.#boot === boot) this.#take(kept);
+      if (this.#boot !== boot) return;
+      if (kept?.boot === boot) return this.#take(kept);
+      try {
+        await this.#keep(newTokenRecord(boot, this.#options.randomBytes));
+      } catch (error) {
+        if (this.#boot === boot) throw error;
+      }
     });
   }
 

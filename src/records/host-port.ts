@@ -522,6 +522,13 @@ export interface ImageFacts {
   readonly virtualSizeBytes: number;
 }
 
+/** Of all metadata servers of a host, since its daemon started. */
+export interface MetadataTotals {
+  readonly requests: number;
+  /** By reason. */
+  readonly rejected: Readonly<Record<string, number>>;
+}
+
 export interface HostStatus {
   readonly name: string;
   readonly version: string;
@@ -538,6 +545,7 @@ export interface HostStatus {
   readonly deviceVersion: string;
   /** The process that holds what outlives device processes. */
   readonly keeper: DeviceVersion;
+  readonly metadataServers: MetadataTotals;
   readonly vms: readonly {
     readonly name: string;
     /** Undefined while none serves it. */

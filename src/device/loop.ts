@@ -3,11 +3,12 @@
  * meanwhile; it gets a turn whenever it has something to do itself (a signal, a socket of Node's), because its epoll fd is
  * watched like any other. Node's timers do not run in between: use `Served.nextDeadlineMs`.
  *
- * After serving, the loop goes on looking at the rings, and at streams of 9P, for a short while with kicks suppressed: what costs is waking a
- * halted core (70 to 85 µs against 19 with a spin), not the work. The spin is bounded three ways: it ends `spinMs` after
- * the last request; fruitless spinning may take up no more than `SPIN_DUTY` of the time; and descriptors are looked at
- * every `TURN_MS`, however busy the rings are. And it goes by experience: where the next request never comes in time (a
- * guest that needs this core itself to send it), spinning only makes it later, so it is tried again now and then only.
+ * After serving, the loop goes on looking at the rings, and at streams of 9P, for a short while with kicks suppressed: what
+ * costs is waking a halted core (70 to 85 µs against 19 with a spin), not the work. The spin is bounded three ways: it ends
+ * `spinMs` after the last request; fruitless spinning may take up no more than `SPIN_DUTY` of the time; and descriptors are
+ * looked at every `TURN_MS`, however busy the rings are. And it goes by experience: where the next request never comes in
+ * time (a guest that needs this core itself to send it), spinning only makes it later, so it is tried again now and then
+ * only.
  */
 import { setImmediate as turnOfNode } from 'node:timers/promises';
 import { EPOLLIN, Epoll, uvBackendFd } from '../sys/index.ts';
@@ -36,7 +37,10 @@ const TURN_MS = 1;
 const BUDGET = 64;
 /** Fruitless spins that may be saved up. */
 const SAVED_SPINS = 20;
-/** A fruitless spin costs as much credit as so many fruitful ones earn: it pays where four of five find something. */
+/**
+ * A fruitless spin costs as much credit as so many fruitful ones earn: it pays where four of five find something. Fruitful is
+ * what waited and found; what lay there when it began came while another had this core, and no wake-up was spared.
+ */
 const FRUITLESS_COST = 4;
 const MOST_CREDIT = 8;
 /** How often it is tried all the same: once in so many times, and half as often after each time in vain. */
@@ -182,11 +186,17 @@ export class Loop implements FdWatcher {
     const turnEnd = start + TURN_MS;
     let last = start;
     let now = start;
+    let isWaiting = false;
+    let hasWaited = false;
     while (now < turnEnd && now - last < this.spinMs) {
-      if (this.#serveOnce()) last = performance.now();
+      if (this.#serveOnce()) {
+        last = performance.now();
+        if (isWaiting) hasWaited = true;
+        isWaiting = false;
+      } else isWaiting = true;
       now = performance.now();
     }
-    if (last > start) {
+    if (hasWaited) {
       this.#credit = Math.min(MOST_CREDIT, this.#credit + 1);
       this.#retryEvery = RETRY_FIRST;
     } else {

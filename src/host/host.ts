@@ -21,6 +21,7 @@ import {
   type DeviceVersion,
   decodeRecord,
   type FileProblem,
+  type GuestInside,
   type HostPort,
   type HostStatus,
   type ImageFacts,
@@ -28,17 +29,19 @@ import {
   type ImageRequest,
   type IncomingUpload,
   type Progress,
+  type ShowOptions,
   type Statistics,
   type TreePort,
   VmRecord,
   type VmRef,
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { attachWords } from './attachment.ts';
+import { attachedMetadata, attachWords } from './attachment.ts';
 import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { insideOf } from './guest-inside.ts';
 import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
@@ -432,9 +435,14 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
-    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
+    if (port === undefined) {
+      const machine = () => this.#vms.get(ref.name)?.machine;
+      const isRunning = (): boolean => machine()?.state.status === 'running';
+      const hasWatcher = (): boolean => machine()?.hasWatcher === true;
+      port = new VmConsolePort({ paths: vm.paths, isRunning, hasWatcher });
+      this.#consoles.set(ref.name, port);
+    }
     return port;
   }
 
@@ -446,7 +454,7 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront, metadata } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
@@ -456,6 +464,7 @@ export class Host implements HostPort, AsyncDisposable {
       vhostUser,
       ...(vm.record.ninep && { ninep }),
       ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+      ...(vm.record.metadataServer && { metadata: attachedMetadata(metadata, vm.record.metadataServer.ways) }),
     };
     return attachWords(paths, wish);
   }
@@ -469,6 +478,13 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async inside(ref: VmRef, { by }: ShowOptions): Promise<GuestInside> {
+    const { tree } = this.#vm(ref);
+    const inside = insideOf(tree.replica.snapshot, Date.now());
+    if (by !== undefined) tree.recordShown(inside.nodes, 'read', by);
+    return inside.read();
   }
 
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {

@@ -1,12 +1,55 @@
 import { Buffer } from 'node:buffer';
-import type { Once, OperationRecord } from '../../records/index.ts';
+import type { z } from 'zod';
+import type {
+  GuestInside,
+  MetadataServerRecord,
+  MetadataWayName,
+  Once,
+  OperationRecord,
+  VmStatusRecord,
+} from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
+import { nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { statusOf, type Vm } from '../vms.ts';
 import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
 
 export const isoTime = (ms: number): string => new Date(ms).toISOString();
+
+const metadataAddresses: Readonly<Record<MetadataWayName, string>> = {
+  network: 'http://169.254.169.254',
+  vsock: 'vsock:2:80',
+  serial: 'virtio-serial:/dev/virtio-ports/org.porthole.metadata',
+  socket: 'a relay',
+};
+
+const metadataView = (
+  { ways, hopLimit, facades, imdsV1 }: MetadataServerRecord,
+  token: VmStatusRecord['token'],
+): z.infer<typeof routes.VmShape>['metadataServer'] => ({
+  ways,
+  addresses: ways.map((way) => metadataAddresses[way]),
+  ...(hopLimit !== undefined && { hopLimit }),
+  ...(facades !== undefined && { facades }),
+  ...(imdsV1 !== undefined && { imdsV1 }),
+  ...(token && {
+    token: {
+      state: token.state,
+      ...(token.claimedAtMs !== undefined && { claimedAt: isoTime(token.claimedAtMs) }),
+      ...(token.usedAtMs !== undefined && { usedAt: isoTime(token.usedAtMs) }),
+    },
+  }),
+});
+
+const topView = ({ status, processes, problems, ...ages }: GuestInside) => ({
+  ...ages,
+  ...(status && {
+    status: { ...status, load: [...status.load] as [number, number, number], disks: [...status.disks] },
+  }),
+  ...(processes && { processes: [...processes] }),
+  problems: [...problems],
+});
 
 export const vmView = (vm: Vm) => {
   const { id, name, kind, type, vcpus, memoryMiB, network, labels, restart, desired, ...rest } = vm.record;
@@ -31,6 +74,7 @@ export const vmView = (vm: Vm) => {
     ...(status && { since: isoTime(status.sinceMs) }),
     ninep: rest.ninep ?? false,
     vsock: rest.vsock ?? false,
+    ...(rest.metadataServer && { metadataServer: metadataView(rest.metadataServer, status?.token) }),
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     ...(status?.deviceVersion !== undefined && {
@@ -144,11 +188,24 @@ export const serveVms = (api: Api): void => {
     return reply(routes.getStatistics, 200, { at: isoTime(atMs), values: { ...values } });
   });
 
+  serve(api, routes.getTop, async (c) => {
+    const { account } = identityOf(c);
+    const by = nameOf(identityOf(c));
+    const { signal } = c.req.raw;
+    const { atMs, values, inside } = await vms.ask(account, c.req.valid('param').name, async (vm) => ({
+      ...(await kit.host.statistics(vm, { signal })),
+      inside: await kit.host.inside(vm, { by, signal }),
+    }));
+    return reply(routes.getTop, 200, { host: { at: isoTime(atMs), values: { ...values } }, inside: topView(inside) });
+  });
+
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
     const { account } = identityOf(c);
-    const { qemu, cloudHypervisor, ninep, vsock, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
-      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
+    const { qemu, cloudHypervisor, ninep, vsock, metadataServer, ...rest } = await vms.ask(
+      account,
+      c.req.valid('param').name,
+      (vm) => kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, {
       ...rest,
@@ -156,6 +213,15 @@ export const serveVms = (api: Api): void => {
       cloudHypervisor: [...cloudHypervisor],
       ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
       ...(vsock && { vsock: { ...vsock, qemu: [...vsock.qemu] } }),
+      ...(metadataServer && {
+        metadataServer: {
+          ...(metadataServer.vsock && { vsock: metadataServer.vsock }),
+          ...(metadataServer.sockets && { sockets: metadataServer.sockets }),
+          ...(metadataServer.serial && {
+            serial: { ...metadataServer.serial, qemu: [...metadataServer.serial.qemu] },
+          }),
+        },
+      }),
     });
   });
 

@@ -9,13 +9,14 @@ test('Turns gives a uid its share, lets so many wait, and refuses the rest', asy
   const turns = new Turns(limits);
   const started: string[] = [];
   const ends: (() => void)[] = [];
+  const begin = async (turn: (() => void) | Promise<() => void>, name: string): Promise<void> => {
+    ends.push(await turn);
+    started.push(name);
+  };
   const take = (uid: number, name: string): boolean => {
     const turn = turns.take(uid);
     if (turn === undefined) return false;
-    void Promise.resolve(turn).then((end) => {
-      started.push(name);
-      ends.push(end);
-    });
+    void begin(turn, name);
     return true;
   };
   const flood = Array.from({ length: 7 }, (_, i) => take(1000, `flood ${i}`));

@@ -12,7 +12,7 @@ import { DRIVER, driverSample } from './driver.ts';
 import { compare, median, percentile, type Row, type Sample } from './measure.ts';
 import { curlRead, MetadataServers, wrkRead } from './metadata-processes.ts';
 import { isMounted } from './ours.ts';
-import { privateKiB } from './process-costs.ts';
+import { ownKiB } from './process-costs.ts';
 import { output, Server } from './server.ts';
 
 const READS = 2_000;
@@ -84,7 +84,7 @@ const bareNode = async (): Promise<{ readonly us: number; readonly kib: number }
   const child = spawn(process.execPath, ['-e', 'console.log(); setInterval(() => {}, 1e6)']);
   await once(child.stdout, 'data');
   const us = (performance.now() - before) * 1000;
-  const kib = privateKiB(child.pid!);
+  const kib = ownKiB(child.pid!);
   const ended = once(child, 'exit');
   child.kill('SIGKILL');
   await ended;
@@ -115,14 +115,22 @@ export const agentRows = async (rounds: number, done: (row: Row) => void): Promi
     await using servers = await MetadataServers.start('metadata-servers.ts', 1);
     await using plain = await MetadataServers.start('peers/plain-http.ts', 1);
     const url = `http://127.0.0.1:${plain.port}/nocloud/meta-data`;
-    const read = async (name: string): Promise<Sample> =>
-      driverSample(await output(driver, ['open', String(READS), path.join(mount, name)]));
+    const read = async (name: string, operation: 'open' | 'pread' = 'open'): Promise<Sample> =>
+      driverSample(await output(driver, [operation, String(READS), path.join(mount, name)]));
     const open = (): Promise<Sample> => read('instance/id');
     {
       await using _ = await start(agent, servers.socket(0), mount);
       const wrk = 'node:http alone, wrk with one connection';
       await row('open+read+close of a public value by the agent', 'us', wrk, open, () => wrkRead(url), 1 / 8);
       await row('the same', 'us', 'node:http alone, a curl process', open, () => curlRead(url), 1 / 300);
+      await row(
+        'pread of a public value that is open, by the agent',
+        'us',
+        wrk,
+        () => read('instance/id', 'pread'),
+        () => wrkRead(url),
+        1 / 8,
+      );
       await row(
         'open+read+close of a secret by the agent',
         'us',
@@ -147,12 +155,12 @@ export const agentRows = async (rounds: number, done: (row: Row) => void): Promi
       async () => ({ n: 1, p50: (await bareNode()).us }),
     );
     await row(
-      'memory of the agent alone, its file’s pages too',
+      'memory of the agent alone, without its file’s pages',
       'KiB',
       node,
       async () => {
         await using running = await start(agent, servers.socket(0), mount);
-        return { n: 1, p50: privateKiB(running.pid) };
+        return { n: 1, p50: ownKiB(running.pid) };
       },
       async () => ({ n: 1, p50: (await bareNode()).kib }),
     );

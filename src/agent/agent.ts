@@ -87,10 +87,9 @@ export class Agent {
     let unmount = (_how: 'stop' | 'leave'): void => {};
     try {
       const ready = this.#tree.isLeft ? undefined : this.#tree.loaded;
-      if ((await Promise.race([ready, ended.promise])) === undefined) {
-        unmount = this.#mount(ended.reject);
-        how = await ended.promise;
-      }
+      const endedEarly = await Promise.race([ready, ended.promise]);
+      if (endedEarly === undefined) unmount = this.#mount(ended.reject);
+      how = await ended.promise;
     } catch (error) {
       if (error instanceof AgentError && error.code === 'TOKEN_DENIED')
         this.#options.onEvent({ event: 'token-denied', why: error.message });

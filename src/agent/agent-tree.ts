@@ -1,8 +1,12 @@
 /** The tree of a metadata server, as a file system: the token, the copy of what everybody may read, and the way to the rest. */
+import type { ConnectionJournal } from '../device/index.ts';
 import { type Clock, Replica } from '../tree/index.ts';
 import { AgentFileSystem } from './agent-file-system.ts';
 import { BootToken } from './boot-token.ts';
+import type { StreamLoop } from './fd-stream.ts';
 import type { TokenFile } from './kept-token.ts';
+import type { KeptTree } from './kept-tree.ts';
+import { Publisher } from './publisher.ts';
 import { Remote } from './remote.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServerClient } from './server-client.ts';
@@ -17,12 +21,20 @@ export interface AgentTreeOptions {
   readonly clock: Clock;
   /** Where the token outlives this process. */
   readonly token?: TokenFile;
+  /** Where all else outlives this process. */
+  readonly kept?: KeptState | undefined;
   /** No token yet, why; it is asked for again. */
   readonly onWaiting: (why: string) => void;
   /** It follows the server, or does not: why. */
   readonly onConnected: (why: string | undefined) => void;
-  /** Work was given to Node's loop. */
-  readonly onBusy?: () => void;
+  /** The loop of this thread, where one blocks it. */
+  readonly loop?: StreamLoop;
+}
+
+/** What outlives this process, of the tree and of what is open in it. */
+export interface KeptState {
+  readonly tree: KeptTree;
+  readonly journal: ConnectionJournal;
 }
 
 const ASK_MS = 5_000;
@@ -30,17 +42,23 @@ const ASK_MS = 5_000;
 export class AgentTree {
   readonly replica = new Replica();
   readonly fileSystem: AgentFileSystem;
+  /** A predecessor has left the tree: it can be served before the server answers. */
+  readonly isLeft: boolean;
   readonly #client: ServerClient;
   readonly #token: BootToken;
   readonly #follower: TreeFollower;
-  readonly #loaded = Promise.withResolvers<string>();
+  readonly #publisher: Publisher;
+  readonly #stop = new AbortController();
+  readonly #loaded = Promise.withResolvers<void>();
   #lastSequence = 0;
   #isConnected = false;
 
   constructor(options: AgentTreeOptions) {
-    const { clock, onWaiting, onConnected } = options;
+    const { clock, kept, onWaiting, onConnected } = options;
     const { replica } = this;
-    this.#client = new ServerClient(options.server, options.onBusy);
+    this.isLeft = kept?.tree.load(replica) ?? false;
+    if (kept !== undefined) replica.onApply((delta) => kept.tree.keep(delta, replica));
+    this.#client = new ServerClient(options.server, options.loop);
     this.#token = new BootToken({
       client: this.#client,
       kept: options.token?.load(),
@@ -57,7 +75,14 @@ export class AgentTree {
       askMs: options.askMs ?? ASK_MS,
       waitMs: options.waitMs ?? 0,
     });
-    this.fileSystem = new AgentFileSystem({ replica, remote, vm: '', clock });
+    this.#publisher = new Publisher({
+      replica,
+      submit: (mutation, settle) => remote.submit(mutation, settle),
+      onBusy: () => options.loop?.yieldToNode(),
+    });
+    const fetch: Remote['fetch'] = (opener, ino, done) => remote.fetch(opener, ino, done);
+    const upstream = { fetch, ...(kept?.journal.log.upstream(remote) ?? { submit: remote.submit.bind(remote) }) };
+    this.fileSystem = new AgentFileSystem({ replica, remote, upstream, journal: kept?.journal, vm: '', clock });
     this.#follower = new TreeFollower({
       client: this.#client,
       replica,
@@ -67,15 +92,16 @@ export class AgentTree {
       onConnected: (why) => {
         this.#isConnected = why === undefined;
         // Not before: whoever changes the tree then waits for us.
-        if (why === undefined) this.#loaded.resolve(this.#follower.boot ?? '');
+        if (why === undefined) this.#loaded.resolve();
         onConnected(why);
       },
       onApplied: () => remote.applied(),
+      isLoaded: this.isLeft,
     });
   }
 
-  /** Resolves with the boot's id when there is a tree. */
-  get loaded(): Promise<string> {
+  /** Resolves when the tree is that of the server. */
+  get loaded(): Promise<void> {
     return this.#loaded.promise;
   }
 
@@ -84,13 +110,27 @@ export class AgentTree {
     return !this.#isConnected || this.#client.inFlight > 0;
   }
 
+  /** Tells the server of the guest's inside until `close`. */
+  publish(): Promise<void> {
+    return this.#publisher.run(this.#stop.signal);
+  }
+
   /** Claims the token and keeps the tree until `close`. Rejects with an AgentError `TOKEN_DENIED` or `ADDRESS`. */
   follow(): Promise<void> {
     return this.#follower.run();
   }
 
+  /** Ends, and leaves token and all that is open to a successor. */
+  leave(): void {
+    this.#stop.abort();
+    this.#follower.stop();
+    this.#token.stop();
+    this.#client[Symbol.dispose]();
+  }
+
   /** Resolves with whether the token was handed back. */
   async close(): Promise<boolean> {
+    this.#stop.abort();
     this.#follower.stop();
     this.fileSystem.close();
     const isReturned = await this.#token.handBack();

@@ -1,10 +1,11 @@
 /** The agent: this boot's token, a copy of the tree, and a mount of it. */
-import { statSync } from 'node:fs';
+import { mkdirSync, statSync } from 'node:fs';
 import { Loop, type Served } from '../device/index.ts';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { MNT_DETACH, unmount } from '../sys/index.ts';
 import { AgentError } from './agent-error.ts';
 import { AgentTree } from './agent-tree.ts';
+import { KeptMount } from './kept-mount.ts';
 import { TokenFile } from './kept-token.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServiceManager } from './service-manager.ts';
@@ -13,16 +14,19 @@ import { callerFromProc } from './who.ts';
 export type AgentEvent =
   /** No token yet: why. It is asked for again. */
   | { readonly event: 'waiting'; readonly why: string }
-  | { readonly event: 'mounted'; readonly path: string; readonly boot: string; readonly revision: number }
+  /** `resumed`: the mount is a predecessor's, and goes on. */
+  | { readonly event: 'mounted'; readonly path: string; readonly revision: number; readonly resumed: boolean }
   | { readonly event: 'connected'; readonly revision: number }
   | { readonly event: 'cut-off'; readonly why: string }
   | { readonly event: 'token-denied'; readonly why: string }
   | { readonly event: 'trouble'; readonly what: string }
-  | { readonly event: 'stopped'; readonly tokenReturned: boolean };
+  | { readonly event: 'stopped'; readonly tokenReturned: boolean }
+  /** Token and mount are left to a successor. */
+  | { readonly event: 'left' };
 
 export interface AgentOptions {
   readonly server: ServerAddress;
-  /** An existing directory. */
+  /** Made if it is not there. */
   readonly mountPath: string;
   /** How long requests wait for a server that is away, before EIO. Default 0. */
   readonly waitMs?: number;
@@ -42,72 +46,88 @@ export class Agent {
   readonly #loop = new Loop(0);
   readonly #tree: AgentTree;
   readonly #manager: ServiceManager;
+  readonly #kept: KeptMount | undefined;
   #isConnected = false;
-  #isStopping = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     const { server, waitMs, askMs, onEvent } = options;
     this.#manager = new ServiceManager(options.environment ?? {}, process.pid);
+    this.#kept = this.#manager.isThere ? new KeptMount(this.#manager, options.mountPath) : undefined;
     this.#tree = new AgentTree({
       server,
       token: new TokenFile(this.#manager),
+      kept: this.#kept,
       waitMs,
       askMs,
       clock,
       onWaiting: (why) => onEvent({ event: 'waiting', why }),
       onConnected: (why) => this.#connection(why),
-      onBusy: () => this.#loop.yieldToNode(),
+      loop: this.#loop,
     });
   }
 
   /**
-   * Claims the token, mounts, and serves until `signal`, or until somebody unmounts it. Rejects with an AgentError:
+   * Claims the token, mounts, and serves until `signals.stop`, or until somebody unmounts it, or until `signals.leave`: then
+   * token and mount are left to a successor, where somebody keeps them for it; else it stops. Rejects with an AgentError:
    * `TOKEN_DENIED`, `ADDRESS`, `MOUNT`; then nothing is mounted any more.
    */
-  async run(signal: AbortSignal): Promise<void> {
-    const failed = Promise.withResolvers<never>();
-    failed.promise.catch(() => {});
-    const stopped = Promise.withResolvers<undefined>();
-    const stop = (): void => {
-      this.#isStopping = true;
-      stopped.resolve(undefined);
-      this.#loop.stop();
-    };
-    signal.addEventListener('abort', stop);
-    if (signal.aborted) stop();
-    let failure: unknown;
-    const following = this.#tree.follow().catch((error: unknown) => {
-      if (this.#isStopping) return;
-      failure = error;
-      failed.reject(error);
-      this.#loop.stop();
-    });
+  async run(signals: { readonly stop: AbortSignal; readonly leave?: AbortSignal }): Promise<void> {
+    const ended = Promise.withResolvers<'stop' | 'leave'>();
+    ended.promise.catch(() => {});
+    const stops = [
+      onAbort(signals.stop, () => ended.resolve('stop')),
+      onAbort(signals.leave, () => ended.resolve(this.#kept === undefined ? 'stop' : 'leave')),
+    ];
+    this.#loop.serve(this.#turns());
+    const looping = this.#loop.run();
+    looping.catch(ended.reject);
+    const following = this.#tree.follow().catch(ended.reject);
+    let how: 'stop' | 'leave' = 'stop';
+    let unmount = (_how: 'stop' | 'leave'): void => {};
     try {
-      const boot = await Promise.race([this.#tree.loaded, failed.promise, stopped.promise]);
-      if (boot !== undefined) await this.#serve(boot);
-      if (failure !== undefined) throw failure;
+      const ready = this.#tree.isLeft ? undefined : this.#tree.loaded;
+      const endedEarly = await Promise.race([ready, ended.promise]);
+      if (endedEarly === undefined) unmount = this.#mount(ended.reject);
+      how = await ended.promise;
     } catch (error) {
       if (error instanceof AgentError && error.code === 'TOKEN_DENIED')
         this.#options.onEvent({ event: 'token-denied', why: error.message });
       throw error;
     } finally {
-      signal.removeEventListener('abort', stop);
-      this.#isStopping = true;
-      this.#manager.stopping();
-      const tokenReturned = await this.#tree.close();
+      for (const stop of stops) stop();
+      unmount(how);
+      await this.#end(how);
       await following;
+      this.#loop.stop();
+      await looping.catch(() => {});
       this.#loop.close();
-      this.#options.onEvent({ event: 'stopped', tokenReturned });
     }
   }
 
-  async #serve(boot: string): Promise<void> {
+  async #end(how: 'stop' | 'leave'): Promise<void> {
+    this.#manager.stopping();
+    if (how === 'leave') {
+      this.#tree.leave();
+      this.#options.onEvent({ event: 'left' });
+      return;
+    }
+    const tokenReturned = await this.#tree.close();
+    this.#kept?.end();
+    this.#options.onEvent({ event: 'stopped', tokenReturned });
+  }
+
+  /** Serves from now on; `failed` is told when somebody unmounts it. Gives what ends it. */
+  #mount(failed: (error: AgentError) => void): (how: 'stop' | 'leave') => void {
     const { mountPath, onEvent } = this.#options;
+    const kept = this.#kept;
     let transport: DevFuse;
-    leaveDeadMount(mountPath);
     try {
-      transport = DevFuse.mount(mountPath);
+      if (kept?.isLeft !== true) {
+        leaveDeadMount(mountPath);
+        mkdirSync(mountPath, { recursive: true });
+      }
+      transport = kept?.mount() ?? DevFuse.mount(mountPath);
     } catch (error) {
       throw new AgentError('MOUNT', error instanceof Error ? error.message : String(error), { cause: error });
     }
@@ -118,12 +138,18 @@ export class Agent {
       clock,
       log,
       caller: callerFromProc(),
+      ...(kept && { journal: kept.journal }),
     });
+    kept?.restore(session, transport, this.#tree);
     transport.attach(session);
     const served: Served = {
       process: (budget) => {
         const more = transport.process(budget);
-        if (transport.ended !== undefined) this.#loop.stop();
+        if (transport.ended !== undefined) {
+          failed(new AgentError('MOUNT', transport.ended));
+          this.#loop.yieldToNode();
+        }
+        if (!transport.hasRedone) kept?.settle();
         return more;
       },
       get servedCount() {
@@ -135,17 +161,18 @@ export class Agent {
     };
     this.#loop.watch(transport.fd, () => {});
     this.#loop.serve(served);
-    this.#loop.serve(this.#turns());
     this.#manager.ready();
-    onEvent({ event: 'mounted', path: mountPath, boot, revision: this.#tree.replica.snapshot.revision });
-    try {
-      if (!this.#isStopping) await this.#loop.run();
-    } finally {
+    const { revision } = this.#tree.replica.snapshot;
+    onEvent({ event: 'mounted', path: mountPath, revision, resumed: kept?.isLeft ?? false });
+    void this.#tree.publish().catch((error: unknown) => log(`telling of the guest's inside failed: ${String(error)}`));
+    return (how) => {
       this.#loop.unwatch(transport.fd);
       this.#loop.unserve(served);
-      transport.close();
-    }
-    if (transport.ended !== undefined && !this.#isStopping) throw new AgentError('MOUNT', transport.ended);
+      if (how === 'leave') {
+        transport.leave();
+        kept?.leave();
+      } else transport.close();
+    };
   }
 
   /** Node's timers wait while this thread is blocked: it is woken for them. */
@@ -171,6 +198,12 @@ export class Agent {
     else if (wasConnected) this.#options.onEvent({ event: 'cut-off', why });
   }
 }
+
+const onAbort = (signal: AbortSignal | undefined, then: () => void): (() => void) => {
+  signal?.addEventListener('abort', then);
+  if (signal?.aborted === true) then();
+  return () => signal?.removeEventListener('abort', then);
+};
 
 /** A predecessor that was killed leaves its mount behind, on which every call fails. */
 const leaveDeadMount = (path: string): void => {

@@ -1,15 +1,19 @@
 /** The server's side of the agent's file system: decisions, values and changes, asked in the name of who asks here. */
-import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle, Upstream } from '../tree/index.ts';
+import type { NumberedUpstream } from '../device/index.ts';
+import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle } from '../tree/index.ts';
 import * as wire from '../wire/index.ts';
-import { EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
+import { EBUSY, EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
 import { AgentError } from './agent-error.ts';
 import type { ServerClient } from './server-client.ts';
 import { bytesOf } from './told-tree.ts';
+import { Turns } from './turns.ts';
 
 const VALUE_BYTES = 1024 * 1024;
 /** A change whose answer was lost is asked for again for so long: whether it took effect has to be known. */
 const CERTAINTY_MS = 5_000;
 const RETRY_MS = 50;
+/** A quarter for one uid, as of every limit: what it asks beyond that waits for its own, and others go past it. */
+const asking = { atOnce: 32, atOnceOfUid: 8, waitingOfUid: 192 } as const;
 /** How long the replica has to come to a commit that the server has answered. */
 const APPLY_MS = 10_000;
 
@@ -35,8 +39,9 @@ const errnos: ReadonlyMap<string, number> = new Map(
   ),
 );
 
-export class Remote implements Upstream {
+export class Remote implements NumberedUpstream {
   readonly #options: RemoteOptions;
+  readonly #turns = new Turns(asking);
   readonly #waiting = new Set<{
     readonly revision: number;
     readonly done: () => void;
@@ -56,13 +61,14 @@ export class Remote implements Upstream {
     then(await answer);
   }
 
-  submit(mutation: Mutation, settle: Settle): void {
+  submit(mutation: Mutation, settle: Settle, given = 0, sending: (sequence: number) => void = () => {}): void {
     const refuse = (errno: number): void => settle({ errno, revision: 0, ino: 0 });
     if (mutation.op === 'burn') return this.#burn(mutation.caller, mutation.ino, settle);
     const asked = requestOf(mutation);
     if (typeof asked === 'number') return refuse(asked);
     const { operation, input } = asked;
-    const sequence = mutation.op === 'drop' ? undefined : this.#options.nextSequence();
+    const sequence = mutation.op === 'drop' ? undefined : given || this.#options.nextSequence();
+    if (sequence !== undefined) sending(sequence);
     const text = JSON.stringify({ ...input, ...(sequence !== undefined && { sequence }) });
     void this.#deliver(this.#ask(operation, text, sequence !== undefined), (answer) => {
       if (typeof answer === 'number') return refuse(answer);
@@ -93,6 +99,8 @@ export class Remote implements Upstream {
         done();
       }, APPLY_MS),
     };
+    // An agent that ends waits for nothing any more.
+    waiter.timer.unref();
     this.#waiting.add(waiter);
   }
 
@@ -116,10 +124,22 @@ export class Remote implements Upstream {
     });
   }
 
-  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
   async #ask(operation: string, text: string, changes: boolean, attempts = Number.POSITIVE_INFINITY): Promise<Answer> {
+    const input = JSON.parse(text) as { readonly caller?: Caller };
+    const turn = this.#turns.take(input.caller?.uid ?? 0);
+    if (turn === undefined) return EBUSY;
+    // What waited here would be sent in Node's next turn only, and nobody has told the loop to give it one.
+    const end = typeof turn === 'function' ? turn : await turn;
+    try {
+      return await this.#askNow(operation, input, changes, attempts);
+    } finally {
+      end();
+    }
+  }
+
+  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
+  async #askNow(operation: string, input: unknown, changes: boolean, attempts: number): Promise<Answer> {
     const { client, token, onTokenInvalid, askMs, waitMs } = this.#options;
-    const input: unknown = JSON.parse(text);
     const start = performance.now();
     let sentUnder: string | undefined;
     for (let attempt = 1; attempt <= attempts; attempt++) {
@@ -143,7 +163,7 @@ export class Remote implements Upstream {
       if (performance.now() - start >= (sentUnder === undefined ? givenMs : Math.max(givenMs, CERTAINTY_MS)))
         return EIO;
       await new Promise((resolve) => {
-        setTimeout(resolve, RETRY_MS);
+        setTimeout(resolve, RETRY_MS).unref();
       });
     }
     return EIO;

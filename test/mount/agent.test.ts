@@ -1,6 +1,6 @@
 /** The agent as a process: who asks, what it keeps in memory, and what programs see while its server, or it, is gone. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -19,21 +19,16 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
-import { receiveWithFds } from '../../src/sys/index.ts';
-import * as libc from '../../src/sys/libc.ts';
 import { until } from '../until.ts';
+import { Manager, porthole, Running } from './agent-process.ts';
 
-const AF_UNIX = 1;
-const SOCK_DGRAM = 2;
-
-const porthole = path.join(import.meta.dirname, '../../src/cli/main.ts');
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
 const at = (name: string): string => path.join(directory, name);
 const mountPath = at('mnt');
 
-const spec = (hostname: string): string => `porthole: 1
+const spec = (hostname: string, others = ''): string => `porthole: 1
 metadata:
-  instance: { hostname: ${hostname} }
+  instance: { hostname: ${hostname}${others} }
   secrets:
     opened: a value that was opened
     unopened: f1b2c3d4-nobody-has-opened-this
@@ -44,55 +39,8 @@ policy:
   - { path: /secrets/by-unit, mode: "0444", unit: [some.service] }
 `;
 
-interface Event {
-  readonly event: string;
-  readonly why?: string;
-  readonly tokenReturned?: boolean;
-}
-
-/** One `porthole` that runs, and what it has told. */
-class Running {
-  readonly child: ChildProcess;
-  readonly events: Event[] = [];
-  errors = '';
-
-  /** `kept`: what systemd has kept, a descriptor of this process. */
-  constructor(args: readonly string[], environment: Readonly<Record<string, string>> = {}, kept?: number) {
-    const command = [process.execPath, porthole, ...args, '--json'];
-    // Only the process itself knows its number in time.
-    const program = kept === undefined ? command : ['sh', '-c', 'LISTEN_PID=$$ exec "$@"', 'sh', ...command];
-    this.child = spawn(program[0]!, program.slice(1), {
-      cwd: directory,
-      stdio: ['ignore', 'pipe', 'pipe', ...(kept === undefined ? [] : [kept])],
-      env: { ...process.env, ...environment },
-    });
-    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      this.errors += text;
-    });
-    createInterface({ input: this.child.stdout! }).on('line', (line) => this.events.push(JSON.parse(line) as Event));
-  }
-
-  async told(event: string, count = 1): Promise<Event> {
-    await until(`"${event}"`, () => {
-      const told = this.events.filter((one) => one.event === event);
-      if (told.length < count && this.child.exitCode !== null) throw new Error(`it ended: ${this.errors}`);
-      return told.length >= count;
-    });
-    return this.events.filter((one) => one.event === event)[count - 1]!;
-  }
-
-  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
-    if (this.child.exitCode === null && this.child.signalCode === null) {
-      const gone = once(this.child, 'exit');
-      this.child.kill(signal);
-      await gone;
-    }
-    return this.child.exitCode;
-  }
-}
-
 const serve = async (): Promise<Running> => {
-  const running = new Running([
+  const running = new Running(directory, [
     'serve',
     'vm.yaml',
     '--http',
@@ -104,8 +52,8 @@ const serve = async (): Promise<Running> => {
   return running;
 };
 
-const startAgent = (environment?: Readonly<Record<string, string>>, kept?: number): Running =>
-  new Running(['agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt'], environment, kept);
+const agentArguments = ['--server', `unix:${at('server.sock')}`, '--mount', 'mnt'];
+const startAgent = (): Running => new Running(directory, ['agent', ...agentArguments]);
 
 /** A program of its own: this process would wait for itself if it hung. */
 const run = (program: string, ...args: readonly string[]): { readonly out: string; readonly err: string } => {
@@ -113,32 +61,6 @@ const run = (program: string, ...args: readonly string[]): { readonly out: strin
   assert.equal(error, undefined);
   return { out: stdout, err: stderr };
 };
-
-/** The end of sd_notify(3) that systemd has. */
-class FakeManager implements Disposable {
-  readonly #fd: number;
-
-  constructor(socketPath: string) {
-    this.#fd = libc.socket(AF_UNIX, SOCK_DGRAM, 0);
-    const address = new Uint8Array(new ArrayBuffer(110));
-    address[0] = AF_UNIX;
-    address.set(Buffer.from(socketPath), 2);
-    assert.equal(libc.bindSocket(this.#fd, address, 2 + socketPath.length + 1), 0);
-  }
-
-  /** The next thing that it was told, which has arrived. */
-  take(): { readonly words: string; readonly fds: number[] } {
-    const bytes = new Uint8Array(new ArrayBuffer(4096));
-    const fds: number[] = [];
-    const length = receiveWithFds(this.#fd, bytes, bytes.length, fds);
-    assert.ok(length > 0, `there is a message: ${length}`);
-    return { words: Buffer.from(bytes.subarray(0, length)).toString(), fds };
-  }
-
-  [Symbol.dispose](): void {
-    closeSync(this.#fd);
-  }
-}
 
 /** '' where it is gone meanwhile. */
 const linkOf = (link: string): string => {
@@ -222,6 +144,18 @@ test('porthole agent who says what would be proved of a process', () => {
   assert.match(words, /^program +\S/m);
 });
 
+test("the guest's inside is told of, to root alone", async () => {
+  const files = ['status.json', 'processes.json'];
+  await until('both files', () => files.every((name) => run('cat', `guest/.agent/${name}`).out.endsWith('}')));
+  const status = JSON.parse(run('cat', 'guest/.agent/status.json').out) as { readonly agent: { readonly pid: number } };
+  assert.equal(status.agent.pid, agent.child.pid);
+  const { processes } = JSON.parse(run('cat', 'guest/.agent/processes.json').out) as {
+    readonly processes: readonly { readonly pid: number }[];
+  };
+  assert.ok(processes.some(({ pid }) => pid === agent.child.pid));
+  assert.equal(run('stat', '-c', '%a %u', 'guest/.agent', 'guest/.agent/status.json').out, '700 0\n600 0\n');
+});
+
 test("the agent's memory has no secret that nobody has opened", () => {
   const { child } = agent;
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
@@ -239,6 +173,73 @@ test('a change outside is seen at once, and another agent of the same boot is re
   assert.equal(second.child.exitCode, 1);
   assert.equal((await server.told('token-refused')).event, 'token-refused');
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened', 'the first one goes on');
+});
+
+/** Lines of what waits, each with the name of who said it. */
+const watchers = `
+  watch() { name=$1; shift; inotifywait -q -m --format '%e' "$@" | sed -u "s/^/$name /" & }
+  watch changed instance/hostname; watch removed instance/gone; watch directory instance
+  poller() { python3 -u -c 'import select, sys
+f = open(sys.argv[1])
+p = select.poll()
+p.register(f, select.POLLPRI)
+print("poll-" + sys.argv[1], p.poll(600000)[0][1] & select.POLLPRI)' "$1" & }
+  poller instance/hostname; poller instance/gone
+  cat .changes | sed -u 's/.*"path":"\\/instance\\/\\([a-z]*\\)".*/told \\1/' &
+  wait`;
+
+test('a change outside wakes who can be woken, and is seen by whoever looks', async (t) => {
+  writeFileSync(at('vm.yaml'), spec('web-2', ', gone: x'));
+  await server.told('reloaded', 2);
+  const child = spawn('bash', ['-c', watchers], {
+    cwd: mountPath,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
+  });
+  t.after(() => process.kill(-child.pid!, 'SIGKILL'));
+  const lines: string[] = [];
+  createInterface({ input: child.stdout }).on('line', (line) => lines.push(line));
+  const said = (who: string): string[] => lines.filter((line) => line.startsWith(`${who} `));
+  const look = 'cat instance/hostname instance/gone > /dev/null';
+  const all = ['changed OPEN', 'removed OPEN', 'directory OPEN'];
+  await until('the watches', () => run('sh', '-c', look) && all.every((line) => lines.includes(line)));
+  const isPolled = (name: string): boolean =>
+    readdirSync('/proc').some((pid) => {
+      if (!/^\d+$/.test(pid) || !linkOf(`/proc/${pid}/exe`).includes('python')) return false;
+      const opens = [3, 4, 5].some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === at(`mnt/${name}`));
+      return opens && readFileSync(`/proc/${pid}/wchan`, 'utf8').includes('poll');
+    });
+  await until('both to poll', () => isPolled('instance/hostname') && isPolled('instance/gone'));
+  const before = {
+    changed: said('changed').length,
+    removed: said('removed').length,
+    directory: said('directory').length,
+  };
+
+  writeFileSync(at('vm.yaml'), spec('web-2222', ', made: y'));
+  await server.told('reloaded', 3);
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
+  await until('stat(2)', () => run('stat', '-c', '%s', 'instance/hostname').out === '8\n');
+  await until('readdir(3)', () => run('ls', 'instance').out === 'hostname\nmade\n');
+  await until('who polls, and who reads /.changes', () =>
+    ['poll-instance/hostname 2', 'poll-instance/gone 2', 'told'].every((line) =>
+      lines.some((one) => one.startsWith(line)),
+    ),
+  );
+  await until('inotify to tell of a file that is gone', () => said('removed').includes('removed DELETE_SELF'));
+  const newly = (who: 'changed' | 'directory'): string[] => said(who).slice(before[who]);
+  await until('inotify to tell of what was done here', () => newly('directory').includes('directory OPEN'));
+  const outside = /CREATE|MODIFY|DELETE|MOVED|ATTRIB/;
+  assert.deepEqual(
+    newly('changed').filter((line) => outside.test(line)),
+    [],
+    'inotify tells of no change outside',
+  );
+  assert.deepEqual(
+    newly('directory').filter((line) => outside.test(line)),
+    [],
+    'nor of names',
+  );
 });
 
 test('an agent that is refused ends the machine where it is told to', { skip: needsUserNamespaces }, () => {
@@ -259,7 +260,7 @@ test('a server that is away leaves what everybody may read, and comes back under
   run('sh', '-c', 'echo before > guest/log');
   await server.stop('SIGKILL');
   await agent.told('cut-off');
-  assert.equal(run('cat', 'instance/hostname').out, 'web-2');
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
   assert.match(run('cat', 'secrets/opened').err, /Input\/output error/);
   assert.match(run('sh', '-c', 'echo lost > guest/log').err, /I\/O error|Input\/output error/);
   assert.match(run('getfattr', '--only-values', '-n', 'system.porthole.age', 'instance/hostname').out, /^\d+$/);
@@ -279,15 +280,7 @@ test('an agent that is stopped hands its token back; its successor mounts again'
   assert.equal(run('cat', 'guest/note').out, 'kept\n');
 });
 
-test('an agent that is killed leaves its token where systemd keeps it, and nobody who waits hangs', async () => {
-  await agent.stop();
-  using manager = new FakeManager(at('notify.sock'));
-  const environment = { NOTIFY_SOCKET: at('notify.sock') };
-  agent = startAgent(environment);
-  await agent.told('mounted');
-  const kept = manager.take();
-  assert.match(kept.words, /^FDSTORE=1\nFDNAME=porthole-token$/);
-  assert.equal(manager.take().words, 'READY=1');
+test('an agent that nobody keeps anything for is killed: whoever waits is woken, and no other agent gets a token', async () => {
   const reader = spawn('cat', ['.changes'], { cwd: mountPath, stdio: ['ignore', 'ignore', 'pipe'] });
   await until('the reader to wait', () => {
     const opens = readdirSync(`/proc/${reader.pid}/fd`).some(
@@ -299,12 +292,29 @@ test('an agent that is killed leaves its token where systemd keeps it, and nobod
   await agent.stop('SIGKILL');
   const [code] = (await ended) as [number | null];
   assert.equal(code, 1, 'its read(2) fails');
-  const names = { LISTEN_FDS: '1', LISTEN_FDNAMES: 'porthole-token' };
-  agent = startAgent({ ...environment, ...names }, kept.fds[0]!);
+  agent = startAgent();
+  assert.match((await agent.told('token-denied')).why!, /somebody else/);
+});
+
+test('an agent whose manager kept the token alone mounts anew, and hands the token back', async () => {
+  await server.stop();
+  server = await serve();
+  using manager = new Manager(directory);
+  agent = manager.start(agentArguments);
   await agent.told('mounted');
-  closeSync(kept.fds[0]!);
+  await agent.stop('SIGKILL');
+  manager.take();
+  for (const [name, fd] of [...manager.kept]) {
+    if (name === 'porthole-token') continue;
+    closeSync(fd);
+    manager.kept.delete(name);
+  }
+  agent = manager.start(agentArguments);
+  assert.equal((await agent.told('mounted')).resumed, false);
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
   assert.equal(server.events.filter(({ event }) => event === 'token-refused' || event === 'compromised').length, 0);
   await agent.stop();
   assert.equal((await agent.told('stopped')).tokenReturned, true, 'it was the token of this boot');
+  manager.take();
+  assert.deepEqual([...manager.kept.keys()], ['porthole-token']);
 });

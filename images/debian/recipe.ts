@@ -1,15 +1,20 @@
 /**
- * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted and its hostname taken from it.
- * Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes root, and some minutes.
+ * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted, and made into a machine by
+ * cloud-init and that metadata. Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes
+ * root, and some minutes. PORTHOLE_DEBIAN_PACKAGES names an archive in which what comes of the packages is kept for the next
+ * time: for tests, an image should have new ones.
  */
 import {
   closeSync,
   copyFileSync,
+  existsSync,
+  globSync,
   mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -25,7 +30,12 @@ const packages = [
   'acl',
   'attr',
   'ca-certificates',
+  // Makes the first partition as large as the disk.
+  'cloud-guest-utils',
+  'cloud-init',
+  'curl',
   'dbus',
+  'fdisk',
   'iproute2',
   'iputils-ping',
   'kmod',
@@ -33,7 +43,9 @@ const packages = [
   'libpam-systemd',
   'linux-image-cloud-amd64',
   'nano',
+  'openssh-server',
   'procps',
+  'sudo',
   'systemd-resolved',
   'systemd-sysv',
   'udev',
@@ -57,7 +69,7 @@ function build(directory: string): void {
   const work = mkdtempSync(path.join(directory, 'work-'));
   try {
     const root = path.join(work, 'root');
-    installDebian(root, packages);
+    installPackages(root);
     configure(root);
     const disk = path.join(work, 'disk');
     const offset = partitionSector * sector;
@@ -72,24 +84,47 @@ function build(directory: string): void {
   writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
 }
 
+function installPackages(root: string): void {
+  const archive = process.env['PORTHOLE_DEBIAN_PACKAGES'];
+  if (archive !== undefined && existsSync(archive)) {
+    mkdirSync(root);
+    run('tar', ['-xpf', archive, '--xattrs', '--numeric-owner', '-C', root]);
+    return;
+  }
+  installDebian(root, packages);
+  if (archive === undefined) return;
+  run('tar', ['-cf', `${archive}.part`, '--xattrs', '--numeric-owner', '-C', root, '.']);
+  renameSync(`${archive}.part`, archive);
+}
+
 function configure(root: string): void {
   const inRoot = (name: string): string => path.join(root, name);
+  const put = (file: string, to: string): void => {
+    mkdirSync(path.dirname(inRoot(to)), { recursive: true });
+    copyFileSync(path.join(files, file), inRoot(to));
+  };
   writeFileSync(inRoot('etc/hostname'), 'debian\n');
   writeFileSync(inRoot('etc/fstab'), 'LABEL=root / ext4 defaults 0 1\n');
   // Made anew by each machine.
   writeFileSync(inRoot('etc/machine-id'), '');
   for (const unit of readdirSync(files).filter((name) => /\.(mount|service)$/.test(name))) {
-    copyFileSync(path.join(files, unit), inRoot(`etc/systemd/system/${unit}`));
+    put(unit, `etc/systemd/system/${unit}`);
     run('systemctl', ['--root', root, 'enable', unit]);
   }
-  copyFileSync(path.join(files, 'ethernet.network'), inRoot('etc/systemd/network/ethernet.network'));
+  put('ethernet.network', 'etc/systemd/network/ethernet.network');
+  put('wait-online.conf', 'etc/systemd/system/systemd-networkd-wait-online.service.d/porthole.conf');
+  put('cloud.cfg', 'etc/cloud/cloud.cfg.d/90_porthole.cfg');
+  put('ds-identify.cfg', 'etc/cloud/ds-identify.cfg');
+  mkdirSync(inRoot('var/lib/cloud/seed'), { recursive: true });
+  symlinkSync('/run/metadata/cloud-init', inRoot('var/lib/cloud/seed/nocloud'));
+  // Each machine has its own, which cloud-init makes.
+  for (const key of globSync('etc/ssh/ssh_host_*', { cwd: root })) rmSync(inRoot(key));
   run('systemctl', ['--root', root, 'enable', 'systemd-networkd', 'systemd-resolved']);
   rmSync(inRoot('etc/resolv.conf'), { force: true });
   symlinkSync('../run/systemd/resolve/stub-resolv.conf', inRoot('etc/resolv.conf'));
   // Root logs in on the console without a password: only operators reach it.
   run('chroot', [root, 'passwd', '--quiet', '--delete', 'root']);
-  mkdirSync(inRoot('boot/grub'), { recursive: true });
-  copyFileSync(path.join(files, 'grub.cfg'), inRoot('boot/grub/grub.cfg'));
+  put('grub.cfg', 'boot/grub/grub.cfg');
 }
 
 /** Writes a disk's first sectors: GRUB's boot sector, the table with one partition, GRUB itself. Takes its tools from `root`. */

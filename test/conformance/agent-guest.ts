@@ -21,6 +21,8 @@ export interface AgentGuestOptions {
   readonly shell: () => Promise<Socket>;
 }
 
+const isToldAbove = (): void => {};
+
 /** A process of the guest by a shell that becomes it; the shell says its number first. */
 const startIn =
   ({ shell, program, mountPath }: AgentGuestOptions): StartAgent =>
@@ -28,31 +30,30 @@ const startIn =
     const connection = shell();
     const pid = Promise.withResolvers<string>();
     let said = '';
-    connection.then(
-      (socket) => {
-        const gone = (reason: string): void => receive(undefined, reason);
-        socket.once('error', ({ message }) => gone(message)).once('close', () => gone('its connection ended'));
-        const takeLine = (chunk: Buffer): void => {
-          said += chunk.toString('latin1');
-          const newline = said.indexOf('\n');
-          if (newline < 0) return;
-          pid.resolve(said.slice(0, newline));
-          socket.off('data', takeLine);
-          socket.on('data', receive);
-          if (newline + 1 < said.length) receive(Buffer.from(said.slice(newline + 1), 'latin1'));
-        };
-        socket.on('data', takeLine);
-        socket.write(`cd /; echo $$; exec ${program} ${mountPath} ${uid} ${gid} ${groups.join(',')}\n`);
-      },
-      (error: Error) => receive(undefined, error.message),
-    );
+    const become = async (): Promise<void> => {
+      const socket = await connection;
+      const gone = (reason: string): void => receive(undefined, reason);
+      socket.once('error', ({ message }) => gone(message)).once('close', () => gone('its connection ended'));
+      const takeLine = (chunk: Buffer): void => {
+        said += chunk.toString('latin1');
+        const newline = said.indexOf('\n');
+        if (newline < 0) return;
+        pid.resolve(said.slice(0, newline));
+        socket.off('data', takeLine);
+        socket.on('data', receive);
+        if (newline + 1 < said.length) receive(Buffer.from(said.slice(newline + 1), 'latin1'));
+      };
+      socket.on('data', takeLine);
+      socket.write(`cd /; echo $$; exec ${program} ${mountPath} ${uid} ${gid} ${groups.join(',')}\n`);
+    };
+    become().catch((error: Error) => receive(undefined, error.message));
     const kill = async (signal: string): Promise<void> => {
       const killer = await shell();
       killer.end(`kill -${signal} ${await pid.promise}\n`);
       killer.resume();
     };
     return {
-      write: (text) => void connection.then((socket) => socket.write(text)),
+      write: (text) => void connection.then((socket) => socket.write(text), isToldAbove),
       interrupt: () => void kill('USR1'),
       end: async () => {
         const socket = await connection;

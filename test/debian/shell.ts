@@ -1,5 +1,6 @@
 /** Runs scripts in a Debian guest, each with a connection of its own to what `cloud-config.ts` has cloud-init set up there. */
 import assert from 'node:assert/strict';
+import type { Socket } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { until } from '../until.ts';
 import { dialGuest } from '../vsock.ts';
@@ -28,7 +29,7 @@ export class GuestShell {
       'cloud-init to have run what runs once',
       async () => {
         check();
-        return dialGuest(this.#hostPath, SHELL_PORT).then(
+        return this.dial().then(
           (socket) => socket.destroy() !== undefined,
           () => false,
         );
@@ -37,9 +38,14 @@ export class GuestShell {
     );
   }
 
+  /** A bash, which reads its commands a byte at a time. */
+  dial(): Promise<Socket> {
+    return dialGuest(this.#hostPath, SHELL_PORT);
+  }
+
   /** By bash, as root. */
   async run(script: string): Promise<Ran> {
-    const socket = await dialGuest(this.#hostPath, SHELL_PORT);
+    const socket = await this.dial();
     socket.setTimeout(limitMs, () => socket.destroy(new Error(`no end after ${limitMs} ms: ${script}`)));
     socket.end(`(\n${script}\n) </dev/null\nprintf '\\0exit %d\\n' $?\n`);
     const all = await text(socket);

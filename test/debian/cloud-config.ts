@@ -44,17 +44,20 @@ export interface CloudConfig {
   readonly services: Readonly<Record<string, number>>;
   readonly secret: string;
   /** Commands of the one run. */
-  readonly once?: readonly string[];
-  readonly files?: readonly (UnitFile & { readonly permissions?: string })[];
+  readonly once: readonly string[];
 }
 
 /** The text of user-data. JSON is YAML. */
-export const cloudConfig = ({ services, secret, once = [], files = [] }: CloudConfig): string => {
+export const cloudConfig = ({ services, secret, once }: CloudConfig): string => {
   const names = Object.keys(services);
   const config = {
     users: ['default', ...Object.entries(services).map(([name, uid]) => ({ name, uid: String(uid), system: true }))],
-    write_files: [...names.map((name) => reader(name, secret)), ...shell, ...files],
-    runcmd: [...once.map((command) => ['sh', '-c', command]), ['systemctl', 'start', ...names, 'shell.socket']],
+    write_files: [...names.map((name) => reader(name, secret)), ...shell],
+    runcmd: [
+      ...once.map((command) => ['sh', '-c', command]),
+      ['systemctl', 'start', ...names],
+      ['systemctl', 'start', 'shell.socket'],
+    ],
   };
   return `#cloud-config\n${JSON.stringify(config, undefined, 1)}\n`;
 };

@@ -25,7 +25,7 @@ ExecStart=-/bin/cat ${file}
   );
 
 const shell: readonly UnitFile[] = [
-  unit('shell.socket', `[Socket]\nListenStream=vsock::${SHELL_PORT}\nAccept=yes\n`),
+  unit('shell.socket', `[Socket]\nListenStream=vsock::${SHELL_PORT}\nAccept=yes\n[Install]\nWantedBy=sockets.target\n`),
   unit(
     'shell@.service',
     `[Unit]
@@ -56,7 +56,7 @@ export const cloudConfig = ({ services, secret, once }: CloudConfig): string => 
     runcmd: [
       ...once.map((command) => ['sh', '-c', command]),
       ['systemctl', 'start', ...names],
-      ['systemctl', 'start', 'shell.socket'],
+      ['systemctl', 'enable', '--now', 'shell.socket'],
     ],
   };
   return `#cloud-config\n${JSON.stringify(config, undefined, 1)}\n`;

@@ -5,6 +5,7 @@ import type { VmRef } from '../records/index.ts';
 import {
   type ImageRecord,
   type IndexedRecord,
+  type MetadataServerRecord,
   type Network,
   type OperationRecord,
   VmRecord,
@@ -36,6 +37,7 @@ export interface VmWish {
   readonly stopGraceSeconds: number;
   readonly ninep?: boolean;
   readonly vsock?: boolean;
+  readonly metadataServer?: MetadataServerRecord | undefined;
   readonly libvirtDomain?: string | undefined;
   /** The first tree, as the text of a spec that was checked. */
   readonly spec: string | undefined;
@@ -146,6 +148,7 @@ export class Vms {
         stopGraceSeconds: wish.stopGraceSeconds,
         ...(wish.ninep && { ninep: true }),
         ...(wish.vsock && { vsock: true }),
+        ...(wish.metadataServer && { metadataServer: wish.metadataServer }),
         ...(wish.libvirtDomain !== undefined && { libvirtDomain: wish.libvirtDomain }),
         ...(uid !== undefined && { uid }),
         createdAtMs: this.#kit.wallMs(),

@@ -1,7 +1,9 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
-import { ninepArguments, vsockArguments } from '../qemu/index.ts';
-import type { Attachment } from '../records/index.ts';
-import { type DomainWish, domainParts, ninepConsole, wholeDomain } from './libvirt-domain.ts';
+import { metadataPortArguments, metadataPortName, ninepArguments, vsockArguments } from '../qemu/index.ts';
+import type { Attachment, MetadataWayName } from '../records/index.ts';
+import type { DevicePaths } from './device-paths.ts';
+import { type DomainWish, domainParts, metadataChannel, ninepConsole, wholeDomain } from './libvirt-domain.ts';
+import { metadataPort } from './metadata-sockets.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
@@ -33,14 +35,32 @@ interface AttachedPaths {
   readonly vhostUser: string;
   readonly ninep?: string;
   readonly vsock?: { readonly front: string; readonly host: string };
+  readonly metadata?: AttachedMetadata | undefined;
 }
+
+/** By the ways that its metadata server was given. */
+export interface AttachedMetadata {
+  readonly serial?: string;
+  readonly vsock?: { readonly socketPath: string; readonly port: number };
+  readonly sockets?: { readonly any: string; readonly privileged: string };
+}
+
+export const attachedMetadata = (
+  { serial, vsock, relay, privileged }: DevicePaths['metadata'],
+  ways: readonly MetadataWayName[],
+): AttachedMetadata => ({
+  ...(ways.includes('serial') && { serial }),
+  ...(ways.includes('vsock') && { vsock: { socketPath: vsock, port: metadataPort } }),
+  ...(ways.includes('socket') && { sockets: { any: relay, privileged } }),
+});
 
 /** Cloud Hypervisor splits at commas and has no way to write one. */
 export const attachWords = (
-  { vhostUser: socketPath, ninep, vsock }: AttachedPaths,
+  { vhostUser: socketPath, ninep, vsock, metadata }: AttachedPaths,
   machine: DomainWish,
 ): Attachment => {
   const { memoryMiB } = machine;
+  const channel = metadata?.serial && metadataChannel(metadata.serial, metadataPortName);
   const memory = memoryMiB % 1024 === 0 ? `${memoryMiB / 1024}G` : `${memoryMiB}M`;
   return {
     socketPath,
@@ -53,7 +73,7 @@ export const attachWords = (
       `tag=${tag},socket=${socketPath},num_queues=1,queue_size=1024`,
     ],
     libvirtXml: domainParts(socketPath, tag),
-    libvirtDomain: wholeDomain(socketPath, tag, { ...machine, ninep }),
+    libvirtDomain: wholeDomain(socketPath, tag, { ...machine, ninep, devices: channel }),
     mount: mountCommand,
     ...(ninep !== undefined && {
       ninep: {
@@ -61,6 +81,20 @@ export const attachWords = (
         qemu: ninepArguments(ninep),
         libvirtXml: ninepConsole(ninep),
         mount: ninepMountCommand,
+      },
+    }),
+    ...(metadata !== undefined && {
+      metadataServer: {
+        ...(metadata.vsock && { vsock: metadata.vsock }),
+        ...(metadata.sockets && { sockets: metadata.sockets }),
+        ...(metadata.serial !== undefined &&
+          channel !== undefined && {
+            serial: {
+              socketPath: metadata.serial,
+              qemu: metadataPortArguments(metadata.serial),
+              libvirtXml: channel,
+            },
+          }),
       },
     }),
     ...(vsock !== undefined && {

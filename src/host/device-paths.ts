@@ -18,6 +18,17 @@ export interface DevicePaths {
   /** Of a VM with a vsock device: where programs of the host reach it, and where its front end connects. */
   readonly vsock: string;
   readonly vsockFront: string;
+  /** Of a VM with a metadata server: made by us alone, each for one way in. */
+  readonly metadata: {
+    readonly directory: string;
+    readonly vsock: string;
+    readonly serial: string;
+    /** For what the guest asks of 169.254.169.254 on a user-mode network. */
+    readonly network: string;
+    /** For relays of what any program of the guest may open, and of what only its root may. */
+    readonly relay: string;
+    readonly privileged: string;
+  };
   readonly log: string;
 }
 
@@ -29,6 +40,7 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
   const run = join(runDir, 'vms', name);
   const directory = join(run, 'device');
   const front = join(run, 'fs');
+  const metadata = join(run, 'imds');
   const paths = {
     directory,
     link: join(directory, 'link.sock'),
@@ -40,9 +52,24 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     ninep: join(front, '9p.sock'),
     vsock: join(front, 'vsock'),
     vsockFront: join(front, 'vsock.vhost-user'),
+    metadata: {
+      directory: metadata,
+      vsock: join(metadata, 'v.sock'),
+      serial: join(metadata, 's.sock'),
+      network: join(metadata, 'n.sock'),
+      relay: join(metadata, 'any.sock'),
+      privileged: join(metadata, 'root.sock'),
+    },
     log: join(stateDir, 'vms', name, 'device.log'),
   };
-  for (const socket of [paths.link, paths.keeper, paths.vhostUser, paths.ninep, paths.vsockFront]) {
+  for (const socket of [
+    paths.link,
+    paths.keeper,
+    paths.vhostUser,
+    paths.ninep,
+    paths.vsockFront,
+    paths.metadata.privileged,
+  ]) {
     const bytes = Buffer.byteLength(socket);
     if (bytes > socketPathBytes)
       throw new HostRefusal(

@@ -34,7 +34,7 @@ import {
   type VmRef,
 } from '../records/index.ts';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { attachWords } from './attachment.ts';
+import { attachedMetadata, attachWords } from './attachment.ts';
 import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
@@ -446,7 +446,7 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep, vsock, vsockFront } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront, metadata } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
@@ -456,6 +456,7 @@ export class Host implements HostPort, AsyncDisposable {
       vhostUser,
       ...(vm.record.ninep && { ninep }),
       ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+      ...(vm.record.metadataServer && { metadata: attachedMetadata(metadata, vm.record.metadataServer.ways) }),
     };
     return attachWords(paths, wish);
   }

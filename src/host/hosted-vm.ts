@@ -5,6 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
   type ImageStore,
+  isDown,
   killAllOf,
   type Launcher,
   newVm,
@@ -32,8 +33,11 @@ import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
+import { metadataHolders } from './metadata-way.ts';
 import { RecordWriter } from './record-writer.ts';
+import { tokenKey } from './token-keeper.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
+import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import type { VmTree } from './vm-tree.ts';
@@ -98,6 +102,8 @@ export class HostedVm {
   readonly #statusWriter: RecordWriter<VmStatusRecord>;
   readonly #machineWriter: RecordWriter<MachineRecord>;
   readonly #boots: Boots;
+  /** Of a VM that wants one, unless it could not be made; then a boot tries again. */
+  #metadata: VmMetadata | undefined;
   #record: VmRecord;
   #machine: Vm | undefined;
   #runtime: VmRuntime | undefined;
@@ -135,6 +141,7 @@ export class HostedVm {
       launcher: parts.launcher,
       audit: parts.audit,
       bootId: () => this.#status.bootId,
+      otherHolders: () => (record.metadataServer === undefined ? [] : metadataHolders(this.#status.bootId)),
       keeper: parts.keeper,
       allowUnsealedMemory: isAttached,
       ninep: record.ninep ?? false,
@@ -159,6 +166,9 @@ export class HostedVm {
     const lastBoot = await vm.#boots.last();
     if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
       vm.#tell({ bootId: lastBoot.bootId, bootNumber: lastBoot.number });
+    await vm.#openMetadata().catch((error: unknown) => {
+      parts.onTrouble(record.name, `its metadata server cannot be served: ${messageOf(error)}`);
+    });
     const entry = await store.get(machineKey(record.name));
     const machine = entry && (JSON.parse(new TextDecoder().decode(entry.value)) as MachineRecord);
     await vm.#begin(machine?.id === record.id ? machine : undefined);
@@ -221,13 +231,13 @@ export class HostedVm {
       } else {
         this.#runtime = saved.runtime;
         this.#taken = saved.generation ?? this.#status.generation;
-        const isDown = saved.state.status === 'stopped' || saved.state.status === 'failed';
         // Reads go on while we look for the machine.
-        if (isDown) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+        if (isDown(saved.state)) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
         else void this.#serve();
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
+    this.#endCompromised();
     this.take(this.#record);
   }
 
@@ -265,6 +275,7 @@ export class HostedVm {
     await this.#domain?.close();
     await this.#machine?.release();
     this.#served.hush();
+    await this.#metadata?.[Symbol.asyncDispose]();
     await this.#settled();
     await this.#served.release();
     await this.tree.leaveHistory().catch((error: unknown) => {
@@ -285,10 +296,51 @@ export class HostedVm {
   }
 
   async #boot(boot: NewBoot): Promise<Boot> {
-    const { bootId, number } = await this.#boots.commit(boot);
+    const metadata = this.#metadata;
+    const operations = [...(boot.operations ?? []), ...(metadata === undefined ? [] : [metadata.ofBoot(boot.bootId)])];
+    const { bootId, number } = await this.#boots.commit({ ...boot, operations });
     // A boot that was told of before may not be the last one.
-    if (number > this.#status.bootNumber) this.#tell({ bootId, bootNumber: number });
+    if (number > this.#status.bootNumber) {
+      this.#tell({ bootId, bootNumber: number });
+      if (this.#record.kind === 'attached' && this.#isServed) this.#beServed();
+      await metadata?.boot(bootId);
+    }
     return { bootId, number };
+  }
+
+  // --- its metadata server ---
+
+  async #openMetadata(): Promise<void> {
+    const { kind, metadataServer: wish, network, uid } = this.#record;
+    if (wish === undefined || this.#metadata !== undefined) return;
+    const { store, audit, attachGid, onTrouble } = this.#parts;
+    const { name, id, tree } = this;
+    const bootOf = (): string | undefined => this.#status.bootId;
+    this.#metadata = await VmMetadata.open({
+      vm: { name, id },
+      tree,
+      store,
+      wish,
+      tap: network.mode === 'tap' ? network.device : undefined,
+      paths: this.devicePaths,
+      owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
+      audit: (record) => audit.append([record], bootOf()),
+      boot: bootOf(),
+      onToken: (event) => audit.append([tokenAudit(name, event)], event.boot),
+      onTokenState: (state) => {
+        this.#tell({ token: tokenOf(state) });
+        if (state.compromised === true) this.#endCompromised();
+      },
+      onTrouble: (what) => onTrouble(name, what),
+    });
+    tree.metadataServedBy((revision, withinMs) => this.#metadata!.applied(revision, withinMs));
+  }
+
+  /** Also where a daemon was killed between keeping that and ending the machine. */
+  #endCompromised(): void {
+    if (this.#over || this.#metadata?.tokenState?.compromised !== true) return;
+    if (this.#record.kind === 'managed') this.#machine?.compromise(tokenIncident);
+    else this.#tell({ status: 'compromised', reason: tokenIncident, sinceMs: Date.now() });
   }
 
   async statistics(): Promise<Statistics> {
@@ -301,6 +353,7 @@ export class HostedVm {
           ? undefined
           : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
       counters: await this.#served.counters(),
+      metadata: this.#metadata?.counters(),
       denialsTotal: this.#served.denialsTotal,
       bootNumber: this.#status.bootNumber,
     });
@@ -347,7 +400,10 @@ export class HostedVm {
   /** Also one that was not served in time, and told as failed. */
   #beServed(): void {
     this.#isServed = true;
-    this.#tell({ status: 'running', reason: '', outcome: 'done' });
+    this.#tell({ outcome: 'done' });
+    // Others run it: it stays so until they start it anew.
+    if (this.#metadata?.tokenState?.compromised === true) this.#endCompromised();
+    else this.#tell({ status: 'running', reason: '' });
   }
 
   // --- a machine of ours ---
@@ -375,6 +431,8 @@ export class HostedVm {
         await this.#served.start();
         // No guest is connected between two boots.
         await this.#served.refresh();
+        await this.#openMetadata();
+        await this.#metadata?.prepareBoot();
         return machineOf({
           record: this.#record,
           paths: this.paths,
@@ -383,6 +441,7 @@ export class HostedVm {
           vhostUserSocket: this.devicePaths.vhostUser,
           ninepSocket: this.devicePaths.ninep,
           vsockSocket: this.devicePaths.vsockFront,
+          metadataSockets: this.devicePaths.metadata,
         });
       },
       commitBoot: async (bootId) => {
@@ -417,8 +476,7 @@ export class HostedVm {
     const { status, reason, sinceMs, wakeAtMs } = machine.state;
     this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
     // One that is about to be started again keeps its device process.
-    const isDown = (status === 'stopped' || status === 'failed') && wakeAtMs === undefined;
-    if (!isDown) return;
+    if (!isDown(machine.state) || wakeAtMs !== undefined) return;
     this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
     this.#served.stop().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
@@ -427,6 +485,7 @@ export class HostedVm {
 
   #outcome({ status }: VmState): VmStatusRecord['outcome'] {
     if (status === 'failed') return 'failed';
+    if (status === 'compromised') return this.#record.desired === 'running' ? 'failed' : 'done';
     const wanted = this.#record.desired === 'running' ? 'running' : 'stopped';
     if (status === wanted) return 'done';
     // It ran as was asked for, and ended by itself since.
@@ -458,11 +517,12 @@ export class HostedVm {
     if (machine !== undefined) {
       machine.stop(0);
       machine.cancelCreate();
-      await machine.until(({ status }) => status === 'stopped' || status === 'failed');
+      await machine.until(isDown);
     }
     this.#over = true;
     clearInterval(this.#statusTimer);
     await machine?.release();
+    await this.#metadata?.[Symbol.asyncDispose]();
     await this.#served.stop();
     await this.#served.release();
     this.#machineWriter.close();
@@ -472,7 +532,7 @@ export class HostedVm {
     for (const directory of [stateDirectory, runDirectory])
       rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
     await store.commit({
-      operations: [machineKey, domainRunKey].map((key) => ({ type: 'delete', key: key(this.name) })),
+      operations: [machineKey, domainRunKey, tokenKey].map((key) => ({ type: 'delete', key: key(this.name) })),
     });
     const { generation } = this.#record;
     this.#status = { ...this.#status, status: 'deleted', reason: '', sinceMs: Date.now(), generation, outcome: 'done' };
@@ -499,6 +559,8 @@ const statusOf = ({ id }: VmRecord, status: VmStatusRecord['status']): VmStatusR
   bootNumber: 0,
   addresses: [],
 });
+
+const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 const restartOf = { always: 'always', 'on-failure': 'on-failure', never: 'no' } as const;
 

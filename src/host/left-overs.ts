@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { VmRuntime, VmState } from '../qemu/index.ts';
+import { isDown, type VmRuntime, type VmState } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
 
 export interface LeftOver {
@@ -30,9 +30,8 @@ export const leftOvers = async (region: Store, runDirectory: string): Promise<Le
         ? {}
         : (JSON.parse(new TextDecoder().decode(machine.value)) as { runtime?: VmRuntime; state?: VmState });
     // One that the store takes for running is looked for, and ended when it is another boot's.
-    const isDown = state?.status === 'stopped' || state?.status === 'failed';
     const qemus = processes.filter(({ isQemu }) => isQemu).map(({ pid }) => pid);
-    if (runtime === undefined && isDown && qemus.length > 0)
+    if (runtime === undefined && state !== undefined && isDown(state) && qemus.length > 0)
       found.push({
         vm,
         pids: qemus,

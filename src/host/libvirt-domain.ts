@@ -39,6 +39,15 @@ export const ninepConsole = (socketPath: string): string => `<console type='null
 </console>
 `;
 
+/** A virtio-serial port, which a guest finds by its name. */
+export const metadataChannel = (socketPath: string, name: string): string => `<channel type='unix'>
+  <source mode='connect' path='${escaped(socketPath)}'>
+    <reconnect enabled='yes' timeout='1'/>
+  </source>
+  <target type='virtio' name='${escaped(name)}'/>
+</channel>
+`;
+
 const indented = (text: string, spaces: number): string => text.replaceAll(/^(?=.)/gm, ' '.repeat(spaces));
 
 /** The two elements, below the one that each belongs into but for `<domain>` itself. */
@@ -50,6 +59,8 @@ export interface DomainWish extends AttachedMachine {
   readonly accelerator: 'kvm' | 'tcg';
   /** Socket of a console that speaks 9P. */
   readonly ninep?: string | undefined;
+  /** What else belongs among its devices. */
+  readonly devices?: string | undefined;
 }
 
 const boards = {
@@ -66,7 +77,8 @@ export const wholeDomain = (
   architecture: keyof typeof boards = process.arch === 'arm64' ? 'arm64' : 'x64',
 ): string => {
   const { arch, machine, firmware } = boards[architecture];
-  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments, ninep } = wish;
+  const { domain, accelerator, memoryMiB, vcpus, disk, diskFormat, kernel, initrd, kernelArguments, ninep, devices } =
+    wish;
   const element = (name: string, text: string | undefined): string =>
     text === undefined ? '' : `    <${name}>${escaped(text)}</${name}>\n`;
   return `<domain type='${accelerator === 'kvm' ? 'kvm' : 'qemu'}'>
@@ -83,7 +95,7 @@ ${element('kernel', kernel)}${element('initrd', initrd)}${element('cmdline', ker
   <devices>
 ${disk === undefined || diskFormat === undefined ? '' : indented(diskElement(disk, diskFormat), 4)}${indented(filesystem(socketPath, tag), 4)}    <serial type='pty'/>
     <console type='pty'/>
-${ninep === undefined ? '' : indented(ninepConsole(ninep), 4)}  </devices>
+${ninep === undefined ? '' : indented(ninepConsole(ninep), 4)}${devices === undefined ? '' : indented(devices, 4)}  </devices>
 </domain>
 `;
 };

@@ -65,20 +65,30 @@ test('serve answers over HTTP without any device process, and what the file says
   assert.ok(!existsSync(socket), 'it leaves nothing behind');
 });
 
+const told = (events: readonly ServeEvent[]): string[] =>
+  events.flatMap(({ event }) => (event === 'compromised' || event === 'token-refused' ? [event] : []));
+
+test('serve tells of who asks for the token before its first use, and then nobody has one', async (t) => {
+  const { events, ask } = await stage(t, ',privileged');
+  const claim = (letter: string) => ask('/porthole/v1/token', { nonce: letter.repeat(22) });
+  const { token } = JSON.parse((await claim('a')).text) as { readonly token: string };
+  assert.equal((await claim('b')).status, 409);
+  assert.deepEqual(told(events), ['compromised']);
+  const look = { caller: { uid: 0, gid: 0, pid: 1 }, node: '/guest' };
+  assert.equal((await ask('/porthole/v1/stat', look, token)).status, 401);
+});
+
 test('serve gives the token to a relay that is privileged, writes for who has it, and tells of the next claimant', async (t) => {
   const { events, server, ask } = await stage(t, ',privileged');
   const claim = (letter: string) => ask('/porthole/v1/token', { nonce: letter.repeat(22) });
   const { token } = JSON.parse((await claim('a')).text) as { readonly token: string };
-  assert.equal((await claim('b')).status, 409);
-  assert.deepEqual(
-    events.flatMap(({ event }) => (event === 'compromised' || event === 'token-refused' ? [event] : [])),
-    ['compromised'],
-  );
   const make = { caller: { uid: 1000, gid: 1000, pid: 1 }, directory: '/guest', name: 'd', mode: 0o755, sequence: 1 };
   const made = await ask('/porthole/v1/mkdir', make, token);
   assert.equal(made.status, 200);
   assert.deepEqual(await ask('/porthole/v1/mkdir', make, token), made, 'sent again, it is not done again');
   assert.equal(server.tree.authority.snapshot.resolve('/guest/d')?.uid, 1000);
+  assert.equal((await claim('b')).status, 409);
+  assert.deepEqual(told(events), ['token-refused']);
 });
 
 test('serve gives no token where the socket is not said to be privileged', async (t) => {

@@ -8,7 +8,9 @@ import {
   MetadataServer,
   TokenDesk,
   type TokenEvent,
+  type TokenState,
   type TokenStore,
+  type TokenVerifier,
 } from '../imds/index.ts';
 import { type AuditSink, type Authority, type Mutation, Replica, type Settle, type Way } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
@@ -17,17 +19,25 @@ import { ServeError } from './serve-targets.ts';
 /** Of its replica, among the holders of a tree. */
 export const METADATA_HOLDER = 'metadata server';
 
+/** Sequences count from 1 in each boot. */
+const bootHolder = (boot: string | undefined): string => `${METADATA_HOLDER} ${boot}`;
+
+/** As whom it changes a tree: what is remembered of them is needed until the next boot. */
+export const metadataHolders = (boot: string | undefined): readonly string[] => [METADATA_HOLDER, bootHolder(boot)];
+
 export interface MetadataWayOptions {
   readonly vm: string;
   readonly authority: Authority;
   readonly audit: AuditSink;
   readonly store: TokenStore;
-  /** Id of the boot whose token is given out. */
-  readonly boot: string;
+  /** Id of the boot whose token is given out; undefined: none was told yet. */
+  readonly boot: string | undefined;
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   readonly allowImdsV1?: boolean | undefined;
   readonly facades?: readonly FacadeName[] | undefined;
   readonly onToken: (event: TokenEvent) => void;
+  /** How far the token is; told of each change. */
+  readonly onTokenState?: ((state: TokenState) => void) | undefined;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -37,7 +47,7 @@ export class MetadataWay implements AsyncDisposable {
   readonly #tokens: TokenDesk;
   readonly #leave: () => void;
   readonly #sockets: string[] = [];
-  #boot: string;
+  #boot: string | undefined;
 
   private constructor(options: MetadataWayOptions, tokens: TokenDesk) {
     const { vm, authority, audit } = options;
@@ -66,10 +76,12 @@ export class MetadataWay implements AsyncDisposable {
     const tokens = new TokenDesk({
       store: options.store,
       onEvent: options.onToken,
+      onChange: options.onTokenState,
       randomBytes,
       monotonicMs: () => performance.now(),
+      wallMs: Date.now,
     });
-    await tokens.boot(options.boot);
+    if (options.boot !== undefined) await tokens.boot(options.boot);
     return new MetadataWay(options, tokens);
   }
 
@@ -85,12 +97,27 @@ export class MetadataWay implements AsyncDisposable {
     }
   }
 
+  /** What checks this boot's token elsewhere. */
+  get tokenVerifier(): TokenVerifier | undefined {
+    return this.#tokens.verifier;
+  }
+
+  get tokenState(): TokenState | undefined {
+    return this.#tokens.state;
+  }
+
   /** The VM was booted anew: tokens and streams of before are worth nothing. */
   async boot(boot: string): Promise<void> {
+    const before = this.#bootHolder;
     this.#boot = boot;
     const ready = this.#tokens.boot(boot);
     this.server.endStreams();
     await ready;
+    if (before !== this.#bootHolder) await this.#options.authority.forgetHolder(before);
+  }
+
+  get #bootHolder(): string {
+    return bootHolder(this.#boot);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -107,8 +134,8 @@ export class MetadataWay implements AsyncDisposable {
 
   #commit(mutation: Mutation, way: Way, sequence: number | undefined, settle: Settle): void {
     const { authority, onTrouble } = this.#options;
-    // Sequences count from 1 in each boot; open files are the server's, whatever the boot.
-    const holder = mutation.op === 'drop' ? METADATA_HOLDER : `${METADATA_HOLDER} ${this.#boot}`;
+    // Open files are the server's, whatever the boot.
+    const holder = mutation.op === 'drop' ? METADATA_HOLDER : this.#bootHolder;
     try {
       authority.commit(mutation, way, holder, sequence, settle);
     } catch (error) {

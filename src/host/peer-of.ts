@@ -2,8 +2,14 @@
 import type { Socket } from 'node:net';
 import { type PeerCredentials, peerCredentials } from '../sys/index.ts';
 
-/** Or a negative number. Node has no other way to the descriptor of a socket. */
+/** Of a socket that is open. Node has no other way to its descriptor. */
+export const fdOf = (socket: Socket): number | undefined => {
+  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd: number } | null };
+  return handle?.fd;
+};
+
+/** Or a negative number. */
 export const peerOf = (socket: Socket): PeerCredentials | number => {
-  const { _handle: handle } = socket as Socket & { readonly _handle?: { readonly fd: number } };
-  return handle === undefined || handle === null ? -1 : peerCredentials(handle.fd);
+  const fd = fdOf(socket);
+  return fd === undefined ? -1 : peerCredentials(fd);
 };

@@ -1,5 +1,6 @@
 /** What a VM's record says, as the machine that QEMU is told of. */
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import {
   type Accelerator,
   type Architecture,
@@ -8,11 +9,14 @@ import {
   ensureDisk,
   type ImageStore,
   type NetworkAttachment,
+  relayProgram,
   type StoredImage,
   type VmMachine,
   type VmPaths,
 } from '../qemu/index.ts';
 import type { VmRecord } from '../records/index.ts';
+import type { DevicePaths } from './device-paths.ts';
+import { metadataAddress, metadataPort } from './metadata-sockets.ts';
 
 export interface MachineOptions {
   readonly record: VmRecord;
@@ -22,6 +26,7 @@ export interface MachineOptions {
   readonly vhostUserSocket: string;
   readonly ninepSocket: string;
   readonly vsockSocket: string;
+  readonly metadataSockets: Pick<DevicePaths['metadata'], 'serial' | 'network'>;
 }
 
 const hexOf = (id: string, what: string): string => createHash('sha256').update(`${what} ${id}`).digest('hex');
@@ -63,7 +68,7 @@ export const makeDisk = async (
 
 /** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
-  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket } = options;
+  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
   const image = imageOf(record, images);
   const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
   const disk: DiskAttachment = {
@@ -80,7 +85,12 @@ export const machineOf = (options: MachineOptions): VmMachine => {
           ...(image.initrd !== undefined && { initrd: image.initrd }),
           commandLine: image.commandLine,
         };
-  const network = networkOf(record);
+  const ways = new Set(record.metadataServer?.ways);
+  if (record.network.mode === 'user' && ways.has('network') && !existsSync(relayProgram))
+    throw new Error(
+      `a metadata server on a user-mode network needs ${relayProgram}; install it (Debian's package socat), then start the VM`,
+    );
+  const network = networkOf(record, metadataSockets.network);
   return {
     name: record.name,
     uuid: uuidOf(record.id),
@@ -93,12 +103,16 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     virtiofs: { socket: vhostUserSocket },
     ...(record.ninep && { ninep: { socket: ninepSocket } }),
     ...(record.vsock && { vsock: { socket: vsockSocket } }),
+    ...(ways.has('serial') && { metadata: { socket: metadataSockets.serial } }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };
 };
 
-/** What QEMU is to connect it to; undefined: nothing. */
-export const networkOf = ({ network }: Pick<VmRecord, 'network'>): NetworkAttachment | undefined => {
+/** What QEMU is to connect it to; undefined: nothing. `relayTo`: where a user-mode network leads what asks for metadata. */
+export const networkOf = (
+  { network, metadataServer }: Pick<VmRecord, 'network' | 'metadataServer'>,
+  relayTo: string,
+): NetworkAttachment | undefined => {
   switch (network.mode) {
     case 'none':
       return undefined;
@@ -108,6 +122,9 @@ export const networkOf = ({ network }: Pick<VmRecord, 'network'>): NetworkAttach
       return {
         kind: 'user',
         isolated: network.isolated ?? false,
+        ...(metadataServer?.ways.includes('network') && {
+          relay: { address: metadataAddress, port: metadataPort, socket: relayTo },
+        }),
         forwards: network.forwards.map(({ protocol, hostAddress, hostPort, guestPort }) => ({
           protocol,
           hostAddress,

@@ -20,6 +20,8 @@ export interface VmServedOptions {
   readonly launcher: Launcher;
   readonly audit: AuditStore;
   readonly bootId: () => string | undefined;
+  /** Who changes the tree besides its device process. */
+  readonly otherHolders: () => readonly string[];
   /** Holds what outlives device processes. */
   readonly keeper: KeeperUnit;
   /**
@@ -87,6 +89,7 @@ export class VmServed {
       onEvent,
       onAuditWaiting: () => this.#ring.doorbell(),
       isSucceeded: () => this.#device !== undefined,
+      otherHolders: options.otherHolders,
     });
   }
 
@@ -136,7 +139,7 @@ export class VmServed {
     this.#device = undefined;
     await this.#options.keeper.close(this.#options.vm);
     this.#ring.drain();
-    this.#options.tree.authority.holdersAre([]);
+    this.#options.tree.authority.holdersAre(this.#options.otherHolders());
   }
 
   /** There is to be a device process. */

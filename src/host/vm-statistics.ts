@@ -12,6 +12,8 @@ interface Sources {
   readonly qemu?: { readonly pid: number; readonly qmp: Qmp | undefined; readonly tap: string | undefined } | undefined;
   /** Of the device process. */
   readonly counters: Counters | undefined;
+  /** Of the metadata server. */
+  readonly metadata?: Counters | undefined;
   readonly denialsTotal: number;
   readonly bootNumber: number;
 }
@@ -25,7 +27,10 @@ const snake = (name: string): string =>
 /** Of the device process, what is held now rather than counted. */
 const gauges = new Set(['fuse.inodes', 'fuse.handles']);
 
-export const valuesOf = async ({ qemu, counters, denialsTotal, bootNumber }: Sources): Promise<Values> => {
+/** And of the metadata server. */
+const metadataGauges = new Set(['connections', 'inFlight']);
+
+export const valuesOf = async ({ qemu, counters, metadata, denialsTotal, bootNumber }: Sources): Promise<Values> => {
   const values: Record<string, number> = { boots_total: bootNumber, denials_total: denialsTotal };
   const seen = qemu && (await vmStatistics(qemu.pid, { qmp: qemu.qmp, tap: qemu.tap }));
   if (seen !== undefined) {
@@ -44,6 +49,10 @@ export const valuesOf = async ({ qemu, counters, denialsTotal, bootNumber }: Sou
     if (/^fuse\.[A-Z0-9]+$/.test(name)) requests += value;
   }
   if (counters !== undefined) values['requests_total'] = requests;
+  for (const [name, value] of Object.entries(metadata ?? {})) {
+    const key = `metadata_server_${snake(name.replaceAll('-', '_'))}`;
+    values[metadataGauges.has(name) ? key : `${key}_total`] = value;
+  }
   return values;
 };
 

@@ -40,6 +40,9 @@ export interface VmTreeOptions {
   readonly rate?: Pick<WriteRate, 'urgently'> | undefined;
 }
 
+/** Whether what it serves from has a revision, within milliseconds. */
+type Applying = (revision: number, withinMs: number) => Promise<boolean>;
+
 /** No user of a guest has this id. */
 const nobody = 0xffff_ffff;
 
@@ -59,6 +62,7 @@ export class VmTree {
   readonly #rate: VmTreeOptions['rate'];
   /** What serves it, while something does. */
   #session: DeviceSession | undefined;
+  #metadata: Applying | undefined;
 
   constructor(options: VmTreeOptions) {
     this.vm = options.vm;
@@ -107,6 +111,11 @@ export class VmTree {
     this.#session = session;
   }
 
+  /** The metadata server that serves it as well, while one does. */
+  metadataServedBy(applied: Applying | undefined): void {
+    this.#metadata = applied;
+  }
+
   /** Whether a replica is connected. */
   get isServed(): boolean {
     return this.#session?.connected === true;
@@ -115,9 +124,13 @@ export class VmTree {
   /** Resolves with the names of replicas that have not applied a revision in time: whoever opens there may see older values. */
   async applied(revision: number, timeoutMs: number): Promise<readonly string[]> {
     const session = this.#session;
-    if (session === undefined || (await session.applied(revision, timeoutMs))) return [];
+    const [hasDevice = true, hasAgent = true] = await Promise.all([
+      session?.applied(revision, timeoutMs),
+      this.#metadata?.(revision, timeoutMs),
+    ]);
     // One that was ended on purpose meanwhile serves nobody.
-    return this.#session === session ? ['virtiofs'] : [];
+    const isDeviceLate = !hasDevice && this.#session === session;
+    return [...(isDeviceLate ? ['virtiofs'] : []), ...(hasAgent ? [] : ['agent'])];
   }
 
   /** Records that somebody outside is shown the values of nodes of this tree, as it is or was in `replica`. HOST_UNAVAILABLE when the log can't keep that. */

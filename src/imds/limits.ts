@@ -63,6 +63,7 @@ export const rejectReasons = [
   'no-token',
   'bad-token',
   'token-taken',
+  'no-boot',
   'not-privileged',
   'no-session',
   'no-flavor',

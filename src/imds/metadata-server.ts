@@ -261,6 +261,8 @@ export class MetadataServer implements AsyncDisposable {
         ? createTlsServer({ ...options, ...tls, handshakeTimeout: headersMs })
         : createServer(options);
     server.maxHeadersCount = headers;
+    // A relay ends its half when its client has: the answer is still wanted.
+    Object.assign(server, { httpAllowHalfOpen: true });
     server.maxConnections = this.#limits.connections;
     server.setTimeout(idleMs);
     server.on('request', (request, response) => void this.#serve(request, response));
@@ -290,9 +292,15 @@ export class MetadataServer implements AsyncDisposable {
     }
     this.#connections.set(stream, { ...channel, outstanding: 0 });
     stream.once('close', () => this.#connections.delete(stream));
+    stream.once('end', () => this.#endIfDone(stream));
     // One that resets is told of by its `close`.
     stream.on('error', () => {});
     return true;
+  }
+
+  /** Whoever sends no more has had all its answers. */
+  #endIfDone(stream: Duplex): void {
+    if (stream.readableEnded && this.#connections.get(stream)?.outstanding === 0) stream.end();
   }
 
   #refuseRaw(stream: Duplex, status: number, reason: RejectReason): void {
@@ -317,6 +325,7 @@ export class MetadataServer implements AsyncDisposable {
       this.#inFlight--;
       connection.outstanding--;
       gone.abort();
+      this.#endIfDone(incoming.socket);
     });
     try {
       if (connection.outstanding > this.#limits.pipelined) {

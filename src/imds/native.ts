@@ -133,6 +133,8 @@ export class NativeApi implements Disposable {
     if ('token' in claim) return json({ token: claim.token, boot: tokens.currentBoot });
     if (claim.refused === 'malformed')
       throw new Rejection(400, 'malformed', 'nonce: 22 to 128 of A-Z, a-z, 0-9, "_" and "-"');
+    if (claim.refused === 'no-boot')
+      throw new Rejection(503, 'no-boot', 'no boot of this machine was told of; tell of it, then ask again');
     onReject('token-taken');
     return failure(409, "this boot's token was given out");
   }

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { TokenDesk, type TokenEvent, type TokenRecord, type TokenStore } from './token.ts';
+import { TokenDesk, type TokenEvent, type TokenRecord, type TokenState, type TokenStore } from './token.ts';
 
 /** A store that a test can break, before it has kept something or after. */
 class Disk implements TokenStore {
@@ -25,6 +25,7 @@ class Desk {
   readonly disk = new Disk();
   events: TokenEvent[] = [];
   nowMs = 0;
+  state: TokenState | undefined;
   desk = this.#make();
 
   #make(): TokenDesk {
@@ -33,6 +34,8 @@ class Desk {
       onEvent: (event) => this.events.push(event),
       randomBytes,
       monotonicMs: () => this.nowMs,
+      wallMs: () => this.nowMs,
+      onChange: (state) => (this.state = state),
     });
   }
 
@@ -62,12 +65,41 @@ test('TokenDesk gives the token out once, and again to the same nonce until it i
   );
 });
 
-test('TokenDesk tells of a compromised machine when another asks before the first use', async () => {
+test('TokenDesk tells of a compromised machine when another asks before the first use, and nobody has a token then', async () => {
+  const stage = new Desk();
+  await stage.desk.boot('b');
+  const first = await stage.desk.claim(nonce('a'), 'vsock', true);
+  assert.ok('token' in first);
+  assert.deepEqual(await stage.desk.claim(nonce('b'), 'tcp', true), { refused: 'taken' });
+  assert.deepEqual(stage.events, [{ event: 'compromised', boot: 'b', channel: 'tcp' }]);
+  await stage.restart('b');
+  assert.equal(stage.state?.compromised, true, 'who comes after a kill is told');
+  assert.equal(await stage.desk.verify(first.token), false);
+  assert.deepEqual(await stage.desk.claim(nonce('a'), 'vsock', true), { refused: 'taken' });
+  await stage.desk.boot('c');
+  assert.ok('token' in (await stage.desk.claim(nonce('a'), 'vsock', true)), 'the next boot begins anew');
+});
+
+test('TokenDesk refuses a claim, and raises no alarm, when no boot was told', async () => {
   const { desk, events } = new Desk();
-  await desk.boot('b');
-  await desk.claim(nonce('a'), 'vsock', true);
-  assert.deepEqual(await desk.claim(nonce('b'), 'tcp', true), { refused: 'taken' });
-  assert.deepEqual(events, [{ event: 'compromised', boot: 'b', channel: 'tcp' }]);
+  assert.deepEqual(await desk.claim(nonce('a'), 'vsock', true), { refused: 'no-boot' });
+  assert.deepEqual(events, []);
+});
+
+test('TokenDesk tells how far the token of a boot is, and gives what checks it', async () => {
+  const stage = new Desk();
+  stage.nowMs = 5;
+  await stage.desk.boot('b');
+  assert.deepEqual([stage.state?.state, stage.desk.verifier], ['unclaimed', { boot: 'b', tokenHash: undefined }]);
+  const first = await stage.desk.claim(nonce('a'), 'vsock', true);
+  assert.ok('token' in first);
+  const tokenHash = createHash('sha256').update(first.token).digest('base64');
+  assert.deepEqual([stage.state?.claimedAtMs, stage.desk.verifier], [5, { boot: 'b', tokenHash }]);
+  stage.nowMs = 7;
+  await stage.desk.verify(first.token);
+  assert.deepEqual([stage.state?.state, stage.state?.usedAtMs], ['used', 7]);
+  await stage.desk.handBack(first.token);
+  assert.deepEqual([stage.state?.state, stage.desk.verifier?.tokenHash], ['returned', undefined]);
 });
 
 test('TokenDesk neither gives out nor tells anything where the channel is not privileged', async () => {
@@ -167,6 +199,7 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
       let isUnsure = false;
       let live: string | undefined;
       let used = false;
+      let compromised = false;
       for (const one of steps) {
         if (one.do === 'restart') {
           await stage.restart(`boot-${boot}`);
@@ -178,7 +211,7 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
           has.clear();
           issues = returns = maybeReturns = 0;
           live = undefined;
-          used = isUnsure = false;
+          used = isUnsure = compromised = false;
         } else if (one.do === 'guess') {
           if (![...has.values()].includes(one.token)) assert.equal(await stage.desk.verify(one.token), false);
         } else if (one.do === 'claim') {
@@ -191,6 +224,7 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
             if (maybeReturns > 0) used = false;
           } else if ('token' in claim) {
             seen.tokens++;
+            assert.ok(!compromised, 'once it is compromised, nobody is given one');
             assert.ok(!dead.has(claim.token), 'a token of before comes never again');
             if (claim.token !== live) {
               issues++;
@@ -207,8 +241,13 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
             assert.equal(claim.refused, 'taken');
             const told = stage.events.slice(events).map(({ event }) => event);
             if (told.includes('compromised')) seen.compromised++;
-            if (used) assert.ok(!told.includes('compromised'), 'after its first use nobody can forge an incident');
+            if (compromised) assert.ok(!told.includes('compromised'), 'an incident is told once');
+            else if (used) assert.ok(!told.includes('compromised'), 'after its first use nobody can forge an incident');
             else if (!isUnsure) assert.deepEqual(told, ['compromised'], 'before it, it is never silent');
+            if (told.includes('compromised')) {
+              compromised = true;
+              for (const token of has.values()) dead.add(token);
+            }
           }
           stage.disk.breaks = undefined;
         } else {

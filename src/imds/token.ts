@@ -23,6 +23,23 @@ export interface TokenRecord {
   readonly tokenHash: string;
   /** Counts tokens of this boot. */
   readonly issue: number;
+  /** Milliseconds since 1970: when it was given out last, and first used. */
+  readonly claimedAtMs?: number | undefined;
+  readonly usedAtMs?: number | undefined;
+  /** Somebody was refused before its first use: nobody has a token in this boot any more. */
+  readonly compromised?: boolean | undefined;
+}
+
+/** What may be told of a boot's token. */
+export type TokenState = Pick<TokenRecord, 'boot' | 'state' | 'claimedAtMs' | 'usedAtMs' | 'compromised'>;
+
+/**
+ * What checks a token without knowing it: the SHA-256 of its text, base64. Undefined while there is none. A check by it is no
+ * first use.
+ */
+export interface TokenVerifier {
+  readonly boot: string;
+  readonly tokenHash: string | undefined;
 }
 
 /** Keeps the record of one VM. */
@@ -39,13 +56,19 @@ export type TokenEvent =
   /** Refused after it. `dropped`: so many more since the last of these. */
   | { readonly event: 'token-refused'; readonly boot: string; readonly channel: string; readonly dropped: number };
 
-export type Claim = { readonly token: string } | { readonly refused: 'taken' | 'not-privileged' | 'malformed' };
+export type Claim =
+  | { readonly token: string }
+  | { readonly refused: 'taken' | 'not-privileged' | 'malformed' | 'no-boot' };
 
 export interface TokenDeskOptions {
   readonly store: TokenStore;
   readonly onEvent: (event: TokenEvent) => void;
+  /** Told of each change that is kept, and of a new boot. */
+  readonly onChange?: ((state: TokenState) => void) | undefined;
   readonly randomBytes: (count: number) => Uint8Array;
   readonly monotonicMs: () => number;
+  /** Milliseconds since 1970. */
+  readonly wallMs: () => number;
 }
 
 /** What a claimant chooses: 128 bits or more, as base64url or hexadecimal digits. */
@@ -55,6 +78,16 @@ const TOKEN = /^[\w-]{43}$/;
 const SECRET_BYTES = 32;
 /** Events of refusals after first use. */
 const refusals = { burst: 5, perSecond: 0.1 } as const;
+
+/** Of a boot whose token nobody has asked for. */
+export const newTokenRecord = (boot: string, randomBytes: (count: number) => Uint8Array): TokenRecord => ({
+  boot,
+  secret: Buffer.from(randomBytes(SECRET_BYTES)).toString('base64'),
+  state: 'unclaimed',
+  nonceHash: '',
+  tokenHash: '',
+  issue: 0,
+});
 
 const sha256 = (text: string): Buffer => createHash('sha256').update(text).digest();
 
@@ -89,6 +122,16 @@ export class TokenDesk {
     return this.#record?.state === 'used' || this.#record?.state === 'returned';
   }
 
+  get state(): TokenState | undefined {
+    return this.#record && stateOf(this.#record);
+  }
+
+  /** For whoever checks this boot's tokens elsewhere; another one after each `onChange`. */
+  get verifier(): TokenVerifier | undefined {
+    const record = this.#record;
+    return record && { boot: record.boot, tokenHash: holds(record) ? record.tokenHash : undefined };
+  }
+
   /**
    * Takes up what is kept of this boot, or, of another boot, begins anew: every token of before is worth nothing from the
    * moment this is called. Rejects with what the store rejects with; then there is no token, and `boot` may be called again.
@@ -100,12 +143,8 @@ export class TokenDesk {
       // Another was told while this one waited.
       if (this.#boot !== boot || this.#record !== undefined) return;
       const kept = await this.#options.store.load();
-      if (kept?.boot === boot) {
-        if (this.#boot === boot) this.#record = kept;
-        return;
-      }
-      const secret = Buffer.from(this.#options.randomBytes(SECRET_BYTES)).toString('base64');
-      await this.#keep({ boot, secret, state: 'unclaimed', nonceHash: '', tokenHash: '', issue: 0 });
+      if (kept?.boot !== boot) return this.#keep(newTokenRecord(boot, this.#options.randomBytes));
+      if (this.#boot === boot) this.#take(kept);
     });
   }
 
@@ -118,16 +157,19 @@ export class TokenDesk {
     if (!NONCE.test(nonce)) return Promise.resolve({ refused: 'malformed' });
     return this.#next(async () => {
       const record = this.#record;
-      if (record === undefined) throw new Error('giving out a token failed: no boot was told');
-      if (record.state === 'claimed' && sameHash(nonce, record.nonceHash)) return { token: tokenOf(record, nonce) };
-      if (record.state === 'claimed' || record.state === 'used') {
-        this.#tellRefused(record, channel);
+      if (record === undefined) return { refused: 'no-boot' };
+      if (record.state === 'claimed' && !record.compromised && sameHash(nonce, record.nonceHash))
+        return { token: tokenOf(record, nonce) };
+      if (record.compromised || record.state === 'claimed' || record.state === 'used') {
+        await this.#refuse(record, channel);
         return { refused: 'taken' };
       }
       const issued = { ...record, issue: record.issue + 1 };
       const token = tokenOf(issued, nonce);
       const nonceHash = sha256(nonce).toString('base64');
-      await this.#keep({ ...issued, state: 'claimed', nonceHash, tokenHash: sha256(token).toString('base64') });
+      const tokenHash = sha256(token).toString('base64');
+      const claimedAtMs = this.#options.wallMs();
+      await this.#keep({ ...issued, state: 'claimed', nonceHash, tokenHash, claimedAtMs });
       return { token };
     });
   }
@@ -138,7 +180,11 @@ export class TokenDesk {
     if (this.#record!.state === 'used') return true;
     return this.#next(async () => {
       if (!this.#isToken(token)) return false;
-      if (this.#record!.state === 'claimed') await this.#keep({ ...this.#record!, state: 'used' });
+      const record = this.#record!;
+      if (record.state === 'claimed') {
+        const { usedAtMs = this.#options.wallMs() } = record;
+        await this.#keep({ ...record, state: 'used', usedAtMs });
+      }
       return true;
     });
   }
@@ -163,12 +209,17 @@ export class TokenDesk {
 
   #isToken(token: string): boolean {
     const record = this.#record;
-    if (record === undefined || (record.state !== 'claimed' && record.state !== 'used')) return false;
-    return TOKEN.test(token) && sameHash(token, record.tokenHash);
+    return record !== undefined && holds(record) && TOKEN.test(token) && sameHash(token, record.tokenHash);
   }
 
-  #tellRefused({ boot, state }: TokenRecord, channel: string): void {
-    if (state === 'claimed') return this.#options.onEvent({ event: 'compromised', boot, channel });
+  /** Rejects when an incident can't be kept: then it was not told either, and whoever was refused asks again. */
+  async #refuse(record: TokenRecord, channel: string): Promise<void> {
+    const { boot } = record;
+    if (record.state === 'claimed' && !record.compromised) {
+      await this.#keep({ ...record, compromised: true });
+      this.#options.onEvent({ event: 'compromised', boot, channel });
+      return;
+    }
     if (!this.#refusals.has(this.#options.monotonicMs())) {
       this.#dropped++;
       return;
@@ -183,7 +234,12 @@ export class TokenDesk {
     await this.#options.store.save(record);
     // Another boot was told while this was being kept: nobody is answered for this one any more.
     if (this.#boot !== record.boot) throw new Error('the machine was booted anew meanwhile');
+    this.#take(record);
+  }
+
+  #take(record: TokenRecord): void {
     this.#record = record;
+    this.#options.onChange?.(stateOf(record));
   }
 
   #next<T>(run: () => Promise<T>): Promise<T> {
@@ -192,6 +248,18 @@ export class TokenDesk {
     return result;
   }
 }
+
+const stateOf = ({ boot, state, claimedAtMs, usedAtMs, compromised }: TokenRecord): TokenState => ({
+  boot,
+  state,
+  claimedAtMs,
+  usedAtMs,
+  compromised,
+});
+
+/** Whether the token that was given out last is worth anything. */
+const holds = ({ state, compromised }: TokenRecord): boolean =>
+  compromised !== true && (state === 'claimed' || state === 'used');
 
 const tokenOf = ({ secret, boot, issue }: TokenRecord, nonce: string): string =>
   createHmac('sha256', Buffer.from(secret, 'base64')).update(`token\0${boot}\0${issue}\0${nonce}`).digest('base64url');

@@ -104,6 +104,34 @@ test('commandLine of a tap, of firmware, and of arm64', () => {
   assert.ok(commandLine({ ...kernelBoot, architecture: 'arm64' }).args.includes('console=ttyAMA0 quiet'));
 });
 
+test('commandLine lets QEMU start programs for a relay alone, and those gain no rights', () => {
+  const relay = { address: '169.254.169.254', port: 80, socket: '/run/p/n.sock' };
+  const relayed = lines({ ...kernelBoot, network: { kind: 'user', forwards: [], isolated: true, relay } });
+  const without = lines({ ...kernelBoot, network: { kind: 'user', forwards: [], isolated: true } });
+  assert.deepEqual(
+    relayed.filter((line) => !without.includes(line)),
+    [
+      '-sandbox on,obsolete=deny,elevateprivileges=children,spawn=allow,resourcecontrol=deny',
+      '-netdev user,id=net0,restrict=on,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:/usr/bin/socat',
+      '-t 30 - UNIX-CONNECT:/run/p/n.sock',
+    ],
+  );
+  for (const socket of ['/run/p q/n.sock', '/run/p,q/n.sock', '/run/p:q/n.sock', "/run/'/n.sock"])
+    assert.throws(
+      () => commandLine({ ...kernelBoot, network: { kind: 'user', forwards: [], relay: { ...relay, socket } } }),
+      /a relay cannot lead to .*; use a run directory/,
+    );
+});
+
+test('commandLine gives a machine the port of its metadata server', () => {
+  const changed = lines({ ...kernelBoot, metadata: { socket: '/run/p/s.sock' } }).slice(-3);
+  assert.deepEqual(changed, [
+    '-device virtio-serial-pci,id=metadata-port,max_ports=2',
+    '-chardev socket,id=metadata-server,path=/run/p/s.sock,reconnect=1',
+    '-device virtserialport,bus=metadata-port.0,nr=1,chardev=metadata-server,name=org.porthole.metadata',
+  ]);
+});
+
 /** Reads `key=value,…` as QEMU does (util/keyval.c): a comma ends a value unless it is doubled. */
 function parsed(option: string): Record<string, string> {
   const values: Record<string, string> = {};

@@ -1,5 +1,5 @@
 /** From a machine's description to QEMU's arguments. Nothing that a user gives can add an option. */
-import { checkMachine, type DiskAttachment, type PortForward, type VmMachine } from './machine.ts';
+import { checkMachine, type DiskAttachment, type PortForward, type Relay, type VmMachine } from './machine.ts';
 
 const programs = { x64: 'qemu-system-x86_64', arm64: 'qemu-system-aarch64' } as const;
 
@@ -16,6 +16,12 @@ const accelerators = { kvm: 'kvm', tcg: 'tcg,tb-size=256' } as const;
  * sets the user before QEMU starts, so that not even its start is root's.)
  */
 const sandbox = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
+
+/**
+ * With a relay QEMU starts a program for each connection, in a session of its own (setsid(2)). Neither it nor they gain a right
+ * (no_new_privs); ADR 13.
+ */
+const sandboxOfRelay = 'on,obsolete=deny,elevateprivileges=children,spawn=allow,resourcecontrol=deny';
 
 type Value = string | number | boolean;
 
@@ -46,7 +52,7 @@ export function commandLine(machine: VmMachine): CommandLine {
   const args = [
     ['-name', option('', { guest: machine.name, 'debug-threads': true })],
     machine.uuid === undefined ? [] : ['-uuid', machine.uuid],
-    ['-nodefaults', '-no-user-config', '-display', 'none', '-sandbox', sandbox],
+    ['-nodefaults', '-no-user-config', '-display', 'none', '-sandbox', hasRelay(machine) ? sandboxOfRelay : sandbox],
     ['-msg', 'timestamp=on', '-action', 'reboot=shutdown,panic=shutdown', '-S'],
     ['-accel', accelerators[accelerator], '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ['-machine', `${boards[architecture]},memory-backend=mem`, '-smp', String(type.cpus), '-m', memory],
@@ -65,9 +71,12 @@ export function commandLine(machine: VmMachine): CommandLine {
     virtiofsArgs(machine),
     machine.ninep === undefined ? [] : ninepArguments(machine.ninep.socket),
     machine.vsock === undefined ? [] : vsockArguments(machine.vsock.socket),
+    machine.metadata === undefined ? [] : metadataPortArguments(machine.metadata.socket),
   ].flat();
   return { program: programs[architecture], args };
 }
+
+const hasRelay = ({ network }: VmMachine): boolean => network?.kind === 'user' && network.relay !== undefined;
 
 const listening = (id: string, path: string): string[] => [
   '-chardev',
@@ -117,9 +126,25 @@ function networkArgs({ network }: VmMachine): string[] {
     const { interfaceName: ifname } = network;
     return ['-netdev', option('tap', { id: 'net0', ifname, script: 'no', downscript: 'no' }), '-device', device];
   }
-  const user = option('user', { id: 'net0', restrict: network.isolated ?? false });
+  const { relay } = network;
+  const user = option('user', {
+    id: 'net0',
+    restrict: network.isolated ?? false,
+    ...(relay && { net: relay.address.replace(/\d+$/, '0/24'), guestfwd: relayOption(relay) }),
+  });
   return ['-netdev', [user, ...network.forwards.map(forwardOption)].join(','), '-device', device];
 }
+
+/**
+ * A program for each connection: with a socket of QEMU's own all connections would be one stream, for the machine's whole life.
+ * Nothing of what is written here comes from a user but a path that was checked.
+ */
+const relayOption = ({ address, port, socket }: Relay): string =>
+  `tcp:${address}:${port}-cmd:${relayProgram} -t ${relayLastSeconds} - UNIX-CONNECT:${socket}`;
+
+export const relayProgram = '/usr/bin/socat';
+/** What a client that has sent all waits for its answer, at most. */
+const relayLastSeconds = 30;
 
 const forwardOption = ({ protocol, hostAddress = '127.0.0.1', hostPort, guestPort }: PortForward): string =>
   `hostfwd=${protocol}:${hostAddress}:${hostPort}-:${guestPort}`;
@@ -145,6 +170,19 @@ export const ninepArguments = (socket: string): readonly string[] => [
   option('socket', { id: 'ninep', path: socket, reconnect: 1 }),
   '-device',
   'virtconsole,bus=porthole.0,nr=1,chardev=ninep,name=porthole.9p',
+];
+
+/** The name by which a guest finds the port, below /dev/virtio-ports. */
+export const metadataPortName = 'org.porthole.metadata';
+
+/** A virtio-serial port to the metadata server. QEMU connects again within a second of the other end hanging up. */
+export const metadataPortArguments = (socket: string): readonly string[] => [
+  '-device',
+  'virtio-serial-pci,id=metadata-port,max_ports=2',
+  '-chardev',
+  option('socket', { id: 'metadata-server', path: socket, reconnect: 1 }),
+  '-device',
+  `virtserialport,bus=metadata-port.0,nr=1,chardev=metadata-server,name=${metadataPortName}`,
 ];
 
 /** A vsock device, beside guest memory that is shared. */

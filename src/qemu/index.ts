@@ -1,7 +1,15 @@
 export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
 export type { VmRuntime } from './boot.ts';
 export { trimLog } from './bounded-log.ts';
-export { type CommandLine, commandLine, ninepArguments, vsockArguments } from './command-line.ts';
+export {
+  type CommandLine,
+  commandLine,
+  metadataPortArguments,
+  metadataPortName,
+  ninepArguments,
+  relayProgram,
+  vsockArguments,
+} from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { QemuError, type QemuErrorCode } from './error.ts';
@@ -34,6 +42,7 @@ export {
 } from './units.ts';
 export { Vm, type VmOptions, type VmSaved } from './vm.ts';
 export {
+  isDown,
   newVm,
   type Step,
   step,

@@ -28,12 +28,26 @@ export interface PortForward {
   readonly guestPort: number;
 }
 
+/** What the guest reaches at an address that nothing else answers: a unix socket of this machine. */
+export interface Relay {
+  /** IPv4, and none of the first 15 of its /24, which the network needs itself. */
+  readonly address: string;
+  readonly port: number;
+  readonly socket: string;
+}
+
 export type NetworkAttachment =
   /**
    * QEMU's user-mode network: the guest gets 10.0.2.15 and reaches out through this machine, its loopback at 10.0.2.2
-   * included. `isolated` lets nothing out but answers through the forwards.
+   * included. `isolated` lets nothing out but answers through the forwards. With a `relay` the network is the /24 of its
+   * address, and the guest gets .15 there.
    */
-  | { readonly kind: 'user'; readonly forwards: readonly PortForward[]; readonly isolated?: boolean }
+  | {
+      readonly kind: 'user';
+      readonly forwards: readonly PortForward[];
+      readonly isolated?: boolean;
+      readonly relay?: Relay;
+    }
   /** A tap device that exists and belongs to QEMU's user. */
   | { readonly kind: 'tap'; readonly interfaceName: string };
 
@@ -65,6 +79,8 @@ export interface VmMachine {
   readonly ninep?: { readonly socket: string };
   /** The back end of a vsock device. */
   readonly vsock?: { readonly socket: string };
+  /** Whoever listens there has the other end of the virtio-serial port org.porthole.metadata. */
+  readonly metadata?: { readonly socket: string };
   /** Where QEMU listens. */
   readonly sockets: { readonly qmp: string; readonly watch: string; readonly serial: string };
 }
@@ -103,7 +119,7 @@ export function checkSocketPath(what: string, path: string): void {
 
 /** Throws MACHINE_INVALID with what is wrong and what would be right. */
 export function checkMachine(machine: VmMachine): void {
-  const { name, uuid, type, boot, disks, network, virtiofs, ninep, vsock, sockets } = machine;
+  const { name, uuid, type, boot, disks, network, virtiofs, ninep, vsock, metadata, sockets } = machine;
   if (!isVmName(name))
     invalid(`a VM cannot be named "${name}"; use at most 63 lower-case letters, digits and "-", none at the ends`);
   if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(uuid))
@@ -132,9 +148,24 @@ export function checkMachine(machine: VmMachine): void {
   if (virtiofs) checkSocketPath('the virtiofs socket', virtiofs.socket);
   if (ninep) checkSocketPath('the 9P socket', ninep.socket);
   if (vsock) checkSocketPath('the vsock socket', vsock.socket);
+  if (metadata) checkSocketPath('the metadata socket', metadata.socket);
   checkSocketPath("QEMU's monitor", sockets.qmp);
   checkSocketPath("QEMU's second monitor", sockets.watch);
   checkSocketPath("QEMU's serial port", sockets.serial);
+}
+
+/** Of QEMU's own on a user-mode network: its gateway, its name server, and the guest. */
+const lastOfQemu = 15;
+
+/** What `socat` and QEMU's options would read as something else. */
+const plainPath = /^[A-Za-z0-9_./-]+$/;
+
+function checkRelay({ address, port, socket }: Relay): void {
+  if (isIP(address) !== 4 || Number(address.split('.')[3]) <= lastOfQemu || !isWholeWithin(port, 1, 65_535))
+    invalid(`"${address}" port ${port} is no place for a relay`);
+  checkSocketPath('the relay', socket);
+  if (!plainPath.test(socket))
+    invalid(`a relay cannot lead to "${socket}"; use a run directory with a path of letters, digits, ".", "_" and "-"`);
 }
 
 function checkNetwork(network: NonNullable<VmMachine['network']>): void {
@@ -146,6 +177,7 @@ function checkNetwork(network: NonNullable<VmMachine['network']>): void {
       invalid(`a network interface cannot be named "${network.interfaceName}"`);
     return;
   }
+  if (network.relay) checkRelay(network.relay);
   if (network.forwards.length > limits.forwards)
     invalid(`a VM cannot have ${network.forwards.length} port forwards; at most ${limits.forwards}`);
   for (const { hostAddress = '127.0.0.1', hostPort, guestPort } of network.forwards) {

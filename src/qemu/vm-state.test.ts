@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
-import { backOff, newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
+import { backOff, isDown, newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
 
 const never: VmPolicy = { restart: 'no', guestReboot: 'boot' };
 const onFailure: VmPolicy = { restart: 'on-failure', guestReboot: 'boot' };
@@ -161,6 +161,28 @@ test('step starts again at once what ran when the machine was restarted, unless 
   assert.deepEqual(after(never, ...started, [5, reboot]), ['starting', 'it was rebooted', 'boot']);
 });
 
+test('step kills what is compromised, and starts it again for nobody but who asks afterwards', () => {
+  const compromised: VmEvent = { type: 'compromised', reason: 'its token was taken' };
+  const start: VmEvent = { type: 'start' };
+  const reboot: VmEvent = { type: 'reboot', deadlineMs: 10_000 };
+  const ended = (...events: [number, VmEvent][]) => play(always, ...started, ...events, [9, crash]);
+  for (const events of [[], [[8, start]], [[8, reboot]], [[8, stop]]] as const) {
+    const { state, actions } = ended([7, compromised], ...events);
+    assert.deepEqual([state.status, state.reason, state.wakeAtMs], ['compromised', 'its token was taken', undefined]);
+    assert.deepEqual(actions, ['boot', 'kill']);
+  }
+  assert.equal(ended([6, reboot], [7, compromised]).state.status, 'compromised', 'nor what asked before');
+  const guestOff: VmEvent = { type: 'shutdown', reason: 'guest-shutdown' };
+  assert.equal(ended([7, compromised], [8, guestOff]).state.status, 'compromised');
+  const begun = play(always, [0, start], [1, compromised], [2, { type: 'boot-failed', reason: 'aborted' }]);
+  assert.deepEqual([begun.state.status, begun.actions], ['compromised', ['boot', 'abort-boot']]);
+  const restarted = play(always, ...started, [7, compromised], [8, { type: 'machine-restarted' }]);
+  assert.equal(restarted.state.status, 'compromised');
+  assert.equal(step(restarted.state, stop, always, 9_000).state.status, 'compromised');
+  for (const again of [start, reboot]) assert.deepEqual(step(restarted.state, again, always, 9_000).actions, ['boot']);
+  assert.equal(play(always, [0, compromised]).state.status, 'stopped', 'where nothing runs there is nothing to end');
+});
+
 test('step never has two QEMUs at once, nor forgets one, whatever happens', () => {
   const event: fc.Arbitrary<VmEvent> = fc.oneof(
     fc.constantFrom<VmEvent>({ type: 'start' }, tick, { type: 'paused', reason: 'full' }, { type: 'resumed' }),
@@ -170,7 +192,7 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
       reason: fc.constantFrom('guest-shutdown', 'guest-reset', 'guest-panic', 'host-signal'),
     }),
     fc.constantFrom<VmEvent>({ type: 'running' }, { type: 'boot-failed', reason: 'x' }, { type: 'ended', words: 'x' }),
-    fc.constant<VmEvent>({ type: 'machine-restarted' }),
+    fc.constantFrom<VmEvent>({ type: 'machine-restarted' }, { type: 'compromised', reason: 'x' }),
   );
   const policy = fc.record({
     restart: fc.constantFrom('no' as const, 'on-failure' as const, 'always' as const),
@@ -202,7 +224,7 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
         }
         if (state.status === 'running') assert.equal(real, 'running');
         if (state.status === 'starting') assert.equal(real, 'booting');
-        if (state.status === 'stopped' || state.status === 'failed') assert.equal(real, 'none');
+        if (isDown(state)) assert.equal(real, 'none');
         if (state.status === 'stopping') assert.notEqual(real, 'none');
         if (state.status === 'stopping' && real === 'running' && state.stop?.step !== 'kill')
           assert.notEqual(state.wakeAtMs, undefined, 'a stop is never left alone');

@@ -1,6 +1,6 @@
 /** The life of one VM as a pure function: state and event give the next state and what is to be done. */
 
-export type VmStatus = 'creating' | 'starting' | 'running' | 'stopping' | 'stopped' | 'failed';
+export type VmStatus = 'creating' | 'starting' | 'running' | 'stopping' | 'stopped' | 'failed' | 'compromised';
 
 export interface VmPolicy {
   /** What happens when the guest powers off (`always`), or when it or QEMU fails (`on-failure`, `always`). */
@@ -25,6 +25,8 @@ export interface VmState {
   readonly stop?: StopPlan | undefined;
   /** While creating: it boots once that is done. */
   readonly startsNext?: boolean | undefined;
+  /** While stopping: why it must not be started again but by somebody who asks for it afterwards. */
+  readonly compromised?: string | undefined;
   /** Why QEMU says that it shuts down, until it has ended. */
   readonly shutdown?: string | undefined;
 }
@@ -56,6 +58,8 @@ export type VmEvent =
   | { readonly type: 'ended'; readonly words: string }
   /** The machine that all runs on was restarted, and QEMU ended with it. */
   | { readonly type: 'machine-restarted' }
+  /** Somebody in the guest has what only its agent may have: it is ended at once. */
+  | { readonly type: 'compromised'; readonly reason: string }
   /** QEMU stopped the guest's CPUs, or goes on. */
   | { readonly type: 'paused'; readonly reason: string }
   | { readonly type: 'resumed' }
@@ -109,6 +113,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
       return ended(state, event.words, policy, nowMs);
     case 'machine-restarted':
       return machineRestarted(state, policy, nowMs);
+    case 'compromised':
+      return compromised(state, event.reason, nowMs);
     case 'paused':
       return state.status === 'running' ? same({ ...state, reason: event.reason }) : same(state);
     case 'resumed':
@@ -127,9 +133,13 @@ function to(state: VmState, status: VmStatus, reason: string, nowMs: number, act
 
 const boot = (state: VmState, reason: string, nowMs: number): Step => to(state, 'starting', reason, nowMs, ['boot']);
 
+/** Nothing of it runs. One that failed may be about to start again by itself. */
+export const isDown = ({ status }: Pick<VmState, 'status'>): boolean =>
+  status === 'stopped' || status === 'failed' || status === 'compromised';
+
 function start(state: VmState, nowMs: number): Step {
   if (state.status === 'creating') return same({ ...state, startsNext: true });
-  if (state.status === 'stopped' || state.status === 'failed') return boot({ ...state, failures: 0 }, '', nowMs);
+  if (isDown(state)) return boot({ ...state, failures: 0 }, '', nowMs);
   if (state.status === 'stopping' && state.stop) return same({ ...state, stop: { ...state.stop, next: 'start' } });
   return same(state);
 }
@@ -153,6 +163,8 @@ function stop(state: VmState, next: StopPlan['next'], deadlineMs: number, nowMs:
       const wakeAtMs = both.step === 'powerdown' ? Math.min(state.wakeAtMs ?? quitAtMs, quitAtMs) : state.wakeAtMs;
       return same({ ...state, stop: both, wakeAtMs });
     }
+    case 'compromised':
+      return next === 'start' ? start(state, nowMs) : same(state);
     case 'failed':
     case 'stopped':
       if (next === 'start') return start(state, nowMs);
@@ -217,6 +229,25 @@ function machineRestarted(state: VmState, policy: VmPolicy, nowMs: number): Step
     case 'creating':
     case 'stopped':
     case 'failed':
+    case 'compromised':
+      return same(state);
+  }
+}
+
+function compromised(state: VmState, reason: string, nowMs: number): Step {
+  const stop: StopPlan = { next: 'stay', step: 'kill', quitAtMs: nowMs, deadlineMs: 0 };
+  switch (state.status) {
+    case 'running':
+    case 'starting':
+    case 'stopping': {
+      const { state: then } = to(state, 'stopping', reason, nowMs);
+      const action = state.status === 'starting' ? 'abort-boot' : 'kill';
+      return { state: { ...then, stop, compromised: reason }, actions: [action] };
+    }
+    case 'creating':
+    case 'stopped':
+    case 'failed':
+    case 'compromised':
       return same(state);
   }
 }
@@ -230,6 +261,7 @@ function stopReason(state: VmState, words: string): string {
 }
 
 function stopped(state: VmState, reason: string, nowMs: number): Step {
+  if (state.compromised !== undefined) return to({ ...state, failures: 0 }, 'compromised', state.compromised, nowMs);
   return state.stop?.next === 'start'
     ? boot({ ...state, failures: 0 }, 'it was rebooted', nowMs)
     : to({ ...state, failures: 0 }, 'stopped', reason, nowMs);

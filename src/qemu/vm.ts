@@ -4,7 +4,7 @@ import { messageOf } from './error.ts';
 import type { VmMachine } from './machine.ts';
 import { machineBootId } from './process-identity.ts';
 import type { Qmp, QmpEvent } from './qmp.ts';
-import { newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
+import { isDown, newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
 
 export interface VmOptions extends Omit<BootOptions, 'keep' | 'onEvent'> {
   readonly name: string;
@@ -96,6 +96,11 @@ export class Vm {
   /** Asks the guest to power off for `deadlineMs` (30 s unless given), then switches it off. */
   stop(deadlineMs = powerdownDefaultMs): void {
     this.#take({ type: 'stop', deadlineMs });
+  }
+
+  /** Ends it at once, and leaves it `compromised` for this reason until it is started. Nothing happens where nothing runs. */
+  compromise(reason: string): void {
+    this.#take({ type: 'compromised', reason });
   }
 
   /** The same, and then a new boot. */
@@ -226,8 +231,7 @@ export class Vm {
       return;
     }
     if (runtime === undefined) {
-      if (state.status !== 'stopped' && state.status !== 'failed')
-        await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
+      if (!isDown(state)) await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
       return;
     }
     try {

@@ -338,6 +338,19 @@ export interface Attachment {
     readonly qemu: readonly string[];
     readonly mount: string;
   };
+  /** Of a VM with a metadata server, by the ways that it was given. */
+  readonly metadataServer?: {
+    /** The virtio-serial port: what it needs beside the others. */
+    readonly serial?: {
+      readonly socketPath: string;
+      readonly qemu: readonly string[];
+      readonly libvirtXml: string;
+    };
+    /** Port of CID 2. With another monitor's vsock device, its `PATH_PORT` must lead to the socket. */
+    readonly vsock?: { readonly socketPath: string; readonly port: number };
+    /** For relays of what any program of the guest may open, and of what only its root may. */
+    readonly sockets?: { readonly any: string; readonly privileged: string };
+  };
   /** The console that speaks 9P, of a VM that has one: what it needs beside the others. */
   readonly ninep?: {
     readonly socketPath: string;

@@ -9,6 +9,7 @@
  * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot, and removes it |
  * | region | `vmstatus/NAME` | the host | `VmStatusRecord`: what is |
  * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
+ * | region | `token/NAME` | the host | `TokenKept`: this boot's token of the metadata server, as hashes; removed with the VM |
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
  * | region | `uid/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it |
  * | region | `tree/VMID/…` | the host | the tree |
@@ -24,7 +25,7 @@ import { z } from 'zod';
 /** A DNS label: it is part of paths, socket names and unit names. */
 export const vmNamePattern = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
-export const vmStatuses = ['creating', 'starting', 'running', 'stopping', 'stopped', 'failed'] as const;
+export const vmStatuses = ['creating', 'starting', 'running', 'stopping', 'stopped', 'failed', 'compromised'] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
 const millis = z.int().nonnegative();
@@ -57,6 +58,28 @@ export const Network = z.discriminatedUnion('mode', [
   z.looseObject({ mode: z.literal('tap'), device: z.string() }),
 ]);
 
+export const metadataWays = ['network', 'vsock', 'serial', 'socket'] as const;
+
+/** Whose APIs a metadata server speaks: `facadeNames` of `src/imds`. */
+export const metadataClouds = ['ec2', 'gce', 'openstack', 'nocloud'] as const;
+
+/** The HTTP server for a VM's sole use. */
+export const MetadataServerRecord = z.looseObject({
+  /**
+   * How its guest reaches it: `network`, 169.254.169.254 port 80 on its network; `vsock`, port 80 of CID 2; `serial`, the
+   * virtio-serial port org.porthole.metadata; `socket`, unix sockets for relays.
+   */
+  ways: z.array(z.enum(metadataWays)),
+  /** How many hops an answer over a tap device may travel. */
+  hopLimit: z.int().min(1).max(255).optional(),
+  /** EC2's first version is answered too. */
+  imdsV1: z.boolean().optional(),
+  /** The clouds whose APIs it speaks; undefined: all. */
+  facades: z.array(z.string()).optional(),
+});
+export type MetadataServerRecord = z.infer<typeof MetadataServerRecord>;
+export type MetadataWayName = (typeof metadataWays)[number];
+
 export const VmRecord = z.looseObject({
   id: vmId,
   name: vmName,
@@ -87,6 +110,7 @@ export const VmRecord = z.looseObject({
   ninep: z.boolean().optional(),
   /** Whether it has a vsock device to the host, with 9P on a port. */
   vsock: z.boolean().optional(),
+  metadataServer: MetadataServerRecord.optional(),
   /** Of an attached VM: the libvirt domain of this host whose boots are its boots. */
   libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
@@ -98,6 +122,24 @@ export type VmRecord = z.infer<typeof VmRecord>;
 /** How long the latest request leaves the guest to stop by itself. */
 export const graceSecondsOf = ({ generation, grace, stopGraceSeconds }: VmRecord): number =>
   grace?.generation === generation ? grace.seconds : stopGraceSeconds;
+
+/** `compromised`: somebody was refused before its first use, and nobody has one any more. */
+export const tokenStates = ['unclaimed', 'claimed', 'used', 'returned', 'compromised'] as const;
+
+export const TokenKept = z.looseObject({
+  vmId,
+  boot: z.string(),
+  /** What follows is as `TokenRecord` of `src/imds` has it. */
+  secret: z.string(),
+  state: z.enum(['unclaimed', 'claimed', 'used', 'returned']),
+  nonceHash: z.string(),
+  tokenHash: z.string(),
+  issue: z.int().nonnegative(),
+  claimedAtMs: millis.optional(),
+  usedAtMs: millis.optional(),
+  compromised: z.boolean().optional(),
+});
+export type TokenKept = z.infer<typeof TokenKept>;
 
 export const VmStatusRecord = z.looseObject({
   /** Of the VM that it is about: a status of another id is stale. */
@@ -116,6 +158,14 @@ export const VmStatusRecord = z.looseObject({
   /** What the device process runs that serves it now, and whether a new one would run something else. */
   deviceVersion: z.string().optional(),
   deviceOutdated: z.boolean().optional(),
+  /** How far the token of the last boot is, of a VM with a metadata server. */
+  token: z
+    .looseObject({
+      state: z.enum(tokenStates),
+      claimedAtMs: millis.optional(),
+      usedAtMs: millis.optional(),
+    })
+    .optional(),
 });
 export type VmStatusRecord = z.infer<typeof VmStatusRecord>;
 

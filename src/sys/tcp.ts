@@ -10,6 +10,15 @@ const AF_INET = 2;
 const AF_INET6 = 10;
 const SO_REUSEADDR = 2;
 const SO_KEEPALIVE = 9;
+const SO_BINDTODEVICE = 25;
+const IPPROTO_IP = 0;
+const IP_TTL = 2;
+const IP_FREEBIND = 15;
+const IPPROTO_IPV6 = 41;
+const IPV6_UNICAST_HOPS = 16;
+const IPV6_FREEBIND = 78;
+/** IFNAMSIZ, with the NUL. */
+const DEVICE_NAME_BYTES = 16;
 const IPPROTO_TCP = 6;
 const TCP_NODELAY = 1;
 const TCP_KEEPIDLE = 4;
@@ -60,14 +69,39 @@ function setOption(fd: number, level: number, name: number, value: number): numb
   return result(libc.setsockopt(fd, level, name, option, option.byteLength));
 }
 
-/** A non-blocking socket that listens there, and nowhere else; or the negative errno. -EINVAL for what is no address. */
-export function listenTcp(at: TcpAddress, backlog = 64): number {
+/** For a socket that only the machine at the other end of one network device is to reach. */
+export interface DeviceSocket {
+  /** Name of the network device: nothing that arrives by another is heard. */
+  readonly device: string;
+  /** Hops that what is sent may travel (IP_TTL, IPV6_UNICAST_HOPS); 1: not beyond the next machine. */
+  readonly hopLimit: number;
+}
+
+/** -EINVAL for a name that no device can have. Connections that are accepted have the same. */
+function bindToDevice(fd: number, family: number, { device, hopLimit }: DeviceSocket): number {
+  const name = new TextEncoder().encode(`${device}\0`);
+  if (name.length > DEVICE_NAME_BYTES || name.indexOf(0) !== name.length - 1) return -EINVAL;
+  const isV6 = family === AF_INET6;
+  return (
+    result(libc.setsockopt(fd, SOL_SOCKET, SO_BINDTODEVICE, name, name.length)) ||
+    // The device may have its address later.
+    (isV6 ? setOption(fd, IPPROTO_IPV6, IPV6_FREEBIND, 1) : setOption(fd, IPPROTO_IP, IP_FREEBIND, 1)) ||
+    (isV6 ? setOption(fd, IPPROTO_IPV6, IPV6_UNICAST_HOPS, hopLimit) : setOption(fd, IPPROTO_IP, IP_TTL, hopLimit))
+  );
+}
+
+/**
+ * A non-blocking socket that listens there, and nowhere else; or the negative errno. -EINVAL for what is no address, -ENODEV
+ * where there is no such device.
+ */
+export function listenTcp(at: TcpAddress, backlog = 64, on?: DeviceSocket): number {
   const address = socketAddress(at);
   if (typeof address === 'number') return address;
   const family = address.length === ADDRESS_BYTES ? AF_INET6 : AF_INET;
   const fd = result(libc.socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (fd < 0) return fd;
   let error = setOption(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+  if (error === 0 && on !== undefined) error = bindToDevice(fd, family, on);
   if (error === 0) error = result(libc.bindSocket(fd, address, address.length));
   if (error === 0) error = result(libc.listen(fd, backlog));
   if (error === 0) return fd;

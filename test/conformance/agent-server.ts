@@ -21,12 +21,13 @@ export class AgentServer implements AsyncDisposable {
   static async start(world: World, socket: string, boot = 'boot'): Promise<AgentServer> {
     const replica = new Replica();
     const leave = world.authority.subscribe(HOLDER, (delta) => replica.apply(delta));
-    const { monotonicMs } = world.clock;
+    const { monotonicMs, wallMs } = world.clock;
     const tokens = new TokenDesk({
       store: tokenStoreInMemory(),
       onEvent: (event) => assert.fail(event.event),
       randomBytes,
       monotonicMs,
+      wallMs,
     });
     await tokens.boot(boot);
     const server = new MetadataServer({

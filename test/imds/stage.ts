@@ -41,6 +41,7 @@ export class Stage implements AsyncDisposable {
       onEvent: (event) => this.events.push(event),
       randomBytes,
       monotonicMs: world.clock.monotonicMs,
+      wallMs: world.clock.wallMs,
     });
     const replica = new Replica();
     this.#leave = world.authority.subscribe('metadata', (delta) => replica.apply(delta));

@@ -3,13 +3,14 @@ import { type Command, Option } from 'commander';
 import { ClientError } from '../../cluster/client/index.ts';
 import { parseSize } from '../amounts.ts';
 import { apiCommand, parseCount, printJson, type Shell } from '../command.ts';
+import { type MetadataServerFlags, metadataServerOf, metadataServerOptions } from '../metadata-server-flags.ts';
 import { finished } from '../operation.ts';
 import { shellQuoted } from '../serve-words.ts';
 import type { Attachment, NewVm } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
 import { UsageError } from '../usage-error.ts';
 
-interface AttachFlags {
+interface AttachFlags extends MetadataServerFlags {
   readonly metadata?: string;
   readonly for?: Monitor;
   readonly domain?: string;
@@ -28,13 +29,18 @@ const monitors = ['qemu', 'libvirt', 'libvirt-domain', 'cloud-hypervisor'] as co
 type Monitor = (typeof monitors)[number];
 
 export const attachCommand = (vm: Command, shell: Shell): void => {
-  apiCommand(vm, 'attach', 'serve a machine that QEMU, libvirt or Cloud Hypervisor starts')
+  const command = apiCommand(vm, 'attach', 'serve a machine that QEMU, libvirt or Cloud Hypervisor starts')
     .argument('<name>', 'its name here; when it is new, it is made')
     .option('--metadata <file>', 'metadata and policy of a new one, a spec file')
     .addOption(new Option('--for <monitor>', 'print what this one needs only').choices(monitors))
     .option('--domain <name>', 'of a new one: the libvirt domain of the host whose reboots are its boots')
     .option('--9p', 'of a new one: also a console that speaks 9P, for guests without virtiofs')
-    .option('--vsock', 'of a new one, for QEMU: also a vsock device, with 9P on port 564')
+    .option('--vsock', 'of a new one, for QEMU: also a vsock device, with 9P on port 564');
+  metadataServerOptions(command, {
+    vsock: 'port 80',
+    serial: 'a virtio-serial port',
+    socket: 'sockets for relays',
+  })
     .option('--memory <size>', 'what is printed is for a machine of this size; default: 1G', parseSize)
     .option('--cpus <count>', 'and with so many CPUs; default: 1', parseCount(1, 1024))
     .option('--disk <format:file>', 'a disk of the printed domain: "qcow2:" or "raw:", and a path of the host')
@@ -81,6 +87,10 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
     throw new Error(`"${name}" was attached without --9p; that cannot be changed`);
   if (known?.vsock === false && flags.vsock)
     throw new Error(`"${name}" was attached without --vsock; that cannot be changed`);
+  const { ways: missing = [] } = metadataServerOf(flags).metadataServer ?? {};
+  for (const way of known === undefined ? [] : missing)
+    if (known?.metadataServer?.ways.includes(way) !== true)
+      throw new Error(`"${name}" was attached without --metadata-server ${way}; that cannot be changed`);
   if (known === undefined) {
     const wanted: NewVm = {
       name,
@@ -88,6 +98,7 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
       network: { mode: 'none' },
       ...(flags['9p'] && { ninep: true }),
       ...(flags.vsock && { vsock: true }),
+      ...metadataServerOf(flags),
       ...(flags.domain !== undefined && { libvirtDomain: flags.domain }),
       ...(spec !== undefined && { spec: spec.sent }),
     };
@@ -122,10 +133,12 @@ const machineOf = ({ memory, cpus, disk, kernel, initrd, append }: AttachFlags):
 };
 
 const words = (attachment: Attachment, only: Monitor | undefined): string => {
-  const { ninep, vsock } = attachment;
+  const { ninep, vsock, metadataServer } = attachment;
+  const serial = metadataServer?.serial;
   const parts: Readonly<Record<Monitor, string>> = {
-    qemu: flagLines([...attachment.qemu, ...(ninep?.qemu ?? []), ...(vsock?.qemu ?? [])]),
-    libvirt: `${attachment.libvirtXml}${ninep === undefined ? '' : withinDevices(ninep.libvirtXml)}`.trimEnd(),
+    qemu: flagLines([...attachment.qemu, ...(ninep?.qemu ?? []), ...(vsock?.qemu ?? []), ...(serial?.qemu ?? [])]),
+    libvirt:
+      `${attachment.libvirtXml}${ninep === undefined ? '' : withinDevices(ninep.libvirtXml)}${serial === undefined ? '' : withinDevices(serial.libvirtXml)}`.trimEnd(),
     'libvirt-domain': attachment.libvirtDomain.trimEnd(),
     'cloud-hypervisor': flagLines(attachment.cloudHypervisor),
   };
@@ -141,7 +154,21 @@ ${indented(parts['cloud-hypervisor'])}
   in the guest:
     mkdir -p /run/metadata
     ${attachment.mount}
-${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n`}`;
+${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n`}${metadataWords(metadataServer)}`;
+};
+
+/** Where the guest finds its metadata server, or a relay of its monitor's leads to. */
+const metadataWords = (server: Attachment['metadataServer']): string => {
+  if (server === undefined) return '';
+  const { serial, vsock, sockets } = server;
+  const lines = [
+    serial && 'the virtio-serial port org.porthole.metadata',
+    vsock &&
+      `port ${vsock.port} of vsock CID 2; with another vsock device: ln -s ${vsock.socketPath} PATH_${vsock.port}`,
+    sockets && `${sockets.any}, for relays of what any program of the guest may open`,
+    sockets && `${sockets.privileged}, for relays of what only its root may`,
+  ];
+  return `  its metadata server:\n${lines.flatMap((line) => (line === undefined ? [] : [`    ${line}\n`])).join('')}`;
 };
 
 const withinDevices = (xml: string): string => `<devices>\n${xml.replaceAll(/^(?=.)/gm, '  ')}</devices>\n`;

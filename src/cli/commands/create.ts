@@ -3,6 +3,12 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { vmTypes } from '../../records/index.ts';
 import { parseSize } from '../amounts.ts';
 import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
+import {
+  hopLimitOption,
+  type MetadataServerFlags,
+  metadataServerOf,
+  metadataServerOptions,
+} from '../metadata-server-flags.ts';
 import { withImage } from '../near.ts';
 import { finished } from '../operation.ts';
 import type { NewVm, Operation } from '../shapes.ts';
@@ -12,7 +18,7 @@ import { UsageError } from '../usage-error.ts';
 
 type Forward = NonNullable<Extract<NonNullable<NewVm['network']>, { mode: 'user' }>['forwards']>[number];
 
-interface CreateFlags {
+interface CreateFlags extends MetadataServerFlags {
   readonly image: { readonly name: string; readonly version?: string };
   readonly type: keyof typeof vmTypes;
   readonly metadata?: string;
@@ -42,7 +48,7 @@ export const waitOption = (): Option => new Option('--no-wait', 'return as soon 
 export const told = ({ out }: Terminal, { id }: Operation): void => void out(`${id}\n`);
 
 export const createCommand = (vm: Command, shell: Shell): void => {
-  apiCommand(vm, 'create', 'create a virtual machine, and start it')
+  const command = apiCommand(vm, 'create', 'create a virtual machine, and start it')
     .argument('<name>', 'its name: a-z, 0-9 and "-"')
     .requiredOption(
       '--image <image>',
@@ -61,7 +67,13 @@ export const createCommand = (vm: Command, shell: Shell): void => {
     .option('--isolated', 'let nothing out but answers through --port; else it reaches what this machine reaches')
     .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
     .option('--9p', 'also a console that speaks 9P, hvc1, for guests without virtiofs')
-    .option('--vsock', 'also a vsock device that leads to unix sockets of this host, with 9P on port 564')
+    .option('--vsock', 'also a vsock device that leads to unix sockets of this host, with 9P on port 564');
+  metadataServerOptions(command, {
+    network: '169.254.169.254',
+    vsock: 'port 80',
+    serial: 'a virtio-serial port',
+  })
+    .addOption(hopLimitOption())
     .option('--label <label>', 'KEY=VALUE (any number of times)', collected(parseLabel))
     .addOption(
       new Option('--restart <when>', 'start it again after an end that nobody asked for')
@@ -82,7 +94,8 @@ the machine is deleted again. --no-wait does not wait.
 
 Examples:
   porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80
-  porthole vm create db-1 --image debian --type medium --disk 20G`,
+  porthole vm create db-1 --image debian --type medium --disk 20G
+  porthole vm create ci-1 --image debian --metadata-server network --facade ec2`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 };
@@ -101,6 +114,7 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     ...(restart !== undefined && { restart }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
+    ...metadataServerOf(flags),
     ...(disk !== undefined && { diskBytes: disk }),
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),

@@ -122,7 +122,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
 
 const statusPaint = (status: string, paint: Colours): ((text: string) => string) => {
   if (status === 'running') return paint.good;
-  if (status === 'failed') return paint.error;
+  if (status === 'failed' || status === 'compromised') return paint.error;
   return status === 'stopped' ? paint.dim : paint.warning;
 };
 
@@ -165,6 +165,8 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
       ['restart', vm.restart],
       ['9P', [vm.ninep && 'on hvc1', vm.vsock && 'on vsock port 564'].filter(Boolean).join('\n')],
       ['vsock', vm.vsock ? 'to this host' : undefined],
+      ['metadata server', vm.metadataServer?.addresses.join('\n')],
+      ['boot token', vm.metadataServer?.token && tokenWords(vm.metadataServer.token, nowMs)],
       ['domain', vm.libvirtDomain],
       [
         'device',
@@ -175,6 +177,25 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
     ],
     paint.dim,
   );
+};
+
+const tokenWords = (
+  { state, claimedAt, usedAt }: NonNullable<NonNullable<Vm['metadataServer']>['token']>,
+  nowMs: number,
+): string => {
+  const at = (time: string | undefined): string => (time === undefined ? '' : moment(Date.parse(time), nowMs));
+  switch (state) {
+    case 'unclaimed':
+      return 'nobody has asked for it';
+    case 'claimed':
+      return `given out, not used; claimed ${at(claimedAt)}`;
+    case 'used':
+      return `in use; claimed ${at(claimedAt)}, first used ${at(usedAt)}`;
+    case 'returned':
+      return `handed back; claimed ${at(claimedAt)}`;
+    case 'compromised':
+      return `compromised: another asked before its first use; claimed ${at(claimedAt)}`;
+  }
 };
 
 type Verb = 'start' | 'stop' | 'reboot' | 'rm';

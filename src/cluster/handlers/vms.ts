@@ -1,5 +1,12 @@
 import { Buffer } from 'node:buffer';
-import type { Once, OperationRecord } from '../../records/index.ts';
+import type { z } from 'zod';
+import type {
+  MetadataServerRecord,
+  MetadataWayName,
+  Once,
+  OperationRecord,
+  VmStatusRecord,
+} from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
@@ -7,6 +14,31 @@ import { statusOf, type Vm } from '../vms.ts';
 import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
 
 export const isoTime = (ms: number): string => new Date(ms).toISOString();
+
+const metadataAddresses: Readonly<Record<MetadataWayName, string>> = {
+  network: 'http://169.254.169.254',
+  vsock: 'vsock:2:80',
+  serial: 'virtio-serial:/dev/virtio-ports/org.porthole.metadata',
+  socket: 'a relay',
+};
+
+const metadataView = (
+  { ways, hopLimit, facades, imdsV1 }: MetadataServerRecord,
+  token: VmStatusRecord['token'],
+): z.infer<typeof routes.VmShape>['metadataServer'] => ({
+  ways,
+  addresses: ways.map((way) => metadataAddresses[way]),
+  ...(hopLimit !== undefined && { hopLimit }),
+  ...(facades !== undefined && { facades }),
+  ...(imdsV1 !== undefined && { imdsV1 }),
+  ...(token && {
+    token: {
+      state: token.state,
+      ...(token.claimedAtMs !== undefined && { claimedAt: isoTime(token.claimedAtMs) }),
+      ...(token.usedAtMs !== undefined && { usedAt: isoTime(token.usedAtMs) }),
+    },
+  }),
+});
 
 export const vmView = (vm: Vm) => {
   const { id, name, kind, type, vcpus, memoryMiB, network, labels, restart, desired, ...rest } = vm.record;
@@ -31,6 +63,7 @@ export const vmView = (vm: Vm) => {
     ...(status && { since: isoTime(status.sinceMs) }),
     ninep: rest.ninep ?? false,
     vsock: rest.vsock ?? false,
+    ...(rest.metadataServer && { metadataServer: metadataView(rest.metadataServer, status?.token) }),
     ...(rest.libvirtDomain !== undefined && { libvirtDomain: rest.libvirtDomain }),
     ...(status?.bootId !== undefined && { bootId: status.bootId }),
     ...(status?.deviceVersion !== undefined && {
@@ -147,8 +180,10 @@ export const serveVms = (api: Api): void => {
   serve(api, routes.getAttachment, async (c) => {
     const machine = c.req.valid('query');
     const { account } = identityOf(c);
-    const { qemu, cloudHypervisor, ninep, vsock, ...rest } = await vms.ask(account, c.req.valid('param').name, (vm) =>
-      kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
+    const { qemu, cloudHypervisor, ninep, vsock, metadataServer, ...rest } = await vms.ask(
+      account,
+      c.req.valid('param').name,
+      (vm) => kit.host.attachment(vm, machine, { signal: c.req.raw.signal }),
     );
     return reply(routes.getAttachment, 200, {
       ...rest,
@@ -156,6 +191,15 @@ export const serveVms = (api: Api): void => {
       cloudHypervisor: [...cloudHypervisor],
       ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
       ...(vsock && { vsock: { ...vsock, qemu: [...vsock.qemu] } }),
+      ...(metadataServer && {
+        metadataServer: {
+          ...(metadataServer.vsock && { vsock: metadataServer.vsock }),
+          ...(metadataServer.sockets && { sockets: metadataServer.sockets }),
+          ...(metadataServer.serial && {
+            serial: { ...metadataServer.serial, qemu: [...metadataServer.serial.qemu] },
+          }),
+        },
+      }),
     });
   });
 

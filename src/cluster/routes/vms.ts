@@ -1,5 +1,12 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { operationStates, vmStatuses, vmTypes } from '../../records/index.ts';
+import {
+  metadataClouds,
+  metadataWays,
+  operationStates,
+  tokenStates,
+  vmStatuses,
+  vmTypes,
+} from '../../records/index.ts';
 import {
   body,
   bytes,
@@ -51,6 +58,28 @@ export const NetworkShape = z
   ])
   .openapi('Network');
 
+export const MetadataServerShape = z
+  .strictObject({
+    ways: z.array(z.enum(metadataWays)).min(1).max(metadataWays.length).openapi({
+      description:
+        'How the guest reaches it. network: http://169.254.169.254 on its network, the user-mode one or the tap device. vsock: port 80 of CID 2; the VM needs vsock. serial: the virtio-serial port org.porthole.metadata. socket, of an attached VM: unix sockets for relays.',
+    }),
+    hopLimit: z
+      .int()
+      .min(1)
+      .max(255)
+      .optional()
+      .openapi({ description: 'Hops that answers may travel on a tap device (IP TTL). Default: 1.' }),
+    facades: z
+      .array(z.enum(metadataClouds))
+      .min(1)
+      .max(metadataClouds.length)
+      .optional()
+      .openapi({ description: 'The clouds whose APIs it speaks; default: all.' }),
+    imdsV1: z.boolean().optional().openapi({ description: 'EC2’s first version, without sessions, is answered too.' }),
+  })
+  .openapi('MetadataServer');
+
 const imageName = z.string().regex(/^[a-z0-9]([a-z0-9._-]{0,61}[a-z0-9])?$/, 'a-z, 0-9, ".", "_" and "-", at most 63');
 export const ImageName = imageName;
 export const ImageVersion = imageName;
@@ -59,6 +88,30 @@ export const ImageVersion = imageName;
 const LibvirtDomain = z
   .string()
   .regex(/^[^\s/'"\p{C}]([^/'"\p{C}\p{Zl}\p{Zp}]{0,198}[^\s/'"\p{C}])?$/u, 'the name of a libvirt domain');
+
+/** What does not go together with the rest of a VM. */
+const metadataProblems = ({
+  kind,
+  vsock,
+  network,
+  metadataServer,
+}: {
+  readonly kind: 'managed' | 'attached';
+  readonly vsock: boolean;
+  readonly network: { readonly mode: string };
+  readonly metadataServer?: z.infer<typeof MetadataServerShape> | undefined;
+}): string[] => {
+  if (metadataServer === undefined) return [];
+  const { ways, hopLimit } = metadataServer;
+  const has = (way: (typeof metadataWays)[number]): boolean => ways.includes(way);
+  return [
+    has('vsock') && !vsock && 'the way vsock needs vsock: true',
+    has('network') && kind === 'attached' && 'the network of an attached VM is not known here: relay to the way socket',
+    has('network') && kind === 'managed' && network.mode === 'none' && 'the way network needs a network',
+    has('socket') && kind === 'managed' && 'the way socket is for attached VMs',
+    hopLimit !== undefined && !(has('network') && network.mode === 'tap') && 'hopLimit is for the way network on a tap',
+  ].filter((problem) => problem !== false);
+};
 
 export const CreateVm = z
   .strictObject({
@@ -94,6 +147,9 @@ export const CreateVm = z
     vsock: z.boolean().default(false).openapi({
       description: 'Also a vsock device that leads to unix sockets of its host, with 9P on port 564.',
     }),
+    metadataServer: MetadataServerShape.optional().openapi({
+      description: 'Also an HTTP server for the sole use of this VM: clouds’ APIs for all, the tree for its agent.',
+    }),
     libvirtDomain: LibvirtDomain.optional().openapi({
       description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
     }),
@@ -113,6 +169,7 @@ export const CreateVm = z
     };
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
+    for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
     if (vm.libvirtDomain !== undefined && vm.kind === 'managed')
       context.addIssue({
         code: 'custom',
@@ -148,6 +205,23 @@ export const VmShape = z
     since: Time.optional(),
     ninep: z.boolean().openapi({ description: 'Whether the machine has a console that speaks 9P.' }),
     vsock: z.boolean().openapi({ description: 'Whether the machine has a vsock device to its host.' }),
+    metadataServer: z
+      .object({
+        ways: z.array(z.enum(metadataWays)),
+        addresses: z.array(z.string()).openapi({ description: 'What the guest asks, one for each way.' }),
+        hopLimit: z.int().optional(),
+        facades: z.array(z.string()).optional(),
+        imdsV1: z.boolean().optional(),
+        token: z
+          .object({
+            state: z.enum(tokenStates),
+            claimedAt: Time.optional(),
+            usedAt: Time.optional(),
+          })
+          .optional()
+          .openapi({ description: 'How far the token of the last boot is, which its agent asks for once.' }),
+      })
+      .optional(),
     libvirtDomain: z.string().optional(),
     bootId: z.string().optional(),
     bootNumber: z.int(),
@@ -412,6 +486,19 @@ export const getAttachment = createRoute({
             .object({ hostPath: z.string(), qemu: z.array(z.string()), mount: z.string() })
             .optional()
             .openapi({ description: 'The vsock device, of a VM that has one; the other flags are without.' }),
+          metadataServer: z
+            .object({
+              serial: z
+                .object({ socketPath: z.string(), qemu: z.array(z.string()), libvirtXml: z.string() })
+                .optional(),
+              vsock: z.object({ socketPath: z.string(), port: z.int() }).optional(),
+              sockets: z.object({ any: z.string(), privileged: z.string() }).optional(),
+            })
+            .optional()
+            .openapi({
+              description:
+                'Of a VM with a metadata server: the virtio-serial port; the vsock port, and the socket it leads to; the sockets for relays of what any program of the guest may open, and of what only its root may.',
+            }),
         })
         .openapi('Attachment'),
       'Flags, one argument each; XML for libvirt, as parts of a domain and as a whole one; the line that mounts it.',

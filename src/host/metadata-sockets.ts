@@ -1,0 +1,167 @@
+/** Where the metadata server of a VM is reached: sockets that lead to that VM and to no other. */
+import { chmodSync, chownSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { dirname } from 'node:path';
+import { type Channel, type MetadataServer, SerialMux } from '../imds/index.ts';
+import { makeSearchable } from '../qemu/index.ts';
+import type { MetadataServerRecord } from '../records/index.ts';
+import { close, listenTcp } from '../sys/index.ts';
+import { vsockPeer } from '../virtio/index.ts';
+import { errnoName } from '../wire/index.ts';
+import type { DeviceOwner, DevicePaths } from './device-paths.ts';
+import { fdOf } from './peer-of.ts';
+
+/** Of HTTP, on vsock as on the network. */
+export const metadataPort = 80;
+/** Where all clouds have it. */
+export const metadataAddress = '169.254.169.254';
+
+/** Source ports below this one take privilege in the guest (ip(7), vsock(7)). */
+const FIRST_FREE_PORT = 1024;
+/** IP's own default. */
+const defaultHopLimit = 1;
+
+export interface MetadataSocketsOptions {
+  readonly server: MetadataServer;
+  readonly paths: DevicePaths;
+  readonly owner: DeviceOwner;
+  readonly wish: MetadataServerRecord;
+  /** The tap device of a VM that has one. */
+  readonly tap: string | undefined;
+  readonly onTrouble: (what: string) => void;
+}
+
+export class MetadataSockets implements AsyncDisposable {
+  readonly #options: MetadataSocketsOptions;
+  readonly #servers: Server[] = [];
+  readonly #open = new Set<Socket>();
+  #serial: SerialMux | undefined;
+  #tap: Server | undefined;
+
+  private constructor(options: MetadataSocketsOptions) {
+    this.#options = options;
+  }
+
+  /** Listens at all that wait for nothing but a connection. Rejects as `listen` of `node:net`. */
+  static async open(options: MetadataSocketsOptions): Promise<MetadataSockets> {
+    const sockets = new MetadataSockets(options);
+    const { server, paths, wish, tap } = options;
+    const has = new Set(wish.ways);
+    makeSearchable(paths.metadata.directory);
+    try {
+      if (has.has('vsock')) await sockets.#vsock();
+      if (has.has('serial'))
+        await sockets.#unix(paths.metadata.serial, (port) => {
+          const channel = { kind: 'virtio-serial', privileged: true } as const;
+          // A machine has one such port: what was there before is a QEMU that is gone.
+          sockets.#serial?.destroy();
+          sockets.#serial = new SerialMux(port, { onConnection: (stream) => server.accept(stream, channel) });
+        });
+      if (has.has('network') && tap === undefined)
+        await sockets.#unix(paths.metadata.network, (socket) =>
+          server.accept(socket, { kind: 'tcp', privileged: false }),
+        );
+      if (has.has('socket')) {
+        for (const [path, privileged] of [
+          [paths.metadata.relay, false],
+          [paths.metadata.privileged, true],
+        ] as const)
+          await sockets.#unix(path, (socket) => server.accept(socket, { kind: 'unix', privileged }));
+      }
+    } catch (error) {
+      await sockets[Symbol.asyncDispose]();
+      throw error;
+    }
+    return sockets;
+  }
+
+  /**
+   * Before each boot, for the tap device may be another one of that name by now. Throws, in words for people, where nothing can
+   * listen on it.
+   */
+  async listenOnTap(): Promise<void> {
+    const { tap: device, wish, server, onTrouble } = this.#options;
+    if (device === undefined || !wish.ways.includes('network')) return;
+    if (this.#tap !== undefined) await closed(this.#tap);
+    this.#tap = undefined;
+    const at = { address: metadataAddress, port: metadataPort };
+    const fd = listenTcp(at, undefined, { device, hopLimit: wish.hopLimit ?? defaultHopLimit });
+    if (fd < 0)
+      throw new Error(
+        `listening on ${metadataAddress} port ${metadataPort} of "${device}" failed: ${errnoName(-fd)}; make the device, and have nothing else listen on that port of all addresses`,
+      );
+    const tap = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+      const { remotePort = FIRST_FREE_PORT } = socket;
+      server.accept(socket, { kind: 'tcp', privileged: remotePort < FIRST_FREE_PORT });
+    });
+    tap.on('error', (error) => onTrouble(`the metadata server on "${device}": ${error.message}`));
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    tap.once('error', reject);
+    try {
+      tap.listen({ fd }, resolve);
+      await promise;
+    } catch (error) {
+      close(fd);
+      throw error;
+    }
+    tap.off('error', reject);
+    this.#tap = tap;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const servers = this.#tap === undefined ? this.#servers : [...this.#servers, this.#tap];
+    const ends = servers.map(closed);
+    for (const socket of this.#open) socket.destroy();
+    await Promise.all(ends);
+  }
+
+  /** The device process connects to a name in its own directory. What it may write there must not be what we change. */
+  async #vsock(): Promise<void> {
+    const { server, paths } = this.#options;
+    await this.#unix(paths.metadata.vsock, (socket) => server.accept(socket, channelOf(socket)));
+    const name = `${paths.vsock}_${metadataPort}`;
+    mkdirSync(dirname(name), { recursive: true });
+    rmSync(name, { force: true });
+    symlinkSync(paths.metadata.vsock, name);
+  }
+
+  /** Below a directory that nobody else may write to. For who serves the VM alone. */
+  async #unix(path: string, onConnection: (socket: Socket) => void): Promise<void> {
+    const { owner, onTrouble } = this.#options;
+    const server = createServer({ allowHalfOpen: true }, (socket) => {
+      this.#open.add(socket);
+      socket.once('close', () => this.#open.delete(socket));
+      onConnection(socket);
+    });
+    server.on('error', (error) => onTrouble(`the metadata server at "${path}": ${error.message}`));
+    rmSync(path, { force: true });
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    server.once('error', reject);
+    const before = process.umask(0o177);
+    try {
+      server.listen(path, resolve);
+    } finally {
+      process.umask(before);
+    }
+    await promise;
+    server.off('error', reject);
+    this.#servers.push(server);
+    const { uid, gid } = owner;
+    if (uid !== undefined) chownSync(path, uid, gid ?? uid);
+    else if (gid !== undefined) chownSync(path, -1, gid);
+    if (gid !== undefined) chmodSync(path, 0o660);
+  }
+}
+
+/** Of a connection of the guest's vsock: the device process tells which port it is from. */
+const channelOf = (socket: Socket): Channel => {
+  const fd = fdOf(socket);
+  const port = fd === undefined ? undefined : vsockPeer(fd)?.sourcePort;
+  return { kind: 'vsock', privileged: port !== undefined && port < FIRST_FREE_PORT };
+};
+
+const closed = (server: Server): Promise<void> => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  server.close(() => resolve());
+  return promise;
+};

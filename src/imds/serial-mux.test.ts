@@ -1,0 +1,147 @@
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { type Duplex, duplexPair } from 'node:stream';
+import { text } from 'node:stream/consumers';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { Stage } from '../../test/imds/stage.ts';
+import { SerialMux } from './serial-mux.ts';
+
+const syncNonce = (): Uint8Array => randomBytes(16);
+
+/** The guest's end, once the host has answered. */
+const guestOn = async (port: Duplex): Promise<SerialMux> => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const guest = new SerialMux(port, { onSynced: resolve });
+  guest.sync(syncNonce());
+  await promise;
+  return guest;
+};
+
+const echo = (stream: Duplex): void => {
+  stream.on('error', () => {});
+  stream.pipe(stream);
+};
+
+test('SerialMux carries connections beside each other, whatever bytes they have, to their ends', async () => {
+  const [ours, theirs] = duplexPair();
+  const host = new SerialMux(theirs, { onConnection: echo });
+  const guest = await guestOn(ours);
+  const sent = [Buffer.from([0xc0, 0xdb, 0xdc, 0xdd, 0]), randomBytes(200_000), Buffer.alloc(70_000, 0xc0)];
+  await Promise.all(
+    sent.map(async (bytes) => {
+      const stream = guest.open();
+      stream.end(bytes);
+      const parts: Buffer[] = [];
+      for await (const part of stream) parts.push(part as Buffer);
+      assert.ok(Buffer.concat(parts).equals(bytes));
+    }),
+  );
+  assert.deepEqual([guest.connections, host.connections], [0, 0]);
+});
+
+test('SerialMux begins anew when a guest does, wherever the one before was cut off', async () => {
+  const [ours, theirs] = duplexPair();
+  const seen: Duplex[] = [];
+  new SerialMux(theirs, { onConnection: (stream) => (seen.push(stream), echo(stream)) });
+  const before = await guestOn(ours);
+  const cut = before.open();
+  cut.on('error', () => {});
+  cut.write('half of a request');
+  await once(cut, 'data');
+  // What its kernel took of a frame, and no more, before the program was killed.
+  ours.removeAllListeners('data');
+  ours.write(Buffer.from([2, 0, 1, 0x47, 0xdb]));
+  const after = await guestOn(ours);
+  assert.equal(seen[0]!.destroyed, true, 'nobody is at its other end');
+  const stream = after.open();
+  stream.end('hello');
+  assert.equal(await text(stream), 'hello');
+});
+
+test('SerialMux stops taking from the port while one that was opened is not read', async () => {
+  const [ours, theirs] = duplexPair();
+  const opened: Duplex[] = [];
+  new SerialMux(theirs, { onConnection: (stream) => opened.push(stream) });
+  const guest = await guestOn(ours);
+  const stream = guest.open();
+  let taken = 0;
+  const bytes = Buffer.alloc(64 * 1024);
+  // Until the port's own buffers are full as well.
+  while (stream.write(bytes, () => (taken += bytes.length)) || taken < 64 * 1024)
+    await new Promise((resolve) => setImmediate(resolve));
+  const waiting = opened[0]!.readableLength;
+  assert.ok(waiting <= 128 * 1024, `${waiting} bytes are kept for whoever does not read them`);
+  stream.end();
+  let read = 0;
+  for await (const part of opened[0]!) read += (part as Buffer).length;
+  assert.equal(read % bytes.length, 0, 'and all of it comes when it is read');
+  assert.ok(read > 0);
+});
+
+test('SerialMux ends every connection with the port', async () => {
+  const [ours, theirs] = duplexPair();
+  const host = new SerialMux(theirs, { onConnection: echo });
+  const guest = await guestOn(ours);
+  const stream = guest.open();
+  stream.write('x');
+  await once(stream, 'data');
+  theirs.destroy();
+  ours.destroy();
+  await once(stream, 'close');
+  assert.deepEqual([guest.connections, host.connections], [0, 0]);
+});
+
+test('SerialMux as the host stands any bytes, and a guest that begins after them is served', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(
+        fc.oneof(
+          fc.uint8Array({ maxLength: 40 }),
+          fc.constantFrom(Uint8Array.of(0xc0), Uint8Array.of(0xc0, 1, 0, 1, 0xc0), Uint8Array.of(0xdb)),
+        ),
+      ),
+      async (chunks) => {
+        const [ours, theirs] = duplexPair();
+        const host = new SerialMux(theirs, { onConnection: echo });
+        ours.resume();
+        for (const chunk of chunks) ours.write(chunk);
+        const guest = await guestOn(ours);
+        const stream = guest.open();
+        stream.end('hello');
+        assert.equal(await text(stream), 'hello');
+        assert.ok(host.connections <= 256);
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('MetadataServer answers over one port beside its watch stream', async () => {
+  await using stage = await Stage.start({ content: { instance: { id: 'i-1' } } });
+  const [ours, theirs] = duplexPair();
+  new SerialMux(theirs, {
+    onConnection: (stream) => stage.server.accept(stream, { kind: 'virtio-serial', privileged: true }),
+  });
+  const guest = await guestOn(ours);
+  const ask = async (words: string): Promise<string> => {
+    const stream = guest.open();
+    stream.write(words);
+    return text(stream);
+  };
+  const body = JSON.stringify({ nonce: 'n'.repeat(22) });
+  const claimed = await ask(
+    `POST /porthole/v1/token HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+  );
+  const token = /"token":"([\w-]+)"/.exec(claimed)?.[1];
+  assert.ok(token, claimed);
+  const watch = guest.open();
+  watch.write(`GET /porthole/v1/watch?from=1 HTTP/1.1\r\nhost: x\r\nauthorization: Bearer ${token}\r\n\r\n`);
+  const [head] = (await once(watch, 'data')) as [Buffer];
+  assert.match(head.toString(), /^HTTP\/1\.1 (200|410)/);
+  assert.match(
+    await ask('GET /nocloud/meta-data HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'),
+    /instance-id: "i-1"/,
+  );
+});

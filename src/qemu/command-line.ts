@@ -18,10 +18,11 @@ const accelerators = { kvm: 'kvm', tcg: 'tcg,tb-size=256' } as const;
 const sandbox = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
 
 /**
- * With a relay QEMU starts a program for each connection, in a session of its own (setsid(2)). Neither it nor they gain a right
- * (no_new_privs); ADR 13.
+ * With a relay QEMU starts a program for each connection, in a session of its own: setsid(2) is among what `elevateprivileges`
+ * denies, also to children. No right is to be gained by the others: the filter comes with no_new_privs, and QEMU's user has
+ * none (ADR 13).
  */
-const sandboxOfRelay = 'on,obsolete=deny,elevateprivileges=children,spawn=allow,resourcecontrol=deny';
+const sandboxOfRelay = 'on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny';
 
 type Value = string | number | boolean;
 

@@ -166,8 +166,11 @@ test('step kills what is compromised, and starts it again for nobody but who ask
   const start: VmEvent = { type: 'start' };
   const reboot: VmEvent = { type: 'reboot', deadlineMs: 10_000 };
   const ended = (...events: [number, VmEvent][]) => play(always, ...started, ...events, [9, crash]);
-  for (const events of [[], [[8, start]], [[8, reboot]], [[8, stop]]] as const) {
-    const { state, actions } = ended([7, compromised], ...events);
+  for (const event of [undefined, start, reboot, stop]) {
+    const { state, actions } = ended(
+      [7, compromised],
+      ...(event === undefined ? [] : [[8, event] as [number, VmEvent]]),
+    );
     assert.deepEqual([state.status, state.reason, state.wakeAtMs], ['compromised', 'its token was taken', undefined]);
     assert.deepEqual(actions, ['boot', 'kill']);
   }

@@ -92,6 +92,8 @@ export interface HostPort {
   /** Tells of a boot of an attached VM. HOST_WRONG_STATE for a VM whose boots are the host's own. */
   boot(vm: VmRef, options?: ChangeOptions): Promise<Boot>;
   statistics(vm: VmRef, options?: CallOptions): Promise<Statistics>;
+  /** What the agent in the guest says of its inside. HOST_UNAVAILABLE when it can't be recorded who was shown that. */
+  inside(vm: VmRef, options: ShowOptions): Promise<GuestInside>;
   /**
    * Has a new device process take the place of the one that serves the VM, under a running guest. Resolves when it serves.
    * HOST_WRONG_STATE when none serves, or it can't hand over; HOST_UNAVAILABLE when none serves in time.
@@ -379,6 +381,37 @@ export interface DeviceVersion {
 export interface Statistics {
   readonly atMs: number;
   readonly values: Readonly<Record<string, number>>;
+}
+
+/** As its agent says: data of a stranger, in this shape and with printable text, and nothing more. */
+export interface GuestStatus {
+  readonly at: string;
+  readonly uptimeSeconds: number;
+  readonly load: readonly [number, number, number];
+  readonly memory: { readonly totalBytes: number; readonly availableBytes: number };
+  readonly swap: { readonly totalBytes: number; readonly freeBytes: number };
+  readonly disks: readonly { readonly mount: string; readonly totalBytes: number; readonly freeBytes: number }[];
+  readonly agent: { readonly version: string; readonly pid: number; readonly startedAt: string };
+}
+
+export interface GuestProcess {
+  readonly pid: number;
+  readonly user: string;
+  readonly uid: number;
+  readonly command: string;
+  readonly cpuPercent: number;
+  readonly memoryBytes: number;
+  readonly state: string;
+}
+
+/** What is there of it. Ages are by the host's clock, from when it was written. */
+export interface GuestInside {
+  readonly status?: GuestStatus;
+  readonly statusAgeMs?: number;
+  readonly processes?: readonly GuestProcess[];
+  readonly processesAgeMs?: number;
+  /** In words: files that are there and make no sense. */
+  readonly problems: readonly string[];
 }
 
 // Audit.

@@ -4,6 +4,7 @@
  */
 
 import { createHash, randomBytes } from 'node:crypto';
+import { insideOf } from '../../src/host/guest-inside.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
 import { parseSpec } from '../../src/host/spec-file.ts';
 import { VmTreePort } from '../../src/host/tree-port.ts';
@@ -16,6 +17,7 @@ import type {
   ChangeOptions,
   ConsolePiece,
   ConsolePort,
+  GuestInside,
   HostPort,
   ImageFacts,
   ImageRequest,
@@ -241,6 +243,10 @@ export class TestHost implements HostPort {
   async statistics(vm: VmRef) {
     this.#vm(vm);
     return { atMs: Date.now(), values: { cpu_seconds_total: 1.5 } };
+  }
+
+  async inside(vm: VmRef): Promise<GuestInside> {
+    return insideOf(this.#vm(vm).tree.authority.snapshot, Date.now()).read();
   }
 
   async audit({ limit, cursor, newestFirst, ...filter }: Parameters<HostPort['audit']>[0]) {

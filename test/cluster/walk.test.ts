@@ -64,6 +64,7 @@ test('every operation gives the answers that are its own', async (t) => {
   for (const action of ['start', 'stop', 'reboot'])
     await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: `${vm}/${action}` });
   await ok(200, { path: `${vm}/statistics` });
+  assert.deepEqual((await ok(200, { path: `${vm}/top` })).json['inside'], { problems: [] });
   await ok(200, { path: `${vm}/attachment` });
   assert.equal((await ok(201, { method: 'POST', path: `${vm}/boots` })).json['number'], 1);
   const renewed = await ok(200, { method: 'POST', path: `${vm}/device/renew` });

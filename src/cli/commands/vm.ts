@@ -15,6 +15,7 @@ import { type Colours, paintFor } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 import { attachCommand } from './attach.ts';
 import { createCommand, told, waitOption } from './create.ts';
+import { topCommand } from './top.ts';
 
 interface ListFlags {
   readonly status?: Vm['status'];
@@ -78,6 +79,7 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
     .option('--json', 'print one JSON document: what serves them now')
     .addHelpText('after', examples('porthole vm renew web-1'))
     .action((names: readonly string[], flags: { readonly json?: true }) => renew(shell, names, flags));
+  topCommand(vm, shell);
   attachCommand(vm, shell);
   return vm;
 };

@@ -1,6 +1,7 @@
 import { Buffer } from 'node:buffer';
 import type { z } from 'zod';
 import type {
+  GuestInside,
   MetadataServerRecord,
   MetadataWayName,
   Once,
@@ -8,6 +9,7 @@ import type {
   VmStatusRecord,
 } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
+import { nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { statusOf, type Vm } from '../vms.ts';
@@ -38,6 +40,15 @@ const metadataView = (
       ...(token.usedAtMs !== undefined && { usedAt: isoTime(token.usedAtMs) }),
     },
   }),
+});
+
+const topView = ({ status, processes, problems, ...ages }: GuestInside) => ({
+  ...ages,
+  ...(status && {
+    status: { ...status, load: [...status.load] as [number, number, number], disks: [...status.disks] },
+  }),
+  ...(processes && { processes: [...processes] }),
+  problems: [...problems],
 });
 
 export const vmView = (vm: Vm) => {
@@ -175,6 +186,17 @@ export const serveVms = (api: Api): void => {
       kit.host.statistics(vm, { signal: c.req.raw.signal }),
     );
     return reply(routes.getStatistics, 200, { at: isoTime(atMs), values: { ...values } });
+  });
+
+  serve(api, routes.getTop, async (c) => {
+    const { account } = identityOf(c);
+    const by = nameOf(identityOf(c));
+    const { signal } = c.req.raw;
+    const { atMs, values, inside } = await vms.ask(account, c.req.valid('param').name, async (vm) => ({
+      ...(await kit.host.statistics(vm, { signal })),
+      inside: await kit.host.inside(vm, { by, signal }),
+    }));
+    return reply(routes.getTop, 200, { host: { at: isoTime(atMs), values: { ...values } }, inside: topView(inside) });
   });
 
   serve(api, routes.getAttachment, async (c) => {

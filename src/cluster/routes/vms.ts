@@ -430,6 +430,65 @@ export const getStatistics = createRoute({
   },
 });
 
+const amount = z.number().openapi({ description: 'Bytes.' });
+
+const GuestStatusShape = z
+  .object({
+    at: z.string(),
+    uptimeSeconds: z.number(),
+    load: z.tuple([z.number(), z.number(), z.number()]),
+    memory: z.object({ totalBytes: amount, availableBytes: amount }),
+    swap: z.object({ totalBytes: amount, freeBytes: amount }),
+    disks: z.array(z.object({ mount: z.string(), totalBytes: amount, freeBytes: amount })),
+    agent: z.object({ version: z.string(), pid: z.int(), startedAt: z.string() }),
+  })
+  .openapi('GuestStatus');
+
+const GuestProcessShape = z
+  .object({
+    pid: z.int(),
+    user: z.string(),
+    uid: z.number(),
+    command: z.string(),
+    cpuPercent: z.number(),
+    memoryBytes: amount,
+    state: z.string(),
+  })
+  .openapi('GuestProcess');
+
+const Age = z.number().optional().openapi({ description: 'Milliseconds since it was written, by the host’s clock.' });
+
+export const getTop = createRoute({
+  operationId: 'getTop',
+  method: 'get',
+  path: '/v1/vms/{name}/top',
+  tags: ['VMs'],
+  summary: 'How a VM is doing: as its host sees it, and as the agent in it says',
+  description:
+    '`inside` is what whoever is root in the guest wrote into `/guest/.agent`: held to this shape, its text made printable, and believed by nobody. What makes no sense is left out and told of in `problems`.',
+  'x-access': 'operator',
+  security,
+  request: { params: VmParams },
+  responses: {
+    200: json(
+      z
+        .object({
+          host: z.object({ at: Time, values: z.record(z.string(), z.number()) }),
+          inside: z.object({
+            status: GuestStatusShape.optional(),
+            statusAgeMs: Age,
+            processes: z.array(GuestProcessShape).optional(),
+            processesAgeMs: Age,
+            problems: z.array(z.string()),
+          }),
+        })
+        .openapi('Top'),
+      'What there is of both.',
+    ),
+    ...problems('VM_NOT_FOUND', 'WRONG_STATE', 'UNSUPPORTED'),
+  },
+});
+
 const hostPath = z.string().regex(/^\/[^\p{C}]{1,1023}$/u, 'an absolute path');
 
 const AttachedMachineQuery = z

@@ -35,6 +35,7 @@ export const cliPage = (): string => {
       interrupted: new AbortController().signal,
       forced: new AbortController().signal,
       onReopen: () => {},
+      onLeave: () => {},
     },
     setExitCode: () => {},
     api: () => {

@@ -152,6 +152,7 @@ const silent: Terminal = {
   environment: {},
   wallMs: () => 0,
   onReopen: () => {},
+  onLeave: () => {},
   interrupted: new AbortController().signal,
   forced: new AbortController().signal,
 };

@@ -9,10 +9,12 @@ import {
   isDirectory,
   type Node,
   type OpenFile,
+  type OpenJournal,
   openMask,
   PENDING,
   type Replica,
   TreeFileSystem,
+  type Upstream,
   ways,
 } from '../tree/index.ts';
 import { EIO, O_EXCL, O_TRUNC, R_OK, S_IFMT, S_IFREG, W_OK, X_OK } from '../wire/index.ts';
@@ -23,6 +25,9 @@ import { bareCaller } from './who.ts';
 export interface AgentFileSystemOptions {
   readonly replica: Replica;
   readonly remote: Remote;
+  /** Where changes and missing values are asked for: `remote`, by way of what notes them down. */
+  readonly upstream: Upstream;
+  readonly journal?: OpenJournal | undefined;
   readonly vm: string;
   readonly clock: Clock;
 }
@@ -34,11 +39,13 @@ export interface AgentFileSystemOptions {
 export class AgentFileSystem extends TreeFileSystem {
   readonly #replica: Replica;
   readonly #remote: Remote;
+  readonly #upstream: Upstream;
 
-  constructor({ replica, remote, vm, clock }: AgentFileSystemOptions) {
-    super({ replica, way: ways.agent, upstream: remote, audit: () => true, vm, clock });
+  constructor({ replica, remote, upstream, journal, vm, clock }: AgentFileSystemOptions) {
+    super({ replica, way: ways.agent, upstream, audit: () => true, vm, clock, ...(journal && { journal }) });
     this.#replica = replica;
     this.#remote = remote;
+    this.#upstream = upstream;
   }
 
   /** Whether everybody may do `mask` to it, at any time. */
@@ -118,7 +125,8 @@ export class AgentFileSystem extends TreeFileSystem {
     flags: number,
     done: Done<{ readonly node: Node; readonly handle: Handle }>,
   ): void {
-    const there = (flags & O_EXCL) === 0 ? this.lookup(caller, parentIno, name) : 0;
+    const isAnew = (flags & O_EXCL) !== 0 || this.#upstream.isResumed?.() === true;
+    const there = isAnew ? 0 : this.lookup(caller, parentIno, name);
     if (typeof there === 'number' || this.#opensHere(there, flags))
       return super.create(caller, parentIno, name, mode, umask, flags, done);
     return this.waitOpen(caller, there.ino, flags, undefined, (errno, handle) =>

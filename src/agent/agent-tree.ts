@@ -1,8 +1,10 @@
 /** The tree of a metadata server, as a file system: the token, the copy of what everybody may read, and the way to the rest. */
+import type { ConnectionJournal } from '../device/index.ts';
 import { type Clock, Replica } from '../tree/index.ts';
 import { AgentFileSystem } from './agent-file-system.ts';
 import { BootToken } from './boot-token.ts';
 import type { TokenFile } from './kept-token.ts';
+import type { KeptTree } from './kept-tree.ts';
 import { Remote } from './remote.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServerClient } from './server-client.ts';
@@ -17,6 +19,8 @@ export interface AgentTreeOptions {
   readonly clock: Clock;
   /** Where the token outlives this process. */
   readonly token?: TokenFile;
+  /** Where all else outlives this process. */
+  readonly kept?: KeptState | undefined;
   /** No token yet, why; it is asked for again. */
   readonly onWaiting: (why: string) => void;
   /** It follows the server, or does not: why. */
@@ -25,21 +29,31 @@ export interface AgentTreeOptions {
   readonly onBusy?: () => void;
 }
 
+/** What outlives this process, of the tree and of what is open in it. */
+export interface KeptState {
+  readonly tree: KeptTree;
+  readonly journal: ConnectionJournal;
+}
+
 const ASK_MS = 5_000;
 
 export class AgentTree {
   readonly replica = new Replica();
   readonly fileSystem: AgentFileSystem;
+  /** A predecessor has left the tree: it can be served before the server answers. */
+  readonly isLeft: boolean;
   readonly #client: ServerClient;
   readonly #token: BootToken;
   readonly #follower: TreeFollower;
-  readonly #loaded = Promise.withResolvers<string>();
+  readonly #loaded = Promise.withResolvers<void>();
   #lastSequence = 0;
   #isConnected = false;
 
   constructor(options: AgentTreeOptions) {
-    const { clock, onWaiting, onConnected } = options;
+    const { clock, kept, onWaiting, onConnected } = options;
     const { replica } = this;
+    this.isLeft = kept?.tree.load(replica) ?? false;
+    if (kept !== undefined) replica.onApply((delta) => kept.tree.keep(delta, replica));
     this.#client = new ServerClient(options.server, options.onBusy);
     this.#token = new BootToken({
       client: this.#client,
@@ -57,7 +71,9 @@ export class AgentTree {
       askMs: options.askMs ?? ASK_MS,
       waitMs: options.waitMs ?? 0,
     });
-    this.fileSystem = new AgentFileSystem({ replica, remote, vm: '', clock });
+    const fetch: Remote['fetch'] = (opener, ino, done) => remote.fetch(opener, ino, done);
+    const upstream = { fetch, ...(kept?.journal.log.upstream(remote) ?? { submit: remote.submit.bind(remote) }) };
+    this.fileSystem = new AgentFileSystem({ replica, remote, upstream, journal: kept?.journal, vm: '', clock });
     this.#follower = new TreeFollower({
       client: this.#client,
       replica,
@@ -67,15 +83,16 @@ export class AgentTree {
       onConnected: (why) => {
         this.#isConnected = why === undefined;
         // Not before: whoever changes the tree then waits for us.
-        if (why === undefined) this.#loaded.resolve(this.#follower.boot ?? '');
+        if (why === undefined) this.#loaded.resolve();
         onConnected(why);
       },
       onApplied: () => remote.applied(),
+      isLoaded: this.isLeft,
     });
   }
 
-  /** Resolves with the boot's id when there is a tree. */
-  get loaded(): Promise<string> {
+  /** Resolves when the tree is that of the server. */
+  get loaded(): Promise<void> {
     return this.#loaded.promise;
   }
 
@@ -87,6 +104,13 @@ export class AgentTree {
   /** Claims the token and keeps the tree until `close`. Rejects with an AgentError `TOKEN_DENIED` or `ADDRESS`. */
   follow(): Promise<void> {
     return this.#follower.run();
+  }
+
+  /** Ends, and leaves token and all that is open to a successor. */
+  leave(): void {
+    this.#follower.stop();
+    this.#token.stop();
+    this.#client[Symbol.dispose]();
   }
 
   /** Resolves with whether the token was handed back. */

@@ -5,6 +5,7 @@ import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { MNT_DETACH, unmount } from '../sys/index.ts';
 import { AgentError } from './agent-error.ts';
 import { AgentTree } from './agent-tree.ts';
+import { KeptMount } from './kept-mount.ts';
 import { TokenFile } from './kept-token.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServiceManager } from './service-manager.ts';
@@ -13,12 +14,15 @@ import { callerFromProc } from './who.ts';
 export type AgentEvent =
   /** No token yet: why. It is asked for again. */
   | { readonly event: 'waiting'; readonly why: string }
-  | { readonly event: 'mounted'; readonly path: string; readonly boot: string; readonly revision: number }
+  /** `resumed`: the mount is a predecessor's, and goes on. */
+  | { readonly event: 'mounted'; readonly path: string; readonly revision: number; readonly resumed: boolean }
   | { readonly event: 'connected'; readonly revision: number }
   | { readonly event: 'cut-off'; readonly why: string }
   | { readonly event: 'token-denied'; readonly why: string }
   | { readonly event: 'trouble'; readonly what: string }
-  | { readonly event: 'stopped'; readonly tokenReturned: boolean };
+  | { readonly event: 'stopped'; readonly tokenReturned: boolean }
+  /** Token and mount are left to a successor. */
+  | { readonly event: 'left' };
 
 export interface AgentOptions {
   readonly server: ServerAddress;
@@ -42,16 +46,20 @@ export class Agent {
   readonly #loop = new Loop(0);
   readonly #tree: AgentTree;
   readonly #manager: ServiceManager;
+  readonly #kept: KeptMount | undefined;
   #isConnected = false;
   #isStopping = false;
+  #isLeaving = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
     const { server, waitMs, askMs, onEvent } = options;
     this.#manager = new ServiceManager(options.environment ?? {}, process.pid);
+    this.#kept = this.#manager.isThere ? new KeptMount(this.#manager, options.mountPath) : undefined;
     this.#tree = new AgentTree({
       server,
       token: new TokenFile(this.#manager),
+      kept: this.#kept,
       waitMs,
       askMs,
       clock,
@@ -62,21 +70,25 @@ export class Agent {
   }
 
   /**
-   * Claims the token, mounts, and serves until `signal`, or until somebody unmounts it. Rejects with an AgentError:
+   * Claims the token, mounts, and serves until `signals.stop`, or until somebody unmounts it, or until `signals.leave`: then
+   * token and mount are left to a successor, where somebody keeps them for it; else it stops. Rejects with an AgentError:
    * `TOKEN_DENIED`, `ADDRESS`, `MOUNT`; then nothing is mounted any more.
    */
-  async run(signal: AbortSignal): Promise<void> {
+  async run(signals: { readonly stop: AbortSignal; readonly leave?: AbortSignal }): Promise<void> {
     const failed = Promise.withResolvers<never>();
     failed.promise.catch(() => {});
-    const stopped = Promise.withResolvers<undefined>();
-    const stop = (): void => {
+    const stopped = Promise.withResolvers<'stopped'>();
+    let failure: unknown;
+    const end = (): void => {
       this.#isStopping = true;
-      stopped.resolve(undefined);
+      stopped.resolve('stopped');
       this.#loop.stop();
     };
-    signal.addEventListener('abort', stop);
-    if (signal.aborted) stop();
-    let failure: unknown;
+    const leave = (): void => {
+      this.#isLeaving = this.#kept !== undefined;
+      end();
+    };
+    const stops = [onAbort(signals.stop, end), onAbort(signals.leave, leave)];
     const following = this.#tree.follow().catch((error: unknown) => {
       if (this.#isStopping) return;
       failure = error;
@@ -84,30 +96,39 @@ export class Agent {
       this.#loop.stop();
     });
     try {
-      const boot = await Promise.race([this.#tree.loaded, failed.promise, stopped.promise]);
-      if (boot !== undefined) await this.#serve(boot);
+      const ready = this.#tree.isLeft ? 'ready' : this.#tree.loaded;
+      if ((await Promise.race([ready, failed.promise, stopped.promise])) !== 'stopped') await this.#serve();
       if (failure !== undefined) throw failure;
     } catch (error) {
       if (error instanceof AgentError && error.code === 'TOKEN_DENIED')
         this.#options.onEvent({ event: 'token-denied', why: error.message });
       throw error;
     } finally {
-      signal.removeEventListener('abort', stop);
+      for (const stop of stops) stop();
       this.#isStopping = true;
-      this.#manager.stopping();
-      const tokenReturned = await this.#tree.close();
-      await following;
-      this.#loop.close();
-      this.#options.onEvent({ event: 'stopped', tokenReturned });
+      await this.#end(following);
     }
   }
 
-  async #serve(boot: string): Promise<void> {
+  async #end(following: Promise<void>): Promise<void> {
+    this.#manager.stopping();
+    const told: AgentEvent = this.#isLeaving
+      ? { event: 'left' }
+      : { event: 'stopped', tokenReturned: await this.#tree.close() };
+    if (this.#isLeaving) this.#tree.leave();
+    else this.#kept?.end();
+    await following;
+    this.#loop.close();
+    this.#options.onEvent(told);
+  }
+
+  async #serve(): Promise<void> {
     const { mountPath, onEvent } = this.#options;
+    const kept = this.#kept;
     let transport: DevFuse;
-    leaveDeadMount(mountPath);
     try {
-      transport = DevFuse.mount(mountPath);
+      if (kept?.isLeft !== true) leaveDeadMount(mountPath);
+      transport = kept?.mount() ?? DevFuse.mount(mountPath);
     } catch (error) {
       throw new AgentError('MOUNT', error instanceof Error ? error.message : String(error), { cause: error });
     }
@@ -118,12 +139,16 @@ export class Agent {
       clock,
       log,
       caller: callerFromProc(),
+      ...(kept && { journal: kept.journal }),
     });
+    const { fileSystem, replica } = this.#tree;
+    kept?.restore(session, transport, () => kept.journal.recover(fileSystem, replica));
     transport.attach(session);
     const served: Served = {
       process: (budget) => {
         const more = transport.process(budget);
         if (transport.ended !== undefined) this.#loop.stop();
+        if (!transport.hasRedone) kept?.settle();
         return more;
       },
       get servedCount() {
@@ -137,13 +162,17 @@ export class Agent {
     this.#loop.serve(served);
     this.#loop.serve(this.#turns());
     this.#manager.ready();
-    onEvent({ event: 'mounted', path: mountPath, boot, revision: this.#tree.replica.snapshot.revision });
+    const { revision } = replica.snapshot;
+    onEvent({ event: 'mounted', path: mountPath, revision, resumed: kept?.isLeft ?? false });
     try {
       if (!this.#isStopping) await this.#loop.run();
     } finally {
       this.#loop.unwatch(transport.fd);
       this.#loop.unserve(served);
-      transport.close();
+      if (this.#isLeaving) {
+        transport.leave();
+        kept?.leave();
+      } else transport.close();
     }
     if (transport.ended !== undefined && !this.#isStopping) throw new AgentError('MOUNT', transport.ended);
   }
@@ -171,6 +200,12 @@ export class Agent {
     else if (wasConnected) this.#options.onEvent({ event: 'cut-off', why });
   }
 }
+
+const onAbort = (signal: AbortSignal | undefined, then: () => void): (() => void) => {
+  signal?.addEventListener('abort', then);
+  if (signal?.aborted === true) then();
+  return () => signal?.removeEventListener('abort', then);
+};
 
 /** A predecessor that was killed leaves its mount behind, on which every call fails. */
 const leaveDeadMount = (path: string): void => {

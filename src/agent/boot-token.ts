@@ -53,10 +53,15 @@ export class BootToken {
     if (token === this.#kept.token) this.#keep({ nonce: '', token: '' });
   }
 
+  /** Claims no more. */
+  stop(): void {
+    this.#stop.abort();
+  }
+
   /** Ends it, so that a later agent of this boot can claim one. False: nobody answered. */
   async handBack(): Promise<boolean> {
     const { current: token } = this;
-    this.#stop.abort();
+    this.stop();
     if (token === undefined) return true;
     try {
       const { status } = await this.#options.client.ask('POST', 'token/return', {}, { token, withinMs: ASK_MS });

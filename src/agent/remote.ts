@@ -1,5 +1,6 @@
 /** The server's side of the agent's file system: decisions, values and changes, asked in the name of who asks here. */
-import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle, Upstream } from '../tree/index.ts';
+import type { NumberedUpstream } from '../device/index.ts';
+import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle } from '../tree/index.ts';
 import * as wire from '../wire/index.ts';
 import { EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
 import { AgentError } from './agent-error.ts';
@@ -35,7 +36,7 @@ const errnos: ReadonlyMap<string, number> = new Map(
   ),
 );
 
-export class Remote implements Upstream {
+export class Remote implements NumberedUpstream {
   readonly #options: RemoteOptions;
   readonly #waiting = new Set<{
     readonly revision: number;
@@ -56,13 +57,14 @@ export class Remote implements Upstream {
     then(await answer);
   }
 
-  submit(mutation: Mutation, settle: Settle): void {
+  submit(mutation: Mutation, settle: Settle, given = 0, sending: (sequence: number) => void = () => {}): void {
     const refuse = (errno: number): void => settle({ errno, revision: 0, ino: 0 });
     if (mutation.op === 'burn') return this.#burn(mutation.caller, mutation.ino, settle);
     const asked = requestOf(mutation);
     if (typeof asked === 'number') return refuse(asked);
     const { operation, input } = asked;
-    const sequence = mutation.op === 'drop' ? undefined : this.#options.nextSequence();
+    const sequence = mutation.op === 'drop' ? undefined : given || this.#options.nextSequence();
+    if (sequence !== undefined) sending(sequence);
     const text = JSON.stringify({ ...input, ...(sequence !== undefined && { sequence }) });
     void this.#deliver(this.#ask(operation, text, sequence !== undefined), (answer) => {
       if (typeof answer === 'number') return refuse(answer);

@@ -1,5 +1,5 @@
 /** systemd, where it started this process: it is told that we are ready, and keeps descriptors for our successor (sd_notify(3)). */
-import { sendDatagram } from '../sys/index.ts';
+import { close, duplicate, sendDatagram } from '../sys/index.ts';
 
 const FIRST_FD = 3;
 
@@ -13,8 +13,13 @@ export class ServiceManager {
     const count = environment['LISTEN_PID'] === String(pid) ? Number(environment['LISTEN_FDS']) : 0;
     const names = environment['LISTEN_FDNAMES']?.split(':') ?? [];
     this.kept = new Map(
-      Array.from({ length: count > 0 ? count : 0 }, (_, index) => [names[index] ?? '', FIRST_FD + index]),
+      Array.from({ length: count > 0 ? count : 0 }, (_, index) => [names[index] ?? '', taken(FIRST_FD + index)]),
     );
+  }
+
+  /** Whether there is one that could keep something. */
+  get isThere(): boolean {
+    return this.#socket !== undefined;
   }
 
   ready(): void {
@@ -39,3 +44,10 @@ export class ServiceManager {
     return sendDatagram(this.#socket, new TextEncoder().encode(words), fds) >= 0;
   }
 }
+
+/** Not for the programs that this process starts. */
+const taken = (fd: number): number => {
+  const copy = duplicate(fd);
+  close(fd);
+  return copy;
+};

@@ -27,6 +27,8 @@ export interface TreeFollowerOptions {
   /** It follows, or does not: why. */
   readonly onConnected: (why: undefined | string) => void;
   readonly onApplied: () => void;
+  /** The replica holds what a predecessor had: it is followed from there. */
+  readonly isLoaded: boolean;
 }
 
 export class TreeFollower {
@@ -35,10 +37,11 @@ export class TreeFollower {
   #stream: IncomingMessage | undefined;
   #boot: string | undefined;
   /** The replica may hold what the server has not: it is loaded anew. */
-  #mustLoad = true;
+  #mustLoad: boolean;
 
   constructor(options: TreeFollowerOptions) {
     this.#options = options;
+    this.#mustLoad = !options.isLoaded;
   }
 
   get boot(): string | undefined {

@@ -11,6 +11,7 @@ import type { CallerRegister } from '../fuse/index.ts';
 import { type FileStat, statCached } from '../sys/index.ts';
 import type { Caller } from '../tree/index.ts';
 import { ENOENT, S_IFDIR, S_IFMT } from '../wire/index.ts';
+import { mountOf } from './mounts.ts';
 
 /** What was found of a thread. A key that is missing is not proved. */
 export interface Identity {
@@ -97,22 +98,8 @@ const statWithoutLinks = (path: string): FileStat | number => {
 /** File systems whose answers come from a process, or from another machine. */
 const servedTypes = /^(fuse|nfs|cifs|smb|9p|virtiofs|ceph|afs|autofs)/;
 
-/** Whether the mount that a path is on, here, is of such a type (proc_pid_mountinfo(5)). */
-const isServed = (path: string): boolean => {
-  let longest = '';
-  let type = '';
-  for (const line of readFileSync('/proc/self/mountinfo', 'utf8').split('\n')) {
-    const [before, after] = line.split(' - ');
-    const point = before
-      ?.split(' ')[4]
-      ?.replace(/\\([0-7]{3})/g, (_, digits: string) => String.fromCharCode(Number.parseInt(digits, 8)));
-    if (point === undefined || after === undefined || point.length < longest.length) continue;
-    if (point !== '/' && path !== point && !path.startsWith(`${point}/`)) continue;
-    longest = point;
-    type = after.split(' ')[0]!;
-  }
-  return servedTypes.test(type);
-};
+/** Whether the mount that a path is on, here, is of such a type. */
+const isServed = (path: string): boolean => servedTypes.test(mountOf(path)?.type ?? '');
 
 /** systemd's unit of a control group: the first name that is no slice. What users name below their own is not looked at. */
 export const unitOf = (cgroup: string): string | undefined => {

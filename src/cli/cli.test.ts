@@ -40,6 +40,7 @@ const terminal = (out: string[], err: string[], more: Partial<Terminal> = {}): T
   environment: {},
   wallMs: Date.now,
   onReopen: () => {},
+  onLeave: () => {},
   interrupted: new AbortController().signal,
   forced: new AbortController().signal,
   ...more,

@@ -47,6 +47,7 @@ export const processTerminal = (): Terminal => {
     input: processInput(),
     environment: process.env,
     wallMs: Date.now,
+    onLeave: (leave) => void process.on('SIGUSR2', leave),
     onReopen: (reopen) => void reopens.push(reopen),
     interrupted: interrupted.signal,
     forced: forced.signal,

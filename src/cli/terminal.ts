@@ -17,6 +17,8 @@ export interface Terminal {
   readonly wallMs: () => number;
   /** SIGHUP where there is no terminal: open by name again what was opened to append to. */
   readonly onReopen: (reopen: () => void) => void;
+  /** SIGUSR2: end, and leave what goes on to a successor. */
+  readonly onLeave: (leave: () => void) => void;
   /** Aborted by the first Ctrl-C or SIGTERM; the second one forces. */
   readonly interrupted: AbortSignal;
   readonly forced: AbortSignal;

@@ -1,8 +1,10 @@
 export * from './audit-ring-layout.ts';
+export { JournalFile } from './journal.ts';
 export { JOURNAL_VERSION } from './journal-version.ts';
 export {
   encodeMessage,
   LinkError,
+  readerOnDevice,
 } from './link.ts';
 export {
   isSpoken,
@@ -20,3 +22,5 @@ export {
 } from './link-messages.ts';
 export { readerOnHost } from './link-on-host.ts';
 export { Loop, type Served } from './loop.ts';
+export type { NumberedUpstream } from './mutation-log.ts';
+export { ConnectionJournal } from './session-journal.ts';

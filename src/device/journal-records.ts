@@ -3,7 +3,7 @@
  * by one store. What is read is what a device process wrote that may have been taken over by its guest: every length is checked,
  * and a record that makes no sense is no record.
  */
-import type { Acl, Node } from '../tree/index.ts';
+import type { Acl, Caller, Node } from '../tree/index.ts';
 import type { Journal } from './journal.ts';
 
 export const NODEID = 1;
@@ -12,6 +12,8 @@ export const DIRECTORY = 3;
 export const VERSION = 4;
 export const BYTES = 5;
 export const MUTATION = 6;
+/** Somebody waits in poll(2) for a file. */
+export const POLL = 8;
 /** Of a vsock device, whose journal has nothing else: the connections that the guest believes to have. */
 export const VSOCK = 7;
 
@@ -46,8 +48,11 @@ export const file = {
   toldW: 72,
   told: 80,
   toldBytes: 40,
+  /** Behind it, JSON of what else is known of the opener (`OpenerMore`). */
   sizeBytes: 160,
 } as const;
+
+export const poll = { fh: 0, loW: 8, hiW: 12, sizeBytes: 16 } as const;
 
 /** In a `told`: the revision, the block of what is left of a line or 0, the request. */
 export const told = { revision: 0, rest: 8, order: 16, whereW: 24 } as const;
@@ -63,6 +68,7 @@ export const directory = {
   /** Two places in a listing: the cookie, the bytes of the name before it, and that name. */
   places: 40,
   placeBytes: 16 + 256,
+  /** Behind it, as behind a file's. */
   sizeBytes: 40 + 2 * (16 + 256),
 } as const;
 export const place = { cookie: 0, nameBytesW: 8, name: 16 } as const;
@@ -230,6 +236,41 @@ function readAcls(bytes: Uint8Array): Acls | undefined {
     return typeof acls === 'object' && acls !== null && isAcl(acls.acl) && isAcl(acls.defaultAcl) ? acls : undefined;
   } catch {
     return undefined;
+  }
+}
+
+/** What is known of who opened, beyond the ids. */
+export type OpenerMore = Pick<Caller, 'groups' | 'program' | 'unit'>;
+
+const isMore = (value: unknown): value is OpenerMore => {
+  if (typeof value !== 'object' || value === null) return false;
+  const { groups, program, unit } = value as Record<string, unknown>;
+  return (
+    (groups === undefined || (Array.isArray(groups) && groups.every((gid) => Number.isSafeInteger(gid)))) &&
+    (program === undefined || typeof program === 'string') &&
+    (unit === undefined || typeof unit === 'string')
+  );
+};
+
+/** To stand behind a record; empty where only the ids are known. */
+export function encodeMore({ groups, program, unit }: Caller): Uint8Array {
+  if (groups === undefined && program === undefined && unit === undefined) return nothing;
+  return encoder.encode(JSON.stringify({ groups, program, unit }));
+}
+
+export function writeMore({ memory }: Journal, at: number, more: Uint8Array): void {
+  memory.u8.set(more, at);
+}
+
+/** What stands behind a record's `sizeBytes`. */
+export function readMore(journal: Journal, payload: number, sizeBytes: number): OpenerMore {
+  const end = payload + journal.payloadBytes(payload);
+  if (end === payload + sizeBytes) return {};
+  try {
+    const more: unknown = JSON.parse(decoder.decode(journal.memory.u8.slice(payload + sizeBytes, end)));
+    return isMore(more) ? more : {};
+  } catch {
+    return {};
   }
 }
 

@@ -38,7 +38,7 @@ const LIFE = 2 ** 32;
 const NAME_BYTES = 255;
 /** More than any session opens. */
 const MAX_HANDLES = 32_768;
-const { file, nodeid, directory, place, told } = records;
+const { file, nodeid, directory, place, poll, told } = records;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
@@ -51,6 +51,8 @@ export class ConnectionJournal
   /** Set once the device is there, which needs the session, which needs this. */
   device: InFlightView = { orderOf: () => 0, isInFlight: () => false, show: () => undefined };
   readonly #versions = new Map<Node, number>();
+  /** Records of files that somebody waits for in poll(2), by fh. */
+  readonly #polled = new Map<number, number>();
   /** The request at hand, as `whereOf`. */
   #where = -1;
   /** The reader of `/.changes` that the next answer tells. */
@@ -120,6 +122,7 @@ export class ConnectionJournal
   wipe(): void {
     this.#journal.wipe();
     this.#versions.clear();
+    this.#polled.clear();
     this.#postponed.clear();
     this.#telling = undefined;
     this.log.wipe();
@@ -170,8 +173,10 @@ export class ConnectionJournal
     const journal = this.#journal;
     const open = handle as TreeFile;
     journal.setCounter('nextFh', fh + 1);
-    const payload = journal.allocate(file.sizeBytes);
+    const more = records.encodeMore(open.caller);
+    const payload = journal.allocate(file.sizeBytes + more.length);
     if (payload === 0) return;
+    records.writeMore(journal, payload + file.sizeBytes, more);
     const { f64, u32 } = journal.memory;
     const f = payload / 8;
     const w = payload / 4;
@@ -213,12 +218,29 @@ export class ConnectionJournal
     for (const rest of rests) if (rest !== 0) this.#journal.free(rest);
   }
 
+  poll({ fh, pollLo, pollHi }: OpenFile, isAwaited: boolean): void {
+    const journal = this.#journal;
+    const before = this.#payload(this.#polled.get(fh) ?? 0);
+    this.#polled.delete(fh);
+    if (before !== 0) journal.free(before);
+    const payload = isAwaited ? journal.allocate(poll.sizeBytes) : 0;
+    if (payload === 0) return;
+    const { f64, u32 } = journal.memory;
+    f64[(payload + poll.fh) / 8] = fh;
+    u32[(payload + poll.loW) / 4] = pollLo;
+    u32[(payload + poll.hiW) / 4] = pollHi;
+    journal.commit(payload, records.POLL);
+    this.#polled.set(fh, this.#record(payload));
+  }
+
   addDirectory({ fh, directory: handle }: OpenDirectory): void {
     const journal = this.#journal;
     const open = handle as TreeDirectory;
     journal.setCounter('nextFh', fh + 1);
-    const payload = journal.allocate(directory.sizeBytes);
+    const more = records.encodeMore(open.caller);
+    const payload = journal.allocate(directory.sizeBytes + more.length);
     if (payload === 0) return;
+    records.writeMore(journal, payload + directory.sizeBytes, more);
     const { f64, u32 } = journal.memory;
     f64[(payload + directory.fh) / 8] = fh;
     f64[(payload + directory.ino) / 8] = open.ino;
@@ -327,6 +349,7 @@ export class ConnectionJournal
     const inodes = new Map<number, Inode>();
     const files: OpenFile[] = [];
     const directories: OpenDirectory[] = [];
+    const polls: number[] = [];
     for (const { kind, payload } of left) {
       let isTaken = true;
       const isHandle = kind === records.FILE || kind === records.DIRECTORY;
@@ -334,6 +357,7 @@ export class ConnectionJournal
       else if (kind === records.NODEID) isTaken = this.#takeInode(inodes, this.#readInode(payload, replica));
       else if (kind === records.FILE) isTaken = push(files, this.#readFile(payload, fileSystem, versions, bytes));
       else if (kind === records.DIRECTORY) isTaken = push(directories, this.#readDirectory(payload, fileSystem));
+      else if (kind === records.POLL) polls.push(payload);
       else if (kind === records.MUTATION) this.log.recover(payload, this.#isInFlight);
       else if (kind !== records.BYTES && kind !== records.VERSION) isTaken = false;
       if (!isTaken) journal.free(payload);
@@ -349,6 +373,7 @@ export class ConnectionJournal
       inodes: [...inodes.values()].toSorted((a, b) => a.nodeid - b.nodeid),
       files,
       directories,
+      polled: this.#readPolls(polls, files),
       nextNodeid: Math.max(journal.counter('nextNodeid') || 0, lastOf(inodes.keys()) + 1, 2),
       nextFh: Math.max(journal.counter('nextFh') || 0, lastOf([...files, ...directories].map(({ fh }) => fh)) + 1),
     };
@@ -430,7 +455,12 @@ export class ConnectionJournal
       ino,
       dataRevision,
       flags: word(file.flagsW),
-      caller: { uid: word(file.uidW), gid: word(file.gidW), pid: word(file.pidW) },
+      caller: {
+        uid: word(file.uidW),
+        gid: word(file.gidW),
+        pid: word(file.pidW),
+        ...records.readMore(this.#journal, payload, file.sizeBytes),
+      },
       stream: (bits & 1) !== 0,
       pinned: (bits & 2) !== 0,
       truncates: word(file.truncatesW) !== 0,
@@ -444,6 +474,22 @@ export class ConnectionJournal
     f64[(payload + at(isOut ? last : 1 - last) + told.rest) / 8] = 0;
     if (isOut) u32[(payload + file.toldW) / 4] = 1 - last;
     return { fh, handle: fileSystem.adopt(left), pollLo: 0, pollHi: 0 };
+  }
+
+  #readPolls(payloads: readonly number[], files: readonly OpenFile[]): OpenFile[] {
+    const { f64, u32 } = this.#journal.memory;
+    const byFh = new Map(files.map((open) => [open.fh, open]));
+    return payloads.flatMap((payload) => {
+      const open = byFh.get(f64[(payload + poll.fh) / 8]!);
+      if (open === undefined || this.#polled.has(open.fh)) {
+        this.#journal.free(payload);
+        return [];
+      }
+      open.pollLo = u32[(payload + poll.loW) / 4]!;
+      open.pollHi = u32[(payload + poll.hiW) / 4]!;
+      this.#polled.set(open.fh, this.#record(payload));
+      return [open];
+    });
   }
 
   #readDirectory(payload: number, fileSystem: TreeFileSystem): OpenDirectory | undefined {
@@ -463,7 +509,12 @@ export class ConnectionJournal
     });
     const left: LeftDirectory = {
       ino,
-      caller: { uid: word(directory.uidW), gid: word(directory.gidW), pid: word(directory.pidW) },
+      caller: {
+        uid: word(directory.uidW),
+        gid: word(directory.gidW),
+        pid: word(directory.pidW),
+        ...records.readMore(this.#journal, payload, directory.sizeBytes),
+      },
       places,
       record: this.#record(payload),
     };

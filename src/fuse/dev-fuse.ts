@@ -15,16 +15,16 @@ import {
   write,
   writeParts,
 } from '../sys/index.ts';
-import { EAGAIN, EINTR, ENODEV, ENOENT, errnoName } from '../wire/index.ts';
+import { EAGAIN, EBUSY, EINTR, EIO, ENODEV, ENOENT, errnoName } from '../wire/index.ts';
 import * as abi from './abi.ts';
-import { FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_POLL } from './constants.ts';
-import type { Exchange, HeldExchange, Notifier, RequestHandler } from './exchange.ts';
+import { FUSE_INT_REQ_BIT, FUSE_NOTIFY_INVAL_INODE, FUSE_NOTIFY_POLL } from './constants.ts';
+import type { Exchange, HeldExchange, Notifier, RequestHandler, RequestJournal } from './exchange.ts';
 import { MAX_WRITE_BYTES } from './handlers/lifecycle.ts';
+import { NotifyProcess } from './notify-process.ts';
 import { operations } from './operations.ts';
+import { REQUEST_BYTES, type RequestMemory } from './request-memory.ts';
 import { REPLY } from './state.ts';
 
-/** A WRITE of the greatest size with its headers, to a whole page. */
-const BUFFER_BYTES = MAX_WRITE_BYTES + 4096;
 /** The device bounds no reply; this is what a READ of the greatest size needs. */
 const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
 /** O_CLOEXEC; every fd that Node opens has it, and the device must. */
@@ -32,31 +32,76 @@ const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
 const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
 
-/** One mount. `process` serves what is there; `close` unmounts. */
-export class DevFuse implements Exchange, Notifier {
-  readonly fd: number;
-  readonly path: string;
-  readonly request = new Uint8Array(new ArrayBuffer(BUFFER_BYTES));
-  readonly view = new DataView(this.request.buffer);
+/** What outlives this process, and who notes down what requests do. */
+export interface KeptRequests {
+  readonly memory: RequestMemory;
+  readonly journal: RequestJournal;
+}
+
+/** One request, and the way to answer it. */
+class Request implements Exchange {
+  readonly slot: number;
+  readonly request: Uint8Array;
+  readonly view: DataView;
   requestBytes = 0;
   replyCapacity = 0;
+  isRedone = false;
+  readonly #transport: DevFuse;
+
+  constructor(transport: DevFuse, slot: number, bytes: Uint8Array<ArrayBuffer>) {
+    this.#transport = transport;
+    this.slot = slot;
+    this.request = bytes;
+    this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  }
+
+  reply(head: Uint8Array, headBytes: number, payload?: Uint8Array): void {
+    this.#transport.answer(this.slot, head, headBytes, payload);
+  }
+
+  noReply(): void {
+    this.#transport.done(this.slot);
+  }
+
+  hold(): HeldExchange {
+    return this.#transport.hold(this);
+  }
+}
+
+/** One mount. `process` serves what is there; `close` unmounts, `leave` leaves it to a successor. */
+export class DevFuse implements Notifier {
+  readonly fd: number;
+  readonly path: string;
+  readonly #kept: KeptRequests | undefined;
+  /** By slot, as they were first used; without memory that is kept there is one. */
+  readonly #requests: Request[] = [];
+  readonly #free: number[];
+  /** Taken from a predecessor and not yet done again, the first one last. */
+  readonly #redo: Request[] = [];
+  #refusesRedone = false;
   #handler: RequestHandler | undefined;
   #served = 0;
   #ended: string | undefined;
   #closed = false;
-  #notifier: Worker | undefined;
+  #notifier: NotifyThread | NotifyProcess | undefined;
 
-  private constructor(fd: number, path: string) {
+  private constructor(fd: number, path: string, kept?: KeptRequests) {
     this.fd = fd;
     this.path = path;
+    this.#kept = kept;
+    const slots = kept?.memory.slots ?? 1;
+    this.#free = Array.from({ length: slots }, (_, index) => slots - 1 - index);
   }
 
   /**
    * Mounts on the directory `path`, for all users, without `default_permissions`: every attempt reaches the session.
    * `followLinks` false: open(2) and the like answer ELOOP where a symlink stands in the tree (readlink(2) reads it still).
-   * Throws when the device or the mount is refused; the message says why.
+   * `kept`: where requests outlive this process. Throws when the device or the mount is refused; the message says why.
    */
-  static mount(path: string, { followLinks = true }: { readonly followLinks?: boolean } = {}): DevFuse {
+  static mount(
+    path: string,
+    { followLinks = true, kept }: { readonly followLinks?: boolean; readonly kept?: KeptRequests } = {},
+  ): DevFuse {
     const fd = openSync('/dev/fuse', OPEN_FLAGS);
     const uid = process.getuid?.() ?? 0;
     const gid = process.getgid?.() ?? 0;
@@ -67,8 +112,64 @@ export class DevFuse implements Exchange, Notifier {
       close(fd);
       throw new Error(`mounting on "${path}" failed: ${errnoName(-result)}; it takes root and an existing directory`);
     }
-    return new DevFuse(fd, path);
+    return new DevFuse(fd, path, kept);
   }
+
+  /**
+   * Goes on with the mount at `path` of a predecessor, which has left `fd` (taken over) and `kept`. What it had read and not
+   * answered is served first; `refusesRedone`: is refused.
+   */
+  static resume(fd: number, path: string, kept: KeptRequests, refusesRedone: boolean): DevFuse {
+    const transport = new DevFuse(fd, path, kept);
+    transport.#refusesRedone = refusesRedone;
+    transport.#takeUp(kept.memory);
+    return transport;
+  }
+
+  #takeUp(memory: RequestMemory): void {
+    const left = Array.from({ length: memory.used }, (_, slot) => slot).filter((slot) => memory.uniqueAt(slot) > 0);
+    for (const slot of left.toSorted((a, b) => memory.uniqueAt(b) - memory.uniqueAt(a))) {
+      const request = this.#request(slot);
+      request.requestBytes = abi.InHeader.len.get(request.view, 0);
+      if (request.requestBytes > REQUEST_BYTES || (expectsReply(request) && !this.#isAwaited(request)))
+        memory.clear(slot);
+      else this.#redo.push(request);
+    }
+    const isLeft = new Set(this.#redo.map(({ slot }) => slot));
+    this.#free.splice(0, this.#free.length, ...this.#free.filter((slot) => !isLeft.has(slot)));
+  }
+
+  /**
+   * Whether the kernel still waits for the answer: it says so of a request whose INTERRUPT is answered (`fuse_dev_do_write`,
+   * fs/fuse/dev.c), and to do that changes nothing.
+   */
+  #isAwaited({ view }: Request): boolean {
+    const answer = new Uint8Array(new ArrayBuffer(REPLY));
+    const out = new DataView(answer.buffer);
+    abi.OutHeader.len.set(out, 0, REPLY);
+    const { offset } = abi.OutHeader.unique;
+    out.setUint32(offset, (abi.InHeader.unique.lo(view, 0) | FUSE_INT_REQ_BIT) >>> 0, true);
+    out.setUint32(offset + 4, abi.InHeader.unique.hi(view, 0), true);
+    return write(this.fd, answer) === REPLY;
+  }
+
+  /** Whether something is left that a predecessor had begun. */
+  get hasRedone(): boolean {
+    return this.#redo.length > 0;
+  }
+
+  /** Whether a request that was the `order`th is still to be answered. */
+  isInFlight(_queue: number, slot: number, order: number): boolean {
+    return order > 0 && this.orderOf(0, slot) === order;
+  }
+
+  /** A number of the request in a slot, which no other request has; 0 for none, or where nothing is kept. */
+  orderOf(_queue: number, slot: number): number {
+    return this.#kept?.memory.uniqueAt(slot) ?? 0;
+  }
+
+  /** Answers are out as soon as they are given. */
+  show(): void {}
 
   /** Says who answers. Before it, nothing is read. */
   attach(handler: RequestHandler): void {
@@ -89,41 +190,99 @@ export class DevFuse implements Exchange, Notifier {
   process(budget: number): boolean {
     const handler = this.#handler;
     if (handler === undefined) return false;
-    for (let left = budget; left > 0 && !this.#closed; left--) {
-      const bytes = read(this.fd, this.request);
+    let left = budget;
+    for (; left > 0 && this.#redo.length > 0; left--) this.#again(handler, this.#redo.pop()!);
+    for (; left > 0 && !this.#closed; left--) {
+      const request = this.#request(this.#free.pop()!);
+      const bytes = read(this.fd, request.request);
+      if (bytes > 0) {
+        request.requestBytes = bytes;
+        this.#handle(handler, request);
+        continue;
+      }
+      this.#free.push(request.slot);
       if (bytes === -EAGAIN) return false;
       // ENOENT: the request was interrupted while it was being read; the next one is due.
       if (bytes === -ENOENT || bytes === -EINTR) continue;
-      if (bytes < 0) {
-        this.#ended ??= bytes === -ENODEV ? `"${this.path}" was unmounted` : `/dev/fuse failed: ${errnoName(-bytes)}`;
-        return false;
-      }
-      this.#served++;
-      this.requestBytes = bytes;
-      this.replyCapacity = opcodesWithoutReply.has(abi.InHeader.opcode.get(this.view, 0)) ? 0 : REPLY_CAPACITY;
-      handler.handle(this);
+      this.#ended ??= bytes === -ENODEV ? `"${this.path}" was unmounted` : `/dev/fuse failed: ${errnoName(-bytes)}`;
+      return false;
     }
     return !this.#closed;
   }
 
-  reply(head: Uint8Array, headBytes: number, payload?: Uint8Array): void {
-    // ENOENT: the request was interrupted or its mount is gone; nobody waits for the answer.
-    if (!this.#closed) writeParts(this.fd, head, headBytes, payload);
+  #request(slot: number): Request {
+    const bytes = (): Uint8Array<ArrayBuffer> =>
+      this.#kept?.memory.bytes(slot) ?? new Uint8Array(new ArrayBuffer(REQUEST_BYTES));
+    return (this.#requests[slot] ??= new Request(this, slot, bytes()));
   }
 
-  noReply(): void {}
+  #handle(handler: RequestHandler, request: Request): void {
+    this.#served++;
+    request.replyCapacity = expectsReply(request) ? REPLY_CAPACITY : 0;
+    const journal = this.#kept?.journal;
+    journal?.begins(0, request.slot);
+    handler.handle(request);
+    journal?.ends();
+    if (this.#kept === undefined) this.#free.push(request.slot);
+  }
 
-  hold(): HeldExchange {
-    return {
-      replyCapacity: this.replyCapacity,
-      reply: (head, headBytes, payload) => this.reply(head, headBytes, payload),
-      noReply: () => {},
-    };
+  #again(handler: RequestHandler, request: Request): void {
+    request.isRedone = true;
+    if (!this.#refusesRedone) this.#handle(handler, request);
+    else if (expectsReply(request)) this.#refuse(request, EIO);
+    else this.done(request.slot);
+    request.isRedone = false;
+  }
+
+  #refuse({ slot, view }: Request, errno: number): void {
+    const answer = new Uint8Array(new ArrayBuffer(REPLY));
+    const out = new DataView(answer.buffer);
+    abi.OutHeader.len.set(out, 0, REPLY);
+    abi.OutHeader.error.set(out, 0, -errno);
+    const { offset } = abi.OutHeader.unique;
+    out.setUint32(offset, abi.InHeader.unique.lo(view, 0), true);
+    out.setUint32(offset + 4, abi.InHeader.unique.hi(view, 0), true);
+    this.answer(slot, answer, REPLY);
+  }
+
+  /** For requests only. */
+  answer(slot: number, head: Uint8Array, headBytes: number, payload?: Uint8Array): void {
+    if (this.#closed) return;
+    this.#kept?.journal.gives(0, slot);
+    // ENOENT: the request was interrupted or its mount is gone; nobody waits for the answer.
+    writeParts(this.fd, head, headBytes, payload);
+    this.#isDone(slot);
+  }
+
+  /** For requests only: this one has no answer. */
+  done(slot: number): void {
+    this.#kept?.journal.gives(0, slot);
+    this.#isDone(slot);
+  }
+
+  #isDone(slot: number): void {
+    if (this.#kept === undefined) return;
+    this.#kept.memory.clear(slot);
+    this.#kept.journal.shown();
+    this.#free.push(slot);
+  }
+
+  /** For requests only. Where requests are kept they stay where they are until they are answered. */
+  hold(request: Request): HeldExchange {
+    const { replyCapacity, slot } = request;
+    const reply = (head: Uint8Array, headBytes: number, payload?: Uint8Array): void =>
+      this.answer(slot, head, headBytes, payload);
+    if (this.#kept === undefined || this.#free.length > 0)
+      return { replyCapacity, reply, noReply: () => this.done(slot) };
+    // The last one: without it nothing could be read any more, not even what ends the others.
+    this.#refuse(request, EBUSY);
+    return { replyCapacity, reply: () => {}, noReply: () => {} };
   }
 
   /**
    * Notifications that drop names take the directory's lock in the kernel, and those that drop bytes wait for pages. Whoever
-   * holds these may be waiting for an answer from this very thread, so a thread of its own writes them.
+   * holds these may be waiting for an answer from this very thread, so another one writes them: where a successor goes on, in
+   * a process of its own.
    */
   notify(message: Uint8Array): void {
     if (this.#closed) return;
@@ -137,23 +296,47 @@ export class DevFuse implements Exchange, Notifier {
       write(this.fd, message);
       return;
     }
-    this.#notifier ??= this.#startNotifier();
-    this.#notifier.postMessage(message, []);
+    this.#notifier ??= this.#kept === undefined ? new NotifyThread(this.fd) : new NotifyProcess(this.fd);
+    this.#notifier.notify(message);
   }
 
-  #startNotifier(): Worker {
-    const worker = startThread('notify-thread', { workerData: { fd: duplicate(this.fd) } });
-    worker.unref();
-    return worker;
+  /** Answers nothing more, and leaves the mount with all that was read to a successor. */
+  leave(): void {
+    this.#end(() => {});
   }
 
   /** Unmounts, at once if nobody uses it, else as soon as nobody does; answers nothing more. */
   close(): void {
+    this.#end(() => {
+      this.#handler?.reset();
+      if (this.#ended === undefined && unmount(this.path) < 0) unmount(this.path, MNT_DETACH);
+    });
+  }
+
+  #end(before: () => void): void {
     if (this.#closed) return;
     this.#closed = true;
-    this.#handler?.reset();
-    if (this.#ended === undefined && unmount(this.path) < 0) unmount(this.path, MNT_DETACH);
+    before();
     close(this.fd);
-    this.#notifier?.postMessage(undefined, []);
+    this.#notifier?.close();
   }
 }
+
+class NotifyThread implements Notifier {
+  readonly #worker: Worker;
+
+  constructor(fd: number) {
+    this.#worker = startThread('notify-thread', { workerData: { fd: duplicate(fd) } });
+    this.#worker.unref();
+  }
+
+  notify(message: Uint8Array): void {
+    this.#worker.postMessage(message, []);
+  }
+
+  close(): void {
+    this.#worker.postMessage(undefined, []);
+  }
+}
+
+const expectsReply = ({ view }: Request): boolean => !opcodesWithoutReply.has(abi.InHeader.opcode.get(view, 0));

@@ -35,6 +35,17 @@ export interface HeldExchange {
   noReply(): void;
 }
 
+/** Who is told what becomes of requests, by queue and place in it: a successor must know which effects of theirs count. */
+export interface RequestJournal {
+  /** The request that is handled from now on; `ends` when its handler has returned. */
+  begins(queueIndex: number, place: number): void;
+  ends(): void;
+  /** A request is being answered: whatever it did to the session holds once the answer is out. */
+  gives(queueIndex: number, place: number): void;
+  /** All that was given is out. */
+  shown(): void;
+}
+
 /** What a transport can do for a session beyond answering requests. */
 export interface Notifier {
   /** Sends an unsolicited notification (`fuse_out_header` with unique 0 and the code in `error`, then the body). */

@@ -1,11 +1,12 @@
 export * as abi from './abi.ts';
 export * as constants from './constants.ts';
-export { DevFuse } from './dev-fuse.ts';
-export type { Exchange, HeldExchange, RequestHandler } from './exchange.ts';
+export { DevFuse, type KeptRequests } from './dev-fuse.ts';
+export type { Exchange, HeldExchange, RequestHandler, RequestJournal } from './exchange.ts';
 export type { OpenDirectory, OpenFile } from './handles.ts';
 export { initFlags, takenFlags } from './init-flags.ts';
 export type { Inode } from './inodes.ts';
 export type { LeftSession, SessionJournal } from './journal.ts';
 export { type Operation, operations } from './operations.ts';
+export { RequestMemory } from './request-memory.ts';
 export { FuseSession } from './session.ts';
 export type { CallerRegister } from './state.ts';

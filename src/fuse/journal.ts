@@ -12,6 +12,8 @@ export interface SessionJournal {
   removeInode(inode: Inode): void;
   addFile(file: OpenFile): void;
   removeFile(file: OpenFile): void;
+  /** Somebody waits in poll(2) for it (`pollLo`, `pollHi`), or nobody does any more. */
+  poll(file: OpenFile, isAwaited: boolean): void;
   addDirectory(open: OpenDirectory): void;
   removeDirectory(open: OpenDirectory): void;
   /** Entries from cookie `from` on were listed; `to` is the cookie after the last one, `name`. */
@@ -28,6 +30,8 @@ export interface LeftSession {
   readonly inodes: readonly Inode[];
   readonly files: readonly OpenFile[];
   readonly directories: readonly OpenDirectory[];
+  /** Those of `files` that somebody waits for in poll(2). */
+  readonly polled: readonly OpenFile[];
   readonly nextNodeid: number;
   readonly nextFh: number;
 }

@@ -1,5 +1,5 @@
 /** One FUSE session: requests in, decisions of the file system out. Knows no transport beyond its kind. */
-import type { Clock, FileSystem } from '../tree/index.ts';
+import type { Change, Clock, FileSystem } from '../tree/index.ts';
 import { EIO, ENOSYS, ESTALE } from '../wire/index.ts';
 import * as abi from './abi.ts';
 import type { Exchange, Notifier, RequestHandler } from './exchange.ts';
@@ -118,9 +118,16 @@ export class FuseSession implements RequestHandler {
     return { inodes: this.#state.inodes.size, handles: this.#state.handles.size };
   }
 
-  /** Goes on as a predecessor left it; before the first request. */
+  /**
+   * Goes on as a predecessor left it; before the first request. Of the last changes that one may not have come to tell the
+   * kernel: it is told to look again at all it holds.
+   */
   restore(left: LeftSession): void {
     this.#state.restore(left);
+    if (this.#notifier === undefined) return;
+    const held = left.inodes.map(({ ino }): Change => ({ ino, path: '', what: 'attributes' }));
+    for (const message of notifications.ofChanges(this.#state, held)) this.#notify(message);
+    this.#wakePollers();
   }
 
   handle(exchange: Exchange): void {
@@ -232,8 +239,8 @@ export class FuseSession implements RequestHandler {
     const state = this.#state;
     for (const file of state.polled) {
       if (!pollIsComplete(file, pollEvents(state, file))) continue;
-      state.polled.delete(file);
       this.#notify(notifications.pollWakeup(file));
+      state.poll(file, false);
     }
   }
 

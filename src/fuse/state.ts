@@ -124,11 +124,19 @@ export class SessionState {
     this.#journal?.initialize(is);
   }
 
+  /** Somebody waits in poll(2) for the file, or is woken. */
+  poll(file: OpenFile, isAwaited: boolean): void {
+    if (isAwaited) this.polled.add(file);
+    else if (!this.polled.delete(file)) return;
+    this.#journal?.poll(file, isAwaited);
+  }
+
   /** Goes on as a predecessor left it. */
   restore(left: LeftSession): void {
     this.inodes.clear(this.fileSystem.node(abi.FUSE_ROOT_ID));
     this.inodes.restore(left.inodes, left.nextNodeid);
     this.handles.restore(left.files, left.directories, left.nextFh);
+    for (const file of left.polled) this.polled.add(file);
     this.#initialized = left.isInitialized;
   }
 

@@ -278,6 +278,8 @@ export class TreeFileSystem implements FileSystem {
       this.#upstream.fetch(file.caller, file.ino, (errno, found) => {
         if (errno !== 0 || found === undefined) return answer(errno === 0 ? EIO : errno, undefined);
         if (!file.open) return answer(EBADF, undefined);
+        // Opened in an earlier life of this process, at a version that the authority has no more.
+        if (file.pinned && found.dataRevision !== file.node.dataRevision) return answer(ESTALE, undefined);
         file.fetched(found.bytes, found.dataRevision);
         return answer(0, slice(found.bytes, offset, sizeBytes));
       });

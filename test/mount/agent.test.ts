@@ -1,6 +1,6 @@
 /** The agent as a process: who asks, what it keeps in memory, and what programs see while its server, or it, is gone. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import {
   closeSync,
@@ -17,16 +17,10 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
-import { receiveWithFds } from '../../src/sys/index.ts';
-import * as libc from '../../src/sys/libc.ts';
 import { until } from '../until.ts';
+import { Manager, porthole, Running } from './agent-process.ts';
 
-const AF_UNIX = 1;
-const SOCK_DGRAM = 2;
-
-const porthole = path.join(import.meta.dirname, '../../src/cli/main.ts');
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
 const at = (name: string): string => path.join(directory, name);
 const mountPath = at('mnt');
@@ -44,55 +38,8 @@ policy:
   - { path: /secrets/by-unit, mode: "0444", unit: [some.service] }
 `;
 
-interface Event {
-  readonly event: string;
-  readonly why?: string;
-  readonly tokenReturned?: boolean;
-}
-
-/** One `porthole` that runs, and what it has told. */
-class Running {
-  readonly child: ChildProcess;
-  readonly events: Event[] = [];
-  errors = '';
-
-  /** `kept`: what systemd has kept, a descriptor of this process. */
-  constructor(args: readonly string[], environment: Readonly<Record<string, string>> = {}, kept?: number) {
-    const command = [process.execPath, porthole, ...args, '--json'];
-    // Only the process itself knows its number in time.
-    const program = kept === undefined ? command : ['sh', '-c', 'LISTEN_PID=$$ exec "$@"', 'sh', ...command];
-    this.child = spawn(program[0]!, program.slice(1), {
-      cwd: directory,
-      stdio: ['ignore', 'pipe', 'pipe', ...(kept === undefined ? [] : [kept])],
-      env: { ...process.env, ...environment },
-    });
-    this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
-      this.errors += text;
-    });
-    createInterface({ input: this.child.stdout! }).on('line', (line) => this.events.push(JSON.parse(line) as Event));
-  }
-
-  async told(event: string, count = 1): Promise<Event> {
-    await until(`"${event}"`, () => {
-      const told = this.events.filter((one) => one.event === event);
-      if (told.length < count && this.child.exitCode !== null) throw new Error(`it ended: ${this.errors}`);
-      return told.length >= count;
-    });
-    return this.events.filter((one) => one.event === event)[count - 1]!;
-  }
-
-  async stop(signal: NodeJS.Signals = 'SIGTERM'): Promise<number | null> {
-    if (this.child.exitCode === null && this.child.signalCode === null) {
-      const gone = once(this.child, 'exit');
-      this.child.kill(signal);
-      await gone;
-    }
-    return this.child.exitCode;
-  }
-}
-
 const serve = async (): Promise<Running> => {
-  const running = new Running([
+  const running = new Running(directory, [
     'serve',
     'vm.yaml',
     '--http',
@@ -104,8 +51,8 @@ const serve = async (): Promise<Running> => {
   return running;
 };
 
-const startAgent = (environment?: Readonly<Record<string, string>>, kept?: number): Running =>
-  new Running(['agent', '--server', `unix:${at('server.sock')}`, '--mount', 'mnt'], environment, kept);
+const agentArguments = ['--server', `unix:${at('server.sock')}`, '--mount', 'mnt'];
+const startAgent = (): Running => new Running(directory, ['agent', ...agentArguments]);
 
 /** A program of its own: this process would wait for itself if it hung. */
 const run = (program: string, ...args: readonly string[]): { readonly out: string; readonly err: string } => {
@@ -113,32 +60,6 @@ const run = (program: string, ...args: readonly string[]): { readonly out: strin
   assert.equal(error, undefined);
   return { out: stdout, err: stderr };
 };
-
-/** The end of sd_notify(3) that systemd has. */
-class FakeManager implements Disposable {
-  readonly #fd: number;
-
-  constructor(socketPath: string) {
-    this.#fd = libc.socket(AF_UNIX, SOCK_DGRAM, 0);
-    const address = new Uint8Array(new ArrayBuffer(110));
-    address[0] = AF_UNIX;
-    address.set(Buffer.from(socketPath), 2);
-    assert.equal(libc.bindSocket(this.#fd, address, 2 + socketPath.length + 1), 0);
-  }
-
-  /** The next thing that it was told, which has arrived. */
-  take(): { readonly words: string; readonly fds: number[] } {
-    const bytes = new Uint8Array(new ArrayBuffer(4096));
-    const fds: number[] = [];
-    const length = receiveWithFds(this.#fd, bytes, bytes.length, fds);
-    assert.ok(length > 0, `there is a message: ${length}`);
-    return { words: Buffer.from(bytes.subarray(0, length)).toString(), fds };
-  }
-
-  [Symbol.dispose](): void {
-    closeSync(this.#fd);
-  }
-}
 
 /** '' where it is gone meanwhile. */
 const linkOf = (link: string): string => {
@@ -279,15 +200,7 @@ test('an agent that is stopped hands its token back; its successor mounts again'
   assert.equal(run('cat', 'guest/note').out, 'kept\n');
 });
 
-test('an agent that is killed leaves its token where systemd keeps it, and nobody who waits hangs', async () => {
-  await agent.stop();
-  using manager = new FakeManager(at('notify.sock'));
-  const environment = { NOTIFY_SOCKET: at('notify.sock') };
-  agent = startAgent(environment);
-  await agent.told('mounted');
-  const kept = manager.take();
-  assert.match(kept.words, /^FDSTORE=1\nFDNAME=porthole-token$/);
-  assert.equal(manager.take().words, 'READY=1');
+test('an agent that nobody keeps anything for is killed: whoever waits is woken, and no other agent gets a token', async () => {
   const reader = spawn('cat', ['.changes'], { cwd: mountPath, stdio: ['ignore', 'ignore', 'pipe'] });
   await until('the reader to wait', () => {
     const opens = readdirSync(`/proc/${reader.pid}/fd`).some(
@@ -299,12 +212,29 @@ test('an agent that is killed leaves its token where systemd keeps it, and nobod
   await agent.stop('SIGKILL');
   const [code] = (await ended) as [number | null];
   assert.equal(code, 1, 'its read(2) fails');
-  const names = { LISTEN_FDS: '1', LISTEN_FDNAMES: 'porthole-token' };
-  agent = startAgent({ ...environment, ...names }, kept.fds[0]!);
+  agent = startAgent();
+  assert.match((await agent.told('token-denied')).why!, /somebody else/);
+});
+
+test('an agent whose manager kept the token alone mounts anew, and hands the token back', async () => {
+  await server.stop();
+  server = await serve();
+  using manager = new Manager(directory);
+  agent = manager.start(agentArguments);
   await agent.told('mounted');
-  closeSync(kept.fds[0]!);
+  await agent.stop('SIGKILL');
+  manager.take();
+  for (const [name, fd] of [...manager.kept]) {
+    if (name === 'porthole-token') continue;
+    closeSync(fd);
+    manager.kept.delete(name);
+  }
+  agent = manager.start(agentArguments);
+  assert.equal((await agent.told('mounted')).resumed, false);
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
   assert.equal(server.events.filter(({ event }) => event === 'token-refused' || event === 'compromised').length, 0);
   await agent.stop();
   assert.equal((await agent.told('stopped')).tokenReturned, true, 'it was the token of this boot');
+  manager.take();
+  assert.deepEqual([...manager.kept.keys()], ['porthole-token']);
 });

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { until } from '../until.ts';
-import { type Kind, type Program, Stage, told } from './stage.ts';
+import type { Kind } from './programs.ts';
+import { type Program, Stage, told } from './stage.ts';
 
 const KILLS = 20;
 const kinds: readonly Kind[] = [

@@ -1,7 +1,7 @@
 /** `porthole agent`: the tree inside a guest, by way of its metadata server. */
 import { statSync, writeFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
-import { Agent, AgentError, type AgentEvent, identify, parseServerAddress } from '../../agent/index.ts';
+import { Agent, AgentError, type AgentEvent, identify, isMountedAt, parseServerAddress } from '../../agent/index.ts';
 import { endMachine } from '../../sys/index.ts';
 import { errnoName, printable } from '../../wire/index.ts';
 import { command, parseCount, type Shell } from '../command.ts';
@@ -80,19 +80,21 @@ const runAgent = async (flags: AgentFlags, terminal: Terminal): Promise<void> =>
     onEvent: tell,
   });
   try {
-    await agent.run(terminal.interrupted);
+    const leaving = new AbortController();
+    terminal.onLeave(() => leaving.abort());
+    await agent.run({ stop: terminal.interrupted, leave: leaving.signal });
   } catch (error) {
     if (error instanceof AgentError && error.code === 'TOKEN_DENIED') end(flags.onTokenDenied, error, terminal);
     throw error;
   }
 };
 
-/** Also one on which an agent that was killed has left its mount. */
+/** Also one on which an agent that was killed has left its mount, which may wait for this one to answer. */
 const isDirectory = (path: string): boolean => {
   try {
-    return statSync(path).isDirectory();
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === 'ENOTCONN';
+    return isMountedAt(path) || statSync(path).isDirectory();
+  } catch {
+    return false;
   }
 };
 
@@ -125,7 +127,7 @@ const inWords = (event: AgentEvent): { readonly to: 'out' | 'err'; readonly text
     case 'waiting':
       return err(`no token yet: ${event.why}; trying again`);
     case 'mounted':
-      return out(`mounted on ${event.path}, revision ${event.revision}`);
+      return out(`${event.resumed ? 'goes on' : 'mounted'} on ${event.path}, revision ${event.revision}`);
     case 'connected':
       return out(`connected, revision ${event.revision}`);
     case 'cut-off':
@@ -134,6 +136,8 @@ const inWords = (event: AgentEvent): { readonly to: 'out' | 'err'; readonly text
       return err(`TOKEN DENIED: ${event.why}`);
     case 'trouble':
       return err(event.what);
+    case 'left':
+      return out('ended; token and mount are left to the next agent');
     case 'stopped':
       return event.tokenReturned
         ? out('stopped')

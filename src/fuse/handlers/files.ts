@@ -135,7 +135,7 @@ export function release(state: SessionState): number {
   const file = state.handles.file(abi.ReleaseIn.fh.get(state.view, BODY));
   if (file === undefined) return state.exchange.isRedone === true ? state.reply(0) : EBADF;
   state.handles.removeFile(file.fh);
-  state.polled.delete(file);
+  state.poll(file, false);
   for (const waiting of state.waits.values()) if (waiting.fh === file.fh) waiting.cancel();
   const pending = state.later();
   state.fileSystem.release(file.handle, (errno) => {
@@ -167,7 +167,7 @@ export function poll(state: SessionState): number {
   if ((abi.PollIn.flags.get(view, BODY) & c.FUSE_POLL_SCHEDULE_NOTIFY) !== 0 && !pollIsComplete(file, events)) {
     file.pollLo = abi.PollIn.kh.lo(view, BODY);
     file.pollHi = abi.PollIn.kh.hi(view, BODY);
-    state.polled.add(file);
+    state.poll(file, true);
   }
   abi.PollOut.revents.set(state.out, REPLY, events);
   abi.PollOut.padding.set(state.out, REPLY, 0);

@@ -1,13 +1,15 @@
-/** The disk that `porthole image build debian` makes, built once while its inputs are the same: an operator's are always new. */
-import assert from 'node:assert/strict';
+/**
+ * The disk that `porthole image build debian` makes, built once while its inputs are the same: an operator's are always new.
+ * Run as a program it builds, holding a lock, so that any number of tests may ask at once.
+ */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 
-const root = path.join(import.meta.dirname, '../..');
-const images = path.join(root, 'images/debian');
-const cache = path.join(root, '.cache/debian-disk');
+const images = path.join(import.meta.dirname, '../../images/debian');
+const cache = path.join(import.meta.dirname, '../../.cache/debian-disk');
+const recipe = [path.join(images, 'recipe.ts'), path.join(images, 'mmdebstrap.ts')] as const;
 
 const hashOf = (files: readonly string[]): string => {
   const hash = createHash('sha256');
@@ -15,23 +17,37 @@ const hashOf = (files: readonly string[]): string => {
   return hash.digest('hex').slice(0, 16);
 };
 
+const directoryOfNow = (): string =>
+  path.join(cache, hashOf([...recipe, ...globSync(path.join(images, 'vm/*')).toSorted()]));
+
 /** Path of the qcow2. */
 export const debianDisk = (): string => {
-  const recipe = [path.join(images, 'recipe.ts'), path.join(images, 'mmdebstrap.ts')];
-  const directory = path.join(cache, hashOf([...recipe, ...globSync(path.join(images, 'vm/*')).toSorted()]));
+  const directory = directoryOfNow();
   if (!existsSync(directory)) {
     mkdirSync(cache, { recursive: true });
-    const work = mkdtempSync(path.join(cache, 'build-'));
-    // Nothing but these says what packages there are.
-    const packages = path.join(cache, `packages-${hashOf(recipe)}.tar`);
-    const { status, stderr } = spawnSync(process.execPath, [recipe[0]!, work], {
-      encoding: 'utf8',
-      env: { ...process.env, PORTHOLE_DEBIAN_PACKAGES: packages },
-    });
-    if (status === 0) renameSync(work, directory);
-    else rmSync(work, { recursive: true });
-    assert.equal(status, 0, stderr);
+    run('flock', [path.join(cache, 'lock'), process.execPath, import.meta.filename]);
   }
   const image = JSON.parse(readFileSync(path.join(directory, 'image.json'), 'utf8')) as { readonly disk: string };
   return path.join(directory, image.disk);
 };
+
+const run = (command: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env): void => {
+  const { status, stderr } = spawnSync(command, args, { encoding: 'utf8', env });
+  if (status !== 0) throw new Error(`making the Debian disk failed: ${stderr}`);
+};
+
+const build = (): void => {
+  const directory = directoryOfNow();
+  if (existsSync(directory)) return;
+  const work = mkdtempSync(path.join(cache, 'build-'));
+  try {
+    // Nothing but the recipe says what packages there are.
+    const packages = path.join(cache, `packages-${hashOf(recipe)}.tar`);
+    run(process.execPath, [recipe[0], work], { ...process.env, PORTHOLE_DEBIAN_PACKAGES: packages });
+    renameSync(work, directory);
+  } finally {
+    rmSync(work, { recursive: true, force: true });
+  }
+};
+
+if (import.meta.main) build();

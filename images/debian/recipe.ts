@@ -122,6 +122,8 @@ function configure(root: string): void {
   // Each machine has its own, which cloud-init makes.
   for (const key of globSync('etc/ssh/ssh_host_*', { cwd: root })) rmSync(inRoot(key));
   run('systemctl', ['--root', root, 'enable', 'systemd-networkd', 'systemd-resolved']);
+  // It looks for LVM's snapshots, of which there are none.
+  run('systemctl', ['--root', root, 'mask', 'e2scrub_reap.service']);
   rmSync(inRoot('etc/resolv.conf'), { force: true });
   symlinkSync('../run/systemd/resolve/stub-resolv.conf', inRoot('etc/resolv.conf'));
   // Root logs in on the console without a password: only operators reach it.

@@ -84,6 +84,7 @@ export class AgentGuestDriver implements Driver {
   }
 
   async begin(spec: WorldSpec): Promise<void> {
+    await this.end();
     this.#world = unseenWorld(spec, ++this.#case, ++this.#revision);
     this.#server = await AgentServer.start(this.#world, this.#options.socket, `boot ${this.#case}`);
     const expected = String(this.#here.authority.snapshot.node(ROOT_INO)!.dataRevision);

@@ -13,6 +13,8 @@ export type AgentErrorCode =
   /** Commits between ours and the server's are forgotten there: the tree has to be loaded anew. */
   | 'COMPACTED'
   | 'ADDRESS'
+  /** The command line is wrong. */
+  | 'USAGE'
   | 'MOUNT';
 
 export class AgentError extends Error {

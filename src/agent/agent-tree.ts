@@ -5,6 +5,7 @@ import { AgentFileSystem } from './agent-file-system.ts';
 import { BootToken } from './boot-token.ts';
 import type { TokenFile } from './kept-token.ts';
 import type { KeptTree } from './kept-tree.ts';
+import { Publisher } from './publisher.ts';
 import { Remote } from './remote.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServerClient } from './server-client.ts';
@@ -45,6 +46,8 @@ export class AgentTree {
   readonly #client: ServerClient;
   readonly #token: BootToken;
   readonly #follower: TreeFollower;
+  readonly #publisher: Publisher;
+  readonly #stop = new AbortController();
   readonly #loaded = Promise.withResolvers<void>();
   #lastSequence = 0;
   #isConnected = false;
@@ -70,6 +73,11 @@ export class AgentTree {
       nextSequence: () => this.#nextSequence(),
       askMs: options.askMs ?? ASK_MS,
       waitMs: options.waitMs ?? 0,
+    });
+    this.#publisher = new Publisher({
+      replica,
+      submit: (mutation, settle) => remote.submit(mutation, settle),
+      onBusy: () => options.onBusy?.(),
     });
     const fetch: Remote['fetch'] = (opener, ino, done) => remote.fetch(opener, ino, done);
     const upstream = { fetch, ...(kept?.journal.log.upstream(remote) ?? { submit: remote.submit.bind(remote) }) };
@@ -101,6 +109,11 @@ export class AgentTree {
     return !this.#isConnected || this.#client.inFlight > 0;
   }
 
+  /** Tells the server of the guest's inside until `close`. */
+  publish(): Promise<void> {
+    return this.#publisher.run(this.#stop.signal);
+  }
+
   /** Claims the token and keeps the tree until `close`. Rejects with an AgentError `TOKEN_DENIED` or `ADDRESS`. */
   follow(): Promise<void> {
     return this.#follower.run();
@@ -108,6 +121,7 @@ export class AgentTree {
 
   /** Ends, and leaves token and all that is open to a successor. */
   leave(): void {
+    this.#stop.abort();
     this.#follower.stop();
     this.#token.stop();
     this.#client[Symbol.dispose]();
@@ -115,6 +129,7 @@ export class AgentTree {
 
   /** Resolves with whether the token was handed back. */
   async close(): Promise<boolean> {
+    this.#stop.abort();
     this.#follower.stop();
     this.fileSystem.close();
     const isReturned = await this.#token.handBack();

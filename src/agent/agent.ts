@@ -164,6 +164,7 @@ export class Agent {
     this.#manager.ready();
     const { revision } = replica.snapshot;
     onEvent({ event: 'mounted', path: mountPath, revision, resumed: kept?.isLeft ?? false });
+    void this.#tree.publish().catch((error: unknown) => log(`telling of the guest's inside failed: ${String(error)}`));
     try {
       if (!this.#isStopping) await this.#loop.run();
     } finally {

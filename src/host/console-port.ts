@@ -16,8 +16,9 @@ interface ConsolePaths {
 
 export interface VmConsolePortOptions {
   readonly paths: ConsolePaths;
-  /** While it says yes a watcher that does not listen is waited for: another may be taking its place. */
+  /** While it says yes a watcher that is not there, or does not listen, is waited for: another may be taking its place. */
   readonly isRunning: () => boolean;
+  readonly hasWatcher: () => boolean;
 }
 
 interface CallOptions {
@@ -27,7 +28,7 @@ interface CallOptions {
 const pieceBytes = 64 * 1024;
 /** A look without an event, should one have been missed. */
 const lookEveryMs = 1_000;
-const connectWithinMs = 5_000;
+const connectWithinMs = 15_000;
 const connectEveryMs = 50;
 /** How long the connection for input is kept after the last of it. */
 const idleMs = 60_000;
@@ -35,13 +36,15 @@ const idleMs = 60_000;
 export class VmConsolePort implements ConsolePort {
   readonly #paths: ConsolePaths;
   readonly #isRunning: () => boolean;
+  readonly #hasWatcher: () => boolean;
   readonly #ended = new AbortController();
   #input: Promise<Socket> | undefined;
   #idle: NodeJS.Timeout | undefined;
 
-  constructor({ paths, isRunning }: VmConsolePortOptions) {
+  constructor({ paths, isRunning, hasWatcher }: VmConsolePortOptions) {
     this.#paths = paths;
     this.#isRunning = isRunning;
+    this.#hasWatcher = hasWatcher;
   }
 
   async log(options: {
@@ -101,14 +104,18 @@ export class VmConsolePort implements ConsolePort {
   async #connect(): Promise<Socket> {
     const deadline = performance.now() + connectWithinMs;
     for (;;) {
-      const socket = createConnection(this.#paths.console);
-      try {
-        await once(socket, 'connect');
-        return this.#connected(socket);
-      } catch (error) {
-        socket.destroy();
-        if (!this.#isRunning() || performance.now() > deadline) throw error;
+      let failure: unknown = new Error('its watcher has ended');
+      if (this.#hasWatcher()) {
+        const socket = createConnection(this.#paths.console);
+        try {
+          await once(socket, 'connect');
+          return this.#connected(socket);
+        } catch (error) {
+          socket.destroy();
+          failure = error;
+        }
       }
+      if (!this.#isRunning() || performance.now() > deadline) throw failure;
       await pause(connectEveryMs);
     }
   }

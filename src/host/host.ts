@@ -435,9 +435,14 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind === 'attached')
       throw new HostRefusal('HOST_UNSUPPORTED', `VM "${ref.name}" is started by others, who have its console`);
-    const isRunning = (): boolean => this.#vms.get(ref.name)?.machine?.state.status === 'running';
     let port = this.#consoles.get(ref.name);
-    if (port === undefined) this.#consoles.set(ref.name, (port = new VmConsolePort({ paths: vm.paths, isRunning })));
+    if (port === undefined) {
+      const machine = () => this.#vms.get(ref.name)?.machine;
+      const isRunning = (): boolean => machine()?.state.status === 'running';
+      const hasWatcher = (): boolean => machine()?.hasWatcher === true;
+      port = new VmConsolePort({ paths: vm.paths, isRunning, hasWatcher });
+      this.#consoles.set(ref.name, port);
+    }
     return port;
   }
 

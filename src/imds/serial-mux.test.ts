@@ -44,7 +44,7 @@ test('SerialMux carries connections beside each other, whatever bytes they have,
 test('SerialMux begins anew when a guest does, wherever the one before was cut off', async () => {
   const [ours, theirs] = duplexPair();
   const seen: Duplex[] = [];
-  new SerialMux(theirs, { onConnection: (stream) => (seen.push(stream), echo(stream)) });
+  const host = new SerialMux(theirs, { onConnection: (stream) => (seen.push(stream), echo(stream)) });
   const before = await guestOn(ours);
   const cut = before.open();
   cut.on('error', () => {});
@@ -58,26 +58,28 @@ test('SerialMux begins anew when a guest does, wherever the one before was cut o
   const stream = after.open();
   stream.end('hello');
   assert.equal(await text(stream), 'hello');
+  assert.equal(host.connections, 0);
 });
 
 test('SerialMux stops taking from the port while one that was opened is not read', async () => {
   const [ours, theirs] = duplexPair();
   const opened: Duplex[] = [];
-  new SerialMux(theirs, { onConnection: (stream) => opened.push(stream) });
+  const host = new SerialMux(theirs, { onConnection: (stream) => opened.push(stream) });
   const guest = await guestOn(ours);
   const stream = guest.open();
-  let taken = 0;
   const bytes = Buffer.alloc(64 * 1024);
-  // Until the port's own buffers are full as well.
-  while (stream.write(bytes, () => (taken += bytes.length)) || taken < 64 * 1024)
-    await new Promise((resolve) => setImmediate(resolve));
+  const parts = 40;
+  for (let part = 0; part < parts; part++) stream.write(bytes);
+  for (let turn = 0; turn < 100; turn++) await new Promise((resolve) => setImmediate(resolve));
   const waiting = opened[0]!.readableLength;
   assert.ok(waiting <= 128 * 1024, `${waiting} bytes are kept for whoever does not read them`);
   stream.end();
   let read = 0;
   for await (const part of opened[0]!) read += (part as Buffer).length;
-  assert.equal(read % bytes.length, 0, 'and all of it comes when it is read');
-  assert.ok(read > 0);
+  assert.equal(read, parts * bytes.length, 'and all of it comes when it is read');
+  opened[0]!.end();
+  await once(stream.resume(), 'close');
+  assert.equal(host.connections, 0);
 });
 
 test('SerialMux ends every connection with the port', async () => {
@@ -121,7 +123,7 @@ test('SerialMux as the host stands any bytes, and a guest that begins after them
 test('MetadataServer answers over one port beside its watch stream', async () => {
   await using stage = await Stage.start({ content: { instance: { id: 'i-1' } } });
   const [ours, theirs] = duplexPair();
-  new SerialMux(theirs, {
+  const host = new SerialMux(theirs, {
     onConnection: (stream) => stage.server.accept(stream, { kind: 'virtio-serial', privileged: true }),
   });
   const guest = await guestOn(ours);
@@ -144,4 +146,5 @@ test('MetadataServer answers over one port beside its watch stream', async () =>
     await ask('GET /nocloud/meta-data HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n'),
     /instance-id: "i-1"/,
   );
+  assert.equal(host.connections, 1, 'the stream goes on');
 });

@@ -28,11 +28,11 @@ export const boot = (part: string): void => {
   void load(part).run(process.getBuiltinModule);
 };
 
-/** Runs the part that the command line names, which sees the arguments after it; without one, the `porthole` command. */
-export const bootProcess = (): void => {
+/** Runs the part that the command line names, which sees the arguments after it; without one, the executable's own. */
+export const bootProcess = (own: string): void => {
   const [, , first, second] = process.argv;
   if (first?.startsWith(prefix) !== true) {
-    boot('porthole');
+    boot(own);
     return;
   }
   const part = first.slice(prefix.length);

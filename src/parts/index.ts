@@ -1,5 +1,12 @@
 export { buildOf, buildOfSources, buildText } from './build.ts';
 export { copyPart, isReadableByAll } from './copy.ts';
-export { commandPart, type ProcessPartName, processParts, type ThreadPartName, threadParts } from './parts.ts';
+export {
+  agentPart,
+  commandPart,
+  type ProcessPartName,
+  processParts,
+  type ThreadPartName,
+  threadParts,
+} from './parts.ts';
 export { checkoutFile, commandOf, partEnvironment, startThread } from './start.ts';
 export { thisVersion, type Version, versionOf, versionText } from './version.ts';

@@ -23,7 +23,10 @@ export const threadParts = {
 } as const satisfies Record<string, { readonly file: string }>;
 
 /** The `porthole` command itself: what the executable runs when it is asked for no part. */
-export const commandPart = { name: 'porthole', file: 'cli/main.ts' } as const;
+export const commandPart = { name: 'porthole', file: 'cli/main.ts', flags: [] } as const;
+
+/** The agent, as an executable of its own. */
+export const agentPart = { name: 'porthole-agent', file: 'agent/main.ts', flags: small } as const;
 
 export type ProcessPartName = keyof typeof processParts;
 export type ThreadPartName = keyof typeof threadParts;

@@ -71,6 +71,7 @@ export class Boot {
   readonly #released = new AbortController();
   #runtime: VmRuntime;
   #watcher: LastingProcess | undefined;
+  #watcherMakesWay = false;
   #watching: Promise<void> | undefined;
   readonly #over = new AbortController();
   #qmp: Qmp | undefined;
@@ -181,6 +182,11 @@ export class Boot {
   /** The monitor; undefined while it is not connected. */
   get qmp(): Qmp | undefined {
     return this.#qmp;
+  }
+
+  /** Whether the console's socket is that of a watcher which stays: what another is told may be lost. */
+  get hasWatcher(): boolean {
+    return this.#watcher?.alive === true && !this.#watcherMakesWay;
   }
 
   /** Presses the guest's power button. */
@@ -313,10 +319,12 @@ export class Boot {
     }
     // At once, so that it can be read; then what was said until the watcher ended.
     this.#carryOn(log);
+    this.#watcherMakesWay = true;
     await this.#endWatcher(watcher, false);
     if (this.#released.signal.aborted) return;
     this.#carryOn(log);
     this.#watcher = undefined;
+    this.#watcherMakesWay = false;
   }
 
   #carryOn(log: string): void {

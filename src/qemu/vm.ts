@@ -80,6 +80,11 @@ export class Vm {
     return this.#boot?.qemuPid;
   }
 
+  /** Whether what is typed at its console reaches it. */
+  get hasWatcher(): boolean {
+    return this.#boot?.hasWatcher === true;
+  }
+
   create(): void {
     this.#take({ type: 'create' });
   }

@@ -143,6 +143,18 @@ test('porthole agent who says what would be proved of a process', () => {
   assert.match(words, /^program +\S/m);
 });
 
+test("the guest's inside is told of, to root alone", async () => {
+  const files = ['status.json', 'processes.json'];
+  await until('both files', () => files.every((name) => run('cat', `guest/.agent/${name}`).out.endsWith('}')));
+  const status = JSON.parse(run('cat', 'guest/.agent/status.json').out) as { readonly agent: { readonly pid: number } };
+  assert.equal(status.agent.pid, agent.child.pid);
+  const { processes } = JSON.parse(run('cat', 'guest/.agent/processes.json').out) as {
+    readonly processes: readonly { readonly pid: number }[];
+  };
+  assert.ok(processes.some(({ pid }) => pid === agent.child.pid));
+  assert.equal(run('stat', '-c', '%a %u', 'guest/.agent', 'guest/.agent/status.json').out, '700 0\n600 0\n');
+});
+
 test("the agent's memory has no secret that nobody has opened", () => {
   const { child } = agent;
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');

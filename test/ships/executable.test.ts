@@ -43,11 +43,13 @@ const inBarePlace = (script: string, files = example): { readonly status: number
   return { status, text: `${stdout}${stderr}` };
 };
 
-test('the executable serves a mount where nothing else is and nothing written may be executed', () => {
+test('the executables serve mounts where nothing else is and nothing written may be executed', () => {
   const { status, text } = inBarePlace(
     `
       mkdir mnt
-      "$porthole" serve web.yaml --mount mnt --state state --audit audit.jsonl >said 2>&1 &
+      socket=$PWD/server.sock
+      "$porthole" serve web.yaml --mount mnt --http "unix:$socket,privileged" --state state --audit audit.jsonl >said 2>&1 &
+      server=$!
       tries=0
       until mountpoint -q mnt; do
         tries=$((tries + 1))
@@ -66,15 +68,29 @@ test('the executable serves a mount where nothing else is and nothing written ma
         [ $tries -lt 600 ] || { cat said; exit 1; }
         sleep 0.1
       done
+      mkdir agent
+      "$agent" --server "unix:$socket" --mount agent >agent-said 2>&1 &
+      tries=0
+      until mountpoint -q agent; do
+        tries=$((tries + 1))
+        [ $tries -lt 600 ] || { cat agent-said; exit 1; }
+        sleep 0.1
+      done
+      cat agent/secrets/db-password; echo " by the agent"
+      "$agent" who $! | grep ^program
       kill $!
       wait $!
+      cat agent-said
+      kill $server
+      wait $server
       grep -c '"path":"/secrets/api-token","uid":1001' audit.jsonl
       "$porthole" export --state state | grep -A1 'guest:'
-      if mountpoint -q mnt; then echo "still mounted"; fi
+      if mountpoint -q mnt || mountpoint -q agent; then echo "still mounted"; fi
     `,
   );
   assert.equal(status, 0, text);
-  assert.match(text, /web-1\nhunter2\n.*Permission denied\nrefused\nwritten\n1\n.*guest:/s);
+  assert.match(text, /web-1\nhunter2\n.*Permission denied\nrefused\nwritten\n.*1\n.*guest:/s);
+  assert.match(text, /hunter2 by the agent\nprogram .*porthole-agent\n.*mounted on agent, .*\nstopped\n/s);
   assert.doesNotMatch(text, /still mounted/);
 });
 

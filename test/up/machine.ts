@@ -184,14 +184,14 @@ export class UpMachine {
     const before = (await this.console(name)).length;
     await this.client.call('writeConsole', { params: { name }, body: Buffer.from(typed) });
     let printed = '';
-    await until(
-      `"${line}" to end in the guest`,
-      async () => {
-        printed = (await this.console(name)).slice(before);
-        return printed.includes(mark);
-      },
-      bootLimitMs,
-    );
+    const ended = async () => {
+      printed = (await this.console(name)).slice(before);
+      return printed.includes(mark);
+    };
+    await until(`"${line}" to end in the guest`, ended, bootLimitMs).catch((error: Error) => {
+      error.message += `; its console says since: ${JSON.stringify(printed.slice(-2000))}`;
+      throw error;
+    });
     const start = printed.indexOf('\n', printed.indexOf(begin)) + 1;
     return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
   }

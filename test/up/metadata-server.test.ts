@@ -43,7 +43,7 @@ const overSerial = (request: string, line: string): string =>
     'for d in /sys/class/virtio-ports/*; do [ "$(cat $d/name)" = org.porthole.metadata ] && P=/dev/${d##*/}; done',
     'exec 7<>$P',
     String.raw`printf '\300\000\000\0000123456789abcdef\300\001\000\001\300\002\000\001${request}\300' >&7`,
-    `timeout 60 grep -a -m1 ${line} <&7`,
+    `grep -a -m1 ${line} <&7`,
     'exec 7>&-',
   ].join('; ');
 

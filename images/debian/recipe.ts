@@ -5,56 +5,26 @@
  * time: for tests, an image should have new ones.
  */
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
-  existsSync,
   globSync,
   mkdirSync,
   mkdtempSync,
   openSync,
   readdirSync,
   readFileSync,
-  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { installDebian, run } from './mmdebstrap.ts';
+import { run } from './mmdebstrap.ts';
+import { installPackages } from './vm-packages.ts';
 
 const files = path.join(import.meta.dirname, 'vm');
-
-/** What a machine has beyond Debian's essential packages. */
-const packages = [
-  'acl',
-  'attr',
-  'ca-certificates',
-  // Makes the first partition as large as the disk.
-  'cloud-guest-utils',
-  'cloud-init',
-  'curl',
-  'dbus',
-  'fdisk',
-  'iproute2',
-  'iputils-ping',
-  'kmod',
-  'less',
-  // What our executables need of Debian.
-  'libatomic1',
-  'libpam-systemd',
-  'linux-image-cloud-amd64',
-  'nano',
-  'openssh-server',
-  'procps',
-  'sudo',
-  'systemd-resolved',
-  'systemd-sysv',
-  'udev',
-  // The boot loader's code; nothing installs it onto a disk here.
-  'grub-pc-bin',
-  'grub-common',
-];
+const checkout = path.join(import.meta.dirname, '../..');
 
 const sector = 512;
 /** Where the one partition begins; before it is room for the boot loader. */
@@ -71,8 +41,9 @@ function build(directory: string): void {
   const work = mkdtempSync(path.join(directory, 'work-'));
   try {
     const root = path.join(work, 'root');
-    installPackages(root);
+    installPackages(root, process.env['PORTHOLE_DEBIAN_PACKAGES']);
     configure(root);
+    addAgent(root, work);
     const disk = path.join(work, 'disk');
     const offset = partitionSector * sector;
     makeBootable(root, disk);
@@ -84,19 +55,6 @@ function build(directory: string): void {
   }
   const image = { kind: 'disk', disk: 'disk.qcow2', format: 'qcow2' };
   writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
-}
-
-function installPackages(root: string): void {
-  const archive = process.env['PORTHOLE_DEBIAN_PACKAGES'];
-  if (archive !== undefined && existsSync(archive)) {
-    mkdirSync(root);
-    run('tar', ['-xpf', archive, '--xattrs', '--numeric-owner', '-C', root]);
-    return;
-  }
-  installDebian(root, packages);
-  if (archive === undefined) return;
-  run('tar', ['-cf', `${archive}.part`, '--xattrs', '--numeric-owner', '-C', root, '.']);
-  renameSync(`${archive}.part`, archive);
 }
 
 function configure(root: string): void {
@@ -115,6 +73,7 @@ function configure(root: string): void {
   }
   put('ethernet.network', 'etc/systemd/network/ethernet.network');
   put('wait-online.conf', 'etc/systemd/system/systemd-networkd-wait-online.service.d/porthole.conf');
+  put('after-metadata.conf', 'etc/systemd/system/cloud-init-local.service.d/porthole.conf');
   put('cloud.cfg', 'etc/cloud/cloud.cfg.d/90_porthole.cfg');
   put('ds-identify.cfg', 'etc/cloud/ds-identify.cfg');
   mkdirSync(inRoot('var/lib/cloud/seed'), { recursive: true });
@@ -129,6 +88,24 @@ function configure(root: string): void {
   // Root logs in on the console without a password: only operators reach it.
   run('chroot', [root, 'passwd', '--quiet', '--delete', 'root']);
   put('grub.cfg', 'boot/grub/grub.cfg');
+}
+
+/** The agent as this checkout has it, for machines without a device for the metadata. */
+function addAgent(root: string, work: string): void {
+  const built = path.join(work, 'dist');
+  run(process.execPath, [path.join(checkout, 'scripts/build.ts'), '--output', built]);
+  const put = (file: string, to: string, mode: number): void => {
+    const target = path.join(root, to);
+    mkdirSync(path.dirname(target), { recursive: true });
+    copyFileSync(file, target);
+    chmodSync(target, mode);
+  };
+  const unit = 'etc/systemd/system/porthole-agent.service';
+  put(path.join(built, 'porthole-agent'), 'usr/bin/porthole-agent', 0o755);
+  put(path.join(checkout, 'systemd/porthole-agent.service'), unit, 0o644);
+  put(path.join(files, 'agent.conf'), `${unit}.d/porthole.conf`, 0o644);
+  put(path.join(files, 'find-server'), 'usr/lib/porthole/find-server', 0o755);
+  run('systemctl', ['--root', root, 'enable', 'porthole-agent.service']);
 }
 
 /** Writes a disk's first sectors: GRUB's boot sector, the table with one partition, GRUB itself. Takes its tools from `root`. */

@@ -7,18 +7,30 @@ import { createHash } from 'node:crypto';
 import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 
-const images = path.join(import.meta.dirname, '../../images/debian');
-const cache = path.join(import.meta.dirname, '../../.cache/debian-disk');
-const recipe = [path.join(images, 'recipe.ts'), path.join(images, 'mmdebstrap.ts')] as const;
+const root = path.join(import.meta.dirname, '../..');
+const cache = path.join(root, '.cache/debian-disk');
+const recipe = path.join(root, 'images/debian/recipe.ts');
+/** What the packages depend on; and what the rest does, the agent among it. */
+const packageInputs = ['images/debian/vm-packages.ts', 'images/debian/mmdebstrap.ts'];
+const inputs = [
+  ...packageInputs,
+  'images/debian/recipe.ts',
+  'images/debian/vm/*',
+  'systemd/porthole-agent.service',
+  'src/**/*.ts',
+  'scripts/build.ts',
+  'scripts/build/*.ts',
+  'package-lock.json',
+];
 
-const hashOf = (files: readonly string[]): string => {
+const hashOf = (patterns: readonly string[]): string => {
   const hash = createHash('sha256');
-  for (const file of files) hash.update(readFileSync(file));
+  const files = globSync([...patterns], { cwd: root }).filter((file) => !file.endsWith('.test.ts'));
+  for (const file of files.toSorted()) hash.update(`${file}\n`).update(readFileSync(path.join(root, file)));
   return hash.digest('hex').slice(0, 16);
 };
 
-const directoryOfNow = (): string =>
-  path.join(cache, hashOf([...recipe, ...globSync(path.join(images, 'vm/*')).toSorted()]));
+const directoryOfNow = (): string => path.join(cache, hashOf(inputs));
 
 /** Path of the qcow2. */
 export const debianDisk = (): string => {
@@ -41,9 +53,8 @@ const build = (): void => {
   if (existsSync(directory)) return;
   const work = mkdtempSync(path.join(cache, 'build-'));
   try {
-    // Nothing but the recipe says what packages there are.
-    const packages = path.join(cache, `packages-${hashOf(recipe)}.tar`);
-    run(process.execPath, [recipe[0], work], { ...process.env, PORTHOLE_DEBIAN_PACKAGES: packages });
+    const packages = path.join(cache, `packages-${hashOf(packageInputs)}.tar`);
+    run(process.execPath, [recipe, work], { ...process.env, PORTHOLE_DEBIAN_PACKAGES: packages });
     renameSync(work, directory);
   } finally {
     rmSync(work, { recursive: true, force: true });

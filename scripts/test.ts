@@ -123,7 +123,7 @@ const tiers: readonly Tier[] = [
     name: 'systemd',
     title: 'the executable and its units in a Debian guest with systemd',
     files: ['test/systemd/**/*.test.ts'],
-    minimumTests: 5,
+    minimumTests: 6,
     limitSeconds: 1800,
     concurrency: 1,
   },

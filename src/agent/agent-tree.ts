@@ -3,6 +3,7 @@ import type { ConnectionJournal } from '../device/index.ts';
 import { type Clock, Replica } from '../tree/index.ts';
 import { AgentFileSystem } from './agent-file-system.ts';
 import { BootToken } from './boot-token.ts';
+import type { StreamLoop } from './fd-stream.ts';
 import type { TokenFile } from './kept-token.ts';
 import type { KeptTree } from './kept-tree.ts';
 import { Publisher } from './publisher.ts';
@@ -26,8 +27,8 @@ export interface AgentTreeOptions {
   readonly onWaiting: (why: string) => void;
   /** It follows the server, or does not: why. */
   readonly onConnected: (why: string | undefined) => void;
-  /** Work was given to Node's loop. */
-  readonly onBusy?: () => void;
+  /** The loop of this thread, where one blocks it. */
+  readonly loop?: StreamLoop;
 }
 
 /** What outlives this process, of the tree and of what is open in it. */
@@ -57,7 +58,7 @@ export class AgentTree {
     const { replica } = this;
     this.isLeft = kept?.tree.load(replica) ?? false;
     if (kept !== undefined) replica.onApply((delta) => kept.tree.keep(delta, replica));
-    this.#client = new ServerClient(options.server, options.onBusy);
+    this.#client = new ServerClient(options.server, options.loop);
     this.#token = new BootToken({
       client: this.#client,
       kept: options.token?.load(),
@@ -77,7 +78,7 @@ export class AgentTree {
     this.#publisher = new Publisher({
       replica,
       submit: (mutation, settle) => remote.submit(mutation, settle),
-      onBusy: () => options.onBusy?.(),
+      onBusy: () => options.loop?.yieldToNode(),
     });
     const fetch: Remote['fetch'] = (opener, ino, done) => remote.fetch(opener, ino, done);
     const upstream = { fetch, ...(kept?.journal.log.upstream(remote) ?? { submit: remote.submit.bind(remote) }) };

@@ -1,5 +1,5 @@
 /** The agent: this boot's token, a copy of the tree, and a mount of it. */
-import { statSync } from 'node:fs';
+import { mkdirSync, statSync } from 'node:fs';
 import { Loop, type Served } from '../device/index.ts';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
 import { MNT_DETACH, unmount } from '../sys/index.ts';
@@ -26,7 +26,7 @@ export type AgentEvent =
 
 export interface AgentOptions {
   readonly server: ServerAddress;
-  /** An existing directory. */
+  /** Made if it is not there. */
   readonly mountPath: string;
   /** How long requests wait for a server that is away, before EIO. Default 0. */
   readonly waitMs?: number;
@@ -48,8 +48,6 @@ export class Agent {
   readonly #manager: ServiceManager;
   readonly #kept: KeptMount | undefined;
   #isConnected = false;
-  #isStopping = false;
-  #isLeaving = false;
 
   constructor(options: AgentOptions) {
     this.#options = options;
@@ -65,7 +63,7 @@ export class Agent {
       clock,
       onWaiting: (why) => onEvent({ event: 'waiting', why }),
       onConnected: (why) => this.#connection(why),
-      onBusy: () => this.#loop.yieldToNode(),
+      loop: this.#loop,
     });
   }
 
@@ -75,59 +73,61 @@ export class Agent {
    * `TOKEN_DENIED`, `ADDRESS`, `MOUNT`; then nothing is mounted any more.
    */
   async run(signals: { readonly stop: AbortSignal; readonly leave?: AbortSignal }): Promise<void> {
-    const failed = Promise.withResolvers<never>();
-    failed.promise.catch(() => {});
-    const stopped = Promise.withResolvers<'stopped'>();
-    let failure: unknown;
-    const end = (): void => {
-      this.#isStopping = true;
-      stopped.resolve('stopped');
-      this.#loop.stop();
-    };
-    const leave = (): void => {
-      this.#isLeaving = this.#kept !== undefined;
-      end();
-    };
-    const stops = [onAbort(signals.stop, end), onAbort(signals.leave, leave)];
-    const following = this.#tree.follow().catch((error: unknown) => {
-      if (this.#isStopping) return;
-      failure = error;
-      failed.reject(error);
-      this.#loop.stop();
-    });
+    const ended = Promise.withResolvers<'stop' | 'leave'>();
+    ended.promise.catch(() => {});
+    const stops = [
+      onAbort(signals.stop, () => ended.resolve('stop')),
+      onAbort(signals.leave, () => ended.resolve(this.#kept === undefined ? 'stop' : 'leave')),
+    ];
+    this.#loop.serve(this.#turns());
+    const looping = this.#loop.run();
+    looping.catch(ended.reject);
+    const following = this.#tree.follow().catch(ended.reject);
+    let how: 'stop' | 'leave' = 'stop';
+    let unmount = (_how: 'stop' | 'leave'): void => {};
     try {
-      const ready = this.#tree.isLeft ? 'ready' : this.#tree.loaded;
-      if ((await Promise.race([ready, failed.promise, stopped.promise])) !== 'stopped') await this.#serve();
-      if (failure !== undefined) throw failure;
+      const ready = this.#tree.isLeft ? undefined : this.#tree.loaded;
+      if ((await Promise.race([ready, ended.promise])) === undefined) {
+        unmount = this.#mount(ended.reject);
+        how = await ended.promise;
+      }
     } catch (error) {
       if (error instanceof AgentError && error.code === 'TOKEN_DENIED')
         this.#options.onEvent({ event: 'token-denied', why: error.message });
       throw error;
     } finally {
       for (const stop of stops) stop();
-      this.#isStopping = true;
-      await this.#end(following);
+      unmount(how);
+      await this.#end(how);
+      await following;
+      this.#loop.stop();
+      await looping.catch(() => {});
+      this.#loop.close();
     }
   }
 
-  async #end(following: Promise<void>): Promise<void> {
+  async #end(how: 'stop' | 'leave'): Promise<void> {
     this.#manager.stopping();
-    const told: AgentEvent = this.#isLeaving
-      ? { event: 'left' }
-      : { event: 'stopped', tokenReturned: await this.#tree.close() };
-    if (this.#isLeaving) this.#tree.leave();
-    else this.#kept?.end();
-    await following;
-    this.#loop.close();
-    this.#options.onEvent(told);
+    if (how === 'leave') {
+      this.#tree.leave();
+      this.#options.onEvent({ event: 'left' });
+      return;
+    }
+    const tokenReturned = await this.#tree.close();
+    this.#kept?.end();
+    this.#options.onEvent({ event: 'stopped', tokenReturned });
   }
 
-  async #serve(): Promise<void> {
+  /** Serves from now on; `failed` is told when somebody unmounts it. Gives what ends it. */
+  #mount(failed: (error: AgentError) => void): (how: 'stop' | 'leave') => void {
     const { mountPath, onEvent } = this.#options;
     const kept = this.#kept;
     let transport: DevFuse;
     try {
-      if (kept?.isLeft !== true) leaveDeadMount(mountPath);
+      if (kept?.isLeft !== true) {
+        leaveDeadMount(mountPath);
+        mkdirSync(mountPath, { recursive: true });
+      }
       transport = kept?.mount() ?? DevFuse.mount(mountPath);
     } catch (error) {
       throw new AgentError('MOUNT', error instanceof Error ? error.message : String(error), { cause: error });
@@ -147,7 +147,10 @@ export class Agent {
     const served: Served = {
       process: (budget) => {
         const more = transport.process(budget);
-        if (transport.ended !== undefined) this.#loop.stop();
+        if (transport.ended !== undefined) {
+          failed(new AgentError('MOUNT', transport.ended));
+          this.#loop.yieldToNode();
+        }
         if (!transport.hasRedone) kept?.settle();
         return more;
       },
@@ -160,22 +163,18 @@ export class Agent {
     };
     this.#loop.watch(transport.fd, () => {});
     this.#loop.serve(served);
-    this.#loop.serve(this.#turns());
     this.#manager.ready();
     const { revision } = replica.snapshot;
     onEvent({ event: 'mounted', path: mountPath, revision, resumed: kept?.isLeft ?? false });
     void this.#tree.publish().catch((error: unknown) => log(`telling of the guest's inside failed: ${String(error)}`));
-    try {
-      if (!this.#isStopping) await this.#loop.run();
-    } finally {
+    return (how) => {
       this.#loop.unwatch(transport.fd);
       this.#loop.unserve(served);
-      if (this.#isLeaving) {
+      if (how === 'leave') {
         transport.leave();
         kept?.leave();
       } else transport.close();
-    }
-    if (transport.ended !== undefined && !this.#isStopping) throw new AgentError('MOUNT', transport.ended);
+    };
   }
 
   /** Node's timers wait while this thread is blocked: it is woken for them. */

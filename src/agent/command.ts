@@ -1,10 +1,9 @@
 /** What `porthole-agent`, and `porthole agent`, do with their arguments: events in words, the end of the machine, who asks. */
-import { statSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { endMachine } from '../sys/index.ts';
 import { errnoName, printable } from '../wire/index.ts';
 import { Agent, type AgentEvent } from './agent.ts';
 import { AgentError } from './agent-error.ts';
-import { isMountedAt } from './mounts.ts';
 import { parseServerAddress } from './server-address.ts';
 import { identify } from './who.ts';
 
@@ -39,7 +38,6 @@ export const runAgent = async (given: AgentArguments, around: AgentSurroundings)
       'USAGE',
       'an agent needs a server and a directory: add --server ADDRESS and --mount DIRECTORY',
     );
-  if (!isDirectory(mountPath)) throw new AgentError('USAGE', `"${mountPath}" is no directory; make it first`);
   const tell = (event: AgentEvent): void => {
     const { to, text } = inWords(event);
     if (given.json) around.out(`${JSON.stringify(event)}\n`);
@@ -57,15 +55,6 @@ export const runAgent = async (given: AgentArguments, around: AgentSurroundings)
   } catch (error) {
     if (error instanceof AgentError && error.code === 'TOKEN_DENIED') end(given.onTokenDenied, error, around);
     throw error;
-  }
-};
-
-/** Also one on which an agent that was killed has left its mount, which may wait for this one to answer. */
-const isDirectory = (path: string): boolean => {
-  try {
-    return isMountedAt(path) || statSync(path).isDirectory();
-  } catch {
-    return false;
   }
 };
 

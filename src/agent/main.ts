@@ -11,8 +11,9 @@ Mounts the tree inside a VM, by way of its metadata server. It takes root. What
 everybody may read is answered in the machine; all else is asked of the server
 at each open(2), in the name of who asks.
 
-  --server ADDRESS        unix:PATH, http://IP:PORT or https://IP:PORT
-  --mount DIRECTORY       where to mount: /run/metadata, say
+  --server ADDRESS        unix:PATH, http://IP:PORT, https://IP:PORT,
+                          vsock:CID:PORT or virtio-serial:PATH
+  --mount DIRECTORY       where to mount: /run/metadata, say; it is made
   --ca FILE               the only authority to believe the server by, as PEM
   --on-token-denied WHAT  poweroff, halt or report (default) when somebody else
                           has this boot's token

@@ -47,4 +47,11 @@ export const pointOf = (path: string): string => {
 };
 
 /** A mount of an agent, which may be gone. */
-export const isMountedAt = (path: string): boolean => mountAt(pointOf(path))?.type === FILE_SYSTEM;
+export const isMountedAt = (path: string): boolean => {
+  try {
+    return mountAt(pointOf(path))?.type === FILE_SYSTEM;
+  } catch {
+    // Not even its parent is there.
+    return false;
+  }
+};

@@ -2,15 +2,18 @@
 import type { NumberedUpstream } from '../device/index.ts';
 import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle } from '../tree/index.ts';
 import * as wire from '../wire/index.ts';
-import { EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
+import { EBUSY, EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
 import { AgentError } from './agent-error.ts';
 import type { ServerClient } from './server-client.ts';
 import { bytesOf } from './told-tree.ts';
+import { Turns } from './turns.ts';
 
 const VALUE_BYTES = 1024 * 1024;
 /** A change whose answer was lost is asked for again for so long: whether it took effect has to be known. */
 const CERTAINTY_MS = 5_000;
 const RETRY_MS = 50;
+/** A quarter for one uid, as of every limit: what it asks beyond that waits for its own, and others go past it. */
+const asking = { atOnce: 32, atOnceOfUid: 8, waitingOfUid: 192 } as const;
 /** How long the replica has to come to a commit that the server has answered. */
 const APPLY_MS = 10_000;
 
@@ -38,6 +41,7 @@ const errnos: ReadonlyMap<string, number> = new Map(
 
 export class Remote implements NumberedUpstream {
   readonly #options: RemoteOptions;
+  readonly #turns = new Turns(asking);
   readonly #waiting = new Set<{
     readonly revision: number;
     readonly done: () => void;
@@ -118,10 +122,21 @@ export class Remote implements NumberedUpstream {
     });
   }
 
-  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
   async #ask(operation: string, text: string, changes: boolean, attempts = Number.POSITIVE_INFINITY): Promise<Answer> {
+    const input = JSON.parse(text) as { readonly caller?: Caller };
+    const turn = this.#turns.take(input.caller?.uid ?? 0);
+    if (turn === undefined) return EBUSY;
+    const end = await turn;
+    try {
+      return await this.#askNow(operation, input, changes, attempts);
+    } finally {
+      end();
+    }
+  }
+
+  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
+  async #askNow(operation: string, input: unknown, changes: boolean, attempts: number): Promise<Answer> {
     const { client, token, onTokenInvalid, askMs, waitMs } = this.#options;
-    const input: unknown = JSON.parse(text);
     const start = performance.now();
     let sentUnder: string | undefined;
     for (let attempt = 1; attempt <= attempts; attempt++) {

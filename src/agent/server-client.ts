@@ -2,13 +2,14 @@
 import { type ClientRequest, Agent as HttpAgent, type IncomingMessage, type RequestOptions, request } from 'node:http';
 import { Agent as HttpsAgent, request as requestTls } from 'node:https';
 import { AgentError } from './agent-error.ts';
+import type { StreamLoop } from './fd-stream.ts';
+import { GuestPortAgent } from './guest-port.ts';
+import { privilegedPort } from './privileged-port.ts';
 import type { ServerAddress } from './server-address.ts';
 
 /** A tree has 10,000 nodes of 1 MiB at most by its quota of 16 MiB; what is longer is no answer. */
 const ANSWER_BYTES = 256 * 1024 * 1024;
 const CONNECTIONS = 32;
-/** Source ports that take privilege: whoever is asked for a token over TCP looks at that. */
-const PRIVILEGED_PORTS = { first: 600, last: 1023 } as const;
 
 export interface Answered {
   readonly status: number;
@@ -29,12 +30,15 @@ export class ServerClient implements Disposable {
   readonly #onBusy: () => void;
   #inFlight = 0;
 
-  /** `onBusy`: work was given to Node's loop. */
-  constructor(address: ServerAddress, onBusy: () => void = () => {}) {
+  /** `loop`: told when work was given to Node; needed where the server is at a port of the guest's own. */
+  constructor(address: ServerAddress, loop?: StreamLoop) {
     this.address = address;
-    this.#onBusy = onBusy;
+    this.#onBusy = () => loop?.yieldToNode();
     const options = { keepAlive: true, maxSockets: CONNECTIONS, scheduling: 'lifo' } as const;
-    this.#connections = address.isTls ? new HttpsAgent(options) : new HttpAgent(options);
+    if (address.guestPort === undefined)
+      this.#connections = address.isTls ? new HttpsAgent(options) : new HttpAgent(options);
+    else if (loop !== undefined) this.#connections = new GuestPortAgent(address.guestPort, loop, options);
+    else throw new AgentError('ADDRESS', `"${address.text}" needs a loop`);
   }
 
   /** Requests that are not answered. */
@@ -89,9 +93,9 @@ export class ServerClient implements Disposable {
       readonly response: IncomingMessage;
       readonly sent: ClientRequest;
     }>();
-    const { isTls, options, text } = this.address;
+    const { isTls, options, guestPort, text } = this.address;
     const body = input === undefined ? undefined : Buffer.from(JSON.stringify(input));
-    const viaPrivileged = privileged && options.socketPath === undefined;
+    const viaPrivileged = privileged && options.socketPath === undefined && guestPort === undefined;
     const requestOptions: RequestOptions = {
       ...options,
       method,
@@ -120,9 +124,6 @@ export class ServerClient implements Disposable {
     return promise;
   }
 }
-
-const privilegedPort = (): number =>
-  PRIVILEGED_PORTS.first + Math.floor(Math.random() * (PRIVILEGED_PORTS.last - PRIVILEGED_PORTS.first + 1));
 
 const textOf = (response: IncomingMessage, withinMs: number): Promise<string> => {
   const { promise, resolve, reject } = Promise.withResolvers<string>();

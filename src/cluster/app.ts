@@ -74,12 +74,14 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     const requestId = given !== undefined && requestIdPattern.test(given) ? given : newRequestId();
     c.set('requestId', requestId);
     c.set('route', 'none');
+    // Not on the Response: to change headers there makes an object of the web's API of them, which is slow.
+    const { outgoing } = c.env;
+    outgoing.setHeader('x-request-id', requestId);
+    outgoing.setHeader('x-content-type-options', 'nosniff');
+    outgoing.setHeader('content-security-policy', pagePolicy);
     await next();
     const ms = performance.now() - began;
     const method = routeMethods.has(c.req.method) ? c.req.method : 'other';
-    c.res.headers.set('x-request-id', requestId);
-    c.res.headers.set('x-content-type-options', 'nosniff');
-    c.res.headers.set('content-security-policy', pagePolicy);
     metrics.requests.inc({ method, route: c.get('route'), status: c.res.status });
     metrics.seconds.observe({ method, route: c.get('route') }, ms / 1000);
     log.info(

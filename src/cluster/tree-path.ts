@@ -14,7 +14,8 @@ const checkName = (name: string): string => {
   if (name === '.' || name === '..') return refuse(`the path has the name "${name}", which no tree has`);
   if (name.includes('/') || name.includes('\0')) return refuse('a name of the path has a "/" or NUL in it');
   if (!name.isWellFormed()) return refuse('a name of the path is no valid Unicode');
-  if (encoder.encode(name).length > nameBytes) return refuse(`a name of the path has more than ${nameBytes} bytes`);
+  if (name.length * 3 > nameBytes && encoder.encode(name).length > nameBytes)
+    return refuse(`a name of the path has more than ${nameBytes} bytes`);
   return name;
 };
 

@@ -106,6 +106,52 @@ test('HostLink answers EIO when the host daemon is silent for 5 s, and takes few
   assert.equal(errnos.length, 41, 'a late outcome is nobody’s');
 });
 
+test('HostLink waits for the outcome of what the host daemon has taken, and 5 s for the next one when that is gone', (t) => {
+  let nowMs = 1_000;
+  t.mock.method(process, 'hrtime', () => [Math.floor(nowMs / 1000), (nowMs % 1000) * 1e6]);
+  const { link, received, answer, connect } = linked(t);
+  const settled: string[] = [];
+  const submit = (name: string): void =>
+    link.upstream('virtiofs').submit({ ...unlink, name }, ({ errno }) => settled.push(`${name} ${errno}`));
+  for (const name of ['a', 'b', 'c']) submit(name);
+  answer({ type: 'taken', sequence: 1 });
+  answer({ type: 'taken', sequence: 3 });
+  nowMs += 60_000;
+  link.tick();
+  assert.deepEqual(settled, [`b ${EIO}`]);
+  answer({ type: 'outcome', sequence: 1, outcome: { errno: 0, revision: 2, ino: 0 } });
+  assert.deepEqual(settled, [`b ${EIO}`, 'a 0']);
+  link.detach('test');
+  nowMs += 5_400;
+  link.tick();
+  assert.equal(link.mutationsWaiting, 1);
+  received();
+  connect();
+  link.resume();
+  assert.deepEqual(
+    received().map((message) => message.type === 'mutation' && message.sequence),
+    [3],
+  );
+  nowMs += 200;
+  link.tick();
+  assert.deepEqual(settled, [`b ${EIO}`, 'a 0', `c ${EIO}`]);
+});
+
+test('HostLink answers EIO after 5 s for what it could not even send because all that it may send is being kept', (t) => {
+  let nowMs = 1_000;
+  t.mock.method(process, 'hrtime', () => [Math.floor(nowMs / 1000), (nowMs % 1000) * 1e6]);
+  const { link, answer } = linked(t);
+  let refusals = 0;
+  for (let i = 0; i < 33; i++)
+    link.upstream('virtiofs').submit(unlinkBy(i % 5), ({ errno }) => (refusals += Number(errno === EIO)));
+  for (let sequence = 1; sequence <= 32; sequence++) answer({ type: 'taken', sequence });
+  assert.equal(link.nextDeadlineMs() < Number.POSITIVE_INFINITY, true);
+  nowMs += 5_100;
+  link.tick();
+  assert.equal(refusals, 1);
+  assert.equal(link.mutationsWaiting, 32);
+});
+
 test('HostLink has the host daemon do 32 mutations at once, the others in their order and by their callers', (t) => {
   const { link, received, answer } = linked(t);
   const upstream = link.upstream('virtiofs');

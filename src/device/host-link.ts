@@ -170,6 +170,8 @@ export class HostLink {
         return this.#events.delta(message.delta);
       case 'outcome':
         return this.#mutations.settle(message.sequence, message.outcome);
+      case 'taken':
+        return this.#mutations.taken(message.sequence);
       case 'askStatistics':
         return this.#events.askStatistics(message.id);
       case 'shutdown':

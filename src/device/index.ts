@@ -8,6 +8,7 @@ export {
 } from './link.ts';
 export {
   isSpoken,
+  LINK_PROTOCOL,
   type LinkConfig,
   type LinkMount,
   type LinkNinep,

@@ -77,6 +77,8 @@ export type ToDevice =
   | { readonly type: 'delta'; readonly delta: Delta }
   /** Answers a mutation. The delta of its commit was sent before. */
   | { readonly type: 'outcome'; readonly sequence: number; readonly outcome: Outcome }
+  /** A mutation was on time and is being kept: what becomes of it is said by an `outcome`, however late. Since protocol 4. */
+  | { readonly type: 'taken'; readonly sequence: number }
   | { readonly type: 'askStatistics'; readonly id: number }
   /** Unmount, remove the sockets, end with exit code 0. */
   | { readonly type: 'shutdown' }
@@ -92,8 +94,8 @@ export interface LinkTarget {
 /** The ways in that a device process serves, as mutations name them: keys of `ways`. */
 export type LinkWay = 'virtiofs' | 'mount' | 'ninep';
 
-/** What is spoken here. Either side also accepts the one before: 2 knew nothing of 9P. */
-export const LINK_PROTOCOL = 3;
+/** What is spoken here. Either side also accepts the one before: 3 knew nothing of `taken`. */
+export const LINK_PROTOCOL = 4;
 
 /** Whether a daemon of this version can talk with a device process of that protocol: a newer one speaks ours too. */
 export const isSpoken = (protocol: number): boolean => Math.abs(protocol - LINK_PROTOCOL) <= 1;
@@ -160,6 +162,7 @@ export const messageKinds = {
   outcome: { code: 3, from: 'host', maxBytes: limits.valueBytes + 4 * kibibyte },
   askStatistics: { code: 4, from: 'host', maxBytes: kibibyte },
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
+  taken: { code: 7, from: 'host', maxBytes: kibibyte },
   handOver: { code: 20, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },

@@ -162,6 +162,7 @@ test('readerOnDevice gives back what the host encoded when it comes in pieces', 
     },
     { type: 'delta', delta },
     { type: 'outcome', sequence: 3, outcome: { errno: 0, revision: 8, ino: 0, bytes: Uint8Array.of(0, 255) } },
+    { type: 'taken', sequence: 4 },
     { type: 'askStatistics', id: 1 },
     { type: 'shutdown' },
   ];

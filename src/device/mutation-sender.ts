@@ -33,7 +33,9 @@ interface Waiting {
   readonly uid: number;
   readonly frame: Uint8Array;
   readonly settle: Settle;
-  readonly sinceMs: number;
+  sinceMs: number;
+  /** The daemon is keeping it, and will answer. */
+  isTaken: boolean;
 }
 
 /** How many mutations of a uid are under way, and how many bytes of its wait. */
@@ -44,7 +46,7 @@ interface Share {
 
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
-/** Settles each mutation exactly once: with the daemon's answer, or with EIO when it does not come in time. */
+/** Settles each mutation exactly once: with the daemon's answer, or with EIO when neither that nor `taken` comes in time. */
 export class MutationSender {
   readonly #send: (frame: Uint8Array) => boolean;
   readonly #nextSequence: () => number;
@@ -81,9 +83,14 @@ export class MutationSender {
     this.#sendMore();
   }
 
-  /** The daemon is gone: what waits is kept for the next one. */
+  /** The daemon is gone: what waits is kept for the next one, which knows what became of what this one had taken. */
   disconnect(): void {
     this.#connected = false;
+    const nowMs = monotonicMs();
+    for (const waiting of this.#waiting.values()) {
+      if (waiting.isTaken) waiting.sinceMs = nowMs;
+      waiting.isTaken = false;
+    }
   }
 
   /** Nobody will ever answer. */
@@ -100,20 +107,33 @@ export class MutationSender {
     this.#sendMore();
   }
 
+  /** The daemon is keeping it: a guest must not be told that it failed before that is so. */
+  taken(sequence: number): void {
+    const waiting = this.#waiting.get(sequence);
+    if (waiting !== undefined) waiting.isTaken = true;
+  }
+
   /** Answers EIO for what waited too long: the daemon will refuse it. */
   tick(): void {
     const nowMs = monotonicMs();
-    for (const [sequence, { settle, sinceMs }] of this.#waiting) {
-      if (nowMs - sinceMs < MUTATION_MS + ANSWER_MS) continue;
+    for (const [sequence, { settle, sinceMs, isTaken }] of this.#waiting) {
+      if (isTaken || nowMs - sinceMs < MUTATION_MS + ANSWER_MS) continue;
       this.#end(sequence);
       settle(refused);
+    }
+    while (this.#unsent.length > 0 && nowMs - this.#unsent[0]!.sinceMs > MUTATION_MS) {
+      const late = this.#unsent.shift()!;
+      this.#countUnsent(late, -1);
+      late.settle(refused);
     }
     this.#sendMore();
   }
 
   /** Milliseconds until the next thing is due, or Infinity. */
   dueInMs(): number {
-    return this.#oldestSinceMs() + MUTATION_MS + ANSWER_MS - monotonicMs();
+    let oldestMs = this.#unsent[0]?.sinceMs ?? Number.POSITIVE_INFINITY;
+    for (const { sinceMs, isTaken } of this.#waiting.values()) if (!isTaken) oldestMs = Math.min(oldestMs, sinceMs);
+    return oldestMs + MUTATION_MS + ANSWER_MS - monotonicMs();
   }
 
   #submit(way: LinkWay, mutation: Mutation, settle: Settle, given: number, sending: (sequence: number) => void): void {
@@ -123,7 +143,7 @@ export class MutationSender {
     const sequence = given === 0 ? this.#nextSequence() : given;
     sending(sequence);
     const frame = encodeMessage({ type: 'mutation', sequence, way, mutation, expiresMs: sinceMs + MUTATION_MS });
-    const waiting = { sequence, uid, frame, settle, sinceMs };
+    const waiting = { sequence, uid, frame, settle, sinceMs, isTaken: false };
     if (this.#mayStart(uid)) return this.#start(waiting);
     const unsentBytes = (this.#shares.get(uid)?.unsentBytes ?? 0) + frame.length;
     if (unsentBytes > UID_UNSENT_BYTES || this.#unsentBytes + frame.length > UNSENT_BYTES) return settle(refused);

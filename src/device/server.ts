@@ -89,6 +89,8 @@ class DeviceServer {
   #opened = false;
   #tellingSecond = 0;
   #toldInSecond = 0;
+  /** Commits were applied of which the daemon was not told: it is, once for all that came together. */
+  #tellsApplied = false;
 
   constructor(place: LinkPlace, keeperPath: string | undefined) {
     this.#place = place;
@@ -164,7 +166,7 @@ class DeviceServer {
 
   #applied(delta: Delta): void {
     this.#replica.apply(delta);
-    this.#link.send({ type: 'applied', revision: delta.revision });
+    this.#tellsApplied = true;
     if (!delta.full) return this.#resume();
     this.#replica.cutOffSinceMs = undefined;
     this.#open();
@@ -182,6 +184,8 @@ class DeviceServer {
 
   /** After what was served is answered: the daemon is not woken before. */
   #beforePoll(): void {
+    if (this.#tellsApplied) this.#link.send({ type: 'applied', revision: this.#replica.snapshot.revision });
+    this.#tellsApplied = false;
     const ring = this.#ring;
     if (ring?.takeDoorbell() === true && !this.#link.send({ type: 'auditWaiting' })) ring.returnDoorbell();
     this.#link.flush();

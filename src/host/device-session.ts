@@ -38,6 +38,11 @@ interface DeviceSessionOptions {
 
 const applyWithinMs = 2_000;
 const answerWithinMs = 2_000;
+/** So long before a mutation runs out, its sender is told that it is being kept. */
+const takenBeforeMs = 1_000;
+const longestTimerMs = 2 ** 31 - 1;
+/** The protocol of the link that has `taken`. */
+const takenSince = 4;
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export const targetsOf = ({
@@ -58,6 +63,8 @@ const kindOf = { virtiofs: 'vhost-user', mount: 'mount', ninep: '9p' } as const 
 interface Connection {
   readonly holder: string;
   readonly send: (message: ToDevice) => void;
+  /** It waits longer for what it is told is `taken`. */
+  readonly waitsForTaken: boolean;
 }
 
 /** The caller gives it each message of the connection, and tells when the connection begins and ends. */
@@ -86,15 +93,17 @@ export class DeviceSession {
   /** A message of the process; the first is `hello`, which `send` answers with what to serve and the whole tree. */
   take(message: ToHost, send: (message: ToDevice) => void): void {
     const { onEvent, onAuditWaiting } = this.#options;
-    if (message.type === 'hello') return this.#greet(message.holder, send);
+    if (message.type === 'hello') return this.#greet(message, send);
     const connection = this.#connection;
     if (connection?.send !== send) return;
     switch (message.type) {
       case 'mutation': {
         const settle: Settle = (outcome) => send({ type: 'outcome', sequence: message.sequence, outcome });
-        // The guest has been told that it failed, so it must not take effect any more.
-        if (monotonicMs() > message.expiresMs) return settle(refused);
-        return this.#commit(message.mutation, message.way, connection.holder, message.sequence, settle);
+        const { holder } = connection;
+        // The guest has been told that it failed, so it must not take effect any more. If it has, before, it was not told.
+        if (monotonicMs() > message.expiresMs && !this.#options.authority.hasTaken(holder, message.sequence))
+          return settle(refused);
+        return this.#commit(message.mutation, message.way, holder, message.sequence, this.#promising(message, settle));
       }
       case 'auditWaiting':
         return onAuditWaiting();
@@ -121,7 +130,7 @@ export class DeviceSession {
     }
   }
 
-  #greet(holder: string, send: (message: ToDevice) => void): void {
+  #greet({ holder, protocol }: Extract<ToHost, { type: 'hello' }>, send: (message: ToDevice) => void): void {
     this.disconnect();
     // A VM has one device process at a time; a successor has the name of the one before.
     this.#options.authority.holdersAre([holder, ...(this.#options.otherHolders?.() ?? [])]);
@@ -131,7 +140,7 @@ export class DeviceSession {
     }
     const { feed } = this.#feed;
     send({ ...this.#options.config(), resumeAt: feed.revision });
-    this.#connection = { holder, send };
+    this.#connection = { holder, send, waitsForTaken: protocol >= takenSince };
     feed.attach((delta) => send({ type: 'delta', delta }));
   }
 
@@ -190,6 +199,19 @@ export class DeviceSession {
       if (this.#connection === undefined) answer(undefined);
       else this.#connection.send({ type: 'askStatistics', id });
     });
+  }
+
+  /** `settle`; when that takes as long as the mutation may wait, its sender is told to wait on. */
+  #promising({ sequence, expiresMs }: Extract<ToHost, { type: 'mutation' }>, settle: Settle): Settle {
+    const connection = this.#connection;
+    if (connection?.waitsForTaken !== true) return settle;
+    const tell = (): void => connection.send({ type: 'taken', sequence });
+    const inMs = expiresMs - takenBeforeMs - monotonicMs();
+    const late = setTimeout(tell, Math.min(Math.max(0, inMs), longestTimerMs));
+    return (outcome) => {
+      clearTimeout(late);
+      settle(outcome);
+    };
   }
 
   /** Only a way in that was asked for: a device process can't claim the rights of another. */

@@ -2,29 +2,31 @@
 
 import { CHANGES_NAME, type Node, type Replica, ROOT_INO } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
-import { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
+import { type ExportEntry, exportYaml } from './export-yaml.ts';
 import { isAtOrBelow } from './tree-history.ts';
 import { statusPath } from './vm-statistics.ts';
 
+/** The tree as YAML, as `entriesOf` tells it. */
+export const exportReplica = (replica: Replica): string =>
+  exportYaml({ entries: [...entriesOf(replica)], policy: replica.policy.spec });
+
 /**
- * The tree, or what lies at and below a path, as YAML; `/.changes` and what the host itself writes under `/instance/status` left
+ * What lies at and below a path, parents first; `/.changes` and what the host itself writes under `/instance/status` left
  * out.
  */
-export const exportReplica = (replica: Replica, below = '/'): string => {
-  const { snapshot, policy } = replica;
+export function* entriesOf({ snapshot }: Replica, below = '/'): Generator<ExportEntry> {
   const root = snapshot.resolve(below);
-  const entries: ExportEntry[] = [];
+  const above: ExportEntry[] = [];
   // What is not asked for is left out, but for the directories that lead there.
   for (let at = root; at !== undefined && at.ino !== ROOT_INO; at = snapshot.node(at.parentIno))
-    if (at !== root) entries.unshift({ path: snapshot.path(at), kind: 'directory' });
+    if (at !== root) above.unshift({ path: snapshot.path(at), kind: 'directory' });
+  yield* above;
   for (const node of root === undefined ? [] : snapshot.descendants(root)) {
     const path = snapshot.path(node);
     if (node.ino === ROOT_INO || path === `/${CHANGES_NAME}` || isAtOrBelow(path, statusPath)) continue;
-    entries.push(toEntry(node, path));
+    yield toEntry(node, path);
   }
-  const tree: ExportedTree = { entries, ...(below === '/' && { policy: policy.spec }) };
-  return exportYaml(tree);
-};
+}
 
 const toEntry = (node: Node, path: string): ExportEntry => {
   const note = noteOf(node);

@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { temporaryStore } from '../../test/store/temporary.ts';
 import { openStores } from '../store/index.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
+import { SpecTexts } from './spec-texts.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -15,7 +16,7 @@ test('forgetFirstTree leaves nothing of the spec of which the tree was made, als
     const { persist, restored } = await TreeStore.open(region, 'i-1');
     const kept = { persist, ...(restored && { restored }) };
     const tree = new VmTree({ vm: 'web', epoch: region.epoch, audit: () => true, kept });
-    if (restored === undefined) await loadFirstTree(region, tree);
+    if (restored === undefined) await loadFirstTree(region, tree, new SpecTexts());
     return tree;
   };
   await open();

@@ -1,14 +1,16 @@
 /** The first tree of a VM: from the spec that it was created with, which is kept no longer than needed. */
 import type { Store } from '../store/index.ts';
+import type { SpecTexts } from './spec-texts.ts';
 import { checkedSpec } from './tree-port.ts';
 import type { VmTree } from './vm-tree.ts';
 
 const seedKey = (name: string): string => `seed/${name}`;
 
 /** Resolves when it is durable. What `VmTree.load` and the store throw. */
-export const loadFirstTree = async (region: Store, tree: VmTree): Promise<void> => {
+export const loadFirstTree = async (region: Store, tree: VmTree, texts: SpecTexts): Promise<void> => {
   const seed = await region.get(seedKey(tree.vm));
-  await tree.load(checkedSpec(seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value)).spec);
+  const text = seed === undefined ? 'porthole: 1' : new TextDecoder().decode(seed.value);
+  await tree.load(checkedSpec(await texts.readSpec(text)).spec);
 };
 
 /**

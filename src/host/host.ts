@@ -49,7 +49,7 @@ import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
 import { Renewals } from './renewals.ts';
-import { parseSpec } from './spec-file.ts';
+import { SpecTexts } from './spec-texts.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
@@ -98,6 +98,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #keeper: KeeperUnit;
   readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
+  readonly #texts = new SpecTexts();
   readonly #consoles = new Map<string, VmConsolePort>();
   readonly #stop = new AbortController();
   readonly #startedAtMs = Date.now();
@@ -328,7 +329,7 @@ export class Host implements HostPort, AsyncDisposable {
       const { epoch } = this.#options.region;
       const audit = (): boolean => false;
       const nothing = new VmTree({ vm: record.name, epoch, audit, kept: { persist: async () => {} } });
-      await nothing.load(checkedSpec('porthole: 1').spec);
+      await nothing.load(checkedSpec(await this.#texts.readSpec('porthole: 1')).spec);
       return HostedVm.open(this.#parts, record, nothing);
     }
   }
@@ -358,7 +359,7 @@ export class Host implements HostPort, AsyncDisposable {
       },
       rate,
     });
-    if (restored === undefined) await loadFirstTree(region, tree);
+    if (restored === undefined) await loadFirstTree(region, tree, this.#texts);
     await forgetFirstTree(region, record.name).catch((error: unknown) => {
       this.#options.onTrouble(record.name, `the spec that it was created with stays in the store: ${messageOf(error)}`);
     });
@@ -428,7 +429,7 @@ export class Host implements HostPort, AsyncDisposable {
   // --- HostPort ---
 
   tree(ref: VmRef): TreePort {
-    return new VmTreePort(() => this.#vm(ref).tree);
+    return new VmTreePort(() => this.#vm(ref).tree, this.#texts);
   }
 
   console(ref: VmRef): ConsolePort {
@@ -447,7 +448,7 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async checkSpec(text: string): Promise<readonly FileProblem[]> {
-    return parseSpec(text, 'spec', 'refused').problems.map(toProblem);
+    return (await this.#texts.readSpec(text)).problems.map(toProblem);
   }
 
   async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {

@@ -9,6 +9,7 @@ import type { VmRecord } from '../records/index.ts';
 import { openStores, type Store } from '../store/index.ts';
 import { Boots } from './boots.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { parseSpec } from './spec-file.ts';
 import { checkedSpec } from './tree-port.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -101,7 +102,7 @@ class World {
 
   async open(of: VmRecord = record): Promise<HostedVm> {
     const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist: async () => {} } });
-    await tree.load(checkedSpec('porthole: 1').spec);
+    await tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
     const parts = {
       store: this.#store,
       stateDirectory: path.join(this.#directory, 'state'),

@@ -1,11 +1,11 @@
 /** How a node is kept. The record's keys are the format: a key may be added, none may change its meaning. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { decode, encode } from '@msgpack/msgpack';
 import * as z from 'zod';
 import type { Acl, Kept, Node, Time } from '../tree/index.ts';
 
 /** SHA-256, as `Kept.base` holds it. */
-export const digestOf = (bytes: Uint8Array): string => createHash('sha256').update(bytes).digest('base64');
+export const digestOf = (bytes: Uint8Array): string => hash('sha256', bytes, 'base64');
 
 /** Hexadecimal of fixed width, so that keys sort as the numbers do. */
 export const inoKey = (ino: number): string => ino.toString(16).padStart(14, '0');

@@ -21,15 +21,14 @@ import {
   ways,
 } from '../tree/index.ts';
 import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
-import { exportReplica } from './export-tree.ts';
-import { exportPolicyYaml } from './export-yaml.ts';
+import { entriesOf } from './export-tree.ts';
+import { type ExportEntry, exportPolicyYaml } from './export-yaml.ts';
 import { HostRefusal } from './host-error.ts';
-import { parsePolicy, parseSpec } from './spec-file.ts';
+import type { LoadedSpec } from './spec-file.ts';
 import type { SpecProblem } from './spec-problem.ts';
+import { SpecTexts } from './spec-texts.ts';
 import type { VmTree } from './vm-tree.ts';
 
-/** What problems in a text that came over the API are told of as their file. */
-const textName = 'spec';
 const listed = 1000;
 /** Of a tree that is read whole, before others have their turn. */
 const nodesInTurn = 256;
@@ -51,10 +50,12 @@ interface ChangeOptions {
 /** `TreePort` over the tree of a VM. */
 export class VmTreePort implements TreePort {
   readonly #find: () => VmTree;
+  readonly #texts: SpecTexts;
 
   /** `find` is asked at each call, and throws when the VM is not there. */
-  constructor(find: () => VmTree) {
+  constructor(find: () => VmTree, texts = new SpecTexts()) {
     this.#find = find;
+    this.#texts = texts;
   }
 
   get #tree(): VmTree {
@@ -138,14 +139,17 @@ export class VmTreePort implements TreePort {
     const { epoch } = tree;
     const still = stillOf(tree.replica);
     await show(tree, still, still.snapshot.descendants(this.#node(path)), 'export', options);
-    return { epoch, revision: still.snapshot.revision, text: exportReplica(still, path) };
+    const entries: ExportEntry[] = [];
+    for await (const entry of inTurns(entriesOf(still, path), options.signal)) entries.push(entry);
+    const text = await this.#texts.write({ entries, ...(path === '/' && { policy: still.policy.spec }) });
+    return { epoch, revision: still.snapshot.revision, text };
   }
 
   async import(
     text: string,
     options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }> {
-    const { spec, warnings } = checkedSpec(text);
+    const { spec, warnings } = checkedSpec(await this.#texts.readSpec(text));
     const { revision, changes } = await this.#tree.load(spec, options.ifRevision, options.once);
     return { ...this.#answer(), revision, changes, warnings };
   }
@@ -159,7 +163,7 @@ export class VmTreePort implements TreePort {
     text: string,
     options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
-    const { policy, problems } = parsePolicy(text, 'policy');
+    const { policy, problems } = await this.#texts.readPolicy(text);
     if (policy === undefined) throw refusalOf('the policy', problems);
     const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision, options.once);
     return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
@@ -212,10 +216,10 @@ const stillOf = (replica: Replica): Replica => {
   return still;
 };
 
-async function* inTurns(nodes: Iterable<Node>, signal: AbortSignal | undefined): AsyncGenerator<Node> {
+async function* inTurns<T>(all: Iterable<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
   let count = 0;
-  for (const node of nodes) {
-    yield node;
+  for (const one of all) {
+    yield one;
     if (++count % nodesInTurn === 0) await turn(undefined, { signal });
   }
 }
@@ -272,9 +276,11 @@ const typeOf = ({ mode }: Node): TreeEntry['kind'] => {
   return type === S_IFLNK ? 'symlink' : 'file';
 };
 
-/** A spec that came over the API: no `file:` values. HOST_INVALID with the problems. */
-export const checkedSpec = (text: string): { readonly spec: Spec; readonly warnings: readonly FileProblem[] } => {
-  const { spec, problems } = parseSpec(text, textName, 'refused');
+/** HOST_INVALID with the problems. */
+export const checkedSpec = ({
+  spec,
+  problems,
+}: LoadedSpec): { readonly spec: Spec; readonly warnings: readonly FileProblem[] } => {
   if (spec === undefined) throw refusalOf('the spec', problems);
   return { spec, warnings: problems.map(toProblem) };
 };

@@ -12,6 +12,7 @@ import { type MetadataServerRecord, metadataClouds, type VmRecord } from '../rec
 import { openStores } from '../store/index.ts';
 import type { AuditRecord } from '../tree/index.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { parseSpec } from './spec-file.ts';
 import { checkedSpec } from './tree-port.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -51,7 +52,8 @@ const hostOf = async (t: TestContext) => {
   });
   const open = async (name: string, wish = all): Promise<HostedVm> => {
     const tree = new VmTree({ vm: name, epoch: 1, audit: () => true, kept: { persist: async () => {} } });
-    await tree.load(checkedSpec(`porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`).spec);
+    const text = `porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`;
+    await tree.load(checkedSpec(parseSpec(text, 'spec')).spec);
     const parts = {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),

@@ -4,6 +4,7 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import type { TreeCommit } from '../records/index.ts';
 import { openStores, StoreError } from '../store/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { parseSpec } from './spec-file.ts';
 import { TreeHistory } from './tree-history.ts';
 import { checkedSpec, VmTreePort } from './tree-port.ts';
 import { TreeStore, TreeStoreError } from './tree-store.ts';
@@ -19,7 +20,7 @@ const makeTree = async () => {
   const persist = (): Promise<void> =>
     isHeld ? new Promise((resolve) => void waiting.push(resolve)) : Promise.resolve();
   const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist } });
-  await tree.load(checkedSpec('porthole: 1').spec);
+  await tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
   return {
     tree,
     port: new VmTreePort(() => tree),
@@ -100,13 +101,14 @@ test('VmTree.load under a condition meets changes of what a spec can say, and no
       audit: () => true,
       kept: { persist, ...(restored && { restored }) },
     });
-    if (restored === undefined) await tree.load(checkedSpec('porthole: 1').spec);
+    if (restored === undefined) await tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
     tree.authority.holdersAre([holder]);
     tree.authority.subscribe(holder, () => {});
     return tree;
   };
   let tree = await open();
-  const spec = (text: string) => checkedSpec(`porthole: 1\nmetadata: { a: "${text}", b: "1" }\n`).spec;
+  const spec = (text: string) =>
+    checkedSpec(parseSpec(`porthole: 1\nmetadata: { a: "${text}", b: "1" }\n`, 'spec')).spec;
   const status = () => tree.edit([put('/instance/status/cpu', `${tree.replica.snapshot.revision}`)], []);
   const create = (name: string): Promise<Outcome> => {
     const parentIno = tree.replica.snapshot.resolve('/guest')!.ino;
@@ -197,7 +199,7 @@ test('VmTreePort.watch goes on over a restart of the daemon where nothing is los
   const compacted = { code: 'HOST_COMPACTED', message: /read the tree again and watch from its revision/ };
 
   const first = await open();
-  await first.tree.load(checkedSpec('porthole: 1').spec);
+  await first.tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
   const begun = first.tree.replica.snapshot.revision;
   const revisions = [await edit(first.tree, '/a/1'), await edit(first.tree, '/b/1'), await edit(first.tree, '/a/2')];
   await first.tree.leaveHistory();
@@ -240,7 +242,7 @@ test('VmTree leaves the newest of a long history', async (t) => {
   const { persist } = await TreeStore.open(stores.region, 'i-1');
   const keepHistory = async (history: Uint8Array): Promise<void> => void left.push(history);
   const tree = new VmTree({ vm: 'web', epoch: 1, audit: () => true, kept: { persist, keepHistory } });
-  await tree.load(checkedSpec('porthole: 1').spec);
+  await tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
   const long = 'x'.repeat(200);
   let revision = 0;
   for (let i = 0; i < 40; i++)

@@ -79,6 +79,7 @@ export class VmTree {
       audit: (record) => options.audit([record]),
       holdersOutlive: true,
       apart: statusPath,
+      gather: setImmediate,
       ...kept,
     });
     this.history = new TreeHistory(options.epoch, this.authority.snapshot.revision, history);

@@ -4,6 +4,7 @@ import { temporaryStore } from '../../test/store/temporary.ts';
 import { until } from '../../test/until.ts';
 import { openStores, type Store } from '../store/index.ts';
 import { type Mutation, type Outcome, ways } from '../tree/index.ts';
+import { parseSpec } from './spec-file.ts';
 import { checkedSpec } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
@@ -46,7 +47,7 @@ const makeVm = async (store: Store, name: string, clock: Clock) => {
   const rate = new WriteRate({ bytesPerSecond, nowMs: clock.now, wait: clock.wait });
   const persist = rate.paced(kept.persist, () => kept.writtenBytes);
   const tree = new VmTree({ vm: name, epoch: 1, audit: () => true, kept: { persist }, rate });
-  await tree.load(checkedSpec('porthole: 1').spec);
+  await tree.load(checkedSpec(parseSpec('porthole: 1', 'spec')).spec);
   let sequence = 0;
   const ask = (mutation: Mutation): Promise<Outcome> =>
     new Promise((settle) => tree.authority.commit(mutation, ways.virtiofs, holder, ++sequence, settle));

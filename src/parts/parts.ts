@@ -19,6 +19,7 @@ export const processParts = {
 
 export const threadParts = {
   'sqlite-worker': { file: 'store/sqlite-worker.ts' },
+  'spec-thread': { file: 'host/spec-thread.ts' },
   'notify-thread': { file: 'fuse/notify-thread.ts' },
 } as const satisfies Record<string, { readonly file: string }>;
 

@@ -1,6 +1,7 @@
 /**
  * One named store's tables in the SQLite file, in step with one transaction of SQLite that its caller opens and ends.
- * A log of every change (`NAME_log`) and which of its rows is each key's newest (`NAME_current`).
+ * A log of every change (`NAME_log`) and which of its rows is each key's newest (`NAME_current`). The log only grows at its
+ * end, in the order of revisions, and has no index: what a commit writes is what its sync has to wait for.
  */
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite';
 import { StoreError } from './error.ts';
@@ -9,17 +10,27 @@ import type { CheckedCondition, CheckedRange, CheckedTransaction } from './reque
 import type { Keyring } from './seal.ts';
 import { type Entry, limits, type Outcome, type Page, type WatchBatch, type WatchEvent } from './store.ts';
 
-/** `value` NULL: the key was deleted. */
+/**
+ * `value` NULL: the key was deleted. `previous`: the row that this one took the place of; NULL where the key was not there.
+ * `stores.revision` is as of the last compaction: what came after is in the log.
+ */
 export const tablesOf = (name: string): string => `
   CREATE TABLE ${name}_log (
     id INTEGER PRIMARY KEY, revision INTEGER NOT NULL, key BLOB NOT NULL, value BLOB,
-    create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER) STRICT;
-  CREATE UNIQUE INDEX ${name}_log_key ON ${name}_log (key, revision);
-  CREATE INDEX ${name}_log_revision ON ${name}_log (revision);
+    create_revision INTEGER NOT NULL, version INTEGER NOT NULL, lease INTEGER, previous INTEGER) STRICT;
   CREATE TABLE ${name}_current (key BLOB PRIMARY KEY, id INTEGER NOT NULL, lease INTEGER) STRICT, WITHOUT ROWID;
   CREATE INDEX ${name}_current_lease ON ${name}_current (lease) WHERE lease IS NOT NULL;
   CREATE TABLE ${name}_leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_seconds INTEGER NOT NULL) STRICT;
   INSERT INTO stores (name, revision, compacted) VALUES ('${name}', 0, 0);`;
+
+/** From version 1 of the tables, whose log had indexes. */
+export const upgradeOf = (name: string): string => `
+  ALTER TABLE ${name}_log ADD COLUMN previous INTEGER;
+  UPDATE ${name}_log AS newer SET previous = (
+    SELECT iif(older.value IS NULL, NULL, older.id) FROM ${name}_log older
+    WHERE older.key = newer.key AND older.revision < newer.revision ORDER BY older.revision DESC LIMIT 1);
+  DROP INDEX ${name}_log_key;
+  DROP INDEX ${name}_log_revision;`;
 
 /** What a transaction changed, for those who watch. */
 export interface Changed {
@@ -68,7 +79,8 @@ export class SqliteEngine {
     this.#keyring = keyring;
     const row = this.#get('SELECT revision, compacted FROM stores WHERE name = ?', name);
     if (row === undefined) throw new StoreError('STORE_DAMAGED', `the ${name} store is missing; restore a backup`);
-    this.#revision = row['revision'] as number;
+    const newest = this.#get(`SELECT revision FROM ${name}_log ORDER BY id DESC LIMIT 1`);
+    this.#revision = Math.max(row['revision'] as number, (newest?.['revision'] as number | undefined) ?? 0);
     this.#compacted = row['compacted'] as number;
     this.#kept = { revision: this.#revision, compacted: this.#compacted };
   }
@@ -83,7 +95,7 @@ export class SqliteEngine {
 
   /** Before COMMIT. @returns how many values this transaction sealed */
   flush(): number {
-    if (this.#revision !== this.#kept.revision || this.#compacted !== this.#kept.compacted) {
+    if (this.#compacted !== this.#kept.compacted) {
       const sql = 'UPDATE stores SET revision = ?, compacted = ? WHERE name = ?';
       this.#run(sql, this.#revision, this.#compacted, this.name);
     }
@@ -117,17 +129,19 @@ export class SqliteEngine {
       const found = this.#current(key);
       if (operation.type === 'delete') {
         if (found === undefined) continue;
-        this.#delete(key, revision);
+        this.#delete(key, revision, found['id'] as number);
       } else {
         const lease = operation.leaseId ?? null;
         const { lastInsertRowid } = this.#run(
-          `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease) VALUES (?, ?, ?, ?, ?, ?)`,
+          `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease, previous)
+           VALUES (?, ?, ?, ?, ?, ?, ?)`,
           revision,
           key,
           this.#keyring.seal(this.name, key, revision, operation.value),
           found === undefined ? revision : (found['create_revision'] as number),
           found === undefined ? 1 : (found['version'] as number) + 1,
           lease,
+          found === undefined ? null : (found['id'] as number),
         );
         this.#sealed++;
         bytes += operation.value.length;
@@ -148,39 +162,30 @@ export class SqliteEngine {
 
   #current(key: Uint8Array): Row | undefined {
     return this.#get(
-      `SELECT revision, create_revision, version FROM ${this.name}_current JOIN ${this.name}_log USING (id)
-       WHERE ${this.name}_current.key = ?`,
+      `SELECT l.id, l.revision, l.create_revision, l.version FROM ${this.name}_current n JOIN ${this.name}_log l
+         ON l.id = n.id WHERE n.key = ?`,
       key,
     );
   }
 
-  #delete(key: Uint8Array, revision: number): void {
+  #delete(key: Uint8Array, revision: number, previous: number): void {
     this.#run(
-      `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease) VALUES (?, ?, NULL, 0, 0, NULL)`,
+      `INSERT INTO ${this.name}_log (revision, key, value, create_revision, version, lease, previous)
+       VALUES (?, ?, NULL, 0, 0, NULL, ?)`,
       revision,
       key,
+      previous,
     );
     this.#run(`DELETE FROM ${this.name}_current WHERE key = ?`, key);
   }
 
   range({ start, end }: CheckedRange, asked: number | undefined, limit: number): Page {
     const revision = this.#readable(asked);
-    const upTo = end === undefined ? '' : 'AND n.key < ?';
-    const bounds = end === undefined ? [start] : [start, end];
     // One more than asked for tells whether there is a next page.
-    const rows =
-      revision === this.#revision
-        ? this.#prepare(
-            `SELECT l.* FROM ${this.name}_current n JOIN ${this.name}_log l ON l.id = n.id
-             WHERE n.key >= ? ${upTo} ORDER BY n.key LIMIT ?`,
-          ).iterate(...bounds, limit + 1)
-        : this.#prepare(
-            `SELECT l.* FROM
-               (SELECT key, max(revision) AS revision FROM ${this.name}_log n
-                WHERE n.key >= ? ${upTo} AND revision <= ? GROUP BY key) n
-             JOIN ${this.name}_log l ON l.key = n.key AND l.revision = n.revision
-             WHERE l.value IS NOT NULL ORDER BY n.key LIMIT ?`,
-          ).iterate(...bounds, revision, limit + 1);
+    const rows = this.#prepare(
+      `SELECT l.* FROM (${this.#rowsIn(end, revision)} ORDER BY key LIMIT ?) n
+       JOIN ${this.name}_log l ON l.id = n.id ORDER BY n.key`,
+    ).iterate(...this.#boundsOf({ start, end }, revision), limit + 1);
     const entries: Entry[] = [];
     let bytes = 0;
     for (const row of rows) {
@@ -195,20 +200,52 @@ export class SqliteEngine {
 
   count({ start, end }: CheckedRange, asked: number | undefined): { revision: number; count: number } {
     const revision = this.#readable(asked);
-    const upTo = end === undefined ? '' : 'AND n.key < ?';
-    const bounds = end === undefined ? [start] : [start, end];
-    const row =
-      revision === this.#revision
-        ? this.#get(`SELECT count(*) AS count FROM ${this.name}_current n WHERE n.key >= ? ${upTo}`, ...bounds)
-        : this.#get(
-            `SELECT count(*) AS count FROM
-               (SELECT key, max(revision) AS revision FROM ${this.name}_log n
-                WHERE n.key >= ? ${upTo} AND revision <= ? GROUP BY key) n
-             JOIN ${this.name}_log l ON l.key = n.key AND l.revision = n.revision WHERE l.value IS NOT NULL`,
-            ...bounds,
-            revision,
-          );
+    const sql = `SELECT count(*) AS count FROM (${this.#rowsIn(end, revision)})`;
+    const row = this.#get(sql, ...this.#boundsOf({ start, end }, revision));
     return { revision, count: row!['count'] as number };
+  }
+
+  /**
+   * Which row of the log each key had at a revision. A key that was changed since had the one before its first row since
+   * then; every other has its newest.
+   */
+  #rowsIn(end: Uint8Array | undefined, revision: number): string {
+    const range = end === undefined ? 'key >= ?' : 'key >= ? AND key < ?';
+    const newest = `SELECT key, id FROM ${this.name}_current WHERE ${range}`;
+    if (revision === this.#revision) return newest;
+    return `${newest} AND id < ? UNION ALL
+      SELECT key, previous FROM
+        (SELECT key, previous, min(id) FROM ${this.name}_log WHERE ${range} AND id >= ? GROUP BY key)
+      WHERE previous IS NOT NULL`;
+  }
+
+  #boundsOf({ start, end }: CheckedRange, revision: number): SQLInputValue[] {
+    const bounds = end === undefined ? [start] : [start, end];
+    if (revision === this.#revision) return bounds;
+    const first = this.#firstRowOf(revision + 1);
+    return [...bounds, first, ...bounds, first];
+  }
+
+  /** No row before this id is of the revision or of a later one, and no row from it on is of an earlier one. */
+  #firstRowOf(revision: number): number {
+    const newest = (this.#get(`SELECT max(id) AS id FROM ${this.name}_log`)!['id'] as number | null) ?? 0;
+    const isBefore = (id: number): boolean => {
+      const row = this.#get(`SELECT revision FROM ${this.name}_log WHERE id >= ? ORDER BY id LIMIT 1`, id);
+      return (row!['revision'] as number) < revision;
+    };
+    let high = newest + 1;
+    let low = newest;
+    // Whoever watches asks for one of the newest.
+    for (let step = 1; low > 0 && !isBefore(low); step *= 2) {
+      high = low;
+      low = Math.max(0, low - step);
+    }
+    while (high - low > 1) {
+      const middle = Math.floor((low + high) / 2);
+      if (isBefore(middle)) low = middle;
+      else high = middle;
+    }
+    return high;
   }
 
   #readable(revision = this.#revision): number {
@@ -227,9 +264,8 @@ export class SqliteEngine {
   log({ start, end }: CheckedRange, from: number): LogPart {
     if (from <= this.#compacted) throw this.#gone(from, this.#compacted + 1);
     const rows = this.#prepare(
-      `SELECT * FROM ${this.name}_log WHERE revision >= ? AND key >= ? ${end === undefined ? '' : 'AND key < ?'}
-       ORDER BY revision, id`,
-    ).iterate(from, start, ...(end === undefined ? [] : [end]));
+      `SELECT * FROM ${this.name}_log WHERE id >= ? AND key >= ? ${end === undefined ? '' : 'AND key < ?'} ORDER BY id`,
+    ).iterate(this.#firstRowOf(from), start, ...(end === undefined ? [] : [end]));
     const batches: { readonly revision: number; readonly events: WatchEvent[] }[] = [];
     let bytes = 0;
     for (const row of rows) {
@@ -277,14 +313,12 @@ export class SqliteEngine {
   /** STORE_LEASE_GONE. */
   revoke(leaseId: number): Changed | undefined {
     this.#needLease(leaseId);
-    const keys = this.#prepare(`SELECT key FROM ${this.name}_current WHERE lease = ? ORDER BY key`)
-      .all(leaseId)
-      .map((row) => row['key'] as Bytes);
+    const rows = this.#prepare(`SELECT key, id FROM ${this.name}_current WHERE lease = ? ORDER BY key`).all(leaseId);
     this.#run(`DELETE FROM ${this.name}_leases WHERE id = ?`, leaseId);
-    if (keys.length === 0) return undefined;
+    if (rows.length === 0) return undefined;
     const revision = ++this.#revision;
-    for (const key of keys) this.#delete(key, revision);
-    return { revision, keys, bytes: 0 };
+    for (const row of rows) this.#delete(row['key'] as Bytes, revision, row['id'] as number);
+    return { revision, keys: rows.map((row) => row['key'] as Bytes), bytes: 0 };
   }
 
   #needLease(leaseId: number): void {
@@ -299,15 +333,12 @@ export class SqliteEngine {
     if (revision <= this.#compacted) return true;
     const from = this.#compacted;
     const to = this.#compactionStep(from, Math.min(revision, from + compactionStep));
+    const rows = [this.#firstRowOf(from + 1), this.#firstRowOf(to + 1)] as const;
     this.#run(
-      `DELETE FROM ${this.name}_log WHERE id IN (
-         SELECT older.id FROM ${this.name}_log newer JOIN ${this.name}_log older
-           ON older.key = newer.key AND older.revision < newer.revision
-         WHERE newer.revision > ? AND newer.revision <= ?)`,
-      from,
-      to,
+      `DELETE FROM ${this.name}_log WHERE id IN (SELECT previous FROM ${this.name}_log WHERE id >= ? AND id < ?)`,
+      ...rows,
     );
-    this.#run(`DELETE FROM ${this.name}_log WHERE revision > ? AND revision <= ? AND value IS NULL`, from, to);
+    this.#run(`DELETE FROM ${this.name}_log WHERE id >= ? AND id < ? AND value IS NULL`, ...rows);
     this.#compacted = to;
     return to === revision;
   }
@@ -316,9 +347,8 @@ export class SqliteEngine {
   #compactionStep(from: number, to: number): number {
     const rows = this.#prepare(
       `SELECT newer.revision, length(older.value) AS bytes FROM ${this.name}_log newer JOIN ${this.name}_log older
-         ON older.key = newer.key AND older.revision < newer.revision
-       WHERE newer.revision > ? AND newer.revision <= ? ORDER BY newer.revision`,
-    ).iterate(from, to);
+         ON older.id = newer.previous WHERE newer.id >= ? AND newer.id < ? ORDER BY newer.id`,
+    ).iterate(this.#firstRowOf(from + 1), this.#firstRowOf(to + 1));
     let bytes = 0;
     for (const row of rows) {
       const revision = row['revision'] as number;
@@ -331,10 +361,10 @@ export class SqliteEngine {
   /** What was put since the last compaction, in the order of revisions. */
   history(): { revision: number; bytes: number }[] {
     return this.#prepare(
-      `SELECT revision, sum(length(value)) AS bytes FROM ${this.name}_log WHERE revision > ? AND value IS NOT NULL
+      `SELECT revision, sum(length(value)) AS bytes FROM ${this.name}_log WHERE id >= ? AND value IS NOT NULL
        GROUP BY revision ORDER BY revision`,
     )
-      .all(this.#compacted)
+      .all(this.#firstRowOf(this.#compacted + 1))
       .map((row) => ({ revision: row['revision'] as number, bytes: row['bytes'] as number }));
   }
 

@@ -6,12 +6,12 @@ import { Buffer } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
+import { DatabaseSync, type StatementSync } from 'node:sqlite';
 import { damaged, StoreError, sqliteCode, sqliteCodes, toStoreError } from './error.ts';
 import { checkFormat, makePrivate, prepareDirectory, syncToDisk, takeLock } from './files.ts';
 import type { CheckedRange, CheckedTransaction } from './request.ts';
 import { createKeyFile, dataKeyOf, Keyring, type MasterKey, readKeyFile } from './seal.ts';
-import { type Changed, type LogPart, type Resealed, SqliteEngine, tablesOf } from './sqlite-engine.ts';
+import { type Changed, type LogPart, type Resealed, SqliteEngine, tablesOf, upgradeOf } from './sqlite-engine.ts';
 import type { Outcome, Page } from './store.ts';
 
 /** What the embedded store keeps, by name. No transaction spans them. */
@@ -23,7 +23,7 @@ export const lockName = 'lock.db';
 /** A restore that is not finished leaves it behind. */
 export const restoringName = `${storeFileName}.restoring`;
 /** "PORS". */
-export const format = { applicationId: 0x504f5253, schemaVersion: 1 };
+export const format = { applicationId: 0x504f5253, schemaVersion: 2 };
 
 export interface SqliteFileOptions {
   /** Made with mode 0700 when it is not there. */
@@ -109,6 +109,8 @@ export class SqliteFile implements Disposable {
   readonly #database: DatabaseSync;
   readonly #keyring: Keyring;
   readonly #engines = new Map<StoreName, SqliteEngine>();
+  readonly #begin: StatementSync;
+  readonly #end: StatementSync;
   #master: MasterKey;
   /** Values sealed by the newest data key. */
   #sealed = 0;
@@ -135,6 +137,8 @@ export class SqliteFile implements Disposable {
         makeTables(database, this.#master);
         syncToDisk(directory);
       }
+      this.#begin = database.prepare('BEGIN IMMEDIATE');
+      this.#end = database.prepare('COMMIT');
       this.#keyring = openKeyring(database, this.#master, this.#file);
       this.#sealed = this.#scalar('SELECT sealed FROM data_keys ORDER BY id DESC LIMIT 1');
       for (const name of storeNames) this.#engines.set(name, new SqliteEngine(database, name, this.#keyring));
@@ -238,12 +242,12 @@ export class SqliteFile implements Disposable {
     if (this.#broken) throw this.#broken;
     if (this.#sealed >= this.#sealsPerDataKey) this.#newDataKey();
     try {
-      this.#database.exec('BEGIN IMMEDIATE');
+      this.#begin.run();
       const value = run();
       let sealed = 0;
       for (const engine of this.#engines.values()) sealed += engine.flush();
       this.#countSealed(sealed);
-      this.#database.exec('COMMIT');
+      this.#end.run();
       for (const engine of this.#engines.values()) engine.committed();
       return value;
     } catch (error) {
@@ -331,6 +335,8 @@ export const openStoreFile = (file: string, check: 'quick_check' | 'integrity_ch
     database.exec('PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON');
     const found = database.prepare(`PRAGMA ${check}(1)`).get();
     if (Object.values(found ?? {})[0] !== 'ok') throw damaged(file);
+    if (database.prepare('PRAGMA user_version').get()?.['user_version'] === 1)
+      database.exec(`BEGIN IMMEDIATE; ${storeNames.map(upgradeOf).join('')} PRAGMA user_version = 2; COMMIT`);
     return database;
   } catch (error) {
     database.close();

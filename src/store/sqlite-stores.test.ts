@@ -176,9 +176,58 @@ test('openStores refuses the file when it is damaged, foreign or too new', async
   await rejectsWith(openStores(options), 'STORE_DAMAGED');
   writeFileSync(file, bytes);
   edit(options.directory, 'PRAGMA user_version = 99');
-  await rejectsWith(openStores(options), 'STORE_TOO_NEW', /format 99, known here 1/);
+  await rejectsWith(openStores(options), 'STORE_TOO_NEW', /format 99, known here 2/);
   edit(options.directory, 'PRAGMA user_version = 1; PRAGMA application_id = 7');
   await rejectsWith(openStores(options), 'STORE_FOREIGN');
+});
+
+/** Takes back what version 2 of the tables changed. */
+const asVersion1 = ['region', 'global']
+  .map(
+    (name) => `
+    CREATE UNIQUE INDEX ${name}_log_key ON ${name}_log (key, revision);
+    CREATE INDEX ${name}_log_revision ON ${name}_log (revision);
+    ALTER TABLE ${name}_log DROP COLUMN previous;
+    UPDATE stores SET revision = (SELECT coalesce(max(revision), 0) FROM ${name}_log) WHERE name = '${name}';
+    PRAGMA user_version = 1;`,
+  )
+  .join('');
+
+test('openStores reads what version 1 of the tables has, at every revision, and compacts it', async (t) => {
+  const options = temporaryStore(t);
+  {
+    await using stores = await openStores(options);
+    const { region } = stores;
+    await put(region, 'a', '1');
+    await put(region, 'b', '2');
+    await region.commit({ operations: [{ type: 'delete', key: 'b' }] });
+    await put(region, 'a', '4');
+    await put(region, 'b', '5');
+    await put(region, 'c', '6');
+  }
+  edit(options.directory, asVersion1);
+  await using stores = await openStores(options);
+  const { region } = stores;
+  const at = async (revision: number): Promise<string> => {
+    const { entries } = await region.range({ start: '' }, { revision });
+    assert.equal((await region.count({ start: '' }, { revision })).count, entries.length);
+    return entries.map(({ key, value }) => keyText(key) + keyText(value)).join(' ');
+  };
+  assert.equal(await region.revision(), 6);
+  const seen: string[] = [];
+  for (let revision = 0; revision <= 6; revision++) seen.push(await at(revision));
+  assert.deepEqual(seen, ['', 'a1', 'a1 b2', 'a1', 'a4', 'a4 b5', 'a4 b5 c6']);
+  await put(region, 'b', '7');
+  await region.compact(4);
+  assert.deepEqual([await at(4), await at(6), await at(7)], ['a4', 'a4 b5 c6', 'a4 b7 c6']);
+  await region.compact(7);
+  await stores.close();
+  using database = new DatabaseSync(join(options.directory, 'store.db'));
+  assert.equal(database.prepare('SELECT count(*) AS rows FROM region_log').get()!['rows'], 3);
+  assert.equal(
+    database.prepare("SELECT count(*) AS n FROM sqlite_schema WHERE name LIKE '%\\_log\\_%' ESCAPE '\\'").get()!['n'],
+    0,
+  );
 });
 
 const dataKeys = (directory: string): number[] => {

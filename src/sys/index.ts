@@ -9,3 +9,4 @@ export * from './reboot.ts';
 export * from './socket.ts';
 export * from './stat.ts';
 export * from './tcp.ts';
+export * from './vsock.ts';

@@ -31,7 +31,7 @@ import type { Mutation, Outcome, Settle, Upstream } from './mutation.ts';
 import { isId, type Node, ROOT_INO, type Time } from './node.ts';
 import { onceChanged, withoutOnceValues } from './once.ts';
 import { type Placing, placeSpec, reattributeAll, specOfOutside } from './outside.ts';
-import { Pipeline } from './pipeline.ts';
+import { type Gather, Pipeline } from './pipeline.ts';
 import { Policy } from './policy.ts';
 import { Publisher } from './publisher.ts';
 import { noRecords, recordsOf, without } from './records.ts';
@@ -49,6 +49,8 @@ export interface AuthorityOptions {
   readonly audit: AuditSink;
   /** Keeps commits before they are published. Those that it can't keep never were: their callers get EIO. */
   readonly persist?: Persist;
+  /** Puts off the first commit after a rest until what has come with it is decided too. Default: it is kept at once. */
+  readonly gather?: Gather;
   /** What a caller is told of a commit that could not be kept. Default: EIO. */
   readonly errnoOf?: (failure: Error) => number;
   readonly restored?: Restored;
@@ -121,7 +123,11 @@ export class Authority {
       (delta) => (delta.full ? this.full() : this.#forReplicas(delta)),
       options.listenerThrew ?? throwLater,
     );
-    this.#pipeline = new Pipeline(options.persist ?? (() => undefined), (error, steps) => this.#rollBack(error, steps));
+    this.#pipeline = new Pipeline(
+      options.persist ?? (() => undefined),
+      (error, steps) => this.#rollBack(error, steps),
+      options.gather,
+    );
     if (options.restored !== undefined) this.#restore(options.restored);
     if (options.holdersOutlive === true) this.#holders.addUnknown();
   }
@@ -312,6 +318,11 @@ export class Authority {
       this.#unsettled.delete(key);
       for (const settle of waiting) settle(outcome);
     });
+  }
+
+  /** Whether a mutation took effect, or is decided and being kept. Only the last `APPLIED_KEPT` of a holder are known. */
+  hasTaken(holder: string, sequence: number): boolean {
+    return this.#applied.get(holder, sequence) !== undefined || this.#unsettled.has(`${sequence} ${holder}`);
   }
 
   #decide(mutation: Mutation, way: Way, holder: string, sequence: number | undefined, settle: Settle): void {

@@ -11,6 +11,9 @@ export interface Step {
   kept(): void;
 }
 
+/** Calls back soon: what is entered until then is kept together. */
+export type Gather = (start: () => void) => void;
+
 export class Pipeline<S extends Step> {
   readonly #persist: Persist;
   /** Told of a batch that could not be kept, with the steps that were entered after it. None of them is. */
@@ -18,15 +21,21 @@ export class Pipeline<S extends Step> {
   /** Being kept or published. */
   #batch: readonly S[] = [];
   #waiting: S[] = [];
+  readonly #gather: Gather | undefined;
 
-  constructor(persist: Persist, failed: (error: unknown, steps: readonly S[]) => void) {
+  constructor(
+    persist: Persist,
+    failed: (error: unknown, steps: readonly S[]) => void,
+    gather: Gather | undefined = undefined,
+  ) {
     this.#persist = persist;
     this.#failed = failed;
+    this.#gather = gather;
   }
 
   /** Nothing is under way. */
   get idle(): boolean {
-    return this.#batch.length === 0;
+    return this.#batch.length + this.#waiting.length === 0;
   }
 
   /** Steps that are not kept yet. */
@@ -43,6 +52,11 @@ export class Pipeline<S extends Step> {
       this.#waiting.push(step);
       return false;
     }
+    if (step.commit !== undefined && this.#gather !== undefined) {
+      this.#waiting.push(step);
+      this.#gather(() => this.#next());
+      return false;
+    }
     const keeping = step.commit && this.#persist([step.commit]);
     if (keeping === undefined) return true;
     this.#batch = [step];
@@ -57,10 +71,14 @@ export class Pipeline<S extends Step> {
     );
   }
 
-  /** Publishes the batch, and goes on with what has gathered meanwhile. */
   #done(): void {
+    for (const step of this.#batch) step.kept();
+    this.#next();
+  }
+
+  /** Goes on with what has gathered meanwhile. */
+  #next(): void {
     for (;;) {
-      for (const step of this.#batch) step.kept();
       this.#batch = this.#waiting;
       this.#waiting = [];
       if (this.#batch.length === 0) return;
@@ -71,6 +89,7 @@ export class Pipeline<S extends Step> {
       } catch (error) {
         return this.#fail(error);
       }
+      for (const step of this.#batch) step.kept();
     }
   }
 

@@ -20,6 +20,8 @@ type Step =
   | { readonly load: WorldSpec }
   | { readonly edits: readonly Edit[]; readonly conditions: readonly EditCondition[] }
   /** What the store does with the batch that it has; when it crashes, the host daemon does too. */
+  /** What has gathered is given to the store. */
+  | 'gathered'
   | 'kept'
   | 'failed'
   | 'crashed before'
@@ -43,7 +45,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
       conditions: fc.array(editCondition, { maxLength: 1 }),
     }),
   },
-  { weight: 12, arbitrary: fc.constant('kept' as const) },
+  { weight: 18, arbitrary: fc.constantFrom('gathered' as const, 'kept' as const) },
   { weight: 1, arbitrary: fc.constantFrom('failed' as const, 'crashed before' as const, 'crashed after' as const) },
 );
 
@@ -74,6 +76,9 @@ class Pair {
   readonly clock = new TestClock();
   readonly modelClock = new TestClock();
   readonly keeper = new SlowKeeper();
+  /** Gives what has gathered to the keeper. */
+  gathered: (() => void) | undefined;
+  readonly #gathers: boolean;
   readonly model: Authority;
   authority: Authority;
   replicas: Replica[] = [];
@@ -85,7 +90,8 @@ class Pair {
   #seenRevision = 0;
   #modelHolders: (() => void)[] = [];
 
-  constructor() {
+  constructor(gathers: boolean) {
+    this.#gathers = gathers;
     const options = { vm: 'test', digest, audit: () => true };
     this.model = new Authority({ ...options, wallMs: this.modelClock.wallMs });
     this.authority = this.#start();
@@ -99,6 +105,12 @@ class Pair {
       audit: () => true,
       wallMs: clock.wallMs,
       persist: keeper.persist,
+      ...(this.#gathers && {
+        gather: (start: () => void) => {
+          assert.equal(this.gathered, undefined, 'gathers once');
+          this.gathered = start;
+        },
+      }),
       ...(keeper.revision > 0 && { restored: keeper.restored }),
     });
     this.replicas = holders.map((holder) => {
@@ -118,10 +130,17 @@ class Pair {
     else if (typeof step === 'object' && 'edits' in step) this.edit(step.edits, step.conditions);
     else if (typeof step === 'object') {
       this.commit(aimed(this.authority.snapshot, step.mutation), step.way, step.holder, ++this.#sequence);
-    } else if (step === 'kept') this.keeper.succeed();
+    } else if (step === 'gathered') this.start();
+    else if (step === 'kept') this.keeper.succeed();
     else if (step === 'failed') this.keeper.fail();
     else await this.crash(step === 'crashed after');
     await this.settled();
+  }
+
+  start(): void {
+    const start = this.gathered;
+    this.gathered = undefined;
+    start?.();
   }
 
   load(spec: WorldSpec): void {
@@ -233,6 +252,7 @@ class Pair {
     const revisions = new Set(landed ? batch.map(({ revision }) => revision) : []);
     if (landed) this.keeper.land();
     else this.keeper.lose();
+    this.gathered = undefined;
     const unanswered = this.asked;
     this.asked = [];
     const again: Asked[] = [];
@@ -295,22 +315,28 @@ class Pair {
 
 test('Authority does what one without a keeper does when its keeper is slow, fails, or crashes with it', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 100, size: 'max' }), async (steps) => {
-      const pair = new Pair();
-      pair.load(specs[0]!);
-      pair.keeper.succeed();
-      await pair.settled();
-      for (const step of steps) {
-        await pair.run(step);
+    fc.asyncProperty(
+      fc.array(step, { minLength: 10, maxLength: 100, size: 'max' }),
+      fc.boolean(),
+      async (steps, gathers) => {
+        const pair = new Pair(gathers);
+        pair.load(specs[0]!);
+        pair.start();
+        pair.keeper.succeed();
+        await pair.settled();
+        for (const step of steps) {
+          await pair.run(step);
+          pair.check();
+        }
+        for (let rounds = 0; pair.keeper.batch.length > 0 || pair.gathered !== undefined; rounds++) {
+          assert.ok(rounds <= steps.length);
+          pair.start();
+          await pair.run('kept');
+        }
+        assert.deepEqual(pair.asked, [], 'everything is answered in the end');
         pair.check();
-      }
-      for (let rounds = 0; pair.keeper.batch.length > 0; rounds++) {
-        assert.ok(rounds <= steps.length);
-        await pair.run('kept');
-      }
-      assert.deepEqual(pair.asked, [], 'everything is answered in the end');
-      pair.check();
-    }),
+      },
+    ),
     { numRuns: 200 },
   );
   assert.ok(succeeded >= 200, `${succeeded} mutations succeeded only`);

@@ -40,6 +40,7 @@ export const EADDRINUSE = 98;
 export const ECONNABORTED = 103;
 export const ECONNRESET = 104;
 export const ECONNREFUSED = 111;
+export const EINPROGRESS = 115;
 export const ESTALE = 116;
 export const EDQUOT = 122;
 
@@ -86,6 +87,7 @@ const names: ReadonlyMap<number, string> = new Map(
     ECONNABORTED,
     ECONNRESET,
     ECONNREFUSED,
+    EINPROGRESS,
     ESTALE,
     EDQUOT,
   }).map(([name, code]) => [code, name]),

@@ -27,14 +27,15 @@ export class Running {
   readonly events: Event[] = [];
   errors = '';
 
-  /** `kept`: descriptors of this process that it has from 3 on, and their names. */
+  /** `kept`: descriptors of this process that it has from 3 on, and their names. `by`: what starts it. */
   constructor(
     directory: string,
     args: readonly string[],
     environment: Readonly<Record<string, string>> = {},
     kept: ReadonlyMap<string, number> = new Map(),
+    by: readonly string[] = [],
   ) {
-    const command = [process.execPath, porthole, ...args, '--json'];
+    const command = [...by, process.execPath, porthole, ...args, '--json'];
     // Only the process itself knows its number in time.
     const program = kept.size === 0 ? command : ['sh', '-c', 'LISTEN_PID=$$ exec "$@"', 'sh', ...command];
     const names = { LISTEN_FDS: String(kept.size), LISTEN_FDNAMES: [...kept.keys()].join(':') };

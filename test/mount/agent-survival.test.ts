@@ -12,7 +12,7 @@ import { until } from '../until.ts';
 import { Manager, Running } from './agent-process.ts';
 
 /** By hand: `PORTHOLE_AGENT_KILLS=20`. */
-const kills = Number(process.env['PORTHOLE_AGENT_KILLS'] ?? 3);
+const kills = Number(process.env['PORTHOLE_AGENT_KILLS'] ?? 2);
 const kinds: readonly Kind[] = ['lines', 'directories', 'names', 'replaces', 'holds', 'stats', 'slow'];
 
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-survival-'));

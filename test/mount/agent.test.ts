@@ -17,6 +17,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { until } from '../until.ts';
 import { Manager, porthole, Running } from './agent-process.ts';
@@ -25,9 +26,9 @@ const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
 const at = (name: string): string => path.join(directory, name);
 const mountPath = at('mnt');
 
-const spec = (hostname: string): string => `porthole: 1
+const spec = (hostname: string, others = ''): string => `porthole: 1
 metadata:
-  instance: { hostname: ${hostname} }
+  instance: { hostname: ${hostname}${others} }
   secrets:
     opened: a value that was opened
     unopened: f1b2c3d4-nobody-has-opened-this
@@ -174,6 +175,73 @@ test('a change outside is seen at once, and another agent of the same boot is re
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened', 'the first one goes on');
 });
 
+/** Lines of what waits, each with the name of who said it. */
+const watchers = `
+  watch() { name=$1; shift; inotifywait -q -m --format '%e' "$@" | sed -u "s/^/$name /" & }
+  watch changed instance/hostname; watch removed instance/gone; watch directory instance
+  poller() { python3 -u -c 'import select, sys
+f = open(sys.argv[1])
+p = select.poll()
+p.register(f, select.POLLPRI)
+print("poll-" + sys.argv[1], p.poll(600000)[0][1] & select.POLLPRI)' "$1" & }
+  poller instance/hostname; poller instance/gone
+  cat .changes | sed -u 's/.*"path":"\\/instance\\/\\([a-z]*\\)".*/told \\1/' &
+  wait`;
+
+test('a change outside wakes who can be woken, and is seen by whoever looks', async (t) => {
+  writeFileSync(at('vm.yaml'), spec('web-2', ', gone: x'));
+  await server.told('reloaded', 2);
+  const child = spawn('bash', ['-c', watchers], {
+    cwd: mountPath,
+    stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
+  });
+  t.after(() => process.kill(-child.pid!, 'SIGKILL'));
+  const lines: string[] = [];
+  createInterface({ input: child.stdout }).on('line', (line) => lines.push(line));
+  const said = (who: string): string[] => lines.filter((line) => line.startsWith(`${who} `));
+  const look = 'cat instance/hostname instance/gone > /dev/null';
+  const all = ['changed OPEN', 'removed OPEN', 'directory OPEN'];
+  await until('the watches', () => run('sh', '-c', look) && all.every((line) => lines.includes(line)));
+  const isPolled = (name: string): boolean =>
+    readdirSync('/proc').some((pid) => {
+      if (!/^\d+$/.test(pid) || !linkOf(`/proc/${pid}/exe`).includes('python')) return false;
+      const opens = [3, 4, 5].some((fd) => linkOf(`/proc/${pid}/fd/${fd}`) === at(`mnt/${name}`));
+      return opens && readFileSync(`/proc/${pid}/wchan`, 'utf8').includes('poll');
+    });
+  await until('both to poll', () => isPolled('instance/hostname') && isPolled('instance/gone'));
+  const before = {
+    changed: said('changed').length,
+    removed: said('removed').length,
+    directory: said('directory').length,
+  };
+
+  writeFileSync(at('vm.yaml'), spec('web-2222', ', made: y'));
+  await server.told('reloaded', 3);
+  assert.equal(run('stat', '-c', '%s', 'instance/hostname').out, '8\n');
+  assert.equal(run('ls', 'instance').out, 'hostname\nmade\n');
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
+  await until('who polls, and who reads /.changes', () =>
+    ['poll-instance/hostname 2', 'poll-instance/gone 2', 'told'].every((line) =>
+      lines.some((one) => one.startsWith(line)),
+    ),
+  );
+  await until('inotify to tell of a file that is gone', () => said('removed').includes('removed DELETE_SELF'));
+  const newly = (who: 'changed' | 'directory'): string[] => said(who).slice(before[who]);
+  await until('inotify to tell of what was done here', () => newly('directory').includes('directory OPEN'));
+  const outside = /CREATE|MODIFY|DELETE|MOVED|ATTRIB/;
+  assert.deepEqual(
+    newly('changed').filter((line) => outside.test(line)),
+    [],
+    'inotify tells of no change outside',
+  );
+  assert.deepEqual(
+    newly('directory').filter((line) => outside.test(line)),
+    [],
+    'nor of names',
+  );
+});
+
 test('an agent that is refused ends the machine where it is told to', { skip: needsUserNamespaces }, () => {
   // In a pid namespace of a user namespace reboot(2) ends that, and can end nothing else: the kernel says how by SIGINT.
   const spaces = ['--user', '--map-root-user', '--pid', '--fork', '--kill-child'];
@@ -192,7 +260,7 @@ test('a server that is away leaves what everybody may read, and comes back under
   run('sh', '-c', 'echo before > guest/log');
   await server.stop('SIGKILL');
   await agent.told('cut-off');
-  assert.equal(run('cat', 'instance/hostname').out, 'web-2');
+  assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
   assert.match(run('cat', 'secrets/opened').err, /Input\/output error/);
   assert.match(run('sh', '-c', 'echo lost > guest/log').err, /I\/O error|Input\/output error/);
   assert.match(run('getfattr', '--only-values', '-n', 'system.porthole.age', 'instance/hostname').out, /^\d+$/);

@@ -24,7 +24,7 @@ before(async () => {
     ],
   });
   await guest.sh(
-    `install -m 0755 /mnt/dist/porthole /usr/bin/porthole
+    `install -m 0755 /mnt/dist/porthole /mnt/dist/porthole-agent /usr/bin/
      install -m 0644 /mnt/systemd/*.service /etc/systemd/system/
      install -d /etc/porthole && install -m 0600 /mnt/examples/* /etc/porthole/`,
     patient,
@@ -43,13 +43,58 @@ const sh = async (script: string): Promise<string> => {
 };
 
 test('the units of systemd/ are what systemd understands', async () => {
-  assert.equal(await sh('systemd-analyze verify --man=no /etc/systemd/system/porthole.service 2>&1'), '');
+  assert.equal(await sh('systemd-analyze verify --man=no /etc/systemd/system/porthole*.service 2>&1'), '');
 });
 
 test('systemd-analyze calls porthole.service no worse than MEDIUM', async () => {
   const report = await sh('systemd-analyze security --no-pager --offline=true /etc/systemd/system/porthole.service');
   const exposure = Number(/Overall exposure level[^:]*: ([\d.]+)/.exec(report)?.[1]);
   assert.ok(exposure > 0 && exposure < 5, report);
+});
+
+/** By hand: `PORTHOLE_AGENT_KILLS=20`. */
+const kills = Number(process.env['PORTHOLE_AGENT_KILLS'] ?? 2);
+
+test(`porthole-agent.service: the mount outlives ${kills} kills and a restart, and ends with a stop`, async () => {
+  await sh(`
+    systemd-run --quiet --unit=metadata porthole serve /etc/porthole/web.yaml \
+      --http unix:/run/metadata.sock,privileged --state /var/lib/porthole/agent
+    echo SERVER=unix:/run/metadata.sock >/etc/default/porthole-agent
+    systemctl start porthole-agent
+  `);
+  const said = await sh(`
+    cd /run/metadata/guest
+    exec 3</run/metadata/secrets/db-password
+    device=$(stat -c %d .)
+    pid() { systemctl show -P MainPID porthole-agent; }
+    for n in $(seq ${kills}); do
+      before=$(pid)
+      kill -9 $before
+      echo $n >>log
+      [ "$(pid)" != $before ]
+    done
+    before=$(pid)
+    systemctl restart porthole-agent
+    [ "$(pid)" != $before ]
+    echo restarted >>log
+    [ "$(stat -c %d .)" = $device ]
+    systemctl show -P NFileDescriptorStore porthole-agent
+    cat log
+    cat <&3
+  `);
+  const numbers = Array.from({ length: kills }, (_, i) => `${i + 1}\n`).join('');
+  assert.equal(said, `5\n${numbers}restarted\nhunter2`);
+  assert.equal(
+    await sh(`
+      systemctl stop porthole-agent
+      mountpoint -q /run/metadata || echo ended
+      systemctl start porthole-agent
+      cat /run/metadata/secrets/db-password
+      systemctl stop porthole-agent metadata
+    `),
+    'ended\nhunter2',
+    'its token was handed back',
+  );
 });
 
 /** porthole.service with its sandbox, and `serve` in the place of its command. */

@@ -23,8 +23,11 @@ interface AgentFlags {
 
 export const agentCommand = (program: Command, { terminal }: Shell): void => {
   const agent = command(program, 'agent', 'mount the tree inside a VM, by way of its metadata server')
-    .option('--server <address>', 'the metadata server: unix:PATH, http://IP:PORT or https://IP:PORT')
-    .option('--mount <directory>', 'where to mount: /run/metadata, say')
+    .option(
+      '--server <address>',
+      'the metadata server: unix:PATH, http(s)://IP:PORT, vsock:CID:PORT or virtio-serial:PATH',
+    )
+    .option('--mount <directory>', 'where to mount: /run/metadata, say; it is made')
     .option('--ca <file>', 'the only authority to believe the server by, as PEM; for https')
     .addOption(
       new Option('--on-token-denied <what>', "what to do when somebody else has this boot's token")

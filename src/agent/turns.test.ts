@@ -1,0 +1,38 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { setImmediate as turnOfNode } from 'node:timers/promises';
+import { Turns } from './turns.ts';
+
+const limits = { atOnce: 4, atOnceOfUid: 2, waitingOfUid: 3 };
+
+test('Turns gives a uid its share, lets so many wait, and refuses the rest', async () => {
+  const turns = new Turns(limits);
+  const started: string[] = [];
+  const ends: (() => void)[] = [];
+  const take = (uid: number, name: string): boolean => {
+    const turn = turns.take(uid);
+    void turn?.then((end) => {
+      started.push(name);
+      ends.push(end);
+    });
+    return turn !== undefined;
+  };
+  const flood = Array.from({ length: 7 }, (_, i) => take(1000, `flood ${i}`));
+  assert.deepEqual(flood, [true, true, true, true, true, false, false]);
+  assert.ok(take(1001, 'other') && take(1002, 'third') && take(1003, 'fourth'));
+  await turnOfNode();
+  assert.deepEqual(started, ['flood 0', 'flood 1', 'other', 'third']);
+  ends[0]!();
+  ends[0]!();
+  await turnOfNode();
+  assert.equal(started.at(-1), 'flood 2', 'it had waited longest');
+  ends[1]!();
+  await turnOfNode();
+  assert.equal(started.at(-1), 'fourth', 'and then it is the next one’s turn');
+  for (let i = 2; i < ends.length; i++) {
+    ends[i]!();
+    await turnOfNode();
+  }
+  assert.deepEqual(started.slice(-2), ['flood 3', 'flood 4']);
+  assert.equal(started.length, 8);
+});

@@ -34,6 +34,7 @@ const startIn =
       const socket = await connection;
       const gone = (reason: string): void => receive(undefined, reason);
       socket.once('error', ({ message }) => gone(message)).once('close', () => gone('its connection ended'));
+      socket.once('end', () => socket.end());
       const takeLine = (chunk: Buffer): void => {
         said += chunk.toString('latin1');
         const newline = said.indexOf('\n');

@@ -1,7 +1,10 @@
 /*
- * Mounts a tree of Porthole by 9P, in a guest: over a virtio console (`/dev/hvc1`) or vsock (`vsock:564`). It is a helper of
- * mount(8), so that `mount -t porthole hvc1 /run/metadata` and a line in fstab(5) do. It needs nothing of the guest but a
- * kernel with 9P: build it static.
+ * Mounts a tree of Porthole by 9P, in a guest: over a virtio console (`/dev/hvc1`), vsock (`vsock:564`) or TCP
+ * (`tcp:192.0.2.1:564`). It is a helper of mount(8), so that `mount -t porthole hvc1 /run/metadata` and a line in fstab(5) do.
+ * It needs nothing of the guest but a kernel with 9P: build it static.
+ *
+ * With `token-file=PATH` it shows this boot's token itself and hands the connection to the kernel then: an `aname` of a mount
+ * can be read by everybody in /proc/mounts.
  *
  * usage: mount.porthole [-v] SOURCE DIRECTORY [-o OPTIONS]
  *
@@ -10,9 +13,11 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -42,6 +47,7 @@ enum { USAGE = 1, SYSTEM = 2, MOUNT = 32 };
 /* Ports from which connecting takes privilege. */
 #define LAST_PRIVILEGED_PORT 1023
 #define FIRST_PRIVILEGED_PORT 512
+#define TOKEN_BYTES 128
 
 static int verbose;
 
@@ -81,7 +87,7 @@ static int open_console(const char *path) {
          path);
   if (fd < 0) fail(errno == EACCES ? USAGE : SYSTEM, "opening %s failed: %s", path, strerror(errno));
   struct termios raw;
-  if (tcgetattr(fd, &raw) < 0) fail(USAGE, "%s is no console; give one like /dev/hvc1, or vsock:PORT", path);
+  if (tcgetattr(fd, &raw) < 0) fail(USAGE, "%s is no console; give one like /dev/hvc1, vsock:PORT or tcp:ADDRESS:PORT", path);
   if (flock(fd, LOCK_EX | LOCK_NB) < 0) fail(MOUNT, "%s is in use; is it mounted already?", path);
   cfmakeraw(&raw);
   /* Who may write here could speak for any user. */
@@ -90,7 +96,13 @@ static int open_console(const char *path) {
   return fd;
 }
 
-/* A connection from a port that only root can use: from others nobody is believed. */
+static int no_wait(int fd) {
+  int flags = fcntl(fd, F_GETFL);
+  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail(SYSTEM, "O_NONBLOCK: %s", strerror(errno));
+  return fd;
+}
+
+/* Connections come from a port that only root can use: from others nobody is believed. */
 static int open_vsock(unsigned cid, unsigned port) {
   int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (fd < 0) fail(SYSTEM, "this kernel has no vsock (modprobe vmw_vsock_virtio_transport): %s", strerror(errno));
@@ -104,9 +116,42 @@ static int open_vsock(unsigned cid, unsigned port) {
   if (connect(fd, (struct sockaddr *)&host, sizeof host) < 0)
     fail(SYSTEM, errno == ENODEV ? "this machine has no vsock device to its host (port %u): %s"
                                  : "nobody serves 9P on vsock port %u: %s", port, strerror(errno));
-  int flags = fcntl(fd, F_GETFL);
-  if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) < 0) fail(SYSTEM, "O_NONBLOCK: %s", strerror(errno));
-  return fd;
+  return no_wait(fd);
+}
+
+/* `where` is ADDRESS:PORT, an IPv6 address in brackets. */
+static int open_tcp(const char *where) {
+  char address[INET6_ADDRSTRLEN];
+  unsigned port;
+  int length = 0, is_six = 0;
+  struct sockaddr_in6 six = {.sin6_family = AF_INET6};
+  struct sockaddr_in four = {.sin_family = AF_INET};
+  if (sscanf(where, "[%45[0-9a-fA-F:.]]:%5u%n", address, &port, &length) == 2 && !where[length])
+    is_six = inet_pton(AF_INET6, address, &six.sin6_addr) == 1;
+  else if (sscanf(where, "%45[0-9.]:%5u%n", address, &port, &length) != 2 || where[length] ||
+           inet_pton(AF_INET, address, &four.sin_addr) != 1)
+    length = 0;
+  if (!length || port < 1 || port > 65535 || (*where == '[' && !is_six))
+    fail(USAGE, "\"tcp:%s\" is no address and port; write tcp:192.0.2.1:564 or tcp:[2001:db8::1]:564", where);
+  six.sin6_port = four.sin_port = htons((uint16_t)port);
+  const struct sockaddr *host = is_six ? (struct sockaddr *)&six : (struct sockaddr *)&four;
+  socklen_t host_length = is_six ? sizeof six : sizeof four;
+  for (int own_port = LAST_PRIVILEGED_PORT; own_port >= FIRST_PRIVILEGED_PORT; own_port--) {
+    int fd = socket(host->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    if (fd < 0) fail(SYSTEM, "making a socket failed: %s", strerror(errno));
+    struct sockaddr_in6 own_six = {.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)own_port)};
+    struct sockaddr_in own_four = {.sin_family = AF_INET, .sin_port = htons((uint16_t)own_port)};
+    const struct sockaddr *own = is_six ? (struct sockaddr *)&own_six : (struct sockaddr *)&own_four;
+    if (bind(fd, own, host_length) == 0 && connect(fd, host, host_length) == 0) {
+      setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+      return no_wait(fd);
+    }
+    /* Another connection has that port, or had it a moment ago. */
+    if (errno != EADDRINUSE && errno != EADDRNOTAVAIL)
+      fail(SYSTEM, "nobody serves 9P on tcp:%s: %s", where, strerror(errno));
+    close(fd);
+  }
+  fail(SYSTEM, "taking a TCP port below 1024 failed: all are in use");
 }
 
 /* Writes all of it; 0 when it takes longer than `ms`, or the line ends. */
@@ -196,6 +241,58 @@ static int answers(int fd, unsigned msize, long ms) {
   }
 }
 
+/* --- the token --- */
+
+#define TATTACH 104
+#define RATTACH 105
+
+/* This boot's token, from a file that only root can read. */
+static void read_token(const char *path, char token[TOKEN_BYTES]) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  struct stat file;
+  if (fd < 0 || fstat(fd, &file) < 0) fail(USAGE, "opening the token's file %s failed: %s", path, strerror(errno));
+  if (file.st_uid != 0 || file.st_mode & 077)
+    fail(USAGE, "%s can be read by others than root, who could speak for any user: chown root and chmod 600 it", path);
+  ssize_t length = read(fd, token, TOKEN_BYTES - 1);
+  close(fd);
+  if (length < 0) fail(USAGE, "reading the token's file %s failed: %s", path, strerror(errno));
+  token[length] = 0;
+  token[strcspn(token, "\r\n")] = 0;
+  if (!*token || token[strspn(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")])
+    fail(USAGE, "%s holds no token", path);
+}
+
+static unsigned char *put_string(unsigned char *at, const char *first, const char *second) {
+  size_t length = strlen(first) + strlen(second);
+  *at++ = length & 0xff;
+  *at++ = length >> 8 & 0xff;
+  memcpy(at, first, strlen(first));
+  memcpy(at + strlen(first), second, strlen(second));
+  return at + length;
+}
+
+/* Attaches once, as nobody; from then on the host believes the connection. */
+static void show_token(int fd, const char *path, unsigned msize, long timeout_ms) {
+  char token[TOKEN_BYTES];
+  read_token(path, token);
+  if (!answers(fd, msize, timeout_ms)) fail(MOUNT, "nobody speaks 9P2000.L there");
+  /* size[4] type[1] tag[2] fid[4] afid[4] uname[s] aname[s] n_uname[4] */
+  unsigned char frame[HEADER_BYTES + 16 + sizeof "token=" + TOKEN_BYTES] = {0, 0, 0, 0, TATTACH};
+  memset(frame + HEADER_BYTES + 4, 0xff, 4);
+  unsigned char *end = put_string(frame + HEADER_BYTES + 8, "", "");
+  end = put_string(end, "token=", token);
+  memset(end, 0xff, 4);
+  frame[0] = (unsigned char)(end + 4 - frame);
+  unsigned char reply[64];
+  if (!put(fd, frame, frame[0], ANSWER_MS) || take(fd, reply, HEADER_BYTES, ANSWER_MS) < HEADER_BYTES ||
+      reply[0] < HEADER_BYTES || reply[0] > sizeof reply ||
+      take(fd, reply + HEADER_BYTES, reply[0] - HEADER_BYTES, ANSWER_MS) < (size_t)(reply[0] - HEADER_BYTES))
+    fail(MOUNT, "the host does not answer who shows it the token");
+  if (reply[4] != RATTACH) fail(MOUNT, "the host does not know the token in %s; it is good for one boot", path);
+}
+
+/* --- the mount --- */
+
 /*
  * Brings a line to a point where both sides agree that a frame begins: an earlier boot may have ended in the middle of one.
  * What makes no sense to the server has it hang up, and the hypervisor connects the line anew.
@@ -223,6 +320,7 @@ struct wish {
   int has_acl;
   /* The file tree that is asked for; "" where there is one. */
   const char *aname;
+  const char *token_file;
 };
 
 static const struct {
@@ -260,11 +358,13 @@ static void parse(char *options, struct wish *wish) {
     if (!strncmp(option, "msize=", 6)) wish->msize = (unsigned)number_of(option, 4096, LONGEST_FRAME);
     else if (!strncmp(option, "timeout=", 8)) wish->timeout_ms = (long)number_of(option, 1, 3600) * 1000;
     else if (!strcmp(option, "posixacl")) wish->has_acl = 1;
+    else if (!strncmp(option, "aname=token=", 12)) fail(USAGE, "everybody could read the token in /proc/mounts; give it by token-file=PATH");
     else if (!strncmp(option, "aname=", 6)) wish->aname = option + 6;
-    else if (!strcmp(option, "access=user") || !strcmp(option, "access=client"))
+    else if (!strncmp(option, "token-file=", 11)) wish->token_file = option + 11;
+    else if (!strcmp(option, "access=user") || !strcmp(option, "access=client") || !strcmp(option, "access=any"))
       snprintf(wish->access, sizeof wish->access, "%s", option);
     else if (!strncmp(option, "cache=", 6)) fail(USAGE, "\"%s\": 9P tells nobody of changes, so only cache=none is true", option);
-    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, posixacl, aname=, msize=, timeout=", option);
+    else fail(USAGE, "unknown option \"%s\"; known are ro, noexec, access=user, access=client, access=any, posixacl, aname=, token-file=, msize=, timeout=", option);
   }
 }
 
@@ -283,7 +383,7 @@ static void mount_line(int fd, const char *source, const char *directory, const 
     case EPROTONOSUPPORT:
       fail(SYSTEM, "this kernel has no 9P over descriptors (modprobe 9pnet_fd), or refuses an option");
     case EACCES:
-      fail(MOUNT, "the host lets nobody attach from here");
+      fail(MOUNT, "the host lets nobody attach from here%s", wish->token_file ? "" : "; with this boot's token it may (token-file=PATH)");
     default:
       fail(MOUNT, "mounting on %s failed: %s", directory, strerror(errno));
   }
@@ -291,7 +391,7 @@ static void mount_line(int fd, const char *source, const char *directory, const 
 
 int main(int argc, char **argv) {
   struct wish wish = {.flags = MS_NOSUID | MS_NODEV, .msize = MSIZE, .timeout_ms = DEFAULT_TIMEOUT_S * 1000,
-                      .access = "access=user", .aname = ""};
+                      .access = "access=user", .aname = "", .token_file = NULL};
   const char *places[2] = {NULL, NULL};
   int given = 0;
   for (int i = 1; i < argc; i++) {
@@ -301,7 +401,7 @@ int main(int argc, char **argv) {
     else if (argv[i][0] == '-' || given == 2) given = 3;
     else places[given++] = argv[i];
   }
-  if (given != 2) fail(USAGE, "usage: mount.porthole [-v] hvcN|vsock:PORT DIRECTORY [-o OPTIONS]");
+  if (given != 2) fail(USAGE, "usage: mount.porthole [-v] hvcN|vsock:PORT|tcp:ADDRESS:PORT DIRECTORY [-o OPTIONS]");
   const char *source = places[0], *directory = places[1];
   if (geteuid() != 0) fail(USAGE, "mounting needs root");
   struct stat there;
@@ -310,6 +410,7 @@ int main(int argc, char **argv) {
   int length = 0, fd;
   if (sscanf(source, "vsock:%u%n", &port, &length) == 1 && !source[length]) fd = open_vsock(cid, port);
   else if (sscanf(source, "vsock:%u:%u%n", &cid, &port, &length) == 2 && !source[length]) fd = open_vsock(cid, port);
+  else if (!strncmp(source, "tcp:", 4)) fd = open_tcp(source + 4);
   else {
     char path[256];
     snprintf(path, sizeof path, "%s%s", source[0] == '/' ? "" : "/dev/", source);
@@ -317,6 +418,7 @@ int main(int argc, char **argv) {
     if (!synchronize(fd, wish.msize, wish.timeout_ms))
       fail(MOUNT, "nobody speaks 9P2000.L on %s; is it the console for 9P, and does its host run?", path);
   }
+  if (wish.token_file) show_token(fd, wish.token_file, wish.msize, wish.timeout_ms);
   mount_line(fd, source, directory, &wish);
   return 0;
 }

@@ -346,6 +346,27 @@ test('inWords gives the exact QEMU flags and mount line when a socket listens', 
   assert.equal(json.guest, 'mount -t virtiofs -o nosuid,nodev metadata /run/metadata');
 });
 
+test('inWords gives what Firecracker and Cloud Hypervisor need where a socket is for their guests', () => {
+  const event = { event: 'ready', target: { kind: '9p', path: '/run/web.vsock_564' } } as const;
+  const guest = 'mount -t porthole vsock:564 /run/metadata -o token-file=/run/porthole.token';
+  assert.equal(
+    inWords(event, paintFor(terminal([], []))).text,
+    `listening for 9P clients on /run/web.vsock_564
+  Cloud Hypervisor:
+    --vsock cid=3,socket=/run/web.vsock
+  Firecracker, PUT /vsock:
+    {"guest_cid":3,"uds_path":"/run/web.vsock"}
+  in the guest, with this boot's token (docs/9p.md):
+    ${guest}`,
+  );
+  assert.deepEqual(JSON.parse(asJson(event)), {
+    ...event,
+    cloudHypervisor: ['--vsock', 'cid=3,socket=/run/web.vsock'],
+    firecracker: { guest_cid: 3, uds_path: '/run/web.vsock' },
+    guest,
+  });
+});
+
 test('inWords gives the exact QEMU flags of a vsock device, and how either side is reached', () => {
   const event = { event: 'ready', target: { kind: 'vsock', path: '/run/web.vsock.vhost-user' } } as const;
   assert.equal(

@@ -1,5 +1,5 @@
 /** The options of `vm create` and `vm attach` that give a VM a metadata server. */
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { type MetadataWayName, metadataClouds } from '../records/index.ts';
 import { collect, parseCount } from './command.ts';
 import type { NewVm } from './shapes.ts';
@@ -14,6 +14,14 @@ export interface MetadataServerFlags {
   readonly imdsV1?: true;
 }
 
+/** `choices` of commander take one value only. */
+const oneOf =
+  (choices: readonly string[]) =>
+  (value: string, before?: readonly string[]): readonly string[] => {
+    if (!choices.includes(value)) throw new InvalidArgumentError(`Allowed choices are ${choices.join(', ')}.`);
+    return collect(value, before);
+  };
+
 /** `ways`: what the machine can be reached by, with words for each. */
 export const metadataServerOptions = (
   command: Command,
@@ -24,12 +32,12 @@ export const metadataServerOptions = (
     .addOption(
       new Option('--metadata-server <way>', `also a metadata server, by ${words.join(', ')} (any number of times)`)
         .choices(Object.keys(ways))
-        .argParser(collect),
+        .argParser(oneOf(Object.keys(ways))),
     )
     .addOption(
-      new Option('--facade <cloud>', 'the metadata server shows this cloud’s API only (any number of times)').argParser(
-        collect,
-      ),
+      new Option('--facade <cloud>', "the metadata server shows this cloud's API only (any number of times)")
+        .choices(metadataClouds)
+        .argParser(oneOf(metadataClouds)),
     )
     .option('--imds-v1', 'it answers EC2 requests without a session too');
 };
@@ -49,8 +57,6 @@ export const metadataServerOf = (flags: MetadataServerFlags): Pick<NewVm, 'metad
     if (alone !== undefined) throw new UsageError(`${alone[0]} is for a metadata server: add --metadata-server`);
     return {};
   }
-  const unknown = facades?.find((name) => !metadataClouds.includes(name));
-  if (unknown !== undefined) throw new UsageError(`--facade "${unknown}" is none of ${metadataClouds.join(', ')}`);
   return {
     metadataServer: {
       ways: [...new Set(ways)],

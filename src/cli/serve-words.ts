@@ -1,4 +1,5 @@
 /** What `porthole serve` says. */
+import { vsockPortOf } from '../device/index.ts';
 import {
   formatProblem,
   formatProblems,
@@ -10,6 +11,7 @@ import {
   qemuVsockArguments,
   type ServeEvent,
   SpecError,
+  vsockOfOthers,
 } from '../host/index.ts';
 
 /** One event in words: where to, and the text without a last newline. */
@@ -85,6 +87,11 @@ export const asJson = (event: ServeEvent): string => {
   }
   if (event.event === 'ready' && event.target.kind === '9p') {
     const { path } = event.target;
+    const others = isSocket(path) ? ofOthers(path) : undefined;
+    if (others !== undefined) {
+      const { mount: guest, ...monitors } = others;
+      return JSON.stringify({ ...event, ...monitors, guest });
+    }
     return JSON.stringify({
       ...event,
       ...(isSocket(path) && { qemu: ninepArguments(path) }),
@@ -138,7 +145,25 @@ const ninepMountLine = (where: string): string => {
 
 const isSocket = (where: string): boolean => !/^(tcp|vsock):/.test(where);
 
-const ninepWords = (where: string): string => `listening for 9P clients on ${where}
+/** Of a socket to which vsock devices connect that are not ours. */
+const ofOthers = (socket: string): ReturnType<typeof vsockOfOthers> | undefined => {
+  const port = vsockPortOf(socket);
+  return port === undefined ? undefined : vsockOfOthers(socket.slice(0, socket.lastIndexOf('_')), port);
+};
+
+const ninepWords = (where: string): string => {
+  const others = isSocket(where) ? ofOthers(where) : undefined;
+  if (others === undefined) return plainNinepWords(where);
+  return `listening for 9P clients on ${where}
+  Cloud Hypervisor:
+    ${pairs(others.cloudHypervisor)}
+  Firecracker, PUT /vsock:
+    ${JSON.stringify(others.firecracker)}
+  in the guest, with this boot's token (docs/9p.md):
+    ${others.mount}`;
+};
+
+const plainNinepWords = (where: string): string => `listening for 9P clients on ${where}
 ${isSocket(where) ? `  QEMU, for a console that speaks 9P:\n    ${pairs(ninepArguments(where))}\n` : ''}  in the guest (docs/9p.md):
     ${ninepMountLine(where)}`;
 

@@ -42,5 +42,27 @@ export class Metrics {
           vms.set({ type, status }, count);
       },
     });
+    const totals = async () => (await manager.kit.host.status()).metadataServers;
+    const requests = new Counter({
+      name: 'porthole_metadata_server_requests_total',
+      help: 'Requests of guests to their metadata servers.',
+      registers: [this.registry],
+      collect: async () => {
+        const { requests: count } = await totals();
+        requests.reset();
+        requests.inc(count);
+      },
+    });
+    const rejected = new Counter({
+      name: 'porthole_metadata_server_rejected_total',
+      help: 'Requests and connections of guests that their metadata servers refused, by reason.',
+      labelNames: ['reason'],
+      registers: [this.registry],
+      collect: async () => {
+        const { rejected: counts } = await totals();
+        rejected.reset();
+        for (const [reason, count] of Object.entries(counts)) rejected.inc({ reason }, count);
+      },
+    });
   }
 }

@@ -27,6 +27,7 @@ function linked(t: { after: (done: () => void) => void }) {
     askStatistics: () => {},
     shutdown: () => {},
     handOver: () => {},
+    bootToken: () => {},
     ended: (fd) => void open.delete(fd),
     wantWritable: () => {},
   });

@@ -17,6 +17,7 @@ interface HostLinkEvents {
   askStatistics(id: number): void;
   shutdown(): void;
   handOver(): void;
+  bootToken(hash: Uint8Array | undefined): void;
   /** The host daemon is gone, and `fd` about to be closed. */
   ended(fd: number, reason: string): void;
   /** Whether there is more to write than the socket took. */
@@ -178,6 +179,8 @@ export class HostLink {
         return this.#events.shutdown();
       case 'handOver':
         return this.#events.handOver();
+      case 'bootToken':
+        return this.#events.bootToken(message.hash);
     }
   }
 }

@@ -20,6 +20,7 @@ export {
   monotonicMs,
   type ToDevice,
   type ToHost,
+  vsockPortOf,
 } from './link-messages.ts';
 export { readerOnHost } from './link-on-host.ts';
 export { Loop, type Served } from './loop.ts';

@@ -18,6 +18,12 @@ export interface LinkVhostUser {
 /** Where 9P clients connect to: a unix socket, an address and port of TCP, or a port of the guests' vsock. */
 export type LinkNinep = LinkVhostUser | LinkNinepTcp | LinkNinepVsock;
 
+/** The port of `<path>_<port>`, where a guest's connections over vsock arrive; undefined: another socket. */
+export const vsockPortOf = (path: string): number | undefined => {
+  const port = /_(\d{1,10})$/.exec(path)?.[1];
+  return port === undefined ? undefined : Number(port);
+};
+
 export interface LinkNinepVsock {
   /** `vsock:PORT`, by which it is named. */
   readonly path: string;
@@ -80,6 +86,11 @@ export type ToDevice =
   /** A mutation was on time and is being kept: what becomes of it is said by an `outcome`, however late. Since protocol 4. */
   | { readonly type: 'taken'; readonly sequence: number }
   | { readonly type: 'askStatistics'; readonly id: number }
+  /**
+   * SHA-256 of this boot's token, by which 9P clients may attach where no port vouches for them; none: there is no token. Who was
+   * let in by another one is turned out.
+   */
+  | { readonly type: 'bootToken'; readonly hash?: Uint8Array | undefined }
   /** Unmount, remove the sockets, end with exit code 0. */
   | { readonly type: 'shutdown' }
   /** End with exit code 0 and leave everything to a successor; mounts can't be left and end. */
@@ -94,7 +105,7 @@ export interface LinkTarget {
 /** The ways in that a device process serves, as mutations name them: keys of `ways`. */
 export type LinkWay = 'virtiofs' | 'mount' | 'ninep';
 
-/** What is spoken here. Either side also accepts the one before: 3 knew nothing of `taken`. */
+/** What is spoken here. Either side also accepts the one before: 3 knew nothing of `taken` and of tokens. */
 export const LINK_PROTOCOL = 4;
 
 /** Whether a daemon of this version can talk with a device process of that protocol: a newer one speaks ours too. */
@@ -128,6 +139,8 @@ export type ToHost =
     }
   /** The replica has applied the commit: whoever opens a file from now on sees it. */
   | { readonly type: 'applied'; readonly revision: number }
+  /** A 9P client was let in by the token of that hash. */
+  | { readonly type: 'tokenUsed'; readonly hash: Uint8Array }
   /** Records are in the audit ring, of which the daemon had said that it no longer looks at it. */
   | { readonly type: 'auditWaiting' }
   /** A target can be used now: the socket listens, the directory is mounted. */
@@ -164,6 +177,7 @@ export const messageKinds = {
   shutdown: { code: 5, from: 'host', maxBytes: kibibyte },
   taken: { code: 7, from: 'host', maxBytes: kibibyte },
   handOver: { code: 20, from: 'host', maxBytes: kibibyte },
+  bootToken: { code: 21, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },
@@ -172,6 +186,7 @@ export const messageKinds = {
   applied: { code: 70, from: 'device', maxBytes: kibibyte },
   hello: { code: 71, from: 'device', maxBytes: kibibyte },
   auditWaiting: { code: 72, from: 'device', maxBytes: kibibyte },
+  tokenUsed: { code: 73, from: 'device', maxBytes: kibibyte },
 } as const satisfies Record<(ToDevice | ToHost)['type'], MessageKind>;
 
 export type MessageType = keyof typeof messageKinds;

@@ -95,6 +95,7 @@ const fromDevice = {
   }),
   applied: z.strictObject({ type: z.literal('applied'), revision: z.int().min(0) }),
   auditWaiting: z.strictObject({ type: z.literal('auditWaiting') }),
+  tokenUsed: z.strictObject({ type: z.literal('tokenUsed'), hash: bytes(32) }),
   ready: z.strictObject({ type: z.literal('ready'), target }),
   failed: z.strictObject({ type: z.literal('failed'), target, reason: words(4096) }),
   event: z.strictObject({

@@ -66,6 +66,7 @@ const toHost: fc.Arbitrary<ToHost> = fc.oneof(
     expiresMs: fc.nat(),
   }),
   fc.constant({ type: 'auditWaiting' as const }),
+  fc.record({ type: fc.constant('tokenUsed' as const), hash: bytes(32) }),
   fc.record({ type: fc.constant('ready' as const), target }),
   fc.record({ type: fc.constant('failed' as const), target, reason: fc.string() }),
   fc.record({

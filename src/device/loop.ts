@@ -3,7 +3,7 @@
  * meanwhile; it gets a turn whenever it has something to do itself (a signal, a socket of Node's), because its epoll fd is
  * watched like any other. Node's timers do not run in between: use `Served.nextDeadlineMs`.
  *
- * After serving, the loop goes on looking at the rings for a short while with kicks suppressed: what costs is waking a
+ * After serving, the loop goes on looking at the rings, and at streams of 9P, for a short while with kicks suppressed: what costs is waking a
  * halted core (70 to 85 µs against 19 with a spin), not the work. The spin is bounded three ways: it ends `spinMs` after
  * the last request; fruitless spinning may take up no more than `SPIN_DUTY` of the time; and descriptors are looked at
  * every `TURN_MS`, however busy the rings are. And it goes by experience: where the next request never comes in time (a

@@ -1,7 +1,7 @@
 /** One 9P client: a stream of bytes that carries one session, with back pressure both ways. */
 import { NinepSession } from '../ninep/index.ts';
 import type { TreeFileSystem } from '../tree/index.ts';
-import { mayAttach, type NinepPeer } from './ninep-admission.ts';
+import { Admission, type BootToken, type NinepPeer } from './ninep-admission.ts';
 
 /** What carries the bytes of a connection; it never waits. */
 export interface ByteStream {
@@ -15,9 +15,11 @@ export interface ByteStream {
 export interface NinepConnectionOptions {
   readonly stream: ByteStream;
   readonly peer: NinepPeer;
+  readonly token: BootToken;
   /** Ends with the connection. */
   readonly fileSystem: TreeFileSystem;
   readonly isUser: (uid: number) => boolean;
+  readonly uidOfMount: () => number | undefined;
   readonly log: (message: string) => void;
   /** The connection is over. `malformation`: what the client did wrong; undefined: it hung up. */
   readonly onClosed: (malformation: string | undefined) => void;
@@ -33,6 +35,7 @@ const KEPT_BYTES = 512 * 1024;
 
 export class NinepConnection {
   readonly session: NinepSession;
+  readonly admission: Admission;
   readonly #options: NinepConnectionOptions;
   /** Answers that are not sent: `start` to `end`. */
   #out = new Uint8Array(new ArrayBuffer(FIRST_BYTES));
@@ -45,33 +48,25 @@ export class NinepConnection {
   /** The stream is over; noticed while a request was being answered, so it is closed later. */
   #isBroken = false;
   #isClosed = false;
-  #attached = false;
   #wantsReading = true;
   #wantsWriting = false;
 
   constructor(options: NinepConnectionOptions) {
     this.#options = options;
-    const { fileSystem, isUser, log, peer } = options;
+    const { fileSystem, isUser, uidOfMount, log, peer, token } = options;
+    this.admission = new Admission(peer, token, () => this.close());
     this.session = new NinepSession({
       fileSystem,
       isUser,
+      uidOfMount,
       log,
-      attach: (request) => {
-        const errno = mayAttach(peer, request);
-        if (errno === 0) this.#attached = true;
-        return errno;
-      },
+      attach: this.admission.attach,
       transport: {
         send: (frame, frameBytes) => this.#send(frame, frameBytes),
         resume: () => this.#resume(),
         close: (reason) => this.#close(reason),
       },
     });
-  }
-
-  /** Whether somebody has attached. */
-  get hasAttached(): boolean {
-    return this.#attached;
   }
 
   get isClosed(): boolean {

@@ -5,11 +5,11 @@ import { vsockPeer } from '../virtio/index.ts';
 import { EAGAIN, EINTR, EIO, errnoName } from '../wire/index.ts';
 import { AllowList } from './allow-list.ts';
 import { ConnectionListener } from './connection-listener.ts';
-import type { LinkNinepTcp, LinkVhostUser } from './link-messages.ts';
+import { type LinkNinepTcp, type LinkVhostUser, vsockPortOf } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import type { Loop } from './loop.ts';
 import type { NinepPeer } from './ninep-admission.ts';
-import { NinepClients, type NinepPlace } from './ninep-clients.ts';
+import { NinepClients, type NinepPlace, type PolledStream } from './ninep-clients.ts';
 import { type ByteStream, NinepConnection } from './ninep-connection.ts';
 
 /** Programs come and go, as a VM's device does not. */
@@ -60,7 +60,7 @@ export class NinepListener {
   }
 
   #connect(fd: number): void {
-    const { fileSystem, isUser, loop, onEvent, socket } = this.#options;
+    const { fileSystem, isUser, uidOfMount, token, loop, onEvent, socket } = this.#options;
     const from = isTcp(socket) ? this.#tcpPeer(fd) : unixPeer(fd, socket.path);
     if (from === undefined || !this.#clients.hasRoomFor(from.peer, from.name)) {
       close(fd);
@@ -68,14 +68,16 @@ export class NinepListener {
     }
     if (isTcp(socket)) tuneTcp(fd);
     const client: NinepConnection = new NinepConnection({
-      stream: fdStream(fd, loop, () => client),
+      stream: fdStream(fd, loop, this.#clients, () => client),
       peer: from.peer,
+      token,
       fileSystem: fileSystem(),
       isUser,
+      uidOfMount,
       log: (message) => onEvent('broken', message),
       onClosed: (malformation) => this.#clients.remove(client, malformation),
     });
-    this.#clients.add(client, from.peer, from.name);
+    this.#clients.add(client, from.name);
   }
 
   /** Undefined: it may not connect, which was told. */
@@ -99,12 +101,12 @@ interface From {
   readonly name: string;
 }
 
-/** `<path>_<port>`, where a guest's connections over vsock arrive: from Firecracker, Cloud Hypervisor, and devices of ours. */
-const isVsockPort = (path: string): boolean => /_\d{1,10}$/.test(path);
-
-/** A socket's name says what comes by it: from a guest's vsock anybody may. Some hypervisors hide the port that they come from. */
+/**
+ * A socket's name says what comes by it: from a guest's vsock anybody may. Devices of ours tell the port that they come from,
+ * Firecracker and Cloud Hypervisor hide it.
+ */
 function unixPeer(fd: number, path: string): From {
-  if (!isVsockPort(path)) return { peer: { kind: 'hypervisor' }, name: 'a client' };
+  if (vsockPortOf(path) === undefined) return { peer: { kind: 'hypervisor' }, name: 'a client' };
   const sourcePort = vsockPeer(fd)?.sourcePort;
   const name = sourcePort === undefined ? 'a program of the guest' : `vsock port ${sourcePort} of the guest`;
   return { peer: { kind: 'program', sourcePort }, name };
@@ -119,20 +121,24 @@ function openTcp({ path, address, port }: LinkNinepTcp): number {
 }
 
 /** A connected socket, which `close` closes. Level-triggered: a client that sends without pause has its turn among others. */
-function fdStream(fd: number, loop: Loop, connection: () => NinepConnection): ByteStream {
+function fdStream(fd: number, loop: Loop, clients: NinepClients, connection: () => NinepConnection): ByteStream {
   let isRead = true;
   const onReady = (events: number): void => {
     if ((events & EPOLLOUT) !== 0) connection().writable();
     if ((events & ~EPOLLOUT) === 0 || connection().isClosed) return;
     // Nobody asked for what comes, so it is the end.
-    if (isRead) take();
+    if (isRead) clients.wake(stream);
     else if ((events & EPOLLIN) === 0) connection().close();
   };
-  const take = (): void => {
-    const got = read(fd, room);
-    if (got === -EAGAIN || got === -EINTR) return;
-    if (got <= 0) connection().close();
-    else connection().receive(got === room.length ? room : room.subarray(0, got));
+  const stream: PolledStream = {
+    take: () => {
+      if (!isRead) return false;
+      const got = read(fd, room);
+      if (got === -EAGAIN || got === -EINTR) return false;
+      if (got <= 0) connection().close();
+      else connection().receive(got === room.length ? room : room.subarray(0, got));
+      return true;
+    },
   };
   loop.watch(fd, onReady);
   return {
@@ -145,7 +151,9 @@ function fdStream(fd: number, loop: Loop, connection: () => NinepConnection): By
       loop.watch(fd, onReady, (reading ? EPOLLIN : 0) | (writing ? EPOLLOUT : 0));
     },
     close: () => {
+      isRead = false;
       loop.unwatch(fd);
+      clients.forget(stream);
       close(fd);
     },
   };

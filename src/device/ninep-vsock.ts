@@ -3,36 +3,34 @@ import { NinepSession } from '../ninep/index.ts';
 import type { TreeFileSystem } from '../tree/index.ts';
 import type { VsockListener, VsockStream } from '../virtio/index.ts';
 import type { Loop } from './loop.ts';
-import { mayAttach, type NinepPeer } from './ninep-admission.ts';
+import { Admission, type NinepPeer } from './ninep-admission.ts';
 import { type NinepClient, NinepClients, type NinepPlace } from './ninep-clients.ts';
 
 /** One connection: the stream's own back pressure is the session's. */
 class VsockClient implements NinepClient, VsockListener {
   readonly session: NinepSession;
+  readonly admission: Admission;
   readonly #stream: VsockStream;
   readonly #fileSystem: TreeFileSystem;
   readonly #onGone: (malformation: string | undefined) => void;
-  #attached = false;
   #isGone = false;
 
   constructor(
     stream: VsockStream,
     peer: NinepPeer,
-    { fileSystem, isUser, onEvent }: NinepPlace,
+    { fileSystem, isUser, uidOfMount, token, onEvent }: NinepPlace,
     onGone: (client: VsockClient, malformation: string | undefined) => void,
   ) {
     this.#stream = stream;
     this.#fileSystem = fileSystem();
     this.#onGone = (malformation) => onGone(this, malformation);
+    this.admission = new Admission(peer, token, () => this.close());
     this.session = new NinepSession({
       fileSystem: this.#fileSystem,
       isUser,
+      uidOfMount,
       log: (message) => onEvent('broken', message),
-      attach: (request) => {
-        const errno = mayAttach(peer, request);
-        if (errno === 0) this.#attached = true;
-        return errno;
-      },
+      attach: this.admission.attach,
       transport: {
         send: (frame, frameBytes) => stream.write(frame, frameBytes),
         resume: () => stream.resume(),
@@ -42,10 +40,6 @@ class VsockClient implements NinepClient, VsockListener {
         },
       },
     });
-  }
-
-  get hasAttached(): boolean {
-    return this.#attached;
   }
 
   nextDeadlineMs(): number {
@@ -107,7 +101,7 @@ export class NinepVsock {
     const client = new VsockClient(stream, peer, this.#place, (gone, malformation) =>
       this.#clients.remove(gone, malformation),
     );
-    this.#clients.add(client, peer, name);
+    this.#clients.add(client, name);
     return client;
   };
 

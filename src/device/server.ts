@@ -23,6 +23,7 @@ import {
 } from './link-messages.ts';
 import { openListeningSocket } from './listening-socket.ts';
 import { Loop, type Served } from './loop.ts';
+import { BootToken } from './ninep-admission.ts';
 import type { NinepPlace } from './ninep-clients.ts';
 import { NinepListener } from './ninep-listener.ts';
 import { NinepVsock } from './ninep-vsock.ts';
@@ -82,6 +83,9 @@ class DeviceServer {
   readonly #vsocks = new Map<string, VsockWay>();
   /** What guests reach in this process over vsock, by port. */
   readonly #vsockServices = new Map<number, VsockService>();
+  readonly #bootToken = new BootToken((hash) => this.#tokenUsed(hash));
+  /** The daemon of now has told of the token: one of the version before knows nothing of it. */
+  #knowsToken = false;
   /** What every daemon is told of each target: that it can be used, or why not. */
   readonly #told = new Map<string, ToHost>();
   #linkListener: ConnectionListener | undefined;
@@ -106,6 +110,10 @@ class DeviceServer {
         this.#loop.stop();
       },
       handOver: () => this.#handOver(),
+      bootToken: (hash: Uint8Array | undefined) => {
+        this.#knowsToken = true;
+        this.#bootToken.become(hash);
+      },
       ended: (fd: number) => this.#daemonGone(fd),
       wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     };
@@ -137,6 +145,7 @@ class DeviceServer {
   #attach(fd: number): void {
     setNonBlocking(fd, true);
     this.#link.attach(fd);
+    this.#knowsToken = false;
     this.#watchLink(EPOLLIN);
     this.#link.send({
       type: 'hello',
@@ -414,6 +423,8 @@ class DeviceServer {
     const place: NinepPlace = {
       fileSystem: () => this.#fileSystem(ways.ninep, this.#link.upstream('ninep')),
       isUser: (uid) => this.#replica.policy.knows(uid),
+      uidOfMount: () => this.#replica.policy.spec.ninepMountUid,
+      token: this.#bootToken,
       onEvent: (event, detail) => this.#tell(target, event, detail),
     };
     if (!('vsockPort' in socket)) {
@@ -423,6 +434,10 @@ class DeviceServer {
     const service = new NinepVsock(place, this.#loop);
     this.#vsockServices.set(socket.vsockPort, service.accept);
     this.#ninep.push(service);
+  }
+
+  #tokenUsed(hash: Uint8Array): void {
+    if (this.#knowsToken) this.#link.send({ type: 'tokenUsed', hash });
   }
 
   #fileSystem(way: Way, upstream: Upstream, journal?: TargetJournal): TreeFileSystem {

@@ -1,20 +1,37 @@
 /** What a machine that others start needs, to have a tree of ours: arguments, domain XML, the mount line. */
 import { metadataPortArguments, metadataPortName, ninepArguments, vsockArguments } from '../qemu/index.ts';
 import type { Attachment, MetadataWayName } from '../records/index.ts';
-import type { DevicePaths } from './device-paths.ts';
+import { type DevicePaths, ninepPort } from './device-paths.ts';
 import { type DomainWish, domainParts, metadataChannel, ninepConsole, wholeDomain } from './libvirt-domain.ts';
 import { metadataPort } from './metadata-sockets.ts';
 
 /** The tag is the monitor's: it builds the device's configuration space. */
 const tag = 'metadata';
 
-/** IANA's of 9P, on vsock as on TCP. */
-export const ninepPort = 564;
-
 /** Of the console that speaks 9P: hvc1, for on hvc0 systemd starts a getty. */
 export const ninepMountCommand = 'mount -t porthole hvc1 /run/metadata';
 
 export const mountCommand = `mount -t virtiofs -o nosuid,nodev ${tag} /run/metadata`;
+
+/** Where a program of the guest finds this boot's token (docs/9p.md). */
+const tokenFile = '/run/porthole.token';
+
+/**
+ * The vsock devices of Cloud Hypervisor and Firecracker, which connect for a guest to `<path>_<port>` and hide which of its
+ * programs it is.
+ */
+export const vsockOfOthers = (path: string, port: number): VsockOfOthers => ({
+  cloudHypervisor: ['--vsock', `cid=3,socket=${path}`],
+  firecracker: { guest_cid: 3, uds_path: path },
+  mount: `mount -t porthole vsock:${port} /run/metadata -o token-file=${tokenFile}`,
+});
+
+interface VsockOfOthers {
+  readonly cloudHypervisor: readonly string[];
+  /** The body of `PUT /vsock`. */
+  readonly firecracker: { readonly guest_cid: number; readonly uds_path: string };
+  readonly mount: string;
+}
 
 /** Guest memory must be shared with the device process, so its size is said where it is allocated: `memory`, as in "1G". */
 export const qemuArguments = (socketPath: string, memory: string): readonly string[] => [
@@ -32,9 +49,11 @@ export const qemuArguments = (socketPath: string, memory: string): readonly stri
 
 /** Where the front ends of an attached VM connect. */
 interface AttachedPaths {
+  /** Of the VM. */
+  readonly name: string;
   readonly vhostUser: string;
   readonly ninep?: string;
-  readonly vsock?: { readonly front: string; readonly host: string };
+  readonly vsock?: { readonly front: string; readonly host: string; readonly ofOthers: string };
   readonly metadata?: AttachedMetadata | undefined;
 }
 
@@ -56,7 +75,7 @@ export const attachedMetadata = (
 
 /** Cloud Hypervisor splits at commas and has no way to write one. */
 export const attachWords = (
-  { vhostUser: socketPath, ninep, vsock, metadata }: AttachedPaths,
+  { name, vhostUser: socketPath, ninep, vsock, metadata }: AttachedPaths,
   machine: DomainWish,
 ): Attachment => {
   const { memoryMiB } = machine;
@@ -102,6 +121,7 @@ export const attachWords = (
         hostPath: vsock.host,
         qemu: vsockArguments(vsock.front),
         mount: `mount -t porthole vsock:${ninepPort} /run/metadata`,
+        ofOthers: { socketPath: vsock.ofOthers, ...vsockOfOthers(`/run/${name}.vsock`, ninepPort) },
       },
     }),
   };

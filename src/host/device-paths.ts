@@ -18,6 +18,8 @@ export interface DevicePaths {
   /** Of a VM with a vsock device: where programs of the host reach it, and where its front end connects. */
   readonly vsock: string;
   readonly vsockFront: string;
+  /** Of an attached one: where vsock devices that are not ours lead what their guest sends to the port of 9P. */
+  readonly ninepOfOthers: string;
   /** Of a VM with a metadata server: made by us alone, each for one way in. */
   readonly metadata: {
     readonly directory: string;
@@ -31,6 +33,9 @@ export interface DevicePaths {
   };
   readonly log: string;
 }
+
+/** IANA's of 9P, on vsock as on TCP. */
+export const ninepPort = 564;
 
 /** sockaddr_un.sun_path less its NUL (unix(7)). */
 const socketPathBytes = 107;
@@ -52,6 +57,7 @@ export const devicePaths = (stateDir: string, runDir: string, name: string): Dev
     ninep: join(front, '9p.sock'),
     vsock: join(front, 'vsock'),
     vsockFront: join(front, 'vsock.vhost-user'),
+    ninepOfOthers: join(front, `9p_${ninepPort}`),
     metadata: {
       directory: metadata,
       vsock: join(metadata, 'v.sock'),

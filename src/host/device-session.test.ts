@@ -38,7 +38,7 @@ function begin(authority = new World({ content: { guest: {} } }).authority) {
       },
     };
   };
-  return { authority, device };
+  return { authority, device, session };
 }
 
 test('DeviceSession forgets what other processes sent when a new one says hello, and not when a successor does', () => {
@@ -51,6 +51,24 @@ test('DeviceSession forgets what other processes sent when a new one says hello,
   assert.deepEqual(authority.rememberedHolders(), []);
   assert.equal(second.make(1, 'b'), 0);
   assert.deepEqual(authority.rememberedHolders(), ['second']);
+});
+
+test('DeviceSession tells each device process of the token, once it knows of it and where that one understands', () => {
+  const { device, session } = begin();
+  const told = ({ received }: ReturnType<typeof device>) =>
+    received.flatMap((message) => (message.type === 'bootToken' ? [message.hash] : []));
+  const first = device('first');
+  assert.deepEqual(told(first), [], 'nobody knows yet');
+  const hash = Uint8Array.of(1, 2, 3);
+  session.bootToken(hash);
+  assert.deepEqual(told(first), [hash]);
+  const successor = device('first');
+  assert.deepEqual(told(successor), [hash]);
+  session.bootToken(undefined);
+  assert.deepEqual(told(successor), [hash, undefined]);
+  const older = device('first', 3);
+  session.bootToken(hash);
+  assert.deepEqual(told(older), []);
 });
 
 /** An authority whose keeper has not answered yet. */

@@ -32,6 +32,8 @@ interface DeviceSessionOptions {
   readonly onAuditWaiting: () => void;
   /** A device process that ends is succeeded by one of the same holder: what it had open stays open (a keeper). */
   readonly isSucceeded?: () => boolean;
+  /** A 9P client was let in by the token of this hash (`bootToken`). */
+  readonly onTokenUsed?: (hash: Uint8Array) => void;
   /** Who else has a replica of the tree. */
   readonly otherHolders?: () => readonly string[];
 }
@@ -41,8 +43,8 @@ const answerWithinMs = 2_000;
 /** So long before a mutation runs out, its sender is told that it is being kept. */
 const takenBeforeMs = 1_000;
 const longestTimerMs = 2 ** 31 - 1;
-/** The protocol of the link that has `taken`. */
-const takenSince = 4;
+/** The protocols of the link that have `taken` and `bootToken` first. */
+const [takenSince, tokensSince] = [4, 4];
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export const targetsOf = ({
@@ -63,8 +65,7 @@ const kindOf = { virtiofs: 'vhost-user', mount: 'mount', ninep: '9p' } as const 
 interface Connection {
   readonly holder: string;
   readonly send: (message: ToDevice) => void;
-  /** It waits longer for what it is told is `taken`. */
-  readonly waitsForTaken: boolean;
+  readonly protocol: number;
 }
 
 /** The caller gives it each message of the connection, and tells when the connection begins and ends. */
@@ -76,6 +77,8 @@ export class DeviceSession {
   /** The commit up to which the device process has told that it applied them. */
   #appliedRevision = 0;
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
+  /** What was told last of this boot's token: its hash, or that there is none. Before, nobody knows. */
+  #token: { readonly hash: Uint8Array | undefined } | undefined;
   #questions = 0;
   /** Told of once, until commits are kept again. */
   #toldFailure: string | undefined;
@@ -107,6 +110,8 @@ export class DeviceSession {
       }
       case 'auditWaiting':
         return onAuditWaiting();
+      case 'tokenUsed':
+        return this.#options.onTokenUsed?.(message.hash);
       case 'ready':
       case 'failed':
       case 'event': {
@@ -130,6 +135,17 @@ export class DeviceSession {
     }
   }
 
+  /** SHA-256 of this boot's token, undefined while there is none: 9P clients that show the token are let in. */
+  bootToken(hash: Uint8Array | undefined): void {
+    this.#token = { hash };
+    this.#tellToken();
+  }
+
+  #tellToken(): void {
+    if (this.#token === undefined || this.#connection === undefined) return;
+    if (this.#connection.protocol >= tokensSince) this.#connection.send({ type: 'bootToken', ...this.#token });
+  }
+
   #greet({ holder, protocol }: Extract<ToHost, { type: 'hello' }>, send: (message: ToDevice) => void): void {
     this.disconnect();
     // A VM has one device process at a time; a successor has the name of the one before.
@@ -140,7 +156,8 @@ export class DeviceSession {
     }
     const { feed } = this.#feed;
     send({ ...this.#options.config(), resumeAt: feed.revision });
-    this.#connection = { holder, send, waitsForTaken: protocol >= takenSince };
+    this.#connection = { holder, send, protocol };
+    this.#tellToken();
     feed.attach((delta) => send({ type: 'delta', delta }));
   }
 
@@ -204,7 +221,7 @@ export class DeviceSession {
   /** `settle`; when that takes as long as the mutation may wait, its sender is told to wait on. */
   #promising({ sequence, expiresMs }: Extract<ToHost, { type: 'mutation' }>, settle: Settle): Settle {
     const connection = this.#connection;
-    if (connection?.waitsForTaken !== true) return settle;
+    if (connection === undefined || connection.protocol < takenSince) return settle;
     const tell = (): void => connection.send({ type: 'taken', sequence });
     const inMs = expiresMs - takenBeforeMs - monotonicMs();
     const late = setTimeout(tell, Math.min(Math.max(0, inMs), longestTimerMs));

@@ -135,7 +135,7 @@ const rule: fc.Arbitrary<Rule> = fc.record(
   },
   { requiredKeys: ['path', 'hidden'], noNullPrototype: true },
 );
-const policy: fc.Arbitrary<PolicySpec> = fc.record({
+const policyKeys = {
   rules: fc.uniqueArray(rule, { maxLength: 4, selector: (rule) => rule.path }),
   users: fc
     .dictionary(fc.stringMatching(/^[a-z]{1,6}$/), id, { noNullPrototype: true })
@@ -153,6 +153,11 @@ const policy: fc.Arbitrary<PolicySpec> = fc.record({
     )
     .map((groups) => ({ root: { gid: 0 }, ...groups })),
   quota: fc.oneof(fc.constant(defaultQuota), fc.record({ bytes: fc.nat(), nodes: fc.nat() })),
+  ninepMountUid: id,
+};
+const policy: fc.Arbitrary<PolicySpec> = fc.record(policyKeys, {
+  requiredKeys: ['rules', 'users', 'groups', 'quota'],
+  noNullPrototype: true,
 });
 
 test('exportYaml writes a policy that parseSpec reads back', () => {

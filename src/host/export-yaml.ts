@@ -125,6 +125,7 @@ const toSections = (policy: PolicySpec): Record<string, unknown> => {
     }),
     ...(policy.rules.length > 0 && { policy: policy.rules.map(toRule) }),
     ...(!isDefault && { quota: { bytes: writeSize(bytes), nodes } }),
+    ...(policy.ninepMountUid !== undefined && { ninep: { mountUser: policy.ninepMountUid } }),
   };
 };
 

@@ -48,6 +48,7 @@ import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
+import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
 import { SpecTexts } from './spec-texts.ts';
 import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
@@ -105,6 +106,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #warnings = new Map<string, string>();
   readonly #probe: NodeJS.Timeout;
   readonly #logLimits: LogLimits;
+  readonly #metadataCounts = new MetadataCounts();
   #following: Promise<void> = Promise.resolve();
   #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
@@ -418,6 +420,7 @@ export class Host implements HostPort, AsyncDisposable {
     this.#consoles.delete(name);
     vm?.tree.history.end(noVm(name));
     await vm?.release();
+    this.#metadataCounts.retire(vm?.metadataCounters ?? {});
   }
 
   #vm({ id, name }: VmRef): HostedVm {
@@ -455,16 +458,17 @@ export class Host implements HostPort, AsyncDisposable {
     const vm = this.#vm(ref);
     if (vm.record.kind !== 'attached')
       throw new HostRefusal('HOST_WRONG_STATE', `VM "${ref.name}" is started by this host, with its device`);
-    const { vhostUser, ninep, vsock, vsockFront, metadata } = vm.devicePaths;
+    const { vhostUser, ninep, vsock, vsockFront, ninepOfOthers, metadata } = vm.devicePaths;
     const wish = {
       ...machine,
       domain: vm.record.libvirtDomain ?? vm.name,
       accelerator: this.#options.accelerator.accelerator,
     };
     const paths = {
+      name: vm.name,
       vhostUser,
       ...(vm.record.ninep && { ninep }),
-      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock } }),
+      ...(vm.record.vsock && { vsock: { front: vsockFront, host: vsock, ofOthers: ninepOfOthers } }),
       ...(vm.record.metadataServer && { metadata: attachedMetadata(metadata, vm.record.metadataServer.ways) }),
     };
     return attachWords(paths, wish);
@@ -544,6 +548,7 @@ export class Host implements HostPort, AsyncDisposable {
       warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
       deviceVersion: this.#parts.deviceBuild,
       keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
+      metadataServers: this.#metadataCounts.totals([...this.#vms.values()].map((vm) => vm.metadataCounters)),
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
         deviceVersion: vm.served.serving?.build,

@@ -21,6 +21,7 @@ import {
   decodeRecord,
   encodeRecord,
   graceSecondsOf,
+  type MetadataServerRecord,
   type Once,
   type Statistics,
   type VmRecord,
@@ -104,6 +105,7 @@ export class HostedVm {
   readonly #boots: Boots;
   /** Of a VM that wants one, unless it could not be made; then a boot tries again. */
   #metadata: VmMetadata | undefined;
+  #opening: Promise<void> | undefined;
   #record: VmRecord;
   #machine: Vm | undefined;
   #runtime: VmRuntime | undefined;
@@ -143,7 +145,7 @@ export class HostedVm {
       bootId: () => this.#status.bootId,
       otherHolders: () => (record.metadataServer === undefined ? [] : metadataHolders(this.#status.bootId)),
       keeper: parts.keeper,
-      allowUnsealedMemory: isAttached,
+      isAttached,
       ninep: record.ninep ?? false,
       vsock: record.vsock ?? false,
       build: parts.deviceBuild,
@@ -154,6 +156,7 @@ export class HostedVm {
         if (event.event === 'failed') onTrouble(`its device cannot be served: ${event.reason}`);
         if (event.event === 'target' && event.what === 'broken') onTrouble(`its device: ${event.detail}`);
       },
+      onTokenUsed: (hash) => this.#metadata?.tokenUsed(hash),
     });
     this.#statusTimer = setInterval(() => void this.#showStatus(), statusEveryMs).unref();
   }
@@ -166,9 +169,7 @@ export class HostedVm {
     const lastBoot = await vm.#boots.last();
     if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
       vm.#tell({ bootId: lastBoot.bootId, bootNumber: lastBoot.number });
-    await vm.#openMetadata().catch((error: unknown) => {
-      parts.onTrouble(record.name, `its metadata server cannot be served: ${messageOf(error)}`);
-    });
+    await vm.#openMetadata().catch((error: unknown) => vm.#tellMetadata(error));
     const entry = await store.get(machineKey(record.name));
     const machine = entry && (JSON.parse(new TextDecoder().decode(entry.value)) as MachineRecord);
     await vm.#begin(machine?.id === record.id ? machine : undefined);
@@ -199,6 +200,11 @@ export class HostedVm {
 
   get served(): VmServed {
     return this.#served;
+  }
+
+  /** Of its metadata server, while it has one. */
+  get metadataCounters(): Readonly<Record<string, number>> {
+    return this.#metadata?.counters() ?? {};
   }
 
   /** Nobody waits for a device process. */
@@ -233,7 +239,10 @@ export class HostedVm {
         this.#taken = saved.generation ?? this.#status.generation;
         // Reads go on while we look for the machine.
         if (isDown(saved.state)) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
-        else void this.#serve();
+        else {
+          void this.#serve();
+          this.#metadata?.beReached().catch((error: unknown) => this.#tellMetadata(error));
+        }
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
@@ -296,6 +305,7 @@ export class HostedVm {
   }
 
   async #boot(boot: NewBoot): Promise<Boot> {
+    await this.#openMetadata().catch((error: unknown) => this.#tellMetadata(error));
     const metadata = this.#metadata;
     const operations = [...(boot.operations ?? []), ...(metadata === undefined ? [] : [metadata.ofBoot(boot.bootId)])];
     const { bootId, number } = await this.#boots.commit({ ...boot, operations });
@@ -310,9 +320,15 @@ export class HostedVm {
 
   // --- its metadata server ---
 
-  async #openMetadata(): Promise<void> {
-    const { kind, metadataServer: wish, network, uid } = this.#record;
-    if (wish === undefined || this.#metadata !== undefined) return;
+  #openMetadata(): Promise<void> {
+    const { metadataServer: wish } = this.#record;
+    if (wish === undefined || this.#metadata !== undefined) return Promise.resolve();
+    this.#opening ??= this.#newMetadata(wish).finally(() => (this.#opening = undefined));
+    return this.#opening;
+  }
+
+  async #newMetadata(wish: MetadataServerRecord): Promise<void> {
+    const { kind, network, uid } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -331,9 +347,14 @@ export class HostedVm {
         this.#tell({ token: tokenOf(state) });
         if (state.compromised === true) this.#endCompromised();
       },
+      onVerifier: (hash) => this.#served.bootToken(hash),
       onTrouble: (what) => onTrouble(name, what),
     });
     tree.metadataServedBy((revision, withinMs) => this.#metadata!.applied(revision, withinMs));
+  }
+
+  #tellMetadata(error: unknown): void {
+    this.#parts.onTrouble(this.name, `its metadata server cannot be reached, until its next boot: ${messageOf(error)}`);
   }
 
   /** Also where a daemon was killed between keeping that and ending the machine. */
@@ -353,7 +374,7 @@ export class HostedVm {
           ? undefined
           : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
       counters: await this.#served.counters(),
-      metadata: this.#metadata?.counters(),
+      metadata: this.metadataCounters,
       denialsTotal: this.#served.denialsTotal,
       bootNumber: this.#status.bootNumber,
     });
@@ -432,7 +453,7 @@ export class HostedVm {
         // No guest is connected between two boots.
         await this.#served.refresh();
         await this.#openMetadata();
-        await this.#metadata?.prepareBoot();
+        await this.#metadata?.beReached();
         return machineOf({
           record: this.#record,
           paths: this.paths,

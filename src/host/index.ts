@@ -5,6 +5,7 @@ export {
   mountCommand,
   ninepMountCommand,
   qemuArguments,
+  vsockOfOthers,
 } from './attachment.ts';
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { domainParts, wholeDomain } from './libvirt-domain.ts';
+import { domainParts, metadataChannel, wholeDomain } from './libvirt-domain.ts';
 
 const wish = { domain: 'web-1', accelerator: 'kvm', memoryMiB: 2048, vcpus: 2 } as const;
 
@@ -59,6 +59,21 @@ test('wholeDomain boots a kernel directly, under emulation and on arm64', () => 
   assert.match(wholeDomain('/run/s', 'metadata', wish, 'arm64'), /<os firmware='efi'>/);
 });
 
+test('wholeDomain has the port of a metadata server among its devices', () => {
+  const devices = metadataChannel('/run/s.sock', 'org.porthole.metadata');
+  const text = wholeDomain('/run/s', 'metadata', { ...wish, devices }, 'x64');
+  assert.ok(
+    text.includes(`    <channel type='unix'>
+      <source mode='connect' path='/run/s.sock'>
+        <reconnect enabled='yes' timeout='1'/>
+      </source>
+      <target type='virtio' name='org.porthole.metadata'/>
+    </channel>
+  </devices>`),
+    text,
+  );
+});
+
 test('no value ends its element or attribute', () => {
   const hostile = `/srv/'"><devices>&</x>`;
   const texts = [
@@ -72,6 +87,7 @@ test('no value ends its element or attribute', () => {
       initrd: hostile,
       kernelArguments: hostile,
     }),
+    `<devices>${metadataChannel(hostile, hostile)}`,
   ];
   for (const text of texts) {
     assert.ok(text.includes('&apos;&quot;&gt;&lt;devices&gt;&amp;&lt;/x&gt;'));

@@ -37,6 +37,7 @@ export class MetadataSockets implements AsyncDisposable {
   readonly #open = new Set<Socket>();
   #serial: SerialMux | undefined;
   #tap: Server | undefined;
+  #changing: Promise<void> = Promise.resolve();
 
   private constructor(options: MetadataSocketsOptions) {
     this.#options = options;
@@ -76,10 +77,16 @@ export class MetadataSockets implements AsyncDisposable {
   }
 
   /**
-   * Before each boot, for the tap device may be another one of that name by now. Throws, in words for people, where nothing can
-   * listen on it.
+   * To be called before each boot, for the tap device may be another one of that name by then. Throws, in words for people,
+   * where nothing can listen on it.
    */
-  async listenOnTap(): Promise<void> {
+  listenOnTap(): Promise<void> {
+    const listening = this.#changing.then(() => this.#listenOnTap());
+    this.#changing = listening.catch(() => {});
+    return listening;
+  }
+
+  async #listenOnTap(): Promise<void> {
     const { tap: device, wish, server, onTrouble } = this.#options;
     if (device === undefined || !wish.ways.includes('network')) return;
     if (this.#tap !== undefined) await closed(this.#tap);
@@ -109,6 +116,7 @@ export class MetadataSockets implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.#changing;
     const servers = this.#tap === undefined ? this.#servers : [...this.#servers, this.#tap];
     const ends = servers.map(closed);
     for (const socket of this.#open) socket.destroy();

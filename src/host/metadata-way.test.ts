@@ -1,22 +1,26 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { RemoteClient } from '../../test/ninep/remote.ts';
 import { World } from '../../test/tree/world.ts';
 import { until } from '../../test/until.ts';
 import { tokenStoreInMemory } from '../imds/index.ts';
+import { abi } from '../ninep/index.ts';
+import { EACCES } from '../wire/index.ts';
 import { MetadataWay, parseAddress } from './metadata-way.ts';
 import { type ServeEvent, serve } from './serve.ts';
 import { ServeError } from './serve-targets.ts';
 
 const specText = (id: string): string => `porthole: 1
 metadata: { instance: { id: ${id} }, secrets: { token: t-1 }, guest: {} }
+ninep: { mountUser: root }
 `;
 
 /** A server that listens on a socket in a directory of its own, with what it told. */
-const stage = async (t: TestContext, suffix = '') => {
+const stage = async (t: TestContext, suffix = '', ninep: readonly string[] = []) => {
   const directory = mkdtempSync(join(tmpdir(), 'porthole-http-'));
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const file = join(directory, 'web.yaml');
@@ -27,6 +31,8 @@ const stage = async (t: TestContext, suffix = '') => {
     file,
     vhostUser: [],
     mounts: [],
+    ninep: ninep.map((name) => join(directory, name)),
+    audit: join(directory, 'audit'),
     http: { addresses: [`unix:${socket}${suffix}`, '127.0.0.1:0'] },
     writeStdout: () => true,
     onEvent: (event) => events.push(event),
@@ -89,6 +95,47 @@ test('serve gives the token to a relay that is privileged, writes for who has it
   assert.equal(server.tree.authority.snapshot.resolve('/guest/d')?.uid, 1000);
   assert.equal((await claim('b')).status, 409);
   assert.deepEqual(told(events), ['token-refused']);
+});
+
+test('serve lets a 9P client in by the token that it gave out, where no port vouches, until it is handed back', async (t) => {
+  // As Firecracker and Cloud Hypervisor connect for their guests.
+  const { directory, events, ask } = await stage(t, ',privileged', ['vsock_564']);
+  const socket = join(directory, 'vsock_564');
+  const connect = (): RemoteClient => {
+    const client = new RemoteClient(socket);
+    t.after(() => client[Symbol.dispose]());
+    client.version();
+    return client;
+  };
+  const attach = (client: RemoteClient, aname: string): number =>
+    client.call('Tattach', { fid: client.newFid(), afid: abi.NOFID, nUname: 0, aname }).errno!;
+  const claim = (letter: string) => ask('/porthole/v1/token', { nonce: letter.repeat(22) });
+  assert.equal(attach(connect(), 'token='), EACCES, 'before there is one');
+  const { token } = JSON.parse((await claim('a')).text) as { readonly token: string };
+  const client = connect();
+  assert.equal(attach(client, '/'), EACCES);
+  assert.equal(attach(client, `token=${token.toLowerCase()}`), EACCES);
+  assert.equal(attach(client, `token=${token}`), 0);
+  // What mount(8) makes of a connection that was let in: another version, and an attach for each user.
+  client.version();
+  client.attach(1000);
+  // That of mount(8) says no uid, and is whom the spec says.
+  const secret = client.open(client.attach(), 'secrets/token');
+  assert.equal(Buffer.from(client.ok('Tread', { fid: secret, count: 100 }).data).toString(), 't-1');
+  // It was used, so that another claimant is no sign of an intruder.
+  const refusal = await until('the use is known', async () => {
+    assert.equal((await claim('b')).status, 409);
+    return events.find(({ event }) => event === 'token-refused');
+  });
+  assert.ok(refusal);
+  assert.equal((await ask('/porthole/v1/token/return', {}, token)).status, 200);
+  await until('it is turned out', () => {
+    client.session.take();
+    return client.isOver || undefined;
+  });
+  assert.equal(attach(connect(), `token=${token}`), EACCES);
+  const told = JSON.stringify(events) + readFileSync(join(directory, 'audit'), 'utf8');
+  assert.ok(told.includes('/secrets/token') && !told.includes(token), 'nobody is told of the token');
 });
 
 test('serve gives no token where the socket is not said to be privileged', async (t) => {

@@ -10,7 +10,6 @@ import {
   type TokenEvent,
   type TokenState,
   type TokenStore,
-  type TokenVerifier,
 } from '../imds/index.ts';
 import { type AuditSink, type Authority, type Mutation, Replica, type Settle, type Way } from '../tree/index.ts';
 import { EIO } from '../wire/index.ts';
@@ -36,6 +35,8 @@ export interface MetadataWayOptions {
   readonly allowImdsV1?: boolean | undefined;
   readonly facades?: readonly FacadeName[] | undefined;
   readonly onToken: (event: TokenEvent) => void;
+  /** SHA-256 of this boot's token, told when it may have changed; undefined while there is none. */
+  readonly onVerifier?: ((hash: Uint8Array | undefined) => void) | undefined;
   /** How far the token is; told of each change. */
   readonly onTokenState?: ((state: TokenState) => void) | undefined;
   readonly onTrouble: (what: string) => void;
@@ -73,10 +74,13 @@ export class MetadataWay implements AsyncDisposable {
 
   /** What the store rejects with. */
   static async start(options: MetadataWayOptions): Promise<MetadataWay> {
-    const tokens = new TokenDesk({
+    const tokens: TokenDesk = new TokenDesk({
       store: options.store,
       onEvent: options.onToken,
-      onChange: options.onTokenState,
+      onChange: (state) => {
+        options.onTokenState?.(state);
+        tellVerifier(tokens, options);
+      },
       randomBytes,
       monotonicMs: () => performance.now(),
       wallMs: Date.now,
@@ -97,11 +101,6 @@ export class MetadataWay implements AsyncDisposable {
     }
   }
 
-  /** What checks this boot's token elsewhere. */
-  get tokenVerifier(): TokenVerifier | undefined {
-    return this.#tokens.verifier;
-  }
-
   get tokenState(): TokenState | undefined {
     return this.#tokens.state;
   }
@@ -111,6 +110,7 @@ export class MetadataWay implements AsyncDisposable {
     const before = this.#bootHolder;
     this.#boot = boot;
     const ready = this.#tokens.boot(boot);
+    tellVerifier(this.#tokens, this.#options);
     this.server.endStreams();
     await ready;
     if (before !== this.#bootHolder) await this.#options.authority.forgetHolder(before);
@@ -118,6 +118,13 @@ export class MetadataWay implements AsyncDisposable {
 
   get #bootHolder(): string {
     return bootHolder(this.#boot);
+  }
+
+  /** The token with this SHA-256 was used by another way in. */
+  tokenUsed(hash: Uint8Array): void {
+    this.#tokens.used(Buffer.from(hash).toString('base64')).catch((error: unknown) => {
+      this.#options.onTrouble(`that the token was used could not be kept: ${messageOf(error)}`);
+    });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -144,6 +151,9 @@ export class MetadataWay implements AsyncDisposable {
     }
   }
 }
+
+const tellVerifier = ({ verifier }: TokenDesk, { onVerifier }: MetadataWayOptions): void =>
+  onVerifier?.(verifier?.tokenHash === undefined ? undefined : Buffer.from(verifier.tokenHash, 'base64'));
 
 /** Between two boots: nobody has a token of it. */
 const noBoot = randomBytes(32);

@@ -199,6 +199,7 @@ export class Server implements AsyncDisposable {
         config: () => ({ ...config, auditRing: this.#audit.ringPath }),
         onEvent: (event) => this.#deviceTold(event),
         onAuditWaiting: () => this.#audit.doorbell(),
+        onTokenUsed: (hash) => this.#metadata?.tokenUsed(hash),
         otherHolders: () => (this.#http.length > 0 ? [METADATA_HOLDER] : []),
         isSucceeded: () => this.#keeper !== undefined && this.#stopping === undefined,
       });
@@ -291,6 +292,7 @@ export class Server implements AsyncDisposable {
       allowImdsV1,
       facades,
       onToken: (event) => this.#emit(event),
+      onVerifier: (hash) => this.#session.bootToken(hash),
       onTrouble: (what) => this.#emit({ event: 'trouble', what }),
     });
     for (const address of this.#http) {

@@ -212,7 +212,8 @@ export class SpecDocument {
     for (let i = line; i > 0 && section === ''; i--) {
       section = /^([^\s#][^:]*?)\s*:/.exec(this.#lines[i - 1] ?? '')?.[1] ?? '';
     }
-    if (['porthole', 'users', 'groups', 'policy', 'quota'].includes(section)) return { shown: text, caret: column };
+    if (['porthole', 'users', 'groups', 'policy', 'quota', 'ninep'].includes(section))
+      return { shown: text, caret: column };
     const kept = /^\s*(?:- +)*(?:[\w.$@+-]+\s*:(?=\s|$))?/.exec(text)?.[0] ?? '';
     if (text.slice(kept.length).trim() === '') return { shown: text, caret: column };
     const shown = kept.trim() === '' ? `${kept}…` : `${kept} …`;

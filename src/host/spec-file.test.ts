@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { defaultQuota, type Rule, type SpecEntry } from '../tree/index.ts';
 import { loadSpec, parsePolicy, parseSpec, topKeyNames } from './spec-file.ts';
 import { specialKeys } from './spec-metadata.ts';
-import { groupKeyNames, quotaKeyNames, ruleKeyNames } from './spec-policy.ts';
+import { groupKeyNames, ninepKeyNames, quotaKeyNames, ruleKeyNames } from './spec-policy.ts';
 import { formatProblems } from './spec-problem.ts';
 
 const example = join(import.meta.dirname, '..', '..', 'examples', 'web.yaml');
@@ -154,9 +154,9 @@ test('parseSpec reads every key of a rule', () => {
   );
 });
 
-test('parseSpec takes users, groups and the quota, with defaults', () => {
+test('parseSpec takes users, groups, the quota and what is of 9P, with defaults', () => {
   const { spec } = parseSpec(
-    'porthole: 1\nusers: { app: 1000 }\ngroups: { www: 33, web: { gid: 34, members: [app, 7, app] } }\nquota: { nodes: 5 }\n',
+    'porthole: 1\nusers: { app: 1000 }\ngroups: { www: 33, web: { gid: 34, members: [app, 7, app] } }\nquota: { nodes: 5 }\nninep: { mountUser: app }\n',
     'w',
   );
   assert.deepEqual(spec, {
@@ -166,6 +166,7 @@ test('parseSpec takes users, groups and the quota, with defaults', () => {
       users: { root: 0, app: 1000 },
       groups: { root: { gid: 0 }, www: { gid: 33 }, web: { gid: 34, members: [1000, 7] } },
       quota: { ...defaultQuota, nodes: 5 },
+      ninepMountUid: 1000,
     },
   });
 });
@@ -255,6 +256,9 @@ const wrong: readonly (readonly [section: string, message: RegExp])[] = [
   ['groups: { a: { gid: 1, member: [] } }', /did you mean "members"\?/],
   ['quota: { bytes: 16MB }', /quota\.bytes: "16MB" cannot be read/],
   ['quota: { nodes: 1.5 }', /quota\.nodes: "1\.5" cannot be read/],
+  ['ninep: root', /ninep: text where a mapping must stand/],
+  ['ninep: { mountUser: postgres }', /ninep\.mountUser: no user "postgres"/],
+  ['ninep: { mountUid: 0 }', /unknown key "mountUid"/],
   ['policy: { path: / }', /policy: a mapping where a list of rules must stand/],
   ['policy: [{ mode: "0400" }]', /policy\[0\]: a rule needs a path/],
   ['policy: [{ path: /a/, hidden: true }]', /ends with "\/"\n[^]*write "\/a", or "\/a\/\*\*"/],
@@ -468,6 +472,13 @@ test('docs/spec-file.md describes every key that the parser knows', () => {
   const documented = new Set(
     [...readFileSync(reference, 'utf8').matchAll(/^\| `([A-Za-z0-9]+)` \|/gm)].map(([, key]) => key),
   );
-  const known = new Set([...topKeyNames, ...specialKeys, ...groupKeyNames, ...ruleKeyNames, ...quotaKeyNames]);
+  const known = new Set([
+    ...topKeyNames,
+    ...specialKeys,
+    ...groupKeyNames,
+    ...ruleKeyNames,
+    ...quotaKeyNames,
+    ...ninepKeyNames,
+  ]);
   assert.deepEqual([...documented].toSorted(), [...known].toSorted());
 });

@@ -8,7 +8,7 @@ import { type FileValues, readMetadata } from './spec-metadata.ts';
 import { type PolicySections, readPolicy } from './spec-policy.ts';
 import { SpecError, type SpecProblem } from './spec-problem.ts';
 
-const policyKeyNames: readonly string[] = ['users', 'groups', 'policy', 'quota'];
+const policyKeyNames: readonly string[] = ['users', 'groups', 'policy', 'quota', 'ninep'];
 /** The sections of a spec file. */
 export const topKeyNames: readonly string[] = ['porthole', 'metadata', ...policyKeyNames];
 
@@ -70,7 +70,7 @@ export interface LoadedPolicy {
   readonly problems: readonly SpecProblem[];
 }
 
-/** Reads the sections `users`, `groups`, `policy` and `quota` alone; `name` is what problems call the text. */
+/** Reads the sections of a policy alone (`policyKeyNames`); `name` is what problems call the text. */
 export const parsePolicy = (text: string, name: string): LoadedPolicy => {
   const read = readSections(text, name, policyKeyNames, 'write "policy:" and below it a list of rules');
   if ('problems' in read) return { policy: undefined, problems: read.problems };
@@ -114,6 +114,7 @@ const policySections = (sections: ReadonlyMap<string, Entry>): PolicySections =>
   groups: sections.get('groups'),
   policy: sections.get('policy'),
   quota: sections.get('quota'),
+  ninep: sections.get('ninep'),
 });
 
 const checkVersion = (document: SpecDocument, entry: Entry | undefined): void => {

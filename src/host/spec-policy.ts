@@ -1,4 +1,4 @@
-/** The sections `users`, `groups`, `policy` and `quota`. */
+/** The sections `users`, `groups`, `policy`, `quota` and `ninep`. */
 
 import { basename } from 'node:path';
 import {
@@ -33,6 +33,7 @@ export interface PolicySections {
   readonly groups: Entry | undefined;
   readonly policy: Entry | undefined;
   readonly quota: Entry | undefined;
+  readonly ninep: Entry | undefined;
 }
 
 export const readPolicy = (document: SpecDocument, sections: PolicySections): PolicySpec =>
@@ -64,6 +65,7 @@ const ruleKeys: Readonly<Record<string, RuleReader>> = {
 
 export const ruleKeyNames: readonly string[] = Object.keys(ruleKeys);
 export const quotaKeyNames: readonly string[] = ['bytes', 'nodes'];
+export const ninepKeyNames: readonly string[] = ['mountUser'];
 export const groupKeyNames: readonly string[] = ['gid', 'members'];
 
 const dateFix = 'write "2026-12-31" (midnight UTC) or "2026-12-31T18:00:00Z"';
@@ -96,7 +98,21 @@ class PolicyReader {
     }
     const quota = { ...defaultQuota, ...(sections.quota && this.quota(sections.quota.value, 'quota')) };
     const rules = this.#rules(sections.policy);
-    return { rules, users: Object.fromEntries(this.#users), groups: Object.fromEntries(this.#groups), quota };
+    const ninepMountUid = sections.ninep && this.#mountUid(sections.ninep.value, 'ninep');
+    return {
+      rules,
+      users: Object.fromEntries(this.#users),
+      groups: Object.fromEntries(this.#groups),
+      quota,
+      ...(ninepMountUid !== undefined && { ninepMountUid }),
+    };
+  }
+
+  #mountUid(written: Node | null, path: string): number | undefined {
+    const node = this.#document.mapAt(written, path, 'a mapping', 'write { mountUser: root }');
+    if (node === undefined) return undefined;
+    const [entry] = this.#document.knownEntries(node, path, ninepKeyNames);
+    return entry && this.user(entry.value, join(path, entry.name));
   }
 
   #sectionEntries(section: Entry | undefined, path: string): readonly Entry[] {

@@ -9,7 +9,7 @@ import { doSpecTask, type SpecResults, type SpecTask } from './spec-task.ts';
 const shortBytes = 64 * 1024;
 const shortEntries = 64;
 
-/** One long task is done at a time: each takes some hundred bytes of memory for each byte. */
+/** One long task is done at a time: each takes the memory of the text many times over. */
 export class SpecTexts {
   #last: Promise<unknown> = Promise.resolve();
 

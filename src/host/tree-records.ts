@@ -130,6 +130,7 @@ const policyRecord = z.looseObject({
   users: z.record(z.string(), whole),
   groups: z.record(z.string(), z.looseObject({ gid: whole })),
   quota: z.object({ bytes: whole, nodes: whole }),
+  ninepMountUid: whole.optional(),
 });
 export const encodePolicy = (policy: PolicySpec): Uint8Array => Buffer.from(JSON.stringify(policy));
 export const decodePolicy = (bytes: Uint8Array): PolicySpec => {

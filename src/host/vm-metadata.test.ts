@@ -14,6 +14,7 @@ import type { AuditRecord } from '../tree/index.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { parseSpec } from './spec-file.ts';
 import { checkedSpec } from './tree-port.ts';
+import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 
 const recordOf = (name: string, metadataServer: MetadataServerRecord): VmRecord => ({
@@ -51,9 +52,16 @@ const hostOf = async (t: TestContext) => {
     rmSync(directory, { recursive: true });
   });
   const open = async (name: string, wish = all): Promise<HostedVm> => {
-    const tree = new VmTree({ vm: name, epoch: 1, audit: () => true, kept: { persist: async () => {} } });
+    const kept = await TreeStore.open(stores.region, recordOf(name, wish).id);
+    const { persist, restored } = kept;
+    const tree = new VmTree({
+      vm: name,
+      epoch: 1,
+      audit: () => true,
+      kept: { persist, ...(restored && { restored }) },
+    });
     const text = `porthole: 1\nmetadata: { instance: { id: ${name} }, secrets: { s: x } }`;
-    await tree.load(checkedSpec(parseSpec(text, 'spec')).spec);
+    if (restored === undefined) await tree.load(checkedSpec(parseSpec(text, 'spec')).spec);
     const parts = {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),
@@ -217,6 +225,41 @@ test('a refusal after the first use is an event, and the VM goes on', async (t) 
   assert.equal((await stat(privileged, token)).status, 200);
   const { values } = await vm.statistics();
   assert.equal(values['metadata_server_rejected_token_taken_total'], 20);
+});
+
+test('what an agent asked for is done once, and its stream goes on, over a daemon that ends', async (t) => {
+  const host = await hostOf(t);
+  const first = await host.open('a');
+  const { privileged } = first.devicePaths.metadata;
+  await first.boot(undefined);
+  const token = tokenIn(await claim(privileged, 'a'));
+  const tree = JSON.parse((await ask(privileged, '/porthole/v1/tree', undefined, token)).text) as { revision: number };
+  const make = { caller: { uid: 0, gid: 0, pid: 1 }, directory: '/guest', name: 'd', mode: 0o755, sequence: 1 };
+  const made = await ask(privileged, '/porthole/v1/mkdir', make, token);
+  assert.equal(made.status, 200);
+  const { revision } = JSON.parse(made.text) as { revision: number };
+  assert.ok(revision > tree.revision);
+  await first.release();
+  const second = await host.open('a');
+  assert.deepEqual(await ask(privileged, '/porthole/v1/mkdir', make, token), made, 'sent again, it is answered');
+  const watch = (from: number): Promise<number> =>
+    new Promise((resolve, reject) => {
+      const headers = { authorization: `Bearer ${token}` };
+      request(
+        { socketPath: privileged, path: `/porthole/v1/watch?from=${from}`, headers, agent: false },
+        (response) => {
+          resolve(response.statusCode!);
+          response.destroy();
+        },
+      )
+        .once('error', reject)
+        .end();
+    });
+  assert.equal(await watch(revision), 200, 'nothing is missed');
+  assert.equal(await watch(tree.revision), 410, 'nor hidden: what came between was told to nobody who is here');
+  await second.boot(undefined);
+  const again = tokenIn(await claim(privileged, 'a'));
+  assert.equal((await ask(privileged, '/porthole/v1/mkdir', make, again)).status, 409, 'another boot counts anew');
 });
 
 test('the clouds that a VM can be given are those that a metadata server knows', () => {

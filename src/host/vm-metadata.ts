@@ -1,6 +1,6 @@
 /** The metadata server of one VM of this host: over its tree, at its sockets, with its token in the region's store. */
 import { randomBytes } from 'node:crypto';
-import type { FacadeName, TokenEvent, TokenState, TokenVerifier } from '../imds/index.ts';
+import type { FacadeName, TokenEvent, TokenState } from '../imds/index.ts';
 import type { MetadataServerRecord, VmStatusRecord } from '../records/index.ts';
 import type { Operation, Store } from '../store/index.ts';
 import type { AuditRecord, AuditSink } from '../tree/index.ts';
@@ -55,6 +55,8 @@ export interface VmMetadataOptions {
   readonly boot: string | undefined;
   readonly onToken: (event: TokenEvent) => void;
   readonly onTokenState: (state: TokenState) => void;
+  /** As of `MetadataWay`. */
+  readonly onVerifier: (hash: Uint8Array | undefined) => void;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -71,7 +73,7 @@ export class VmMetadata implements AsyncDisposable {
 
   /** StoreError, and what `listen` of `node:net` rejects with. */
   static async open(options: VmMetadataOptions): Promise<VmMetadata> {
-    const { vm, tree, store, wish, audit, boot, onToken, onTokenState, onTrouble } = options;
+    const { vm, tree, store, wish, audit, boot, onToken, onTokenState, onVerifier, onTrouble } = options;
     const keeper = new TokenKeeper(store, vm);
     const way = await MetadataWay.start({
       vm: vm.name,
@@ -84,6 +86,7 @@ export class VmMetadata implements AsyncDisposable {
       facades: wish.facades as readonly FacadeName[] | undefined,
       onToken,
       onTokenState,
+      onVerifier,
       onTrouble,
     });
     try {
@@ -98,8 +101,9 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.tokenState;
   }
 
-  get tokenVerifier(): TokenVerifier | undefined {
-    return this.#way.tokenVerifier;
+  /** As of `MetadataWay`. */
+  tokenUsed(hash: Uint8Array): void {
+    this.#way.tokenUsed(hash);
   }
 
   counters(): Readonly<Record<string, number>> {
@@ -110,8 +114,8 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.server.applied(revision, withinMs);
   }
 
-  /** Throws, in words for people, where the VM could not reach it. */
-  prepareBoot(): Promise<void> {
+  /** Before each boot, and where one goes on. Throws, in words for people, where the VM could not reach it. */
+  beReached(): Promise<void> {
     return this.#sockets.listenOnTap();
   }
 

@@ -2,10 +2,9 @@
 import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import type { Launcher } from '../qemu/index.ts';
-import { ninepPort } from './attachment.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
-import { type DeviceOwner, type DevicePaths, makeDeviceDirectories } from './device-paths.ts';
+import { type DeviceOwner, type DevicePaths, makeDeviceDirectories, ninepPort } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
 import { HostRefusal } from './host-error.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
@@ -24,15 +23,12 @@ export interface VmServedOptions {
   readonly otherHolders: () => readonly string[];
   /** Holds what outlives device processes. */
   readonly keeper: KeeperUnit;
-  /**
-   * Whether guest memory may be such as its front end could take away. That ends the device process, which is this VM's own.
-   * Cloud Hypervisor does not seal it.
-   */
-  readonly allowUnsealedMemory: boolean;
   /** Whether its machine has a console that speaks 9P. */
   readonly ninep: boolean;
   /** And a vsock device. */
   readonly vsock: boolean;
+  /** Others start its machine. */
+  readonly isAttached: boolean;
   /** What device processes that we start run. */
   readonly build: string;
   /** Where they find it; undefined: here. */
@@ -40,6 +36,8 @@ export interface VmServedOptions {
   /** A device process serves, or (undefined) none does any more. */
   readonly onServing: (facts: ServingFacts | undefined) => void;
   readonly onEvent: (event: DeviceEvent) => void;
+  /** A 9P client was let in by the token of this hash (`VmServed.bootToken`). */
+  readonly onTokenUsed?: (hash: Uint8Array) => void;
 }
 
 /** The device process that serves a VM. */
@@ -88,6 +86,7 @@ export class VmServed {
       config: () => this.#config(),
       onEvent,
       onAuditWaiting: () => this.#ring.doorbell(),
+      onTokenUsed: (hash) => this.#options.onTokenUsed?.(hash),
       isSucceeded: () => this.#device !== undefined,
       otherHolders: options.otherHolders,
     });
@@ -95,6 +94,11 @@ export class VmServed {
 
   get devicePid(): number | undefined {
     return this.#device?.pid;
+  }
+
+  /** As `DeviceSession.bootToken`. */
+  bootToken(hash: Uint8Array | undefined): void {
+    this.#session.bootToken(hash);
   }
 
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
@@ -243,7 +247,7 @@ export class VmServed {
   }
 
   #config(): LinkConfig {
-    const { vm, paths, owner, allowUnsealedMemory } = this.#options;
+    const { vm, paths, owner, isAttached } = this.#options;
     const mode = owner.gid === undefined ? { mode: 0o600 } : { mode: 0o660, gid: owner.gid };
     return {
       type: 'config',
@@ -253,11 +257,13 @@ export class VmServed {
       ninep: [
         ...(this.#options.ninep ? [{ path: paths.ninep, ...mode }] : []),
         ...(this.#options.vsock ? [{ path: `vsock:${ninepPort}`, vsockPort: ninepPort }] : []),
+        ...(this.#options.vsock && isAttached ? [{ path: paths.ninepOfOthers, ...mode }] : []),
       ],
       vsock: this.#options.vsock
         ? [{ path: paths.vsockFront, ...mode, host: { path: paths.vsock, mode: 0o600 }, guestCid }]
         : [],
-      options: { spinMicros: 50, allowUnsealedMemory },
+      // Cloud Hypervisor does not seal a guest's memory. Taken away, it ends the device process, which is this VM's own.
+      options: { spinMicros: 50, allowUnsealedMemory: isAttached },
       auditRing: paths.auditRing,
     };
   }

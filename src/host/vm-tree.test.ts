@@ -45,6 +45,13 @@ const take = async (commits: AsyncIterable<TreeCommit>, count: number): Promise<
   return revisions;
 };
 
+test('VmTree.applied names an agent that has not taken a commit in time', async () => {
+  const { tree } = await makeTree();
+  assert.deepEqual(await tree.applied(7, 1), []);
+  tree.metadataServedBy(async (revision) => revision < 7);
+  assert.deepEqual([await tree.applied(6, 1), await tree.applied(7, 1)], [[], ['agent']]);
+});
+
 test('VmTreePort.watch names the revision before what it tells when it begins in the past', async () => {
   const { tree, port } = await makeTree();
   const { revision: before } = await port.stat('/');

@@ -421,3 +421,15 @@ test('whatever bytes come, the server lives, and makes no mistake of its own', a
   await until('nothing is left', () => stage.server.counters()['inFlight'] === 0);
   await isServed(stage);
 });
+
+test('MetadataServer refuses a machine that asks too much, and no other, nor its own agent', async () => {
+  const spec = { content: { instance: { id: 'i-1' } } };
+  await using loud = await Stage.start(spec, { limits: { facadeRate: { burst: 3, perSecond: 1 } } });
+  await using quiet = await Stage.start(spec, { limits: { facadeRate: { burst: 3, perSecond: 1 } } });
+  const statusOf = async (stage: Stage): Promise<number> => (await stage.ask('/nocloud/meta-data')).status;
+  for (const expected of [200, 200, 200, 429, 429]) assert.equal(await statusOf(loud), expected);
+  assert.equal(await statusOf(quiet), 200);
+  const token = await loud.token();
+  assert.equal((await loud.native('stat', { caller: { uid: 0, gid: 0, pid: 1 }, node: '/' }, token)).status, 200);
+  assert.equal(loud.server.counters()['rejected.rate'], 2);
+});

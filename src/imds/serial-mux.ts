@@ -34,6 +34,8 @@ const DATA_BYTES = 16 * 1024;
 const FRAME_BYTES = HEADER_BYTES + DATA_BYTES;
 const CONNECTIONS = 256;
 const LAST_NUMBER = 0xffff;
+/** While so much waits for the guest to take it, the host takes nothing more from it. */
+const WAITING_BYTES = 256 * 1024;
 
 export interface SerialMuxOptions {
   /** The host's end is told of each connection that the guest opens. */
@@ -47,7 +49,9 @@ export class SerialMux {
   readonly #port: Duplex;
   readonly #options: SerialMuxOptions;
   readonly #streams = new Map<number, MuxStream>();
+  /** Those whose readers want no more for now. */
   readonly #full = new Set<MuxStream>();
+  #isClogged = false;
   #pending: Uint8Array[] = [];
   #pendingBytes = 0;
   #isTooLong = false;
@@ -96,10 +100,10 @@ export class SerialMux {
       data: (bytes, done) => this.#sendData(number, bytes, done),
       fin: (done) => this.#send(FIN, number, undefined, done),
       resume: () => {
-        if (this.#full.delete(stream) && this.#full.size === 0) this.#port.resume();
+        if (this.#full.delete(stream)) this.#flow();
       },
       gone: (isOver) => {
-        if (this.#full.delete(stream) && this.#full.size === 0) this.#port.resume();
+        if (this.#full.delete(stream)) this.#flow();
         // Another may have its number by now.
         if (this.#streams.get(number) !== stream) return;
         this.#streams.delete(number);
@@ -116,7 +120,7 @@ export class SerialMux {
     const streams = [...this.#streams.values()];
     this.#streams.clear();
     this.#full.clear();
-    this.#port.resume();
+    this.#flow();
     for (const stream of streams) stream.destroy();
   }
 
@@ -171,7 +175,7 @@ export class SerialMux {
         // It may be on its way while we say that its connection is gone.
         if (stream !== undefined && !stream.deliver(data)) {
           this.#full.add(stream);
-          this.#port.pause();
+          this.#flow();
         }
         return true;
       case FIN:
@@ -217,6 +221,20 @@ export class SerialMux {
     frame.writeUInt16BE(number, 1);
     if (data !== undefined) frame.set(data, HEADER_BYTES);
     this.#port.write(escaped(frame), () => done?.());
+    // Were the guest's end to stop as well, each could wait for the other.
+    const isHost = this.#options.onConnection !== undefined;
+    if (!isHost || this.#isClogged || this.#port.writableLength < WAITING_BYTES) return;
+    this.#isClogged = true;
+    this.#port.once('drain', () => {
+      this.#isClogged = false;
+      this.#flow();
+    });
+    this.#flow();
+  }
+
+  #flow(): void {
+    if (this.#isClogged || this.#full.size > 0) this.#port.pause();
+    else this.#port.resume();
   }
 }
 

@@ -86,6 +86,17 @@ test('TokenDesk refuses a claim, and raises no alarm, when no boot was told', as
   assert.deepEqual(events, []);
 });
 
+test('TokenDesk gives the token of the boot that was told last, however fast one follows the other', async () => {
+  const stage = new Desk();
+  await Promise.all(['b', 'c', 'd'].map((boot) => stage.desk.boot(boot)));
+  assert.equal(stage.desk.currentBoot, 'd');
+  const begun = stage.desk.boot('e');
+  await Promise.resolve();
+  await Promise.all([begun, stage.desk.boot('f')]);
+  assert.deepEqual([stage.desk.currentBoot, stage.disk.kept?.boot], ['f', 'f']);
+  assert.ok('token' in (await stage.desk.claim(nonce('a'), 'vsock', true)));
+});
+
 test('TokenDesk tells how far the token of a boot is, and gives what checks it', async () => {
   const stage = new Desk();
   stage.nowMs = 5;
@@ -280,4 +291,35 @@ test('TokenDesk keeps to the rules over claims, uses, lost answers, broken disks
     { numRuns: 500 },
   );
   assert.ok(seen.tokens > 500 && seen.refusals > 100 && seen.compromised > 50, JSON.stringify(seen));
+});
+
+test('TokenDesk gives what a token is checked by, until its end, and takes word that it was used', async () => {
+  const stage = new Desk();
+  const hashOf = (token: string): string => createHash('sha256').update(token).digest('base64');
+  await stage.desk.boot('b');
+  const hash = (): string | undefined => stage.desk.verifier!.tokenHash;
+  assert.equal(hash(), undefined);
+  const claimed = await stage.desk.claim(nonce('a'), 'vsock', true);
+  assert.ok('token' in claimed);
+  assert.equal(hash(), hashOf(claimed.token));
+  await stage.desk.used(hashOf('another'));
+  assert.equal(stage.desk.wasUsed, false);
+  await stage.desk.used(hash()!);
+  assert.equal(stage.desk.wasUsed, true);
+  assert.deepEqual(await stage.desk.claim(nonce('a'), 'vsock', true), { refused: 'taken' });
+  assert.deepEqual(
+    stage.events.map(({ event }) => event),
+    ['token-refused'],
+  );
+  await stage.restart('b');
+  assert.equal(hash(), hashOf(claimed.token));
+  assert.equal(await stage.desk.handBack(claimed.token), true);
+  assert.equal(hash(), undefined);
+  await stage.desk.used(hashOf(claimed.token));
+  const next = await stage.desk.claim(nonce('c'), 'vsock', true);
+  assert.ok('token' in next, 'what was handed back is used no more');
+  const booted = stage.desk.boot('b2');
+  assert.equal(stage.desk.verifier, undefined, 'at once');
+  await booted;
+  assert.deepEqual(stage.desk.verifier, { boot: 'b2', tokenHash: undefined });
 });

@@ -34,8 +34,8 @@ export interface TokenRecord {
 export type TokenState = Pick<TokenRecord, 'boot' | 'state' | 'claimedAtMs' | 'usedAtMs' | 'compromised'>;
 
 /**
- * What checks a token without knowing it: the SHA-256 of its text, base64. Undefined while there is none. A check by it is no
- * first use.
+ * What checks a token without knowing it: the SHA-256 of its text, base64. Undefined while there is none. Whoever has checked one
+ * by it says so (`TokenDesk.used`).
  */
 export interface TokenVerifier {
   readonly boot: string;
@@ -143,8 +143,13 @@ export class TokenDesk {
       // Another was told while this one waited.
       if (this.#boot !== boot || this.#record !== undefined) return;
       const kept = await this.#options.store.load();
-      if (kept?.boot !== boot) return this.#keep(newTokenRecord(boot, this.#options.randomBytes));
-      if (this.#boot === boot) this.#take(kept);
+      if (this.#boot !== boot) return;
+      if (kept?.boot === boot) return this.#take(kept);
+      try {
+        await this.#keep(newTokenRecord(boot, this.#options.randomBytes));
+      } catch (error) {
+        if (this.#boot === boot) throw error;
+      }
     });
   }
 
@@ -180,12 +185,15 @@ export class TokenDesk {
     if (this.#record!.state === 'used') return true;
     return this.#next(async () => {
       if (!this.#isToken(token)) return false;
-      const record = this.#record!;
-      if (record.state === 'claimed') {
-        const { usedAtMs = this.#options.wallMs() } = record;
-        await this.#keep({ ...record, state: 'used', usedAtMs });
-      }
+      await this.#use(this.#record!);
       return true;
+    });
+  }
+
+  /** The token with this hash was shown to whoever checks by `verifier`. Rejects when that can't be kept. */
+  used(tokenHash: string): Promise<void> {
+    return this.#next(async () => {
+      if (this.#record !== undefined && this.verifier?.tokenHash === tokenHash) await this.#use(this.#record);
     });
   }
 
@@ -205,6 +213,12 @@ export class TokenDesk {
     const record = this.#record;
     if (record === undefined) return undefined;
     return createHmac('sha256', Buffer.from(record.secret, 'base64')).update(`derived\0${label}`).digest();
+  }
+
+  async #use(record: TokenRecord): Promise<void> {
+    if (record.state !== 'claimed') return;
+    const { usedAtMs = this.#options.wallMs() } = record;
+    await this.#keep({ ...record, state: 'used', usedAtMs });
   }
 
   #isToken(token: string): boolean {

@@ -67,7 +67,7 @@ test('Tattach makes users of the policy themselves, all others and the mount nob
 });
 
 test('Tattach without a uid is whom the options say', () => {
-  const { client } = scene({ uidOfMount: APP });
+  const { client } = scene({ uidOfMount: () => APP });
   const root = client.attach();
   client.open(root, 'secrets/key');
   const other = client.attach(2000);

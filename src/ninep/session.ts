@@ -26,8 +26,8 @@ export interface NinepSessionOptions {
   readonly attach?: (request: AttachRequest) => number;
   /** Whether the policy knows a uid; all others are nobody (65534). */
   readonly isUser: (uid: number) => boolean;
-  /** Who the attach of mount(8) is, which names no uid. Default: nobody. */
-  readonly uidOfMount?: number;
+  /** Who an attach is that names no uid, as that of mount(8), from now on; undefined: nobody. Default: nobody. */
+  readonly uidOfMount?: () => number | undefined;
   /** For people: bugs, the first of each session. */
   readonly log?: (message: string) => void;
   readonly maxMsizeBytes?: number;
@@ -97,7 +97,7 @@ export class NinepSession {
       maxXattrBytes: options.maxXattrBytes ?? MAX_XATTR_BYTES,
       attach: options.attach ?? (() => 0),
       isUser: options.isUser,
-      uidOfMount: options.uidOfMount,
+      uidOfMount: options.uidOfMount ?? (() => undefined),
       send: (frame, frameBytes) => this.#send(frame, frameBytes),
     });
     this.#look();

@@ -29,7 +29,7 @@ export interface StateOptions {
   readonly maxXattrBytes: number;
   readonly attach: (request: AttachRequest) => number;
   readonly isUser: (uid: number) => boolean;
-  readonly uidOfMount: number | undefined;
+  readonly uidOfMount: () => number | undefined;
   /** Gives the transport a frame, which is written over afterwards. */
   readonly send: (frame: Uint8Array, frameBytes: number) => void;
 }

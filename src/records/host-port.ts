@@ -177,7 +177,7 @@ export interface TreePort {
     options?: ChangeOptions & { readonly ifRevision?: number | undefined },
   ): Promise<TreeAnswer & { readonly changes: number; readonly warnings: readonly FileProblem[] }>;
 
-  /** The sections `users`, `groups`, `policy`, `quota` of a spec, as YAML. `policyRevision`: of their last change. */
+  /** The sections `users`, `groups`, `policy`, `quota`, `ninep` of a spec, as YAML. `policyRevision`: of their last change. */
   policy(options?: CallOptions): Promise<TreeAnswer & { readonly text: string; readonly policyRevision: number }>;
   /** As `import`, for these sections alone. `ifRevision` is compared with the `policyRevision`. */
   setPolicy(
@@ -339,6 +339,16 @@ export interface Attachment {
     readonly hostPath: string;
     readonly qemu: readonly string[];
     readonly mount: string;
+    /**
+     * Of a monitor that has a vsock device of its own, at a path that it is given here as an example: a link `PATH_564` must lead
+     * to `socketPath`. `firecracker` is the body of its `PUT /vsock`.
+     */
+    readonly ofOthers: {
+      readonly socketPath: string;
+      readonly cloudHypervisor: readonly string[];
+      readonly firecracker: { readonly guest_cid: number; readonly uds_path: string };
+      readonly mount: string;
+    };
   };
   /** Of a VM with a metadata server, by the ways that it was given. */
   readonly metadataServer?: {
@@ -512,6 +522,13 @@ export interface ImageFacts {
   readonly virtualSizeBytes: number;
 }
 
+/** Of all metadata servers of a host, since its daemon started. */
+export interface MetadataTotals {
+  readonly requests: number;
+  /** By reason. */
+  readonly rejected: Readonly<Record<string, number>>;
+}
+
 export interface HostStatus {
   readonly name: string;
   readonly version: string;
@@ -528,6 +545,7 @@ export interface HostStatus {
   readonly deviceVersion: string;
   /** The process that holds what outlives device processes. */
   readonly keeper: DeviceVersion;
+  readonly metadataServers: MetadataTotals;
   readonly vms: readonly {
     readonly name: string;
     /** Undefined while none serves it. */

@@ -168,9 +168,10 @@ test('Policy knows root and the uids that it names, and nobody else', () => {
     users: { app: 1000 },
     groups: { staff: { gid: 50, members: [8] }, open: { gid: 51 } },
     quota: defaultQuota,
+    ninepMountUid: 9,
   });
   assert.deepEqual(
-    [0, 5, 6, 7, 8, 50, 1000, 1001].filter((uid) => policy.knows(uid)),
-    [0, 5, 6, 8, 1000],
+    [0, 5, 6, 7, 8, 9, 50, 1000, 1001].filter((uid) => policy.knows(uid)),
+    [0, 5, 6, 8, 9, 1000],
   );
 });

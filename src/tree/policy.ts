@@ -191,6 +191,7 @@ export class Policy {
     this.#uids = new Set([
       0,
       ...Object.values(spec.users),
+      ...(spec.ninepMountUid === undefined ? [] : [spec.ninepMountUid]),
       ...Object.values(spec.groups).flatMap(({ members }) => members ?? []),
       ...spec.rules.flatMap(({ owner, acl }) => [
         ...(owner === undefined ? [] : [owner]),

@@ -13,6 +13,8 @@ export interface PolicySpec {
   readonly users: Readonly<Record<string, number>>;
   readonly groups: Readonly<Record<string, Group>>;
   readonly quota: Quota;
+  /** As whom a 9P attach counts that names no uid, which is the mount's own. Undefined: nobody. */
+  readonly ninepMountUid?: number | undefined;
 }
 
 /** A group of the guest, by number. */

@@ -173,6 +173,43 @@ test('porthole vm attach prints a whole domain of libvirt, of the machine that i
   assert.match((await run('vm', 'attach', 'db-2', '--domain', 'db two')).err, /was attached without a domain/);
 });
 
+test('porthole vm gives a machine a metadata server, and shows where its guest finds it', async (t) => {
+  const { run } = await setStage(t);
+  const ways = ['--metadata-server', 'socket', '--metadata-server', 'vsock'];
+  assert.equal((await run('vm', 'attach', 'fc-1', ...ways, '--facade', 'ec2')).code, 0);
+  assert.match((await run('vm', 'show', 'fc-1')).out, /^metadata server: +a relay\n +vsock:2:80$/m);
+  const serial = await run('vm', 'attach', 'fc-1', '--metadata-server', 'serial');
+  assert.match(serial.err, /"fc-1" was attached without --metadata-server serial; that cannot be changed/);
+  for (const [args, complaint] of [
+    [['--hop-limit', '2'], '--hop-limit is for a metadata server: add --metadata-server'],
+    [['--metadata-server', 'serial', '--facade', 'azure'], 'Allowed choices are ec2, gce, openstack, nocloud'],
+    [['--metadata-server', 'socket'], 'Allowed choices are network, vsock, serial'],
+  ] as const) {
+    const { code, err } = await run('vm', 'create', 'web-1', '--image', 'tiny', ...args);
+    assert.equal(code, 2, err);
+    assert.ok(err.includes(complaint), err);
+  }
+});
+
+test('porthole vm top shows what an agent says of its guest, and of what makes no sense that it is not shown', async (t) => {
+  const { api, run } = await setStage(t);
+  await run('vm', 'attach', 'db-1');
+  const alone = await run('vm', 'top', 'db-1');
+  assert.match(alone.out, /^CPU time: +2 s[^]*\ninside: no agent has said anything\n$/);
+  const at = '2026-03-01T12:00:00Z';
+  const process = { pid: 7, user: 'postgres', uid: 114, cpuPercent: 12.5, memoryBytes: 4096, state: 'S' };
+  const write = async (name: string, value: object): Promise<void> => {
+    const bytes = Buffer.from(JSON.stringify(value));
+    await api.host.vms.get('db-1')!.tree.authority.edit([{ op: 'put', path: `/guest/.agent/${name}`, bytes }], []);
+  };
+  await write('processes.json', { version: 1, at, processes: [{ ...process, command: 'bad\u001b[2Jname' }] });
+  await write('status.json', { version: 1, at, uptimeSeconds: 'hunter2' });
+  const { out } = await run('vm', 'top', 'db-1');
+  assert.match(out, /^not shown: \/guest\/.agent\/status.json is not as an agent writes it at uptimeSeconds$/m);
+  assert.match(out, /^ +7 +postgres +12\.5% +4 KiB +S +bad\\u\{1b\}\[2Jname$/m);
+  assert.doesNotMatch(out, /hunter2/);
+});
+
 test('porthole image add shows how far it is, and Ctrl-C cancels it', async (t) => {
   const stage = await setStage(t);
   const { host } = stage.api;

@@ -309,6 +309,7 @@ export class TestHost implements HostPort {
       freeDiskBytes: 5e10,
       warnings: [],
       deviceVersion: '0.1.0+0123456789ab',
+      metadataServers: { requests: 5, rejected: { 'token-taken': 2 } },
       keeper: { version: '0.1.0+ba9876543210', outdated: false },
       vms: [...this.vms].map(([name, { device }]) => ({
         name,

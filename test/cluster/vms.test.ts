@@ -330,3 +330,35 @@ test('a stop that leaves the guest less time says nothing of later ones', async 
   assert.equal(await grace('stop', { graceSeconds: 5 }), 5);
   assert.equal(await grace('stop', {}), 30);
 });
+
+test('a metadata server is wanted by ways that lead to the VM, and shown with how far its token is', async (t) => {
+  const api = await startApi(t);
+  const make = (body: object) => api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-1', ...body } });
+  const attached = { kind: 'attached' };
+  const managed = { type: 'nano', image: { name: 'tiny' } };
+  for (const [body, complaint] of [
+    [{ ...attached, metadataServer: { ways: [] } }, 'ways'],
+    [{ ...attached, metadataServer: { ways: ['vsock'] } }, 'needs vsock: true'],
+    [{ ...attached, metadataServer: { ways: ['network'] } }, 'relay to the way socket'],
+    [{ ...managed, network: { mode: 'none' }, metadataServer: { ways: ['network'] } }, 'needs a network'],
+    [{ ...managed, metadataServer: { ways: ['socket'] } }, 'is for attached VMs'],
+    [{ ...managed, metadataServer: { ways: ['network'], hopLimit: 2 } }, 'hopLimit is for the way network on a tap'],
+    [{ ...managed, metadataServer: { ways: ['serial'], facades: ['azure'] } }, 'facades'],
+  ] as const) {
+    const { status, text } = await make(body);
+    assert.equal(status, 400, text);
+    assert.ok(text.includes(complaint), text);
+  }
+  const wish = { ways: ['serial', 'vsock'], facades: ['ec2'], imdsV1: true };
+  const made = await make({ ...attached, vsock: true, metadataServer: wish });
+  assert.equal(made.status, 202, made.text);
+  const { id } = (await api.manager.vms.find('default', 'web-1')).record;
+  await report(api, 'web-1', { status: 'compromised', generation: 1, token: { state: 'compromised', claimedAtMs: 0 } });
+  const shown = (await api.ask({ path: '/v1/vms/web-1' })).json;
+  assert.deepEqual([shown['id'], shown['status']], [id, 'compromised']);
+  assert.deepEqual(shown['metadataServer'], {
+    ...wish,
+    addresses: ['virtio-serial:/dev/virtio-ports/org.porthole.metadata', 'vsock:2:80'],
+    token: { state: 'compromised', claimedAt: '1970-01-01T00:00:00.000Z' },
+  });
+});

@@ -31,7 +31,9 @@ test('every operation gives the answers that are its own', async (t) => {
 
   // Server
   await ok(200, { path: '/healthz' });
-  await ok(200, { path: '/metrics' });
+  const { text: metrics } = await ok(200, { path: '/metrics' });
+  assert.match(metrics, /^porthole_metadata_server_requests_total 5$/m);
+  assert.match(metrics, /^porthole_metadata_server_rejected_total\{reason="token-taken"\} 2$/m);
   await ok(200, { path: '/docs' });
   await ok(200, { path: '/openapi.json' });
   await ok(200, { path: '/v1/host' });

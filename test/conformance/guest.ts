@@ -60,6 +60,11 @@ const paths = {
     mount: helper('hvc1', 'access=client,posixacl'),
   },
   vsock: { way: 'v9fs', heartbeatMs: ways.ninep.heartbeatMs, mount: helper('vsock:564', 'access=user') },
+  'vsock, access=client': {
+    way: 'v9fs-client',
+    heartbeatMs: ways.ninep.heartbeatMs,
+    mount: helper('vsock:564', 'access=client,posixacl'),
+  },
 } as const satisfies Record<string, Path>;
 
 const VSOCK_PORT = 564;
@@ -79,7 +84,7 @@ export class GuestDriver extends DeviceDriver {
     this.way = way;
     this.heartbeatMs = heartbeatMs;
     this.#mountCommand = mount;
-    this.#overVsock = by === 'vsock';
+    this.#overVsock = by.startsWith('vsock');
     this.#directory = directory;
   }
 

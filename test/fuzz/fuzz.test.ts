@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { fuzzAuditRing } from './audit-ring.ts';
 import { goodRecordBytes } from './audit-ring-stage.ts';
+import { changedOf } from './changed.ts';
 import { fuzzImds } from './imds.ts';
 import { fuzzJournal } from './journal.ts';
 import { fuzzKeeper } from './keeper.ts';
@@ -85,9 +86,11 @@ test('fuzz vhost-user survives sensible messages', () => {
 /** Long enough for connections to live and end in. `PORTHOLE_FUZZ_SECONDS`: for so long, by hand. */
 test('fuzz vsock survives long conversations', (t) => {
   const seconds = Number(process.env['PORTHOLE_FUZZ_SECONDS'] ?? 0);
+  const directory = path.join(corpus, 'vsock');
+  const kept = readdirSync(directory).map((name) => ({ bytes: readFileSync(path.join(directory, name)) }));
   let runs = 0;
   fc.assert(
-    fc.property(fc.uint8Array({ minLength: 500, maxLength: 3000 }), (bytes) => {
+    fc.property(fc.oneof(fc.uint8Array({ minLength: 500, maxLength: 3000 }), changedOf(kept)), (bytes) => {
       runs++;
       fuzzVsock(bytes);
     }),

@@ -12,11 +12,12 @@ import { ServedNinep } from '../ninep/served.ts';
 const spec = `porthole: 1
 metadata:
   instance: { id: i-1 }
-  secrets: { db-password: hunter2 }
+  secrets: { db-password: hunter2, of-root: x }
   guest: {}
 users: { postgres: 114, app: 1000 }
 policy:
   - { path: /secrets/db-password, owner: postgres, mode: "0400" }
+ninep: { mountUser: postgres }
 `;
 
 const attacker = path.join(import.meta.dirname, '../ninep/attach-as-root.c');
@@ -28,7 +29,7 @@ describe('9P in a guest', () => {
   let guest: Guest;
 
   before(async () => {
-    served = await ServedNinep.start(spec, { vsockPort: PORT });
+    served = await ServedNinep.start(spec, { vsockPort: PORT, http: true });
     guest = await Guest.start({
       shares: [
         { tag: 'helper', path: path.dirname(mountHelper()) },
@@ -114,15 +115,60 @@ describe('9P in a guest', () => {
     }
   });
 
+  test('mount.porthole mounts with this boot’s token where no port vouches for it, and shows it to nobody', async () => {
+    // The user-mode network hides which port a connection comes from.
+    const tcp = `tcp:10.0.2.2:${served.port}`;
+    const without = await helper(tcp);
+    assert.equal(without.exitCode, 32);
+    assert.match(without.errorText, /the host lets nobody attach from here; with this boot's token it may/);
+    const token = await served.claimToken();
+    await guest.sh(`umask 077; echo ${token} >/run/token; echo ${token}x >/run/other; echo >/run/none`);
+    for (const source of [tcp, `vsock:${PORT}`]) {
+      const { exitCode, errorText } = await helper(source, '-o token-file=/run/token');
+      assert.deepEqual([exitCode, errorText], [0, ''], source);
+      await assertMounted();
+      assert.doesNotMatch(await guest.sh('cat /proc/mounts; dmesg'), new RegExp(token));
+      await guest.sh(`umount ${MOUNT}`);
+    }
+    await guest.sh('cp /run/token /run/open; chmod 644 /run/open');
+    for (const [file, code, words] of [
+      ['/run/other', 32, /does not know the token in \/run\/other; it is good for one boot/],
+      ['/run/open', 1, /\/run\/open can be read by others than root/],
+      ['/run/none', 1, /\/run\/none holds no token/],
+      ['/run/nowhere', 1, /opening the token's file \/run\/nowhere failed/],
+    ] as const) {
+      const { exitCode, errorText } = await helper(tcp, `-o token-file=${file}`);
+      assert.equal(exitCode, code, `${file}: ${errorText}`);
+      assert.match(errorText, words);
+    }
+    assert.ok(!JSON.stringify(served.events).includes(token), 'nobody is told of it on the host');
+  });
+
+  test('a mount that attaches once is the user that the spec says', async () => {
+    const { exitCode, errorText } = await helper('hvc1', '-o access=any');
+    assert.deepEqual([exitCode, errorText], [0, '']);
+    const read = async (uid: number, name: string): Promise<string> =>
+      (await guest.run(`setpriv --reuid ${uid} cat ${MOUNT}/secrets/${name} 2>&1`)).text.trim().split(': ').at(-1)!;
+    // The guest's kernel lets its root pass; the host sees postgres.
+    assert.equal(await read(0, 'db-password'), 'hunter2');
+    assert.equal(await read(0, 'of-root'), 'Permission denied');
+    assert.equal(await read(114, 'db-password'), 'hunter2');
+    assert.equal(await read(1000, 'db-password'), 'Permission denied');
+    await guest.sh(`umount ${MOUNT}`);
+  });
+
   test('mount.porthole says what is wrong', async () => {
     for (const [args, code, words] of [
       ['', 1, /usage: mount.porthole/],
       [`hvc7 ${MOUNT}`, 2, /there is no console \/dev\/hvc7: the machine was started without one for 9P/],
-      [`/dev/null ${MOUNT}`, 1, /\/dev\/null is no console; give one like \/dev\/hvc1, or vsock:PORT/],
+      [`/dev/null ${MOUNT}`, 1, /\/dev\/null is no console; give one like \/dev\/hvc1, vsock:PORT or tcp:ADDRESS:PORT/],
       [`vsock:777 ${MOUNT}`, 2, /nobody serves 9P on vsock port 777: Connection reset by peer/],
       ['hvc1 /no/such', 1, /\/no\/such is no directory; make it first/],
       [`hvc1 ${MOUNT} -o cache=loose`, 1, /"cache=loose": 9P tells nobody of changes/],
       [`hvc1 ${MOUNT} -o acces=user`, 1, /unknown option "acces=user"/],
+      [`hvc1 ${MOUNT} -o aname=token=x`, 1, /everybody could read the token in \/proc\/mounts; give it by token-file=/],
+      [`tcp:10.0.2.2 ${MOUNT}`, 1, /"tcp:10.0.2.2" is no address and port; write tcp:192.0.2.1:564/],
+      [`tcp:10.0.2.2:1 ${MOUNT}`, 2, /nobody serves 9P on tcp:10.0.2.2:1: Connection refused/],
       [`hvc1 ${MOUNT} -o msize=1`, 1, /"msize=1": give 4096 to 262144/],
       [`hvc0 ${MOUNT} -o timeout=1`, 32, /nobody speaks 9P2000.L on \/dev\/hvc0/],
     ] as const) {

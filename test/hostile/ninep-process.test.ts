@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs';
 import { createConnection, type Socket } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { abi } from '../../src/ninep/index.ts';
+import { close, connectUnix, read, send, setNonBlocking } from '../../src/sys/index.ts';
 import { frame } from '../ninep/client.ts';
 import { RemoteClient } from '../ninep/remote.ts';
 import { ServedNinep } from '../ninep/served.ts';
@@ -19,6 +20,58 @@ quota: { bytes: 16MiB, nodes: 10000 }
 `;
 
 const version = { msize: 8192, version: '9P2000.L' };
+
+/** Seconds of frames that are changed at random, for long runs by hand, and how many there are at least. */
+const fuzzSeconds = Number(process.env['PORTHOLE_FUZZ_SECONDS'] ?? 0);
+const MUTATED_FRAMES = 300;
+
+/** A seed, and numbers below a bound that follow from it (Marsaglia's xorshift). */
+function randomBelow(): [seed: number, below: (bound: number) => number] {
+  const seed = Number(process.env['PORTHOLE_FUZZ_SEED'] ?? Math.floor(Math.random() * 2 ** 32));
+  let x = seed | 1;
+  const below = (bound: number): number => {
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    return (x >>> 0) % bound;
+  };
+  return [seed, below];
+}
+
+/** What a client holds that opened it without looking at the answers. */
+const fids = { root: 1, guest: 2, file: 3, xattr: 4, directory: 5, link: 6 } as const;
+
+const setUp = (): Uint8Array =>
+  Buffer.concat([
+    frame('Tversion', abi.NOTAG, version),
+    frame('Tattach', 1, { fid: fids.root, afid: abi.NOFID, nUname: 1000, aname: '/' }),
+    frame('Twalk', 2, { fid: fids.root, newfid: fids.guest, names: ['guest'] }),
+    frame('Twalk', 3, { fid: fids.root, newfid: fids.file, names: ['instance', 'long'] }),
+    frame('Tlopen', 4, { fid: fids.file }),
+    frame('Txattrwalk', 5, { fid: fids.root, newfid: fids.xattr, name: 'system.porthole.why' }),
+    frame('Twalk', 6, { fid: fids.root, newfid: fids.directory, names: [] }),
+    frame('Tlopen', 7, { fid: fids.directory }),
+    frame('Twalk', 8, { fid: fids.root, newfid: fids.link, names: ['instance', 'link'] }),
+  ]);
+
+/** For a case that asks its client for numbers and sends nothing by it. */
+function guessed(): Held {
+  let fid = fids.link as number;
+  const client = { newFid: () => ++fid, open: () => ++fid, start: () => ({ tag: TAG + 1 }), call: () => undefined };
+  return { ...fids, client: client as unknown as Held['client'] };
+}
+
+/** A frame of which a few bytes are others, or which is cut off, or comes twice; its tag is its own, most often. */
+function mutated(bytes: Uint8Array, below: (bound: number) => number): Uint8Array {
+  const frame = Uint8Array.from(bytes);
+  if (frame.length > 6) frame[5] = below(256);
+  for (let changes = below(4); changes > 0; changes--) frame[7 + below(Math.max(1, frame.length - 7))] = below(256);
+  const how = below(100);
+  if (how === 0) return frame.subarray(0, below(frame.length + 1));
+  if (how === 1) return Buffer.concat([frame, frame]);
+  if (how === 2 && frame.length > 0) frame[below(Math.min(7, frame.length))] = below(256);
+  return frame;
+}
 
 const rssMib = (pid: number): number =>
   Number(/RssAnon:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))![1]) / 1024;
@@ -93,6 +146,34 @@ describe('a device process with hostile 9P clients', () => {
     }
     client[Symbol.dispose]();
     t.diagnostic(`${allNinepCases.length} malformed frames over a socket`);
+  });
+
+  test('it lives, and serves another, however the frames that come are changed', (t) => {
+    // So many connections are taken a second: few frames are to end theirs before they are changed.
+    const frames = allNinepCases.filter(({ expects }) => expects === 'errno' || expects === 'answered');
+    const [seed, below] = randomBelow();
+    const memory = rssMib(pid);
+    const drop = new Uint8Array(65_536);
+    let [line, lines, sent] = [-1, 0, 0];
+    const end = performance.now() + fuzzSeconds * 1000;
+    for (; sent < MUTATED_FRAMES || performance.now() < end; sent++) {
+      if (line < 0) {
+        line = connectUnix(served.socket);
+        setNonBlocking(line, true);
+        send(line, setUp());
+        lines++;
+      }
+      const frame = mutated(frames[below(frames.length)]!.frame(guessed()), below);
+      if (send(line, frame) < 0) line = (close(line), -1);
+      else while (read(line, drop) > 0) continue;
+      if (sent % 10 === 0) ask();
+    }
+    if (line >= 0) close(line);
+    ask();
+    assert.equal(served.devicePid, pid, `the process lives; the seed was ${seed}`);
+    const grown = rssMib(pid) - memory;
+    assert.ok(grown < 64, `it grew by ${grown.toFixed(1)} MiB; the seed was ${seed}`);
+    t.diagnostic(`${sent} changed frames over ${lines} connections, seed ${seed}; it grew by ${grown.toFixed(1)} MiB`);
   });
 
   test('it looks at no more requests of a client that does not read, and keeps no more answers than that', async (t) => {

@@ -37,9 +37,15 @@ interface Said {
   readonly errorText: string;
 }
 
-async function run(command: string, args: readonly string[], uid = 0): Promise<Said> {
-  const asUid = ['--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups', command, ...args];
-  const child = spawn('setpriv', asUid, { stdio: ['ignore', 'pipe', 'pipe'], timeout: TIMEOUT_MS, cwd: '/' });
+const run = (command: string, args: readonly string[], uid = 0): Promise<Said> =>
+  runIn(['setpriv', '--reuid', `${uid}`, '--regid', `${uid}`, '--clear-groups'], command, args);
+
+async function runIn(place: readonly string[], command: string, args: readonly string[]): Promise<Said> {
+  const child = spawn(place[0]!, [...place.slice(1), command, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+    timeout: TIMEOUT_MS,
+    cwd: '/',
+  });
   let [text, errorText] = ['', ''];
   child.stdout.setEncoding('utf8').on('data', (chunk: string) => {
     text += chunk;
@@ -55,6 +61,8 @@ const names = (text: string): string[] => text.trim().split('\n').toSorted();
 
 describe('diod’s clients', () => {
   let served: ServedNinep;
+  /** The same, for clients that can't ask for a privileged port. */
+  let privilegedServed: ServedNinep;
   /** Where the server is, for its three ways to be reached. */
   let unix: string[];
   let privileged: string[];
@@ -67,8 +75,12 @@ describe('diod’s clients', () => {
     unix = ['-s', served.socket];
     unprivileged = ['-s', `127.0.0.1:${served.port}`];
     privileged = ['-p', ...unprivileged];
+    privilegedServed = await ServedNinep.start(spec, { ownNetwork: true });
   });
-  after(() => served[Symbol.asyncDispose]());
+  after(async () => {
+    await served[Symbol.asyncDispose]();
+    await privilegedServed[Symbol.asyncDispose]();
+  });
 
   test('diodls lists the tree by unix socket and by TCP', async () => {
     for (const where of [unix, privileged]) {
@@ -111,18 +123,25 @@ describe('diod’s clients', () => {
     assert.match((await run('diodcat', [...unprivileged, ...asRoot])).errorText, /attaching to .* Permission denied/);
   });
 
-  test('diodload reads, writes and asks for attributes without an error', async (t) => {
-    for (const args of [[], ['-g']]) {
-      const { exitCode, text, errorText } = await run('diodload', [...unix, '-n', '8', '-r', '1', ...args]);
-      const said = /diodload: (\d+) ops\/s/.exec(text + errorText);
-      assert.ok(exitCode === 0 && said !== null && Number(said[1]) > 0, `${exitCode}: ${text}${errorText}`);
-      assert.equal((text + errorText).trim().split('\n').length, 1, 'it says nothing but the figure');
-      t.diagnostic((text + errorText).trim());
-    }
+  test('diodload reads, writes and asks for attributes without an error, by unix socket and by TCP', async (t) => {
+    const { inside, port } = privilegedServed;
+    for (const [name, where] of [
+      ['unix', unix],
+      ['TCP', ['-s', `127.0.0.1:${port}`]],
+    ] as const)
+      for (const args of [[], ['-g']]) {
+        const load = [...where, '-n', '8', '-r', '1', ...args];
+        const { exitCode, text, errorText } = await runIn(name === 'TCP' ? inside : ['env'], 'diodload', load);
+        const said = /diodload: (\d+) ops\/s/.exec(text + errorText);
+        assert.ok(exitCode === 0 && said !== null && Number(said[1]) > 0, `${exitCode}: ${text}${errorText}`);
+        assert.equal((text + errorText).trim().split('\n').length, 1, 'it says nothing but the figure');
+        t.diagnostic(`${name}: ${(text + errorText).trim()}`);
+      }
   });
 
-  test('dtop counts it as a server that lives', async () => {
-    const dtop = spawn('script', ['-qec', `dtop -h ${served.socket} -P 0.1`, '/dev/null'], {
+  /** Whether it shows a server as living, whose address stands in its arguments. */
+  async function assertLives(place: readonly string[], where: string): Promise<void> {
+    const dtop = spawn(place[0]!, [...place.slice(1), 'script', '-qec', `dtop ${where} -P 0.1`, '/dev/null'], {
       stdio: ['pipe', 'pipe', 'ignore'],
       env: { ...process.env, TERM: 'xterm' },
       timeout: 20_000,
@@ -139,5 +158,10 @@ describe('diod’s clients', () => {
     dtop.kill();
     await closed;
     assert.ok(lives(shown), shown.slice(-4000));
+  }
+
+  test('dtop counts it as a server that lives, by unix socket and by TCP', async () => {
+    await assertLives(['env'], `-h ${served.socket}`);
+    await assertLives(privilegedServed.inside, `-h 127.0.0.1 -p ${privilegedServed.port}`);
   });
 });

@@ -35,7 +35,7 @@ export const attachCommand = (vm: Command, shell: Shell): void => {
     .addOption(new Option('--for <monitor>', 'print what this one needs only').choices(monitors))
     .option('--domain <name>', 'of a new one: the libvirt domain of the host whose reboots are its boots')
     .option('--9p', 'of a new one: also a console that speaks 9P, for guests without virtiofs')
-    .option('--vsock', 'of a new one, for QEMU: also a vsock device, with 9P on port 564');
+    .option('--vsock', 'of a new one: also a vsock device, with 9P on port 564');
   metadataServerOptions(command, {
     vsock: 'port 80',
     serial: 'a virtio-serial port',
@@ -140,7 +140,7 @@ const words = (attachment: Attachment, only: Monitor | undefined): string => {
     libvirt:
       `${attachment.libvirtXml}${ninep === undefined ? '' : withinDevices(ninep.libvirtXml)}${serial === undefined ? '' : withinDevices(serial.libvirtXml)}`.trimEnd(),
     'libvirt-domain': attachment.libvirtDomain.trimEnd(),
-    'cloud-hypervisor': flagLines(attachment.cloudHypervisor),
+    'cloud-hypervisor': flagLines([...attachment.cloudHypervisor, ...(vsock?.ofOthers.cloudHypervisor ?? [])]),
   };
   if (only !== undefined) return `${parts[only]}\n`;
   const indented = (text: string): string => text.replaceAll(/^(?=.)/gm, '    ');
@@ -154,7 +154,7 @@ ${indented(parts['cloud-hypervisor'])}
   in the guest:
     mkdir -p /run/metadata
     ${attachment.mount}
-${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n`}${metadataWords(metadataServer)}`;
+${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n${wordsOfOthers(vsock.ofOthers)}`}${metadataWords(metadataServer)}`;
 };
 
 /** Where the guest finds its metadata server, or a relay of its monitor's leads to. */
@@ -170,6 +170,19 @@ const metadataWords = (server: Attachment['metadataServer']): string => {
   ];
   return `  its metadata server:\n${lines.flatMap((line) => (line === undefined ? [] : [`    ${line}\n`])).join('')}`;
 };
+
+/** Who has a vsock device of its own leads one port of it to us. */
+const wordsOfOthers = ({
+  socketPath,
+  firecracker,
+  mount,
+}: NonNullable<
+  Attachment['vsock']
+>['ofOthers']): string => `  by the vsock device of Cloud Hypervisor (as above) or of Firecracker:
+    ln -s ${shellQuoted(socketPath)} ${shellQuoted(`${firecracker.uds_path}_564`)}
+    PUT /vsock ${JSON.stringify(firecracker)}
+    ${mount}
+`;
 
 const withinDevices = (xml: string): string => `<devices>\n${xml.replaceAll(/^(?=.)/gm, '  ')}</devices>\n`;
 

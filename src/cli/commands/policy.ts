@@ -46,7 +46,7 @@ export const policyCommands = (program: Command, shell: Shell): void => {
 
   apiCommand(policy, 'set', 'set the policy of a virtual machine')
     .argument('<vm>', 'its name')
-    .argument('<file>', 'the sections users, groups, policy and quota; "-" is standard input')
+    .argument('<file>', 'the sections users, groups, policy, quota and ninep; "-" is standard input')
     .option('--if-revision <revision>', 'only if the policy still has this revision')
     .option('--json', 'print one JSON document')
     .addHelpText(

@@ -75,10 +75,11 @@ Examples:
 
 Who may open a socket is trusted as the VM's hypervisor is: what it says of uids
 is believed, on a 9P socket as on a vhost-user one. By TCP and vsock nobody may
-attach but from a port below 1024, which takes root on the other side; TCP is
-not encrypted. Over --http anybody sees what everybody may read; the token that
-an agent needs is given out by unix:PATH,privileged, and by TCP from a port
-below 1024.
+attach but from a port below 1024, which takes root on the other side, or with
+the token that --http gives out; TCP is not encrypted. A 9P socket PATH_PORT is
+for what guests of Firecracker and Cloud Hypervisor send to that vsock port.
+Over --http anybody sees what everybody may read; the token is given out by
+unix:PATH,privileged, and by TCP from a port below 1024.
 
 Ctrl-C unmounts, removes the sockets and ends; a second one does not wait.
 SIGHUP opens the audit log by its name again, so that it can be rotated; where

@@ -38,6 +38,7 @@ const appliedMs = 2_000;
 const mostTreeBytes = 32 * 1024 * 1024;
 const valueBytes = 1024 * 1024;
 const importBytes = 8 * 1024 * 1024;
+const shortText = 64 * 1024;
 const transactionBytes = 8 * 1024 * 1024;
 
 type TreeView = z.input<typeof routes.TreeShape>;
@@ -334,7 +335,7 @@ export const serveMetadata = (api: Api): void => {
     routes.importSpec,
     async (c) => {
       const tree = treeOf(c, c.req.valid('param').name);
-      const text = await yamlText(c);
+      const text = await yamlText(c, api);
       const ifMatch = readIfMatch(c.req.header('if-match'));
       const effect = async (once: Once | undefined): Promise<Answer> => {
         const result = await tree.import(text, { once, ...(await ifRevision(tree, ifMatch)) });
@@ -361,7 +362,7 @@ export const serveMetadata = (api: Api): void => {
     routes.setPolicy,
     async (c) => {
       const tree = treeOf(c, c.req.valid('param').name);
-      const text = await yamlText(c);
+      const text = await yamlText(c, api);
       const ifMatch = readIfMatch(c.req.header('if-match'));
       const effect = async (once: Once | undefined): Promise<Answer> => {
         const result = await tree.setPolicy(text, { once, ...(await ifRevision(tree, ifMatch)) });
@@ -469,13 +470,14 @@ const yamlResponse = (text: string, revision: string): Response =>
     headers: { 'content-type': 'application/yaml', 'cache-control': 'no-store', etag: etagOf(revision) },
   });
 
-const yamlText = async (c: {
-  readonly req: { header(name: string): string | undefined; arrayBuffer(): Promise<ArrayBuffer> };
-}): Promise<string> => {
+/** A long one is one of few. */
+const yamlText = async (c: Context<Env>, api: Api): Promise<string> => {
   const type = c.req.header('content-type')?.split(';', 1)[0]!.trim().toLowerCase();
   if (type !== 'application/yaml')
     throw new ApiError('WRONG_MEDIA_TYPE', 'send YAML, with "Content-Type: application/yaml"');
-  const text = asText(new Uint8Array(await c.req.arrayBuffer()));
+  const bytes = new Uint8Array(await c.req.arrayBuffer());
+  if (bytes.length > shortText) takeTurn(c, api);
+  const text = asText(bytes);
   if (text === undefined) throw new ApiError('BAD_REQUEST', 'the body is not UTF-8 text');
   return text;
 };

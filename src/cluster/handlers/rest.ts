@@ -312,7 +312,13 @@ const serveHost = (api: Api): void => {
   const { kit } = api.manager;
 
   serve(api, routes.getHost, async (c) => {
-    const { startedAtMs, warnings, vms, ...rest } = await kit.host.status({ signal: c.req.raw.signal });
+    const {
+      startedAtMs,
+      warnings,
+      vms,
+      metadataServers: _,
+      ...rest
+    } = await kit.host.status({ signal: c.req.raw.signal });
     return reply(routes.getHost, 200, {
       ...rest,
       startedAt: isoTime(startedAtMs),

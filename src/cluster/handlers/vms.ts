@@ -212,7 +212,13 @@ export const serveVms = (api: Api): void => {
       qemu: [...qemu],
       cloudHypervisor: [...cloudHypervisor],
       ...(ninep && { ninep: { ...ninep, qemu: [...ninep.qemu] } }),
-      ...(vsock && { vsock: { ...vsock, qemu: [...vsock.qemu] } }),
+      ...(vsock && {
+        vsock: {
+          ...vsock,
+          qemu: [...vsock.qemu],
+          ofOthers: { ...vsock.ofOthers, cloudHypervisor: [...vsock.ofOthers.cloudHypervisor] },
+        },
+      }),
       ...(metadataServer && {
         metadataServer: {
           ...(metadataServer.vsock && { vsock: metadataServer.vsock }),

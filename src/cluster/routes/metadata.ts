@@ -305,7 +305,7 @@ export const getPolicy = createRoute({
   tags: ['Policy'],
   summary: 'The policy as YAML',
   description:
-    'The sections `users`, `groups`, `policy` and `quota` of a spec. `ETag` is the revision of their last change.',
+    'The sections `users`, `groups`, `policy`, `quota` and `ninep` of a spec. `ETag` is the revision of their last change.',
   'x-access': 'viewer',
   security,
   request: { params: VmParams },

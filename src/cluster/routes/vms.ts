@@ -542,7 +542,22 @@ export const getAttachment = createRoute({
             .optional()
             .openapi({ description: 'The console that speaks 9P, of a VM that has one; the other flags are without.' }),
           vsock: z
-            .object({ hostPath: z.string(), qemu: z.array(z.string()), mount: z.string() })
+            .object({
+              hostPath: z.string(),
+              qemu: z.array(z.string()),
+              mount: z.string(),
+              ofOthers: z
+                .object({
+                  socketPath: z.string(),
+                  cloudHypervisor: z.array(z.string()),
+                  firecracker: z.object({ guest_cid: z.int(), uds_path: z.string() }),
+                  mount: z.string(),
+                })
+                .openapi({
+                  description:
+                    'For a monitor with a vsock device of its own: what it is given, by way of example, and the socket to which a link named as its own with `_564` after it must lead.',
+                }),
+            })
             .optional()
             .openapi({ description: 'The vsock device, of a VM that has one; the other flags are without.' }),
           metadataServer: z

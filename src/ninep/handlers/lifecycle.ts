@@ -41,7 +41,7 @@ export function version(state: SessionState): number {
 
 /** Users of the policy are themselves; all others, and who does not say who they are, are nobody. */
 function principal(state: SessionState, uid: number | undefined): Caller {
-  const asked = uid ?? state.options.uidOfMount ?? NOBODY;
+  const asked = uid ?? state.options.uidOfMount() ?? NOBODY;
   return { uid: asked !== NOBODY && state.options.isUser(asked) ? asked : NOBODY, gid: NOBODY, pid: 0 };
 }
 

@@ -57,12 +57,15 @@ function build(directory: string): void {
   writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
 }
 
+function install(file: string, to: string, mode = 0o644): void {
+  mkdirSync(path.dirname(to), { recursive: true });
+  copyFileSync(file, to);
+  chmodSync(to, mode);
+}
+
 function configure(root: string): void {
   const inRoot = (name: string): string => path.join(root, name);
-  const put = (file: string, to: string): void => {
-    mkdirSync(path.dirname(inRoot(to)), { recursive: true });
-    copyFileSync(path.join(files, file), inRoot(to));
-  };
+  const put = (file: string, to: string): void => install(path.join(files, file), inRoot(to));
   writeFileSync(inRoot('etc/hostname'), 'debian\n');
   writeFileSync(inRoot('etc/fstab'), 'LABEL=root / ext4 defaults 0 1\n');
   // Made anew by each machine.
@@ -94,17 +97,11 @@ function configure(root: string): void {
 function addAgent(root: string, work: string): void {
   const built = path.join(work, 'dist');
   run(process.execPath, [path.join(checkout, 'scripts/build.ts'), '--output', built]);
-  const put = (file: string, to: string, mode: number): void => {
-    const target = path.join(root, to);
-    mkdirSync(path.dirname(target), { recursive: true });
-    copyFileSync(file, target);
-    chmodSync(target, mode);
-  };
-  const unit = 'etc/systemd/system/porthole-agent.service';
-  put(path.join(built, 'porthole-agent'), 'usr/bin/porthole-agent', 0o755);
-  put(path.join(checkout, 'systemd/porthole-agent.service'), unit, 0o644);
-  put(path.join(files, 'agent.conf'), `${unit}.d/porthole.conf`, 0o644);
-  put(path.join(files, 'find-server'), 'usr/lib/porthole/find-server', 0o755);
+  const unit = path.join(root, 'etc/systemd/system/porthole-agent.service');
+  install(path.join(built, 'porthole-agent'), path.join(root, 'usr/bin/porthole-agent'), 0o755);
+  install(path.join(checkout, 'systemd/porthole-agent.service'), unit);
+  install(path.join(files, 'agent.conf'), `${unit}.d/porthole.conf`);
+  install(path.join(files, 'find-server'), path.join(root, 'usr/lib/porthole/find-server'), 0o755);
   run('systemctl', ['--root', root, 'enable', 'porthole-agent.service']);
 }
 

@@ -4,7 +4,7 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, globSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, globSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
 import path from 'node:path';
 
 const root = path.join(import.meta.dirname, '../..');
@@ -55,6 +55,10 @@ const build = (): void => {
   try {
     const packages = path.join(cache, `packages-${hashOf(packageInputs)}.tar`);
     run(process.execPath, [recipe, work], { ...process.env, PORTHOLE_DEBIAN_PACKAGES: packages });
+    // Each is large, and of sources that are no more.
+    for (const name of readdirSync(cache))
+      if (![path.basename(work), path.basename(packages), 'lock'].includes(name))
+        rmSync(path.join(cache, name), { recursive: true });
     renameSync(work, directory);
   } finally {
     rmSync(work, { recursive: true, force: true });

@@ -141,8 +141,7 @@ export class Agent {
       caller: callerFromProc(),
       ...(kept && { journal: kept.journal }),
     });
-    const { fileSystem, replica } = this.#tree;
-    kept?.restore(session, transport, () => kept.journal.recover(fileSystem, replica));
+    kept?.restore(session, transport, this.#tree);
     transport.attach(session);
     const served: Served = {
       process: (budget) => {
@@ -164,7 +163,7 @@ export class Agent {
     this.#loop.watch(transport.fd, () => {});
     this.#loop.serve(served);
     this.#manager.ready();
-    const { revision } = replica.snapshot;
+    const { revision } = this.#tree.replica.snapshot;
     onEvent({ event: 'mounted', path: mountPath, revision, resumed: kept?.isLeft ?? false });
     void this.#tree.publish().catch((error: unknown) => log(`telling of the guest's inside failed: ${String(error)}`));
     return (how) => {

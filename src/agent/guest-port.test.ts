@@ -18,9 +18,10 @@ test('AgentTree follows its server over a port of the guest, and again when the 
   const directory = mkdtempSync(path.join(tmpdir(), 'porthole-port-'));
   await using stage = await Stage.start({ content: { instance: { id: 'i-1' } } });
   const host = createServer((socket) => {
-    new SerialMux(socket, {
+    const mux = new SerialMux(socket, {
       onConnection: (stream) => stage.server.accept(stream, { kind: 'virtio-serial', privileged: true }),
     });
+    socket.once('close', () => mux.destroy());
   }).listen(path.join(directory, 'host.sock'));
   const port = path.join(directory, 'port');
   // What a character device is here: read and written without waiting, and hung up on.

@@ -5,6 +5,7 @@
 import { ConnectionJournal, JournalFile } from '../device/index.ts';
 import { DevFuse, type FuseSession, type KeptRequests, RequestMemory } from '../fuse/index.ts';
 import { close, MNT_DETACH, unmount } from '../sys/index.ts';
+import type { AgentTree } from './agent-tree.ts';
 import { KeptTree } from './kept-tree.ts';
 import { FILE_SYSTEM, type Mount, mountAt, pointOf } from './mounts.ts';
 import type { ServiceManager } from './service-manager.ts';
@@ -70,9 +71,9 @@ export class KeptMount {
   }
 
   /** Tells the session what the predecessor's knew. The tree is there. */
-  restore(session: FuseSession, transport: DevFuse, recover: () => Parameters<FuseSession['restore']>[0]): void {
+  restore(session: FuseSession, transport: DevFuse, { fileSystem, replica }: AgentTree): void {
     this.journal.device = transport;
-    if (this.isLeft) session.restore(recover());
+    if (this.isLeft) session.restore(this.journal.recover(fileSystem, replica));
   }
 
   /** What was in flight has been done again. */

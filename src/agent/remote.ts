@@ -101,6 +101,8 @@ export class Remote implements NumberedUpstream {
         done();
       }, APPLY_MS),
     };
+    // An agent that ends waits for nothing any more.
+    waiter.timer.unref();
     this.#waiting.add(waiter);
   }
 
@@ -135,7 +137,8 @@ export class Remote implements NumberedUpstream {
     const input = JSON.parse(text) as { readonly caller?: Caller };
     const turn = this.#turns.take(input.caller?.uid ?? 0);
     if (turn === undefined) return EBUSY;
-    const end = await turn;
+    // What waited here would be sent in Node's next turn only, and nobody has told the loop to give it one.
+    const end = typeof turn === 'function' ? turn : await turn;
     try {
       return await this.#askNow(operation, input, changes, attempts);
     } finally {
@@ -169,7 +172,7 @@ export class Remote implements NumberedUpstream {
       if (performance.now() - start >= (sentUnder === undefined ? givenMs : Math.max(givenMs, CERTAINTY_MS)))
         return EIO;
       await new Promise((resolve) => {
-        setTimeout(resolve, RETRY_MS);
+        setTimeout(resolve, RETRY_MS).unref();
       });
     }
     return EIO;

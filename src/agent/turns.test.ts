@@ -9,13 +9,15 @@ test('Turns gives a uid its share, lets so many wait, and refuses the rest', asy
   const turns = new Turns(limits);
   const started: string[] = [];
   const ends: (() => void)[] = [];
+  const begin = async (turn: (() => void) | Promise<() => void>, name: string): Promise<void> => {
+    ends.push(await turn);
+    started.push(name);
+  };
   const take = (uid: number, name: string): boolean => {
     const turn = turns.take(uid);
-    void turn?.then((end) => {
-      started.push(name);
-      ends.push(end);
-    });
-    return turn !== undefined;
+    if (turn === undefined) return false;
+    void begin(turn, name);
+    return true;
   };
   const flood = Array.from({ length: 7 }, (_, i) => take(1000, `flood ${i}`));
   assert.deepEqual(flood, [true, true, true, true, true, false, false]);

@@ -23,11 +23,11 @@ export class Turns {
     this.#limits = limits;
   }
 
-  /** Resolves with what ends the turn; undefined at once where too many of the uid's wait already. */
-  take(uid: number): Promise<() => void> | undefined {
+  /** What ends the turn: at once where there is one, else promised; undefined where too many of the uid's wait already. */
+  take(uid: number): (() => void) | Promise<() => void> | undefined {
     let share = this.#shares.get(uid);
     if (share === undefined) this.#shares.set(uid, (share = { running: 0, waiting: [] }));
-    if (this.#mayStart(share)) return Promise.resolve(this.#start(uid, share));
+    if (this.#mayStart(share)) return this.#start(uid, share);
     if (share.waiting.length >= this.#limits.waitingOfUid) return undefined;
     const { promise, resolve } = Promise.withResolvers<() => void>();
     share.waiting.push(resolve);

@@ -218,9 +218,9 @@ test('a change outside wakes who can be woken, and is seen by whoever looks', as
 
   writeFileSync(at('vm.yaml'), spec('web-2222', ', made: y'));
   await server.told('reloaded', 3);
-  assert.equal(run('stat', '-c', '%s', 'instance/hostname').out, '8\n');
-  assert.equal(run('ls', 'instance').out, 'hostname\nmade\n');
   assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
+  await until('stat(2)', () => run('stat', '-c', '%s', 'instance/hostname').out === '8\n');
+  await until('readdir(3)', () => run('ls', 'instance').out === 'hostname\nmade\n');
   await until('who polls, and who reads /.changes', () =>
     ['poll-instance/hostname 2', 'poll-instance/gone 2', 'told'].every((line) =>
       lines.some((one) => one.startsWith(line)),

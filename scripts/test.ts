@@ -107,7 +107,7 @@ const tiers: readonly Tier[] = [
     name: 'ships',
     title: 'the one-file executable, and the disk for operators',
     files: ['test/ships/**/*.test.ts'],
-    minimumTests: 7,
+    minimumTests: 18,
     limitSeconds: 1200,
     concurrency: 1,
   },

@@ -1,10 +1,14 @@
 /**
- * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted and its hostname taken from it.
- * Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes root, and some minutes.
+ * `porthole image build debian`: a Debian disk that boots by itself, with the metadata mounted, and made into a machine by
+ * cloud-init and that metadata. Run as `node images/debian/recipe.ts DIRECTORY` it leaves `disk.qcow2` there. Building takes
+ * root, and some minutes. PORTHOLE_DEBIAN_PACKAGES names an archive in which what comes of the packages is kept for the next
+ * time: for tests, an image should have new ones.
  */
 import {
+  chmodSync,
   closeSync,
   copyFileSync,
+  globSync,
   mkdirSync,
   mkdtempSync,
   openSync,
@@ -16,31 +20,11 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { installDebian, run } from './mmdebstrap.ts';
+import { run } from './mmdebstrap.ts';
+import { installPackages } from './vm-packages.ts';
 
 const files = path.join(import.meta.dirname, 'vm');
-
-/** What a machine has beyond Debian's essential packages. */
-const packages = [
-  'acl',
-  'attr',
-  'ca-certificates',
-  'dbus',
-  'iproute2',
-  'iputils-ping',
-  'kmod',
-  'less',
-  'libpam-systemd',
-  'linux-image-cloud-amd64',
-  'nano',
-  'procps',
-  'systemd-resolved',
-  'systemd-sysv',
-  'udev',
-  // The boot loader's code; nothing installs it onto a disk here.
-  'grub-pc-bin',
-  'grub-common',
-];
+const checkout = path.join(import.meta.dirname, '../..');
 
 const sector = 512;
 /** Where the one partition begins; before it is room for the boot loader. */
@@ -57,8 +41,9 @@ function build(directory: string): void {
   const work = mkdtempSync(path.join(directory, 'work-'));
   try {
     const root = path.join(work, 'root');
-    installDebian(root, packages);
+    installPackages(root, process.env['PORTHOLE_DEBIAN_PACKAGES']);
     configure(root);
+    addAgent(root, work);
     const disk = path.join(work, 'disk');
     const offset = partitionSector * sector;
     makeBootable(root, disk);
@@ -72,24 +57,52 @@ function build(directory: string): void {
   writeFileSync(path.join(directory, 'image.json'), JSON.stringify(image));
 }
 
+function install(file: string, to: string, mode = 0o644): void {
+  mkdirSync(path.dirname(to), { recursive: true });
+  copyFileSync(file, to);
+  chmodSync(to, mode);
+}
+
 function configure(root: string): void {
   const inRoot = (name: string): string => path.join(root, name);
+  const put = (file: string, to: string): void => install(path.join(files, file), inRoot(to));
   writeFileSync(inRoot('etc/hostname'), 'debian\n');
   writeFileSync(inRoot('etc/fstab'), 'LABEL=root / ext4 defaults 0 1\n');
   // Made anew by each machine.
   writeFileSync(inRoot('etc/machine-id'), '');
   for (const unit of readdirSync(files).filter((name) => /\.(mount|service)$/.test(name))) {
-    copyFileSync(path.join(files, unit), inRoot(`etc/systemd/system/${unit}`));
+    put(unit, `etc/systemd/system/${unit}`);
     run('systemctl', ['--root', root, 'enable', unit]);
   }
-  copyFileSync(path.join(files, 'ethernet.network'), inRoot('etc/systemd/network/ethernet.network'));
+  put('ethernet.network', 'etc/systemd/network/ethernet.network');
+  put('wait-online.conf', 'etc/systemd/system/systemd-networkd-wait-online.service.d/porthole.conf');
+  put('after-metadata.conf', 'etc/systemd/system/cloud-init-local.service.d/porthole.conf');
+  put('cloud.cfg', 'etc/cloud/cloud.cfg.d/90_porthole.cfg');
+  put('ds-identify.cfg', 'etc/cloud/ds-identify.cfg');
+  mkdirSync(inRoot('var/lib/cloud/seed'), { recursive: true });
+  symlinkSync('/run/metadata/cloud-init', inRoot('var/lib/cloud/seed/nocloud'));
+  // Each machine has its own, which cloud-init makes.
+  for (const key of globSync('etc/ssh/ssh_host_*', { cwd: root })) rmSync(inRoot(key));
   run('systemctl', ['--root', root, 'enable', 'systemd-networkd', 'systemd-resolved']);
+  // It looks for LVM's snapshots, of which there are none.
+  run('systemctl', ['--root', root, 'mask', 'e2scrub_reap.service']);
   rmSync(inRoot('etc/resolv.conf'), { force: true });
   symlinkSync('../run/systemd/resolve/stub-resolv.conf', inRoot('etc/resolv.conf'));
   // Root logs in on the console without a password: only operators reach it.
   run('chroot', [root, 'passwd', '--quiet', '--delete', 'root']);
-  mkdirSync(inRoot('boot/grub'), { recursive: true });
-  copyFileSync(path.join(files, 'grub.cfg'), inRoot('boot/grub/grub.cfg'));
+  put('grub.cfg', 'boot/grub/grub.cfg');
+}
+
+/** The agent as this checkout has it, for machines without a device for the metadata. */
+function addAgent(root: string, work: string): void {
+  const built = path.join(work, 'dist');
+  run(process.execPath, [path.join(checkout, 'scripts/build.ts'), '--output', built]);
+  const unit = path.join(root, 'etc/systemd/system/porthole-agent.service');
+  install(path.join(built, 'porthole-agent'), path.join(root, 'usr/bin/porthole-agent'), 0o755);
+  install(path.join(checkout, 'systemd/porthole-agent.service'), unit);
+  install(path.join(files, 'agent.conf'), `${unit}.d/porthole.conf`);
+  install(path.join(files, 'find-server'), path.join(root, 'usr/lib/porthole/find-server'), 0o755);
+  run('systemctl', ['--root', root, 'enable', 'porthole-agent.service']);
 }
 
 /** Writes a disk's first sectors: GRUB's boot sector, the table with one partition, GRUB itself. Takes its tools from `root`. */

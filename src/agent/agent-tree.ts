@@ -46,6 +46,7 @@ export class AgentTree {
   readonly isLeft: boolean;
   readonly #client: ServerClient;
   readonly #token: BootToken;
+  readonly #remote: Remote;
   readonly #follower: TreeFollower;
   readonly #publisher: Publisher;
   readonly #stop = new AbortController();
@@ -80,6 +81,7 @@ export class AgentTree {
       submit: (mutation, settle) => remote.submit(mutation, settle),
       onBusy: () => options.loop?.yieldToNode(),
     });
+    this.#remote = remote;
     const fetch: Remote['fetch'] = (opener, ino, done) => remote.fetch(opener, ino, done);
     const upstream = { fetch, ...(kept?.journal.log.upstream(remote) ?? { submit: remote.submit.bind(remote) }) };
     this.fileSystem = new AgentFileSystem({ replica, remote, upstream, journal: kept?.journal, vm: '', clock });
@@ -122,6 +124,7 @@ export class AgentTree {
 
   /** Ends, and leaves token and all that is open to a successor. */
   leave(): void {
+    this.#remote.leave();
     this.#stop.abort();
     this.#follower.stop();
     this.#token.stop();

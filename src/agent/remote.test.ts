@@ -5,6 +5,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
+import { until } from '../../test/until.ts';
 import { Replica } from '../tree/index.ts';
 import { EACCES, EIO } from '../wire/index.ts';
 import { type Answer, Remote } from './remote.ts';
@@ -47,6 +49,10 @@ class Stage implements AsyncDisposable {
       askMs: ASK_MS,
       waitMs: 0,
     });
+  }
+
+  get inFlight(): number {
+    return this.#client.inFlight;
   }
 
   ask(): Promise<Answer> {
@@ -136,4 +142,17 @@ test('Remote.submit burns a value once, though its answer was lost', async () =>
   });
   assert.equal(outcome.errno, EIO);
   assert.equal(stage.bodies.length, 1);
+});
+
+test('Remote delivers nothing after it was left, neither an answer nor a failure', async () => {
+  const arrived = Promise.withResolvers<ServerResponse>();
+  await using stage = new Stage((_body, response) => arrived.resolve(response));
+  let delivered = 0;
+  stage.remote.ask('stat', { node: 1 }, () => delivered++);
+  const response = await arrived.promise;
+  stage.remote.leave();
+  json(response, 200, '{}');
+  await until('the answer to have come', () => stage.inFlight === 0);
+  await setImmediate();
+  assert.equal(delivered, 0);
 });

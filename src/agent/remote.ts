@@ -47,6 +47,7 @@ export class Remote implements NumberedUpstream {
     readonly done: () => void;
     readonly timer: NodeJS.Timeout;
   }>();
+  #hasLeft = false;
 
   constructor(options: RemoteOptions) {
     this.#options = options;
@@ -58,7 +59,8 @@ export class Remote implements NumberedUpstream {
   }
 
   async #deliver(answer: Promise<Answer>, then: (answer: Answer) => void): Promise<void> {
-    then(await answer);
+    const got = await answer;
+    if (!this.#hasLeft) then(got);
   }
 
   submit(mutation: Mutation, settle: Settle, given = 0, sending: (sequence: number) => void = () => {}): void {
@@ -102,6 +104,13 @@ export class Remote implements NumberedUpstream {
     // An agent that ends waits for nothing any more.
     waiter.timer.unref();
     this.#waiting.add(waiter);
+  }
+
+  /** Who waits is answered by a successor: nothing is delivered here any more. */
+  leave(): void {
+    this.#hasLeft = true;
+    for (const { timer } of this.#waiting) clearTimeout(timer);
+    this.#waiting.clear();
   }
 
   /** The replica has come to another revision. */

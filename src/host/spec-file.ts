@@ -2,6 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { PolicySpec, Spec } from '../tree/index.ts';
+import { seedEntries } from './cloud-init-seed.ts';
 import { type Entry, isMap, isScalar, kindOf, SpecDocument, specFileBytes, textOf } from './spec-document.ts';
 import { type FileValues, readMetadata } from './spec-metadata.ts';
 import { type PolicySections, readPolicy } from './spec-policy.ts';
@@ -55,8 +56,12 @@ export const parseSpec = (text: string, file: string, fileValues: FileValues = '
   checkVersion(document, sections.get('porthole'));
   const metadata = readMetadata(document, sections.get('metadata')?.value ?? null, fileValues);
   const policy = readPolicy(document, policySections(sections));
-  return finish(document, { entries: metadata.entries, policy }, metadata.references);
+  return finish(document, withSeed(document, { entries: metadata.entries, policy }), metadata.references);
 };
+
+/** What is wrong is left as it is: nothing is made of it. */
+const withSeed = (document: SpecDocument, spec: Spec): Spec =>
+  document.failed ? spec : { ...spec, entries: [...spec.entries, ...seedEntries(spec)] };
 
 /** What reading the text of a policy gave. */
 export interface LoadedPolicy {

@@ -137,11 +137,12 @@ function networkArgs({ network }: VmMachine): string[] {
 }
 
 /**
- * A program for each connection: with a socket of QEMU's own all connections would be one stream, for the machine's whole life.
+ * What the program says in trouble must not go to its standard error, which is the connection too. A program for each
+ * connection: with a socket of QEMU's own all connections would be one stream, for the machine's whole life.
  * Nothing of what is written here comes from a user but a path that was checked.
  */
 const relayOption = ({ address, port, socket }: Relay): string =>
-  `tcp:${address}:${port}-cmd:${relayProgram} -t ${relayLastSeconds} - UNIX-CONNECT:${socket}`;
+  `tcp:${address}:${port}-cmd:${relayProgram} -lf /dev/null -t ${relayLastSeconds} - UNIX-CONNECT:${socket}`;
 
 export const relayProgram = '/usr/bin/socat';
 /** What a client that has sent all waits for its answer, at most. */

@@ -1,16 +1,15 @@
 /** The mount of an agent, whose metadata server is in this process as well: everything between the two is HTTP on a socket. */
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { setImmediate } from 'node:timers/promises';
 import { AgentTree, callerFromProc, parseServerAddress } from '../../src/agent/index.ts';
 import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
-import { MetadataServer, TokenDesk, tokenStoreInMemory } from '../../src/imds/index.ts';
 import { POLLIN, pollOne } from '../../src/sys/index.ts';
-import { Replica, ways } from '../../src/tree/index.ts';
+import { ways } from '../../src/tree/index.ts';
 import { World, type WorldSpec } from '../tree/world.ts';
+import { AgentServer } from './agent-server.ts';
 import type { Actor, Driver, Identity, OutsideView } from './driver.ts';
 import { startHere } from './mount.ts';
 import { eventually } from './people.ts';
@@ -19,8 +18,6 @@ import { lookAt } from './world-driver.ts';
 
 const POLL_MS = 1;
 const BUDGET = 64;
-const HOLDER = 'metadata server';
-const plenty = { burst: 1_000_000, perSecond: 1_000_000 };
 
 export class AgentMountDriver implements Driver {
   readonly way = 'agent';
@@ -30,7 +27,7 @@ export class AgentMountDriver implements Driver {
   readonly #socket = path.join(this.#directory, 'server.sock');
   readonly #pool = new AgentPool(startHere(agentProgram(), this.#mountPath));
   #world: World | undefined;
-  #server: MetadataServer | undefined;
+  #server: AgentServer | undefined;
   #session: FuseSession | undefined;
   #ends: (() => Promise<unknown>)[] = [];
   #pumping = false;
@@ -48,7 +45,9 @@ export class AgentMountDriver implements Driver {
     await this.end();
     const world = new World(spec);
     this.#world = world;
-    await this.#startServer(world);
+    const server = await AgentServer.start(world, this.#socket);
+    this.#server = server;
+    this.#ends.unshift(() => server[Symbol.asyncDispose]());
     const { clock } = world;
     const tree = new AgentTree({
       server: parseServerAddress(`unix:${this.#socket}`),
@@ -75,40 +74,6 @@ export class AgentMountDriver implements Driver {
     });
   }
 
-  async #startServer(world: World): Promise<void> {
-    const replica = new Replica();
-    const leave = world.authority.subscribe(HOLDER, (delta) => replica.apply(delta));
-    const { monotonicMs, wallMs } = world.clock;
-    const tokens = new TokenDesk({
-      store: tokenStoreInMemory(),
-      onEvent: (event) => assert.fail(event.event),
-      randomBytes,
-      monotonicMs,
-      wallMs,
-    });
-    await tokens.boot('boot');
-    const server = new MetadataServer({
-      vm: 'test',
-      replica,
-      commit: (mutation, way, sequence, settle) =>
-        world.authority.commit(mutation, way, mutation.op === 'drop' ? HOLDER : `${HOLDER} boot`, sequence, settle),
-      audit: world.sink,
-      clock: world.clock,
-      tokens,
-      facades: [],
-      sessionSecret: () => randomBytes(32),
-      // The suite's clock stands still: no bucket would fill again.
-      limits: { uidRate: plenty, agentRate: plenty },
-      onError: (error) => assert.fail(error as Error),
-    });
-    this.#server = server;
-    this.#ends.unshift(async () => {
-      await server[Symbol.asyncDispose]();
-      leave();
-    });
-    await server.listen({ unix: this.#socket, privileged: true });
-  }
-
   /** Serves in turns with everything else: this process must not touch the mount itself. */
   async #serve(transport: DevFuse): Promise<void> {
     while (this.#pumping) {
@@ -124,7 +89,7 @@ export class AgentMountDriver implements Driver {
 
   async load(spec: WorldSpec): Promise<void> {
     this.#here.load(spec);
-    assert.ok(await this.#server!.applied(this.#here.authority.snapshot.revision, 10_000), 'the agent applies it');
+    assert.ok(await this.#server!.applied(this.#here.authority.snapshot.revision), 'the agent applies it');
   }
 
   look(path: string): Promise<OutsideView | undefined> {

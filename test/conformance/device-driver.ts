@@ -7,20 +7,12 @@ import type { LinkConfig, ToHost } from '../../src/device/index.ts';
 import { AuditRingReader } from '../../src/host/audit-ring-reader.ts';
 import { DeviceProcess } from '../../src/host/device-process.ts';
 import { type AuditRecord, ways } from '../../src/tree/index.ts';
-import { TestClock, World, type WorldSpec } from '../tree/world.ts';
+import type { World, WorldSpec } from '../tree/world.ts';
 import type { Actor, Driver, Identity, OutsideView, WayName } from './driver.ts';
 import { eventually } from './people.ts';
 import { AgentPool, type StartAgent } from './posix-agent.ts';
+import { machineTimePasses, unseenWorld } from './unseen-world.ts';
 import { lookAt } from './world-driver.ts';
-
-const CLOCK_STEP_MS = 5;
-/** Inode numbers that one case may use; the next one's begin after them, for a kernel that remembers. */
-const NUMBERS_PER_CASE = 1_000_000;
-
-/** The machine's own time. */
-class MachineClock extends TestClock {
-  override readonly wallMs = (): number => Date.now();
-}
 
 type Statistics = Extract<ToHost, { type: 'statistics' }>['counters'];
 
@@ -93,9 +85,7 @@ export abstract class DeviceDriver implements Driver {
   /** Makes a tree that has never been seen, and gives it to the device process, if one runs. */
   protected async newWorld(spec: WorldSpec): Promise<void> {
     this.#unsubscribe?.();
-    const nextIno = ++this.#case * NUMBERS_PER_CASE;
-    const restored = { revision: ++this.#revision, nextIno, nodes: [] };
-    this.#world = new World(spec, { clock: new MachineClock(), restored });
+    this.#world = unseenWorld(spec, ++this.#case, ++this.#revision);
     if (this.#device !== undefined) {
       this.#connect();
       await this.#untilApplied();
@@ -207,10 +197,8 @@ export abstract class DeviceDriver implements Driver {
     return Date.now();
   }
 
-  /** This clock can't be moved: it is waited for. */
-  async pass(ms: number): Promise<void> {
-    const end = Date.now() + ms;
-    while (Date.now() < end) await new Promise((resolve) => setTimeout(resolve, CLOCK_STEP_MS));
+  pass(ms: number): Promise<void> {
+    return machineTimePasses(ms);
   }
 
   /** After a case the device process holds the root and no handle. */

@@ -14,6 +14,7 @@ import { Guest } from '../../images/tiny/guest.ts';
 import { type Server as PortholeServer, serve } from '../../src/host/index.ts';
 import { vsockPeer } from '../../src/virtio/index.ts';
 import { until } from '../until.ts';
+import { dialGuest } from '../vsock.ts';
 
 const MEBIBYTES = 4 * Number(process.env['PORTHOLE_VSOCK_TIMES'] ?? 1);
 const CONNECTIONS = 200;
@@ -71,20 +72,7 @@ describe('vsock of a guest', () => {
     listening.listen(`${hostPath}_${port}`, 256);
     await once(listening, 'listening');
   };
-  /** A connection of this machine with a port of the guest, after its `OK`. */
-  const dial = async (port: number): Promise<Socket> => {
-    const socket = connect({ path: hostPath, allowHalfOpen: true });
-    socket.write(`CONNECT ${port}\n`);
-    let line = '';
-    while (!line.endsWith('\n')) {
-      const byte = socket.read(1) as Buffer | null;
-      if (byte !== null) line += byte.toString('latin1');
-      else if (socket.readableEnded || socket.destroyed) throw new Error(`port ${port} of the guest is refused`);
-      else await Promise.race([once(socket, 'readable'), once(socket, 'close')]);
-    }
-    assert.match(line, /^OK \d+\n$/);
-    return socket;
-  };
+  const dial = (port: number): Promise<Socket> => dialGuest(hostPath, port);
   const listenInGuest = async (port: number, command: string) => {
     const job = guest.spawn(`exec vsock listen ${port} ${command}`);
     await job.waitForOutput(/ready/);

@@ -109,7 +109,7 @@ const tiers: readonly Tier[] = [
     files: ['test/ships/**/*.test.ts'],
     minimumTests: 18,
     limitSeconds: 1200,
-    concurrency: 1,
+    concurrency: 2,
   },
   {
     name: 'recovery',

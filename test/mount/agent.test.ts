@@ -183,7 +183,7 @@ const watchers = `
 f = open(sys.argv[1])
 p = select.poll()
 p.register(f, select.POLLPRI)
-print("poll-" + sys.argv[1], p.poll(600000)[0][1] & select.POLLPRI)' "$1" & }
+sys.stdout.write(f"poll-{sys.argv[1]} {p.poll(600000)[0][1] & select.POLLPRI}\\n")' "$1" & }
   poller instance/hostname; poller instance/gone
   cat .changes | sed -u 's/.*"path":"\\/instance\\/\\([a-z]*\\)".*/told \\1/' &
   wait`;
@@ -221,11 +221,8 @@ test('a change outside wakes who can be woken, and is seen by whoever looks', as
   assert.equal(run('cat', 'instance/hostname').out, 'web-2222');
   await until('stat(2)', () => run('stat', '-c', '%s', 'instance/hostname').out === '8\n');
   await until('readdir(3)', () => run('ls', 'instance').out === 'hostname\nmade\n');
-  await until('who polls, and who reads /.changes', () =>
-    ['poll-instance/hostname 2', 'poll-instance/gone 2', 'told'].every((line) =>
-      lines.some((one) => one.startsWith(line)),
-    ),
-  );
+  for (const woken of ['poll-instance/hostname 2', 'poll-instance/gone 2', 'told'])
+    await until(`"${woken}", of who waits`, () => lines.some((line) => line.startsWith(woken)));
   await until('inotify to tell of a file that is gone', () => said('removed').includes('removed DELETE_SELF'));
   const newly = (who: 'changed' | 'directory'): string[] => said(who).slice(before[who]);
   await until('inotify to tell of what was done here', () => newly('directory').includes('directory OPEN'));

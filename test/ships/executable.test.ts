@@ -179,7 +179,7 @@ test('the executable is the same, byte for byte, when it is built again', (t) =>
   const [one, other] = [emptyDirectory(t), emptyDirectory(t)];
   for (const directory of [one, other]) build(directory);
   const names = readdirSync(one).toSorted();
-  assert.deepEqual(names, ['THIRD-PARTY-LICENSES', 'porthole']);
+  assert.deepEqual(names, ['THIRD-PARTY-LICENSES', 'porthole', 'porthole-agent']);
   for (const name of names) {
     const same = readFileSync(path.join(one, name)).equals(readFileSync(path.join(other, name)));
     assert.ok(same, `${name} differs`);

@@ -4,35 +4,18 @@
  */
 import { readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { setImmediate as turnOfNode } from 'node:timers/promises';
+import type { GuestProcess, GuestStatus } from '../records/index.ts';
 
 /** `/guest/.agent/status.json`. */
-export interface InsideStatus {
+export interface InsideStatus extends GuestStatus {
   readonly version: 1;
-  readonly at: string;
-  readonly uptimeSeconds: number;
-  readonly load: readonly [number, number, number];
-  readonly memory: { readonly totalBytes: number; readonly availableBytes: number };
-  readonly swap: { readonly totalBytes: number; readonly freeBytes: number };
-  readonly disks: readonly { readonly mount: string; readonly totalBytes: number; readonly freeBytes: number }[];
-  readonly agent: { readonly version: string; readonly pid: number; readonly startedAt: string };
 }
 
-export interface InsideProcess {
-  readonly pid: number;
-  readonly user: string;
-  readonly uid: number;
-  readonly command: string;
-  /** Of one CPU, since the last time; since its start at first. */
-  readonly cpuPercent: number;
-  readonly memoryBytes: number;
-  readonly state: string;
-}
-
-/** `/guest/.agent/processes.json`: those that take most first. */
+/** `/guest/.agent/processes.json`: those that take most first. CPU is since the last time; since its start at first. */
 export interface InsideProcesses {
   readonly version: 1;
   readonly at: string;
-  readonly processes: readonly InsideProcess[];
+  readonly processes: readonly GuestProcess[];
 }
 
 const MOST_PROCESSES = 1_000;
@@ -97,7 +80,7 @@ export class ProcessList {
     const uptimeSeconds = Number(textOf('/proc/uptime').split(' ')[0]);
     const users = userNames();
     const seen = new Map<number, Seen>();
-    const processes: InsideProcess[] = [];
+    const processes: GuestProcess[] = [];
     for (const [index, name] of readdirSync('/proc').entries()) {
       if (!/^\d+$/.test(name)) continue;
       if (index % PER_TURN === 0) await turnOfNode();
@@ -115,7 +98,7 @@ export class ProcessList {
     uptimeSeconds: number,
     users: ReadonlyMap<number, string>,
     seen: Map<number, Seen>,
-  ): InsideProcess | undefined {
+  ): GuestProcess | undefined {
     let stat: string;
     let status: string;
     try {

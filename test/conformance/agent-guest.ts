@@ -1,14 +1,14 @@
 /** The mount of an agent in a guest. Each case is another boot to it: another tree of a server that came back. */
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
-import { type AuditRecord, ROOT_INO, ways } from '../../src/tree/index.ts';
+import { ROOT_INO, ways } from '../../src/tree/index.ts';
 import type { World, WorldSpec } from '../tree/world.ts';
 import { AgentServer } from './agent-server.ts';
-import type { Actor, Driver, Identity, OutsideView } from './driver.ts';
+import type { Actor, Identity } from './driver.ts';
 import { eventually, root, textIn } from './people.ts';
 import { AgentPool, type StartAgent } from './posix-agent.ts';
 import { machineTimePasses, unseenWorld } from './unseen-world.ts';
-import { lookAt } from './world-driver.ts';
+import { WorldDriver } from './world-driver.ts';
 
 export interface AgentGuestOptions {
   /** Where the metadata server is to listen: what comes there is the guest's agent. */
@@ -65,30 +65,28 @@ const startIn =
     };
   };
 
-export class AgentGuestDriver implements Driver {
+export class AgentGuestDriver extends WorldDriver {
   readonly way = 'agent';
   readonly heartbeatMs = ways.agent.heartbeatMs;
   readonly #options: AgentGuestOptions;
   readonly #pool: AgentPool;
-  #world: World | undefined;
   #server: AgentServer | undefined;
   #case = 0;
   #revision = 0;
 
   constructor(options: AgentGuestOptions) {
+    super();
     this.#options = options;
     this.#pool = new AgentPool(startIn(options));
   }
 
-  get #here(): World {
-    return this.#world!;
+  protected override worldOf(spec: WorldSpec): World {
+    return unseenWorld(spec, ++this.#case, ++this.#revision);
   }
 
-  async begin(spec: WorldSpec): Promise<void> {
-    await this.end();
-    this.#world = unseenWorld(spec, ++this.#case, ++this.#revision);
-    this.#server = await AgentServer.start(this.#world, this.#options.socket, `boot ${this.#case}`);
-    const expected = String(this.#here.authority.snapshot.node(ROOT_INO)!.dataRevision);
+  protected override async open(world: World): Promise<void> {
+    this.#server = await AgentServer.start(world, this.#options.socket, `boot ${this.#case}`);
+    const expected = String(world.authority.snapshot.node(ROOT_INO)!.dataRevision);
     const actor = this.as(root);
     await eventually(async () => {
       assert.equal(textIn(await actor.getxattr('/', 'system.porthole.revision')), expected, 'the agent has the tree');
@@ -99,46 +97,33 @@ export class AgentGuestDriver implements Driver {
     return this.#pool.take(identity);
   }
 
-  async load(spec: WorldSpec): Promise<void> {
-    this.#here.load(spec);
-    assert.ok(await this.#server!.applied(this.#here.authority.snapshot.revision), 'the agent applies it');
+  protected override async shown(world: World): Promise<void> {
+    assert.ok(await this.#server!.applied(world.authority.snapshot.revision), 'the agent applies it');
   }
 
-  look(path: string): Promise<OutsideView | undefined> {
-    return Promise.resolve(lookAt(this.#here, path));
-  }
+  /** The guest has the machine's time. */
+  protected override tick(): void {}
 
-  audit(): Promise<readonly AuditRecord[]> {
-    return Promise.resolve([...this.#here.audit]);
-  }
-
-  breakAudit(broken: boolean): Promise<void> {
-    this.#here.auditWorks = !broken;
-    return Promise.resolve();
-  }
-
-  nowMs(): number {
+  override nowMs(): number {
     return Date.now();
   }
 
-  pass(ms: number): Promise<void> {
+  override pass(ms: number): Promise<void> {
     return machineTimePasses(ms);
   }
 
-  async end(): Promise<void> {
-    if (this.#world === undefined) return;
+  protected override async shut(world: World): Promise<void> {
     try {
       await this.#pool.recall();
     } finally {
-      this.#revision = Math.max(this.#revision, this.#here.authority.snapshot.revision);
-      this.#world = undefined;
+      this.#revision = Math.max(this.#revision, world.authority.snapshot.revision);
       await this.#server?.[Symbol.asyncDispose]();
       this.#server = undefined;
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.end();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
     await this.#pool.end();
   }
 }

@@ -8,43 +8,36 @@ import { AgentTree, callerFromProc, parseServerAddress } from '../../src/agent/i
 import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
 import { POLLIN, pollOne } from '../../src/sys/index.ts';
 import { ways } from '../../src/tree/index.ts';
-import { World, type WorldSpec } from '../tree/world.ts';
+import type { World } from '../tree/world.ts';
 import { AgentServer } from './agent-server.ts';
-import type { Actor, Driver, Identity, OutsideView } from './driver.ts';
+import type { Actor, Identity } from './driver.ts';
 import { startHere } from './mount.ts';
 import { eventually } from './people.ts';
 import { AgentPool, agentProgram } from './posix-agent.ts';
-import { lookAt } from './world-driver.ts';
+import { WorldDriver } from './world-driver.ts';
 
 const POLL_MS = 1;
 const BUDGET = 64;
 
-export class AgentMountDriver implements Driver {
+export class AgentMountDriver extends WorldDriver {
   readonly way = 'agent';
   readonly heartbeatMs = ways.agent.heartbeatMs;
   readonly #directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
   readonly #mountPath = path.join(this.#directory, 'mnt');
   readonly #socket = path.join(this.#directory, 'server.sock');
   readonly #pool = new AgentPool(startHere(agentProgram(), this.#mountPath));
-  #world: World | undefined;
   #server: AgentServer | undefined;
   #session: FuseSession | undefined;
   #ends: (() => Promise<unknown>)[] = [];
   #pumping = false;
 
   constructor() {
+    super();
     chmodSync(this.#directory, 0o711);
     mkdirSync(this.#mountPath);
   }
 
-  get #here(): World {
-    return this.#world!;
-  }
-
-  async begin(spec: WorldSpec): Promise<void> {
-    await this.end();
-    const world = new World(spec);
-    this.#world = world;
+  protected override async open(world: World): Promise<void> {
     const server = await AgentServer.start(world, this.#socket);
     this.#server = server;
     this.#ends.unshift(() => server[Symbol.asyncDispose]());
@@ -87,37 +80,15 @@ export class AgentMountDriver implements Driver {
     return this.#pool.take(identity);
   }
 
-  async load(spec: WorldSpec): Promise<void> {
-    this.#here.load(spec);
-    assert.ok(await this.#server!.applied(this.#here.authority.snapshot.revision), 'the agent applies it');
+  protected override async shown(world: World): Promise<void> {
+    assert.ok(await this.#server!.applied(world.authority.snapshot.revision), 'the agent applies it');
   }
 
-  look(path: string): Promise<OutsideView | undefined> {
-    return Promise.resolve(lookAt(this.#here, path));
+  protected override tick(nowMs: number): void {
+    this.#session!.tick(nowMs);
   }
 
-  audit() {
-    return Promise.resolve([...this.#here.audit]);
-  }
-
-  breakAudit(broken: boolean): Promise<void> {
-    this.#here.auditWorks = !broken;
-    return Promise.resolve();
-  }
-
-  nowMs(): number {
-    return this.#here.clock.nowMs;
-  }
-
-  pass(ms: number): Promise<void> {
-    const { clock } = this.#here;
-    clock.advance(ms);
-    this.#session!.tick(clock.nowMs);
-    return Promise.resolve();
-  }
-
-  async end(): Promise<void> {
-    if (this.#world === undefined) return;
+  protected override async shut(): Promise<void> {
     try {
       await this.#pool.recall();
       // The kernel tells of a close when it has returned.
@@ -128,14 +99,13 @@ export class AgentMountDriver implements Driver {
           assert.deepEqual({ bugs, handles: held.handles }, { bugs: 0, handles: 0 });
         });
     } finally {
-      this.#world = undefined;
       this.#session = undefined;
       for (const end of this.#ends.splice(0)) await end();
     }
   }
 
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.end();
+  override async [Symbol.asyncDispose](): Promise<void> {
+    await super[Symbol.asyncDispose]();
     await this.#pool.end();
     rmSync(this.#directory, { recursive: true, force: true });
   }

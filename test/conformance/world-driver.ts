@@ -26,22 +26,31 @@ export abstract class WorldDriver implements Driver {
   }
 
   /** Opens the way in on a new world. */
-  protected abstract open(world: World): void;
+  protected abstract open(world: World): void | Promise<void>;
   /** Ends every actor and the way in. */
-  protected abstract shut(): Promise<void>;
+  protected abstract shut(world: World): Promise<void>;
   /** Runs what is due by the clock. */
   protected abstract tick(nowMs: number): void;
   abstract as(identity: Identity): Actor;
 
+  protected worldOf(spec: WorldSpec): World {
+    return new World(spec);
+  }
+
+  /** Resolves when what the world has now is what the way shows. */
+  protected shown(_world: World): Promise<void> {
+    return Promise.resolve();
+  }
+
   async begin(spec: WorldSpec): Promise<void> {
     await this.end();
-    this.#world = new World(spec);
-    this.open(this.#world);
+    this.#world = this.worldOf(spec);
+    await this.open(this.#world);
   }
 
   load(spec: WorldSpec): Promise<void> {
     this.world.load(spec);
-    return Promise.resolve();
+    return this.shown(this.world);
   }
 
   look(path: string): Promise<OutsideView | undefined> {
@@ -69,9 +78,10 @@ export abstract class WorldDriver implements Driver {
   }
 
   async end(): Promise<void> {
-    if (this.#world === undefined) return;
+    const world = this.#world;
+    if (world === undefined) return;
     this.#world = undefined;
-    await this.shut();
+    await this.shut(world);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

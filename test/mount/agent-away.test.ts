@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { until } from '../until.ts';
-import { Running } from './agent-process.ts';
+import { Running, serving } from './agent-process.ts';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-away-'));
 const at = (name: string): string => path.join(directory, name);
@@ -87,15 +87,7 @@ before(async () => {
   ip('-n', network, 'address', 'add', `${addresses.there}/30`, 'dev', there);
   ip('-n', network, 'link', 'set', there, 'up');
   writeFileSync(at('vm.yaml'), spec);
-  server = new Running(directory, [
-    'serve',
-    'vm.yaml',
-    '--http',
-    `unix:${at('server.sock')},privileged`,
-    '--state',
-    'state',
-  ]);
-  await server.told('http');
+  server = await serving(directory);
   await new Promise<void>((resolve) => {
     between.listen(0, addresses.here, resolve);
   });

@@ -69,6 +69,21 @@ export class Running {
   }
 }
 
+/** `vm.yaml` in `directory`, for whoever comes by the privileged socket `server.sock` there. */
+export async function serving(directory: string): Promise<Running> {
+  const socket = path.join(directory, 'server.sock');
+  const running = new Running(directory, [
+    'serve',
+    'vm.yaml',
+    '--http',
+    `unix:${socket},privileged`,
+    '--state',
+    'state',
+  ]);
+  await running.told('http');
+  return running;
+}
+
 /** What a manager was told with one datagram (sd_notify(3)). */
 const fieldOf = (words: string, key: string): string | undefined =>
   words

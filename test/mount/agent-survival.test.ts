@@ -9,7 +9,7 @@ import { after, before, test } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { counted, type Kind, many, noteOf, programs } from '../recovery/programs.ts';
 import { until } from '../until.ts';
-import { Manager, Running } from './agent-process.ts';
+import { Manager, type Running, serving } from './agent-process.ts';
 
 /** By hand: `PORTHOLE_AGENT_KILLS=20`. */
 const kills = Number(process.env['PORTHOLE_AGENT_KILLS'] ?? 2);
@@ -96,15 +96,7 @@ const rewrite = async (): Promise<void> => {
 before(async () => {
   mkdirSync(mountPath);
   writeFileSync(at('vm.yaml'), spec(version));
-  server = new Running(directory, [
-    'serve',
-    'vm.yaml',
-    '--http',
-    `unix:${at('server.sock')},privileged`,
-    '--state',
-    'state',
-  ]);
-  await server.told('http');
+  server = await serving(directory);
   manager = new Manager(directory);
   await startAgent();
 });

@@ -20,7 +20,7 @@ import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { after, before, test } from 'node:test';
 import { until } from '../until.ts';
-import { Manager, porthole, Running } from './agent-process.ts';
+import { Manager, porthole, Running, serving } from './agent-process.ts';
 
 const directory = mkdtempSync(path.join(tmpdir(), 'porthole-agent-'));
 const at = (name: string): string => path.join(directory, name);
@@ -38,19 +38,6 @@ policy:
   - { path: /secrets/by-program, mode: "0444", program: [/usr/bin/cat] }
   - { path: /secrets/by-unit, mode: "0444", unit: [some.service] }
 `;
-
-const serve = async (): Promise<Running> => {
-  const running = new Running(directory, [
-    'serve',
-    'vm.yaml',
-    '--http',
-    `unix:${at('server.sock')},privileged`,
-    '--state',
-    'state',
-  ]);
-  await running.told('http');
-  return running;
-};
 
 const agentArguments = ['--server', `unix:${at('server.sock')}`, '--mount', 'mnt'];
 const startAgent = (): Running => new Running(directory, ['agent', ...agentArguments]);
@@ -77,7 +64,7 @@ let agent: Running;
 before(async () => {
   mkdirSync(mountPath);
   writeFileSync(at('vm.yaml'), spec('web-1'));
-  server = await serve();
+  server = await serving(directory);
   agent = startAgent();
   await agent.told('mounted');
 });
@@ -262,7 +249,7 @@ test('a server that is away leaves what everybody may read, and comes back under
   assert.match(run('sh', '-c', 'echo lost > guest/log').err, /I\/O error|Input\/output error/);
   assert.match(run('getfattr', '--only-values', '-n', 'system.porthole.age', 'instance/hostname').out, /^\d+$/);
   rmSync(at('server.sock'), { force: true });
-  server = await serve();
+  server = await serving(directory);
   await agent.told('connected', 2);
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
   assert.equal(run('sh', '-c', 'echo after >> guest/log; cat guest/log').out, 'before\nafter\n');
@@ -295,7 +282,7 @@ test('an agent that nobody keeps anything for is killed: whoever waits is woken,
 
 test('an agent whose manager kept the token alone mounts anew, and hands the token back', async () => {
   await server.stop();
-  server = await serve();
+  server = await serving(directory);
   using manager = new Manager(directory);
   agent = manager.start(agentArguments);
   await agent.told('mounted');

@@ -1,4 +1,6 @@
+export * from './attachment.ts';
 export * from './common.ts';
+export * from './console.ts';
 export * from './metadata.ts';
 export * from './rest.ts';
 export * from './store.ts';

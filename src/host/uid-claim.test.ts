@@ -74,6 +74,11 @@ test('claimUids refuses another range than that of the VMs that there are', (t) 
   assert.throws(() => machine.claim('a', 6_000), /have uids from 5000 on, and not from 6000; leave --uid-base out/);
 });
 
+test('claimUids refuses a range that goes beyond the last uid', (t) => {
+  const machine = new Machine(t);
+  assert.throws(() => machine.claim('a', 2_147_483_600), /the 100 uids from 2147483600 on go beyond the last one/);
+});
+
 test('claimUids leaves out what is given to containers of users', (t) => {
   const machine = new Machine(t);
   machine.subordinate = '# comment\nroot:100000:65536\nan:700050:10\nnonsense:x:y\n';

@@ -78,6 +78,8 @@ const claimAlone = (options: UidClaimOptions, directory: string): UidRange => {
     );
   const first = options.first ?? remembered;
   const others = readClaims(directory).filter((claim) => claim.stateDirectory !== stateDirectory);
+  if (first !== undefined && first + count > lastUid)
+    throw new Error(`the ${count} uids from ${first} on go beyond the last one, ${lastUid}; give a lower --uid-base`);
   const range = first === undefined ? findFree(count, [...others, ...readSubordinates(subordinate)]) : { first, count };
   const other = others.find((claim) => overlap(claim, range));
   if (other !== undefined)

@@ -11,7 +11,7 @@ cp "$executable" "$executable-agent" "$place/bin"
 mount -t tmpfs -o noexec tmpfs "$place/work"
 cp "$files"/* "$place/work"
 mount -o remount,ro "$place"
-for directory in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec tmpfs "$directory"; done
+for directory in /run /tmp /var/tmp /dev/shm; do mount -t tmpfs -o noexec tmpfs "$directory"; done
 mount -o remount,bind,ro /
 cd "$place/work"
 if cp /bin/true . && ./true 2>/dev/null; then echo "what is written can be executed" >&2 && exit 1; fi

@@ -66,9 +66,13 @@ ${examples('porthole up', 'porthole up --listen 127.0.0.1:7070 --socket-group ad
     .action((flags: UpFlags) => runUp(flags, terminal));
 };
 
+const mostWhole = 0x7fff_ffff;
+
 const whole = (text: string): number => {
-  if (!/^\d{1,9}$/.test(text)) throw new InvalidArgumentError('give a whole number');
-  return Number(text);
+  const number = Number(text);
+  if (!/^\d+$/.test(text) || number > mostWhole)
+    throw new InvalidArgumentError(`give a whole number, at most ${mostWhole}`);
+  return number;
 };
 
 const address = (text: string): { readonly host: string; readonly port: number } => {

@@ -5,8 +5,8 @@
  */
 import { decode, encode } from '@msgpack/msgpack';
 import type { Acl, AclEntry, Change, Delta, Node, Time } from '../tree/index.ts';
+import { isWholeMsgpack } from '../wire/index.ts';
 import { kindByCode, type MessageType, messageKinds, type ToDevice, type ToHost } from './link-messages.ts';
-import { isWholeMsgpack } from './msgpack-check.ts';
 
 type LinkErrorCode = 'UNKNOWN_MESSAGE' | 'WRONG_DIRECTION' | 'MESSAGE_TOO_LONG' | 'MALFORMED_MESSAGE';
 

@@ -6,7 +6,7 @@
  * Every transaction has a condition on the head. Opening a tree writes the head, so that who had it open before can write no
  * more: two can never write one tree.
  */
-import { keyText, limits, type Operation, prefixRange, type Store, StoreError } from '../store/index.ts';
+import { hostLimits, keyText, type Operation, prefixRange, type Store, StoreError } from '../store/index.ts';
 import {
   ANSWERED_KEPT,
   type Answered,
@@ -182,7 +182,7 @@ export class TreeStore {
 
   /** For whoever opens the tree next. Nothing is kept where it is too large, or the tree is another's. StoreError. */
   async keepHistory(history: Uint8Array): Promise<void> {
-    if (this.#broken !== undefined || history.length > limits.transactionBytes - headBytes) return;
+    if (this.#broken !== undefined || history.length > hostLimits.transactionBytes - headBytes) return;
     const put: Operation = { type: 'put', key: this.#keys.history, value: history };
     await this.#store.commit({ conditions: [this.#condition()], operations: [put] });
   }
@@ -326,12 +326,15 @@ export class TreeStore {
       if (outcome.committed) return outcome.revision;
       throw taken(this.vmId);
     } catch (error) {
-      if (error instanceof StoreError && (error.code === 'STORE_FULL' || error.code === 'STORE_INVALID')) throw error;
+      if (error instanceof StoreError && withoutEffect.has(error.code)) throw error;
       this.#broken = error instanceof TreeStoreError ? error : inDoubt(this.vmId, error);
       throw this.#broken;
     }
   }
 }
+
+/** Of these it is known that nothing was kept. */
+const withoutEffect: ReadonlySet<string> = new Set(['STORE_FULL', 'STORE_INVALID', 'STORE_UNAVAILABLE']);
 
 const taken = (vmId: string): TreeStoreError =>
   new TreeStoreError(
@@ -349,8 +352,8 @@ const sizeOf = ([key, value]: Change): number => key.length + (value?.length ?? 
 
 /** Into one transaction, with the head and the condition on it. */
 const fits = (changes: readonly Change[]): boolean =>
-  changes.length + 2 <= limits.operations &&
-  changes.reduce((sum, change) => sum + sizeOf(change), headBytes) <= limits.transactionBytes;
+  changes.length + 2 <= hostLimits.operations &&
+  changes.reduce((sum, change) => sum + sizeOf(change), headBytes) <= hostLimits.transactionBytes;
 
 const operationsOf = (changes: readonly Change[]): Operation[] =>
   changes.map(([key, value]) => (value === undefined ? { type: 'delete', key } : { type: 'put', key, value }));
@@ -372,7 +375,7 @@ function* grouped(changes: readonly Change[], mostChanges: number, mostBytes: nu
 }
 
 const transactionsOf = (changes: readonly Change[]) =>
-  grouped(changes, limits.operations - 1, limits.transactionBytes - headBytes);
+  grouped(changes, hostLimits.operations - 1, hostLimits.transactionBytes - headBytes);
 /** A change takes a few bytes more in a log than in a transaction. */
 const logPartsOf = (changes: readonly Change[]) => [...grouped(changes, 2_000, logPartBytes)];
 
@@ -386,7 +389,7 @@ const sweep = async (
 ): Promise<void> => {
   const range = prefixRange(prefix);
   for (;;) {
-    const { entries } = await store.range(range, { limit: limits.operations - 1 });
+    const { entries } = await store.range(range, { limit: hostLimits.operations - 1 });
     if (entries.length === 0) return;
     const operations = entries.map(({ key }): Operation => ({ type: 'delete', key }));
     const outcome = await store.commit({ ...(condition && { conditions: [condition] }), operations });

@@ -10,6 +10,10 @@ export type StoreErrorCode =
   | 'STORE_CLOSED'
   /** A request that breaks a rule of `Store`; it had no effect and never will have one. */
   | 'STORE_INVALID'
+  /** It concerns what whoever asks has nothing to do with; it had no effect. */
+  | 'STORE_DENIED'
+  /** The store can't be reached at present; a change had no effect and never will have one. */
+  | 'STORE_UNAVAILABLE'
   /** `oldestRevision` says from where on there still is history. */
   | 'STORE_COMPACTED'
   | 'STORE_LEASE_GONE'

@@ -1,5 +1,6 @@
 export { StoreError, type StoreErrorCode } from './error.ts';
-export { compareKeys, keyBytes, keyText, prefixRange } from './keys.ts';
+export { compareKeys, keyAfter, keyBytes, keyText, prefixRange } from './keys.ts';
+export { checkRange, checkRangeOptions, checkTransaction, checkWhole } from './request.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';
 export { createKeyFile } from './seal.ts';
 export { openStores, type RotateOptions, type Stores, type StoresOptions } from './sqlite-stores.ts';
@@ -9,6 +10,7 @@ export {
   type Clock,
   type Condition,
   type Entry,
+  hostLimits,
   type Key,
   type KeyRange,
   type Lease,

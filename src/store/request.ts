@@ -43,10 +43,13 @@ const checkCondition = (condition: Condition): CheckedCondition => {
 };
 
 /** STORE_INVALID. */
-export const checkTransaction = ({ conditions = [], operations }: Transaction): CheckedTransaction => {
+export const checkTransaction = (
+  { conditions = [], operations }: Transaction,
+  most: { readonly operations: number; readonly transactionBytes: number } = limits,
+): CheckedTransaction => {
   const parts = conditions.length + operations.length;
-  if (parts > limits.operations)
-    throw invalid(`a transaction of ${parts} operations and conditions is too long: split it by ${limits.operations}`);
+  if (parts > most.operations)
+    throw invalid(`a transaction of ${parts} operations and conditions is too long: split it by ${most.operations}`);
   let bytes = 0;
   const checkedConditions = conditions.map((condition) => {
     const checked = checkCondition(condition);
@@ -63,8 +66,8 @@ export const checkTransaction = ({ conditions = [], operations }: Transaction): 
     if (operation.type === 'delete') return { type: 'delete', key };
     if (!(operation.value instanceof Uint8Array)) throw invalid(`the value of ${JSON.stringify(name)} is not bytes`);
     bytes += operation.value.length;
-    if (bytes > limits.transactionBytes)
-      throw invalid(`a transaction of more than ${limits.transactionBytes} bytes is too large: split it`);
+    if (bytes > most.transactionBytes)
+      throw invalid(`a transaction of more than ${most.transactionBytes} bytes is too large: split it`);
     return { type: 'put', key, value: new Uint8Array(operation.value), leaseId: operation.leaseId };
   });
   return { conditions: checkedConditions, operations: checkedOperations };

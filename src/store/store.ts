@@ -24,6 +24,12 @@ export const limits = {
   leaseSeconds: 24 * 3600,
 } as const;
 
+/** Of one transaction of a host, to which a manager adds what keeps it within bounds: `src/uplink`. */
+export const hostLimits = {
+  operations: limits.operations - 4,
+  transactionBytes: limits.transactionBytes - 4096,
+} as const;
+
 export type Key = string | Uint8Array;
 
 /** From `start`, inclusive, to `end`, exclusive; without `end`: to the last key. */

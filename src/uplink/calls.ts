@@ -105,8 +105,11 @@ const written = async (stream: ClientHttp2Stream | ServerHttp2Stream, value: unk
 const lost = (cause?: unknown): UplinkError =>
   new UplinkError('UPLINK_LOST', 'the connection ended before the answer came', cause);
 
-async function* valuesOf(stream: ClientHttp2Stream | ServerHttp2Stream): AsyncGenerator<unknown, void> {
-  const reader = new FrameReader();
+async function* valuesOf(
+  stream: ClientHttp2Stream | ServerHttp2Stream,
+  mostBytes?: number,
+): AsyncGenerator<unknown, void> {
+  const reader = new FrameReader(mostBytes);
   for await (const chunk of stream) yield* reader.push(chunk as Uint8Array);
   if (!reader.isBetween) throw lost();
 }
@@ -227,36 +230,36 @@ async function* itemsOf(
 export interface AnswerOptions<T extends CallTable> {
   readonly table: T;
   readonly handlers: Handlers<T>;
+  /** Asked before each call: what it throws is the answer. */
+  readonly gate?: (() => void) | undefined;
+  /** Of one frame that is taken. */
+  readonly mostBytes?: number | undefined;
   /** What nobody foresaw, of a call. */
   readonly onBug: (call: string, error: unknown) => void;
 }
 
 /** Answers every call of a session until it ends. */
-export const answerCalls = <T extends CallTable>(
-  session: ServerHttp2Session,
-  { table, handlers, onBug }: AnswerOptions<T>,
-): void => {
+export const answerCalls = <T extends CallTable>(session: ServerHttp2Session, options: AnswerOptions<T>): void => {
   session.on('stream', (stream, headers) => {
     stream.on('error', () => {});
-    void answer(stream, headers, table, handlers, onBug);
+    void answer(stream, headers, options);
   });
 };
 
 const answer = async <T extends CallTable>(
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,
-  table: T,
-  handlers: Handlers<T>,
-  onBug: AnswerOptions<T>['onBug'],
+  { table, handlers, gate, mostBytes, onBug }: AnswerOptions<T>,
 ): Promise<void> => {
   const name = String(headers[HTTP2_HEADER_PATH]).slice(1);
   const gone = new AbortController();
   stream.once('close', () => gone.abort());
   try {
     stream.respond({ [HTTP2_HEADER_STATUS]: 200 });
+    gate?.();
     if (!Object.hasOwn(table, name)) throw new UplinkError('UPLINK_REFUSED', 'there is no such call');
     const row = table[name]!;
-    const values = valuesOf(stream);
+    const values = valuesOf(stream, mostBytes);
     const first = await values.next();
     if (first.done === true) throw new MalformedFrame(`no arguments of "${name}"`);
     const args = checked(row.args, first.value, `the arguments of "${name}"`) as never;

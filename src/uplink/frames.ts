@@ -36,8 +36,13 @@ export const encodeFrame = (value: unknown): Uint8Array => {
 
 /** Puts frames together again, wherever they were cut. Nothing larger than a frame is ever kept. */
 export class FrameReader {
+  readonly #mostBytes: number;
   #pieces: Uint8Array[] = [];
   #bytes = 0;
+
+  constructor(mostBytes = mostFrameBytes) {
+    this.#mostBytes = mostBytes;
+  }
 
   /** The values that are whole with these bytes. MalformedFrame: then nothing more is to be pushed. */
   *push(chunk: Uint8Array): Generator<unknown, void> {
@@ -65,7 +70,7 @@ export class FrameReader {
     const [first] = this.#pieces;
     const head = first!.length >= headerBytes ? first! : this.#joined();
     const length = new DataView(head.buffer, head.byteOffset, headerBytes).getUint32(0);
-    if (length > mostFrameBytes) throw new MalformedFrame(`a frame of ${length} bytes`);
+    if (length > this.#mostBytes) throw new MalformedFrame(`a frame of ${length} bytes`);
     return length;
   }
 

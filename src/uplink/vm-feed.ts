@@ -100,6 +100,11 @@ export class VmFeed {
     }
   }
 
+  /** The host that a VM is assigned to, as far as is known here. */
+  hostOf(name: string): string | undefined {
+    return this.#hosts.get(prefix + name);
+  }
+
   async #list(): Promise<number> {
     this.#hosts.clear();
     const range = prefixRange(prefix);

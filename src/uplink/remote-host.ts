@@ -1,0 +1,210 @@
+/** A host, as a manager asks it over the uplink. HOST_UNAVAILABLE while it is not connected, or when its answer was lost. */
+import type {
+  AttachedMachine,
+  Attachment,
+  AuditEvent,
+  AuditFilter,
+  AuditFollowOptions,
+  AuditPage,
+  AuditQuery,
+  Boot,
+  CallOptions,
+  ChangeOptions,
+  ConsolePort,
+  DeviceVersion,
+  FileProblem,
+  GuestInside,
+  HostPort,
+  HostStatus,
+  ImageFacts,
+  ImageRef,
+  ImageRequest,
+  IncomingUpload,
+  ProgressOptions,
+  ShowOptions,
+  Statistics,
+  TreePort,
+  VmRef,
+} from '../records/index.ts';
+import type { AnswerOf, ArgsOf, Begun, Caller, InputOf, ItemOf } from './calls.ts';
+import { MalformedFrame } from './frames.ts';
+import type { HostCalls } from './host-calls.ts';
+import { RemoteRefusal, UplinkError } from './uplink-error.ts';
+
+/** The connection to a host, of now. HOST_UNAVAILABLE, HOST_NO_VM. */
+export type ToHost = (vm?: VmRef) => Caller<HostCalls> | Promise<Caller<HostCalls>>;
+
+export class RemoteHost implements HostPort {
+  readonly #caller: ToHost;
+
+  constructor(caller: ToHost) {
+    this.#caller = caller;
+  }
+
+  tree({ id, name }: VmRef): TreePort {
+    const vm = { id, name };
+    return {
+      stat: (path, options) => this.#ask('treeStat', { vm, path }, options),
+      list: (path, { signal, ...options } = {}) => this.#ask('treeList', { vm, path, ...options }, { signal }),
+      read: (path, { by, signal }) => this.#ask('treeRead', { vm, path, by }, { signal }),
+      walk: async (path, { by, mostBytes, signal }) => {
+        const { answer, items } = await this.#begin('treeWalk', { vm, path, by, mostBytes }, signal);
+        return { ...answer, entries: await Array.fromAsync(items) };
+      },
+      edit: async (edits, conditions, { once, signal } = {}) => {
+        const args = { vm, edits: [...edits], conditions: [...conditions], once };
+        const { dataRevisions, ...rest } = await this.#ask('treeEdit', args, { signal });
+        return { ...rest, dataRevisions: new Map(dataRevisions) };
+      },
+      export: ({ path, by, signal }) => this.#ask('treeExport', { vm, path, by }, { signal }),
+      import: (text, { signal, ...options } = {}) => this.#ask('treeImport', { vm, text, ...options }, { signal }),
+      policy: (options) => this.#ask('treePolicy', { vm }, options),
+      setPolicy: (text, { signal, ...options } = {}) =>
+        this.#ask('treeSetPolicy', { vm, text, ...options }, { signal }),
+      explain: ({ groups, ...caller }, path, options) =>
+        this.#ask('treeExplain', { vm, path, caller: { ...caller, groups: groups && [...groups] } }, options),
+      watch: async (path, { from, signal }) => {
+        const { answer, items } = await this.#begin('treeWatch', { vm, path, from }, signal);
+        return { ...answer, commits: items };
+      },
+      applied: (revision, { timeoutMs, signal }) => this.#ask('treeApplied', { vm, revision, timeoutMs }, { signal }),
+    };
+  }
+
+  console({ id, name }: VmRef): ConsolePort {
+    const vm = { id, name };
+    return {
+      log: ({ signal, ...options }) => this.#ask('consoleLog', { vm, ...options }, { signal }),
+      stream: async ({ offset, signal }) => {
+        const { answer, items } = await this.#begin('consoleStream', { vm, offset }, signal);
+        return { offset: answer.offset, pieces: items };
+      },
+      write: async (bytes, options) => {
+        await this.#ask('consoleWrite', { vm, bytes }, options);
+      },
+    };
+  }
+
+  checkSpec(text: string, options?: CallOptions): Promise<readonly FileProblem[]> {
+    return this.#ask('checkSpec', { text }, options);
+  }
+
+  attachment({ id, name }: VmRef, machine: AttachedMachine, options?: CallOptions): Promise<Attachment> {
+    return this.#ask('attachment', { vm: { id, name }, machine: { ...machine } }, options);
+  }
+
+  boot({ id, name }: VmRef, { once, signal }: ChangeOptions = {}): Promise<Boot> {
+    return this.#ask('boot', { vm: { id, name }, once }, { signal });
+  }
+
+  statistics({ id, name }: VmRef, options?: CallOptions): Promise<Statistics> {
+    return this.#ask('statistics', { vm: { id, name } }, options);
+  }
+
+  inside({ id, name }: VmRef, { by, signal }: ShowOptions): Promise<GuestInside> {
+    return this.#ask('inside', { vm: { id, name }, by }, { signal });
+  }
+
+  renewDevice({ id, name }: VmRef, options?: CallOptions): Promise<DeviceVersion> {
+    return this.#ask('renewDevice', { vm: { id, name } }, options);
+  }
+
+  audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage> {
+    return this.#ask('audit', query, options);
+  }
+
+  async followAudit(filter: AuditFilter, { after, signal }: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
+    return (await this.#begin('followAudit', { ...filter, after }, signal)).items;
+  }
+
+  /** The bytes are sent once there is room for them, as fast as the host takes them. */
+  async openUpload(sizeBytes: number, { signal }: CallOptions = {}): Promise<IncomingUpload> {
+    const given = Promise.withResolvers<AsyncIterable<Uint8Array>>();
+    const cancel = new AbortController();
+    const ended = AbortSignal.any([cancel.signal, ...(signal ? [signal] : [])]);
+    const { items } = await this.#begin('upload', { sizeBytes }, ended, async function* () {
+      yield* await given.promise;
+    });
+    return {
+      receive: async (chunks) => {
+        given.resolve(chunks);
+        for await (const upload of items) return upload;
+        throw new MalformedFrame('no word of what became of an upload');
+      },
+      [Symbol.asyncDispose]: async () => {
+        given.resolve(nothing());
+        cancel.abort();
+      },
+    };
+  }
+
+  async addImage(request: ImageRequest, { progress, signal }: ProgressOptions): Promise<ImageFacts> {
+    const { items } = await this.#begin('addImage', request, signal);
+    for await (const item of items) {
+      if ('facts' in item) return item.facts;
+      progress(item);
+    }
+    throw new MalformedFrame('no word of what became of an image');
+  }
+
+  async removeImage({ name, version }: ImageRef, options?: CallOptions): Promise<void> {
+    await this.#ask('removeImage', { name, version }, options);
+  }
+
+  status(options?: CallOptions): Promise<HostStatus> {
+    return this.#ask('status', null, options);
+  }
+
+  async #ask<N extends keyof HostCalls>(
+    name: N,
+    args: ArgsOf<HostCalls, N>,
+    { signal }: CallOptions = {},
+  ): Promise<AnswerOf<HostCalls, N>> {
+    const caller = await this.#caller(vmOf(args));
+    try {
+      return await caller.ask(name, args, signal);
+    } catch (error) {
+      throw toRefusal(error);
+    }
+  }
+
+  async #begin<N extends keyof HostCalls>(
+    name: N,
+    args: ArgsOf<HostCalls, N>,
+    signal: AbortSignal | undefined,
+    input?: () => AsyncIterable<InputOf<HostCalls, N>>,
+  ): Promise<Begun<AnswerOf<HostCalls, N>, ItemOf<HostCalls, N>>> {
+    const caller = await this.#caller(vmOf(args));
+    try {
+      const { answer, items } = await caller.begin(name, args, signal, input);
+      return { answer, items: refusing(items) };
+    } catch (error) {
+      throw toRefusal(error);
+    }
+  }
+}
+
+const vmOf = (args: unknown): VmRef | undefined => {
+  const vm = (args as { readonly vm?: VmRef | string } | null)?.vm;
+  return typeof vm === 'object' ? vm : undefined;
+};
+
+async function* refusing<T>(items: AsyncIterable<T>): AsyncGenerator<T, void> {
+  try {
+    yield* items;
+  } catch (error) {
+    throw toRefusal(error);
+  }
+}
+
+async function* nothing(): AsyncGenerator<never, void> {}
+
+/** Who asks hosts knows only what hosts say. */
+const toRefusal = (error: unknown): unknown => {
+  if (!(error instanceof UplinkError || error instanceof MalformedFrame)) return error;
+  const words =
+    error.code === 'UPLINK_LOST'
+      ? 'the connection to the host ended before its answer came, and whether it did what was asked is not known; try again'
+      : `the host cannot do that: ${error.message}`;
+  return new RemoteRefusal('HOST_UNAVAILABLE', words);
+};

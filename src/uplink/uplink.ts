@@ -1,0 +1,197 @@
+/**
+ * A host's connections to its region's managers: by one it has the region's store, whichever manager that leads to; by one
+ * to each manager it is asked. They are made again for as long as it runs.
+ */
+import { connect as connectHttp2, performServerHandshake } from 'node:http2';
+import { setTimeout as pause } from 'node:timers/promises';
+import type { HostPort } from '../records/index.ts';
+import { renewalOf } from './authority.ts';
+import { answerCalls, Caller, keepAlive, sessionOptions } from './calls.ts';
+import { type Address, addressText, dial } from './dial.ts';
+import { hostCalls } from './host-calls.ts';
+import { hostHandlers } from './host-service.ts';
+import { type Identity, renewalRequest, renewed } from './identity.ts';
+import { heartbeat } from './protocols.ts';
+import { RemoteStore, type RemoteStoreOptions } from './remote-store.ts';
+import { type HostFacts, type StoreCalls, storeCalls } from './store-calls.ts';
+
+export interface UplinkOptions extends RemoteStoreOptions {
+  readonly managers: readonly Address[];
+  readonly identity: Identity;
+  /** Where the identity is kept. */
+  readonly directory: string;
+  readonly facts: HostFacts;
+  /** It has the store's connection, through which manager; or has lost it, and why. Told when that changes. */
+  readonly onConnection: (is: { readonly manager: string } | { readonly lost: string }) => void;
+  /** The store is closed: another process has this certificate, or the region's store was restored. */
+  readonly onEnd: (why: string) => void;
+  readonly onTrouble: (what: string) => void;
+}
+
+const firstPauseMs = 100;
+const longestPauseMs = 4_000;
+const renewAgainMs = 60_000;
+const longestTimerMs = 2 ** 31 - 1;
+
+export class Uplink implements AsyncDisposable {
+  readonly store: RemoteStore;
+  readonly #options: UplinkOptions;
+  #identity: Identity;
+  readonly #stop = new AbortController();
+  readonly #sessions = new Set<{ destroy: () => void }>();
+  #loops: Promise<unknown>[] = [];
+  #caller: Caller<StoreCalls> | undefined;
+  #told = '';
+
+  private constructor(options: UplinkOptions) {
+    this.#options = options;
+    this.#identity = options.identity;
+    this.store = new RemoteStore(options);
+  }
+
+  /** Resolves when a manager has answered. The signal's reason. */
+  static async open(options: UplinkOptions, signal: AbortSignal): Promise<Uplink> {
+    const uplink = new Uplink(options);
+    const first = Promise.withResolvers<void>();
+    const abort = (): void => first.reject(signal.reason);
+    signal.addEventListener('abort', abort, { once: true });
+    uplink.#loops.push(
+      uplink.#holdStore(() => first.resolve()),
+      uplink.#renew(),
+    );
+    try {
+      signal.throwIfAborted();
+      await first.promise;
+      return uplink;
+    } catch (error) {
+      await uplink.close();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', abort);
+    }
+  }
+
+  /** From now on managers can ask it. */
+  serve(host: HostPort): void {
+    for (const manager of this.#options.managers) this.#loops.push(this.#answer(manager, host));
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    this.store.close();
+    for (const session of this.#sessions) session.destroy();
+    await Promise.all(this.#loops);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #holdStore(onFirst: () => void): Promise<void> {
+    const { managers, facts, onEnd } = this.#options;
+    let turn = Math.floor(Math.random() * managers.length);
+    await this.#again(async () => {
+      const manager = managers[turn++ % managers.length]!;
+      const socket = await dial(manager, 'store', this.#dialing);
+      const session = connectHttp2('https://manager.invalid', { ...sessionOptions, createConnection: () => socket });
+      const ended = new Promise<void>((resolve) => void session.once('close', () => resolve()));
+      session.on('error', () => {});
+      this.#sessions.add(session);
+      try {
+        keepAlive(session, heartbeat);
+        const caller = new Caller(session, storeCalls);
+        const hello = await caller.ask('hello', { instance: this.store.instance, facts }, this.#stop.signal);
+        try {
+          this.store.connect(caller, hello);
+        } catch (error) {
+          if (!this.#stop.signal.aborted) onEnd((error as Error).message);
+          this.#stop.abort();
+          return;
+        }
+        this.#caller = caller;
+        this.#tell({ manager: addressText(manager) });
+        onFirst();
+        await ended;
+        this.store.disconnect(caller);
+        this.#caller = undefined;
+        this.#tell({ lost: `the connection to the manager at ${addressText(manager)} ended` });
+        // This one is gone, and another may be there at once.
+      } finally {
+        this.#sessions.delete(session);
+        session.destroy();
+      }
+    });
+  }
+
+  async #answer(manager: Address, host: HostPort): Promise<void> {
+    const { onTrouble } = this.#options;
+    await this.#again(async () => {
+      const socket = await dial(manager, 'calls', this.#dialing);
+      const session = performServerHandshake(socket, sessionOptions);
+      const ended = new Promise<void>((resolve) => void session.once('close', () => resolve()));
+      session.on('error', () => {});
+      this.#sessions.add(session);
+      keepAlive(session, heartbeat);
+      answerCalls(session, {
+        table: hostCalls,
+        handlers: hostHandlers(host),
+        onBug: (call, error) => onTrouble(`"${call}" of a manager failed: ${(error as Error).stack}`),
+      });
+      await ended;
+      this.#sessions.delete(session);
+    }, false);
+  }
+
+  /** Until the end: soon after it held for a while, else later and later. */
+  async #again(connect: () => Promise<void>, tells = true): Promise<void> {
+    const { signal } = this.#stop;
+    let waitMs = firstPauseMs;
+    while (!signal.aborted) {
+      const beganAtMs = performance.now();
+      try {
+        await connect();
+      } catch (error) {
+        if (signal.aborted) return;
+        if (tells) this.#tell({ lost: (error as Error).message });
+      }
+      if (performance.now() - beganAtMs > longestPauseMs) waitMs = firstPauseMs;
+      // Not all hosts of a region at once.
+      await pause(waitMs * (0.5 + Math.random() / 2), undefined, { signal }).catch(() => {});
+      waitMs = Math.min(longestPauseMs, waitMs * 2);
+    }
+  }
+
+  get #dialing() {
+    const { region, authority, certificate, key } = this.#identity;
+    return { region, authority, credentials: { certificate, key }, signal: this.#stop.signal };
+  }
+
+  #tell(is: Parameters<UplinkOptions['onConnection']>[0]): void {
+    const told = JSON.stringify(is);
+    if (told === this.#told || this.#stop.signal.aborted) return;
+    this.#told = told;
+    this.#options.onConnection(is);
+  }
+
+  /** Has the certificate go on for longer when half of its time is over. Connections that are there stay. */
+  async #renew(): Promise<void> {
+    const { signal } = this.#stop;
+    let waitMs = 0;
+    while (!signal.aborted) {
+      const leftMs = renewalOf(this.#identity.certificate) - Date.now();
+      if (leftMs <= 0 && this.#caller !== undefined) {
+        try {
+          const request = await renewalRequest(this.#identity);
+          const { certificate } = await this.#caller.ask('renew', { request }, signal);
+          this.#identity = renewed(this.#options.directory, this.#identity, certificate);
+          continue;
+        } catch (error) {
+          if (signal.aborted) return;
+          this.#options.onTrouble(`renewing the host's certificate failed, trying again: ${(error as Error).message}`);
+        }
+      }
+      waitMs = leftMs > 0 ? Math.min(leftMs, longestTimerMs) : renewAgainMs;
+      await pause(waitMs, undefined, { signal, ref: false }).catch(() => {});
+    }
+  }
+}

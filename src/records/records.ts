@@ -16,13 +16,14 @@
  * | region | `hostlive/NAME` | the manager that the host is connected to | `HostLiveRecord`, under a lease: who has none is not given VMs |
  * | region | `hostuse/NAME` | managers | `HostUseRecord`: what is taken of it; changed in the transactions that make and free its VMs |
  * | region | `hostvm/HOST/VM` | managers | `HostVmRecord`: which VMs are assigned to it |
- * | region | `apart/ACCOUNT/LABEL/VALUE/HOST` | managers | the VM that wants no other of the same label beside it |
+ * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
  * | global | `account/NAME`, `region/NAME` | managers | `AccountRecord`, `RegionRecord` |
+ * | global | `leaving/ACCOUNT/REGION` | managers of that region | `LeavingRecord`: what it has of an account that is to be deleted |
  *
  * **A host's side of it.** It acts on `vm/` as it stands, whatever it missed in between, and writes the `generation` that
  * it has acted on into `vmstatus/` together with how that went. A `desired` of `deleted`: it stops the VM, removes disks,
@@ -165,11 +166,13 @@ export const AccountRecord = z.looseObject({
   state: z.enum(['active', 'leaving']),
   /** At most so many VMs, by region and type; what is not named has no limit. */
   quotas: z.record(z.string(), z.record(z.string(), z.int().nonnegative())),
-  /** In the region's copy: the revision of the global store that it is of. */
-  copied: z.looseObject({ epoch: z.int(), revision: z.int().nonnegative() }).optional(),
   createdAtMs: millis,
 });
 export type AccountRecord = z.infer<typeof AccountRecord>;
+
+/** An account's VMs of a region, told when the region makes no more of them. */
+export const LeavingRecord = z.looseObject({ vms: z.int().nonnegative(), atRevision: z.int().nonnegative() });
+export type LeavingRecord = z.infer<typeof LeavingRecord>;
 
 export const accountKey = (account: string): string => `account/${account}`;
 export const regionKey = (region: string): string => `region/${region}`;

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Manager } from '../../src/cluster/index.ts';
+import { anywhere } from '../../src/cluster/placement.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
@@ -50,6 +51,7 @@ test('repeats at two managers at once have one effect', async (t) => {
       restart: 'never',
       start: false,
       stopGraceSeconds: 1,
+      placement: anywhere,
       spec: undefined,
     } as const;
     const bodies = await Promise.all(

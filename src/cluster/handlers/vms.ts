@@ -8,6 +8,7 @@ import type {
   OperationRecord,
   VmStatusRecord,
 } from '../../records/index.ts';
+import { ownHost } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
 import { nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
@@ -67,6 +68,7 @@ export const vmView = (vm: Vm) => {
     desired,
     ...(rest.image && { image: rest.image }),
     ...(rest.diskBytes !== undefined && { diskBytes: rest.diskBytes }),
+    host: rest.host ?? ownHost,
     status: statusOf(vm),
     reason: status?.reason ?? '',
     bootNumber: status?.bootNumber ?? 0,
@@ -123,13 +125,14 @@ export const serveVms = (api: Api): void => {
         if (problems.some(({ severity }) => severity === 'error'))
           throw new ApiError('BAD_SPEC', 'the spec has mistakes: see problems', { problems });
       }
-      const { type, image, diskBytes, spec, ...rest } = wish;
+      const { type, image, diskBytes, spec, placement, ...rest } = wish;
       const full = {
         ...rest,
         start: rest.kind === 'managed' && rest.start,
         type,
         image: image && { name: image.name, version: image.version },
         diskBytes,
+        placement: { ...placement, host: placement.host, apart: placement.apart },
         spec,
       };
       return send(await idempotency.run(await onceRequest(c), (commit) => vms.create(account, full, commit, accepted)));

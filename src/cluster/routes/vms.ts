@@ -110,6 +110,23 @@ const metadataProblems = ({
   ].filter((problem) => problem !== false);
 };
 
+const Placement = z
+  .strictObject({
+    strategy: z.enum(['spread', 'pack']).default('spread').openapi({
+      description: 'spread: the host of which least is taken. pack: of which most is.',
+    }),
+    host: VmName.optional().openapi({ description: 'This host, and no other.' }),
+    hostLabels: z
+      .array(z.string().max(320))
+      .max(16)
+      .default([])
+      .openapi({ description: '`KEY` or `KEY=VALUE`: labels that the host must have.' }),
+    apart: z.string().max(63).optional().openapi({
+      description: 'One of the VM’s labels: no two VMs of the account that name it, with the same value, share a host.',
+    }),
+  })
+  .openapi('Placement', { description: 'Which host it goes to.' });
+
 export const CreateVm = z
   .strictObject({
     name: VmName,
@@ -150,6 +167,7 @@ export const CreateVm = z
     libvirtDomain: LibvirtDomain.optional().openapi({
       description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
     }),
+    placement: Placement.prefault({}),
     spec: z.string().max(900_000).optional().openapi({
       description:
         'Metadata and policy of the first tree: the YAML of `docs/spec-file.md`. In place before the first boot.',
@@ -193,6 +211,7 @@ export const VmShape = z
     memoryMiB: z.int(),
     image: z.object({ name: z.string(), version: z.string(), digest: z.string() }).optional(),
     diskBytes: z.int().optional(),
+    host: z.string().openapi({ description: 'The host that it was placed on.' }),
     network: z.looseObject({ mode: z.string() }),
     labels: z.record(z.string(), z.string()),
     restart: z.enum(['always', 'on-failure', 'never']),
@@ -258,7 +277,16 @@ export const createVm = createRoute({
   request: { headers: IdempotencyHeaders, body: body(CreateVm) },
   responses: {
     202: json(VmAndOperation, 'It is being made.'),
-    ...problems('NAME_TAKEN', 'NOT_FOUND', 'BAD_SPEC', 'CONFLICT', ...changing),
+    ...problems(
+      'NAME_TAKEN',
+      'NOT_FOUND',
+      'BAD_SPEC',
+      'CONFLICT',
+      'QUOTA_EXCEEDED',
+      'WRONG_STATE',
+      'NO_HOST',
+      ...changing,
+    ),
   },
 });
 

@@ -9,6 +9,8 @@ import { recipeOf } from './recipe.ts';
 interface HostImagesOptions {
   readonly region: Store;
   readonly images: ImageStore;
+  /** Where the names of its images are in the store. */
+  readonly prefix: string | undefined;
   /** Programs that build images, by the name that they are asked for by. */
   readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
 }
@@ -19,9 +21,9 @@ export class HostImages {
   readonly #names: ImageNames;
   readonly #recipes: HostImagesOptions['recipes'];
 
-  constructor({ region, images, recipes }: HostImagesOptions) {
+  constructor({ region, images, prefix, recipes }: HostImagesOptions) {
     this.#images = images;
-    this.#names = new ImageNames(region, images);
+    this.#names = new ImageNames(region, images, prefix);
     this.#recipes = recipes;
   }
 

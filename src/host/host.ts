@@ -20,7 +20,6 @@ import {
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
-  type FileProblem,
   type GuestInside,
   type HostPort,
   type HostStatus,
@@ -51,7 +50,7 @@ import { LogLimits } from './log-limits.ts';
 import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
 import { SpecTexts } from './spec-texts.ts';
-import { checkedSpec, toProblem, VmTreePort } from './tree-port.ts';
+import { checkedSpec, specChecker, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 import { WriteRate } from './write-rate.ts';
@@ -63,6 +62,8 @@ export interface HostOptions extends Omit<HostParts, Made> {
   /** Device processes and a keeper of another version that are found are replaced, by and by. */
   readonly renews: boolean;
   readonly name?: string;
+  /** Where the names of its images are in the store, in which there may be other hosts'. */
+  readonly imagesPrefix?: string;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
   /** The user that images are converted by; undefined: this one. */
   readonly sandboxUid?: number | undefined;
@@ -125,8 +126,8 @@ export class Host implements HostPort, AsyncDisposable {
       ...(sandboxUid !== undefined && { sandboxUid }),
       ...(imageGid !== undefined && { gid: imageGid }),
     });
-    const { region, recipes } = options;
-    this.#images = new HostImages({ region, recipes, images: this.#imageStore });
+    const { region, recipes, imagesPrefix: prefix } = options;
+    this.#images = new HostImages({ region, recipes, prefix, images: this.#imageStore });
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -450,9 +451,7 @@ export class Host implements HostPort, AsyncDisposable {
     return port;
   }
 
-  async checkSpec(text: string): Promise<readonly FileProblem[]> {
-    return (await this.#texts.readSpec(text)).problems.map(toProblem);
-  }
+  readonly checkSpec = specChecker(this.#texts);
 
   async attachment(ref: VmRef, machine: AttachedMachine): Promise<Attachment> {
     const vm = this.#vm(ref);

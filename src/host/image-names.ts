@@ -6,8 +6,6 @@ import type { ImageStore } from '../qemu/index.ts';
 import type { ImageRef } from '../records/index.ts';
 import { prefixRange, type Store } from '../store/index.ts';
 
-const prefix = 'hostimage/';
-const keyOf = ({ name, version }: ImageRef): string => `${prefix}${name}/${version}`;
 const textOf = (value: Uint8Array): string => new TextDecoder().decode(value);
 
 /** The bytes, where they are kept, and the note of which may have no name. */
@@ -16,6 +14,7 @@ type ImageBytes = Pick<ImageStore, 'remove' | 'beUnnamed' | 'beNamed' | 'unnamed
 export class ImageNames {
   readonly #region: Store;
   readonly #images: ImageBytes;
+  readonly #prefix: string;
   /** Images that are stored and may have no name yet. */
   #adding = 0;
   /** How often something was added. */
@@ -23,9 +22,11 @@ export class ImageNames {
   /** Digests that got a name or not, or lost one. */
   readonly #suspects = new Set<string>();
 
-  constructor(region: Store, images: ImageBytes) {
+  /** `prefix`: of its keys, for there may be several hosts in one store. */
+  constructor(region: Store, images: ImageBytes, prefix = 'hostimage/') {
     this.#region = region;
     this.#images = images;
+    this.#prefix = prefix;
   }
 
   /** What the daemon before left without a name goes. StoreError; then it is looked at with the next image that is added. */
@@ -42,7 +43,7 @@ export class ImageNames {
       const taken = await take();
       this.#suspects.add(taken.digest);
       const value = new TextEncoder().encode(taken.digest);
-      await this.#region.commit({ operations: [{ type: 'put', key: keyOf(image), value }] });
+      await this.#region.commit({ operations: [{ type: 'put', key: this.#keyOf(image), value }] });
       return taken;
     } finally {
       this.#adding--;
@@ -53,7 +54,7 @@ export class ImageNames {
 
   /** Bytes that no other name has go as well, at once or when nothing is added any more. Nothing happens without the name. */
   async remove(image: ImageRef): Promise<void> {
-    const key = keyOf(image);
+    const key = this.#keyOf(image);
     const kept = await this.#region.get(key);
     if (kept === undefined) return;
     this.#images.beUnnamed(textOf(kept.value));
@@ -62,11 +63,15 @@ export class ImageNames {
     await this.#removeUnnamed();
   }
 
+  #keyOf({ name, version }: ImageRef): string {
+    return `${this.#prefix}${name}/${version}`;
+  }
+
   async #removeUnnamed(): Promise<void> {
     if (this.#suspects.size === 0) return;
     const begun = this.#begun;
     const named = new Set<string>();
-    const range = prefixRange(prefix);
+    const range = prefixRange(this.#prefix);
     let revision: number | undefined;
     for (let start: typeof range.start | Uint8Array | undefined = range.start; start !== undefined; ) {
       const page = await this.#region.range({ ...range, start }, { revision });

@@ -20,5 +20,6 @@ export { ServedTree } from './served-tree.ts';
 export { loadSpec, loadSpecOrThrow, parsePolicy, parseSpec } from './spec-file.ts';
 export { formatProblem, formatProblems, type Paint, SpecError, type SpecProblem } from './spec-problem.ts';
 export { State } from './state.ts';
+export { specChecker } from './tree-port.ts';
 export { removeTree, TreeStore, TreeStoreError, type TreeStoreErrorCode } from './tree-store.ts';
 export { claimUids, type UidRange } from './uid-claim.ts';

@@ -285,6 +285,12 @@ export const checkedSpec = ({
   return { spec, warnings: problems.map(toProblem) };
 };
 
+/** Says what is wrong with the text of a spec, as `HostPort.checkSpec`. */
+export const specChecker =
+  (texts = new SpecTexts()) =>
+  async (text: string): Promise<readonly FileProblem[]> =>
+    (await texts.readSpec(text)).problems.map(toProblem);
+
 export const toProblem = ({ severity, line, column, path, what, fix }: SpecProblem): FileProblem => ({
   severity,
   line,

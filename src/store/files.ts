@@ -1,5 +1,6 @@
 /** What every file of this room is held to: for its owner only, used by one writer, ours, of a version that we know. */
 import { chmodSync, closeSync, constants, fsyncSync, lstatSync, mkdirSync, openSync, statSync } from 'node:fs';
+import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { codeOf, StoreError, sqliteCode, sqliteCodes, toStoreError } from './error.ts';
 
@@ -53,6 +54,16 @@ export const syncToDisk = (path: string): void => {
   } finally {
     closeSync(fd);
   }
+};
+
+/** Held until it is disposed of, or its process ends. */
+export type DirectoryLock = Disposable;
+
+/** For one process; makes the directory, with mode 0700, where it is not there. StoreError: STORE_LOCKED, STORE_EXPOSED. */
+export const lockDirectory = (directory: string): DirectoryLock => {
+  prepareDirectory(directory);
+  const lock = takeLock(join(directory, 'lock.db'), directory);
+  return { [Symbol.dispose]: () => lock.close() };
 };
 
 /** A lock that ends with the process, however it ends: an open exclusive transaction on a database of its own. */

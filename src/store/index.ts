@@ -1,4 +1,5 @@
 export { StoreError, type StoreErrorCode } from './error.ts';
+export { type DirectoryLock, lockDirectory } from './files.ts';
 export { compareKeys, keyAfter, keyBytes, keyText, prefixRange } from './keys.ts';
 export { checkRange, checkRangeOptions, checkTransaction, checkWhole } from './request.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';

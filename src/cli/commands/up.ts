@@ -1,61 +1,39 @@
 /** `porthole up`: the host daemon. */
-import { isIP } from 'node:net';
-import { type Command, InvalidArgumentError } from 'commander';
-import { groupId } from '../../host/index.ts';
-import { checkoutFile, thisVersion } from '../../parts/index.ts';
-import { collect, command, examples, type Shell } from '../command.ts';
-import { paintFor, type Terminal } from '../terminal.ts';
-import { Up, type UpEvent, type UpOptions } from '../up.ts';
-import { UsageError } from '../usage-error.ts';
+import type { Command } from 'commander';
+import { command, examples, type Shell } from '../command.ts';
+import {
+  type ApiFlags,
+  apiOptions,
+  type DirectoryFlags,
+  directoryOptions,
+  eventsOption,
+  interrupted,
+  type MachineFlags,
+  machineOptions,
+  machineWords,
+  printEvents,
+  storeKeyOption,
+  toApiAddress,
+  toGroup,
+  toMachineOptions,
+  troubleWords,
+  type Words,
+} from '../daemon-options.ts';
+import type { Terminal } from '../terminal.ts';
+import { Up, type UpEvent } from '../up.ts';
 
-interface UpFlags {
-  readonly state: string;
-  readonly run: string;
+interface UpFlags extends DirectoryFlags, ApiFlags, MachineFlags {
   readonly key?: string;
-  readonly listen?: { readonly host: string; readonly port: number };
-  readonly tlsCert?: string;
-  readonly tlsKey?: string;
-  readonly name?: readonly string[];
-  readonly socketGroup?: string;
-  readonly attachGroup?: string;
-  readonly libvirt?: string;
-  readonly uidBase?: number;
-  readonly auditDays: number;
-  readonly auditSize: number;
-  readonly guestWriteRate: number;
-  readonly renew: boolean;
   readonly json?: true;
 }
 
-const mebibyte = 1024 * 1024;
-
 export const upCommands = (program: Command, { terminal }: Shell): void => {
-  command(program, 'up', 'run the host daemon: VMs, their metadata, and the API')
-    .option('--state <directory>', 'what lasts: store, disks, images, logs', '/var/lib/porthole')
-    .option('--run <directory>', 'sockets of what runs now', '/run/porthole')
-    .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
-    .option('--listen <address>', 'serve the API on this ADDRESS:PORT too; needs a key', address)
-    .option('--tls-cert <file>', 'certificate for --listen, as PEM; a must on any address but loopback')
-    .option('--tls-key <file>', 'its private key, as PEM')
-    .option('--name <name>', 'a host name by which clients reach --listen (any number of times)', collect)
-    .option('--socket-group <group>', 'let this group use the API’s socket, as operators')
-    .option('--attach-group <group>', 'let this group’s programs (libvirt’s QEMU) connect to attached VMs’ devices')
-    .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
-    .option(
-      '--uid-base <uid>',
-      'VMs run as users of their own, from this uid on (default: where nobody else’s are); 0: all as this user',
-      whole,
-    )
-    .option('--audit-days <days>', 'how long audit records are kept', whole, 90)
-    .option('--audit-size <MiB>', 'how much room they may take', whole, 1024)
-    .option(
-      '--guest-write-rate <MiB>',
-      'how much a second one VM’s guest may write; more is delayed; 0: no bound',
-      whole,
-      16,
-    )
-    .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"')
-    .option('--json', 'print events as JSON lines')
+  const up = command(program, 'up', 'run the host daemon: VMs, their metadata, and the API');
+  directoryOptions(up, 'store, disks, images, logs', 'sockets of what runs now');
+  storeKeyOption(up);
+  apiOptions(up);
+  machineOptions(up);
+  eventsOption(up)
     .addHelpText(
       'after',
       `
@@ -66,96 +44,35 @@ ${examples('porthole up', 'porthole up --listen 127.0.0.1:7070 --socket-group ad
     .action((flags: UpFlags) => runUp(flags, terminal));
 };
 
-const mostWhole = 0x7fff_ffff;
-
-const whole = (text: string): number => {
-  const number = Number(text);
-  if (!/^\d+$/.test(text) || number > mostWhole)
-    throw new InvalidArgumentError(`give a whole number, at most ${mostWhole}`);
-  return number;
-};
-
-const address = (text: string): { readonly host: string; readonly port: number } => {
-  const [, host = '', port = ''] = /^\[?([^\]]*?)\]?:(\d{1,5})$/.exec(text) ?? [];
-  if ((isIP(host) === 0 && host !== 'localhost') || Number(port) > 65_535)
-    throw new InvalidArgumentError('give an address of this machine and a port, such as 127.0.0.1:7070');
-  return { host, port: Number(port) };
-};
-
 const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
-  const { listen, tlsCert, tlsKey, name = [], socketGroup, attachGroup, uidBase } = flags;
-  if ((tlsCert === undefined) !== (tlsKey === undefined))
-    throw new UsageError('--tls-cert and --tls-key belong together: give both or none');
-  if (listen === undefined && tlsCert !== undefined)
-    throw new UsageError('--tls-cert is for --listen: give an address too');
-  const isRoot = process.getuid?.() === 0;
-  const print = (event: UpEvent): void => {
-    const { to, text } = flags.json ? { to: 'out', text: JSON.stringify(event) } : inWords(event, terminal);
-    if (to === 'out') terminal.out(`${text}\n`);
-    else terminal.err(`${text}\n`);
-  };
-  const options: UpOptions = {
-    stateDirectory: flags.state,
-    runDirectory: flags.run,
+  await using up = await Up.start({
+    ...toMachineOptions(flags),
     keyFile: flags.key,
-    ...(listen && {
-      tcp: {
-        ...listen,
-        names: name,
-        ...(tlsCert !== undefined && tlsKey !== undefined && { tls: { certFile: tlsCert, keyFile: tlsKey } }),
-      },
-    }),
-    socketGid: socketGroup === undefined ? undefined : groupId(socketGroup),
-    attachGid: attachGroup === undefined ? undefined : groupId(attachGroup),
-    libvirtUri: flags.libvirt,
-    uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
-    auditDays: flags.auditDays,
-    auditBytes: flags.auditSize * mebibyte,
-    guestWriteRate: flags.guestWriteRate === 0 ? undefined : flags.guestWriteRate * mebibyte,
-    renews: flags.renew,
-    version: thisVersion().version,
-    recipes: recipes(),
-    onEvent: print,
-  };
-  await using up = await Up.start(options);
-  await new Promise<void>((resolve) => {
-    if (terminal.interrupted.aborted) resolve();
-    terminal.interrupted.addEventListener('abort', () => resolve(), { once: true });
+    tcp: toApiAddress(flags),
+    socketGid: toGroup(flags.socketGroup),
+    onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
+  await interrupted(terminal);
   await up.release();
 };
 
-/** Programs of a checkout: the executable has none. */
-const recipes = (): UpOptions['recipes'] =>
-  Object.fromEntries(
-    ['debian', 'tiny'].flatMap((name) => {
-      const file = checkoutFile(`images/${name}/recipe.ts`);
-      return file === undefined ? [] : [[name, [process.execPath, file]]];
-    }),
-  );
-
-const inWords = (event: UpEvent, terminal: Terminal): { readonly to: 'out' | 'err'; readonly text: string } => {
-  const paint = paintFor(terminal);
+const inWords = (event: UpEvent, terminal: Terminal): Words => {
   switch (event.event) {
     case 'up':
       return { to: 'out', text: upWords(event) };
     case 'trouble':
-      return {
-        to: 'err',
-        text: `${paint.error('trouble')}: ${event.vm === undefined ? '' : `VM ${event.vm}: `}${event.what}`,
-      };
+      return troubleWords(terminal, event);
     case 'down':
       return { to: 'out', text: 'down; VMs go on without the daemon' };
   }
 };
 
 const upWords = (event: Extract<UpEvent, { event: 'up' }>): string => {
-  const { socket, url, state, accelerator, acceleratorReason, units, ownUsers, vms } = event;
+  const { socket, url, state, vms } = event;
   const lines = [
     `up: ${vms} ${vms === 1 ? 'VM' : 'VMs'}, state in ${state}`,
     `API on ${socket}${url === undefined ? '' : ` and ${url} (docs at ${url}/docs)`}`,
-    accelerator === 'kvm' ? 'VMs run on KVM' : `VMs are emulated (TCG), which is slow: ${acceleratorReason}`,
-    `each ${units === 'systemd' ? 'is a systemd unit' : 'has a session'} of its own${ownUsers ? ' and a user of its own' : ', all as this user'}`,
+    ...machineWords(event),
   ];
   return lines.join('\n');
 };

@@ -1,0 +1,86 @@
+/** `porthole manager`: the API of a region whose VMs run on other machines. */
+import type { Command } from 'commander';
+import { thisVersion } from '../../parts/index.ts';
+import { command, examples, type Shell } from '../command.ts';
+import {
+  type ApiFlags,
+  apiOptions,
+  type DirectoryFlags,
+  directoryOptions,
+  eventsOption,
+  interrupted,
+  parseListen,
+  printEvents,
+  storeKeyOption,
+  toApiAddress,
+  toGroup,
+  troubleWords,
+  type Words,
+} from '../daemon-options.ts';
+import { ManagerDaemon, type ManagerEvent } from '../manager-daemon.ts';
+import type { Terminal } from '../terminal.ts';
+import { parseRegion } from './host-daemon.ts';
+
+interface ManagerFlags extends DirectoryFlags, ApiFlags {
+  readonly region: string;
+  readonly hosts: { readonly host: string; readonly port: number };
+  readonly key?: string;
+  readonly json?: true;
+}
+
+export const managerCommands = (program: Command, { terminal }: Shell): void => {
+  const manager = command(program, 'manager', 'run the API of a region, whose VMs run on hosts that connect to it')
+    .requiredOption('--region <name>', 'the region, as its hosts are told', parseRegion)
+    .requiredOption(
+      '--hosts <address>',
+      'where its hosts connect, as ADDRESS:PORT (their default port: 4665)',
+      parseListen,
+    );
+  directoryOptions(manager, 'the stores', 'the API’s socket');
+  storeKeyOption(manager);
+  apiOptions(manager);
+  eventsOption(manager)
+    .addHelpText(
+      'after',
+      `
+Each machine that is to run VMs is enrolled with a join key:
+"porthole host token" here, "porthole host --help" there.
+While no manager runs, VMs go on, and what is asked of the cluster waits.
+${examples('porthole manager --region eu --hosts 0.0.0.0:4665 --listen 127.0.0.1:7070')}`,
+    )
+    .action((flags: ManagerFlags) => run(flags, terminal));
+};
+
+const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
+  await using daemon = await ManagerDaemon.start({
+    stateDirectory: flags.state,
+    runDirectory: flags.run,
+    keyFile: flags.key,
+    region: flags.region,
+    hosts: flags.hosts,
+    tcp: toApiAddress(flags),
+    socketGid: toGroup(flags.socketGroup),
+    version: thisVersion().version,
+    onEvent: printEvents<ManagerEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
+  });
+  await interrupted(terminal);
+  await daemon.release();
+};
+
+const inWords = (event: ManagerEvent, terminal: Terminal): Words => {
+  switch (event.event) {
+    case 'up': {
+      const { region, socket, url, hosts, state } = event;
+      const lines = [
+        `manager of region ${region}, state in ${state}`,
+        `API on ${socket}${url === undefined ? '' : ` and ${url} (docs at ${url}/docs)`}`,
+        `hosts connect to ${hosts}`,
+      ];
+      return { to: 'out', text: lines.join('\n') };
+    }
+    case 'trouble':
+      return troubleWords(terminal, event);
+    case 'down':
+      return { to: 'out', text: 'down; hosts and their VMs go on' };
+  }
+};

@@ -1,0 +1,125 @@
+/** `porthole manager`: the API of a region, whose VMs run on hosts that connect to it. */
+import { join, resolve } from 'node:path';
+import { pino } from 'pino';
+import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
+import { specChecker } from '../host/index.ts';
+import { openStores, type Stores } from '../store/index.ts';
+import { addressText, UplinkServer } from '../uplink/index.ts';
+import { type ApiAddress, keyFileOf, toTcpOptions } from './manager-parts.ts';
+import { apiSocketName } from './up.ts';
+import { prepareHostDirectory, startRefusal } from './up-start.ts';
+
+export interface ManagerDaemonOptions {
+  readonly stateDirectory: string;
+  readonly runDirectory: string;
+  readonly keyFile?: string | undefined;
+  readonly region: string;
+  /** Where hosts connect. */
+  readonly hosts: { readonly host: string; readonly port: number };
+  readonly tcp?: ApiAddress | undefined;
+  readonly socketGid?: number | undefined;
+  readonly version: string;
+  readonly onEvent: (event: ManagerEvent) => void;
+}
+
+export type ManagerEvent =
+  | {
+      readonly event: 'up';
+      readonly region: string;
+      readonly socket: string;
+      readonly url: string | undefined;
+      /** ADDRESS:PORT for hosts. */
+      readonly hosts: string;
+      readonly state: string;
+    }
+  | { readonly event: 'trouble'; readonly what: string }
+  | { readonly event: 'down' };
+
+export class ManagerDaemon implements AsyncDisposable {
+  readonly #options: ManagerDaemonOptions;
+  #stores: Stores | undefined;
+  #uplink: UplinkServer | undefined;
+  #manager: Manager | undefined;
+  #api: ApiServer | undefined;
+  #releasing: Promise<void> | undefined;
+
+  private constructor(options: ManagerDaemonOptions) {
+    this.#options = options;
+  }
+
+  /** Resolves when the API answers. Error with words for people: nothing is left running. */
+  static async start(options: ManagerDaemonOptions): Promise<ManagerDaemon> {
+    const daemon = new ManagerDaemon(options);
+    try {
+      await daemon.#start();
+      return daemon;
+    } catch (error) {
+      await daemon.release();
+      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
+    }
+  }
+
+  async #start(): Promise<void> {
+    const { region: regionName, hosts, tcp, socketGid, version, onEvent } = this.#options;
+    const stateDirectory = resolve(this.#options.stateDirectory);
+    const runDirectory = resolve(this.#options.runDirectory);
+    prepareHostDirectory(stateDirectory, '--state');
+    prepareHostDirectory(runDirectory, '--run');
+    const socket = join(runDirectory, apiSocketName);
+    await claimSocket(socket);
+    const onTrouble = (what: string): void => onEvent({ event: 'trouble', what });
+    const directory = join(stateDirectory, 'store');
+    this.#stores = await openStores({ directory, keyFile: keyFileOf(stateDirectory, this.#options.keyFile) });
+    const { region, global } = this.#stores;
+    this.#uplink = await UplinkServer.open({
+      region,
+      regionName,
+      address: hosts,
+      checkSpec: specChecker(),
+      version,
+      onTrouble,
+    });
+    this.#manager = await Manager.open({
+      region,
+      global,
+      regionName,
+      host: this.#uplink.hosts,
+      ownHost: false,
+      log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
+      upkeep: { stores: this.#stores, outgoingFile: join(directory, 'outgoing.backup') },
+    });
+    this.#api = await listen({
+      manager: this.#manager,
+      version,
+      socketPath: socket,
+      ...(socketGid !== undefined && { socketGroup: { gid: socketGid, role: 'operator' } }),
+      tcp: tcp && toTcpOptions(tcp),
+    });
+    onEvent({
+      event: 'up',
+      region: regionName,
+      socket,
+      url: this.#api.url,
+      hosts: addressText({ ...hosts, port: this.#uplink.port }),
+      state: stateDirectory,
+    });
+  }
+
+  release(): Promise<void> {
+    this.#releasing ??= this.#release();
+    return this.#releasing;
+  }
+
+  /** In the order in which each uses the next. */
+  async #release(): Promise<void> {
+    await this.#api?.close();
+    await this.#manager?.close();
+    await this.#uplink?.close();
+    await this.#stores?.close();
+    if (this.#api !== undefined) this.#options.onEvent({ event: 'down' });
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.release();
+  }
+}

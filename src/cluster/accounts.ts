@@ -101,8 +101,7 @@ export class Accounts {
   async forUse(name: string): Promise<{ readonly record: AccountRecord; readonly condition: Condition }> {
     const found = await getRecord(this.#kit.region, AccountRecord, accountKey(name));
     if (found === undefined) throw noAccount(name);
-    if (found.record.state === 'leaving')
-      throw new ApiError('WRONG_STATE', `the account "${name}" is being deleted, so nothing is made for it`);
+    if (found.record.state === 'leaving') throw isLeaving(name);
     return { record: found.record, condition: { key: found.key, modRevision: found.modRevision } };
   }
 
@@ -234,3 +233,6 @@ export class Accounts {
 const neverAborted = new AbortController().signal;
 
 export const noAccount = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no account "${name}"`);
+
+export const isLeaving = (name: string): ApiError =>
+  new ApiError('WRONG_STATE', `the account "${name}" is being deleted, so nothing is made for it`);

@@ -4,12 +4,13 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { HTTPException } from 'hono/http-exception';
 import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
+import { serveCluster } from './handlers/cluster.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
 import { serveStore } from './handlers/store.ts';
 import { serveVms } from './handlers/vms.ts';
-import { defaultAccount, type Identity, nameOf } from './identity.ts';
+import { type Identity, nameOf } from './identity.ts';
 import type { Manager } from './manager.ts';
 import type { Metrics } from './metrics.ts';
 import { ApiError, problemResponse, toApiError } from './problem.ts';
@@ -131,6 +132,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveMetadata(api);
   serveRest(api);
   serveStore(api);
+  serveCluster(api);
   serve(api, routes.getMetrics, async () => {
     const text = await metrics.registry.metrics();
     return new Response(text, { headers: { 'content-type': metrics.registry.contentType } });
@@ -250,7 +252,7 @@ const identify = (
     throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');
   }
   const { key, ended } = checked;
-  return { account: key.account ?? defaultAccount, role: key.role, key: key.id, uid: undefined, ended };
+  return { account: key.account, role: key.role, vms: key.vms, key: key.id, uid: undefined, ended };
 };
 
 /** What hono itself refuses. */

@@ -20,6 +20,7 @@ import type { Accounts } from './accounts.ts';
 import { readCursor, writeCursor } from './cursor.ts';
 import type { Hosts } from './hosts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
+import { mayTouch, type VmScope } from './identity.ts';
 import type { Images } from './images.ts';
 import { getRecord, type Kept, type Kit, kept, pagesOf, put } from './kit.ts';
 import type { Operations } from './operations.ts';
@@ -68,6 +69,8 @@ export interface VmFilters {
   readonly labels: readonly string[];
   readonly type: string | undefined;
   readonly namePrefix: string;
+  /** Those that a key for certain VMs is for; undefined: all. */
+  readonly only: VmScope | undefined;
 }
 
 export interface VmPage {
@@ -352,7 +355,14 @@ export class Vms {
     { limit, cursor }: { readonly limit: number; readonly cursor: string | undefined },
   ): Promise<VmPage> {
     const { region } = this.#kit;
-    const bound = JSON.stringify([account, filters.status, filters.labels, filters.type, filters.namePrefix]);
+    const bound = JSON.stringify([
+      account,
+      filters.status,
+      filters.labels,
+      filters.type,
+      filters.namePrefix,
+      filters.only,
+    ]);
     const from = `${prefix}${filters.namePrefix}`;
     const at = cursor === undefined ? undefined : readCursor(cursor, bound, from, region.epoch);
     const { start, end } = prefixRange(from);
@@ -416,7 +426,8 @@ export class Vms {
   }
 }
 
-const matches = (vm: Vm, { status, labels, type }: VmFilters): boolean =>
+const matches = (vm: Vm, { status, labels, type, only }: VmFilters): boolean =>
+  mayTouch({ vms: only }, vm.record.name) &&
   (status === undefined || statusOf(vm) === status) &&
   (type === undefined || vm.record.type === type) &&
   labels.every((label) => hasLabel(vm.record.labels, label));

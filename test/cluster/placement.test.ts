@@ -12,15 +12,7 @@ import { Manager } from '../../src/cluster/index.ts';
 import { anywhere } from '../../src/cluster/placement.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
-import {
-  encodeRecord,
-  HostRecord,
-  HostUseRecord,
-  hostKey,
-  hostLiveKey,
-  type Resources,
-  VmRecord,
-} from '../../src/records/index.ts';
+import { HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
 import {
   createKeyFile,
   type Entry,
@@ -31,6 +23,7 @@ import {
   type Stores,
 } from '../../src/store/index.ts';
 import { TestHost } from './host-on-authority.ts';
+import { addHost } from './hosts.ts';
 
 const rounds = Number(process.env['PORTHOLE_PLACEMENT_ROUNDS'] ?? 1);
 const log = pino({ level: 'silent' });
@@ -90,25 +83,6 @@ const all = async (store: Store, prefix: string): Promise<Entry[]> => {
 };
 
 const parsed = <T>(entry: Entry): T => JSON.parse(new TextDecoder().decode(entry.value)) as T;
-
-const addHost = async ({ region }: Stores, name: string, capacity: Resources): Promise<void> => {
-  const record: HostRecord = {
-    name,
-    id: `h-${name}`,
-    capacity,
-    labels: {},
-    cordoned: false,
-    draining: false,
-    uids: { first: 700_000, count: 100 },
-    addedAtMs: 0,
-  };
-  await region.commit({
-    operations: [
-      { type: 'put', key: hostKey(name), value: encodeRecord(record) },
-      { type: 'put', key: hostLiveKey(name), value: encodeRecord({ id: record.id, manager: 'm', sinceMs: 0 }) },
-    ],
-  });
-};
 
 /** Dies with its n-th commit, before or after that has its effect: nothing it does then comes to anything. */
 const mortal = (
@@ -203,7 +177,8 @@ const check = async ({ region }: Stores): Promise<VmRecord[]> => {
 test('managers that die between any two commits neither overcommit a host nor lose a VM', async (t) => {
   await using world = await open();
   const { stores } = world;
-  for (let i = 0; i < 4; i++) await addHost(stores, `h${i}`, { vcpus: 6, memoryMiB: 4096, diskBytes: 1000 });
+  for (let i = 0; i < 4; i++)
+    await addHost(stores.region, `h${i}`, { capacity: { vcpus: 6, memoryMiB: 4096, diskBytes: 1000 } });
   await using first = await managerOf(stores);
   const taken = async (transaction: Parameters<Store['commit']>[0]) =>
     (await stores.global.commit(transaction)).committed;
@@ -277,7 +252,8 @@ test('creations at once spread over all hosts, and fill them to the last', async
   await using world = await open();
   const { stores } = world;
   const hosts = 8;
-  for (let i = 0; i < hosts; i++) await addHost(stores, `h${i}`, { vcpus: 10, memoryMiB: 2560, diskBytes: 0 });
+  for (let i = 0; i < hosts; i++)
+    await addHost(stores.region, `h${i}`, { capacity: { vcpus: 10, memoryMiB: 2560, diskBytes: 0 } });
   await using one = await managerOf(stores);
   await using other = await managerOf(stores);
   const managers = [one, other];
@@ -304,7 +280,7 @@ test('creations at once spread over all hosts, and fill them to the last', async
 test('a slot stays within a limit that is lowered below its use', async () => {
   await using world = await open();
   const { stores } = world;
-  await addHost(stores, 'h', { vcpus: 1000, memoryMiB: 1_000_000, diskBytes: 0 });
+  await addHost(stores.region, 'h', { capacity: { vcpus: 1000, memoryMiB: 1_000_000, diskBytes: 0 } });
   await using manager = await managerOf(stores);
   await using _ = obeying(stores);
   const limit = async (n: number): Promise<unknown> =>

@@ -10,7 +10,7 @@ import type {
 } from '../../records/index.ts';
 import { ownHost } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
-import { nameOf } from '../identity.ts';
+import { checkVm, nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { statusOf, type Vm } from '../vms.ts';
@@ -119,7 +119,9 @@ export const serveVms = (api: Api): void => {
     routes.createVm,
     async (c) => {
       const wish = c.req.valid('json');
-      const { account } = identityOf(c);
+      const identity = identityOf(c);
+      checkVm(identity, wish.name);
+      const { account } = identity;
       if (wish.spec !== undefined) {
         const problems = await kit.host.checkSpec(wish.spec);
         if (problems.some(({ severity }) => severity === 'error'))
@@ -142,8 +144,9 @@ export const serveVms = (api: Api): void => {
 
   serve(api, routes.listVms, async (c) => {
     const { limit, cursor, status, type, prefix, label } = c.req.valid('query');
-    const filters = { status, type, namePrefix: prefix, labels: label };
-    const page = await vms.list(identityOf(c).account, filters, { limit, cursor });
+    const { account, vms: only } = identityOf(c);
+    const filters = { status, type, namePrefix: prefix, labels: label, only };
+    const page = await vms.list(account, filters, { limit, cursor });
     return reply(routes.listVms, 200, {
       vms: page.vms.map(vmView),
       ...(page.next !== undefined && { next: page.next }),

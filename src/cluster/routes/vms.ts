@@ -273,6 +273,7 @@ export const createVm = createRoute({
   description:
     'Answers when it is durable; the operation is done when the VM runs (or, with `start: false`, is stopped).',
   'x-access': 'operator',
+  'x-scope': 'vms',
   security,
   request: { headers: IdempotencyHeaders, body: body(CreateVm) },
   responses: {
@@ -298,6 +299,7 @@ export const listVms = createRoute({
   summary: 'List VMs',
   description: 'In order of their names. A page may be short and not the last: only a missing `next` says so.',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: {
     query: z.strictObject({
@@ -335,6 +337,7 @@ export const countVms = createRoute({
   summary: 'Count VMs by region, type and status',
   description: 'From an index that follows within moments.',
   'x-access': 'viewer',
+  'x-scope': 'account',
   security,
   responses: {
     200: json(
@@ -354,6 +357,7 @@ export const getVm = createRoute({
   tags: ['VMs'],
   summary: 'Show a VM',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: { 200: json(VmShape, 'The VM.'), ...problems('VM_NOT_FOUND') },
@@ -371,6 +375,7 @@ export const startVm = createRoute({
   tags: ['VMs'],
   summary: 'Start a VM',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: requested,
@@ -391,6 +396,7 @@ export const stopVm = createRoute({
   tags: ['VMs'],
   summary: 'Stop a VM',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
   responses: requested,
@@ -403,6 +409,7 @@ export const rebootVm = createRoute({
   tags: ['VMs'],
   summary: 'Stop a VM and start it again, with a new boot id',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
   responses: requested,
@@ -415,6 +422,7 @@ export const deleteVm = createRoute({
   tags: ['VMs'],
   summary: 'Delete a VM, its disk and its metadata',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: requested,
@@ -429,6 +437,7 @@ export const renewDevice = createRoute({
   description:
     'Programs in the guest wait for a moment; nothing fails, and nothing is lost. Answers when the new one serves.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: {
@@ -444,6 +453,7 @@ export const getStatistics = createRoute({
   tags: ['VMs'],
   summary: 'What the host measures of a VM',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: {
@@ -492,6 +502,7 @@ export const getTop = createRoute({
   description:
     '`inside` is what whoever is root in the guest wrote into `/guest/.agent`: held to this shape, its text made printable, and believed by nobody. What makes no sense is left out and told of in `problems`.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: {

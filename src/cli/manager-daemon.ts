@@ -85,6 +85,7 @@ export class ManagerDaemon implements AsyncDisposable {
       regionName,
       host: this.#uplink.hosts,
       ownHost: false,
+      enrolment: this.#uplink.enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
       upkeep: { stores: this.#stores, outgoingFile: join(directory, 'outgoing.backup') },
     });

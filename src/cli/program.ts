@@ -10,6 +10,7 @@ import { consoleCommands } from './commands/console.ts';
 import { hostCommands } from './commands/host.ts';
 import { hostDaemonCommand } from './commands/host-daemon.ts';
 import { imageCommands } from './commands/image.ts';
+import { joinKeyCommand } from './commands/join-key.ts';
 import { keyCommands } from './commands/key.ts';
 import { keyRotateCommand } from './commands/key-rotate.ts';
 import { managerCommands } from './commands/manager.ts';
@@ -54,7 +55,7 @@ export const buildProgram = (shell: Shell): Command => {
   upCommands(program, shell);
   hostCommands(program, shell);
   managerCommands(program, shell);
-  hostDaemonCommand(program, shell);
+  joinKeyCommand(hostDaemonCommand(program, shell), shell);
   imageCommands(program, shell);
   keyRotateCommand(keyCommands(program, shell), shell);
   backupCommands(program, shell);

@@ -5,6 +5,7 @@ import { HTTPException } from 'hono/http-exception';
 import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
 import { serveCluster } from './handlers/cluster.ts';
+import { serveJoinKeys } from './handlers/join-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
@@ -133,6 +134,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveRest(api);
   serveStore(api);
   serveCluster(api);
+  serveJoinKeys(api);
   serve(api, routes.getMetrics, async () => {
     const text = await metrics.registry.metrics();
     return new Response(text, { headers: { 'content-type': metrics.registry.contentType } });

@@ -75,6 +75,9 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   showHost: ['get', '/v1/hosts/{host}'],
   changeHost: ['patch', '/v1/hosts/{host}'],
   removeHost: ['delete', '/v1/hosts/{host}'],
+  createJoinKey: ['post', '/v1/join-keys'],
+  listJoinKeys: ['get', '/v1/join-keys'],
+  revokeJoinKey: ['delete', '/v1/join-keys/{id}'],
   createBackup: ['post', '/v1/store/backup'],
   rotateKeys: ['post', '/v1/store/rotate'],
   whoAmI: ['get', '/v1/self'],
@@ -108,6 +111,8 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'removeRegion',
   'changeHost',
   'removeHost',
+  'createJoinKey',
+  'revokeJoinKey',
   'rotateKeys',
   'cancelOperation',
 ] satisfies OperationId[]);

@@ -3,6 +3,7 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import { type HostPort, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
+import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
 import { DayLease } from './day-lease.ts';
 import { Hosts } from './hosts.ts';
@@ -38,6 +39,8 @@ export interface ManagerOptions {
   readonly uids?: UidRange | undefined;
   /** The stores as a whole, where they are kept on this machine. */
   readonly upkeep?: UpkeepOptions | undefined;
+  /** How hosts become hosts of the region; undefined where there is only this one. */
+  readonly enrolment?: Enrolment | undefined;
   readonly wallMs?: (() => number) | undefined;
 }
 
@@ -53,6 +56,7 @@ export class Manager implements AsyncDisposable {
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
   readonly upkeep: Upkeep;
+  readonly enrolment: Enrolment | undefined;
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
   readonly idempotency: Idempotency;
   readonly globalIdempotency: Idempotency;
@@ -75,6 +79,7 @@ export class Manager implements AsyncDisposable {
     this.outbox = new Outbox(this.kit);
     this.images = new Images(this.kit, this.operations, this.outbox);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
+    this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
     this.regions = new Regions(this.kit);
     this.hosts = new Hosts(this.kit, ownHostOf(options));

@@ -6,7 +6,15 @@
 import { createHash, randomBytes, timingSafeEqual } from 'node:crypto';
 import * as z from 'zod';
 import { decodeRecord, encodeRecord, HostRecord, hostKey, ownHost, vmNamePattern } from '../records/index.ts';
-import { type Entry, keyText, type Operation, type Page, prefixRange, type Store } from '../store/index.ts';
+import {
+  type Condition,
+  type Entry,
+  keyText,
+  type Operation,
+  type Page,
+  prefixRange,
+  type Store,
+} from '../store/index.ts';
 import { Authority, RequestError } from './authority.ts';
 import { HostFacts } from './store-calls.ts';
 import { UplinkError } from './uplink-error.ts';
@@ -97,12 +105,10 @@ export class Enrolment {
     return found;
   }
 
-  /** False: there is no such key. */
-  async revokeKey(id: string): Promise<boolean> {
+  /** What takes a key back; the condition does not hold when there is none. */
+  removal(id: string): { readonly conditions: readonly Condition[]; readonly operations: readonly Operation[] } {
     const key = prefix + id;
-    if ((await this.#region.get(key)) === undefined) return false;
-    await this.#region.commit({ operations: [{ type: 'delete', key }] });
-    return true;
+    return { conditions: [{ key, exists: true }], operations: [{ type: 'delete', key }] };
   }
 
   /** Host and certificate at once, or neither. UPLINK_REFUSED, in words for who started the host. */

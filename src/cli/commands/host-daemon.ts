@@ -20,6 +20,7 @@ import {
   type Words,
 } from '../daemon-options.ts';
 import { defaultCapacity, HostDaemon, type HostEvent } from '../host-daemon.ts';
+import { readInput } from '../prompt.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -66,7 +67,7 @@ export const hostDaemonCommand = (program: Command, { terminal }: Shell): Comman
     .option('--disk <GiB>', 'how much disk (default: all of where --state is)', parseWhole);
   directoryOptions(host, 'identity, disks, images, logs', 'sockets of what runs now');
   machineOptions(host);
-  return eventsOption(host)
+  eventsOption(host)
     .addHelpText(
       'after',
       `
@@ -80,6 +81,7 @@ ${examples(
 )}`,
     )
     .action((flags: HostFlags) => run(flags, terminal));
+  return host;
 };
 
 const run = async (flags: HostFlags, terminal: Terminal): Promise<void> => {
@@ -99,8 +101,8 @@ const run = async (flags: HostFlags, terminal: Terminal): Promise<void> => {
         throw new UsageError(
           `this machine is not enrolled yet: give --join-key with the key that "porthole host token" prints at a manager`,
         );
-      const text = joinKey === '-' ? await terminal.readInput(keyFileBytes) : readFileSync(joinKey, 'utf8');
-      return text.trim();
+      if (joinKey !== '-') return readFileSync(joinKey, 'utf8').trim();
+      return new TextDecoder().decode(await readInput(terminal, keyFileBytes)).trim();
     },
     capacity: {
       vcpus: flags.vcpus ?? capacity.vcpus,

@@ -5,6 +5,7 @@ import { apiOption, helpConfiguration, type Shell } from './command.ts';
 import { agentCommand } from './commands/agent.ts';
 import { auditCommands } from './commands/audit.ts';
 import { backupCommands } from './commands/backup.ts';
+import { clusterCommands } from './commands/cluster.ts';
 import { completionCommands } from './commands/completion.ts';
 import { consoleCommands } from './commands/console.ts';
 import { hostCommands } from './commands/host.ts';
@@ -54,6 +55,8 @@ export const buildProgram = (shell: Shell): Command => {
   imageCommands(program, shell);
   keyRotateCommand(keyCommands(program, shell), shell);
   backupCommands(program, shell);
+  program.commandsGroup('The cluster:');
+  clusterCommands(program, shell);
   program.commandsGroup('A tree from a file, without the host daemon:');
   serveCommands(program, shell);
   program.commandsGroup('Inside a virtual machine:');

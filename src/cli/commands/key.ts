@@ -55,7 +55,7 @@ PORTHOLE_KEY_FILE, or in ~/.config/porthole/config.yaml, with mode 0600 too:
   keyFile: key
 
 Example:
-  porthole key create "CI of web" --role operator --vm-prefix web- --expires 90d --out ci.key`,
+  porthole key create CI --role operator --vm-prefix web- --out ci.key`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 
@@ -97,6 +97,10 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
   }
 };
 
+/** Of a key for certain machines, which these are. */
+const roleWords = ({ role, vms }: Key): string =>
+  vms === undefined ? role : `${role} of ${[...vms.names, ...vms.prefixes.map((one) => `${one}*`)].join(',')}`;
+
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
   const { keys } = await connect().call('listKeys', { query: { account: flags.account } });
   if (flags.json === true) {
@@ -110,11 +114,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
   const nowMs = terminal.wallMs();
   const columns = [
     { title: 'ID', cell: ({ id }: Key) => id },
-    { title: 'ROLE', cell: ({ role }: Key) => role },
-    {
-      title: 'VMS',
-      cell: ({ vms }: Key) => (vms && [...vms.names, ...vms.prefixes.map((one) => `${one}*`)].join(',')) ?? 'all',
-    },
+    { title: 'ROLE', cell: roleWords },
     {
       title: 'EXPIRES',
       cell: ({ expiresAt }: Key) => (expiresAt === undefined ? 'never' : moment(Date.parse(expiresAt), nowMs)),

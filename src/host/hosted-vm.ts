@@ -246,7 +246,9 @@ export class HostedVm {
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
-    this.#endCompromised();
+    // An operator has started it anew, and its boot is not kept yet: what is known is of the boot before.
+    const isStartedAnew = saved?.state.status === 'starting' && saved.runtime?.qemu === undefined;
+    if (!isStartedAnew) this.#endCompromised();
     this.take(this.#record);
   }
 

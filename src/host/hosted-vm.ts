@@ -363,7 +363,10 @@ export class HostedVm {
   #endCompromised(): void {
     if (this.#over || this.#metadata?.tokenState?.compromised !== true) return;
     if (this.#record.kind === 'managed') this.#machine?.compromise(tokenIncident);
-    else this.#tell({ status: 'compromised', reason: tokenIncident, sinceMs: Date.now() });
+    else {
+      this.#tell({ status: 'compromised', reason: tokenIncident, sinceMs: Date.now() });
+      this.#domain?.destroy();
+    }
   }
 
   async statistics(): Promise<Statistics> {

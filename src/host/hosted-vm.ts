@@ -56,6 +56,8 @@ export interface HostParts {
   readonly audit: AuditStore;
   /** The group that may connect to the devices of VMs that others start. */
   readonly attachGid: number | undefined;
+  /** PEM. Metadata servers on tap devices are reached by HTTPS too. */
+  readonly metadataTls?: { readonly cert: string; readonly key: string } | undefined;
   /** The libvirt of this host, for VMs that have a domain there. */
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
@@ -340,6 +342,7 @@ export class HostedVm {
       store,
       wish,
       tap: network.mode === 'tap' ? network.device : undefined,
+      tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
       audit: (record) => audit.append([record], bootOf()),

@@ -104,7 +104,10 @@ const statesOf = (pid: number): string => {
   const stateOf = (of: string) => /\) (.)/.exec(readFileSync(`${of}/stat`, 'utf8'))?.[1] ?? '';
   return [
     ...tasks.map((task) => stateOf(`/proc/${pid}/task/${task}`)),
-    ...tasks.flatMap(children).filter(Boolean).map((child) => statesOf(Number(child))),
+    ...tasks
+      .flatMap(children)
+      .filter(Boolean)
+      .map((child) => statesOf(Number(child))),
   ].join('');
 };
 

@@ -84,11 +84,18 @@ export const parseCount =
     throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
   };
 
-/** `NAME` or `NAME:VERSION`. */
+/** `KEY=VALUE`. */
+export const parseLabel = (text: string): readonly [string, string] => {
+  const at = text.indexOf('=');
+  if (at > 0) return [text.slice(0, at), text.slice(at + 1)];
+  throw new InvalidArgumentError('Write a label as KEY=VALUE.');
+};
+
+/** `NAME`, `NAME:VERSION` or `NAME@VERSION`. */
 export const parseImage = (value: string): { readonly name: string; readonly version?: string } => {
-  const [name, version, more] = value.split(':');
+  const [name, version, more] = value.split(/[:@]/);
   if (name === '' || name === undefined || version === '' || more !== undefined)
-    throw new InvalidArgumentError('Write an image as NAME or NAME:VERSION.');
+    throw new InvalidArgumentError('Write an image as NAME, NAME:VERSION or NAME@VERSION.');
   return version === undefined ? { name } : { name, version };
 };
 

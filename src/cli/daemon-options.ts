@@ -24,6 +24,8 @@ export interface ApiFlags {
 
 export interface MachineFlags {
   readonly attachGroup?: string;
+  readonly metadataCert?: string;
+  readonly metadataKey?: string;
   readonly libvirt?: string;
   readonly uidBase?: number;
   readonly auditDays: number;
@@ -69,6 +71,8 @@ export const apiOptions = (command: Command): Command =>
 export const machineOptions = (command: Command): Command =>
   command
     .option('--attach-group <group>', 'let this group’s programs (libvirt’s QEMU) connect to attached VMs’ devices')
+    .option('--metadata-cert <file>', 'certificate of 169.254.169.254, as PEM: HTTPS for VMs on tap devices too')
+    .option('--metadata-key <file>', 'its private key, as PEM')
     .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
     .option(
       '--uid-base <uid>',
@@ -106,11 +110,18 @@ export const toGroup = (name: string | undefined): number | undefined =>
 
 export const toMachineOptions = (flags: MachineFlags & DirectoryFlags): Omit<MachineOptions, 'onTrouble'> => {
   const isRoot = process.getuid?.() === 0;
+  const { metadataCert, metadataKey } = flags;
+  if ((metadataCert === undefined) !== (metadataKey === undefined))
+    throw new UsageError('--metadata-cert and --metadata-key belong together: give both or none');
   const { state, run, attachGroup, libvirt, uidBase, auditDays, auditSize, guestWriteRate, renew } = flags;
   return {
     stateDirectory: state,
     runDirectory: run,
     attachGid: toGroup(attachGroup),
+    metadataTls:
+      metadataCert === undefined || metadataKey === undefined
+        ? undefined
+        : { certFile: metadataCert, keyFile: metadataKey },
     libvirtUri: libvirt,
     uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays,

@@ -1,14 +1,15 @@
 /** What every daemon with an API needs. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { TcpOptions } from '../cluster/index.ts';
 import { createKeyFile } from '../store/index.ts';
+import { readTls, type TlsFiles } from './tls-files.ts';
 
 /** Where the API is on TCP. */
 export interface ApiAddress {
   readonly host: string;
   readonly port: number;
-  readonly tls?: { readonly certFile: string; readonly keyFile: string } | undefined;
+  readonly tls?: TlsFiles | undefined;
   readonly names: readonly string[];
 }
 
@@ -16,7 +17,7 @@ export const toTcpOptions = ({ host, port, names, tls }: ApiAddress): TcpOptions
   host,
   port,
   names,
-  ...(tls && { tls: { cert: readFileSync(tls.certFile, 'utf8'), key: readFileSync(tls.keyFile, 'utf8') } }),
+  ...(tls && { tls: readTls(tls) }),
 });
 
 /** The key-encryption key of the store; made where there is no store yet. `named`: by the operator. */

@@ -6,12 +6,15 @@ import { claimUids, Host, leftOvers, type UidRange } from '../host/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
+import { readTls, type TlsFiles } from './tls-files.ts';
 
 export interface MachineOptions {
   readonly stateDirectory: string;
   readonly runDirectory: string;
   /** Members may connect to the devices of VMs that others start. */
   readonly attachGid?: number | undefined;
+  /** Metadata servers of VMs on tap devices are reached by HTTPS too. */
+  readonly metadataTls?: TlsFiles | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
   /** VMs run as users of their own, whose uids start here, or where this machine has room; undefined: all as this user. */
@@ -48,7 +51,7 @@ const uidCount = 50_000;
 
 /** Both directories are there. Error with words for people. */
 export const prepareMachine = async (options: MachineOptions): Promise<Machine> => {
-  const { stateDirectory, runDirectory, uidBase, version, onTrouble } = options;
+  const { stateDirectory, runDirectory, uidBase, metadataTls, version, onTrouble } = options;
   const ownUsers = uidBase !== undefined;
   if (ownUsers) for (const directory of [stateDirectory, runDirectory]) mustBeReachable(directory);
   const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
@@ -78,6 +81,7 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
         deviceRoot:
           ownUsers && !isReadableByAll('device') ? copyPart('device', join(stateDirectory, 'program')) : undefined,
         attachGid: options.attachGid,
+        metadataTls: metadataTls && readTls(metadataTls),
         libvirtUri: options.libvirtUri,
         guestWriteRate: options.guestWriteRate,
         version,

@@ -24,6 +24,7 @@ export type OperationId = keyof Routes;
 const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Routes[K]['path']] } = {
   createVm: ['post', '/v1/vms'],
   listVms: ['get', '/v1/vms'],
+  actOnVms: ['post', '/v1/vm-actions'],
   countVms: ['get', '/v1/counts'],
   getVm: ['get', '/v1/vms/{name}'],
   startVm: ['post', '/v1/vms/{name}/start'],
@@ -51,6 +52,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   listOperations: ['get', '/v1/operations'],
   getOperation: ['get', '/v1/operations/{id}'],
   watchOperation: ['get', '/v1/operations/{id}/events'],
+  listOperationVms: ['get', '/v1/operations/{id}/vms'],
   cancelOperation: ['post', '/v1/operations/{id}/cancel'],
   queryAudit: ['get', '/v1/audit'],
   followAudit: ['get', '/v1/audit/stream'],
@@ -91,6 +93,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
 /** Operations that take an Idempotency-Key. A PUT without a condition may be repeated without one. */
 const withKey: ReadonlySet<OperationId> = new Set([
   'createVm',
+  'actOnVms',
   'startVm',
   'stopVm',
   'rebootVm',

@@ -5,6 +5,7 @@ import { type HostPort, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
+import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
@@ -41,8 +42,12 @@ export interface ManagerOptions {
   readonly upkeep?: UpkeepOptions | undefined;
   /** How hosts become hosts of the region; undefined where there is only this one. */
   readonly enrolment?: Enrolment | undefined;
+  /** How long after its end others go on with what a manager was at. Whole seconds; default: 10. */
+  readonly takeoverSeconds?: number | undefined;
   readonly wallMs?: (() => number) | undefined;
 }
+
+const takeoverSeconds = 10;
 
 export class Manager implements AsyncDisposable {
   readonly kit: Kit;
@@ -52,6 +57,7 @@ export class Manager implements AsyncDisposable {
   readonly regions: Regions;
   readonly hosts: Hosts;
   readonly vms: Vms;
+  readonly batches: Batches;
   readonly keys: Keys;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
@@ -89,6 +95,12 @@ export class Manager implements AsyncDisposable {
       hosts: this.hosts,
       accounts: this.accounts,
     });
+    this.batches = new Batches(this.kit, {
+      vms: this.vms,
+      operations: this.operations,
+      day: lease,
+      leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
+    });
     this.keys = new Keys(this.kit);
     this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
     this.idempotency = new Idempotency(this.kit, region, lease);
@@ -100,9 +112,14 @@ export class Manager implements AsyncDisposable {
     const manager = new Manager(options);
     const { signal } = manager.#stop;
     await manager.#settle(options);
-    manager.#loops = [manager.keys, manager.outbox, manager.reconciler, manager.accounts, manager.hosts].map((part) =>
-      part.run(signal),
-    );
+    manager.#loops = [
+      manager.keys,
+      manager.outbox,
+      manager.reconciler,
+      manager.accounts,
+      manager.hosts,
+      manager.batches,
+    ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);
     return manager;
   }

@@ -25,8 +25,11 @@ export interface OperationPage {
 
 type Seer = Pick<Identity, 'account' | 'vms'>;
 
-const sees = (who: Seer, { account, kind, target }: OperationRecord): boolean =>
-  account === who.account && (who.vms === undefined || (kind.startsWith('vm.') && mayTouch(who, target.name)));
+const sees = (who: Seer, { account, kind, target, only }: OperationRecord): boolean =>
+  account === who.account &&
+  (who.vms === undefined ||
+    (kind.startsWith('vm.') && mayTouch(who, target.name)) ||
+    (kind.startsWith('vms.') && JSON.stringify(only) === JSON.stringify(who.vms)));
 
 export class Operations {
   readonly #kit: Kit;
@@ -38,7 +41,7 @@ export class Operations {
   }
 
   /** A new one, and what puts it into the store. */
-  begin(fields: Pick<OperationRecord, 'account' | 'kind' | 'target' | 'generation' | 'runner'>): {
+  begin(fields: Pick<OperationRecord, 'account' | 'kind' | 'target' | 'generation' | 'runner' | 'total' | 'only'>): {
     readonly operation: OperationRecord;
     readonly operations: readonly Operation[];
   } {

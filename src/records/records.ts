@@ -19,6 +19,8 @@
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
+ * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
+ * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
@@ -285,6 +287,9 @@ export const BootRecord = z.looseObject({
 });
 export type BootRecord = z.infer<typeof BootRecord>;
 
+/** VMs of these names, and those whose names begin so. */
+export const VmScopeRecord = z.looseObject({ names: z.array(z.string()), prefixes: z.array(z.string()) });
+
 export const operationStates = ['pending', 'running', 'succeeded', 'failed', 'cancelled'] as const;
 
 export const OperationRecord = z.looseObject({
@@ -296,6 +301,11 @@ export const OperationRecord = z.looseObject({
     'vm.stop',
     'vm.reboot',
     'vm.delete',
+    'vms.create',
+    'vms.start',
+    'vms.stop',
+    'vms.reboot',
+    'vms.delete',
     'image.add',
     'image.remove',
     'key.rotate',
@@ -307,7 +317,11 @@ export const OperationRecord = z.looseObject({
   state: z.enum(operationStates),
   step: z.string(),
   done: z.number().nonnegative(),
-  total: z.number().positive().optional(),
+  total: z.number().nonnegative().optional(),
+  /** Of many VMs: how many of those that are done failed. */
+  failed: z.number().nonnegative().optional(),
+  /** The VMs that the key was for by which it was asked. */
+  only: VmScopeRecord.optional(),
   error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),
   createdAtMs: millis,
   finishedAtMs: millis.optional(),
@@ -315,6 +329,43 @@ export const OperationRecord = z.looseObject({
   runner: z.string().optional(),
 });
 export type OperationRecord = z.infer<typeof OperationRecord>;
+
+export const batchActions = ['create', 'start', 'stop', 'reboot', 'delete'] as const;
+
+/** A request about many VMs that is under way, under the id of its operation. Whoever holds `batchrun/ID` sees to it. */
+export const BatchRecord = z.looseObject({
+  operation: z.string(),
+  account: z.string(),
+  action: z.enum(batchActions),
+  only: VmScopeRecord.optional(),
+  /** Of `create`: what is asked for, as the manager that was asked has it; names and spec with placeholders. */
+  create: z.looseObject({ wish: z.record(z.string(), z.unknown()), count: z.int(), firstIndex: z.int() }).optional(),
+  /** Of the others: which VMs. Looked for once: what matches later is none of it. */
+  select: z
+    .looseObject({
+      names: z.array(z.string()).optional(),
+      namePrefix: z.string(),
+      labels: z.array(z.string()),
+      status: z.enum(vmStatuses).optional(),
+      type: z.string().optional(),
+      graceSeconds: z.int().nonnegative().optional(),
+      isListed: z.boolean(),
+    })
+    .optional(),
+  isCancelled: z.boolean(),
+});
+export type BatchRecord = z.infer<typeof BatchRecord>;
+
+export const batchItemStates = ['waiting', 'asked', 'done', 'failed', 'cancelled'] as const;
+
+/** One VM of a batch: there from when it was found or asked for. */
+export const BatchItemRecord = z.looseObject({
+  name: z.string(),
+  state: z.enum(batchItemStates),
+  operation: z.string().optional(),
+  error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),
+});
+export type BatchItemRecord = z.infer<typeof BatchItemRecord>;
 
 export const IndexedRecord = z.looseObject({ id: vmId, key: z.string() });
 export type IndexedRecord = z.infer<typeof IndexedRecord>;
@@ -355,7 +406,7 @@ export const KeyRecord = z.looseObject({
   name: z.string(),
   role: z.enum(roles),
   /** The only VMs that it may touch: of these names, and whose names begin so. Missing: all of the account. */
-  vms: z.looseObject({ names: z.array(z.string()), prefixes: z.array(z.string()) }).optional(),
+  vms: VmScopeRecord.optional(),
   /** SHA-256 of the secret, in hex. */
   secretHash: z.string().regex(/^[0-9a-f]{64}$/),
   createdAtMs: millis,

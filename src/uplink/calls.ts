@@ -21,6 +21,7 @@ import {
   type ServerHttp2Session,
   type ServerHttp2Stream,
 } from 'node:http2';
+import type { Duplex } from 'node:stream';
 import * as z from 'zod';
 import { encodeFrame, FrameReader, MalformedFrame } from './frames.ts';
 import { ErrorMessage, fromErrorMessage, toErrorMessage, UplinkError } from './uplink-error.ts';
@@ -119,11 +120,18 @@ async function* valuesOf(
 /** The calls of a table, on a session. Errors: those of the other side, UplinkError, MalformedFrame, the signal's reason. */
 export class Caller<T extends CallTable> {
   readonly session: ClientHttp2Session;
+  readonly #socket: Duplex;
   readonly #table: T;
 
-  constructor(session: ClientHttp2Session, table: T) {
+  /** `socket`: the session's. */
+  constructor(session: ClientHttp2Session, socket: Duplex, table: T) {
     this.session = session;
+    this.#socket = socket;
     this.#table = table;
+  }
+
+  end(): void {
+    endConnection(this.#socket);
   }
 
   async ask<N extends keyof T & string>(name: N, args: ArgsOf<T, N>, signal?: AbortSignal): Promise<AnswerOf<T, N>> {
@@ -287,22 +295,30 @@ async function* inputOf(
   }
 }
 
-/** Has a session that hears nothing end: a peer that is cut off sends no FIN. @returns stops it */
+/**
+ * Ends a session by its connection, and not before whatever runs now has returned. A session that is destroyed while the end
+ * of one of its streams is told takes Node's process with it (nghttp2 goes on in freed memory), and one that says GOAWAY
+ * would have its peer do so.
+ */
+export const endConnection = (socket: Duplex): void => void setImmediate(() => socket.destroy());
+
+/** Has a session that hears nothing end: a peer that is cut off sends no FIN. */
 export const keepAlive = (
   session: Http2Session,
+  socket: Duplex,
   { everyMs, withinMs }: { readonly everyMs: number; readonly withinMs: number },
 ): void => {
   let late: NodeJS.Timeout | undefined;
   const timer = setInterval(() => {
     if (late !== undefined || session.destroyed) return;
-    late = setTimeout(() => session.destroy(lost()), withinMs);
+    late = setTimeout(() => endConnection(socket), withinMs);
     late.unref();
     const asked = session.ping((error) => {
       if (error !== null) return;
       clearTimeout(late);
       late = undefined;
     });
-    if (!asked) session.destroy(lost());
+    if (!asked) endConnection(socket);
   }, everyMs);
   timer.unref();
   session.once('close', () => {

@@ -4,7 +4,7 @@ import { connect as connectHttp2 } from 'node:http2';
 import { join } from 'node:path';
 import * as z from 'zod';
 import { certificateRequest, keysFromPem, keyToPem, newKeys } from './authority.ts';
-import { Caller } from './calls.ts';
+import { Caller, endConnection } from './calls.ts';
 import { type Address, authorityAt, dial } from './dial.ts';
 import { enrolCalls, joinKeyPattern } from './enrolment.ts';
 import { MalformedFrame } from './frames.ts';
@@ -82,13 +82,13 @@ export const enrol = async (options: EnrolOptions): Promise<Identity> => {
       const session = connectHttp2('https://manager.invalid', { createConnection: () => socket });
       session.on('error', () => {});
       try {
-        const caller = new Caller(session, enrolCalls);
+        const caller = new Caller(session, socket, enrolCalls);
         const { certificate } = await caller.ask('enrol', { joinKey, name: host, request, facts }, signal);
         const identity = { region, host, authority, certificate, key };
         writeIdentity(directory, identity);
         return identity;
       } finally {
-        session.destroy();
+        endConnection(socket);
       }
     } catch (error) {
       if (!(error instanceof MalformedFrame) && (error as UplinkError).code !== 'UPLINK_LOST') throw error;

@@ -282,7 +282,7 @@ export class RemoteStore implements Store {
   /** A call met the end of its connection before whoever made that has. */
   #lose({ caller }: Connection): void {
     this.disconnect(caller);
-    if (!caller.session.destroyed) caller.session.destroy();
+    caller.end();
   }
 
   async #woken(isSo: () => boolean, signal: AbortSignal | undefined, withinMs?: number): Promise<void> {

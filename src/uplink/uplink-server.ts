@@ -11,7 +11,7 @@ import { createServer, type Server, type TLSSocket } from 'node:tls';
 import { decodeRecord, encodeRecord, type HostPort, HostRecord, hostKey, hostLiveKey } from '../records/index.ts';
 import { keyText, type Page, prefixRange, type Store } from '../store/index.ts';
 import { Authority, hostOfAltName, keyIdOf } from './authority.ts';
-import { answerCalls, Caller, keepAlive, sessionOptions } from './calls.ts';
+import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
 import { Enrolment, enrolCalls } from './enrolment.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import { type HostCalls, hostCalls } from './host-calls.ts';
@@ -132,7 +132,7 @@ export class UplinkServer implements AsyncDisposable {
       return;
     }
     const keyId = keyIdOf(certificate.publicKey.export({ type: 'spki', format: 'der' }));
-    const connected: Connected = { host, keyId, end: () => socket.destroy(), refusal: undefined };
+    const connected: Connected = { host, keyId, end: () => endConnection(socket), refusal: undefined };
     this.#connected.add(connected);
     socket.once('close', () => this.#connected.delete(connected));
     // Known before anything is answered, and by the watch from here on.
@@ -150,7 +150,7 @@ export class UplinkServer implements AsyncDisposable {
     const { host } = connected;
     const session = performServerHandshake(socket, sessionOptions);
     session.on('error', () => {});
-    keepAlive(session, heartbeat);
+    keepAlive(session, socket, heartbeat);
     let isLive = false;
     answerCalls(session, {
       table: storeCalls,
@@ -186,9 +186,9 @@ export class UplinkServer implements AsyncDisposable {
   #holdCalls(socket: TLSSocket, { host }: Connected): void {
     const session = connectHttp2(`https://${host}.invalid`, { ...sessionOptions, createConnection: () => socket });
     session.on('error', () => {});
-    keepAlive(session, heartbeat);
-    const caller = new Caller(session, hostCalls);
-    this.#callers.get(host)?.session.destroy();
+    keepAlive(session, socket, heartbeat);
+    const caller = new Caller(session, socket, hostCalls);
+    this.#callers.get(host)?.end();
     this.#callers.set(host, caller);
     session.once('close', () => {
       if (this.#callers.get(host) === caller) this.#callers.delete(host);
@@ -202,7 +202,7 @@ export class UplinkServer implements AsyncDisposable {
     }
     this.#enrolling++;
     const late = setTimeout(() => socket.destroy(), enrolling.withinMs);
-    const connected: Connected = { host: '', keyId: '', end: () => socket.destroy(), refusal: undefined };
+    const connected: Connected = { host: '', keyId: '', end: () => endConnection(socket), refusal: undefined };
     this.#connected.add(connected);
     socket.once('close', () => {
       this.#enrolling--;

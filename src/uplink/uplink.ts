@@ -4,9 +4,10 @@
  */
 import { connect as connectHttp2, performServerHandshake } from 'node:http2';
 import { setTimeout as pause } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
 import type { HostPort } from '../records/index.ts';
 import { renewalOf } from './authority.ts';
-import { answerCalls, Caller, keepAlive, sessionOptions } from './calls.ts';
+import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
 import { type Address, addressText, dial } from './dial.ts';
 import { hostCalls } from './host-calls.ts';
 import { hostHandlers } from './host-service.ts';
@@ -38,7 +39,7 @@ export class Uplink implements AsyncDisposable {
   readonly #options: UplinkOptions;
   #identity: Identity;
   readonly #stop = new AbortController();
-  readonly #sessions = new Set<{ destroy: () => void }>();
+  readonly #sockets = new Set<TLSSocket>();
   #loops: Promise<unknown>[] = [];
   #caller: Caller<StoreCalls> | undefined;
   #told = '';
@@ -79,7 +80,7 @@ export class Uplink implements AsyncDisposable {
   async close(): Promise<void> {
     this.#stop.abort();
     this.store.close();
-    for (const session of this.#sessions) session.destroy();
+    for (const socket of this.#sockets) endConnection(socket);
     await Promise.all(this.#loops);
   }
 
@@ -96,10 +97,10 @@ export class Uplink implements AsyncDisposable {
       const session = connectHttp2('https://manager.invalid', { ...sessionOptions, createConnection: () => socket });
       const ended = new Promise<void>((resolve) => void session.once('close', () => resolve()));
       session.on('error', () => {});
-      this.#sessions.add(session);
+      this.#sockets.add(socket);
       try {
-        keepAlive(session, heartbeat);
-        const caller = new Caller(session, storeCalls);
+        keepAlive(session, socket, heartbeat);
+        const caller = new Caller(session, socket, storeCalls);
         const hello = await caller.ask('hello', { instance: this.store.instance, facts }, this.#stop.signal);
         try {
           this.store.connect(caller, hello);
@@ -115,10 +116,9 @@ export class Uplink implements AsyncDisposable {
         this.store.disconnect(caller);
         this.#caller = undefined;
         this.#tell({ lost: `the connection to the manager at ${addressText(manager)} ended` });
-        // This one is gone, and another may be there at once.
       } finally {
-        this.#sessions.delete(session);
-        session.destroy();
+        this.#sockets.delete(socket);
+        endConnection(socket);
       }
     });
   }
@@ -130,15 +130,15 @@ export class Uplink implements AsyncDisposable {
       const session = performServerHandshake(socket, sessionOptions);
       const ended = new Promise<void>((resolve) => void session.once('close', () => resolve()));
       session.on('error', () => {});
-      this.#sessions.add(session);
-      keepAlive(session, heartbeat);
+      this.#sockets.add(socket);
+      keepAlive(session, socket, heartbeat);
       answerCalls(session, {
         table: hostCalls,
         handlers: hostHandlers(host),
         onBug: (call, error) => onTrouble(`"${call}" of a manager failed: ${(error as Error).stack}`),
       });
       await ended;
-      this.#sessions.delete(session);
+      this.#sockets.delete(socket);
     }, false);
   }
 

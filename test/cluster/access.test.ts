@@ -34,6 +34,11 @@ const tableOf = (made: { readonly operation: string }): Readonly<Record<string, 
       request: post('/v1/vms', { name: 'web-1', kind: 'attached' }),
     },
     listVms: { least: 'viewer', about: 'anyone', request: get('/v1/vms') },
+    actOnVms: {
+      least: 'operator',
+      about: 'anyone',
+      request: post('/v1/vm-actions', { action: 'stop', selector: { names: ['web-1'] } }),
+    },
     countVms: { least: 'viewer', about: 'account', request: get('/v1/counts') },
     getVm: { least: 'viewer', about: 'vm', request: get(vm) },
     startVm: { least: 'operator', about: 'vm', request: post(`${vm}/start`) },
@@ -65,6 +70,7 @@ const tableOf = (made: { readonly operation: string }): Readonly<Record<string, 
     listOperations: { least: 'viewer', about: 'anyone', request: get('/v1/operations') },
     getOperation: { least: 'viewer', about: ofOperation, request: get(`/v1/operations/${made.operation}`) },
     watchOperation: { least: 'viewer', about: ofOperation, request: get(`/v1/operations/${made.operation}/events`) },
+    listOperationVms: { least: 'viewer', about: ofOperation, request: get(`/v1/operations/${made.operation}/vms`) },
     cancelOperation: {
       least: 'operator',
       about: ofOperation,
@@ -266,6 +272,17 @@ test('lists show what the key is for, and a key may make VMs within its bounds',
   assert.deepEqual(await listed('/v1/vms', 'vms'), ['db', 'web-1']);
   assert.deepEqual(await listed('/v1/operations', 'operations', scoped), ['web-1']);
   assert.deepEqual(await listed('/v1/operations', 'operations', other), ['theirs']);
+  // By a selector, each reaches no others than these.
+  const deleted = async (key: string): Promise<string[]> => {
+    const body = { action: 'delete', selector: { all: true } };
+    const { headers } = await api.ask({ method: 'POST', path: '/v1/vm-actions', body, url, key });
+    const path = String(headers['location']);
+    await until('the end', async () => (await api.ask({ path, url, key })).json['state'] === ('succeeded' as never));
+    return listed(`${path}/vms`, 'vms', key);
+  };
+  assert.deepEqual(await deleted(scoped), ['web-1']);
+  assert.deepEqual(await deleted(other), ['theirs']);
+  assert.deepEqual(await listed('/v1/vms', 'vms'), ['db']);
 });
 
 test('an account is shown the audit of its own VMs, and of nothing before they were made', async (t) => {

@@ -195,6 +195,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
   /** One that is new in the document belongs here. */
   const requests: Readonly<Record<string, HttpRequest>> = {
     createVm: { method: 'POST', path: '/v1/vms', body: { name: 'web-2', kind: 'attached' } },
+    actOnVms: { method: 'POST', path: '/v1/vm-actions', body: { action: 'stop', selector: { names: ['none'] } } },
     stopVm: { method: 'POST', path: '/v1/vms/ours/stop', body: {} },
     startVm: { method: 'POST', path: '/v1/vms/ours/start' },
     rebootVm: { method: 'POST', path: '/v1/vms/ours/reboot', body: {} },

@@ -24,6 +24,7 @@ import {
 } from '../../src/store/index.ts';
 import { TestHost } from './host-on-authority.ts';
 import { addHost } from './hosts.ts';
+import { mortal } from './mortal.ts';
 
 const rounds = Number(process.env['PORTHOLE_PLACEMENT_ROUNDS'] ?? 1);
 const log = pino({ level: 'silent' });
@@ -83,37 +84,6 @@ const all = async (store: Store, prefix: string): Promise<Entry[]> => {
 };
 
 const parsed = <T>(entry: Entry): T => JSON.parse(new TextDecoder().decode(entry.value)) as T;
-
-/** Dies with its n-th commit, before or after that has its effect: nothing it does then comes to anything. */
-const mortal = (
-  stores: Stores,
-  dying: { left: number; readonly before: boolean; readonly died: () => void },
-): Stores => {
-  let isDead = false;
-  const dead = new Promise<never>(() => {});
-  const wrap = (store: Store): Store =>
-    new Proxy(store, {
-      get: (target, name) => {
-        const value = Reflect.get(target, name) as unknown;
-        if (typeof value !== 'function') return value;
-        return (...args: unknown[]): unknown => {
-          if (isDead)
-            return name === 'watch'
-              ? (async function* () {
-                  yield await dead;
-                })()
-              : dead;
-          const call = (): unknown => Reflect.apply(value, target, args) as unknown;
-          if (name !== 'commit' || --dying.left > 0) return call();
-          isDead = true;
-          dying.died();
-          if (!dying.before) void (call() as Promise<unknown>).catch(() => {});
-          return dead;
-        };
-      },
-    });
-  return { ...stores, region: wrap(stores.region), global: wrap(stores.global) } as Stores;
-};
 
 const managerOf = (stores: Stores): Promise<Manager> =>
   Manager.open({ region: stores.region, global: stores.global, host: new TestHost(), log, ownHost: false });

@@ -397,6 +397,21 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 404, 'NOT_FOUND', { method: 'PATCH', path: '/v1/hosts/other', body: { draining: true } });
   await ok(200, { method: 'PATCH', path: '/v1/hosts/local', body: { cordoned: false } });
 
+  // Many at once
+  const several = { name: 'many', kind: 'attached', count: 3 };
+  const all = `/v1/operations/${String((await ok(202, { method: 'POST', path: '/v1/vms', body: several })).json['operation']!['id'])}`;
+  await until('all of them', async () => `${(await api.ask({ path: all })).json['state']}` === 'succeeded');
+  await ok(200, { path: `${all}/vms` });
+  await expect(api, 404, 'NOT_FOUND', { path: `/v1/operations/op-${'0'.repeat(22)}/vms` });
+  await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/vms', body: { ...several, name: 'Many' } });
+  await expect(api, 404, 'NOT_FOUND', { method: 'POST', path: '/v1/vms', body: { ...several, region: 'none' } });
+  await ok(202, { method: 'POST', path: '/v1/vm-actions', body: { action: 'delete', selector: { prefix: 'many-' } } });
+  await expect(api, 400, 'BAD_REQUEST', {
+    method: 'POST',
+    path: '/v1/vm-actions',
+    body: { action: 'stop', selector: {} },
+  });
+
   // The stores as a whole
   const backup = await ok(200, { method: 'POST', path: '/v1/store/backup' });
   assert.match(backup.text, /^SQLite format 3\0/);

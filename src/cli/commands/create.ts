@@ -2,7 +2,16 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { vmTypes } from '../../records/index.ts';
 import { parseSize } from '../amounts.ts';
-import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
+import {
+  apiCommand,
+  collect,
+  collected,
+  parseCount,
+  parseImage,
+  parseLabel,
+  printJson,
+  type Shell,
+} from '../command.ts';
 import {
   hopLimitOption,
   type MetadataServerFlags,
@@ -30,6 +39,13 @@ interface CreateFlags extends MetadataServerFlags {
   readonly '9p'?: true;
   readonly vsock?: true;
   readonly label?: readonly (readonly [string, string])[];
+  readonly count?: number;
+  readonly first?: number;
+  readonly region?: string;
+  readonly host?: string;
+  readonly hostLabel?: readonly string[];
+  readonly pack?: true;
+  readonly apart?: string;
   readonly restart?: NewVm['restart'];
   readonly grace?: number;
   readonly start: boolean;
@@ -48,14 +64,21 @@ export const waitOption = (): Option => new Option('--no-wait', 'return as soon 
 export const told = ({ out }: Terminal, { id }: Operation): void => void out(`${id}\n`);
 
 export const createCommand = (vm: Command, shell: Shell): void => {
-  const command = apiCommand(vm, 'create', 'create a virtual machine, and start it')
-    .argument('<name>', 'its name: a-z, 0-9 and "-"')
+  const command = apiCommand(vm, 'create', 'create virtual machines, and start them')
+    .argument('<name>', 'its name: a-z, 0-9 and "-"; with --count, what their names are made of')
     .requiredOption(
       '--image <image>',
-      'NAME or NAME:VERSION (required); without a version: the one added last',
+      'NAME, NAME:VERSION or NAME@VERSION (required); without a version: the one added last',
       parseImage,
     )
     .addOption(new Option('--type <type>', 'its size').choices(typeNames).default('small'))
+    .option('--count <number>', 'so many, named NAME-1 and so on', parseCount(1, 1000))
+    .option('--first <number>', 'with --count: the number of the first; default: 1', parseCount(0, 1_000_000))
+    .option('--region <region>', 'there; default: where the API is')
+    .option('--host <host>', 'on this host; default: where least is taken')
+    .option('--host-label <label>', 'on a host with KEY, or with KEY=VALUE (any number of times)', collect)
+    .option('--pack', 'on the fullest host that has room')
+    .option('--apart <label>', 'on no host that has one with the same value of this label of theirs')
     .option('--metadata <file>', 'its metadata and policy, a spec file')
     .option(
       '--port <forward>',
@@ -92,16 +115,22 @@ Types: ${typeWords.replaceAll('), ', '),\n       ')}.
 It waits until the machine runs, and shows how far it is. Ctrl-C cancels it:
 the machine is deleted again. --no-wait does not wait.
 
+With --count, {{index}} in the name stands for the number, {{region}} for the
+region; so they do, and {{name}}, in the spec file. Ctrl-C then leaves those
+that were begun, and begins no more.
+
 Examples:
   porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80
   porthole vm create db-1 --image debian --type medium --disk 20G
+  porthole vm create web --count 20 --image debian@3 --label app=web --apart app
   porthole vm create ci-1 --image debian --metadata-server network --facade ec2`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 };
 
 const create = async ({ api: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
-  const { image, type, metadata, disk, label = [], restart, grace, start } = flags;
+  const { image, type, metadata, disk, label = [], restart, grace, start, count, first, region } = flags;
+  if (first !== undefined && count === undefined) throw new UsageError('--first goes with --count');
   const spec = metadata === undefined ? undefined : await readSpec(terminal, metadata);
   const api = connect();
   const wanted: NewVm = {
@@ -111,6 +140,10 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     network: networkOf(flags),
     labels: Object.fromEntries(label),
     start,
+    placement: placementOf(flags),
+    ...(count !== undefined && { count }),
+    ...(first !== undefined && { firstIndex: first }),
+    ...(region !== undefined && { region }),
     ...(restart !== undefined && { restart }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
@@ -128,8 +161,17 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     return;
   }
   const done = await finished(api, operation, terminal);
-  if (flags.json === true) printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
+  if (flags.json !== true) return;
+  if (count !== undefined) printJson(terminal, { operation: done });
+  else printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
 };
+
+const placementOf = ({ host, hostLabel, pack, apart }: CreateFlags): NonNullable<NewVm['placement']> => ({
+  ...(pack && { strategy: 'pack' }),
+  ...(host !== undefined && { host }),
+  ...(hostLabel && { hostLabels: [...hostLabel] }),
+  ...(apart !== undefined && { apart }),
+});
 
 const networkOf = ({ port = [], tap, network, isolated }: CreateFlags): NonNullable<NewVm['network']> => {
   if (!network) {
@@ -159,11 +201,4 @@ const parseForward = (text: string): Forward => {
     ...(address !== undefined && { hostAddress: address }),
     ...(protocol !== undefined && { protocol: protocol as 'tcp' | 'udp' }),
   };
-};
-
-/** `KEY=VALUE`. */
-const parseLabel = (text: string): readonly [string, string] => {
-  const at = text.indexOf('=');
-  if (at > 0) return [text.slice(0, at), text.slice(at + 1)];
-  throw new InvalidArgumentError('Write a label as KEY=VALUE.');
 };

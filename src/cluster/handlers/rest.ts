@@ -53,7 +53,7 @@ export const serveRest = (api: Api): void => {
 };
 
 const serveOperations = (api: Api): void => {
-  const { operations, images, upkeep, vms, idempotency } = api.manager;
+  const { operations, images, upkeep, vms, batches, idempotency } = api.manager;
 
   serve(api, routes.listOperations, async (c) => {
     const { limit, cursor } = c.req.valid('query');
@@ -83,6 +83,22 @@ const serveOperations = (api: Api): void => {
     });
   });
 
+  serve(api, routes.listOperationVms, async (c) => {
+    const { id } = c.req.valid('param');
+    await operations.get(identityOf(c), id);
+    const { limit, cursor } = c.req.valid('query');
+    const { items, next } = await batches.items(id, { limit, cursor });
+    return reply(routes.listOperationVms, 200, {
+      vms: items.map(({ name, state, operation, error }) => ({
+        name,
+        state,
+        ...(operation !== undefined && { operation }),
+        ...(error && { error: { code: error.code, detail: error.detail } }),
+      })),
+      ...(next !== undefined && { next }),
+    });
+  });
+
   serve(api, routes.cancelOperation, async (c) => {
     const { account } = identityOf(c);
     const { id } = c.req.valid('param');
@@ -91,6 +107,7 @@ const serveOperations = (api: Api): void => {
     const cancel = async (commit: CommitOnce): Promise<Answer> => {
       const { record, key, modRevision } = await operations.get(identityOf(c), id);
       if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
+      if (record.kind.startsWith('vms.')) return batches.cancel(id, commit, accepted(record));
       if (record.kind === 'image.add' || record.kind === 'key.rotate') {
         const worker = record.kind === 'image.add' ? images : upkeep;
         if (!worker.runs(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);

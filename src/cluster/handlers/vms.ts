@@ -9,6 +9,7 @@ import type {
   VmStatusRecord,
 } from '../../records/index.ts';
 import { ownHost } from '../../records/index.ts';
+import { nameOfIndex, rendered } from '../batches.ts';
 import type { Answer } from '../idempotency.ts';
 import { checkVm, nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
@@ -86,7 +87,18 @@ export const vmView = (vm: Vm) => {
   };
 };
 
-export const operationView = ({ id, kind, target, state, step, done, total, error, ...times }: OperationRecord) => ({
+export const operationView = ({
+  id,
+  kind,
+  target,
+  state,
+  step,
+  done,
+  total,
+  failed,
+  error,
+  ...times
+}: OperationRecord) => ({
   id,
   kind,
   target: { name: target.name, ...(target.version !== undefined && { version: target.version }) },
@@ -94,6 +106,7 @@ export const operationView = ({ id, kind, target, state, step, done, total, erro
   step,
   done,
   ...(total !== undefined && { total }),
+  ...(failed !== undefined && { failed }),
   ...(error && { error: { code: error.code, detail: error.detail } }),
   createdAt: isoTime(times.createdAtMs),
   ...(times.finishedAtMs !== undefined && { finishedAt: isoTime(times.finishedAtMs) }),
@@ -107,27 +120,52 @@ const accepted = (vm: Vm, operation: OperationRecord): Answer =>
     { location: `/v1/operations/${operation.id}` },
   );
 
+const acceptedMany = (operation: OperationRecord): Answer =>
+  answerOf(
+    routes.actOnVms,
+    202,
+    { operation: operationView(operation) },
+    { location: `/v1/operations/${operation.id}` },
+  );
+
 const consoleInputBytes = 64 * 1024;
 const consoleLogBytes = 1024 * 1024;
 
 export const serveVms = (api: Api): void => {
   const { manager } = api;
-  const { vms, idempotency, kit } = manager;
+  const { vms, batches, regions, idempotency, kit } = manager;
+
+  /** NOT_FOUND, UNSUPPORTED. */
+  const checkRegion = async (region: string | undefined): Promise<void> => {
+    if (region === undefined || region === kit.regionName) return;
+    const { addresses } = await regions.get(region);
+    throw new ApiError(
+      'UNSUPPORTED',
+      `the region "${region}" is seen to by its own managers: ask ${addresses.join(' or ') || 'one of them'}`,
+    );
+  };
 
   serve(
     api,
     routes.createVm,
     async (c) => {
-      const wish = c.req.valid('json');
       const identity = identityOf(c);
-      checkVm(identity, wish.name);
       const { account } = identity;
-      if (wish.spec !== undefined) {
-        const problems = await kit.host.checkSpec(wish.spec);
+      const { count, firstIndex = 1, region, ...one } = c.req.valid('json');
+      await checkRegion(region);
+      const names =
+        count === undefined
+          ? [one.name]
+          : Array.from({ length: count }, (_, i) => nameOfIndex(one.name, firstIndex + i, kit.regionName));
+      for (const name of names) checkVm(identity, name);
+      if (one.spec !== undefined) {
+        // Names and numbers make no difference to what a spec is: one stands for all.
+        const values = { name: names[0]!, region: kit.regionName, index: firstIndex };
+        const problems = await kit.host.checkSpec(count === undefined ? one.spec : rendered(one.spec, values));
         if (problems.some(({ severity }) => severity === 'error'))
           throw new ApiError('BAD_SPEC', 'the spec has mistakes: see problems', { problems });
       }
-      const { type, image, diskBytes, spec, placement, ...rest } = wish;
+      const { type, image, diskBytes, spec, placement, ...rest } = one;
       const full = {
         ...rest,
         start: rest.kind === 'managed' && rest.start,
@@ -137,9 +175,34 @@ export const serveVms = (api: Api): void => {
         placement: { ...placement, host: placement.host, apart: placement.apart },
         spec,
       };
-      return send(await idempotency.run(await onceRequest(c), (commit) => vms.create(account, full, commit, accepted)));
+      const once = await onceRequest(c);
+      if (count === undefined)
+        return send(await idempotency.run(once, (commit) => vms.create(account, full, commit, accepted)));
+      const many = { wish: full, count, firstIndex };
+      return send(
+        await idempotency.run(once, (commit) => batches.create(account, identity.vms, many, commit, acceptedMany)),
+      );
     },
     { bodyBytes: 1024 * 1024 },
+  );
+
+  serve(
+    api,
+    routes.actOnVms,
+    async (c) => {
+      const { account, vms: only } = identityOf(c);
+      const { action, region, selector, graceSeconds } = c.req.valid('json');
+      await checkRegion(region);
+      const { names, prefix: namePrefix, labels, status, type } = selector;
+      const which = { names, namePrefix, labels, status, type };
+      const once = await onceRequest(c);
+      return send(
+        await idempotency.run(once, (commit) =>
+          batches.act(account, only, action, which, graceSeconds, commit, acceptedMany),
+        ),
+      );
+    },
+    { bodyBytes: 128 * 1024 },
   );
 
   serve(api, routes.listVms, async (c) => {

@@ -1,4 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { batchItemStates } from '../../records/index.ts';
 import {
   binaryBody,
   body,
@@ -70,6 +71,38 @@ export const watchOperation = createRoute({
   responses: { 200: eventStream('Until it has finished.'), ...problems('NOT_FOUND') },
 });
 
+export const listOperationVms = createRoute({
+  operationId: 'listOperationVms',
+  method: 'get',
+  path: '/v1/operations/{id}/vms',
+  tags: ['Operations'],
+  summary: 'How far each VM of an operation on many is',
+  description: 'In order of their names, those that were found or asked for up to now.',
+  'x-access': 'viewer',
+  'x-scope': 'vms',
+  security,
+  request: { params: OperationParams, query: z.strictObject(PageQuery) },
+  responses: {
+    200: json(
+      z.object({
+        vms: z.array(
+          z
+            .object({
+              name: z.string(),
+              state: z.enum(batchItemStates),
+              operation: z.string().optional(),
+              error: z.object({ code: z.string(), detail: z.string() }).optional(),
+            })
+            .openapi('OperationVm'),
+        ),
+        next: Next,
+      }),
+      'A page.',
+    ),
+    ...problems('NOT_FOUND', 'BAD_CURSOR', 'COMPACTED'),
+  },
+});
+
 export const cancelOperation = createRoute({
   operationId: 'cancelOperation',
   method: 'post',
@@ -77,7 +110,7 @@ export const cancelOperation = createRoute({
   tags: ['Operations'],
   summary: 'Cancel an operation',
   description:
-    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
+    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one; of many VMs, those that were not asked for yet are not, and the others go on. Others run to their end.',
   'x-access': 'operator',
   'x-scope': 'vms',
   security,

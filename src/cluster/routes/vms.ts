@@ -127,9 +127,43 @@ const Placement = z
   })
   .openapi('Placement', { description: 'Which host it goes to.' });
 
+const manyMost = 1000;
+
+/** Whether one VM is asked for, as it was before there were more: then there are no placeholders. */
+const isOne = ({ count }: { readonly count?: number | undefined }): boolean => count === undefined;
+
+/** The longest name of many, with their numbers. */
+const longestName = ({
+  name,
+  count = 1,
+  firstIndex = 1,
+}: {
+  name: string;
+  count?: number | undefined;
+  firstIndex?: number | undefined;
+}): string => {
+  const template = name.includes('{{index}}') ? name : `${name}-{{index}}`;
+  return template.replaceAll('{{index}}', String(firstIndex + count - 1)).replaceAll('{{region}}', 'region');
+};
+
 export const CreateVm = z
   .strictObject({
-    name: VmName,
+    name: z.string().max(200).openapi({
+      description:
+        'A DNS label. With `count`: what their names are made of; `{{index}}` is their number, at the end unless it stands elsewhere, and `{{region}}` the region.',
+      example: 'web-1',
+    }),
+    count: z.int().min(1).max(manyMost).optional().openapi({
+      description:
+        'So many of them, in one operation. In their spec, `{{index}}`, `{{name}}` and `{{region}}` stand for what is each one’s own.',
+    }),
+    firstIndex: z
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .optional()
+      .openapi({ description: 'With `count`: the first number; default: 1.' }),
+    region: VmName.optional().openapi({ description: 'Default: the region of whoever answers.' }),
     kind: z.enum(['managed', 'attached']).default('managed').openapi({
       description:
         'attached: others start it (QEMU, libvirt, Cloud Hypervisor), and its directory is served from here.',
@@ -174,6 +208,15 @@ export const CreateVm = z
     }),
   })
   .superRefine((vm, context) => {
+    const name = isOne(vm) ? vm.name : longestName(vm);
+    if (!VmName.safeParse(name).success)
+      context.addIssue({
+        code: 'custom',
+        path: ['name'],
+        message: `${JSON.stringify(name)} is no DNS label: a-z, 0-9 and "-", at most 63, no "-" at its ends`,
+      });
+    if (isOne(vm) && vm.firstIndex !== undefined)
+      context.addIssue({ code: 'custom', path: ['firstIndex'], message: 'this goes with count' });
     const needs = (key: 'type' | 'image', isNeeded: boolean): void => {
       if ((vm[key] !== undefined) === isNeeded) return;
       context.addIssue({
@@ -256,6 +299,7 @@ export const OperationShape = z
     step: z.string().openapi({ description: 'What is being done, in words; may be empty.' }),
     done: z.number(),
     total: z.number().optional(),
+    failed: z.number().optional().openapi({ description: 'Of many VMs: how many of those that are done failed.' }),
     error: z.object({ code: z.string(), detail: z.string() }).optional(),
     createdAt: Time,
     finishedAt: Time.optional(),
@@ -277,7 +321,10 @@ export const createVm = createRoute({
   security,
   request: { headers: IdempotencyHeaders, body: body(CreateVm) },
   responses: {
-    202: json(VmAndOperation, 'It is being made.'),
+    202: json(
+      z.object({ vm: VmShape.optional(), operation: OperationShape }),
+      'It is being made; with `count`, they are, and there is no `vm`.',
+    ),
     ...problems(
       'NAME_TAKEN',
       'NOT_FOUND',
@@ -286,8 +333,63 @@ export const createVm = createRoute({
       'QUOTA_EXCEEDED',
       'WRONG_STATE',
       'NO_HOST',
+      'UNSUPPORTED',
       ...changing,
     ),
+  },
+});
+
+const Selector = z
+  .strictObject({
+    names: z.array(VmName).min(1).max(manyMost).optional(),
+    prefix: z.string().max(63).default('').openapi({ description: 'Names that begin so.' }),
+    labels: z.array(z.string().max(320)).max(16).default([]).openapi({ description: '`KEY` or `KEY=VALUE`.' }),
+    status: z.enum(vmStatuses).optional(),
+    type: z.string().max(63).optional(),
+    all: z.literal(true).optional().openapi({ description: 'Needed where nothing else is given: every VM.' }),
+  })
+  .refine(
+    ({ names, prefix, labels, status, type, all }) =>
+      all === true ||
+      names !== undefined ||
+      prefix !== '' ||
+      labels.length > 0 ||
+      status !== undefined ||
+      type !== undefined,
+    'say which VMs, or all: true',
+  )
+  .openapi('VmSelector', { description: 'VMs of which all of this holds. Attached ones can only be deleted.' });
+
+export const actOnVms = createRoute({
+  operationId: 'actOnVms',
+  method: 'post',
+  path: '/v1/vm-actions',
+  tags: ['VMs'],
+  summary: 'Start, stop, reboot or delete all VMs that match',
+  description:
+    'One operation for all of them, which has finished when each of them has got there. VMs that match later are not among them.',
+  'x-access': 'operator',
+  'x-scope': 'vms',
+  security,
+  request: {
+    headers: IdempotencyHeaders,
+    body: body(
+      z
+        .strictObject({
+          action: z.enum(['start', 'stop', 'reboot', 'delete']),
+          selector: Selector,
+          region: VmName.optional().openapi({ description: 'Default: the region of whoever answers.' }),
+          graceSeconds: z.int().min(0).max(3600).optional().openapi({
+            description:
+              'How long guests have to stop by themselves; 0: they are ended at once. Default: that of the VM.',
+          }),
+        })
+        .openapi('VmAction'),
+    ),
+  },
+  responses: {
+    202: json(z.object({ operation: OperationShape }), 'Asked for; the operation tells how it goes.'),
+    ...problems('CONFLICT', 'NOT_FOUND', 'UNSUPPORTED', ...changing),
   },
 });
 

@@ -5,6 +5,7 @@
  * A certificate says what it is for: a manager's serves (extended key usage serverAuth, RFC 5280 §4.2.1.12) under a name
  * that every manager of the region has; a host's is a client's (clientAuth), and names the host in a URI.
  */
+// oxlint-disable-next-line import/no-unassigned-import -- @peculiar/x509 wants it to be there
 import 'reflect-metadata';
 import { Buffer } from 'node:buffer';
 import { createHash, createPublicKey, randomBytes, type webcrypto } from 'node:crypto';

@@ -15,7 +15,7 @@ import {
   prefixRange,
   type Store,
 } from '../store/index.ts';
-import { Authority, RequestError } from './authority.ts';
+import { type Authority, RequestError } from './authority.ts';
 import { HostFacts } from './store-calls.ts';
 import { UplinkError } from './uplink-error.ts';
 

@@ -5,8 +5,12 @@
 import { decode, encode } from '@msgpack/msgpack';
 import { isWholeMsgpack } from '../wire/index.ts';
 
-/** The largest frame: a page of a store's range, or a tree that is walked at once. */
-export const mostFrameBytes = 24 * 1024 * 1024;
+export const frameLimits = {
+  /** A page of a store's range, or a spec. */
+  bytes: 24 * 1024 * 1024,
+  /** Of who has no certificate yet. */
+  enrolBytes: 64 * 1024,
+} as const;
 const headerBytes = 4;
 /** Of what may come: arguments, records of a spec, and what they hold. */
 const mostDepth = 16;
@@ -24,9 +28,9 @@ export class MalformedFrame extends Error {
 /** RangeError when it is larger than the other side would take. */
 export const encodeFrame = (value: unknown): Uint8Array => {
   const body = encode(value, { ignoreUndefined: true, maxDepth: mostDepth });
-  if (body.length > mostFrameBytes)
+  if (body.length > frameLimits.bytes)
     throw new RangeError(
-      `a message of ${body.length} bytes is too large for the uplink: ${mostFrameBytes} are allowed`,
+      `a message of ${body.length} bytes is too large for the uplink: ${frameLimits.bytes} are allowed`,
     );
   const frame = new Uint8Array(headerBytes + body.length);
   new DataView(frame.buffer).setUint32(0, body.length);
@@ -40,7 +44,7 @@ export class FrameReader {
   #pieces: Uint8Array[] = [];
   #bytes = 0;
 
-  constructor(mostBytes = mostFrameBytes) {
+  constructor(mostBytes: number = frameLimits.bytes) {
     this.#mostBytes = mostBytes;
   }
 

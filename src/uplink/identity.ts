@@ -37,8 +37,10 @@ export const readIdentity = (directory: string): Identity | undefined => {
   return { ...record, key: readFileSync(join(directory, keyFile), 'utf8') };
 };
 
-const writeIdentity = (directory: string, { key: _, ...record }: Identity): void =>
+const writeIdentity = (directory: string, { region, host, authority, certificate }: Identity): void => {
+  const record = { region, host, authority, certificate };
   replaceFile(join(directory, recordFile), `${JSON.stringify(record, undefined, 2)}\n`);
+};
 
 const replaceFile = (file: string, text: string): void => {
   writeFileSync(`${file}.new`, text, { mode: 0o600, flush: true });

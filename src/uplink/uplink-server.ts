@@ -14,6 +14,7 @@ import { Authority, hostOfAltName, keyIdOf } from './authority.ts';
 import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
 import { Enrolment, enrolCalls } from './enrolment.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
+import { frameLimits } from './frames.ts';
 import { type HostCalls, hostCalls } from './host-calls.ts';
 import { HostStore } from './host-store.ts';
 import { alpnOf, heartbeat, purposeOf, purposes } from './protocols.ts';
@@ -44,7 +45,7 @@ const keepLeaseMs = 4_000;
 const againAfterMs = 500;
 const handshakeMs = 10_000;
 /** Of connections that have no certificate yet. */
-const enrolling = { most: 32, withinMs: 20_000, frameBytes: 64 * 1024 } as const;
+const enrolling = { most: 32, withinMs: 20_000 } as const;
 const renewCredentialsMs = 24 * 3_600_000;
 
 export class UplinkServer implements AsyncDisposable {
@@ -219,7 +220,7 @@ export class UplinkServer implements AsyncDisposable {
           return { region: this.#options.regionName, host: name, certificate };
         },
       },
-      mostBytes: enrolling.frameBytes,
+      mostBytes: frameLimits.enrolBytes,
       onBug: (_, error) => this.#options.onTrouble(`enrolling a host failed: ${(error as Error).stack}`),
     });
   }

@@ -31,8 +31,7 @@ export interface UplinkOptions extends RemoteStoreOptions {
 
 const firstPauseMs = 100;
 const longestPauseMs = 4_000;
-const renewAgainMs = 60_000;
-const longestTimerMs = 2 ** 31 - 1;
+const lookAtCertificateMs = 3_600_000;
 
 export class Uplink implements AsyncDisposable {
   readonly store: RemoteStore;
@@ -42,12 +41,14 @@ export class Uplink implements AsyncDisposable {
   readonly #sockets = new Set<TLSSocket>();
   #loops: Promise<unknown>[] = [];
   #caller: Caller<StoreCalls> | undefined;
+  readonly #renewal: NodeJS.Timeout;
   #told = '';
 
   private constructor(options: UplinkOptions) {
     this.#options = options;
     this.#identity = options.identity;
     this.store = new RemoteStore(options);
+    this.#renewal = setInterval(() => void this.#renew(), lookAtCertificateMs).unref();
   }
 
   /** Resolves when a manager has answered. The signal's reason. */
@@ -56,10 +57,7 @@ export class Uplink implements AsyncDisposable {
     const first = Promise.withResolvers<void>();
     const abort = (): void => first.reject(signal.reason);
     signal.addEventListener('abort', abort, { once: true });
-    uplink.#loops.push(
-      uplink.#holdStore(() => first.resolve()),
-      uplink.#renew(),
-    );
+    uplink.#loops.push(uplink.#holdStore(() => first.resolve()));
     try {
       signal.throwIfAborted();
       await first.promise;
@@ -79,6 +77,7 @@ export class Uplink implements AsyncDisposable {
 
   async close(): Promise<void> {
     this.#stop.abort();
+    clearInterval(this.#renewal);
     this.store.close();
     for (const socket of this.#sockets) endConnection(socket);
     await Promise.all(this.#loops);
@@ -111,6 +110,7 @@ export class Uplink implements AsyncDisposable {
         }
         this.#caller = caller;
         this.#tell({ manager: addressText(manager) });
+        void this.#renew();
         onFirst();
         await ended;
         this.store.disconnect(caller);
@@ -175,23 +175,15 @@ export class Uplink implements AsyncDisposable {
 
   /** Has the certificate go on for longer when half of its time is over. Connections that are there stay. */
   async #renew(): Promise<void> {
-    const { signal } = this.#stop;
-    let waitMs = 0;
-    while (!signal.aborted) {
-      const leftMs = renewalOf(this.#identity.certificate) - Date.now();
-      if (leftMs <= 0 && this.#caller !== undefined) {
-        try {
-          const request = await renewalRequest(this.#identity);
-          const { certificate } = await this.#caller.ask('renew', { request }, signal);
-          this.#identity = renewed(this.#options.directory, this.#identity, certificate);
-          continue;
-        } catch (error) {
-          if (signal.aborted) return;
-          this.#options.onTrouble(`renewing the host's certificate failed, trying again: ${(error as Error).message}`);
-        }
-      }
-      waitMs = leftMs > 0 ? Math.min(leftMs, longestTimerMs) : renewAgainMs;
-      await pause(waitMs, undefined, { signal, ref: false }).catch(() => {});
+    const caller = this.#caller;
+    if (caller === undefined || Date.now() < renewalOf(this.#identity.certificate)) return;
+    try {
+      const request = await renewalRequest(this.#identity);
+      const { certificate } = await caller.ask('renew', { request }, this.#stop.signal);
+      this.#identity = renewed(this.#options.directory, this.#identity, certificate);
+    } catch (error) {
+      if (this.#stop.signal.aborted) return;
+      this.#options.onTrouble(`renewing the host's certificate failed, trying again: ${(error as Error).message}`);
     }
   }
 }

@@ -52,7 +52,7 @@ export class VmFeed {
     this.#keeps = keeps;
   }
 
-  /** Until the signal. Never rejects. */
+  /** Until the signal; then who follows hears nothing more. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     while (!signal.aborted) {
       try {
@@ -68,7 +68,6 @@ export class VmFeed {
         await pause(againAfterMs, undefined, { signal }).catch(() => {});
       }
     }
-    this.#endAll();
   }
 
   /** Of VMs that are, or were until then, assigned to a host. STORE_COMPACTED, the signal's reason. */

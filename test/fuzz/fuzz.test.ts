@@ -13,6 +13,7 @@ import { fuzzKeeper } from './keeper.ts';
 import { fuzzLink } from './link.ts';
 import { fuzzQcow2 } from './qcow2.ts';
 import { fuzzRing } from './ring.ts';
+import { fuzzUplink } from './uplink.ts';
 import { fuzzVhostUser } from './vhost-user.ts';
 import { fuzzVsock } from './vsock.ts';
 
@@ -25,6 +26,7 @@ const targets = {
   link: fuzzLink,
   qcow2: fuzzQcow2,
   ring: fuzzRing,
+  uplink: fuzzUplink,
   'vhost-user': fuzzVhostUser,
   vsock: fuzzVsock,
 };

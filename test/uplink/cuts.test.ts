@@ -88,20 +88,20 @@ test('RemoteStore loses no commit and makes none twice when its connections end 
         while (remote.lostAtMs !== undefined) await pause(1);
       }
     };
-    let isOver = false;
+    const over = new AbortController();
     const cutting = (async () => {
-      while (!isOver) {
+      while (!over.signal.aborted) {
         await pause(Math.random() * 30);
-        if (isOver) break;
+        if (over.signal.aborted) break;
         pair.cut(Math.random() < 0.5);
         cuts++;
         // Sometimes for longer than is waited for.
         await pause(Math.random() < 0.3 ? 40 : 0);
-        while (remote.lostAtMs !== undefined && !isOver) await pair.connect().catch(() => {});
+        while (remote.lostAtMs !== undefined && !over.signal.aborted) await pair.connect().catch(() => {});
       }
     })();
     await Promise.all(Array.from({ length: writers }, (_, writer) => write(writer)));
-    isOver = true;
+    over.abort();
     await cutting;
     if (remote.lostAtMs !== undefined) await pair.connect();
     assert.equal(numberOf((await region.get('count'))?.value), counted);

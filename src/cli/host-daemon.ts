@@ -106,14 +106,17 @@ export class HostDaemon implements AsyncDisposable {
         identity,
         directory,
         facts,
-        onConnection: (is) =>
-          onEvent('manager' in is ? { event: 'connected', ...is } : { event: 'cut off', why: is.lost }),
+        onConnection: (is) => {
+          this.#host?.cutOff(this.#uplink?.store.lostAtMs);
+          onEvent('manager' in is ? { event: 'connected', ...is } : { event: 'cut off', why: is.lost });
+        },
         onEnd: (why) => this.#ended.resolve(why),
         onTrouble: (what) => onTrouble(undefined, what),
       },
       signal,
     );
     this.#host = await machine.open(this.#uplink.store, host);
+    this.#host.cutOff(this.#uplink.store.lostAtMs);
     this.#uplink.serve(this.#host);
     const { vms } = await this.#host.status();
     this.#isUp = true;

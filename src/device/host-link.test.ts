@@ -28,6 +28,7 @@ function linked(t: { after: (done: () => void) => void }) {
     shutdown: () => {},
     handOver: () => {},
     bootToken: () => {},
+    cutOff: () => {},
     ended: (fd) => void open.delete(fd),
     wantWritable: () => {},
   });

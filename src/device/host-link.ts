@@ -18,6 +18,7 @@ interface HostLinkEvents {
   shutdown(): void;
   handOver(): void;
   bootToken(hash: Uint8Array | undefined): void;
+  cutOff(ageMs: number | undefined): void;
   /** The host daemon is gone, and `fd` about to be closed. */
   ended(fd: number, reason: string): void;
   /** Whether there is more to write than the socket took. */
@@ -181,6 +182,8 @@ export class HostLink {
         return this.#events.handOver();
       case 'bootToken':
         return this.#events.bootToken(message.hash);
+      case 'cutOff':
+        return this.#events.cutOff(message.ageMs);
     }
   }
 }

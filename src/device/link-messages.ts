@@ -91,6 +91,8 @@ export type ToDevice =
    * let in by another one is turned out.
    */
   | { readonly type: 'bootToken'; readonly hash?: Uint8Array | undefined }
+  /** The host hears nothing of the cluster since so long; without it: it does. */
+  | { readonly type: 'cutOff'; readonly ageMs?: number | undefined }
   /** Unmount, remove the sockets, end with exit code 0. */
   | { readonly type: 'shutdown' }
   /** End with exit code 0 and leave everything to a successor; mounts can't be left and end. */
@@ -105,8 +107,8 @@ export interface LinkTarget {
 /** The ways in that a device process serves, as mutations name them: keys of `ways`. */
 export type LinkWay = 'virtiofs' | 'mount' | 'ninep';
 
-/** What is spoken here. Either side also accepts the one before: 3 knew nothing of `taken` and of tokens. */
-export const LINK_PROTOCOL = 4;
+/** What is spoken here. Either side also accepts the one before: 4 knew nothing of `cutOff`. */
+export const LINK_PROTOCOL = 5;
 
 /** Whether a daemon of this version can talk with a device process of that protocol: a newer one speaks ours too. */
 export const isSpoken = (protocol: number): boolean => Math.abs(protocol - LINK_PROTOCOL) <= 1;
@@ -178,6 +180,7 @@ export const messageKinds = {
   taken: { code: 7, from: 'host', maxBytes: kibibyte },
   handOver: { code: 20, from: 'host', maxBytes: kibibyte },
   bootToken: { code: 21, from: 'host', maxBytes: kibibyte },
+  cutOff: { code: 22, from: 'host', maxBytes: kibibyte },
   mutation: { code: 64, from: 'device', maxBytes: limits.valueBytes + 16 * kibibyte },
   ready: { code: 66, from: 'device', maxBytes: 16 * kibibyte },
   failed: { code: 67, from: 'device', maxBytes: 16 * kibibyte },

@@ -114,6 +114,9 @@ class DeviceServer {
         this.#knowsToken = true;
         this.#bootToken.become(hash);
       },
+      cutOff: (ageMs: number | undefined) => {
+        this.#replica.cutOffSinceMs = ageMs === undefined ? undefined : performance.now() - ageMs;
+      },
       ended: (fd: number) => this.#daemonGone(fd),
       wantWritable: (wanted: boolean) => this.#watchLink(wanted ? EPOLLIN | EPOLLOUT : EPOLLIN),
     };

@@ -43,8 +43,8 @@ const answerWithinMs = 2_000;
 /** So long before a mutation runs out, its sender is told that it is being kept. */
 const takenBeforeMs = 1_000;
 const longestTimerMs = 2 ** 31 - 1;
-/** The protocols of the link that have `taken` and `bootToken` first. */
-const [takenSince, tokensSince] = [4, 4];
+/** The protocols of the link that have `taken`, `bootToken` and `cutOff` first. */
+const [takenSince, tokensSince, cutOffSince] = [4, 4, 5];
 const refused: Outcome = { errno: EIO, revision: 0, ino: 0 };
 
 export const targetsOf = ({
@@ -79,6 +79,7 @@ export class DeviceSession {
   readonly #unapplied = new Set<{ readonly revision: number; readonly tell: (applied: boolean) => void }>();
   /** What was told last of this boot's token: its hash, or that there is none. Before, nobody knows. */
   #token: { readonly hash: Uint8Array | undefined } | undefined;
+  #cutOffSinceMs: number | undefined;
   #questions = 0;
   /** Told of once, until commits are kept again. */
   #toldFailure: string | undefined;
@@ -141,6 +142,19 @@ export class DeviceSession {
     this.#tellToken();
   }
 
+  /** Since when (`performance.now`) nothing of the cluster is heard here: what is read grows old. Undefined: it is heard. */
+  cutOff(sinceMs: number | undefined): void {
+    this.#cutOffSinceMs = sinceMs;
+    this.#tellCutOff();
+  }
+
+  #tellCutOff(): void {
+    if (this.#connection === undefined || this.#connection.protocol < cutOffSince) return;
+    const sinceMs = this.#cutOffSinceMs;
+    const ageMs = sinceMs === undefined ? undefined : Math.max(0, Math.round(performance.now() - sinceMs));
+    this.#connection.send({ type: 'cutOff', ...(ageMs !== undefined && { ageMs }) });
+  }
+
   #tellToken(): void {
     if (this.#token === undefined || this.#connection === undefined) return;
     if (this.#connection.protocol >= tokensSince) this.#connection.send({ type: 'bootToken', ...this.#token });
@@ -159,6 +173,8 @@ export class DeviceSession {
     this.#connection = { holder, send, protocol };
     this.#tellToken();
     feed.attach((delta) => send({ type: 'delta', delta }));
+    // After the tree, with which a device process takes itself to be up to date.
+    if (this.#cutOffSinceMs !== undefined) this.#tellCutOff();
   }
 
   /** The connection is over. */

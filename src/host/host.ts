@@ -108,6 +108,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #probe: NodeJS.Timeout;
   readonly #logLimits: LogLimits;
   readonly #metadataCounts = new MetadataCounts();
+  #cutOffSinceMs: number | undefined;
   #following: Promise<void> = Promise.resolve();
   #replacing: Promise<void> = Promise.resolve();
   /** Records are taken one after the other. */
@@ -218,6 +219,12 @@ export class Host implements HostPort, AsyncDisposable {
     await this.release();
   }
 
+  /** Since when (`performance.now`) nothing of the cluster is heard here: what VMs read grows old. Undefined: it is heard. */
+  cutOff(sinceMs: number | undefined): void {
+    this.#cutOffSinceMs = sinceMs;
+    for (const vm of this.#vms.values()) vm.cutOff(sinceMs);
+  }
+
   // --- VMs ---
 
   /** Takes every record as it is now; returns the revision to watch from. */
@@ -284,7 +291,9 @@ export class Host implements HostPort, AsyncDisposable {
       const known = this.#vms.get(name);
       if (known?.id === record.id) return known.take(record);
       if (known !== undefined) await this.#forget(name);
-      this.#vms.set(name, await this.#open(record));
+      const vm = await this.#open(record);
+      this.#vms.set(name, vm);
+      if (this.#cutOffSinceMs !== undefined) vm.cutOff(this.#cutOffSinceMs);
       this.#warnings.delete(name);
       this.#untaken.delete(name);
     } catch (error) {

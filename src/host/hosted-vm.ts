@@ -254,6 +254,12 @@ export class HostedVm {
     this.take(this.#record);
   }
 
+  /** Since when (`performance.now`) nothing of the cluster is heard here; undefined: it is heard. */
+  cutOff(sinceMs: number | undefined): void {
+    this.tree.replica.cutOffSinceMs = sinceMs;
+    this.#served.cutOff(sinceMs);
+  }
+
   /** Brings about what the record asks for, once for each generation. */
   take(record: VmRecord): void {
     if (this.#over) return;

@@ -101,6 +101,11 @@ export class VmServed {
     this.#session.bootToken(hash);
   }
 
+  /** As `DeviceSession.cutOff`. */
+  cutOff(sinceMs: number | undefined): void {
+    this.#session.cutOff(sinceMs);
+  }
+
   /** Has a device process, found or started. Resolves when it serves; rejects when it does not in time. */
   async start(signal?: AbortSignal): Promise<void> {
     this.#isWanted = true;

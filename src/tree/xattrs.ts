@@ -11,6 +11,9 @@ export const listedXattrs: readonly string[] = [ACCESS_XATTR, DEFAULT_XATTR];
 
 const encoder = new TextEncoder();
 
+const cutOffWords = (ageSeconds: number): string =>
+  ageSeconds === 0 ? '' : `; cut off from outside for ${ageSeconds} s: what has to be kept there is refused`;
+
 /** The value, or ENODATA. Never ENOSYS, which would turn attributes off for the whole mount. */
 export function xattrOf(
   replica: Replica,
@@ -23,7 +26,7 @@ export function xattrOf(
 ): Uint8Array | number {
   switch (name) {
     case 'system.porthole.why':
-      return encoder.encode(why(replica, way, node, caller, wallMs));
+      return encoder.encode(why(replica, way, node, caller, wallMs) + cutOffWords(replica.ageSeconds(monotonicMs)));
     case 'system.porthole.revision':
       return encoder.encode(String(node.dataRevision));
     case 'system.porthole.age':

@@ -109,8 +109,8 @@ export class RegionMachine extends UpMachine {
   override async start(): Promise<void> {
     if (this.#proxyPort === 0) this.#proxyPort = await this.proxy.listen();
     this.proxy.set('open');
-    if (this.manager === undefined) await this.startManager();
-    if (this.host === undefined) await this.startHost();
+    if (this.manager?.hasEnded !== false) await this.startManager();
+    if (this.host?.hasEnded !== false) await this.startHost();
   }
 
   async startManager(): Promise<void> {

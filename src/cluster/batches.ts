@@ -227,22 +227,21 @@ export class Batches {
         },
       },
     );
-    await Promise.all([batches, runs, this.#keepLease(signal)]);
+    const keeping = setInterval(() => void this.#keepLease(), (this.#leaseSeconds * 1000) / 3).unref();
+    await Promise.all([batches, runs]);
     await Promise.all(this.#running.values());
+    clearInterval(keeping);
     const lease = await this.#lease?.catch(() => undefined);
     // Others need not wait.
     if (lease !== undefined) await region.revokeLease(lease).catch(() => {});
   }
 
-  async #keepLease(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await pause((this.#leaseSeconds * 1000) / 3, signal);
-      const lease = await this.#lease?.catch(() => undefined);
-      if (lease === undefined || signal.aborted) continue;
-      await this.#kit.region.keepAlive(lease).catch((error: unknown) => {
-        if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
-      });
-    }
+  async #keepLease(): Promise<void> {
+    const lease = await this.#lease?.catch(() => undefined);
+    if (lease === undefined) return;
+    await this.#kit.region.keepAlive(lease).catch((error: unknown) => {
+      if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
+    });
   }
 
   /** Returns when it has ended, or somebody else sees to it. */

@@ -300,7 +300,7 @@ test('VMs of before there were hosts come along, whenever the manager dies that 
   }
   // As the version before kept them.
   for (const entry of await all(stores.region, 'vm/')) {
-    const { host: _, takes, holds, ...before } = VmRecord.parse(parsed(entry));
+    const { host: _, takes: __, holds, ...before } = VmRecord.parse(parsed(entry));
     await stores.region.commit({
       operations: [
         { type: 'put', key: entry.key, value: encodeRecord(before) },

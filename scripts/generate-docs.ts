@@ -163,6 +163,7 @@ const shell: Shell = {
   api: () => {
     throw new Error('a command that is only described asked the API');
   },
+  apis: () => [],
 };
 
 /** Every document of which something is generated, and what it should say. */

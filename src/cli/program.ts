@@ -1,7 +1,7 @@
 /** The tree of commands. Building it runs nothing: help, manual pages and completion read it. */
 import { Command, CommanderError } from 'commander';
 import { thisVersion, versionText } from '../parts/index.ts';
-import { apiOption, helpConfiguration, type Shell } from './command.ts';
+import { apiOption, helpConfiguration, regionOption, type Shell } from './command.ts';
 import { agentCommand } from './commands/agent.ts';
 import { auditCommands } from './commands/audit.ts';
 import { backupCommands } from './commands/backup.ts';
@@ -29,6 +29,7 @@ export const buildProgram = (shell: Shell): Command => {
     )
     .option('--version', 'print the version and the commit it was built from')
     .addOption(apiOption())
+    .addOption(regionOption())
     .helpOption('-h, --help', 'print this help')
     .configureHelp(helpConfiguration)
     .addHelpText('after', exitCodeHelp)

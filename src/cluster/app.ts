@@ -14,6 +14,7 @@ import { serveVms } from './handlers/vms.ts';
 import { type Identity, nameOf } from './identity.ts';
 import type { Manager } from './manager.ts';
 import type { Metrics } from './metrics.ts';
+import { regionHeader } from './peers.ts';
 import { ApiError, problemResponse, toApiError } from './problem.ts';
 import * as routes from './routes/index.ts';
 import type { Streams } from './streams.ts';
@@ -106,8 +107,18 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     checkTarget(incoming.url ?? '');
     checkHost(incoming.headers.host, connection);
     checkOrigin(c.req.header('origin'), incoming.headers.host, connection, options.origins);
-    c.set('identity', identify(c.req.header('authorization'), connection, options));
-    await next();
+    const authorization = c.req.header('authorization');
+    const told = authorization?.startsWith('Peer ') === true;
+    const identity = told ? toldBy(authorization, manager) : identify(authorization, connection, options);
+    c.set('identity', identity);
+    const region = c.req.header(regionHeader);
+    // Whoever has no key is refused here, as for this region; and nothing goes on twice.
+    if (told || identity === undefined || !manager.peers.isOther(region)) return next();
+    c.set('route', 'another region');
+    // How much comes, and for how long, is for that region to say.
+    options.expectLong(c.env);
+    const ends = [c.req.raw.signal, ...(identity.ended ? [identity.ended] : [])];
+    return manager.peers.ask(region, identity, incoming, AbortSignal.any(ends));
   });
 
   app.onError((error, c) => {
@@ -230,6 +241,14 @@ const checkOrigin = (
 ): void => {
   if (origin === undefined || origin === `${scheme}://${host}` || origins.has(origin)) return;
   throw new ApiError('BAD_ORIGIN', `pages of ${JSON.stringify(origin)} may not use this server`);
+};
+
+/** Who asks, as a manager of another region says. BAD_KEY. */
+const toldBy = (authorization: string, { peers }: Manager): Identity => {
+  const identity = peers.identify(authorization);
+  if (identity === undefined)
+    throw new ApiError('BAD_KEY', 'no manager of this cluster said this, or its clock differs from ours by a minute');
+  return identity;
 };
 
 /** Nobody is let in by a wrong key, not even over the unix socket. BAD_KEY, TOO_MANY_REQUESTS, FORBIDDEN. */

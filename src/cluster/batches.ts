@@ -177,24 +177,22 @@ export class Batches {
     const known = new Set<string>();
     /** Became free, perhaps, while it was being claimed. */
     const again = new Set<string>();
+    const see = async (id: string): Promise<void> => {
+      try {
+        await this.#claim(id, signal);
+      } catch (error) {
+        if (!signal.aborted && !(error instanceof Fenced))
+          this.#kit.log.error({ err: error, operation: id }, 'a request about many VMs broke off; taking it up again');
+        again.add(id);
+        await pause(retryMs, signal);
+      }
+      this.#running.delete(id);
+      if (again.delete(id) && known.has(id)) claim(id);
+    };
     const claim = (id: string): void => {
       if (signal.aborted) return;
-      if (this.#running.has(id)) return void again.add(id);
-      const running = this.#claim(id, signal)
-        .catch((error: unknown) => {
-          if (!signal.aborted && !(error instanceof Fenced))
-            this.#kit.log.error(
-              { err: error, operation: id },
-              'a request about many VMs broke off; taking it up again',
-            );
-          again.add(id);
-          return pause(retryMs, signal);
-        })
-        .then(() => {
-          this.#running.delete(id);
-          if (again.delete(id) && known.has(id)) claim(id);
-        });
-      this.#running.set(id, running);
+      if (this.#running.has(id)) again.add(id);
+      else this.#running.set(id, see(id));
     };
     const { region } = this.#kit;
     const batches = follow(
@@ -227,22 +225,21 @@ export class Batches {
         },
       },
     );
-    await Promise.all([batches, runs, this.#keepLease(signal)]);
+    const keeping = setInterval(() => void this.#keepLease(), (this.#leaseSeconds * 1000) / 3).unref();
+    await Promise.all([batches, runs]);
     await Promise.all(this.#running.values());
+    clearInterval(keeping);
     const lease = await this.#lease?.catch(() => undefined);
     // Others need not wait.
     if (lease !== undefined) await region.revokeLease(lease).catch(() => {});
   }
 
-  async #keepLease(signal: AbortSignal): Promise<void> {
-    while (!signal.aborted) {
-      await pause((this.#leaseSeconds * 1000) / 3, signal);
-      const lease = await this.#lease?.catch(() => undefined);
-      if (lease === undefined || signal.aborted) continue;
-      await this.#kit.region.keepAlive(lease).catch((error: unknown) => {
-        if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
-      });
-    }
+  async #keepLease(): Promise<void> {
+    const lease = await this.#lease?.catch(() => undefined);
+    if (lease === undefined) return;
+    await this.#kit.region.keepAlive(lease).catch((error: unknown) => {
+      if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
+    });
   }
 
   /** Returns when it has ended, or somebody else sees to it. */

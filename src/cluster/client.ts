@@ -185,6 +185,8 @@ export interface ClientOptions {
   readonly patienceMs?: number | undefined;
   /** Nothing comes for so long: the connection is taken for dead. Default 60 s. */
   readonly idleMs?: number | undefined;
+  /** Which region requests are for; default: that of who answers. */
+  readonly region?: string | undefined;
 }
 
 /** What is downloaded may have to be made first: a copy of a large store on a slow disk. */
@@ -198,8 +200,8 @@ export class Client implements Disposable {
   readonly #patienceMs: number;
   readonly #idleMs: number;
 
-  constructor(target: ClientTarget, { patienceMs = 10_000, idleMs = 60_000 }: ClientOptions = {}) {
-    this.#transport = new Transport(target);
+  constructor(target: ClientTarget, { patienceMs = 10_000, idleMs = 60_000, region }: ClientOptions = {}) {
+    this.#transport = new Transport(target, region === undefined ? {} : { 'porthole-region': region });
     this.#patienceMs = patienceMs;
     this.#idleMs = idleMs;
   }

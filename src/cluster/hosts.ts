@@ -398,7 +398,7 @@ export class Hosts {
     const turn = before.then(run, run);
     const settled = turn.catch(() => {});
     this.#turns.set(host, settled);
-    void settled.then(() => {
+    void settled.finally(() => {
       if (this.#turns.get(host) === settled) this.#turns.delete(host);
     });
     return turn;

@@ -14,6 +14,7 @@ import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
+import { Peers } from './peers.ts';
 import { Reconciler } from './reconciler.ts';
 import { Regions } from './regions.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
@@ -55,6 +56,7 @@ export class Manager implements AsyncDisposable {
   readonly images: Images;
   readonly accounts: Accounts;
   readonly regions: Regions;
+  readonly peers: Peers;
   readonly hosts: Hosts;
   readonly vms: Vms;
   readonly batches: Batches;
@@ -88,12 +90,14 @@ export class Manager implements AsyncDisposable {
     this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
     this.regions = new Regions(this.kit);
+    this.peers = new Peers(this.kit, this.regions);
     this.hosts = new Hosts(this.kit, ownHostOf(options));
     this.vms = new Vms(this.kit, {
       operations: this.operations,
       images: this.images,
       hosts: this.hosts,
       accounts: this.accounts,
+      regions: this.regions,
     });
     this.batches = new Batches(this.kit, {
       vms: this.vms,
@@ -126,7 +130,7 @@ export class Manager implements AsyncDisposable {
 
   /** What is there from the first start on. */
   async #settle(options: ManagerOptions): Promise<void> {
-    await Promise.all([this.accounts.ensureDefault(), this.regions.ensureOwn()]);
+    await Promise.all([this.accounts.ensureDefault(), this.regions.ensureOwn(), this.peers.open()]);
     const name = ownHostOf(options);
     if (name === undefined) return;
     await this.hosts.register({ name, capacity: options.capacity, uids: options.uids && { ...options.uids } });

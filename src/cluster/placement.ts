@@ -88,7 +88,7 @@ export const ranked = (candidates: Iterable<Candidate>, need: Need): Candidate[]
   return [...candidates]
     .filter((candidate) => refusalOf(candidate, need) === undefined)
     .map((candidate) => ({ candidate, full: fullness(candidate) }))
-    .sort((a, b) => sign * (a.full[0] - b.full[0] || a.full[1] - b.full[1]))
+    .toSorted((a, b) => sign * (a.full[0] - b.full[0] || a.full[1] - b.full[1]))
     .map(({ candidate }) => candidate);
 };
 
@@ -101,7 +101,7 @@ export const reasonOf = (candidates: Iterable<Candidate>, need: Need): string =>
   }
   if (counts.size === 0) return 'there are no hosts yet';
   return [...counts]
-    .sort(([, a], [, b]) => b - a)
+    .toSorted(([, a], [, b]) => b - a)
     .map(([refusal, count]) => (count === 1 ? `1 host ${singular(refusal)}` : `${count} hosts ${refusal}`))
     .join(', ');
 };

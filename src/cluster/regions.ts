@@ -25,11 +25,15 @@ export class Regions {
     return entries.map((entry) => kept(RegionRecord, entry).record);
   }
 
+  async find(name: string): Promise<RegionRecord | undefined> {
+    return (await getRecord(this.#kit.global, RegionRecord, regionKey(name)))?.record;
+  }
+
   /** NOT_FOUND. */
   async get(name: string): Promise<RegionRecord> {
-    const found = await getRecord(this.#kit.global, RegionRecord, regionKey(name));
+    const found = await this.find(name);
     if (found === undefined) throw noRegion(name);
-    return found.record;
+    return found;
   }
 
   /** Makes it, or says where its managers are now. CONFLICT. */

@@ -27,6 +27,7 @@ import type { Operations } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
 import { hasLabel, type Placement } from './placement.ts';
 import { ApiError, isHostError } from './problem.ts';
+import type { Regions } from './regions.ts';
 import { freeSlot, unlimitedSlot } from './slots.ts';
 
 export interface VmWish {
@@ -112,15 +113,20 @@ export class Vms {
   readonly #images: Images;
   readonly #hosts: Hosts;
   readonly #accounts: Accounts;
+  readonly #regions: Regions;
   /** VMs that were asked for lately, in order. */
   readonly #refs = new Map<string, VmRef & { readonly account: string }>();
 
-  constructor(kit: Kit, parts: { operations: Operations; images: Images; hosts: Hosts; accounts: Accounts }) {
+  constructor(
+    kit: Kit,
+    parts: { operations: Operations; images: Images; hosts: Hosts; accounts: Accounts; regions: Regions },
+  ) {
     this.#kit = kit;
     this.#operations = parts.operations;
     this.#images = parts.images;
     this.#hosts = parts.hosts;
     this.#accounts = parts.accounts;
+    this.#regions = parts.regions;
   }
 
   indexKey({ account, type, id }: VmRecord, status: VmStatus): string {
@@ -390,9 +396,10 @@ export class Vms {
 
   /** From the global store's index: what it has not been told yet is not in it. */
   async counts(account: string): Promise<Count[]> {
-    const { global, regionName: region } = this.#kit;
-    const wanted = [...Object.keys(vmTypes), 'attached'].flatMap((type) =>
-      vmStatuses.map((status) => ({ region, type, status })),
+    const { global } = this.#kit;
+    const regions = (await this.#regions.list()).map(({ name }) => name);
+    const wanted = regions.flatMap((region) =>
+      [...Object.keys(vmTypes), 'attached'].flatMap((type) => vmStatuses.map((status) => ({ region, type, status }))),
     );
     const counts = await Promise.all(
       wanted.map(async (of) => {

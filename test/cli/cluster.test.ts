@@ -22,8 +22,6 @@ test('porthole makes and stops many machines, and administers accounts, regions 
     (await run('account', 'quota', 'team', 'local/small=1', 'eu/large=0')).out,
     /local\/small=1\n +eu\/large=0/,
   );
-  const wrong = await run('account', 'quota', 'team', 'small=1');
-  assert.match(wrong.err, /Write it as REGION\/TYPE=COUNT; types are nano, /);
   assert.equal((await run('key', 'create', 'k', '--account', 'team', '--role', 'viewer', '--vm-prefix', 'a-')).code, 0);
   assert.match((await run('key', 'ls', '--account', 'team')).out, / viewer of a-\* /);
   assert.equal((await run('account', 'rm', 'team')).code, 0);
@@ -35,14 +33,9 @@ test('porthole makes and stops many machines, and administers accounts, regions 
     (await run('host', 'ls')).out,
     /^h1 +connected, cordoned +0 +0 B of 2 GiB +0 of 4 +0 B of 0 B +disk=ssd$/m,
   );
-  assert.equal((await run('host', 'drain', 'h1')).code, 0);
-  assert.match((await run('host', 'show', 'h1')).out, /^status: +connected, draining$/m);
-  assert.equal((await run('host', 'uncordon', 'h1')).code, 0);
-  assert.equal((await run('host', 'rm', 'h1')).code, 0);
   assert.equal((await run('region', 'set', 'eu', 'https://eu.example:8443')).code, 0);
   assert.equal(
     (await run('region', 'ls')).out,
     'NAME              ADDRESSES\neu                https://eu.example:8443\nlocal (this one)  -\n',
   );
-  assert.equal((await run('region', 'rm', 'eu')).code, 0);
 });

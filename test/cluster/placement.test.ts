@@ -12,7 +12,7 @@ import { Manager } from '../../src/cluster/index.ts';
 import { anywhere } from '../../src/cluster/placement.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
-import { HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
+import { encodeRecord, HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
 import {
   createKeyFile,
   type Entry,
@@ -280,4 +280,52 @@ test('a slot stays within a limit that is lowered below its use', async () => {
   while ((await count()) > 2) await new Promise(setImmediate);
   await made(named('c'));
   assert.equal(await count(), 3);
+});
+
+test('VMs of before there were hosts come along, whenever the manager dies that takes them', async () => {
+  await using world = await open();
+  const { stores } = world;
+  const own = (of: Stores): Promise<Manager> =>
+    Manager.open({
+      region: of.region,
+      global: of.global,
+      host: new TestHost(),
+      log,
+      uids: { first: 700_000, count: 9 },
+    });
+  const names = Array.from({ length: 5 }, (_, i) => `old-${i}`);
+  {
+    await using manager = await own(stores);
+    for (const name of names) await create(manager, wish(name));
+  }
+  // As the version before kept them.
+  for (const entry of await all(stores.region, 'vm/')) {
+    const { host: _, takes: __, holds, ...before } = VmRecord.parse(parsed(entry));
+    await stores.region.commit({
+      operations: [
+        { type: 'put', key: entry.key, value: encodeRecord(before) },
+        ...holds!.map((key) => ({ type: 'delete', key }) as const),
+        { type: 'delete', key: `hostvm/local/${before.name}` },
+      ],
+    });
+  }
+  await stores.region.commit({
+    operations: ['host/local', 'hostuse/local', 'account/default'].map((key) => ({ type: 'delete', key })),
+  });
+  for (let left = 1; left < 12; left++) {
+    const died = Promise.withResolvers<'died'>();
+    const doomed = own(mortal(stores, { left, before: left % 2 === 0, died: () => died.resolve('died') }));
+    const manager = await Promise.race([doomed, died.promise]);
+    if (manager !== 'died') void manager.close();
+  }
+  await using manager = await own(stores);
+  await using _ = obeying(stores);
+  const { use } = await manager.hosts.get('local');
+  assert.deepEqual(use, { vcpus: 5, memoryMiB: 5 * 256, diskBytes: 0, vms: 5 });
+  assert.deepEqual(await manager.hosts.vmsOf('local', 10), names);
+  assert.equal((await all(stores.region, 'slot/')).length, 5);
+  for (const name of names) await remove(manager, name);
+  while ((await all(stores.region, 'vm/')).length > 0) await new Promise(setImmediate);
+  assert.equal((await manager.hosts.get('local')).use.vms, 0);
+  assert.deepEqual([...(await all(stores.region, 'uid/')), ...(await all(stores.region, 'slot/'))], []);
 });

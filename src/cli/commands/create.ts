@@ -20,7 +20,7 @@ import {
 } from '../metadata-server-flags.ts';
 import { withImage } from '../near.ts';
 import { finished } from '../operation.ts';
-import type { NewVm, Operation } from '../shapes.ts';
+import type { NewVm, Operation, Vm } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
 import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -41,7 +41,6 @@ interface CreateFlags extends MetadataServerFlags {
   readonly label?: readonly (readonly [string, string])[];
   readonly count?: number;
   readonly first?: number;
-  readonly region?: string;
   readonly host?: string;
   readonly hostLabel?: readonly string[];
   readonly pack?: true;
@@ -74,7 +73,6 @@ export const createCommand = (vm: Command, shell: Shell): void => {
     .addOption(new Option('--type <type>', 'its size').choices(typeNames).default('small'))
     .option('--count <number>', 'so many, named NAME-1 and so on', parseCount(1, 1000))
     .option('--first <number>', 'with --count: the number of the first; default: 1', parseCount(0, 1_000_000))
-    .option('--region <region>', 'there; default: where the API is')
     .option('--host <host>', 'on this host; default: where least is taken')
     .option('--host-label <label>', 'on a host with KEY, or with KEY=VALUE (any number of times)', collect)
     .option('--pack', 'on the fullest host that has room')
@@ -122,17 +120,17 @@ that were begun, and begins no more.
 Examples:
   porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80
   porthole vm create db-1 --image debian --type medium --disk 20G
-  porthole vm create web --count 20 --image debian@3 --label app=web --apart app
+  porthole vm create web --count 20 --region eu,us --image debian@3
   porthole vm create ci-1 --image debian --metadata-server network --facade ec2`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 };
 
-const create = async ({ api: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
-  const { image, type, metadata, disk, label = [], restart, grace, start, count, first, region } = flags;
+const create = async ({ apis: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
+  const { image, type, metadata, disk, label = [], restart, grace, start, count, first } = flags;
   if (first !== undefined && count === undefined) throw new UsageError('--first goes with --count');
   const spec = metadata === undefined ? undefined : await readSpec(terminal, metadata);
-  const api = connect();
+  const regions = connect();
   const wanted: NewVm = {
     name,
     image,
@@ -143,7 +141,6 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     placement: placementOf(flags),
     ...(count !== undefined && { count }),
     ...(first !== undefined && { firstIndex: first }),
-    ...(region !== undefined && { region }),
     ...(restart !== undefined && { restart }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
@@ -152,18 +149,25 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),
   };
-  const { vm, operation } = await withSpecShown(spec, () =>
-    withImage(api, image.name, () => api.call('createVm', { body: wanted })),
-  );
-  if (!flags.wait) {
-    if (flags.json === true) printJson(terminal, { vm, operation });
-    else told(terminal, operation);
-    return;
+  // All are asked for first and waited for then.
+  const asked = [];
+  for (const api of regions)
+    asked.push({
+      api,
+      ...(await withSpecShown(spec, () => withImage(api, image.name, () => api.call('createVm', { body: wanted })))),
+    });
+  const made: { readonly vm?: Vm; readonly operation: Operation }[] = [];
+  for (const { api, vm, operation } of asked) {
+    if (!flags.wait) {
+      made.push({ ...(vm && { vm }), operation });
+      if (flags.json !== true) told(terminal, operation);
+      continue;
+    }
+    const done = await finished(api, operation, terminal);
+    if (flags.json === true)
+      made.push({ ...(vm && { vm: await api.call('getVm', { params: { name } }) }), operation: done });
   }
-  const done = await finished(api, operation, terminal);
-  if (flags.json !== true) return;
-  if (count !== undefined) printJson(terminal, { operation: done });
-  else printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
+  if (flags.json === true) printJson(terminal, regions.length === 1 ? made[0] : made);
 };
 
 const placementOf = ({ host, hostLabel, pack, apart }: CreateFlags): NonNullable<NewVm['placement']> => ({

@@ -118,11 +118,11 @@ const counted = async ({ api: connect, terminal }: Shell, { json, ...others }: L
 
 const list = async (shell: Shell, flags: ListFlags): Promise<void> => {
   if (flags.count === true) return counted(shell, flags);
-  const { api: connect, terminal } = shell;
+  const { apis, terminal } = shell;
   const { status, type, label, prefix } = flags;
   const vms: Vm[] = [];
   const query = { status, type, prefix, limit: 500, ...(label !== undefined && { label: [...label] }) };
-  for await (const page of connect().pages('listVms', query)) vms.push(...page.vms);
+  for (const api of apis()) for await (const page of api.pages('listVms', query)) vms.push(...page.vms);
   if (flags.json === true) {
     printJson(terminal, vms);
     return;
@@ -272,12 +272,15 @@ const requestSelected = async (
     );
   const selector = { labels: [...labels], ...(prefix !== undefined && { prefix }), ...(all && { all }) };
   const body = { action: actions[verb], selector, ...(grace !== undefined && { graceSeconds: grace }) };
-  const api = shell.api();
-  const { operation } = await api.call('actOnVms', { body });
-  const ended = flags.wait ? await finished(api, operation, terminal) : operation;
-  if (flags.json === true) printJson(terminal, [ended]);
-  else if (!flags.wait) told(terminal, operation);
-  else terminal.err(`${ended.total ?? 0} virtual machines\n`);
+  const asked = [];
+  for (const api of shell.apis()) asked.push({ api, ...(await api.call('actOnVms', { body })) });
+  const ended: Operation[] = [];
+  for (const { api, operation } of asked) {
+    ended.push(flags.wait ? await finished(api, operation, terminal) : operation);
+    if (!flags.wait && flags.json !== true) told(terminal, operation);
+  }
+  if (flags.json === true) printJson(terminal, ended);
+  else if (flags.wait) terminal.err(`${ended.reduce((sum, { total = 0 }) => sum + total, 0)} virtual machines\n`);
 };
 
 /** One after the other, so that one guest waits at a time. */

@@ -133,17 +133,7 @@ const consoleLogBytes = 1024 * 1024;
 
 export const serveVms = (api: Api): void => {
   const { manager } = api;
-  const { vms, batches, regions, idempotency, kit } = manager;
-
-  /** NOT_FOUND, UNSUPPORTED. */
-  const checkRegion = async (region: string | undefined): Promise<void> => {
-    if (region === undefined || region === kit.regionName) return;
-    const { addresses } = await regions.get(region);
-    throw new ApiError(
-      'UNSUPPORTED',
-      `the region "${region}" is seen to by its own managers: ask ${addresses.join(' or ') || 'one of them'}`,
-    );
-  };
+  const { vms, batches, idempotency, kit } = manager;
 
   serve(
     api,
@@ -151,8 +141,7 @@ export const serveVms = (api: Api): void => {
     async (c) => {
       const identity = identityOf(c);
       const { account } = identity;
-      const { count, firstIndex = 1, region, ...one } = c.req.valid('json');
-      await checkRegion(region);
+      const { count, firstIndex = 1, ...one } = c.req.valid('json');
       const names =
         count === undefined
           ? [one.name]
@@ -191,8 +180,7 @@ export const serveVms = (api: Api): void => {
     routes.actOnVms,
     async (c) => {
       const { account, vms: only } = identityOf(c);
-      const { action, region, selector, graceSeconds } = c.req.valid('json');
-      await checkRegion(region);
+      const { action, selector, graceSeconds } = c.req.valid('json');
       const { names, prefix: namePrefix, labels, status, type } = selector;
       const which = { names, namePrefix, labels, status, type };
       const once = await onceRequest(c);

@@ -163,7 +163,6 @@ export const CreateVm = z
       .max(1_000_000)
       .optional()
       .openapi({ description: 'With `count`: the first number; default: 1.' }),
-    region: VmName.optional().openapi({ description: 'Default: the region of whoever answers.' }),
     kind: z.enum(['managed', 'attached']).default('managed').openapi({
       description:
         'attached: others start it (QEMU, libvirt, Cloud Hypervisor), and its directory is served from here.',
@@ -333,7 +332,6 @@ export const createVm = createRoute({
       'QUOTA_EXCEEDED',
       'WRONG_STATE',
       'NO_HOST',
-      'UNSUPPORTED',
       ...changing,
     ),
   },
@@ -378,7 +376,6 @@ export const actOnVms = createRoute({
         .strictObject({
           action: z.enum(['start', 'stop', 'reboot', 'delete']),
           selector: Selector,
-          region: VmName.optional().openapi({ description: 'Default: the region of whoever answers.' }),
           graceSeconds: z.int().min(0).max(3600).optional().openapi({
             description:
               'How long guests have to stop by themselves; 0: they are ended at once. Default: that of the VM.',
@@ -389,7 +386,7 @@ export const actOnVms = createRoute({
   },
   responses: {
     202: json(z.object({ operation: OperationShape }), 'Asked for; the operation tells how it goes.'),
-    ...problems('CONFLICT', 'NOT_FOUND', 'UNSUPPORTED', ...changing),
+    ...problems('CONFLICT', ...changing),
   },
 });
 

@@ -31,6 +31,13 @@ const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
 const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
 const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
+/** What ends others, and can't be refused: nobody looks at its answer, and it takes effect. */
+const endingOpcodes = new Set([
+  ...opcodesWithoutReply,
+  ...operations.filter(({ name }) => /^RELEASE/.test(name)).map(({ opcode }) => opcode),
+]);
+/** Of the requests that can be held at once, so much is one uid's. */
+const UID_SHARE = 1 / 4;
 
 /** What outlives this process, and who notes down what requests do. */
 export interface KeptRequests {
@@ -46,6 +53,7 @@ class Request implements Exchange {
   requestBytes = 0;
   replyCapacity = 0;
   isRedone = false;
+  isHeld = false;
   readonly #transport: DevFuse;
 
   constructor(transport: DevFuse, slot: number, bytes: Uint8Array<ArrayBuffer>) {
@@ -76,6 +84,8 @@ export class DevFuse implements Notifier {
   /** By slot, as they were first used; without memory that is kept there is one. */
   readonly #requests: Request[] = [];
   readonly #free: number[];
+  /** Requests that are held, by uid, of those that have any. */
+  readonly #heldOf = new Map<number, number>();
   /** Taken from a predecessor and not yet done again, the first one last. */
   readonly #redo: Request[] = [];
   #refusesRedone = false;
@@ -197,7 +207,9 @@ export class DevFuse implements Notifier {
       const bytes = read(this.fd, request.request);
       if (bytes > 0) {
         request.requestBytes = bytes;
-        this.#handle(handler, request);
+        // Now: once it is handled, what it asks for may be under way.
+        if (this.#hasRoom(request)) this.#handle(handler, request);
+        else this.#refuse(request, EBUSY);
         continue;
       }
       this.#free.push(request.slot);
@@ -214,6 +226,20 @@ export class DevFuse implements Notifier {
     const bytes = (): Uint8Array<ArrayBuffer> =>
       this.#kept?.memory.bytes(slot) ?? new Uint8Array(new ArrayBuffer(REQUEST_BYTES));
     return (this.#requests[slot] ??= new Request(this, slot, bytes()));
+  }
+
+  /** Whether it may be held. The last slot is for what ends others: without it nothing could be read any more. */
+  #hasRoom({ view }: Request): boolean {
+    if (this.#kept === undefined || endingOpcodes.has(abi.InHeader.opcode.get(view, 0))) return true;
+    const held = this.#heldOf.get(abi.InHeader.uid.get(view, 0)) ?? 0;
+    return this.#free.length > 0 && held < this.#kept.memory.slots * UID_SHARE;
+  }
+
+  #countHeld({ view }: Request, sign: 1 | -1): void {
+    const uid = abi.InHeader.uid.get(view, 0);
+    const held = (this.#heldOf.get(uid) ?? 0) + sign;
+    if (held === 0) this.#heldOf.delete(uid);
+    else this.#heldOf.set(uid, held);
   }
 
   #handle(handler: RequestHandler, request: Request): void {
@@ -262,6 +288,9 @@ export class DevFuse implements Notifier {
 
   #isDone(slot: number): void {
     if (this.#kept === undefined) return;
+    const request = this.#requests[slot]!;
+    if (request.isHeld) this.#countHeld(request, -1);
+    request.isHeld = false;
     this.#kept.memory.clear(slot);
     this.#kept.journal.shown();
     this.#free.push(slot);
@@ -272,11 +301,13 @@ export class DevFuse implements Notifier {
     const { replyCapacity, slot } = request;
     const reply = (head: Uint8Array, headBytes: number, payload?: Uint8Array): void =>
       this.answer(slot, head, headBytes, payload);
-    if (this.#kept === undefined || this.#free.length > 0)
-      return { replyCapacity, reply, noReply: () => this.done(slot) };
-    // The last one: without it nothing could be read any more, not even what ends the others.
-    this.#refuse(request, EBUSY);
-    return { replyCapacity, reply: () => {}, noReply: () => {} };
+    if (this.#kept !== undefined && this.#free.length === 0) {
+      this.#refuse(request, EBUSY);
+      return { replyCapacity, reply: () => {}, noReply: () => {} };
+    }
+    if (this.#kept !== undefined) this.#countHeld(request, 1);
+    request.isHeld = this.#kept !== undefined;
+    return { replyCapacity, reply, noReply: () => this.done(slot) };
   }
 
   /**

@@ -5,12 +5,12 @@ import { startThread } from '../parts/index.ts';
 import {
   close,
   duplicate,
-  MNT_DETACH,
   MS_NODEV,
   MS_NOSUID,
   MS_NOSYMFOLLOW,
   mount,
   read,
+  tearDown,
   unmount,
   write,
   writeParts,
@@ -336,11 +336,11 @@ export class DevFuse implements Notifier {
     this.#end(() => {});
   }
 
-  /** Unmounts, at once if nobody uses it, else as soon as nobody does; answers nothing more. */
+  /** Unmounts; answers nothing more: whoever waits for an answer, or uses it later, is told so by an error. */
   close(): void {
     this.#end(() => {
       this.#handler?.reset();
-      if (this.#ended === undefined && unmount(this.path) < 0) unmount(this.path, MNT_DETACH);
+      if (this.#ended === undefined && unmount(this.path) < 0) tearDown(this.path);
     });
   }
 

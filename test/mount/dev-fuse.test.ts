@@ -1,16 +1,27 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtempSync, rmdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
-import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
+import { DevFuse, FuseSession, RequestMemory } from '../../src/fuse/index.ts';
 import { POLLIN, pollOne } from '../../src/sys/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { type Content, World } from '../tree/world.ts';
+import { until } from '../until.ts';
 
 const LIMIT_MS = 120_000;
+
+/** Serves until `isOver`, or for too long. */
+async function serveUntil(transport: DevFuse, isOver: () => boolean): Promise<void> {
+  const started = performance.now();
+  while (!isOver() && performance.now() - started < LIMIT_MS) {
+    pollOne(transport.fd, POLLIN, 5);
+    while (transport.process(64)) continue;
+    await setImmediate();
+  }
+}
 
 /** Mounts `content`, runs `script` in bash there and serves it; `said` is told of every line of its output. */
 async function serve(content: Content, script: string, said: (line: string, world: World) => void = () => {}) {
@@ -36,12 +47,7 @@ async function serve(content: Content, script: string, said: (line: string, worl
   child.on('close', () => {
     run.ended = true;
   });
-  const started = performance.now();
-  while (!run.ended && performance.now() - started < LIMIT_MS) {
-    pollOne(transport.fd, POLLIN, 5);
-    while (transport.process(64)) continue;
-    await setImmediate();
-  }
+  await serveUntil(transport, () => run.ended);
   if (!run.ended) child.kill('SIGKILL');
   transport.close();
   rmdirSync(directory);
@@ -92,4 +98,34 @@ test('a mount appends where fcntl(2) has set O_APPEND, and not where it has clea
     'sysseek(F, 0, 0); syswrite F, "J"; fcntl(F, F_SETFL, O_APPEND); sysseek(F, 0, 0); syswrite F, "!"';
   const { output } = await serve({ guest: {} }, `perl -e '${script}' && cat guest/log`);
   assert.equal(output, 'Jello!');
+});
+
+/** Whether a process that this one has started waits in the kernel, and can't be killed meanwhile. */
+const someChildIsStuck = (): boolean =>
+  readdirSync('/proc/self/task')
+    .flatMap((task) => readFileSync(`/proc/self/task/${task}/children`, 'utf8').split(' ').filter(Boolean))
+    .some((pid) => / D /.test(readFileSync(`/proc/${pid}/stat`, 'utf8')));
+
+test('a mount that ends lets whoever waits for an answer go, though a notification waits for its lock', async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-mount-'));
+  const world = new World({ content: { instance: { id: 'i-1', note: 'x' } } });
+  const fileSystem = world.fileSystem(ways.mount);
+  let asked = 0;
+  // Never answered: for as long the kernel has the directory locked.
+  fileSystem.mkdir = () => {
+    asked++;
+  };
+  using memory = RequestMemory.create();
+  const journal = { begins: () => {}, ends: () => {}, gives: () => {}, shown: () => {} };
+  const transport = DevFuse.mount(directory, { kept: { memory, journal } });
+  transport.attach(new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock: world.clock }));
+  const child = spawn('sh', ['-c', 'cat "$0/instance/note"; exec mkdir "$0/instance/made" 2>&1', directory]);
+  await serveUntil(transport, () => asked > 0);
+  assert.equal(asked, 1);
+  world.load({ content: { instance: { id: 'i-1' } } });
+  await until('the notification to wait', () => someChildIsStuck());
+  transport.close();
+  await until('the program to go on', () => child.exitCode !== null);
+  assert.equal(child.exitCode, 1);
+  rmdirSync(directory);
 });

@@ -1,9 +1,12 @@
 /** The transport alone: what stands in for the kernel's device keeps the limits between requests, as it does. */
 import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { close, read, setNonBlocking, socketPair, write } from '../sys/index.ts';
+import { until } from '../../test/until.ts';
+import { close, POLLIN, pollOne, read, setNonBlocking, socketPair, write } from '../sys/index.ts';
 import { EAGAIN, EBUSY } from '../wire/index.ts';
 import * as abi from './abi.ts';
+import { FUSE_NOTIFY_INVAL_ENTRY } from './constants.ts';
 import { DevFuse } from './dev-fuse.ts';
 import type { Exchange, HeldExchange, RequestHandler } from './exchange.ts';
 import { operations } from './operations.ts';
@@ -32,19 +35,19 @@ class Holding implements RequestHandler {
 class Stage implements Disposable {
   readonly memory = RequestMemory.create();
   readonly handler = new Holding();
-  readonly #transport: DevFuse;
-  readonly #kernelFd: number;
+  readonly transport: DevFuse;
+  readonly kernelFd: number;
   #unique = 0;
 
   constructor() {
     const pair = socketPair('packets');
     assert.ok(typeof pair !== 'number');
     const [fd, kernelFd] = pair;
-    this.#kernelFd = kernelFd;
+    this.kernelFd = kernelFd;
     for (const end of pair) setNonBlocking(end, true);
     const journal = { begins: () => {}, ends: () => {}, gives: () => {}, shown: () => {} };
-    this.#transport = DevFuse.resume(fd, '/', { memory: this.memory, journal }, false);
-    this.#transport.attach(this.handler);
+    this.transport = DevFuse.resume(fd, '/', { kept: { memory: this.memory, journal } }, false);
+    this.transport.attach(this.handler);
   }
 
   /** The error of the answer; undefined where there is none. */
@@ -55,14 +58,14 @@ class Stage implements Disposable {
     abi.InHeader.opcode.set(view, 0, codeOf(name));
     abi.InHeader.uid.set(view, 0, uid);
     view.setUint32(abi.InHeader.unique.offset, (this.#unique += 2), true);
-    assert.equal(write(this.#kernelFd, bytes), HEADER);
-    while (this.#transport.process(64)) continue;
+    assert.equal(write(this.kernelFd, bytes), HEADER);
+    while (this.transport.process(64)) continue;
     return this.answered();
   }
 
   answered(): number | undefined {
     const bytes = new Uint8Array(new ArrayBuffer(64));
-    const length = read(this.#kernelFd, bytes);
+    const length = read(this.kernelFd, bytes);
     if (length === -EAGAIN) return undefined;
     assert.equal(length, OUT);
     return Math.abs(abi.OutHeader.error.get(new DataView(bytes.buffer), 0));
@@ -77,8 +80,8 @@ class Stage implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    this.#transport.leave();
-    close(this.#kernelFd);
+    this.transport.leave();
+    close(this.kernelFd);
     this.memory[Symbol.dispose]();
   }
 }
@@ -105,4 +108,25 @@ test('DevFuse refuses before it is handled what there is no room for, and lets n
   assert.equal(handler.held.length, memory.slots, 'it takes effect, and nobody looks at its answer');
   stage.end();
   assert.equal(stage.ask('OPEN', 0), undefined);
+});
+
+/** Processes that this one has started and not yet waited for. */
+const children = (): number[] =>
+  readdirSync('/proc/self/task').flatMap((task) =>
+    readFileSync(`/proc/self/task/${task}/children`, 'utf8').split(' ').filter(Boolean).map(Number),
+  );
+
+test('DevFuse goes on to notify when the process that writes was killed', async () => {
+  using stage = new Stage();
+  const message = new Uint8Array(new ArrayBuffer(OUT + 8));
+  abi.OutHeader.error.set(new DataView(message.buffer), 0, FUSE_NOTIFY_INVAL_ENTRY);
+  for (let killed = 0; killed < 2; killed++) {
+    stage.transport.notify(message);
+    await until('a notification', () => pollOne(stage.kernelFd, POLLIN, 0) > 0);
+    assert.equal(read(stage.kernelFd, new Uint8Array(new ArrayBuffer(64))), message.length);
+    const [pid, ...others] = children();
+    assert.deepEqual(others, []);
+    process.kill(pid!, 'SIGKILL');
+    await until('its end', () => children().length === 0);
+  }
 });

@@ -35,7 +35,7 @@ const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === '
 /** What ends others, and can't be refused: nobody looks at its answer, and it takes effect. */
 const endingOpcodes = new Set([
   ...opcodesWithoutReply,
-  ...operations.filter(({ name }) => /^RELEASE/.test(name)).map(({ opcode }) => opcode),
+  ...operations.filter(({ name }) => name.startsWith('RELEASE')).map(({ opcode }) => opcode),
 ]);
 /** Of the requests that can be held at once, so much is one uid's. */
 const UID_SHARE = 1 / 4;

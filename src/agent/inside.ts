@@ -61,7 +61,7 @@ const disks = (): InsideStatus['disks'] =>
       }
     });
 
-/** What a process had used when it was looked at last, in seconds since the boot. */
+/** What a process had used when it was looked at last, and when that was since the boot. */
 interface Seen {
   readonly startTicks: number;
   readonly usedTicks: number;

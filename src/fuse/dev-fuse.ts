@@ -320,6 +320,7 @@ export class DevFuse implements Notifier {
     const reply = (head: Uint8Array, headBytes: number, payload?: Uint8Array): void =>
       this.answer(slot, head, headBytes, payload);
     if (this.#kept !== undefined && this.#free.length === 0) {
+      // A RELEASE; or one of a predecessor's, which had as many.
       this.#refuse(request, EBUSY);
       return { replyCapacity, reply: () => {}, noReply: () => {} };
     }

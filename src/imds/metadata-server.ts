@@ -21,6 +21,7 @@ import { type Facade, FacadeTree } from './facade.ts';
 import type { FacadeName } from './facade-row.ts';
 import { gceFacade } from './gce.ts';
 import { GuestAttributes } from './guest-attributes.ts';
+import { HeldBytes, type Holding } from './held-bytes.ts';
 import { defaultLimits, RateLimits, Rejection, type RejectReason, rejectReasons, type ServerLimits } from './limits.ts';
 import { NativeApi } from './native.ts';
 import { nocloudFacade } from './nocloud.ts';
@@ -113,6 +114,7 @@ export class MetadataServer implements AsyncDisposable {
   readonly #rejects = new Map<RejectReason, number>();
   readonly #hostNames: ReadonlySet<string>;
   readonly #inFlight = new Set<ServerResponse>();
+  readonly #held = new HeldBytes();
   #requests = 0;
 
   constructor(options: MetadataServerOptions) {
@@ -215,6 +217,7 @@ export class MetadataServer implements AsyncDisposable {
       requests: this.#requests,
       connections: this.#connections.size,
       inFlight: this.#inFlight.size,
+      heldBytes: this.#held.bytes,
       ...Object.fromEntries(rejectReasons.map((reason) => [`rejected.${reason}`, this.#rejects.get(reason) ?? 0])),
     };
   }
@@ -321,7 +324,10 @@ export class MetadataServer implements AsyncDisposable {
     this.#inFlight.add(outgoing);
     connection.outstanding++;
     const gone = new AbortController();
+    const { heldBytes } = this.#limits;
+    const holding = this.#held.begin(connection.privileged ? heldBytes : sharedPart(heldBytes));
     outgoing.once('close', () => {
+      holding.settle(0);
       this.#inFlight.delete(outgoing);
       connection.outstanding--;
       gone.abort();
@@ -332,14 +338,19 @@ export class MetadataServer implements AsyncDisposable {
         this.#count('pipelined');
         return void incoming.socket.destroy();
       }
-      const reply = await this.#answer(incoming, connection, gone.signal);
-      if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply);
+      const reply = await this.#answer(incoming, connection, holding, gone.signal);
+      if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply, holding);
     } catch (error) {
       await this.#fail(incoming, outgoing, error);
     }
   }
 
-  async #answer(incoming: IncomingMessage, connection: Connection, signal: AbortSignal): Promise<Reply | StreamReply> {
+  async #answer(
+    incoming: IncomingMessage,
+    connection: Connection,
+    holding: Holding,
+    signal: AbortSignal,
+  ): Promise<Reply | StreamReply> {
     const { inFlight } = this.#limits;
     const { size } = this.#inFlight;
     if (size > inFlight || (!connection.privileged && size > sharedPart(inFlight)))
@@ -359,13 +370,19 @@ export class MetadataServer implements AsyncDisposable {
         const value = headers[name];
         return typeof value === 'object' ? value.join(', ') : value;
       },
-      body: (maxBytes) => readBody(incoming, Math.min(maxBytes, this.#limits.bodyBytes)),
+      body: async (maxBytes) => {
+        const most = Math.min(maxBytes, this.#limits.bodyBytes);
+        holding.take(Math.min(Number(headers['content-length'] ?? most), most));
+        return readBody(incoming, most);
+      },
+      hold: holding.take,
       signal,
     };
     if (target.names[0] === 'porthole') {
       return this.#native === undefined ? notFound : this.#native.answer(request, connection);
     }
     this.#rates.anonymous();
+    holding.take(0);
     for (const facade of this.#facades) {
       const reply = facade.answer(request);
       if (reply === undefined) continue;
@@ -382,7 +399,12 @@ export class MetadataServer implements AsyncDisposable {
     return isIP(name.replace(/^\[(.*)\]$/, '$1')) !== 0 || this.#hostNames.has(name);
   }
 
-  async #write(incoming: IncomingMessage, outgoing: ServerResponse, reply: Reply | StreamReply): Promise<void> {
+  async #write(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    reply: Reply | StreamReply,
+    holding: Holding,
+  ): Promise<void> {
     setIdle(incoming.socket, this.#limits.idleMs);
     const { status, headers = {}, body } = reply;
     const common = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff', ...headers };
@@ -393,6 +415,7 @@ export class MetadataServer implements AsyncDisposable {
       return reply.stream(outgoing);
     }
     const bytes = typeof body === 'string' ? Buffer.from(body) : (body ?? new Uint8Array());
+    holding.settle(bytes.length);
     const isSpent = isSpentBody(incoming);
     outgoing.writeHead(status, {
       ...common,

@@ -21,6 +21,8 @@ export const metadataAddress = '169.254.169.254';
 
 /** Source ports below this one take privilege in the guest (ip(7), vsock(7)). */
 const FIRST_FREE_PORT = 1024;
+/** Each is a process beside QEMU (ADR 13). */
+const relayedConnections = 32;
 /** IP's own default. */
 const defaultHopLimit = 1;
 /** Of TLS, under way at once: from privileged source ports, and from others. */
@@ -65,10 +67,10 @@ export class MetadataSockets implements AsyncDisposable {
           sockets.#serial?.destroy();
           sockets.#serial = new SerialMux(port, { onConnection: (stream) => server.accept(stream, channel) });
         });
-      if (has.has('network') && tap === undefined)
-        await sockets.#unix(paths.metadata.network, (socket) =>
-          server.accept(socket, { kind: 'tcp', privileged: false }),
-        );
+      if (has.has('network') && tap === undefined) {
+        const channel = { kind: 'tcp', privileged: false, connections: relayedConnections } as const;
+        await sockets.#unix(paths.metadata.network, (socket) => server.accept(socket, channel));
+      }
       if (has.has('socket')) {
         for (const [path, privileged] of [
           [paths.metadata.relay, false],

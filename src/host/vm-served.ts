@@ -46,7 +46,8 @@ export interface ServingFacts extends DeviceFacts {
   readonly isOutdated: boolean;
 }
 
-const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
+/** The others are the VM's QEMU, and a relay for each connection to its metadata server: whatever the guest does, this one starts. */
+const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, othersOfUid: 256, openFiles: 1024 } as const;
 /** Each device is a host's with one guest: numbers need not differ. The first that a guest may have. */
 const guestCid = 3;
 /** How long a boot waits for its device. */

@@ -180,6 +180,18 @@ test('more connections than allowed are closed, and others are served once some 
   await isServed(stage);
 });
 
+test('a channel may have fewer connections than all together', async () => {
+  await using stage = await start();
+  const few = { kind: 'vsock', privileged: false, connections: 2 } as const;
+  const raws = Array.from({ length: 5 }, () => new Raw(stage.connect(few)));
+  await until('three are closed', () => raws.filter(({ hasEnded }) => hasEnded).length === 3);
+  assert.equal(rejected(stage, 'connections'), 3);
+  const over = new Raw(stage.connect({ ...few })).send(get('/nocloud/meta-data'));
+  await over.answers(1);
+  assert.deepEqual(over.statuses, [200], 'another channel');
+  for (const { stream } of [...raws, over]) stream.destroy();
+});
+
 test('requests that were sent ahead are answered in order, up to a limit', async () => {
   await using stage = await start({ pipelined: 4 });
   const polite = new Raw(stage.connect()).send(get('/nocloud/meta-data').repeat(3));

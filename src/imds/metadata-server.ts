@@ -62,6 +62,8 @@ export interface Channel {
   readonly kind: 'unix' | 'tcp' | 'vsock' | 'virtio-serial';
   /** It takes root in the guest to open it. */
   readonly privileged: boolean;
+  /** Of those over the same channel at once, where they are fewer than of all. */
+  readonly connections?: number;
 }
 
 export type MetadataAddress =
@@ -96,7 +98,8 @@ const forwarded = [
   'via',
 ] as const;
 
-interface Connection extends Channel {
+interface Connection {
+  readonly channel: Channel;
   outstanding: number;
 }
 
@@ -287,18 +290,28 @@ export class MetadataServer implements AsyncDisposable {
 
   /** False: there are too many, and it is gone. */
   #take(stream: Duplex, channel: Channel): boolean {
+    const { connections: most } = this.#limits;
     const open = this.#connections.size;
-    if (open >= this.#limits.connections || (!channel.privileged && open >= sharedPart(this.#limits.connections))) {
+    const isFull =
+      open >= (channel.privileged ? most : sharedPart(most)) ||
+      (channel.connections !== undefined && this.#openOver(channel) >= channel.connections);
+    if (isFull) {
       this.#count('connections');
       stream.destroy();
       return false;
     }
-    this.#connections.set(stream, { ...channel, outstanding: 0 });
+    this.#connections.set(stream, { channel, outstanding: 0 });
     stream.once('close', () => this.#connections.delete(stream));
     stream.once('end', () => this.#endIfDone(stream));
     // One that resets is told of by its `close`.
     stream.on('error', () => {});
     return true;
+  }
+
+  #openOver(channel: Channel): number {
+    let count = 0;
+    for (const connection of this.#connections.values()) if (connection.channel === channel) count++;
+    return count;
   }
 
   /** Whoever sends no more has had all its answers. */
@@ -325,7 +338,7 @@ export class MetadataServer implements AsyncDisposable {
     connection.outstanding++;
     const gone = new AbortController();
     const { heldBytes } = this.#limits;
-    const holding = this.#held.begin(connection.privileged ? heldBytes : sharedPart(heldBytes));
+    const holding = this.#held.begin(connection.channel.privileged ? heldBytes : sharedPart(heldBytes));
     outgoing.once('close', () => {
       holding.settle(0);
       this.#inFlight.delete(outgoing);
@@ -338,7 +351,7 @@ export class MetadataServer implements AsyncDisposable {
         this.#count('pipelined');
         return void incoming.socket.destroy();
       }
-      const reply = await this.#answer(incoming, connection, holding, gone.signal);
+      const reply = await this.#answer(incoming, connection.channel, holding, gone.signal);
       if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply, holding);
     } catch (error) {
       await this.#fail(incoming, outgoing, error);
@@ -347,19 +360,19 @@ export class MetadataServer implements AsyncDisposable {
 
   async #answer(
     incoming: IncomingMessage,
-    connection: Connection,
+    channel: Channel,
     holding: Holding,
     signal: AbortSignal,
   ): Promise<Reply | StreamReply> {
     const { inFlight } = this.#limits;
     const { size } = this.#inFlight;
-    if (size > inFlight || (!connection.privileged && size > sharedPart(inFlight)))
+    if (size > inFlight || (!channel.privileged && size > sharedPart(inFlight)))
       throw new Rejection(503, 'in-flight', 'too many requests are being answered; try again');
     const { headers, method = '' } = incoming;
     // Whoever sends one was sent here by somebody who is not in this machine.
     if (forwarded.some((name) => headers[name] !== undefined))
       throw new Rejection(403, 'forwarded', 'requests that were forwarded are not answered');
-    if (connection.kind === 'tcp' && !this.#isOwnName(headers.host ?? ''))
+    if (channel.kind === 'tcp' && !this.#isOwnName(headers.host ?? ''))
       throw new Rejection(403, 'host', 'this is not the server of that name');
     const target = parseTarget(incoming.url ?? '');
     if (target === undefined) throw new Rejection(400, 'target', 'the path or the query makes no sense');
@@ -379,7 +392,7 @@ export class MetadataServer implements AsyncDisposable {
       signal,
     };
     if (target.names[0] === 'porthole') {
-      return this.#native === undefined ? notFound : this.#native.answer(request, connection);
+      return this.#native === undefined ? notFound : this.#native.answer(request, channel);
     }
     this.#rates.anonymous();
     holding.take(0);

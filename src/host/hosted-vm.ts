@@ -456,11 +456,12 @@ export class HostedVm {
       policy: { restart: restartOf[this.#record.restart], guestReboot: 'boot' },
       create: (signal) =>
         makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
-      machine: async () => {
-        await this.#served.start();
+      machine: async (signal) => {
+        await this.#served.start(signal);
         // No guest is connected between two boots.
         await this.#served.refresh();
         await this.#openMetadata();
+        signal.throwIfAborted();
         await this.#metadata?.beReached();
         return machineOf({
           record: this.#record,

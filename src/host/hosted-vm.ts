@@ -316,8 +316,10 @@ export class HostedVm {
     // A boot that was told of before may not be the last one.
     if (number > this.#status.bootNumber) {
       this.#tell({ bootId, bootNumber: number });
+      const begun = metadata?.boot(bootId);
+      // The token of before is worth nothing any more, and what was known of it says nothing of this boot.
       if (this.#record.kind === 'attached' && this.#isServed) this.#beServed();
-      await metadata?.boot(bootId);
+      await begun;
     }
     return { bootId, number };
   }

@@ -101,6 +101,8 @@ const forwarded = [
 interface Connection {
   readonly channel: Channel;
   outstanding: number;
+  /** Of those what is a stream, or comes when something changes. */
+  readonly waiting: Set<ServerResponse>;
 }
 
 export class MetadataServer implements AsyncDisposable {
@@ -300,9 +302,9 @@ export class MetadataServer implements AsyncDisposable {
       stream.destroy();
       return false;
     }
-    this.#connections.set(stream, { channel, outstanding: 0 });
+    this.#connections.set(stream, { channel, outstanding: 0, waiting: new Set() });
     stream.once('close', () => this.#connections.delete(stream));
-    stream.once('end', () => this.#endIfDone(stream));
+    stream.once('end', () => this.#ended(stream));
     // One that resets is told of by its `close`.
     stream.on('error', () => {});
     return true;
@@ -314,9 +316,17 @@ export class MetadataServer implements AsyncDisposable {
     return count;
   }
 
-  /** Whoever sends no more has had all its answers. */
-  #endIfDone(stream: Duplex): void {
-    if (stream.readableEnded && this.#connections.get(stream)?.outstanding === 0) stream.end();
+  /** Whoever sends no more is answered what was asked, and no more told of what changes: most have gone. */
+  #ended(stream: Duplex): void {
+    const connection = this.#connections.get(stream);
+    if (!stream.readableEnded || connection === undefined) return;
+    if (connection.waiting.size > 0) stream.destroy();
+    else if (connection.outstanding === 0) stream.end();
+  }
+
+  #waits({ socket }: IncomingMessage, outgoing: ServerResponse): void {
+    this.#connections.get(socket)?.waiting.add(outgoing);
+    this.#ended(socket);
   }
 
   #refuseRaw(stream: Duplex, status: number, reason: RejectReason): void {
@@ -343,15 +353,16 @@ export class MetadataServer implements AsyncDisposable {
       holding.settle(0);
       this.#inFlight.delete(outgoing);
       connection.outstanding--;
+      connection.waiting.delete(outgoing);
       gone.abort();
-      this.#endIfDone(incoming.socket);
+      this.#ended(incoming.socket);
     });
     try {
       if (connection.outstanding > this.#limits.pipelined) {
         this.#count('pipelined');
         return void incoming.socket.destroy();
       }
-      const reply = await this.#answer(incoming, connection.channel, holding, gone.signal);
+      const reply = await this.#answer(incoming, outgoing, connection.channel, holding, gone.signal);
       if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply, holding);
     } catch (error) {
       await this.#fail(incoming, outgoing, error);
@@ -360,6 +371,7 @@ export class MetadataServer implements AsyncDisposable {
 
   async #answer(
     incoming: IncomingMessage,
+    outgoing: ServerResponse,
     channel: Channel,
     holding: Holding,
     signal: AbortSignal,
@@ -389,6 +401,7 @@ export class MetadataServer implements AsyncDisposable {
         return readBody(incoming, most);
       },
       hold: holding.take,
+      waits: () => this.#waits(incoming, outgoing),
       signal,
     };
     if (target.names[0] === 'porthole') {
@@ -425,7 +438,8 @@ export class MetadataServer implements AsyncDisposable {
       setIdle(incoming.socket, 0);
       outgoing.writeHead(status, common);
       outgoing.flushHeaders();
-      return reply.stream(outgoing);
+      reply.stream(outgoing);
+      return this.#waits(incoming, outgoing);
     }
     const bytes = typeof body === 'string' ? Buffer.from(body) : (body ?? new Uint8Array());
     holding.settle(bytes.length);

@@ -12,6 +12,8 @@ export interface Request {
   readonly body: (maxBytes: number) => Promise<Uint8Array>;
   /** As of `Holding`: before an answer of so many bytes is made. Until its length is known these count. */
   readonly hold: (bytes: number) => void;
+  /** The answer comes when something changes: nobody wants it who sends no more. */
+  readonly waits: () => void;
   /** Nobody waits for the answer any more. */
   readonly signal: AbortSignal;
 }

@@ -576,7 +576,7 @@ export class Host implements HostPort, AsyncDisposable {
     if (writable) this.#warnings.delete('audit log');
     else this.#warnings.set('audit log', what);
     this.#options.onTrouble(undefined, writable ? 'the audit log can be written again' : what);
-    for (const vm of this.#vms.values()) vm.served.auditHealth(writable);
+    for (const vm of this.#vms.values()) vm.auditHealth(writable);
   }
 }
 

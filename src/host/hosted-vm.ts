@@ -209,6 +209,12 @@ export class HostedVm {
     return this.#metadata?.counters() ?? {};
   }
 
+  /** The audit log can, or cannot, be written. */
+  auditHealth(writable: boolean): void {
+    this.#served.auditHealth(writable);
+    if (writable) this.#metadata?.auditAgain();
+  }
+
   /** Nobody waits for a device process. */
   get isServedOrDown(): boolean {
     return !this.#served.isWanted || this.#served.serving !== undefined;

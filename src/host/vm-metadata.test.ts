@@ -47,6 +47,7 @@ const hostOf = async (t: TestContext, launcher?: Launcher) => {
   const stores = await openStores(temporaryStore(t));
   const opened: HostedVm[] = [];
   const audited: AuditRecord[] = [];
+  const audit = { isWritable: true };
   const troubles: string[] = [];
   const noProcess = 'no process can be started here';
   t.after(async () => {
@@ -87,8 +88,8 @@ const hostOf = async (t: TestContext, launcher?: Launcher) => {
         writable: true,
         ringLog: () => ({ writable: true, write: (lines: Uint8Array) => lines.length }),
         append: (records: readonly AuditRecord[]) => {
-          audited.push(...records);
-          return true;
+          if (audit.isWritable) audited.push(...records);
+          return audit.isWritable;
         },
       },
       keeper: { open: async () => {}, close: async () => {} },
@@ -101,7 +102,7 @@ const hostOf = async (t: TestContext, launcher?: Launcher) => {
     opened.push(vm);
     return vm;
   };
-  return { directory, stores, audited, troubles, open };
+  return { directory, stores, audited, audit, troubles, open };
 };
 
 interface Answered {
@@ -219,6 +220,30 @@ test('a VM is compromised by a refusal before the first use, also for the next d
   assert.equal(next.status.status, 'compromised');
   await next.boot(undefined);
   assert.equal((await claim(privileged, 'b')).status, 200);
+});
+
+test('an incident is in the audit once that can be written, with its boot and time, also by the next daemon', async (t) => {
+  const host = await hostOf(t);
+  host.audit.isWritable = false;
+  const vm = await host.open('a');
+  const { privileged } = vm.devicePaths.metadata;
+  await vm.boot(undefined);
+  for (const nonce of ['a', 'b']) await claim(privileged, nonce);
+  const before = Date.now();
+  await vm.release();
+  const next = await host.open('a');
+  await next.boot(undefined);
+  assert.deepEqual(host.audited, []);
+  host.audit.isWritable = true;
+  next.auditHealth(true);
+  const record = await until('the record', () => host.audited[0]);
+  assert.equal(record.operation, 'token-compromised');
+  assert.ok(record.timeMs <= before);
+  const kept = async (): Promise<Buffer> => Buffer.from((await host.stores.region.get('token/a'))!.value);
+  await until('that to be kept', async () => !(await kept()).includes('untold'));
+  await next.release();
+  await host.open('a');
+  assert.equal(host.audited.length, 1);
 });
 
 test('an attached VM is compromised no more once its next boot is told of', async (t) => {

@@ -138,6 +138,7 @@ export const TokenKept = z.looseObject({
   claimedAtMs: millis.optional(),
   usedAtMs: millis.optional(),
   compromised: z.boolean().optional(),
+  untold: z.object({ boot: z.string(), channel: z.string(), atMs: millis }).optional(),
 });
 export type TokenKept = z.infer<typeof TokenKept>;
 

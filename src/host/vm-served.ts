@@ -122,7 +122,7 @@ export class VmServed {
       await unlessAborted(this.#device.serving, over);
     } catch (error) {
       if (error !== late.reason) throw error;
-      throw new Error(`its device process does not serve within ${servingWithinMs / 1000} s`);
+      throw new Error(`its device process does not serve within ${servingWithinMs / 1000} s`, { cause: error });
     }
   }
 

@@ -15,12 +15,10 @@ transport.attach(
     clock: world.clock,
   }),
 );
-let isStopped = false;
-process.stdin.once('data', () => {
-  isStopped = true;
-});
+const stop = new AbortController();
+process.stdin.once('data', () => stop.abort());
 console.log('serves');
-while (!isStopped) {
+while (!stop.signal.aborted) {
   pollOne(transport.fd, POLLIN, 5);
   while (transport.process(64)) continue;
   await setImmediate();

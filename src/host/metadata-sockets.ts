@@ -42,6 +42,7 @@ export class MetadataSockets implements AsyncDisposable {
   readonly #options: MetadataSocketsOptions;
   readonly #servers: Server[] = [];
   readonly #open = new Set<Socket>();
+  readonly #openOnTap = new Set<Socket>();
   #serial: SerialMux | undefined;
   #taps: Server[] = [];
   #changing: Promise<void> = Promise.resolve();
@@ -96,7 +97,8 @@ export class MetadataSockets implements AsyncDisposable {
   async #listenOnTap(): Promise<void> {
     const { tap: device, wish, tls, server } = this.#options;
     if (device === undefined || !wish.ways.includes('network')) return;
-    await Promise.all(this.#taps.splice(0).map(closed));
+    // A guest that broke down said no goodbye on its connections.
+    await Promise.all(this.#taps.splice(0).map((tap) => closed(tap, this.#openOnTap)));
     const accept = (socket: Socket): void => server.accept(socket, { kind: 'tcp', privileged: isPrivileged(socket) });
     const options = { allowHalfOpen: true, noDelay: true };
     await this.#listenOn(device, metadataPort, createServer(options, accept));
@@ -113,6 +115,7 @@ export class MetadataSockets implements AsyncDisposable {
       throw new Error(
         `listening on ${metadataAddress} port ${port} of "${device}" failed: ${errnoName(-fd)}; make the device, and have nothing else listen on that port of all addresses`,
       );
+    tap.on('connection', (socket: Socket) => keep(socket, this.#openOnTap));
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     tap.once('error', reject);
     try {
@@ -129,9 +132,10 @@ export class MetadataSockets implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#changing;
-    const ends = [...this.#servers, ...this.#taps].map(closed);
-    for (const socket of this.#open) socket.destroy();
-    await Promise.all(ends);
+    await Promise.all([
+      ...this.#servers.map((server) => closed(server, this.#open)),
+      ...this.#taps.map((tap) => closed(tap, this.#openOnTap)),
+    ]);
   }
 
   /** The device process connects to a name in its own directory. What it may write there must not be what we change. */
@@ -148,8 +152,7 @@ export class MetadataSockets implements AsyncDisposable {
   async #unix(path: string, onConnection: (socket: Socket) => void): Promise<void> {
     const { owner, onTrouble } = this.#options;
     const server = createServer({ allowHalfOpen: true }, (socket) => {
-      this.#open.add(socket);
-      socket.once('close', () => this.#open.delete(socket));
+      keep(socket, this.#open);
       onConnection(socket);
     });
     server.on('error', (error) => onTrouble(`the metadata server at "${path}": ${error.message}`));
@@ -195,8 +198,15 @@ const limitHandshakes = (server: TlsServer): void => {
   server.prependListener('secureConnection', (socket) => underWay.get(isPrivileged(socket))!.delete(peerOf(socket)));
 };
 
-const closed = (server: Server): Promise<void> => {
+const keep = (socket: Socket, open: Set<Socket>): void => {
+  open.add(socket);
+  socket.once('close', () => open.delete(socket));
+};
+
+/** Ends its connections, too: it closes when the last of them has. */
+const closed = (server: Server, connections: ReadonlySet<Socket>): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>();
   server.close(() => resolve());
+  for (const socket of connections) socket.destroy();
   return promise;
 };

@@ -1,10 +1,11 @@
 /**
- * `tap-server.ts DIRECTORY HOPS`: a metadata server on the device tap0 until its standard input ends, by HTTPS too. Says when it
- * listens. What it is to be believed by is in DIRECTORY/cert.pem.
+ * `tap-server.ts DIRECTORY HOPS`: a metadata server on the device tap0 until its standard input ends, by HTTPS too. Each line of
+ * that is another boot of the VM. Says each time that it listens. What it is to be believed by is in DIRECTORY/cert.pem.
  */
 import { execFileSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { devicePaths } from '../../../src/host/device-paths.ts';
 import { MetadataSockets } from '../../../src/host/metadata-sockets.ts';
 import { Stage } from '../../imds/stage.ts';
@@ -24,7 +25,9 @@ await using sockets = await MetadataSockets.open({
   tls: { cert: readFileSync(cert, 'utf8'), key: readFileSync(key, 'utf8') },
   onTrouble: (what) => process.stderr.write(`${what}\n`),
 });
-// Twice, as at each boot.
-for (let boots = 0; boots < 2; boots++) await sockets.listenOnTap();
-process.stdout.write('listening\n');
-for await (const _ of process.stdin);
+const boot = async (): Promise<void> => {
+  await sockets.listenOnTap();
+  process.stdout.write('listening\n');
+};
+await boot();
+for await (const _ of createInterface({ input: process.stdin })) await boot();

@@ -6,6 +6,8 @@ import type { TestContext } from 'node:test';
 import { pino } from 'pino';
 import { type ApiServer, type ListenOptions, listen, Manager, type ManagerOptions } from '../../src/cluster/index.ts';
 import { createKeyFile, openStores, type Stores } from '../../src/store/index.ts';
+import { Authority } from '../../src/uplink/authority.ts';
+import { Enrolment } from '../../src/uplink/enrolment.ts';
 import { type ApiDocument, Contract } from './contract.ts';
 import { TestHost } from './host-on-authority.ts';
 import { type HttpAnswer, type HttpRequest, http } from './http.ts';
@@ -49,7 +51,8 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
   const start = async () => {
     const { region, global } = stores;
     const upkeep = { stores, outgoingFile: join(directory, 'outgoing.backup') };
-    const manager = await Manager.open({ region, global, host, log, upkeep, ...options.manager });
+    const enrolment = new Enrolment({ region, authority: await Authority.open(region, 'local') });
+    const manager = await Manager.open({ region, global, host, log, upkeep, enrolment, ...options.manager });
     const server = await listen({ manager, version: '0.1.0', socketPath, closeMs: 500, ...options.listen });
     return { manager, server };
   };

@@ -188,6 +188,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     signal!.addEventListener('abort', () => reject(signal!.reason));
     return promise;
   };
+  const joinKey = await api.ask({ method: 'POST', path: '/v1/join-keys', body: {} });
   const adding = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
   await addHost(api.stores.region, 'old', { cordoned: true });
   const yaml = { 'content-type': 'application/yaml' };
@@ -225,6 +226,8 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     removeRegion: { method: 'DELETE', path: '/v1/regions/eu' },
     changeHost: { method: 'PATCH', path: '/v1/hosts/local', body: { labels: { rack: 'a' } } },
     removeHost: { method: 'DELETE', path: '/v1/hosts/old' },
+    createJoinKey: { method: 'POST', path: '/v1/join-keys', body: {} },
+    revokeJoinKey: { method: 'DELETE', path: `/v1/join-keys/${String(joinKey.json['joinKey']!['id'])}` },
     rotateKeys: { method: 'POST', path: '/v1/store/rotate', body: {} },
   };
   const changing = api.contract.operations.filter(({ id, method }) => method !== 'GET' && !readsOnly.has(id));
@@ -238,7 +241,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     const first = await ask();
     assert.ok(first.status < 300, `${id}: ${first.status} ${first.text}`);
     const again = await ask();
-    if (id === 'createKey') {
+    if (id === 'createKey' || id === 'createJoinKey') {
       assert.equal(`${again.json['code']}`, 'IDEMPOTENCY_SECRET');
       continue;
     }

@@ -393,6 +393,17 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(202, { method: 'DELETE', path: '/v1/vms/placed' });
   await until('its end', async () => (await api.ask({ path: '/v1/vms/placed' })).status === 404);
   await ok(204, { method: 'DELETE', path: '/v1/hosts/other' });
+  const joining = { method: 'POST', path: '/v1/join-keys', body: { host: 'h7' } };
+  const joinKey = await ok(201, joining);
+  assert.match(String(joinKey.json['text']), /^phj_/);
+  const keyed = { ...joining, headers: { 'idempotency-key': 'join' } };
+  await ok(201, keyed);
+  await expect(api, 409, 'IDEMPOTENCY_SECRET', keyed);
+  const { joinKeys } = (await ok(200, { path: '/v1/join-keys' })).json;
+  assert.deepEqual([joinKeys!['length'], JSON.stringify(joinKeys).includes('secret')], [2, false]);
+  const revoking = { method: 'DELETE', path: `/v1/join-keys/${String(joinKey.json['joinKey']!['id'])}` };
+  await ok(204, revoking);
+  await expect(api, 404, 'NOT_FOUND', revoking);
   await expect(api, 404, 'NOT_FOUND', { path: '/v1/hosts/other' });
   await expect(api, 404, 'NOT_FOUND', { method: 'PATCH', path: '/v1/hosts/other', body: { draining: true } });
   await ok(200, { method: 'PATCH', path: '/v1/hosts/local', body: { cordoned: false } });

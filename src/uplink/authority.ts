@@ -5,14 +5,26 @@
  * A certificate says what it is for: a manager's serves (extended key usage serverAuth, RFC 5280 §4.2.1.12) under a name
  * that every manager of the region has; a host's is a client's (clientAuth), and names the host in a URI.
  */
-// oxlint-disable-next-line import/no-unassigned-import -- @peculiar/x509 wants it to be there
-import 'reflect-metadata';
 import { Buffer } from 'node:buffer';
-import { createHash, createPublicKey, randomBytes, type webcrypto } from 'node:crypto';
-import * as x509 from '@peculiar/x509';
+import {
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  randomBytes,
+  type webcrypto,
+  X509Certificate,
+} from 'node:crypto';
+import type { JsonGeneralNames, Pkcs10CertificateRequest } from '@peculiar/x509';
 import * as z from 'zod';
 import { decodeRecord, encodeRecord, vmNamePattern } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
+
+/** Loaded by who makes certificates: every command would wait for it. */
+const loadX509 = async () => {
+  // What it is built on wants this to be there.
+  await import('reflect-metadata');
+  return import('@peculiar/x509');
+};
 
 const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const;
 const authorityKey = 'authority';
@@ -56,21 +68,29 @@ export const newKeys = (): Promise<webcrypto.CryptoKeyPair> =>
   crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']) as Promise<webcrypto.CryptoKeyPair>;
 
 export const keyToPem = async (key: CryptoKey): Promise<string> =>
-  x509.PemConverter.encode(await crypto.subtle.exportKey('pkcs8', key), 'PRIVATE KEY');
+  toPem(new Uint8Array(await crypto.subtle.exportKey('pkcs8', key)), 'PRIVATE KEY');
 
 export const keysFromPem = async (pem: string): Promise<webcrypto.CryptoKeyPair> => {
   const spki = createPublicKey(pem).export({ type: 'spki', format: 'der' });
   return {
-    privateKey: await crypto.subtle.importKey('pkcs8', x509.PemConverter.decodeFirst(pem), algorithm, true, ['sign']),
+    privateKey: await crypto.subtle.importKey(
+      'pkcs8',
+      createPrivateKey(pem).export({ type: 'pkcs8', format: 'der' }),
+      algorithm,
+      true,
+      ['sign'],
+    ),
     publicKey: await crypto.subtle.importKey('spki', spki, algorithm, true, ['verify']),
   };
 };
 
 /** A request for a certificate (PKCS #10, RFC 2986), as PEM, signed by the key that it is for. */
-export const certificateRequest = async (keys: webcrypto.CryptoKeyPair): Promise<string> =>
-  (await x509.Pkcs10CertificateRequestGenerator.create({ name: [], keys, signingAlgorithm: algorithm })).toString(
+export const certificateRequest = async (keys: webcrypto.CryptoKeyPair): Promise<string> => {
+  const { Pkcs10CertificateRequestGenerator } = await loadX509();
+  return (await Pkcs10CertificateRequestGenerator.create({ name: [], keys, signingAlgorithm: algorithm })).toString(
     'pem',
   );
+};
 
 export class RequestError extends Error {
   readonly code = 'AUTHORITY_BAD_REQUEST';
@@ -82,15 +102,13 @@ export class Authority {
   readonly certificate: string;
   /** SHA-256 of the certificate: a host that is told of it knows the authority when it sees it. */
   readonly fingerprint: string;
-  readonly #certificate: x509.X509Certificate;
   readonly #key: CryptoKey;
   readonly #wallMs: () => number;
 
   private constructor(region: string, record: AuthorityRecord, key: CryptoKey, wallMs: () => number) {
     this.region = region;
     this.certificate = record.certificate;
-    this.#certificate = new x509.X509Certificate(record.certificate);
-    this.fingerprint = fingerprintOf(new Uint8Array(this.#certificate.rawData));
+    this.fingerprint = fingerprintOf(new X509Certificate(record.certificate).raw);
     this.#key = key;
     this.#wallMs = wallMs;
   }
@@ -115,9 +133,7 @@ export class Authority {
   async issueManager(): Promise<Credentials> {
     const keys = await newKeys();
     const name = managerName(this.region);
-    const certificate = await this.#issue(keys.publicKey, managerDays, x509.ExtendedKeyUsage.serverAuth, [
-      { type: 'dns', value: name },
-    ]);
+    const certificate = await this.#issue(keys.publicKey, managerDays, 'serverAuth', [{ type: 'dns', value: name }]);
     return { certificate, key: await keyToPem(keys.privateKey) };
   }
 
@@ -125,7 +141,7 @@ export class Authority {
   async issueHost(host: string, request: string): Promise<{ readonly certificate: string; readonly keyId: string }> {
     const { publicKey } = await checkedRequest(request);
     const key = await publicKey.export(algorithm, ['verify']);
-    const certificate = await this.#issue(key, hostDays, x509.ExtendedKeyUsage.clientAuth, [
+    const certificate = await this.#issue(key, hostDays, 'clientAuth', [
       { type: 'url', value: hostUri(this.region, host) },
     ]);
     return { certificate, keyId: keyIdOf(new Uint8Array(publicKey.rawData)) };
@@ -134,13 +150,14 @@ export class Authority {
   async #issue(
     publicKey: CryptoKey,
     days: number,
-    usage: x509.ExtendedKeyUsage,
-    names: x509.JsonGeneralNames,
+    usage: 'serverAuth' | 'clientAuth',
+    names: JsonGeneralNames,
   ): Promise<string> {
     const now = this.#wallMs();
+    const x509 = await loadX509();
     const certificate = await x509.X509CertificateGenerator.create({
       serialNumber: serialNumber(),
-      issuer: this.#certificate.subjectName,
+      issuer: new x509.X509Certificate(this.certificate).subjectName,
       subject: [],
       notBefore: new Date(now - backdatedMs),
       notAfter: new Date(now + days * dayMs),
@@ -150,7 +167,7 @@ export class Authority {
       extensions: [
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
-        new x509.ExtendedKeyUsageExtension([usage], true),
+        new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage[usage]], true),
         // Critical, for the subject is empty (RFC 5280 §4.2.1.6).
         new x509.SubjectAlternativeNameExtension(names, true),
       ],
@@ -161,6 +178,7 @@ export class Authority {
 
 const newAuthority = async (region: string, nowMs: number): Promise<AuthorityRecord> => {
   const keys = await newKeys();
+  const x509 = await loadX509();
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: serialNumber(),
     name: [{ CN: [`Porthole region ${region}`] }],
@@ -176,9 +194,10 @@ const newAuthority = async (region: string, nowMs: number): Promise<AuthorityRec
   return { certificate: certificate.toString('pem'), key: await keyToPem(keys.privateKey), createdAtMs: nowMs };
 };
 
-const checkedRequest = async (text: string): Promise<x509.Pkcs10CertificateRequest> => {
+const checkedRequest = async (text: string): Promise<Pkcs10CertificateRequest> => {
   try {
-    const request = new x509.Pkcs10CertificateRequest(text);
+    const { Pkcs10CertificateRequest } = await loadX509();
+    const request = new Pkcs10CertificateRequest(text);
     const { name, namedCurve } = request.publicKey.algorithm as webcrypto.EcKeyAlgorithm;
     if (name === 'ECDSA' && namedCurve === 'P-256' && (await request.verify())) return request;
   } catch {
@@ -197,12 +216,11 @@ export const fingerprintOf = (certificate: Uint8Array): string =>
 
 /** When half of a certificate's time is over, in milliseconds since the epoch. */
 export const renewalOf = (certificate: string): number => {
-  const { notBefore, notAfter } = new x509.X509Certificate(certificate);
-  return (notBefore.getTime() + notAfter.getTime()) / 2;
+  const { validFromDate, validToDate } = new X509Certificate(certificate);
+  return (validFromDate.getTime() + validToDate.getTime()) / 2;
 };
 
-/** PEM of what a peer showed. */
-export const toPem = (certificate: Uint8Array): string =>
-  `-----BEGIN CERTIFICATE-----\n${Buffer.from(certificate)
+export const toPem = (der: Uint8Array, what: 'CERTIFICATE' | 'PRIVATE KEY'): string =>
+  `-----BEGIN ${what}-----\n${Buffer.from(der)
     .toString('base64')
-    .replace(/(.{64})(?=.)/g, '$1\n')}\n-----END CERTIFICATE-----\n`;
+    .replace(/(.{64})(?=.)/g, '$1\n')}\n-----END ${what}-----\n`;

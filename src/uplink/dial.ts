@@ -48,7 +48,7 @@ export const authorityAt = async (address: Address, fingerprint: string, signal?
   const socket = await connected(address, 'enrol', signal, { rejectUnauthorized: false });
   try {
     for (let at = socket.getPeerX509Certificate(); at !== undefined; at = at.issuerCertificate)
-      if (fingerprintOf(at.raw) === fingerprint) return toPem(at.raw);
+      if (fingerprintOf(at.raw) === fingerprint) return toPem(at.raw, 'CERTIFICATE');
     throw new UplinkError(
       'UPLINK_REFUSED',
       `the manager at ${addressText(address)} is not of the region that the join key is for; is the address right?`,

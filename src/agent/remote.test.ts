@@ -170,7 +170,10 @@ test('Remote.submit refuses what would take more memory than one uid may have', 
   const errnos: number[] = [];
   for (let i = 0; i < 20; i++) stage.remote.submit({ ...write, caller }, ({ errno }) => errnos.push(errno));
   await setImmediate();
-  assert.deepEqual(errnos, Array.from({ length: 12 }, () => EBUSY));
+  assert.deepEqual(
+    errnos,
+    Array.from({ length: 12 }, () => EBUSY),
+  );
   const { errno } = await new Promise<{ readonly errno: number }>((resolve) => {
     stage.remote.submit({ ...write, caller: { ...caller, uid: 1000 } }, resolve);
   });

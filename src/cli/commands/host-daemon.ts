@@ -26,7 +26,7 @@ import { UsageError } from '../usage-error.ts';
 
 interface HostFlags extends DirectoryFlags, MachineFlags {
   readonly manager?: readonly Address[];
-  readonly region?: string;
+  readonly region?: string | undefined;
   readonly as?: string;
   readonly joinKey?: string;
   readonly vcpus?: number;
@@ -48,7 +48,14 @@ const parseLabel = (text: string): string => {
   if (vmNamePattern.test(text)) return text;
   throw new InvalidArgumentError('use a-z, 0-9 and "-", at most 63, and no "-" at its ends.');
 };
-export const parseRegion = parseLabel;
+
+/** What the program took for the region that is asked: here it is the one's own. UsageError. */
+export const regionOf = (of: Command): string | undefined => {
+  const [region, other] = of.optsWithGlobals<{ readonly region?: readonly string[] }>().region ?? [];
+  if (other !== undefined) throw new UsageError('a host or a manager is of one region: give --region one name');
+  if (region === undefined || vmNamePattern.test(region)) return region;
+  throw new UsageError(`"${region}" cannot be the name of a region: use a-z, 0-9 and "-", at most 63`);
+};
 
 /** @returns the command, for what others add to it */
 export const hostDaemonCommand = (program: Command, { terminal }: Shell): Command => {
@@ -59,7 +66,7 @@ export const hostDaemonCommand = (program: Command, { terminal }: Shell): Comman
       `a manager of the region, as HOST[:PORT] (any number of times; port ${defaultPort} unless given)`,
       collected(parseManager),
     )
-    .option('--region <name>', 'the region that it is a host of', parseLabel)
+    .option('--region <name>', 'the region that it is a host of')
     .option('--as <name>', 'its name there (default: this machine’s, up to the first dot)', parseLabel)
     .option('--join-key <file>', 'a file with the join key of its enrolment, or "-": standard input')
     .option('--vcpus <count>', 'how many vCPUs VMs get together (default: four for each processor)', parseWhole)
@@ -80,7 +87,7 @@ ${examples(
   'porthole host --manager manager-1 --manager manager-2 --region eu',
 )}`,
     )
-    .action((flags: HostFlags) => run(flags, terminal));
+    .action((flags: HostFlags, of: Command) => run({ ...flags, region: regionOf(of) }, terminal));
   return host;
 };
 

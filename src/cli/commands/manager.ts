@@ -19,10 +19,11 @@ import {
 } from '../daemon-options.ts';
 import { ManagerDaemon, type ManagerEvent } from '../manager-daemon.ts';
 import type { Terminal } from '../terminal.ts';
-import { parseRegion } from './host-daemon.ts';
+import { UsageError } from '../usage-error.ts';
+import { regionOf } from './host-daemon.ts';
 
 interface ManagerFlags extends DirectoryFlags, ApiFlags {
-  readonly region: string;
+  readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
   readonly key?: string;
   readonly json?: true;
@@ -30,7 +31,7 @@ interface ManagerFlags extends DirectoryFlags, ApiFlags {
 
 export const managerCommands = (program: Command, { terminal }: Shell): void => {
   const manager = command(program, 'manager', 'run the API of a region, whose VMs run on hosts that connect to it')
-    .requiredOption('--region <name>', 'the region, as its hosts are told', parseRegion)
+    .option('--region <name>', 'the region, as its hosts are told; must be given')
     .requiredOption(
       '--hosts <address>',
       'where its hosts connect, as ADDRESS:PORT (their default port: 4665)',
@@ -48,15 +49,17 @@ Each machine that is to run VMs is enrolled with a join key:
 While no manager runs, VMs go on, and what is asked of the cluster waits.
 ${examples('porthole manager --region eu --hosts 0.0.0.0:4665 --listen 127.0.0.1:7070')}`,
     )
-    .action((flags: ManagerFlags) => run(flags, terminal));
+    .action((flags: ManagerFlags, of: Command) => run({ ...flags, region: regionOf(of) }, terminal));
 };
 
 const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
+  const { region } = flags;
+  if (region === undefined) throw new UsageError('give --region: the name of the region');
   await using daemon = await ManagerDaemon.start({
     stateDirectory: flags.state,
     runDirectory: flags.run,
     keyFile: flags.key,
-    region: flags.region,
+    region,
     hosts: flags.hosts,
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),

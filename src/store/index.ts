@@ -1,4 +1,5 @@
 export { StoreError, type StoreErrorCode } from './error.ts';
+export { type EtcdPlaceOptions, type EtcdStoresOptions, openEtcdStores } from './etcd-stores.ts';
 export { compareKeys, keyBytes, keyText, prefixRange } from './keys.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';
 export { createKeyFile } from './seal.ts';

@@ -1,0 +1,25 @@
+/** The suite of every store, on three etcd members. */
+import { after, before } from 'node:test';
+import { openEtcdStores } from '../../src/store/index.ts';
+import { conformance } from './conformance.ts';
+import { EtcdCluster } from './etcd-cluster.ts';
+import { temporaryStore } from './temporary.ts';
+
+const rounds = Number(process.env['PORTHOLE_ETCD_ROUNDS'] ?? 1);
+
+let cluster: EtcdCluster;
+let opened = 0;
+before(async () => {
+  cluster = await EtcdCluster.start();
+});
+after(() => cluster[Symbol.asyncDispose]());
+
+conformance(
+  'EtcdStore',
+  async (t) => {
+    const { keyFile } = temporaryStore(t);
+    const stores = await openEtcdStores({ endpoints: cluster.endpoints, prefix: `test${opened++}`, keyFile });
+    return { store: stores.region, leaseSeconds: 5, [Symbol.asyncDispose]: () => stores.close() };
+  },
+  8 * rounds,
+);

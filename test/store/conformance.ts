@@ -183,6 +183,16 @@ export const conformance = (name: string, open: (t: TestContext) => Promise<Open
     assert.equal((await store.get('x'))!.value.length, largest);
   });
 
+  check('takes a transaction when it is as large as one may be', async ({ store }) => {
+    const half = limits.operations / 2;
+    const keys = Array.from({ length: half }, (_, i) => `${i}`.padStart(limits.keyBytes, 'k'));
+    const conditions = keys.map((key) => ({ key, exists: false }));
+    const size = Math.floor(limits.transactionBytes / half) - 2 * limits.keyBytes;
+    const operations = keys.map((key, i): Operation => ({ type: 'put', key, value: new Uint8Array(size).fill(i) }));
+    assert.equal((await store.commit({ conditions, operations })).committed, true);
+    assert.equal((await store.get(keys[half - 1]!))!.value[size - 1], half - 1);
+  });
+
   check('tells of every change once and in order when it is watched', async ({ store }) => {
     const { revision } = await store.commit({ operations: [put('w/a', '1')] });
     const stop = new AbortController();

@@ -2,7 +2,9 @@
  * Calls to the members of one etcd: each goes to the member that answered last, the next one to another when that fails.
  * Who calls says how failures are met: here nothing is sent twice by itself.
  */
+import { isIP } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
+import { checkServerIdentity, type PeerCertificate } from 'node:tls';
 import {
   Client,
   type ClientDuplexStream,
@@ -162,6 +164,18 @@ export class Patience {
   }
 }
 
+const clientOf = (endpoint: string, tls: EtcdTls | undefined): Client => {
+  if (tls === undefined) return new Client(endpoint, grpcCredentials.createInsecure(), channelOptions);
+  const host = endpoint.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1');
+  const [key, cert] = [tls.client?.key ?? null, tls.client?.cert ?? null];
+  if (isIP(host) === 0) return new Client(endpoint, grpcCredentials.createSsl(tls.ca, key, cert), channelOptions);
+  // grpc-js asks for the address by name, which Node refuses (RFC 6066 §3); the certificate is for the address still.
+  const checkIdentity = (_name: string, certificate: PeerCertificate): Error | undefined =>
+    checkServerIdentity(host, certificate);
+  const credentials = grpcCredentials.createSsl(tls.ca, key, cert, { checkServerIdentity: checkIdentity });
+  return new Client(endpoint, credentials, { ...channelOptions, 'grpc.ssl_target_name_override': 'etcd.invalid' });
+};
+
 interface Member {
   readonly endpoint: string;
   readonly client: Client;
@@ -184,14 +198,7 @@ export class EtcdClient {
   #closed = false;
 
   constructor({ endpoints, tls, password, callMs = 5_000, patienceMs = 30_000 }: EtcdClientOptions) {
-    const channelCredentials =
-      tls === undefined
-        ? grpcCredentials.createInsecure()
-        : grpcCredentials.createSsl(tls.ca, tls.client?.key ?? null, tls.client?.cert ?? null);
-    this.#members = endpoints.map((endpoint) => ({
-      endpoint,
-      client: new Client(endpoint, channelCredentials, channelOptions),
-    }));
+    this.#members = endpoints.map((endpoint) => ({ endpoint, client: clientOf(endpoint, tls) }));
     this.#password = password;
     this.callMs = callMs;
     this.patienceMs = patienceMs;

@@ -35,8 +35,10 @@ export interface RawBatch {
 
 type WatchStream = EtcdStream<Streams['Watch'][0], WatchResponse>;
 
+export type WatchedEtcd = Pick<EtcdClient, 'ask' | 'open' | 'turnAway' | 'noteTokenGone' | 'callMs' | 'patienceMs'>;
+
 export interface EtcdWatchOptions {
-  readonly client: EtcdClient;
+  readonly client: WatchedEtcd;
   readonly place: EtcdPlace;
   readonly range: CheckedRange;
   readonly from: number;
@@ -269,7 +271,7 @@ export class EtcdWatch {
 
 /** Where history begins: etcd says so only to a watch from before. To be asked when something was compacted. */
 export const compactedRevision = async (
-  client: EtcdClient,
+  client: WatchedEtcd,
   { place, signal }: { readonly place: EtcdPlace; readonly signal?: AbortSignal | undefined },
 ): Promise<number> => {
   const patience = new Patience(client.patienceMs, signal);

@@ -20,9 +20,14 @@ export interface Member {
 
 export interface ClusterOptions {
   readonly members?: number;
-  /** PEM files: clients are served over TLS only. */
-  readonly tls?: { readonly ca: string; readonly cert: string; readonly key: string } | undefined;
-  readonly flags?: readonly string[];
+  /** Makes PEM files in a directory: clients are served over TLS only then, and must have a certificate themselves. */
+  readonly makeTls?: (directory: string) => TlsFiles;
+}
+
+interface TlsFiles {
+  readonly ca: string;
+  readonly cert: string;
+  readonly key: string;
 }
 
 /** Ports that were free just now. */
@@ -42,10 +47,10 @@ const freePorts = async (count: number): Promise<number[]> => {
 export class EtcdCluster implements AsyncDisposable {
   readonly members: Member[] = [];
   readonly #directory = mkdtempSync(join(tmpdir(), 'porthole-etcd-'));
-  readonly #options: ClusterOptions;
+  readonly #tls: TlsFiles | undefined;
 
-  private constructor(options: ClusterOptions) {
-    this.#options = options;
+  private constructor({ makeTls }: ClusterOptions) {
+    this.#tls = makeTls?.(this.#directory);
   }
 
   /** Resolves when all members answer. */
@@ -66,15 +71,23 @@ export class EtcdCluster implements AsyncDisposable {
     return this.members.map(({ clientPort }) => `127.0.0.1:${clientPort}`);
   }
 
-  /** `etcdctl`, to one member or to all. */
-  async ctl(args: readonly string[], endpoints = this.endpoints): Promise<string> {
-    const { tls } = this.#options;
+  /** `etcdctl`, to all members unless some are named. */
+  async ctl(
+    args: readonly string[],
+    {
+      endpoints = this.endpoints,
+      input,
+    }: { readonly endpoints?: readonly string[]; readonly input?: Uint8Array | undefined } = {},
+  ): Promise<string> {
     const flags = [
       `--endpoints=${endpoints.map((endpoint) => `${this.#scheme}://${endpoint}`).join(',')}`,
-      ...(tls === undefined ? [] : [`--cacert=${tls.ca}`, `--cert=${tls.cert}`, `--key=${tls.key}`]),
+      ...(this.#tls === undefined
+        ? []
+        : [`--cacert=${this.#tls.ca}`, `--cert=${this.#tls.cert}`, `--key=${this.#tls.key}`]),
     ];
-    const { stdout } = await run('etcdctl', [...flags, ...args], { env: { ...process.env, ETCDCTL_API: '3' } });
-    return stdout;
+    const ended = run('etcdctl', [...flags, ...args], { env: { ...process.env, ETCDCTL_API: '3' } });
+    ended.child.stdin?.end(input);
+    return (await ended).stdout;
   }
 
   /** All members that run have a leader and answer. */
@@ -84,7 +97,7 @@ export class EtcdCluster implements AsyncDisposable {
       const ended = running.find((member) => member.process?.exitCode !== null);
       if (ended !== undefined)
         throw new Error(`etcd member ${ended.name} ended: ${readFileSync(join(ended.directory, 'log'), 'utf8')}`);
-      return this.ctl(['endpoint', 'health'], running.map(endpointOf)).then(
+      return this.ctl(['endpoint', 'health'], { endpoints: running.map(endpointOf) }).then(
         () => true,
         () => false,
       );
@@ -94,7 +107,7 @@ export class EtcdCluster implements AsyncDisposable {
   async leader(): Promise<Member> {
     const running = this.members.filter((member) => member.process !== undefined);
     for (;;) {
-      const text = await this.ctl(['endpoint', 'status', '--write-out=json'], running.map(endpointOf));
+      const text = await this.ctl(['endpoint', 'status', '--write-out=json'], { endpoints: running.map(endpointOf) });
       const status = JSON.parse(text) as {
         readonly Endpoint: string;
         readonly Status: { readonly leader: number; readonly header: { readonly member_id: number } };
@@ -122,16 +135,16 @@ export class EtcdCluster implements AsyncDisposable {
   async replace(member: Member): Promise<Member> {
     const others = this.members.filter((other) => other !== member);
     const endpoints = others.map(endpointOf);
-    const list = await this.ctl(['member', 'list'], endpoints);
+    const list = await this.ctl(['member', 'list'], { endpoints });
     const id = list
       .split('\n')
       .find((line) => line.includes(`, ${member.name}, `))
       ?.split(',')[0];
     if (id === undefined) throw new Error(`etcd knows no member ${member.name}: ${list}`);
-    await this.ctl(['member', 'remove', id], endpoints);
+    await this.ctl(['member', 'remove', id], { endpoints });
     const next = await this.#newMember(`${member.name}n`);
     await until('etcd to take a new member', () =>
-      this.ctl(['member', 'add', next.name, `--peer-urls=${peerUrl(next)}`], endpoints).then(
+      this.ctl(['member', 'add', next.name, `--peer-urls=${peerUrl(next)}`], { endpoints }).then(
         () => true,
         () => false,
       ),
@@ -147,7 +160,7 @@ export class EtcdCluster implements AsyncDisposable {
   }
 
   get #scheme(): string {
-    return this.#options.tls === undefined ? 'http' : 'https';
+    return this.#tls === undefined ? 'http' : 'https';
   }
 
   async #newMember(name: string): Promise<Member> {
@@ -158,7 +171,7 @@ export class EtcdCluster implements AsyncDisposable {
   }
 
   #spawn(member: Member, state: 'new' | 'existing'): void {
-    const { tls, flags = [] } = this.#options;
+    const tls = this.#tls;
     const clientUrl = `${this.#scheme}://${endpointOf(member)}`;
     const args = [
       `--name=${member.name}`,
@@ -174,7 +187,6 @@ export class EtcdCluster implements AsyncDisposable {
       ...(tls === undefined
         ? []
         : [`--cert-file=${tls.cert}`, `--key-file=${tls.key}`, `--trusted-ca-file=${tls.ca}`, '--client-cert-auth']),
-      ...flags,
     ];
     const log = openSync(join(member.directory, 'log'), 'a');
     member.process = spawn('etcd', args, { stdio: ['ignore', log, log] });

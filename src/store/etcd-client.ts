@@ -271,9 +271,9 @@ export class EtcdClient {
     this.#current = (this.#current + 1) % this.#members.length;
   }
 
-  /** Whether etcd refused because the token ran out: the next call gets another. */
+  /** Whether etcd did nothing because the token ran out: the next call gets another. */
   noteTokenGone(error: unknown): boolean {
-    if (this.#password === undefined || !isRefusal(error, tokenGone)) return false;
+    if (this.#password === undefined || !tokenGone.test((error as Error).message)) return false;
     this.#token = undefined;
     return true;
   }

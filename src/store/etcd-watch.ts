@@ -142,7 +142,9 @@ export class EtcdWatch {
         'STORE_FAILED',
         "watching etcd failed: etcd's user may not read the whole prefix of the store",
       );
-    return new EtcdLost(`etcd ended the watch: ${cancelReason}`, undefined);
+    const error = new EtcdLost(`etcd ended the watch: ${cancelReason}`, undefined);
+    this.#options.client.noteTokenGone(error);
+    return error;
   }
 
   /** From where the last stream ended. */

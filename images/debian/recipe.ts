@@ -88,8 +88,9 @@ function configure(root: string): void {
   run('systemctl', ['--root', root, 'mask', 'e2scrub_reap.service']);
   rmSync(inRoot('etc/resolv.conf'), { force: true });
   symlinkSync('../run/systemd/resolve/stub-resolv.conf', inRoot('etc/resolv.conf'));
-  // Root logs in on the console without a password: only operators reach it.
-  run('chroot', [root, 'passwd', '--quiet', '--delete', 'root']);
+  // Root is logged in on the console, which only operators reach; with an empty password everybody's su(1) would be root's.
+  put('autologin.conf', 'etc/systemd/system/serial-getty@.service.d/porthole.conf');
+  run('chroot', [root, 'passwd', '--quiet', '--lock', 'root']);
   put('grub.cfg', 'boot/grub/grub.cfg');
 }
 

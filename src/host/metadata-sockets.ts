@@ -35,6 +35,7 @@ export class MetadataSockets implements AsyncDisposable {
   readonly #options: MetadataSocketsOptions;
   readonly #servers: Server[] = [];
   readonly #open = new Set<Socket>();
+  readonly #openOnTap = new Set<Socket>();
   #serial: SerialMux | undefined;
   #tap: Server | undefined;
   #changing: Promise<void> = Promise.resolve();
@@ -89,7 +90,8 @@ export class MetadataSockets implements AsyncDisposable {
   async #listenOnTap(): Promise<void> {
     const { tap: device, wish, server, onTrouble } = this.#options;
     if (device === undefined || !wish.ways.includes('network')) return;
-    if (this.#tap !== undefined) await closed(this.#tap);
+    // A guest that broke down said no goodbye on its connections.
+    if (this.#tap !== undefined) await closed(this.#tap, this.#openOnTap);
     this.#tap = undefined;
     const at = { address: metadataAddress, port: metadataPort };
     const fd = listenTcp(at, undefined, { device, hopLimit: wish.hopLimit ?? defaultHopLimit });
@@ -98,6 +100,7 @@ export class MetadataSockets implements AsyncDisposable {
         `listening on ${metadataAddress} port ${metadataPort} of "${device}" failed: ${errnoName(-fd)}; make the device, and have nothing else listen on that port of all addresses`,
       );
     const tap = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
+      keep(socket, this.#openOnTap);
       const { remotePort = FIRST_FREE_PORT } = socket;
       server.accept(socket, { kind: 'tcp', privileged: remotePort < FIRST_FREE_PORT });
     });
@@ -117,9 +120,8 @@ export class MetadataSockets implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#changing;
-    const servers = this.#tap === undefined ? this.#servers : [...this.#servers, this.#tap];
-    const ends = servers.map(closed);
-    for (const socket of this.#open) socket.destroy();
+    const ends = this.#servers.map((server) => closed(server, this.#open));
+    if (this.#tap !== undefined) ends.push(closed(this.#tap, this.#openOnTap));
     await Promise.all(ends);
   }
 
@@ -137,8 +139,7 @@ export class MetadataSockets implements AsyncDisposable {
   async #unix(path: string, onConnection: (socket: Socket) => void): Promise<void> {
     const { owner, onTrouble } = this.#options;
     const server = createServer({ allowHalfOpen: true }, (socket) => {
-      this.#open.add(socket);
-      socket.once('close', () => this.#open.delete(socket));
+      keep(socket, this.#open);
       onConnection(socket);
     });
     server.on('error', (error) => onTrouble(`the metadata server at "${path}": ${error.message}`));
@@ -168,8 +169,15 @@ const channelOf = (socket: Socket): Channel => {
   return { kind: 'vsock', privileged: port !== undefined && port < FIRST_FREE_PORT };
 };
 
-const closed = (server: Server): Promise<void> => {
+const keep = (socket: Socket, open: Set<Socket>): void => {
+  open.add(socket);
+  socket.once('close', () => open.delete(socket));
+};
+
+/** Ends its connections, too: it closes when the last of them has. */
+const closed = (server: Server, connections: ReadonlySet<Socket>): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>();
   server.close(() => resolve());
+  for (const socket of connections) socket.destroy();
   return promise;
 };

@@ -107,6 +107,10 @@ export class VmServed {
     await this.#changing;
     const { keeper, vm, paths, owner } = this.#options;
     await keeper.open(vm, paths.keeper, owner.uid);
+    if (!this.#isWanted) {
+      await keeper.close(vm);
+      throw new Error('it was stopped before it served');
+    }
     // Whoever comes after us has the ring and the device process by now, or soon.
     if (this.#isHushed) throw new Error('it was let go');
     this.#device ??= this.#startDevice();

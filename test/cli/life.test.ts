@@ -141,6 +141,7 @@ test('porthole vm attach makes a VM of others once, and prints what each monitor
   assert.deepEqual(await run('vm', 'attach', 'db-1'), { code: 0, out: expected, err: '' });
   assert.equal((await run('vm', 'attach', 'db-1', '--for', 'libvirt')).out, '<filesystem/>\n');
   assert.match((await run('vm', 'ls')).out, /^db-1 .* attached +- /m);
+  assert.match((await run('vm', 'boot', 'db-1')).out, /^boot 1 of db-1: \S+\n$/);
 });
 
 test('porthole vm attach prints a whole domain of libvirt, of the machine that is wanted', async (t) => {
@@ -180,6 +181,14 @@ test('porthole vm gives a machine a metadata server, and shows where its guest f
   assert.match((await run('vm', 'show', 'fc-1')).out, /^metadata server: +a relay\n +vsock:2:80$/m);
   const serial = await run('vm', 'attach', 'fc-1', '--metadata-server', 'serial');
   assert.match(serial.err, /"fc-1" was attached without --metadata-server serial; that cannot be changed/);
+  for (const [more, complaint] of [
+    [['--facade', 'nocloud'], 'the metadata server of "fc-1" shows the APIs of ec2; that cannot be changed'],
+    [['--facade', 'ec2', '--imds-v1'], '"fc-1" was attached without --imds-v1; that cannot be changed'],
+  ] as const) {
+    const { code, err } = await run('vm', 'attach', 'fc-1', ...ways, ...more);
+    assert.deepEqual([code, err.includes(complaint)], [1, true], err);
+  }
+  assert.equal((await run('vm', 'attach', 'fc-1', ...ways, '--facade', 'ec2')).code, 0);
   for (const [args, complaint] of [
     [['--hop-limit', '2'], '--hop-limit is for a metadata server: add --metadata-server'],
     [['--metadata-server', 'serial', '--facade', 'azure'], 'Allowed choices are ec2, gce, openstack, nocloud'],

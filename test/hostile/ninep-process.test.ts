@@ -38,6 +38,8 @@ function randomBelow(): [seed: number, below: (bound: number) => number] {
   return [seed, below];
 }
 
+const SET_UP_FRAMES = 9;
+
 /** What a client holds that opened it without looking at the answers. */
 const fids = { root: 1, guest: 2, file: 3, xattr: 4, directory: 5, link: 6 } as const;
 
@@ -53,6 +55,10 @@ const setUp = (): Uint8Array =>
     frame('Tlopen', 7, { fid: fids.directory }),
     frame('Twalk', 8, { fid: fids.root, newfid: fids.link, names: ['instance', 'link'] }),
   ]);
+
+/** Of the frame that begins there; of what is less than a header, more than that. */
+const sizeOf = (bytes: Uint8Array): number =>
+  bytes.length < 7 ? 7 : new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
 
 /** For a case that asks its client for numbers and sends nothing by it. */
 function guessed(): Held {
@@ -121,6 +127,24 @@ describe('a device process with hostile 9P clients', () => {
     longest.asked++;
   }
 
+  /** Opens things: each request is answered, and with no error. */
+  function prepare(line: number): void {
+    const requests = setUp();
+    assert.equal(send(line, requests), requests.length);
+    let rest = Buffer.alloc(0);
+    for (let left = SET_UP_FRAMES; left > 0; ) {
+      const bytes = new Uint8Array(65_536);
+      const count = read(line, bytes);
+      assert.notEqual(count, 0, 'it hung up');
+      if (count < 0) ask();
+      else rest = Buffer.concat([rest, bytes.subarray(0, count)]);
+      for (let size = sizeOf(rest); rest.length >= size; size = sizeOf(rest), left--) {
+        assert.notEqual(rest[4], abi.RLERROR, `the last but ${left - 1} of what it prepares is refused`);
+        rest = rest.subarray(size);
+      }
+    }
+  }
+
   /** Node has no way to stop reading what a blocking client needs: a socket that is never read. */
   async function deafSocket(): Promise<Socket> {
     const socket = createConnection(served.socket);
@@ -154,23 +178,25 @@ describe('a device process with hostile 9P clients', () => {
     const [seed, below] = randomBelow();
     const memory = rssMib(pid);
     const drop = new Uint8Array(65_536);
-    let [line, lines, sent] = [-1, 0, 0];
+    let [line, lines, sent, answered] = [-1, 0, 0, 0];
     const end = performance.now() + fuzzSeconds * 1000;
     for (; sent < MUTATED_FRAMES || performance.now() < end; sent++) {
       if (line < 0) {
         line = connectUnix(served.socket);
         setNonBlocking(line, true);
-        send(line, setUp());
+        assert.ok(line >= 0, 'it takes another connection');
+        prepare(line);
         lines++;
       }
       const frame = mutated(frames[below(frames.length)]!.frame(guessed()), below);
       if (send(line, frame) < 0) line = (close(line), -1);
-      else while (read(line, drop) > 0) continue;
+      else while (read(line, drop) > 0) answered++;
       if (sent % 10 === 0) ask();
     }
     if (line >= 0) close(line);
     ask();
     assert.equal(served.devicePid, pid, `the process lives; the seed was ${seed}`);
+    assert.ok(answered > sent / 10, `it looked at what came: ${answered} answers to ${sent} frames`);
     const grown = rssMib(pid) - memory;
     assert.ok(grown < 64, `it grew by ${grown.toFixed(1)} MiB; the seed was ${seed}`);
     t.diagnostic(`${sent} changed frames over ${lines} connections, seed ${seed}; it grew by ${grown.toFixed(1)} MiB`);

@@ -1,7 +1,7 @@
 /** What programs see of an agent whose server is cut off or talks nonsense (slow: `remote.test.ts`); and while others ask it too much. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type IncomingMessage, request, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -112,6 +112,12 @@ const goesOn = async (): Promise<void> => {
   assert.equal((await run('echo on >guest/log && cat guest/log')).out, 'on\n');
 };
 
+/** Whether the kernel waits for who serves a mount of FUSE to answer this process. */
+const waitsInMount = (pid: number): boolean => {
+  const where = readFileSync(`/proc/${pid}/wchan`, 'utf8');
+  return /request_wait_answer|fuse/.test(where);
+};
+
 test('a uid that asks too much shuts out nobody', { skip }, async () => {
   manner = 'holds what uid 1000 asks';
   for (let i = 0; i < 60; i++)
@@ -121,9 +127,10 @@ test('a uid that asks too much shuts out nobody', { skip }, async () => {
         stdio: 'ignore',
       }),
     );
-  await until('its share to be with the server', () => held.length > 0);
+  await until('all of them to wait', () => children.every(({ pid }) => waitsInMount(pid!)));
+  await until('its share to be with the server', () => held.length === 8);
   await goesOn();
-  assert.ok(held.length <= 8, `${held.length} of its questions are with the server`);
+  assert.equal(held.length, 8, 'questions with the server');
   letGo();
   await until('all of them to end', () => children.every(({ exitCode }) => exitCode === 0));
 });

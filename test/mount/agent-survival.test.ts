@@ -76,6 +76,25 @@ const ended = async (program: Program): Promise<string> => {
   return program.out;
 };
 
+interface Commit {
+  readonly revision: number;
+  readonly changes?: readonly { readonly path: string; readonly change: string }[];
+}
+
+/** How often a reader of `/.changes` was told that a file's bytes changed. */
+const timesTold = (out: string, path: string): number => {
+  const commits = out
+    .split('\n')
+    .filter((line) => line.startsWith('{') && line.endsWith('}'))
+    .map((line) => JSON.parse(line) as Commit)
+    .filter(({ changes }) => changes !== undefined);
+  for (const [i, { revision }] of commits.entries())
+    assert.ok(i === 0 || revision > commits[i - 1]!.revision, `revision ${revision} is told of once, and in order`);
+  return commits.filter(({ changes }) =>
+    changes!.some((changed) => changed.path === path && changed.change === 'changed'),
+  ).length;
+};
+
 let server: Running;
 let manager: Manager;
 let agent: Running;
@@ -110,6 +129,8 @@ after(async () => {
 });
 
 test(`no program notices ${kills} kills of the agent, its replacement and its restart`, async (t) => {
+  const changes = new Program('exec 3<.changes; echo ready; exec cat <&3');
+  await until('the reader of changes to be ready', () => changes.out !== '');
   const all = kinds.map((kind, i) => ({ kind, name: `p${i}`, program: new Program(programs[kind](`p${i}`)) }));
   const told = (): number[] => all.map(({ program }) => counted(program.out));
   const goOn = async (): Promise<void> => {
@@ -129,7 +150,6 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
     '--regid=1000',
     '--groups=4711',
   ]);
-  const changes = new Program('exec cat .changes');
   const poller = new Program(
     `exec python3 -c 'import select, sys; f = open("instance/version"); p = select.poll(); p.register(f, select.POLLPRI); print("ready", flush=True); print(p.poll(600000)[0][1] & select.POLLPRI)'`,
   );
@@ -159,11 +179,12 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
   group.continue();
   assert.equal(await ended(holder), `ready\na value that was opened${mountPath}/guest/p1\n1\n1\n`);
   assert.equal(await ended(group), 'ready\nfor a group');
-  await until('the reader of changes to be told', () => changes.out.includes('/instance/version'));
   for (const { kind, program } of all) {
     program.assertRuns(kind);
     await program.end();
   }
+  await rewrite();
+  await until('the reader of changes to be told', () => timesTold(changes.out, '/instance/version') === version);
   await changes.end();
   t.diagnostic(`done: ${all.map(({ kind }, i) => `${kind} ${told()[i]}`).join(', ')}`);
   t.diagnostic(`stalls in ms: ${stallsMs.map((ms) => ms.toFixed(0)).join(' ')}`);
@@ -174,9 +195,8 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
     const extra = counted(there) - counted(program.out);
     assert.ok(extra === 0 || extra === 1, `${kind}: ${extra} beyond what the program was told`);
   }
-  const lines = changes.out.split('\n').filter((line) => line.includes(`"/guest/p0"`) && line.includes('changed'));
   const written = counted(spawnSync('cat', ['guest/p0'], { cwd: mountPath, encoding: 'utf8' }).stdout);
-  assert.ok(lines.length > 0 && lines.length <= written, 'each commit is told of once');
+  assert.equal(timesTold(changes.out, '/guest/p0'), written, 'each commit is told of once');
   assert.deepEqual(
     server.events.filter(({ event }) => /refused|compromised/.test(event)),
     [],

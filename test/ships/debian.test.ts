@@ -43,7 +43,12 @@ test('a VM of the Debian disk is what its metadata says, keeps a secret for the 
       'hostname; cloud-id; id -u db; id -u debian; cat /root/ran ~debian/.ssh/authorized_keys',
     );
     assert.deepEqual(said.trim().split('\n'), ['web-1', 'nocloud', '900', '1000', 'once', key]);
-    await until('a login', async () => /^web-1 login: /m.test(await machine.console('one')));
+    await until('a login', async () => /^web-1 login: root \(automatic login\)/m.test(await machine.console('one')));
+    assert.notEqual(
+      (await shell.run("su - debian -c 'su -c id </dev/null'")).code,
+      0,
+      'nobody becomes root for the asking',
+    );
   });
 
   await t.test("a service reads its user's secret; another, a login user and root do not", async () => {

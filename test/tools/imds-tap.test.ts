@@ -39,7 +39,14 @@ const networkOf = async (t: TestContext, ...hops: readonly string[]) => {
       return `curl ${(error as { readonly code: number }).code}`;
     }
   };
-  return { vm, far, other, curlIn };
+  const bootAgain = async (): Promise<void> => {
+    const times = (): number => said.split('listening').length;
+    const before = times();
+    child.stdin.write('boot\n');
+    // Less than connections that say nothing are kept for.
+    await until('it listens again', () => times() > before, 20_000);
+  };
+  return { vm, far, other, curlIn, bootAgain };
 };
 
 const url = 'http://169.254.169.254/nocloud/meta-data';
@@ -66,4 +73,19 @@ test('a metadata server on a tap device answers as many hops away as it is told'
   const { far, other, curlIn } = await networkOf(t, '2');
   assert.equal(await curlIn(far, url), '200');
   assert.match(await curlIn(other, url), notReached);
+});
+
+test('a metadata server on a tap device ends at a boot what the guest left open, and answers again', {
+  skip,
+}, async (t) => {
+  const { vm, curlIn, bootAgain } = await networkOf(t);
+  const script = 'exec 3<>/dev/tcp/169.254.169.254/80 && echo open && cat <&3';
+  const left = spawn('nsenter', ['--net', '--target', vm, 'bash', '-c', script], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  const ended = once(left, 'exit');
+  assert.equal(String((await once(left.stdout, 'data'))[0]), 'open\n');
+  await bootAgain();
+  await ended;
+  assert.equal(await curlIn(vm, url), '200');
 });

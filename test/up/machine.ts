@@ -152,7 +152,11 @@ export class UpMachine {
     await until('every VM to be gone', async () => (await this.client.call('listVms', {})).vms.length === 0, 60_000);
     await this.release();
     if (this.#daemon !== undefined) await this.kill('SIGTERM');
-    await until('nothing to be left', () => processesWith(this.directory).length === 0);
+    const left = (): number[] => processesWith(this.directory);
+    await until('nothing to be left', () => left().length === 0).catch((error: unknown) => {
+      const commands = left().map((pid) => `${pid}: ${commandOf(pid).replaceAll('\0', ' ')}`);
+      throw new Error([...commands, ...this.events.map((event) => JSON.stringify(event))].join('\n'), { cause: error });
+    });
   }
 
   /** Follows an operation to its end; fails with its error. */
@@ -205,9 +209,14 @@ export class UpMachine {
 const processesWith = (text: string): number[] =>
   readdirSync('/proc').flatMap((name) => {
     if (!/^\d+$/.test(name) || Number(name) === process.pid) return [];
-    try {
-      return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(text) ? [Number(name)] : [];
-    } catch {
-      return [];
-    }
+    return commandOf(Number(name)).includes(text) ? [Number(name)] : [];
   });
+
+/** '' of a process that has ended. */
+const commandOf = (pid: number): string => {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, 'utf8');
+  } catch {
+    return '';
+  }
+};

@@ -87,10 +87,22 @@ const attach = async ({ api: connect, terminal }: Shell, name: string, flags: At
     throw new Error(`"${name}" was attached without --9p; that cannot be changed`);
   if (known?.vsock === false && flags.vsock)
     throw new Error(`"${name}" was attached without --vsock; that cannot be changed`);
-  const { ways: missing = [] } = metadataServerOf(flags).metadataServer ?? {};
-  for (const way of known === undefined ? [] : missing)
-    if (known?.metadataServer?.ways.includes(way) !== true)
-      throw new Error(`"${name}" was attached without --metadata-server ${way}; that cannot be changed`);
+  const { metadataServer } = metadataServerOf(flags);
+  if (known !== undefined && metadataServer !== undefined) {
+    const { ways = [], facades, imdsV1 = false } = known.metadataServer ?? {};
+    for (const way of metadataServer.ways)
+      if (!ways.includes(way))
+        throw new Error(`"${name}" was attached without --metadata-server ${way}; that cannot be changed`);
+    if (
+      metadataServer.facades?.toSorted().join() !== facades?.toSorted().join() &&
+      metadataServer.facades !== undefined
+    )
+      throw new Error(
+        `the metadata server of "${name}" shows the APIs of ${facades?.join(', ') ?? 'all clouds'}; that cannot be changed`,
+      );
+    if (metadataServer.imdsV1 && !imdsV1)
+      throw new Error(`"${name}" was attached without --imds-v1; that cannot be changed`);
+  }
   if (known === undefined) {
     const wanted: NewVm = {
       name,
@@ -154,7 +166,7 @@ ${indented(parts['cloud-hypervisor'])}
   in the guest:
     mkdir -p /run/metadata
     ${attachment.mount}
-${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n${wordsOfOthers(vsock.ofOthers)}`}${metadataWords(metadataServer)}`;
+${ninep === undefined ? '' : `  or, where it has no virtiofs but 9P, with the helper of docs/9p.md:\n    ${ninep.mount}\n`}${vsock === undefined ? '' : `  or by vsock, with that helper:\n    ${vsock.mount}\n${wordsOfOthers(vsock.ofOthers, metadataServer !== undefined)}`}${metadataWords(metadataServer)}`;
 };
 
 /** Where the guest finds its metadata server, or a relay of its monitor's leads to. */
@@ -172,16 +184,13 @@ const metadataWords = (server: Attachment['metadataServer']): string => {
 };
 
 /** Who has a vsock device of its own leads one port of it to us. */
-const wordsOfOthers = ({
-  socketPath,
-  firecracker,
-  mount,
-}: NonNullable<
-  Attachment['vsock']
->['ofOthers']): string => `  by the vsock device of Cloud Hypervisor (as above) or of Firecracker:
+const wordsOfOthers = (
+  { socketPath, firecracker, mount }: NonNullable<Attachment['vsock']>['ofOthers'],
+  hasToken: boolean,
+): string => `  by the vsock device of Cloud Hypervisor (as above) or of Firecracker:
     ln -s ${shellQuoted(socketPath)} ${shellQuoted(`${firecracker.uds_path}_564`)}
     PUT /vsock ${JSON.stringify(firecracker)}
-    ${mount}
+    ${hasToken ? mount : "# it takes the boot's token, so a VM that was attached with --metadata-server socket too"}
 `;
 
 const withinDevices = (xml: string): string => `<devices>\n${xml.replaceAll(/^(?=.)/gm, '  ')}</devices>\n`;

@@ -74,6 +74,16 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
   request(vm, 'rm', 'delete virtual machines, their disks and their metadata', shell)
     .option('-y, --yes', 'do not ask')
     .addHelpText('after', examples('porthole vm rm web-1'));
+  apiCommand(vm, 'boot', 'tell of a new boot of a machine that others start, before it runs')
+    .argument('<vm>', 'its name')
+    .option('--json', 'print one JSON document')
+    .addHelpText('after', examples('porthole vm boot db-1'))
+    .action(async (name: string, flags: { readonly json?: true }) => {
+      const api = shell.api();
+      const boot = await withVm(api, name, () => api.call('tellBoot', { params: { name } }));
+      if (flags.json === true) printJson(terminal, boot);
+      else terminal.out(`boot ${boot.number} of ${name}: ${boot.bootId}\n`);
+    });
   apiCommand(vm, 'renew', 'replace the processes that serve virtual machines, which go on')
     .argument('<vm...>', 'their names')
     .option('--json', 'print one JSON document: what serves them now')

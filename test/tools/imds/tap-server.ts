@@ -1,4 +1,8 @@
-/** `tap-server.ts DIRECTORY HOPS`: a metadata server on the device tap0 until its standard input ends. Says when it listens. */
+/**
+ * `tap-server.ts DIRECTORY HOPS`: a metadata server on the device tap0 until its standard input ends. Each line of that is
+ * another boot of the VM. Says each time that it listens.
+ */
+import { createInterface } from 'node:readline';
 import { devicePaths } from '../../../src/host/device-paths.ts';
 import { MetadataSockets } from '../../../src/host/metadata-sockets.ts';
 import { Stage } from '../../imds/stage.ts';
@@ -13,7 +17,9 @@ await using sockets = await MetadataSockets.open({
   tap: 'tap0',
   onTrouble: (what) => process.stderr.write(`${what}\n`),
 });
-// Twice, as at each boot.
-for (let boots = 0; boots < 2; boots++) await sockets.listenOnTap();
-process.stdout.write('listening\n');
-for await (const _ of process.stdin);
+const boot = async (): Promise<void> => {
+  await sockets.listenOnTap();
+  process.stdout.write('listening\n');
+};
+await boot();
+for await (const _ of createInterface({ input: process.stdin })) await boot();

@@ -87,10 +87,8 @@ export class EtcdStore implements Store {
     const checked = checkTransaction(transaction);
     const outcome = await this.#commits.commit(checked, signal);
     if (outcome.committed) {
-      const bytes = checked.operations.reduce(
-        (sum, { type, ...rest }) => ('value' in rest ? sum + rest.value.length : sum),
-        0,
-      );
+      let bytes = 0;
+      for (const operation of checked.operations) if (operation.type === 'put') bytes += operation.value.length;
       this.#noteHistory(outcome.revision, bytes);
     }
     return outcome;

@@ -1,29 +1,12 @@
 /** The region's and the global store in an etcd: in one, each below a prefix of its own, or in two. */
 import { StoreError } from './error.ts';
-import { EtcdClient, type EtcdClientOptions, EtcdRefused, refused } from './etcd-client.ts';
+import type { EtcdPlaceOptions, EtcdStoresOptions } from './etcd.ts';
+import { EtcdClient, EtcdRefused, refused } from './etcd-client.ts';
 import { EtcdMeta } from './etcd-meta.ts';
 import { EtcdStore } from './etcd-store.ts';
 import { type StoreName, storeNames } from './sqlite-file.ts';
 import type { RotateOptions, Stores } from './sqlite-stores.ts';
-import { type Clock, systemClock } from './store.ts';
-
-export interface EtcdPlaceOptions extends EtcdClientOptions {
-  /** All keys of ours begin with it and a slash. Default "porthole". */
-  readonly prefix?: string | undefined;
-}
-
-export interface EtcdStoresOptions extends EtcdPlaceOptions {
-  /** Of the etcd that has the global store. Default: the same. */
-  readonly global?: EtcdPlaceOptions | undefined;
-  /** Made together with new stores, never for those that are there. All managers have the same. */
-  readonly keyFile: string;
-  /** For watches. Default: the system's. */
-  readonly clock?: Clock | undefined;
-  /** As for SQLite; etcd's revisions count for all that is in it. */
-  readonly retainRevisions?: number | undefined;
-  readonly retainBytes?: number | undefined;
-  readonly sealsPerDataKey?: number | undefined;
-}
+import { systemClock } from './store.ts';
 
 /** One etcd of ours, and what is in it. */
 class Place implements AsyncDisposable {
@@ -124,11 +107,7 @@ class EtcdStores implements Stores {
   }
 }
 
-/**
- * Opens, or makes, the stores in an etcd, which any number of managers use at once.
- * StoreError: STORE_UNAVAILABLE, STORE_FAILED, STORE_FOREIGN, STORE_TOO_NEW, STORE_DAMAGED, STORE_KEY_*.
- */
-export const openEtcdStores = async (options: EtcdStoresOptions): Promise<Stores> => {
+export const openStoresIn = async (options: EtcdStoresOptions): Promise<Stores> => {
   const { global } = options;
   if (global === undefined) return new EtcdStores([await Place.open(options, storeNames, options)]);
   const region = await Place.open(options, ['region'], options);
@@ -138,4 +117,17 @@ export const openEtcdStores = async (options: EtcdStoresOptions): Promise<Stores
     await region[Symbol.asyncDispose]();
     throw error;
   }
+};
+
+export const raiseEpochOf = async (
+  options: EtcdStoresOptions,
+  nowSeconds = Math.floor(Date.now() / 1000),
+): Promise<number> => {
+  const { global } = options;
+  let epoch = nowSeconds;
+  for (const place of global === undefined ? [options] : [options, global]) {
+    await using opened = await Place.open(place, [], options);
+    epoch = Math.max(epoch, await opened.meta.raiseEpoch(nowSeconds));
+  }
+  return epoch;
 };

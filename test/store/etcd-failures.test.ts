@@ -165,7 +165,7 @@ test('EtcdStore loses and repeats nothing when members die, return and are repla
     const told = follow(two!, `counter${round}`, from, 'end');
     const further = async (what: string): Promise<void> => {
       const before = done.length;
-      await until(`changes after ${what}`, () => done.length > before + 20);
+      await until(`changes after ${what}`, () => done.length > before + 10);
     };
     await further('the start');
     const leader = await cluster.leader();
@@ -254,6 +254,6 @@ test('EtcdStore is as the model says when connections break at any moment', { ti
       };
       await checkAgainstModel(stores.region, list, disturb);
     }),
-    { numRuns: 6 * rounds },
+    { numRuns: 4 * rounds },
   );
 });

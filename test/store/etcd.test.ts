@@ -19,7 +19,7 @@ conformance(
   async (t) => {
     const { keyFile } = temporaryStore(t);
     const stores = await openEtcdStores({ endpoints: cluster.endpoints, prefix: `test${opened++}`, keyFile });
-    return { store: stores.region, leaseSeconds: 5, [Symbol.asyncDispose]: () => stores.close() };
+    return { store: stores.region, leaseSeconds: 4, [Symbol.asyncDispose]: () => stores.close() };
   },
-  8 * rounds,
+  5 * rounds,
 );

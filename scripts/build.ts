@@ -113,7 +113,7 @@ const makeExecutable = async (own: Part, others: readonly Part[]): Promise<void>
 };
 
 await makeExecutable(commandPart, [...rows(processParts), ...rows(threadParts)]);
-await makeExecutable(agentPart, rows({ 'notify-thread': threadParts['notify-thread'] }));
+await makeExecutable(agentPart, []);
 
 // The package of koffi's native part has no licence file; it is koffi's.
 const nodePackage = `node_modules/node-${process.platform}-${process.arch}`;

@@ -146,6 +146,37 @@ test('runTiers runs only what has the text when a filter is given, and fails whe
   assert.equal((await run(sources, {}, { filter: 'nowhere' })).last, '0 passed, 1 failed');
 });
 
+test('runTiers runs a tier with the one before it, and tells of one after the other', async () => {
+  const root = mkdtempSync(path.join(tmpdir(), 'porthole-fixture-'));
+  const waitsFor = (own: string, other: string): string =>
+    `import { existsSync, writeFileSync } from 'node:fs'; import { test } from 'node:test';
+     test('meets', async () => { writeFileSync('${own}', ''); while (!existsSync('${other}')) await new Promise((r) => setTimeout(r, 10)); });`;
+  try {
+    for (const [own, other] of [
+      ['a', 'b'],
+      ['b', 'a'],
+    ] as const)
+      writeFileSync(path.join(root, `${own}.test.ts`), waitsFor(own, other));
+    const lines: string[] = [];
+    const tiers = ['a', 'b', 'c'].map((name) => ({
+      name,
+      title: '',
+      files: [`${name}.test.ts`],
+      minimumTests: 0,
+      limitSeconds: 60,
+      concurrency: 1,
+      withPrevious: name === 'b',
+    }));
+    const { passed, failed } = await runTiers(tiers, { root, print: (line) => lines.push(line) });
+    assert.deepEqual([passed, failed], [2, 0], lines.join('\n'));
+    const heads = lines.filter((line) => /^\w: /.test(line));
+    assert.deepEqual(heads, ['a: ', 'b: ', 'c: ']);
+    assert.ok(lines.findIndex((line) => line.startsWith('  a: 1 passed')) < lines.indexOf('b: '), lines.join('\n'));
+  } finally {
+    rmSync(root, { recursive: true, force: true });
+  }
+});
+
 test('unclaimed names the test files that no tier runs', () => {
   const root = mkdtempSync(path.join(tmpdir(), 'porthole-fixture-'));
   try {

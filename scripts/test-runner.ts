@@ -21,6 +21,8 @@ export interface Tier {
   readonly limitSeconds: number;
   /** How many files run at once. */
   readonly concurrency: number;
+  /** It runs at the same time as the tier before it, and is told of after that. */
+  readonly withPrevious?: boolean;
 }
 
 export interface RunOptions {
@@ -193,6 +195,19 @@ export function unclaimed(tiers: readonly Tier[], root: string): string[] {
   return globSync('**/*.test.ts', { cwd: root, exclude: isIn }).filter((file) => !claimed.has(file));
 }
 
+/** What `print` is given before `open` was called is kept until then. */
+function held(print: (line: string) => void): { readonly print: (line: string) => void; readonly open: () => void } {
+  const lines: string[] = [];
+  let isOpen = false;
+  return {
+    print: (line) => (isOpen ? print(line) : lines.push(line)),
+    open: () => {
+      isOpen = true;
+      lines.splice(0).forEach(print);
+    },
+  };
+}
+
 async function runTier(tier: Tier, options: RunOptions): Promise<Totals> {
   const { print, root, filter } = options;
   const started = performance.now();
@@ -236,6 +251,14 @@ async function runTier(tier: Tier, options: RunOptions): Promise<Totals> {
   return { passed, failed, skipped };
 }
 
+const groupsOf = (tiers: readonly Tier[]): readonly (readonly Tier[])[] => {
+  const groups: Tier[][] = [];
+  for (const tier of tiers)
+    if (tier.withPrevious && groups.length > 0) groups.at(-1)!.push(tier);
+    else groups.push([tier]);
+  return groups;
+};
+
 /** Runs the tiers in order. Finding no test at all, with or without a filter, counts as one failure. */
 export async function runTiers(tiers: readonly Tier[], options: RunOptions): Promise<Totals> {
   const started = performance.now();
@@ -246,11 +269,18 @@ export async function runTiers(tiers: readonly Tier[], options: RunOptions): Pro
     failed++;
     options.print(`FAIL ${file} belongs to no tier; give it one in scripts/test.ts`);
   }
-  for (const tier of tiers) {
-    const totals = await runTier(tier, options);
-    passed += totals.passed;
-    failed += totals.failed;
-    skipped += totals.skipped;
+  for (const together of groupsOf(tiers)) {
+    const running = together.map((tier) => {
+      const { print, open } = held(options.print);
+      return { open, totals: runTier(tier, { ...options, print }) };
+    });
+    for (const { open, totals } of running) {
+      open();
+      const ran = await totals;
+      passed += ran.passed;
+      failed += ran.failed;
+      skipped += ran.skipped;
+    }
   }
   if (passed + failed === 0) {
     failed++;

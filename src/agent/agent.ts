@@ -121,13 +121,14 @@ export class Agent {
   #mount(failed: (error: AgentError) => void): (how: 'stop' | 'leave') => void {
     const { mountPath, onEvent } = this.#options;
     const kept = this.#kept;
+    const onBusy = (): void => this.#loop.yieldToNode();
     let transport: DevFuse;
     try {
       if (kept?.isLeft !== true) {
         leaveDeadMount(mountPath);
         mkdirSync(mountPath, { recursive: true });
       }
-      transport = kept?.mount() ?? DevFuse.mount(mountPath);
+      transport = kept?.mount(onBusy) ?? DevFuse.mount(mountPath, { onBusy });
     } catch (error) {
       throw new AgentError('MOUNT', error instanceof Error ? error.message : String(error), { cause: error });
     }

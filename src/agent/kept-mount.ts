@@ -53,16 +53,16 @@ export class KeptMount {
     return this.#left !== undefined;
   }
 
-  /** The predecessor's mount, or a new one. Throws when that is refused. */
-  mount(): DevFuse {
+  /** The predecessor's mount, or a new one. `onBusy`: as of `DevFuse`. Throws when that is refused. */
+  mount(onBusy: () => void): DevFuse {
     const kept: KeptRequests = { memory: this.#requests, journal: this.journal };
     const { journal } = this.#file;
     if (this.#left !== undefined) {
       const times = journal.counter('takenUp') + 1;
       journal.setCounter('takenUp', times);
-      return DevFuse.resume(this.#left.fd, this.#path, kept, times > MOST_TAKEN_UP);
+      return DevFuse.resume(this.#left.fd, this.#path, { kept, onBusy }, times > MOST_TAKEN_UP);
     }
-    const transport = DevFuse.mount(this.#path, { kept });
+    const transport = DevFuse.mount(this.#path, { kept, onBusy });
     const point = pointOf(this.#path);
     const place: Place = { point, device: mountAt(point)?.device ?? '' };
     journal.saveControl(JSON.stringify(place));

@@ -37,6 +37,8 @@ export interface UpOptions {
   readonly socketGid?: number | undefined;
   /** Members may connect to the devices of VMs that others start. */
   readonly attachGid?: number | undefined;
+  /** Metadata servers of VMs on tap devices are reached by HTTPS too. */
+  readonly metadataTls?: { readonly certFile: string; readonly keyFile: string } | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
   /** VMs run as users of their own, whose uids start here, or where this machine has room; undefined: all as this user. */
@@ -126,7 +128,7 @@ export class Up implements AsyncDisposable {
   }
 
   async #start(): Promise<void> {
-    const { uidBase, attachGid, version, onEvent, tcp, socketGid, recipes } = this.#options;
+    const { uidBase, attachGid, metadataTls, version, onEvent, tcp, socketGid, recipes } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
     prepareHostDirectory(stateDirectory, '--state');
@@ -152,6 +154,7 @@ export class Up implements AsyncDisposable {
       deviceRoot:
         ownUsers && !isReadableByAll('device') ? copyPart('device', join(stateDirectory, 'program')) : undefined,
       attachGid,
+      metadataTls: metadataTls && readTls(metadataTls),
       libvirtUri: this.#options.libvirtUri,
       guestWriteRate: this.#options.guestWriteRate,
       version,
@@ -182,9 +185,7 @@ export class Up implements AsyncDisposable {
           host: tcp.host,
           port: tcp.port,
           names: tcp.names,
-          ...(tcp.tls && {
-            tls: { cert: readFileSync(tcp.tls.certFile, 'utf8'), key: readFileSync(tcp.tls.keyFile, 'utf8') },
-          }),
+          ...(tcp.tls && { tls: readTls(tcp.tls) }),
         },
       }),
     });
@@ -245,6 +246,11 @@ export class Up implements AsyncDisposable {
     if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }
 }
+
+const readTls = ({ certFile, keyFile }: { readonly certFile: string; readonly keyFile: string }) => ({
+  cert: readFileSync(certFile, 'utf8'),
+  key: readFileSync(keyFile, 'utf8'),
+});
 
 const acceleratorRecord = z.object({
   accelerator: z.enum(['kvm', 'tcg']),

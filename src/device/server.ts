@@ -384,7 +384,7 @@ class DeviceServer {
     // A guest could point links at any file of this machine.
     const { vhostUser, ninep = [] } = this.#config!;
     const followLinks = vhostUser.length + ninep.length === 0;
-    const transport = DevFuse.mount(mount.path, { followLinks });
+    const transport = DevFuse.mount(mount.path, { followLinks, onBusy: () => this.#loop.yieldToNode() });
     const log = (message: string): void => this.#tell(target, 'broken', message);
     const session = new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock, log });
     transport.attach(session);

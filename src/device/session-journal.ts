@@ -36,12 +36,19 @@ const cachings: readonly Caching[] = ['shared', 'private', 'mutable'];
 /** A record is told apart from those of an earlier life of the session by the journal's life above these bits. */
 const LIFE = 2 ** 32;
 const NAME_BYTES = 255;
+/** In place of the order of a request: it is not known yet which one was answered with the handle. */
+const UNPLACED = -1;
 /** More than any session opens. */
 const MAX_HANDLES = 32_768;
 const { file, nodeid, directory, place, poll, told } = records;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 const isCount = (value: number): boolean => Number.isSafeInteger(value) && value >= 0;
+
+interface HandleRecord {
+  readonly payload: number;
+  readonly fields: typeof file | typeof directory;
+}
 
 export class ConnectionJournal
   implements SessionJournal, OpenJournal, Pick<DeviceJournal, 'begins' | 'ends' | 'gives' | 'shown'>
@@ -55,6 +62,8 @@ export class ConnectionJournal
   readonly #polled = new Map<number, number>();
   /** The request at hand, as `whereOf`. */
   #where = -1;
+  /** The record of a handle that was opened for a request which had waited: for the one that is answered next. */
+  #unplaced: HandleRecord | undefined;
   /** The reader of `/.changes` that the next answer tells. */
   #telling: TreeFile | undefined;
   /** Answers to such readers that wait for their ring, by request. */
@@ -90,6 +99,7 @@ export class ConnectionJournal
   gives(queueIndex: number, head: number): void {
     const where = records.whereOf(queueIndex, head);
     this.log.gives(where);
+    this.#place(where);
     const telling = this.#telling ?? (this.#postponed.size === 0 ? undefined : this.#postponed.get(where));
     if (telling === undefined) return;
     this.#telling = undefined;
@@ -98,7 +108,9 @@ export class ConnectionJournal
   }
 
   postpones(queueIndex: number, head: number): void {
-    if (this.#telling !== undefined) this.#postponed.set(records.whereOf(queueIndex, head), this.#telling);
+    const where = records.whereOf(queueIndex, head);
+    this.#place(where);
+    if (this.#telling !== undefined) this.#postponed.set(where, this.#telling);
     this.#telling = undefined;
   }
 
@@ -106,8 +118,28 @@ export class ConnectionJournal
     this.log.shown();
   }
 
-  #order(): number {
-    return this.#where < 0 ? 0 : this.device.orderOf(this.#where >>> 16, this.#where & 0xffff);
+  /** Into the record of what is being opened: the request at hand, or the one that will be answered with it. */
+  #placeNow(record: HandleRecord): void {
+    if (this.#where < 0) this.#unplaced = record;
+    this.#writePlace(record, this.#where, this.#where < 0 ? UNPLACED : this.#orderOf(this.#where));
+  }
+
+  #place(where: number): void {
+    const record = this.#unplaced;
+    if (record === undefined) return;
+    this.#unplaced = undefined;
+    this.#writePlace(record, where, this.#orderOf(where));
+  }
+
+  /** The order last: it says whether the place counts. */
+  #writePlace({ payload, fields }: HandleRecord, where: number, order: number): void {
+    const { f64, u32 } = this.#journal.memory;
+    u32[(payload + fields.whereW) / 4] = where;
+    f64[(payload + fields.order) / 8] = order;
+  }
+
+  #orderOf(where: number): number {
+    return this.device.orderOf(where >>> 16, where & 0xffff);
   }
 
   readonly #isInFlight = (where: number, order: number): boolean =>
@@ -125,6 +157,7 @@ export class ConnectionJournal
     this.#polled.clear();
     this.#postponed.clear();
     this.#telling = undefined;
+    this.#unplaced = undefined;
     this.log.wipe();
   }
 
@@ -183,9 +216,8 @@ export class ConnectionJournal
     f64[f + file.fh / 8] = fh;
     f64[f + file.ino / 8] = open.ino;
     f64[f + file.dataRevision / 8] = open.node.dataRevision;
-    f64[f + file.order / 8] = this.#order();
     f64[f + file.burnt / 8] = 0;
-    u32[w + file.whereW / 4] = this.#where;
+    this.#placeNow({ payload, fields: file });
     u32[w + file.flagsW / 4] = open.flags;
     u32[w + file.uidW / 4] = open.caller.uid;
     u32[w + file.gidW / 4] = open.caller.gid;
@@ -244,8 +276,7 @@ export class ConnectionJournal
     const { f64, u32 } = journal.memory;
     f64[(payload + directory.fh) / 8] = fh;
     f64[(payload + directory.ino) / 8] = open.ino;
-    f64[(payload + directory.order) / 8] = this.#order();
-    u32[(payload + directory.whereW) / 4] = this.#where;
+    this.#placeNow({ payload, fields: directory });
     u32[(payload + directory.uidW) / 4] = open.caller.uid;
     u32[(payload + directory.gidW) / 4] = open.caller.gid;
     u32[(payload + directory.pidW) / 4] = open.caller.pid;
@@ -441,8 +472,7 @@ export class ConnectionJournal
     if (this.#journal.payloadBytes(payload) < file.sizeBytes) return undefined;
     const [fh, ino, dataRevision] = [number(file.fh), number(file.ino), number(file.dataRevision)];
     if (![fh, ino, dataRevision].every(isCount)) return undefined;
-    // Nobody was told of it: the request that opened it will be answered anew.
-    if (this.#isInFlight(word(file.whereW), number(file.order))) return undefined;
+    if (!this.#isTold(word(file.whereW), number(file.order))) return undefined;
     const take = (at: number): Uint8Array | undefined =>
       bytes.delete(at) ? records.readBytes(this.#journal, at) : undefined;
     const at = (slot: number): number => file.told + slot * file.toldBytes;
@@ -476,6 +506,11 @@ export class ConnectionJournal
     return { fh, handle: fileSystem.adopt(left), pollLo: 0, pollHi: 0 };
   }
 
+  /** Else the request that opened it will be answered anew. */
+  #isTold(where: number, order: number): boolean {
+    return order !== UNPLACED && !this.#isInFlight(where, order);
+  }
+
   #readPolls(payloads: readonly number[], files: readonly OpenFile[]): OpenFile[] {
     const { f64, u32 } = this.#journal.memory;
     const byFh = new Map(files.map((open) => [open.fh, open]));
@@ -498,7 +533,7 @@ export class ConnectionJournal
     const word = (field: number): number => u32[(payload + field) / 4]!;
     if (this.#journal.payloadBytes(payload) < directory.sizeBytes) return undefined;
     const [fh, ino] = [number(directory.fh), number(directory.ino)];
-    if (!isCount(fh) || !isCount(ino) || this.#isInFlight(word(directory.whereW), number(directory.order)))
+    if (!isCount(fh) || !isCount(ino) || !this.#isTold(word(directory.whereW), number(directory.order)))
       return undefined;
     const places = [0, 1].flatMap((slot) => {
       const at = directory.places + slot * directory.placeBytes;

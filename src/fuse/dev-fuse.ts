@@ -1,16 +1,16 @@
 /** The transport over /dev/fuse: mounts on this machine, reads requests, writes replies and notifications. */
-import { constants, openSync } from 'node:fs';
-import type { Worker } from 'node:worker_threads';
-import { startThread } from '../parts/index.ts';
+import { constants, mkdtempSync, openSync, rmdirSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import {
   close,
-  duplicate,
   MNT_DETACH,
   MS_NODEV,
   MS_NOSUID,
   MS_NOSYMFOLLOW,
   mount,
   read,
+  statCached,
   unmount,
   write,
   writeParts,
@@ -36,6 +36,13 @@ const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === '
 export interface KeptRequests {
   readonly memory: RequestMemory;
   readonly journal: RequestJournal;
+}
+
+export interface DevFuseOptions {
+  /** Where requests outlive this process, for a successor. Without it the mount ends with this process. */
+  readonly kept?: KeptRequests;
+  /** Called when Node has been given work, of which a loop that blocks its thread must give it a turn. */
+  readonly onBusy?: () => void;
 }
 
 /** One request, and the way to answer it. */
@@ -83,12 +90,16 @@ export class DevFuse implements Notifier {
   #served = 0;
   #ended: string | undefined;
   #closed = false;
-  #notifier: NotifyThread | NotifyProcess | undefined;
+  #notifier: NotifyProcess | undefined;
+  /** Its number among the kernel's connections, where nobody goes on with it after this process; 0: not known. */
+  #connection = 0;
+  readonly #onBusy: () => void;
 
-  private constructor(fd: number, path: string, kept?: KeptRequests) {
+  private constructor(fd: number, path: string, { kept, onBusy = () => {} }: DevFuseOptions) {
     this.fd = fd;
     this.path = path;
     this.#kept = kept;
+    this.#onBusy = onBusy;
     const slots = kept?.memory.slots ?? 1;
     this.#free = Array.from({ length: slots }, (_, index) => slots - 1 - index);
   }
@@ -96,33 +107,38 @@ export class DevFuse implements Notifier {
   /**
    * Mounts on the directory `path`, for all users, without `default_permissions`: every attempt reaches the session.
    * `followLinks` false: open(2) and the like answer ELOOP where a symlink stands in the tree (readlink(2) reads it still).
-   * `kept`: where requests outlive this process. Throws when the device or the mount is refused; the message says why.
+   * Throws when the device or the mount is refused; the message says why.
    */
-  static mount(
-    path: string,
-    { followLinks = true, kept }: { readonly followLinks?: boolean; readonly kept?: KeptRequests } = {},
-  ): DevFuse {
+  static mount(path: string, options: DevFuseOptions & { readonly followLinks?: boolean } = {}): DevFuse {
+    const { followLinks = true, kept } = options;
     const fd = openSync('/dev/fuse', OPEN_FLAGS);
     const uid = process.getuid?.() ?? 0;
     const gid = process.getgid?.() ?? 0;
-    const options = `fd=${fd},rootmode=40000,user_id=${uid},group_id=${gid},allow_other`;
+    const data = `fd=${fd},rootmode=40000,user_id=${uid},group_id=${gid},allow_other`;
     const flags = MS_NOSUID | MS_NODEV | (followLinks ? 0 : MS_NOSYMFOLLOW);
-    const result = mount('porthole', path, 'fuse.porthole', flags, options);
+    const result = mount('porthole', path, 'fuse.porthole', flags, data);
     if (result < 0) {
       close(fd);
       throw new Error(`mounting on "${path}" failed: ${errnoName(-result)}; it takes root and an existing directory`);
     }
-    return new DevFuse(fd, path, kept);
+    const transport = new DevFuse(fd, path, options);
+    if (kept === undefined) transport.#connection = connectionAt(path);
+    return transport;
   }
 
   /**
-   * Goes on with the mount at `path` of a predecessor, which has left `fd` (taken over) and `kept`. What it had read and not
+   * Goes on with the mount at `path` of a predecessor, which has left `fd` (taken over) and `options.kept`. What it had read and not
    * answered is served first; `refusesRedone`: is refused.
    */
-  static resume(fd: number, path: string, kept: KeptRequests, refusesRedone: boolean): DevFuse {
-    const transport = new DevFuse(fd, path, kept);
+  static resume(
+    fd: number,
+    path: string,
+    options: DevFuseOptions & { readonly kept: KeptRequests },
+    refusesRedone: boolean,
+  ): DevFuse {
+    const transport = new DevFuse(fd, path, options);
     transport.#refusesRedone = refusesRedone;
-    transport.#takeUp(kept.memory);
+    transport.#takeUp(options.kept.memory);
     return transport;
   }
 
@@ -281,8 +297,7 @@ export class DevFuse implements Notifier {
 
   /**
    * Notifications that drop names take the directory's lock in the kernel, and those that drop bytes wait for pages. Whoever
-   * holds these may be waiting for an answer from this very thread, so another one writes them: where a successor goes on, in
-   * a process of its own.
+   * holds these may be waiting for an answer from this very process, so another one writes them.
    */
   notify(message: Uint8Array): void {
     if (this.#closed) return;
@@ -296,8 +311,17 @@ export class DevFuse implements Notifier {
       write(this.fd, message);
       return;
     }
-    this.#notifier ??= this.#kept === undefined ? new NotifyThread(this.fd) : new NotifyProcess(this.fd);
+    this.#notifier ??= this.#newNotifier();
     this.#notifier.notify(message);
+  }
+
+  #newNotifier(): NotifyProcess {
+    const abortFd = this.#connection === 0 ? undefined : openAbort(this.#connection);
+    try {
+      return new NotifyProcess(this.fd, { abortFd, onBusy: this.#onBusy });
+    } finally {
+      if (abortFd !== undefined) close(abortFd);
+    }
   }
 
   /** Answers nothing more, and leaves the mount with all that was read to a successor. */
@@ -322,21 +346,27 @@ export class DevFuse implements Notifier {
   }
 }
 
-class NotifyThread implements Notifier {
-  readonly #worker: Worker;
+/** What the kernel calls the connection of the mount at `path`; 0 where it does not say. */
+const connectionAt = (path: string): number => {
+  const stat = statCached(path, true);
+  return typeof stat === 'number' ? 0 : Number(stat.device.split(':')[1]);
+};
 
-  constructor(fd: number) {
-    this.#worker = startThread('notify-thread', { workerData: { fd: duplicate(fd) } });
-    this.#worker.unref();
+/** What ends a connection when something is written to it. The kernel's control file system may be mounted nowhere. */
+const openAbort = (connection: number): number | undefined => {
+  const place = mkdtempSync(join(tmpdir(), 'porthole-fusectl-'));
+  try {
+    if (mount('fusectl', place, 'fusectl', MS_NOSUID | MS_NODEV, null) < 0) return undefined;
+    try {
+      return openSync(join(place, String(connection), 'abort'), constants.O_WRONLY);
+    } finally {
+      unmount(place, MNT_DETACH);
+    }
+  } catch {
+    return undefined;
+  } finally {
+    rmdirSync(place);
   }
-
-  notify(message: Uint8Array): void {
-    this.#worker.postMessage(message, []);
-  }
-
-  close(): void {
-    this.#worker.postMessage(undefined, []);
-  }
-}
+};
 
 const expectsReply = ({ view }: Request): boolean => !opcodesWithoutReply.has(abi.InHeader.opcode.get(view, 0));

@@ -1,40 +1,61 @@
 /**
  * A process that writes notifications which may wait for locks in the kernel. Who holds such a lock may wait for an answer that
  * the process which serves has not given when it is killed, and a thread that waits for a lock can't be killed: a process with
- * such a thread never ends, and no successor comes to give the answer. This one is waited for by nobody: it ends when there is
- * nothing more to write. A shell does: it takes 100 KB.
+ * such a thread never ends, its mount neither, and no successor comes to give the answer. This one is waited for by nobody: it
+ * ends when there is nothing more to write. A shell does: it takes 100 KB.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import type { Writable } from 'node:stream';
 import type { Notifier } from './exchange.ts';
 
-/** One write(2) for each line of escapes; ENOENT, for what the kernel does not hold any more, is no failure. */
-const SCRIPT = 'while IFS= read -r m; do printf "$m" >&3; done';
+/**
+ * One write(2) for each line of escapes; ENOENT, for what the kernel does not hold any more, is no failure. Where there is an
+ * end to write to, a second shell does so once whoever serves has ended, for the first one may wait and keep the mount alive.
+ */
+const SCRIPT = `[ "$1" = 0 ] || (exec 3>&-; read -r _ <&4; echo 1 >&5) & exec 4<&- 5>&-
+while IFS= read -r m; do printf "$m" >&3; done`;
 const escapes = Array.from({ length: 256 }, (_, byte) => `\\${byte.toString(8).padStart(3, '0')}`);
+
+export interface NotifyOptions {
+  /**
+   * What ends the connection when something is written to it, which is done when this process has ended, however it ended.
+   * Without it the connection lives on, with whoever keeps it.
+   */
+  readonly abortFd: number | undefined;
+  /** More was written than the pipe takes now: Node has work. */
+  readonly onBusy: () => void;
+}
 
 export class NotifyProcess implements Notifier {
   readonly #child: ChildProcess;
+  readonly #onBusy: () => void;
 
-  /** Writes to `fd`, of which it has a copy. */
-  constructor(fd: number) {
-    this.#child = spawn('/bin/sh', ['-c', SCRIPT], {
-      stdio: ['pipe', 'ignore', 'ignore', fd],
+  /** Writes to `fd`. Has copies of its own of both descriptors. */
+  constructor(fd: number, { abortFd, onBusy }: NotifyOptions) {
+    this.#onBusy = onBusy;
+    const isEnded = abortFd !== undefined;
+    this.#child = spawn('/bin/sh', ['-c', SCRIPT, 'sh', isEnded ? '1' : '0'], {
+      stdio: ['pipe', 'ignore', 'ignore', fd, isEnded ? 'pipe' : 'ignore', abortFd ?? 'ignore'],
       env: {},
       detached: true,
     });
     this.#child.unref();
     // EPIPE: it was killed; names and bytes that are out of date are looked up again when they are used.
-    this.#child.stdin!.on('error', () => {});
+    for (const stream of this.#child.stdio) stream?.on('error', () => {});
     this.#child.on('error', () => {});
   }
 
   notify(message: Uint8Array): void {
     let line = '';
     for (const byte of message) line += escapes[byte]!;
-    this.#child.stdin!.write(`${line}\n`);
+    const stdin = this.#child.stdin!;
+    stdin.write(`${line}\n`);
+    if (stdin.writableLength > 0) this.#onBusy();
   }
 
   /** What was notified before is written still. */
   close(): void {
     this.#child.stdin!.end();
+    (this.#child.stdio[4] as Writable | null)?.end();
   }
 }

@@ -159,33 +159,51 @@ export class DomainWatch {
     });
   }
 
+  /** Ends one life of a domain at once, and no other. What fails is told of. */
+  async destroy({ id }: DomainRun): Promise<void> {
+    try {
+      // That number is the life's alone.
+      await this.#virsh(`destroy ${id}`);
+    } catch (error) {
+      this.#options.onTrouble(`libvirt did not destroy domain ${id}, trying again: ${errorOfRun(error)}`);
+    }
+  }
+
+  async #virsh(commands: string): Promise<string> {
+    const { uri, virsh = 'virsh' } = this.#options;
+    const { stdout } = await run(virsh, ['-c', uri, commands], {
+      env: environment,
+      cwd: '/',
+      timeout: lookWithinMs,
+      maxBuffer: 64 * 1024 * 1024,
+    });
+    return stdout;
+  }
+
   async #look(): Promise<void> {
-    const { uri, virsh = 'virsh', onTrouble } = this.#options;
+    const { uri, onTrouble } = this.#options;
     while (this.#lookAgain && this.#followers.size > 0) {
       this.#lookAgain = false;
       try {
-        const { stdout } = await run(virsh, ['-c', uri, listingCommands], {
-          env: environment,
-          cwd: '/',
-          timeout: lookWithinMs,
-          maxBuffer: 64 * 1024 * 1024,
-        });
+        const domains = readListing(await this.#virsh(listingCommands));
         if (this.#child !== undefined && this.#trouble !== '') {
           this.#trouble = '';
           onTrouble(`libvirt at "${uri}" can be asked again`);
         }
         this.#againMs = againFirstMs;
-        const domains = readListing(stdout);
         for (const follower of this.#followers)
           follower.onLook(domains.get(follower.domain) ?? (domains.has(follower.domain) ? 'off' : 'unknown'));
       } catch (error) {
-        const { stderr, message } = error as { readonly stderr?: string; readonly message: string };
-        if (!this.#closed)
-          this.#tell(`libvirt at "${uri}" cannot be asked: ${errorOf(stderr || message)}; trying again`);
+        if (!this.#closed) this.#tell(`libvirt at "${uri}" cannot be asked: ${errorOfRun(error)}; trying again`);
       }
     }
   }
 }
+
+const errorOfRun = (error: unknown): string => {
+  const { stderr, message } = error as { readonly stderr?: string; readonly message: string };
+  return errorOf(stderr || message);
+};
 
 const errorOf = (text: string): string => {
   const line = text.split('\n').find((each) => each.startsWith('error:'));

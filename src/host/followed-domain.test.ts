@@ -18,6 +18,8 @@ const openStore = async (t: TestContext): Promise<Store> => {
 const follow = async (store: Store, id = 'i-1') => {
   const boots: string[] = [];
   const troubles: string[] = [];
+  const looks: string[] = [];
+  const destroyed: number[] = [];
   let told: DomainFollower | undefined;
   let failure: Error | undefined;
   const followed = await FollowedDomain.open({
@@ -30,6 +32,8 @@ const follow = async (store: Store, id = 'i-1') => {
           told = undefined;
         };
       },
+      look: () => looks.push('look'),
+      destroy: async ({ id: number }) => void destroyed.push(number),
     },
     store,
     boot: async (reason, operations) => {
@@ -42,6 +46,9 @@ const follow = async (store: Store, id = 'i-1') => {
   return {
     boots,
     troubles,
+    looks,
+    destroyed,
+    followed,
     told: told!,
     failWith: (error: Error | undefined) => {
       failure = error;
@@ -108,4 +115,28 @@ test('FollowedDomain says once that libvirt has no such domain', async (t) => {
   await domain.end();
   const what = 'libvirt has no domain "web" yet; its boots count from when there is one';
   assert.deepEqual(domain.troubles, [what, what]);
+});
+
+test('FollowedDomain has the life destroyed that it saw last, until it is gone, and no other', async (t) => {
+  const domain = await follow(await openStore(t));
+  domain.told.onLook(life);
+  await domain.end();
+  domain.followed.destroy();
+  assert.deepEqual(domain.looks, ['look']);
+  domain.told.onLook(life);
+  domain.told.onLook(life);
+  domain.told.onLook('off');
+  domain.told.onLook({ ...life, id: 4 });
+  await domain.end();
+  domain.followed.destroy();
+  // Nobody has seen that one: it is another boot.
+  domain.told.onLook({ ...life, id: 5 });
+  domain.told.onLook({ ...life, id: 5 });
+  await domain.end();
+  domain.followed.destroy();
+  domain.told.onReboot();
+  domain.told.onLook({ ...life, id: 5 });
+  await domain.end();
+  assert.deepEqual(domain.destroyed, [3, 3]);
+  assert.deepEqual(domain.boots, [started, started, started, rebooted]);
 });

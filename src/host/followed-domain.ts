@@ -18,7 +18,7 @@ export const domainRunKey = (name: string): string => `domainrun/${name}`;
 export interface FollowedDomainOptions {
   readonly vm: { readonly name: string; readonly id: string };
   readonly domain: string;
-  readonly watch: Pick<DomainWatch, 'follow'>;
+  readonly watch: Pick<DomainWatch, 'follow' | 'look' | 'destroy'>;
   readonly store: Store;
   /** Commits a boot together with `operations`. */
   readonly boot: (reason: string, operations: readonly Operation[]) => Promise<void>;
@@ -36,6 +36,8 @@ export class FollowedDomain implements DomainFollower {
   /** A reboot was told of, and its boot is not kept yet. */
   #isOwed = false;
   #saidUnknown = false;
+  /** The life that was seen last must not go on. */
+  #isCondemned = false;
   #working: Promise<void> = Promise.resolve();
   #unfollow: () => void = () => {};
 
@@ -61,12 +63,19 @@ export class FollowedDomain implements DomainFollower {
     await this.#working;
   }
 
+  /** Has libvirt destroy it, if it is still in the boot that was found last; until that is done, or another boot is found. */
+  destroy(): void {
+    this.#isCondemned = true;
+    this.#options.watch.look();
+  }
+
   onReboot(): void {
     this.#then(() => this.#rebooted());
   }
 
   async #rebooted(): Promise<void> {
     this.#isOwed = true;
+    this.#isCondemned = false;
     await this.#options.boot('rebooted, as libvirt tells', []);
     this.#isOwed = false;
   }
@@ -76,6 +85,13 @@ export class FollowedDomain implements DomainFollower {
       this.#options.onTrouble(`libvirt has no domain "${this.domain}" yet; its boots count from when there is one`);
     this.#saidUnknown = found === 'unknown';
     if (typeof found !== 'string') this.#then(() => this.#running(found));
+    this.#then(() => this.#destroyed(found));
+  }
+
+  async #destroyed(found: DomainRun | 'off' | 'unknown'): Promise<void> {
+    if (!this.#isCondemned) return;
+    if (typeof found === 'string') this.#isCondemned = false;
+    else await this.#options.watch.destroy(found);
   }
 
   async #running(run: DomainRun): Promise<void> {
@@ -84,8 +100,10 @@ export class FollowedDomain implements DomainFollower {
     const isNew = seen === undefined || !isSameRun(seen, run);
     const now = performance.now();
     // That of the life before is none any more.
-    if (isNew) this.#isOwed = false;
-    else if (this.#isOwed) await this.#rebooted();
+    if (isNew) {
+      this.#isOwed = false;
+      this.#isCondemned = false;
+    } else if (this.#isOwed) await this.#rebooted();
     const keep: Operation = {
       type: 'put',
       key: domainRunKey(vm.name),

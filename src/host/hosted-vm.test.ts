@@ -1,15 +1,18 @@
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { temporaryStore } from '../../test/store/temporary.ts';
 import { until } from '../../test/until.ts';
+import { newTokenRecord } from '../imds/index.ts';
 import type { VmRecord } from '../records/index.ts';
 import { openStores, type Store } from '../store/index.ts';
 import { Boots } from './boots.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { parseSpec } from './spec-file.ts';
+import { TokenKeeper } from './token-keeper.ts';
 import { checkedSpec } from './tree-port.ts';
 import { VmTree } from './vm-tree.ts';
 
@@ -88,6 +91,13 @@ class World {
 
   boots(): ReturnType<Boots['all']> {
     return new Boots(this.#stores.region, 'web', 0).all();
+  }
+
+  /** A boot whose token somebody else asked for first. */
+  async bootAsCompromised(): Promise<void> {
+    const { region } = this.#stores;
+    await new Boots(region, 'web', 0).commit({ bootId: 'b', reason: 'started' });
+    await new TokenKeeper(region, record).save({ ...newTokenRecord('b', randomBytes), compromised: true });
   }
 
   /** What the store has of the machine. */
@@ -191,6 +201,18 @@ test('a VM that could not be created and was started later stays stopped when it
   await until('it to start', () => vm.machine?.state.status === 'starting');
   vm.take({ ...record, desired: 'stopped', generation: 3 });
   assert.notEqual(vm.machine?.state.stop?.next, 'start');
+});
+
+test('a compromised VM that was started anew is not ended by the next daemon, its boot not kept yet', async (t) => {
+  const world = await World.make(t);
+  world.hasImage = true;
+  const served: VmRecord = { ...record, metadataServer: { ways: ['socket'] } };
+  const vm = await world.open(served);
+  await until('it to start', () => vm.machine?.state.status === 'starting');
+  await until('that to be kept', async () => Buffer.from(await world.kept()).includes('"starting"'));
+  await world.bootAsCompromised();
+  const next = await world.open(served);
+  assert.equal(next.machine?.state.status, 'starting');
 });
 
 test('a deletion that fails says so, is tried again, and ends nothing else', async (t) => {

@@ -56,6 +56,8 @@ export interface HostParts {
   readonly audit: AuditStore;
   /** The group that may connect to the devices of VMs that others start. */
   readonly attachGid: number | undefined;
+  /** PEM. Metadata servers on tap devices are reached by HTTPS too. */
+  readonly metadataTls?: { readonly cert: string; readonly key: string } | undefined;
   /** The libvirt of this host, for VMs that have a domain there. */
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
@@ -246,7 +248,9 @@ export class HostedVm {
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
       }
     }
-    this.#endCompromised();
+    // An operator has started it anew, and its boot is not kept yet: what is known is of the boot before.
+    const isStartedAnew = saved?.state.status === 'starting' && saved.runtime?.qemu === undefined;
+    if (!isStartedAnew) this.#endCompromised();
     this.take(this.#record);
   }
 
@@ -338,6 +342,7 @@ export class HostedVm {
       store,
       wish,
       tap: network.mode === 'tap' ? network.device : undefined,
+      tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
       audit: (record) => audit.append([record], bootOf()),
@@ -361,7 +366,10 @@ export class HostedVm {
   #endCompromised(): void {
     if (this.#over || this.#metadata?.tokenState?.compromised !== true) return;
     if (this.#record.kind === 'managed') this.#machine?.compromise(tokenIncident);
-    else this.#tell({ status: 'compromised', reason: tokenIncident, sinceMs: Date.now() });
+    else {
+      this.#tell({ status: 'compromised', reason: tokenIncident, sinceMs: Date.now() });
+      this.#domain?.destroy();
+    }
   }
 
   async statistics(): Promise<Statistics> {

@@ -2,6 +2,7 @@
 import { chmodSync, chownSync, mkdirSync, rmSync, symlinkSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
+import { createServer as createTlsServer, type Server as TlsServer } from 'node:tls';
 import { type Channel, type MetadataServer, SerialMux } from '../imds/index.ts';
 import { makeSearchable } from '../qemu/index.ts';
 import type { MetadataServerRecord } from '../records/index.ts';
@@ -13,6 +14,8 @@ import { fdOf } from './peer-of.ts';
 
 /** Of HTTP, on vsock as on the network. */
 export const metadataPort = 80;
+/** Of HTTPS, on a tap device. */
+export const metadataTlsPort = 443;
 /** Where all clouds have it. */
 export const metadataAddress = '169.254.169.254';
 
@@ -20,6 +23,8 @@ export const metadataAddress = '169.254.169.254';
 const FIRST_FREE_PORT = 1024;
 /** IP's own default. */
 const defaultHopLimit = 1;
+/** Of TLS, under way at once: from privileged source ports, and from others. */
+const handshakes = { most: 64, withinMs: 5_000 } as const;
 
 export interface MetadataSocketsOptions {
   readonly server: MetadataServer;
@@ -28,6 +33,8 @@ export interface MetadataSocketsOptions {
   readonly wish: MetadataServerRecord;
   /** The tap device of a VM that has one. */
   readonly tap: string | undefined;
+  /** PEM. HTTPS on a tap device too. */
+  readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -37,7 +44,7 @@ export class MetadataSockets implements AsyncDisposable {
   readonly #open = new Set<Socket>();
   readonly #openOnTap = new Set<Socket>();
   #serial: SerialMux | undefined;
-  #tap: Server | undefined;
+  #taps: Server[] = [];
   #changing: Promise<void> = Promise.resolve();
 
   private constructor(options: MetadataSocketsOptions) {
@@ -88,23 +95,27 @@ export class MetadataSockets implements AsyncDisposable {
   }
 
   async #listenOnTap(): Promise<void> {
-    const { tap: device, wish, server, onTrouble } = this.#options;
+    const { tap: device, wish, tls, server } = this.#options;
     if (device === undefined || !wish.ways.includes('network')) return;
     // A guest that broke down said no goodbye on its connections.
-    if (this.#tap !== undefined) await closed(this.#tap, this.#openOnTap);
-    this.#tap = undefined;
-    const at = { address: metadataAddress, port: metadataPort };
-    const fd = listenTcp(at, undefined, { device, hopLimit: wish.hopLimit ?? defaultHopLimit });
+    await Promise.all(this.#taps.splice(0).map((tap) => closed(tap, this.#openOnTap)));
+    const accept = (socket: Socket): void => server.accept(socket, { kind: 'tcp', privileged: isPrivileged(socket) });
+    const options = { allowHalfOpen: true, noDelay: true };
+    await this.#listenOn(device, metadataPort, createServer(options, accept));
+    if (tls === undefined) return;
+    const secure = createTlsServer({ ...options, ...tls, handshakeTimeout: handshakes.withinMs }, accept);
+    limitHandshakes(secure);
+    await this.#listenOn(device, metadataTlsPort, secure);
+  }
+
+  async #listenOn(device: string, port: number, tap: Server): Promise<void> {
+    const hopLimit = this.#options.wish.hopLimit ?? defaultHopLimit;
+    const fd = listenTcp({ address: metadataAddress, port }, undefined, { device, hopLimit });
     if (fd < 0)
       throw new Error(
-        `listening on ${metadataAddress} port ${metadataPort} of "${device}" failed: ${errnoName(-fd)}; make the device, and have nothing else listen on that port of all addresses`,
+        `listening on ${metadataAddress} port ${port} of "${device}" failed: ${errnoName(-fd)}; make the device, and have nothing else listen on that port of all addresses`,
       );
-    const tap = createServer({ allowHalfOpen: true, noDelay: true }, (socket) => {
-      keep(socket, this.#openOnTap);
-      const { remotePort = FIRST_FREE_PORT } = socket;
-      server.accept(socket, { kind: 'tcp', privileged: remotePort < FIRST_FREE_PORT });
-    });
-    tap.on('error', (error) => onTrouble(`the metadata server on "${device}": ${error.message}`));
+    tap.on('connection', (socket: Socket) => keep(socket, this.#openOnTap));
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     tap.once('error', reject);
     try {
@@ -115,14 +126,16 @@ export class MetadataSockets implements AsyncDisposable {
       throw error;
     }
     tap.off('error', reject);
-    this.#tap = tap;
+    tap.on('error', (error) => this.#options.onTrouble(`the metadata server on "${device}": ${error.message}`));
+    this.#taps.push(tap);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#changing;
-    const ends = this.#servers.map((server) => closed(server, this.#open));
-    if (this.#tap !== undefined) ends.push(closed(this.#tap, this.#openOnTap));
-    await Promise.all(ends);
+    await Promise.all([
+      ...this.#servers.map((server) => closed(server, this.#open)),
+      ...this.#taps.map((tap) => closed(tap, this.#openOnTap)),
+    ]);
   }
 
   /** The device process connects to a name in its own directory. What it may write there must not be what we change. */
@@ -167,6 +180,22 @@ const channelOf = (socket: Socket): Channel => {
   const fd = fdOf(socket);
   const port = fd === undefined ? undefined : vsockPeer(fd)?.sourcePort;
   return { kind: 'vsock', privileged: port !== undefined && port < FIRST_FREE_PORT };
+};
+
+const isPrivileged = ({ remotePort = FIRST_FREE_PORT }: Socket): boolean => remotePort < FIRST_FREE_PORT;
+
+/** Those of privileged ports are counted by themselves: what any program in the guest begins must not shut out its agent. */
+const limitHandshakes = (server: TlsServer): void => {
+  const underWay = new Map([true, false].map((privileged) => [privileged, new Set<string>()]));
+  const peerOf = ({ remoteAddress, remotePort }: Socket): string => `${remoteAddress} ${remotePort}`;
+  server.prependListener('connection', (socket: Socket) => {
+    const those = underWay.get(isPrivileged(socket))!;
+    if (those.size >= handshakes.most) return void socket.destroy();
+    const peer = peerOf(socket);
+    those.add(peer);
+    socket.once('close', () => those.delete(peer));
+  });
+  server.prependListener('secureConnection', (socket) => underWay.get(isPrivileged(socket))!.delete(peerOf(socket)));
 };
 
 const keep = (socket: Socket, open: Set<Socket>): void => {

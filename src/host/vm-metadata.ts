@@ -48,6 +48,8 @@ export interface VmMetadataOptions {
   readonly wish: MetadataServerRecord;
   /** The tap device of a VM that has one. */
   readonly tap: string | undefined;
+  /** PEM. */
+  readonly tls: { readonly cert: string; readonly key: string } | undefined;
   readonly paths: DevicePaths;
   readonly owner: DeviceOwner;
   readonly audit: AuditSink;

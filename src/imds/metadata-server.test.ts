@@ -146,6 +146,29 @@ test('what follows a body that was not read is no request', async () => {
   assert.ok(!raw.text.includes('instance-id'), raw.text);
 });
 
+test('a body that comes after its request was refused is taken, so that the refusal arrives', async () => {
+  await using stage = await start();
+  const directory = mkdtempSync(join(tmpdir(), 'porthole-imds-'));
+  const body = JSON.stringify({ nonce: 'n'.repeat(32) });
+  const head = `POST /porthole/v1/token HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n`;
+  try {
+    await stage.server.listen({ unix: join(directory, 's') });
+    const socket = connect(join(directory, 's'));
+    const failures: Error[] = [];
+    socket.on('error', (error) => failures.push(error));
+    const raw = new Raw(socket).send(head);
+    await raw.answers(1);
+    assert.equal(stage.server.counters()['inFlight'], 0, 'it waits in nobody’s way');
+    raw.send(body);
+    await raw.ended();
+    assert.deepEqual(raw.statuses, [403]);
+    assert.deepEqual(failures, []);
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+  await isServed(stage);
+});
+
 test('more connections than allowed are closed, and others are served once some have left', async () => {
   await using stage = await start({ connections: 10 });
   const held = Array.from({ length: 10 }, () => new Raw(stage.connect()));

@@ -15,7 +15,7 @@ import {
   type Way,
   ways,
 } from '../tree/index.ts';
-import { readBody } from './body.ts';
+import { drained, readBody } from './body.ts';
 import { ec2Facade } from './ec2.ts';
 import { type Facade, FacadeTree } from './facade.ts';
 import type { FacadeName } from './facade-row.ts';
@@ -112,7 +112,7 @@ export class MetadataServer implements AsyncDisposable {
   readonly #connections = new Map<Duplex, Connection>();
   readonly #rejects = new Map<RejectReason, number>();
   readonly #hostNames: ReadonlySet<string>;
-  #inFlight = 0;
+  readonly #inFlight = new Set<ServerResponse>();
   #requests = 0;
 
   constructor(options: MetadataServerOptions) {
@@ -214,7 +214,7 @@ export class MetadataServer implements AsyncDisposable {
     return {
       requests: this.#requests,
       connections: this.#connections.size,
-      inFlight: this.#inFlight,
+      inFlight: this.#inFlight.size,
       ...Object.fromEntries(rejectReasons.map((reason) => [`rejected.${reason}`, this.#rejects.get(reason) ?? 0])),
     };
   }
@@ -318,11 +318,11 @@ export class MetadataServer implements AsyncDisposable {
     const connection = this.#connections.get(incoming.socket);
     if (connection === undefined) return void incoming.socket.destroy();
     this.#requests++;
-    this.#inFlight++;
+    this.#inFlight.add(outgoing);
     connection.outstanding++;
     const gone = new AbortController();
     outgoing.once('close', () => {
-      this.#inFlight--;
+      this.#inFlight.delete(outgoing);
       connection.outstanding--;
       gone.abort();
       this.#endIfDone(incoming.socket);
@@ -335,13 +335,14 @@ export class MetadataServer implements AsyncDisposable {
       const reply = await this.#answer(incoming, connection, gone.signal);
       if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply);
     } catch (error) {
-      this.#fail(incoming, outgoing, error);
+      await this.#fail(incoming, outgoing, error);
     }
   }
 
   async #answer(incoming: IncomingMessage, connection: Connection, signal: AbortSignal): Promise<Reply | StreamReply> {
     const { inFlight } = this.#limits;
-    if (this.#inFlight > inFlight || (!connection.privileged && this.#inFlight > sharedPart(inFlight)))
+    const { size } = this.#inFlight;
+    if (size > inFlight || (!connection.privileged && size > sharedPart(inFlight)))
       throw new Rejection(503, 'in-flight', 'too many requests are being answered; try again');
     const { headers, method = '' } = incoming;
     // Whoever sends one was sent here by somebody who is not in this machine.
@@ -392,19 +393,28 @@ export class MetadataServer implements AsyncDisposable {
       return reply.stream(outgoing);
     }
     const bytes = typeof body === 'string' ? Buffer.from(body) : (body ?? new Uint8Array());
-    const { 'content-length': length, 'transfer-encoding': encoding } = incoming.headers;
-    const isSpent = incoming.complete || (length === undefined && encoding === undefined);
+    const isSpent = isSpentBody(incoming);
     outgoing.writeHead(status, {
       ...common,
       'content-length': String(bytes.length),
       // What is left of a body that nobody read would be taken for the next request.
       ...(!isSpent && { connection: 'close' }),
     });
-    outgoing.end(bytes);
-    return undefined;
+    return this.#end(incoming, outgoing, bytes, isSpent);
   }
 
-  #fail(incoming: IncomingMessage, outgoing: ServerResponse, error: unknown): void {
+  /** A connection that is closed with something unread is reset, and the answer may be lost: that is read away first. */
+  async #end(incoming: IncomingMessage, outgoing: ServerResponse, bytes: Uint8Array, isSpent: boolean): Promise<void> {
+    if (!isSpent) {
+      if (bytes.length > 0) outgoing.write(bytes);
+      else outgoing.flushHeaders();
+      this.#inFlight.delete(outgoing);
+      await drained(incoming, this.#limits.bodyBytes);
+    }
+    outgoing.end(isSpent ? bytes : undefined);
+  }
+
+  async #fail(incoming: IncomingMessage, outgoing: ServerResponse, error: unknown): Promise<void> {
     if (error instanceof Rejection) this.#count(error.reason);
     else this.#options.onError(error);
     if (outgoing.destroyed || outgoing.headersSent) return void incoming.socket.destroy();
@@ -416,12 +426,16 @@ export class MetadataServer implements AsyncDisposable {
       'content-length': String(body.length),
       connection: 'close',
     });
-    outgoing.end(body);
+    return this.#end(incoming, outgoing, body, isSpentBody(incoming));
   }
 }
 
 /** The rest is for privileged channels alone: what any program in the guest opens must not shut out its agent. */
 const sharedPart = (limit: number): number => Math.ceil(limit * 0.75);
+
+/** Nothing of it is to come. */
+const isSpentBody = ({ complete, headers }: IncomingMessage): boolean =>
+  complete || (headers['content-length'] === undefined && headers['transfer-encoding'] === undefined);
 
 const setIdle = (stream: Duplex, ms: number): void => {
   asSocketLike(stream).setTimeout(ms);

@@ -20,7 +20,6 @@ export const processParts = {
 export const threadParts = {
   'sqlite-worker': { file: 'store/sqlite-worker.ts' },
   'spec-thread': { file: 'host/spec-thread.ts' },
-  'notify-thread': { file: 'fuse/notify-thread.ts' },
 } as const satisfies Record<string, { readonly file: string }>;
 
 /** The `porthole` command itself: what the executable runs when it is asked for no part. */

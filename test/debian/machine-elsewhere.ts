@@ -8,6 +8,7 @@ import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import path from 'node:path';
 import { qemuVsockArguments } from '../../src/host/index.ts';
+import { until } from '../until.ts';
 
 export interface ElsewhereOptions {
   readonly directory: string;
@@ -18,6 +19,10 @@ export interface ElsewhereOptions {
   /** Addresses in 169.254.169.0/24, at whose port 80 a unix socket of this machine answers. */
   readonly relays: Readonly<Record<string, string>>;
   readonly mac: string;
+  /** A port of this machine that leads to the guest's SSH server. */
+  readonly sshPort: number;
+  /** A unix socket that the guest's virtio-serial port for metadata is connected to; without one it has none. */
+  readonly serial?: string | undefined;
   /** Read-only, as the second disk. */
   readonly second: string;
 }
@@ -31,7 +36,7 @@ export class MachineElsewhere implements AsyncDisposable {
   readonly #console: string;
   #said = '';
 
-  constructor({ directory, disk, vsockFront, relays, mac, second }: ElsewhereOptions) {
+  constructor({ directory, disk, vsockFront, relays, mac, sshPort, serial, second }: ElsewhereOptions) {
     this.disk = path.join(directory, 'disk.qcow2');
     this.#console = path.join(directory, 'console');
     if (!existsSync(this.disk))
@@ -47,9 +52,18 @@ export class MachineElsewhere implements AsyncDisposable {
       ['-drive', `file=${this.disk},format=qcow2,if=virtio`],
       ['-drive', `file=${second},format=raw,if=virtio,readonly=on`],
       ['-chardev', `file,id=console,path=${this.#console}`, '-serial', 'chardev:console'],
-      ['-netdev', `user,id=net,ipv6=off,restrict=on,net=169.254.169.0/24,${forwards.join(',')}`],
+      [
+        '-netdev',
+        `user,id=net,ipv6=off,restrict=on,net=169.254.169.0/24,hostfwd=tcp:127.0.0.1:${sshPort}-:22,${forwards.join(',')}`,
+      ],
       ['-device', `virtio-net-pci,netdev=net,mac=${mac},romfile=`],
       qemuVsockArguments(vsockFront),
+      serial === undefined
+        ? []
+        : [
+            ...['-device', 'virtio-serial-pci', '-chardev', `socket,id=metadata,path=${serial},reconnect=1`],
+            ...['-device', 'virtserialport,chardev=metadata,name=org.porthole.metadata'],
+          ],
     ].flat();
     // It must not outlive a killed test run.
     this.#qemu = spawn('setpriv', ['--pdeathsig', 'SIGKILL', 'qemu-system-x86_64', ...args], {
@@ -62,6 +76,11 @@ export class MachineElsewhere implements AsyncDisposable {
 
   get console(): string {
     return existsSync(this.#console) ? readFileSync(this.#console, 'latin1') : '';
+  }
+
+  /** Resolves when it has powered off, or reboots, which ends it too. */
+  untilOff(withinMs: number): Promise<unknown> {
+    return until('the machine to be off', () => !this.isRunning, withinMs);
   }
 
   get isRunning(): boolean {

@@ -144,6 +144,9 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
   const holder = new Program(
     'exec 3<secrets/key; cd guest/p1; echo ready; read line; cat <&3; pwd; ls | head -1; stat -c %h .',
   );
+  const nameless = new Program(
+    'echo of old >guest/gone; exec 3<guest/gone 4>>guest/gone; rm guest/gone; echo ready; read line; echo of late >&4; cat <&3; stat -Lc %h /proc/self/fd/3',
+  );
   const group = new Program('exec 3<secrets/by-group; echo ready; read line; cat <&3', [
     'setpriv',
     '--reuid=1000',
@@ -153,7 +156,7 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
   const poller = new Program(
     `exec python3 -c 'import select, sys; f = open("instance/version"); p = select.poll(); p.register(f, select.POLLPRI); print("ready", flush=True); print(p.poll(600000)[0][1] & select.POLLPRI)'`,
   );
-  for (const program of [holder, group, poller])
+  for (const program of [holder, nameless, group, poller])
     await until('it to be ready', () => program.out === 'ready\n' || (program.errors && assert.fail(program.errors)));
 
   const stallsMs: number[] = [];
@@ -176,8 +179,10 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
   await goOn();
 
   holder.continue();
+  nameless.continue();
   group.continue();
   assert.equal(await ended(holder), `ready\na value that was opened${mountPath}/guest/p1\n1\n1\n`);
+  assert.equal(await ended(nameless), 'ready\nof old\nof late\n0\n');
   assert.equal(await ended(group), 'ready\nfor a group');
   for (const { kind, program } of all) {
     program.assertRuns(kind);

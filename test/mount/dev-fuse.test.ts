@@ -1,14 +1,17 @@
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { mkdtempSync, rmdirSync } from 'node:fs';
+import { execFile, spawn, spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync, rmdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
+import { promisify } from 'node:util';
 import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
 import { POLLIN, pollOne } from '../../src/sys/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { type Content, World } from '../tree/world.ts';
+import { until } from '../until.ts';
 
 const LIMIT_MS = 120_000;
 
@@ -92,4 +95,48 @@ test('a mount appends where fcntl(2) has set O_APPEND, and not where it has clea
     'sysseek(F, 0, 0); syswrite F, "J"; fcntl(F, F_SETFL, O_APPEND); sysseek(F, 0, 0); syswrite F, "!"';
   const { output } = await serve({ guest: {} }, `perl -e '${script}' && cat guest/log`);
   assert.equal(output, 'Jello!');
+});
+
+/** States of its threads, and of its children and theirs, by the letters of proc(5). */
+const statesOf = (pid: number): string => {
+  const tasks = readdirSync(`/proc/${pid}/task`);
+  const children = (task: string) => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' ');
+  const stateOf = (of: string) => /\) (.)/.exec(readFileSync(`${of}/stat`, 'utf8'))?.[1] ?? '';
+  return [
+    ...tasks.map((task) => stateOf(`/proc/${pid}/task/${task}`)),
+    ...tasks
+      .flatMap(children)
+      .filter(Boolean)
+      .map((child) => statesOf(Number(child))),
+  ].join('');
+};
+
+test('a mount ends with its process, also where a notification waits for who waits for an answer', async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-mount-'));
+  const server = spawn(process.execPath, [path.join(import.meta.dirname, 'stops-serving.ts'), directory], {
+    stdio: ['pipe', 'pipe', 'inherit'],
+  });
+  const said = (words: string) => until(words, () => output.includes(words));
+  let output = '';
+  server.stdout.setEncoding('utf8').on('data', (text: string) => {
+    output += text;
+  });
+  try {
+    await said('serves');
+    await promisify(execFile)('stat', [path.join(directory, 'instance/id')]);
+    server.stdin.write('\n');
+    await said('stopped');
+    // It has the directory's lock, and waits for an answer.
+    const maker = spawn('mkdir', [path.join(directory, 'instance/new')], { stdio: ['ignore', 'ignore', 'pipe'] });
+    const failed = text(maker.stderr);
+    await until('the notification to wait', () => statesOf(server.pid!).includes('D'));
+    server.kill('SIGKILL');
+    await until('the server to be gone', () => server.signalCode === 'SIGKILL');
+    await until('who waits to be told', () => maker.exitCode === 1);
+    assert.match(await failed, /Software caused connection abort|not connected/);
+  } finally {
+    server.kill('SIGKILL');
+    for (const how of ['-f', '-l']) spawnSync('umount', [how, directory]);
+    rmdirSync(directory);
+  }
 });

@@ -1,12 +1,16 @@
 /**
  * The Debian disk in a machine of somebody else's: cloud-init by EC2's API, the directory by the agent alone.
- * PORTHOLE_AGENT_TIMES=20 kills the agent that often; PORTHOLE_CONFORMANCE=all runs the whole suite over its mount.
+ * By hand: PORTHOLE_AGENT_KILLS=20 kills the agent that often, PORTHOLE_OTHER_AGENT=FILE upgrades to that one before,
+ * PORTHOLE_CONFORMANCE=all runs the whole suite over its mount, PORTHOLE_BOOTS=all boots the machine anew.
  */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
-import { copyFileSync, mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { type AddressInfo, createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { AgentGuestDriver } from '../conformance/agent-guest.ts';
 import { agentProgram } from '../conformance/posix-agent.ts';
@@ -18,9 +22,15 @@ import { GuestShell } from '../debian/shell.ts';
 import { clientsRoot } from '../tools/imds/packages.ts';
 import { until } from '../until.ts';
 import { bootLimitMs, UpMachine } from '../up/machine.ts';
+import { runPorthole } from '../up/porthole.ts';
 
-const times = Number(process.env['PORTHOLE_AGENT_TIMES'] ?? 1);
-const key = 'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKcLQyQJmPNQZkoMwKRBQTZuWBhNfx3dbEpFmqHzQkA1 me@work';
+const kills = Number(process.env['PORTHOLE_AGENT_KILLS'] ?? 1);
+const otherAgent = process.env['PORTHOLE_OTHER_AGENT'];
+const bootsAnew = process.env['PORTHOLE_BOOTS'] === 'all';
+const directory = mkdtempSync(path.join(tmpdir(), 'ph-else-'));
+const keyFile = path.join(directory, 'key');
+execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-C', 'me@work', '-f', keyFile]);
+const key = readFileSync(`${keyFile}.pub`, 'utf8').trim();
 const mac = '52:54:00:0a:0b:0c';
 const secrets = {
   'db-password': 'of db alone, 3kLm',
@@ -54,6 +64,39 @@ const spec = JSON.stringify({
   ],
 });
 
+/** Says on the console that it was reached, in the early boot, behind the agent. */
+const marker = 'behind the agent';
+const earlyUnits = {
+  marker: `[Unit]
+DefaultDependencies=no
+After=porthole-agent.service
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'echo ${marker} >/dev/console'
+[Install]
+WantedBy=sysinit.target
+`,
+  thief: `[Unit]
+DefaultDependencies=no
+Wants=modprobe@vmw_vsock_virtio_transport.service
+After=modprobe@vmw_vsock_virtio_transport.service
+Before=porthole-agent.service
+[Service]
+Type=oneshot
+ExecStart=python3 /opt/test/claim.py cccccccccccccccccccccccccccccccc 1023
+[Install]
+WantedBy=sysinit.target
+`,
+};
+
+const freePort = async (): Promise<number> => {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  return port;
+};
+
 /** What the tests need in the guest, as the archive that is its second disk. */
 const archive = (directory: string): string => {
   const content = path.join(directory, 'second');
@@ -62,38 +105,48 @@ const archive = (directory: string): string => {
     copyFileSync(path.join(import.meta.dirname, '../debian/guest', file), path.join(content, file));
   copyFileSync(path.join(clientsRoot(), 'usr/bin/ec2-metadata'), path.join(content, 'ec2-metadata'));
   copyFileSync(agentProgram(), path.join(content, 'posix-agent'));
+  if (otherAgent !== undefined) copyFileSync(otherAgent, path.join(content, 'other-agent'));
   execFileSync('tar', ['-cf', `${content}.tar`, '-C', content, '.']);
   return `${content}.tar`;
 };
 
 describe('the Debian disk with the agent alone', () => {
-  const directory = mkdtempSync(path.join(tmpdir(), 'ph-else-'));
   const conformanceSocket = path.join(directory, 'conformance.sock');
   const ends: (() => unknown)[] = [];
   const host = new UpMachine({ after: (end) => void ends.push(end as () => unknown) });
   const params = { name: 'one' };
+  let sshPort: number;
   let machine: MachineElsewhere;
   let shell: GuestShell;
+  /** A boot that is told of, from the disk as it is. */
+  let boot: (serial?: string) => Promise<void>;
 
   before(async () => {
     const disk = debianDisk();
     await host.start();
-    const metadataServer = { ways: ['vsock' as const, 'socket' as const] };
+    const metadataServer = { ways: ['vsock' as const, 'serial' as const, 'socket' as const] };
     await host.done(
       await host.client.call('createVm', {
         body: { ...params, kind: 'attached', vsock: true, metadataServer, spec },
       }),
     );
-    await host.client.call('tellBoot', { params });
     const run = path.join(host.directory, 'run/vms/one');
-    machine = new MachineElsewhere({
-      directory,
-      disk,
-      mac,
-      second: archive(directory),
-      vsockFront: path.join(run, 'fs/vsock.vhost-user'),
-      relays: { '169.254.169.254': path.join(run, 'imds/any.sock'), '169.254.169.253': conformanceSocket },
-    });
+    const second = archive(directory);
+    sshPort = await freePort();
+    boot = async (serial) => {
+      await host.client.call('tellBoot', { params });
+      machine = new MachineElsewhere({
+        directory,
+        disk,
+        mac,
+        sshPort,
+        serial,
+        second,
+        vsockFront: path.join(run, 'fs/vsock.vhost-user'),
+        relays: { '169.254.169.254': path.join(run, 'imds/any.sock'), '169.254.169.253': conformanceSocket },
+      });
+    };
+    await boot();
     shell = new GuestShell(path.join(run, 'fs/vsock'));
     await shell.untilReady(machine.check, 3 * bootLimitMs);
   });
@@ -122,6 +175,24 @@ describe('the Debian disk with the agent alone', () => {
       .split('\n')
       .map(Number);
     assert.ok(agent! > 0 && agent! < cloudInit!, `${agent} < ${cloudInit}`);
+  });
+
+  test('who has the key that cloud-init took logs in', async () => {
+    const options = ['BatchMode=yes', 'StrictHostKeyChecking=no', `UserKnownHostsFile=${directory}/known`];
+    const words = ['-i', keyFile, '-p', String(sshPort), ...options.flatMap((option) => ['-o', option])];
+    const file = `${mounted}/secrets/db-password`;
+    const login = spawn('ssh', [...words, 'debian@127.0.0.1', `id -un; cat ${file}; cat ${mounted}/instance/id`]);
+    const [out, err] = await Promise.all([text(login.stdout), text(login.stderr)]);
+    assert.equal(out, 'debian\ni-0002', err);
+    assert.match(err, /Permission denied\s*$/);
+  });
+
+  test("porthole vm top shows the guest's inside as its agent tells it", async () => {
+    const { out } = await until('the agent to have told of it', async () => {
+      const top = await runPorthole(host, 'vm', 'top', 'one');
+      return top.code === 0 && /porthole-agent/.test(top.out) && top;
+    });
+    assert.match(out, /systemd/);
   });
 
   test('rules by user, program and unit hold, also against a name that is faked in a namespace', async () => {
@@ -193,10 +264,8 @@ describe('the Debian disk with the agent alone', () => {
       body: JSON.stringify(body),
     });
     const place = { caller: { uid: 900, gid: 900, pid: 1 }, node: '/secrets/db-password', access: 'read' };
-    // 0: refused before all of it was sent, so that the relay had nobody to send the rest to.
-    const token = await fetch(native('token', { nonce: 'n'.repeat(32) }));
-    assert.ok([403, 0].includes(token.status), JSON.stringify(token));
-    assert.ok([401, 0].includes((await fetch(native('open', place))).status));
+    assert.equal((await fetch(native('token', { nonce: 'n'.repeat(32) }))).status, 403);
+    assert.equal((await fetch(native('open', place))).status, 401);
     assert.equal((await fetch({ url: 'porthole/v1/tree' })).status, 401);
     assert.equal((await fetch({ url: 'latest/meta-data/' })).status, 401);
     const session = await fetch({
@@ -221,13 +290,13 @@ describe('the Debian disk with the agent alone', () => {
       answers.map(({ status }) => status),
       [200, 404, 400, 200, 200, 200, 404],
     );
-    const all = JSON.stringify([token, session, ...answers]);
+    const all = JSON.stringify([session, ...answers]);
     for (const secret of Object.values(secrets)) assert.ok(!all.includes(secret), 'a secret got out');
     const { status } = await host.client.call('getVm', { params });
     assert.equal(status, 'running');
   });
 
-  test('the mount and the token survive an agent that is killed under load, and one that is upgraded', async () => {
+  test('the mount and the token survive an agent that is upgraded under load, and killed', async (t) => {
     const mountId = () => shell.sh(`grep ' ${mounted} ' /proc/self/mountinfo | cut -d' ' -f1`);
     const mount = await mountId();
     // Readers and writers that end when they are told to, and write down what failed.
@@ -242,13 +311,50 @@ disown -a`);
     const successor = `p=$(systemctl show -P MainPID porthole-agent)
 systemctl kill -s KILL porthole-agent
 until n=$(systemctl show -P MainPID porthole-agent); [ $n != $p ] && systemctl -q is-active porthole-agent; do sleep 0.1; done`;
-    for (let i = 0; i < times; i++) await shell.sh(successor);
-    await shell.sh('cp /usr/bin/porthole-agent /usr/bin/new && mv /usr/bin/new /usr/bin/porthole-agent');
+    const version = () => shell.sh('porthole-agent --version');
+    const before = await version();
+    const other = otherAgent === undefined ? '/usr/bin/porthole-agent' : '/opt/test/other-agent';
+    await shell.sh(`install -m 0755 ${other} /usr/bin/new && mv /usr/bin/new /usr/bin/porthole-agent`);
     await shell.sh('systemctl restart porthole-agent');
+    assert.equal((await version()) === before, otherAgent === undefined);
+    for (let i = 0; i < kills; i++) await shell.sh(successor);
     assert.equal(await mountId(), mount);
     await shell.sh('rm /run/load.on; until [ "$(wc -l 2>/dev/null </run/load.done)" = 3 ]; do sleep 0.1; done');
     assert.equal(await shell.sh('cat /run/load.err'), '');
+    t.diagnostic(`turns of the load: ${(await shell.sh('cat /run/load.done')).trim().split('\n').join(' ')}`);
   });
+
+  test('an agent that is stopped and started has its token again, and the tree', async () => {
+    await shell.sh('systemctl stop porthole-agent');
+    assert.equal((await shell.run(`mountpoint -q ${mounted}`)).code, 32);
+    await shell.sh('systemctl start porthole-agent');
+    assert.equal(await shell.sh(`cat ${mounted}/instance/hostname`), 'db-2');
+  });
+
+  if (bootsAnew)
+    test('a machine that reboots itself has another token, by a virtio-serial port too, and its files', async () => {
+      const { bootId, metadataServer } = await host.client.call('getVm', { params });
+      assert.equal(metadataServer?.token?.state, 'used');
+      await shell.sh(`echo kept >${mounted}/guest/kept; chmod 0600 ${mounted}/guest/kept`);
+      for (const [name, unit] of Object.entries(earlyUnits))
+        await shell.sh(`cat >/etc/systemd/system/${name}.service <<'E'\n${unit}\nE`);
+      await shell.sh('systemctl enable marker');
+      await shell.run('systemctl reboot').catch(() => undefined);
+      await machine.untilOff(bootLimitMs);
+      await boot(path.join(host.directory, 'run/vms/one/imds/s.sock'));
+      await shell.untilReady(machine.check, 3 * bootLimitMs);
+      assert.ok(machine.console.includes(marker));
+      const said = await shell.sh(
+        `cat ${mounted}/instance/hostname; echo; cat ${mounted}/guest/kept /root/ran; tr '\\0' ' ' </proc/$(systemctl show -P MainPID porthole-agent)/cmdline`,
+      );
+      assert.match(said, /^db-2\nkept\nonce\n.*--server virtio-serial:/);
+      const asDb = `setpriv --reuid db --regid db --clear-groups cat ${mounted}/secrets/db-password`;
+      assert.equal(await shell.sh(asDb), secrets['db-password']);
+      const after = await host.client.call('getVm', { params });
+      assert.notEqual(after.bootId, bootId);
+      assert.equal(after.metadataServer?.token?.state, 'used');
+      await shell.sh('systemctl enable thief');
+    });
 
   const claim = (who: string, nonce: string, port: number): string =>
     `setpriv --reuid ${who} --regid ${who} --clear-groups python3 /opt/test/claim.py ${nonce.repeat(32)} ${port} 2>&1`;
@@ -280,13 +386,12 @@ systemd-run --unit conformance porthole-agent --server http://169.254.169.253:80
   test('a privileged program that is faster than the agent has the machine ended, and on record', async () => {
     // Stopped in good order, the agent hands the token back.
     await shell.sh('systemctl stop porthole-agent');
-    assert.equal((await shell.run(`mountpoint -q ${mounted}`)).code, 32);
     const first = await shell.sh(claim('root', 'b', 1023));
     assert.match(first, /^200 /);
     // As if the answer had been lost.
     assert.equal(await shell.sh(claim('root', 'b', 1022)), first);
     const asked = shell.run('systemctl start porthole-agent').catch(() => undefined);
-    await until('the machine to be off', () => !machine.isRunning, bootLimitMs);
+    await machine.untilOff(bootLimitMs);
     await asked;
     assert.match(machine.console, /this machine may be somebody else's/);
     const { status, reason } = await host.client.call('getVm', { params });
@@ -298,4 +403,13 @@ systemd-run --unit conformance porthole-agent --server http://169.254.169.253:80
       [['one', 'denied']],
     );
   });
+
+  if (bootsAnew)
+    test('a thief of the early boot is the last thing that the machine runs', async () => {
+      await boot();
+      await machine.untilOff(bootLimitMs);
+      assert.match(machine.console, /this machine may be somebody else's/);
+      assert.ok(!machine.console.includes(marker) && !/cloud-init|login:/.test(machine.console), machine.console);
+      assert.equal((await host.client.call('getVm', { params })).status, 'compromised');
+    });
 });

@@ -46,27 +46,34 @@ const networkOf = async (t: TestContext, ...hops: readonly string[]) => {
     // Less than connections that say nothing are kept for.
     await until('it listens again', () => times() > before, 20_000);
   };
-  return { vm, far, other, curlIn, bootAgain };
+  return { vm, far, other, curlIn, bootAgain, cert: join(directory, 'cert.pem') };
 };
 
 const url = 'http://169.254.169.254/nocloud/meta-data';
-const claim = (nonce: string, ...more: readonly string[]): readonly string[] => [
+const claim = (nonce: string, scheme: 'http' | 'https', ...more: readonly string[]): readonly string[] => [
   ...more,
   '--header',
   'content-type: application/json',
   '--data',
   JSON.stringify({ nonce: nonce.repeat(22) }),
-  'http://169.254.169.254/porthole/v1/token',
+  `${scheme}://169.254.169.254/porthole/v1/token`,
 ];
 const notReached = /^curl (7|28)$/;
 
 test('a metadata server on a tap device answers its VM, nobody else, and no machine behind it', { skip }, async (t) => {
-  const { vm, far, other, curlIn } = await networkOf(t);
+  const { vm, far, other, curlIn, cert } = await networkOf(t);
   assert.equal(await curlIn(vm, url), '200');
   assert.match(await curlIn(other, url), notReached, "another VM's device leads elsewhere");
   assert.match(await curlIn(far, url), notReached, 'one hop is as far as answers travel');
-  assert.equal(await curlIn(vm, ...claim('u')), '403');
-  assert.equal(await curlIn(vm, ...claim('r', '--local-port', '600-1000')), '200', 'only root has such ports');
+  assert.equal(await curlIn(vm, ...claim('u', 'http')), '403');
+  assert.equal(await curlIn(vm, ...claim('r', 'http', '--local-port', '600-1000')), '200', 'only root has such ports');
+  const secure = url.replace('http', 'https');
+  assert.equal(await curlIn(vm, '--cacert', cert, secure), '200');
+  assert.equal(await curlIn(vm, secure), 'curl 60', 'nobody else is believed to be it');
+  assert.match(await curlIn(other, '--cacert', cert, secure), notReached);
+  assert.match(await curlIn(far, '--cacert', cert, secure), notReached);
+  assert.equal(await curlIn(vm, ...claim('u', 'https', '--cacert', cert)), '403');
+  assert.equal(await curlIn(vm, ...claim('r', 'https', '--cacert', cert, '--local-port', '600-1000')), '200');
 });
 
 test('a metadata server on a tap device answers as many hops away as it is told', { skip }, async (t) => {

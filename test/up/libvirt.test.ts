@@ -9,6 +9,7 @@ import { until } from '../until.ts';
 import { connectAs } from './connect.ts';
 import { Libvirt } from './libvirt.ts';
 import { UpMachine } from './machine.ts';
+import { claimOf, overSerial, requestOf, statusOf } from './metadata-words.ts';
 import { runPorthole } from './porthole.ts';
 
 const spec = `porthole: 1
@@ -36,6 +37,7 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   const attached = await runPorthole(
     machine,
     ...['vm', 'attach', 'web-1', '--metadata', specFile, '--domain', domain, '--for', 'libvirt-domain'],
+    ...['--metadata-server', 'serial'],
     ...['--memory', '192M', '--kernel', files.kernel, '--initrd', files.initrd],
     ...['--append', `console=${console} ${quickArgs}`],
   );
@@ -104,5 +106,16 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
   await machine.spawn(...options);
   ids.add(await untilBoot(3));
   assert.equal(ids.size, 3, 'each boot has an id of its own');
-  await libvirt.virsh('destroy', domain);
+
+  const overPort = (request: string, line: string) => next.type(overSerial(request, line));
+  // Until QEMU has connected to the daemon that came back there is nobody at the port's other end.
+  await until('the metadata server by the virtio-serial port', async () =>
+    /instance-id/.test(await overPort(requestOf('GET', '/nocloud/meta-data'), 'instance-id')),
+  );
+  assert.equal(statusOf(await overPort(claimOf('t'), 'HTTP/1')), 200, 'the thief');
+  next.write(`${overSerial(claimOf('a'), 'HTTP/1')}\n`);
+  await until('libvirt to have destroyed it', async () => !(await libvirt.virsh('list', '--all')).includes(domain));
+  const { status, reason } = await machine.client.call('getVm', { params: { name: 'web-1' } });
+  assert.equal(status, 'compromised');
+  assert.match(reason, /asked for this boot's token before/);
 });

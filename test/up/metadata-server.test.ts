@@ -4,28 +4,13 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
+import { claimOf, overNetwork, overSerial, requestOf, statusOf } from './metadata-words.ts';
 
 const specOf = (id: string): string => `porthole: 1
 metadata:
   instance: { id: ${id} }
   secrets: { db: hunter2 }
 `;
-
-/** A request as a guest's program sends it, in the words of printf(1). */
-const requestOf = (method: string, path: string, { body = '', token = '', headers = '' } = {}): string =>
-  [
-    `${method} ${path} HTTP/1.1`,
-    'Host: 169.254.169.254',
-    'Connection: close',
-    ...(headers === '' ? [] : [headers]),
-    ...(token === '' ? [] : [`Authorization: Bearer ${token}`]),
-    ...(body === '' ? [] : ['Content-Type: application/json', `Content-Length: ${body.length}`]),
-    '',
-    body,
-  ].join(String.raw`\r\n`);
-
-const claimOf = (nonce: string): string =>
-  requestOf('POST', '/porthole/v1/token', { body: JSON.stringify({ nonce: nonce.repeat(22) }) });
 
 const statOf = (token: string): string => {
   const body = JSON.stringify({ caller: { uid: 0, gid: 0, pid: 1 }, node: '/secrets/db' });
@@ -35,19 +20,6 @@ const statOf = (token: string): string => {
 const overVsock = (request: string, port: number | '' = '', as = ''): string =>
   `printf '${request}' | ${as} vsock connect 80 ${port} 2>&1`;
 
-const overNetwork = (request: string): string => `printf '${request}' | nc 169.254.169.254 80`;
-
-/** Frames on the port: SYNC, a connection, the request; then a line of the answer. What comes after it is left unread. */
-const overSerial = (request: string, line: string): string =>
-  [
-    'for d in /sys/class/virtio-ports/*; do [ "$(cat $d/name)" = org.porthole.metadata ] && P=/dev/${d##*/}; done',
-    'exec 7<>$P',
-    String.raw`printf '\300\000\000\0000123456789abcdef\300\001\000\001\300\002\000\001${request}\300' >&7`,
-    `grep -a -m1 ${line} <&7`,
-    'exec 7>&-',
-  ].join('; ');
-
-const statusOf = (printed: string): number => Number(/HTTP\/1\.1 (\d{3})/.exec(printed)?.[1]);
 const tokenOf = (printed: string): string => /"token":"([\w-]{43})"/.exec(printed)![1]!;
 
 test('a guest reaches its metadata server, its own alone, and its boot token is given out once', async (t) => {

@@ -19,6 +19,8 @@ interface UpFlags extends StoreFlags {
   readonly name?: readonly string[];
   readonly socketGroup?: string;
   readonly attachGroup?: string;
+  readonly metadataCert?: string;
+  readonly metadataKey?: string;
   readonly libvirt?: string;
   readonly uidBase?: number;
   readonly auditDays: number;
@@ -44,6 +46,8 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     .option('--name <name>', 'a host name by which clients reach --listen (any number of times)', collect)
     .option('--socket-group <group>', 'let this group use the API’s socket, as operators')
     .option('--attach-group <group>', 'let this group’s programs (libvirt’s QEMU) connect to attached VMs’ devices')
+    .option('--metadata-cert <file>', 'certificate of 169.254.169.254, as PEM: HTTPS for VMs on tap devices too')
+    .option('--metadata-key <file>', 'its private key, as PEM')
     .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
     .option(
       '--uid-base <uid>',
@@ -90,6 +94,9 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   const { listen, tlsCert, tlsKey, name = [], socketGroup, attachGroup, uidBase } = flags;
   if ((tlsCert === undefined) !== (tlsKey === undefined))
     throw new UsageError('--tls-cert and --tls-key belong together: give both or none');
+  const { metadataCert, metadataKey } = flags;
+  if ((metadataCert === undefined) !== (metadataKey === undefined))
+    throw new UsageError('--metadata-cert and --metadata-key belong together: give both or none');
   if (listen === undefined && tlsCert !== undefined)
     throw new UsageError('--tls-cert is for --listen: give an address too');
   if (flags.store === undefined && (flags.globalStore ?? flags.storeCa ?? flags.storeCredentials) !== undefined)
@@ -114,6 +121,10 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     }),
     socketGid: socketGroup === undefined ? undefined : groupId(socketGroup),
     attachGid: attachGroup === undefined ? undefined : groupId(attachGroup),
+    metadataTls:
+      metadataCert === undefined || metadataKey === undefined
+        ? undefined
+        : { certFile: metadataCert, keyFile: metadataKey },
     libvirtUri: flags.libvirt,
     uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays: flags.auditDays,

@@ -1,0 +1,80 @@
+/** Metadata servers of real guests on real tap devices: each VM at 169.254.169.254, by the device that is its own. */
+import assert from 'node:assert/strict';
+import { execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readlinkSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { until } from '../until.ts';
+import { UpMachine } from './machine.ts';
+import { claimOf, overNetwork, requestOf, statusOf } from './metadata-words.ts';
+
+const skip =
+  process.getuid?.() === 0 && existsSync('/dev/net/tun') ? false : 'tap devices take root and a /dev/net/tun';
+const devices = { one: 'tap0', two: 'tap1' } as const;
+const addresses = { one: '10.9.0.2', two: '10.7.0.2' } as const;
+const names = ['one', 'two'] as const;
+
+test('VMs on tap devices have a metadata server each, and reach no other', { skip }, async (t) => {
+  const holder = spawn('unshare', ['--net', 'sleep', '3600'], { stdio: 'ignore' });
+  t.after(async () => {
+    holder.kill('SIGKILL');
+    await once(holder, 'exit');
+  });
+  const network = `/proc/${holder.pid}/ns/net`;
+  await until('a network of its own', () => readlinkSync(network) !== readlinkSync('/proc/self/ns/net'));
+  const setUp = names.map(
+    (name) => `ip tuntap add ${devices[name]} mode tap
+ip address add 169.254.169.254/32 dev ${devices[name]}
+ip link set ${devices[name]} up
+ip route add ${addresses[name]}/32 dev ${devices[name]}`,
+  );
+  const within = ['nsenter', `--net=${network}`] as const;
+  execFileSync(within[0], [within[1], 'sh', '-ec', ['ip link set lo up', ...setUp].join('\n')]);
+
+  const machine = new UpMachine(t);
+  const program = join(machine.directory, 'porthole-within');
+  writeFileSync(program, `#!/bin/sh\nexec ${within.join(' ')} '${machine.program}' "$@"\n`, { mode: 0o755 });
+  machine.program = program;
+  await machine.spawn();
+  await machine.tinyImage();
+  const { client } = machine;
+  const made = names.map((name) =>
+    client.call('createVm', {
+      body: {
+        name,
+        type: 'nano',
+        image: { name: 'tiny' },
+        network: { mode: 'tap', device: devices[name] },
+        metadataServer: { ways: ['network'] },
+        spec: `porthole: 1\nmetadata: { instance: { id: i-${name} } }`,
+      },
+    }),
+  );
+  for (const operation of await Promise.all(made)) await machine.done(operation);
+  const idOf = async (name: string): Promise<string | undefined> =>
+    /instance-id: "i-(\w+)"/.exec(await machine.type(name, 'wget -qO- http://169.254.169.254/nocloud/meta-data'))?.[1];
+  for (const name of names) {
+    await machine.untilReady(name);
+    await machine.type(
+      name,
+      `ip link set eth0 up; ip address flush dev eth0; ip address add ${addresses[name]}/32 dev eth0; ip route add 169.254.169.254/32 dev eth0`,
+    );
+    assert.equal(await idOf(name), name);
+  }
+  const claim = async (name: string, nonce: string, port?: number): Promise<number> =>
+    statusOf(await machine.type(name, overNetwork(claimOf(nonce), port)));
+  assert.equal(await claim('one', 'u'), 403);
+  assert.equal(await claim('one', 'r', 600), 200, 'only root has such ports');
+
+  await t.test('not by the other one’s address either', async () => {
+    await machine.type(
+      'two',
+      `ip address add ${addresses.one}/32 dev eth0; ip address del ${addresses.two}/32 dev eth0`,
+    );
+    const asked = `printf '${requestOf('GET', '/nocloud/meta-data')}' | nc -w 2 169.254.169.254 80`;
+    assert.doesNotMatch(await machine.type('two', asked), /i-one/);
+    const { metadataServer } = await client.call('getVm', { params: { name: 'one' } });
+    assert.equal(metadataServer?.token?.state, 'claimed');
+  });
+});

@@ -1,6 +1,6 @@
 /**
  * Calls to the members of one etcd: each goes to the member that answered last, the next one to another when that fails.
- * Who calls says how failures are met: here nothing is sent twice by itself.
+ * `call` sends nothing twice; `ask` is for what may happen twice.
  */
 import { isIP } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
@@ -159,7 +159,11 @@ export class Patience {
         `${error.message}; ${consequence}. See that a majority of the members run and are reached`,
         error,
       );
-    await pause(this.#pauseMs * (0.5 + Math.random() / 2), undefined, { signal: this.#signal });
+    try {
+      await pause(this.#pauseMs * (0.5 + Math.random() / 2), undefined, { signal: this.#signal });
+    } catch (aborted) {
+      throw this.#signal?.reason ?? aborted;
+    }
     this.#pauseMs = Math.min(pauseMs.most, this.#pauseMs * 2);
   }
 }
@@ -202,10 +206,6 @@ export class EtcdClient {
     this.#password = password;
     this.callMs = callMs;
     this.patienceMs = patienceMs;
-  }
-
-  get size(): number {
-    return this.#members.length;
   }
 
   /** One try. EtcdLost, EtcdRefused; StoreError STORE_FULL, STORE_CLOSED; the reason of an aborted signal. */

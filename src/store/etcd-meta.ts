@@ -7,7 +7,7 @@ import { Buffer } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { StoreError } from './error.ts';
-import { type EtcdClient, EtcdLost, Patience } from './etcd-client.ts';
+import { type EtcdClient, Patience } from './etcd-client.ts';
 import { compares, type KeyValue } from './etcd-schema.ts';
 import { createKeyFile, Keyring, type MasterKey, readKeyFile, type WrappedDataKey } from './seal.ts';
 
@@ -111,15 +111,17 @@ export class EtcdMeta {
     return this.#meta.dataKeys.at(-1)!.since;
   }
 
-  /** When the condition was not met. STORE_FAILED: the epoch is another; STORE_KEY_WRONG. */
-  async reload(signal?: AbortSignal): Promise<void> {
+  /** When the condition was not met. STORE_FAILED: the epoch is another; STORE_KEY_WRONG, STORE_FOREIGN. */
+  async reload(signal?: AbortSignal): Promise<Uint8Array> {
     const { kvs } = await this.#client.ask('Range', { key: this.key }, signal);
-    if (kvs[0] === undefined)
+    const [found] = kvs;
+    if (found === undefined)
       throw new StoreError(
         'STORE_FOREIGN',
         `the stores below ${this.#place} were removed; restore them, or start anew`,
       );
-    this.#take(decode(kvs[0].value, this.#place), kvs[0].modRevision);
+    this.#take(decode(found.value, this.#place), found.modRevision);
+    return found.value;
   }
 
   #take(meta: Meta, revision: number): void {
@@ -197,10 +199,7 @@ export class EtcdMeta {
         await patience.after(error, 'whether the data keys were changed is open');
       }
       // Not by us, or by us and the answer was lost: what we put is like nothing else.
-      const { kvs } = await this.#client.ask('Range', { key: this.key }, signal);
-      if (kvs[0] === undefined) throw new EtcdLost(`${this.#place} is empty`, undefined);
-      this.#take(decode(kvs[0].value, this.#place), kvs[0].modRevision);
-      if (Buffer.from(kvs[0].value).equals(value)) return;
+      if (Buffer.from(await this.reload(signal)).equals(value)) return;
     }
   }
 }

@@ -68,6 +68,8 @@ export class EtcdWatch {
   #wasConnected = false;
   #cancelTimer: (() => void) | undefined;
   #wake: (() => void) | undefined;
+  /** Of the last comparison, while the stream has told nothing since: what it may still have to tell is of before. */
+  #quietAfter: number | undefined;
   /** Listed and not told: the comparison is decided when the stream has passed it, or stays silent. */
   #suspect: { readonly revision: number; readonly isTold: () => boolean } | undefined;
 
@@ -117,8 +119,13 @@ export class EtcdWatch {
   async #nextResponse(): Promise<WatchResponse | undefined> {
     this.#reading ??= this.#stream!.next();
     const response = await this.#orWoken(this.#reading);
-    if (response === undefined) return undefined;
+    if (response === undefined) {
+      // Silent for all the time since: who connects anew need not have history from before.
+      if (this.#isDue && this.#quietAfter !== undefined) this.#next = Math.max(this.#next, this.#quietAfter + 1);
+      return undefined;
+    }
     this.#reading = undefined;
+    this.#quietAfter = undefined;
     if (response.canceled) throw this.#ended(response);
     return response;
   }
@@ -190,6 +197,7 @@ export class EtcdWatch {
     this.#stream = undefined;
     this.#reading = undefined;
     this.#suspect = undefined;
+    this.#quietAfter = undefined;
   }
 
   #timer(delayMs: number): void {
@@ -251,8 +259,7 @@ export class EtcdWatch {
         this.#suspect = { revision, isTold };
         return this.#timer(silenceMs);
       }
-      // So who connects anew need not have history from before.
-      this.#next = Math.max(this.#next, revision + 1);
+      this.#quietAfter = revision;
     }
     this.#told.startFrom(revision, newest.count);
     this.#timer(compareMs);

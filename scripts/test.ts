@@ -41,11 +41,20 @@ const tiers: readonly Tier[] = [
   },
   {
     name: 'store',
-    title: 'stores, and trees in them, that are killed, full and busy, and lose their etcd',
+    title: 'stores, and trees in them, that are killed, full and busy',
     files: ['test/store/**/*.test.ts'],
-    minimumTests: 40,
-    limitSeconds: 900,
+    minimumTests: 9,
+    limitSeconds: 600,
     concurrency: 1,
+  },
+  {
+    name: 'etcd',
+    title: 'stores in an etcd whose members die, are cut off and are replaced',
+    files: ['test/etcd/**/*.test.ts'],
+    minimumTests: 31,
+    limitSeconds: 600,
+    concurrency: 2,
+    withPrevious: true,
   },
   {
     name: 'cli',

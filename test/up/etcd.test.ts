@@ -4,7 +4,7 @@ import { cpSync, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
 import { ClientError } from '../../src/cluster/index.ts';
-import { EtcdCluster } from '../store/etcd-cluster.ts';
+import { EtcdCluster } from '../etcd/cluster.ts';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 import { runPorthole as run } from './porthole.ts';

@@ -1,9 +1,9 @@
 /** The suite of every store, on three etcd members. */
 import { after, before } from 'node:test';
 import { openEtcdStores } from '../../src/store/index.ts';
-import { conformance } from './conformance.ts';
-import { EtcdCluster } from './etcd-cluster.ts';
-import { temporaryStore } from './temporary.ts';
+import { conformance } from '../store/conformance.ts';
+import { temporaryStore } from '../store/temporary.ts';
+import { EtcdCluster } from './cluster.ts';
 
 const rounds = Number(process.env['PORTHOLE_ETCD_ROUNDS'] ?? 1);
 

@@ -13,8 +13,8 @@ import {
   type StoreErrorCode,
   type Stores,
 } from '../../src/store/index.ts';
-import { EtcdCluster } from './etcd-cluster.ts';
-import { temporaryStore } from './temporary.ts';
+import { temporaryStore } from '../store/temporary.ts';
+import { EtcdCluster } from './cluster.ts';
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));
 const put = (key: string, value: string) => ({ type: 'put', key, value: bytes(value) }) as const;

@@ -11,12 +11,12 @@ import {
   type Stores,
   type WatchBatch,
 } from '../../src/store/index.ts';
+import { ManualClock } from '../store/manual-clock.ts';
+import { checkAgainstModel, steps } from '../store/model.ts';
+import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
+import { EtcdCluster } from './cluster.ts';
 import { CuttingProxy } from './cutting-proxy.ts';
-import { EtcdCluster } from './etcd-cluster.ts';
-import { ManualClock } from './manual-clock.ts';
-import { checkAgainstModel, steps } from './model.ts';
-import { temporaryStore } from './temporary.ts';
 
 const rounds = Number(process.env['PORTHOLE_ETCD_ROUNDS'] ?? 1);
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));

@@ -51,7 +51,7 @@ const tiers: readonly Tier[] = [
     name: 'etcd',
     title: 'stores in an etcd whose members die, are cut off and are replaced',
     files: ['test/etcd/**/*.test.ts'],
-    minimumTests: 31,
+    minimumTests: 32,
     limitSeconds: 600,
     concurrency: 2,
     withPrevious: true,

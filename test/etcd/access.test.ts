@@ -62,6 +62,7 @@ let shared: Omit<EtcdStoresOptions, 'keyFile'>;
 before(async () => {
   cluster = await EtcdCluster.start({
     members: 1,
+    quotaBytes: 16 * 1024 * 1024,
     makeTls: (directory) => {
       files = makeCertificates(directory);
       return { ca: files.ca, cert: files.memberCert, key: files.memberKey };
@@ -189,4 +190,19 @@ test('EtcdStore refuses a value when it was put in the place of another', async 
   await rejectsWith(two.region.get('a'), 'STORE_DAMAGED', /put in the place of another/);
   await replay('main/region/b', 'main/global/b');
   await rejectsWith(two.global.get('b'), 'STORE_DAMAGED', /put in the place of another/);
+});
+
+test('EtcdStore says what to do when etcd is full, and goes on when that was done', { timeout: 120_000 }, async (t) => {
+  const { one } = await managers(t);
+  const value = new Uint8Array(1_000_000);
+  const fill = async (): Promise<void> => {
+    for (let i = 0; i < 40; i++) await one.region.commit({ operations: [{ type: 'put', key: 'large', value }] });
+  };
+  await rejectsWith(fill(), 'STORE_FULL', /reached its quota; compact and defragment it.*etcdctl alarm disarm/);
+  assert.equal((await one.region.get('large'))!.value.length, value.length);
+  await one.region.compact(await one.region.revision());
+  await ctl(['defrag']);
+  await ctl(['alarm', 'disarm']);
+  const { committed } = await one.region.commit({ operations: [put('small', 'x')] });
+  assert.equal(committed, true);
 });

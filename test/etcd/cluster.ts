@@ -20,6 +20,8 @@ export interface Member {
 
 export interface ClusterOptions {
   readonly members?: number;
+  /** How large etcd's database may grow. */
+  readonly quotaBytes?: number;
   /** Makes PEM files in a directory: clients are served over TLS only then, and must have a certificate themselves. */
   readonly makeTls?: (directory: string) => TlsFiles;
 }
@@ -48,8 +50,10 @@ export class EtcdCluster implements AsyncDisposable {
   readonly members: Member[] = [];
   readonly #directory = mkdtempSync(join(tmpdir(), 'porthole-etcd-'));
   readonly #tls: TlsFiles | undefined;
+  readonly #quotaBytes: number | undefined;
 
-  private constructor({ makeTls }: ClusterOptions) {
+  private constructor({ makeTls, quotaBytes }: ClusterOptions) {
+    this.#quotaBytes = quotaBytes;
     this.#tls = makeTls?.(this.#directory);
   }
 
@@ -184,6 +188,7 @@ export class EtcdCluster implements AsyncDisposable {
       `--initial-cluster-state=${state}`,
       '--logger=zap',
       '--log-level=warn',
+      ...(this.#quotaBytes === undefined ? [] : [`--quota-backend-bytes=${this.#quotaBytes}`]),
       ...(tls === undefined
         ? []
         : [`--cert-file=${tls.cert}`, `--key-file=${tls.key}`, `--trusted-ca-file=${tls.ca}`, '--client-cert-auth']),

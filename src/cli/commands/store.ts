@@ -36,7 +36,7 @@ clients remember of them is refused. The key file stays the one it was. Disks,
 images, logs and audit records are not in the store: "porthole up" goes on with
 the same --state. An interrupted copy must be emptied before it is made again:
   etcdctl del --prefix PREFIX/
-${examples('porthole store copy --from sqlite:/var/lib/porthole --to etcd://10.0.0.1,10.0.0.2,10.0.0.3 --store-ca ca.pem')}`,
+${examples('porthole store copy --from sqlite:/var/lib/porthole --to etcd://127.0.0.1')}`,
     )
     .action((flags: CopyFlags) => copy(shell, flags));
 

@@ -92,7 +92,7 @@ export class EtcdCommits {
     try {
       if (this.#revision - this.#meta.newestSince > this.#revisionsPerDataKey)
         await this.#meta.newDataKey(this.#revision, signal);
-      await this.#learn(transaction.operations, signal);
+      await this.#learn(transaction, signal);
       isKnown = false;
       const outcome = await this.#commit(transaction, slot, signal);
       isKnown = true;
@@ -219,7 +219,10 @@ export class EtcdCommits {
   }
 
   /** So that what is put is sealed to the right version at once. */
-  async #learn(operations: readonly CheckedOperation[], signal: AbortSignal | undefined): Promise<void> {
+  async #learn({ conditions, operations }: CheckedTransaction, signal: AbortSignal | undefined): Promise<void> {
+    // Where that is a condition, it is known, or the transaction does not happen.
+    for (const condition of conditions)
+      if ('exists' in condition && !condition.exists) this.#remember(condition.key, absent);
     const unknown = operations.filter(({ type, key }) => type === 'put' && !this.#known.has(name(key)));
     if (unknown.length === 0) return;
     const { found } = await this.#read(this.#keysOf([], unknown), signal);

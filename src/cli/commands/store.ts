@@ -47,7 +47,7 @@ ${examples('porthole store copy --from sqlite:/var/lib/porthole --to etcd://127.
 Stop every daemon that uses the store first: each value is put again, and who
 remembers its revision takes that for somebody else's change. When it is
 interrupted, the next rotation does the rest.
-${examples('porthole store rotate --store etcd://127.0.0.1:2379 --key /var/lib/porthole/key')}`,
+${examples('porthole store rotate --store etcd://127.0.0.1:2379')}`,
     )
     .action((flags: EtcdFlags) => rotate(shell, flags));
 
@@ -57,7 +57,7 @@ ${examples('porthole store rotate --store etcd://127.0.0.1:2379 --key /var/lib/p
       `
 To be run once after "etcdctl snapshot restore", before the first daemon starts:
 revisions of the time before could else be taken for those of the new one.
-${examples('porthole store restored --store etcd://127.0.0.1:2379 --key /var/lib/porthole/key')}`,
+${examples('porthole store restored --store etcd://127.0.0.1:2379')}`,
     )
     .action((flags: EtcdFlags) => restored(shell, flags));
 };

@@ -8,7 +8,7 @@
 import { Buffer } from 'node:buffer';
 import { randomBytes } from 'node:crypto';
 import { StoreError } from './error.ts';
-import { type EtcdClient, EtcdLost, isRefusal, type Patience, refusals } from './etcd-client.ts';
+import { type EtcdClient, EtcdLost, EtcdRefused, isRefusal, type Patience, refusals } from './etcd-client.ts';
 import { compares, type RequestOp } from './etcd-schema.ts';
 import { limits } from './store.ts';
 
@@ -90,6 +90,9 @@ export class EtcdSlots {
         return Buffer.from(mark).equals(found.value) ? found.modRevision : undefined;
       } catch (failure) {
         error = (await this.lostLease(failure)) ? new EtcdLost('a lease ran out', failure) : failure;
+        // Refused was the question, not what it is about.
+        if (error instanceof EtcdRefused || (error instanceof StoreError && error.code === 'STORE_FULL'))
+          throw new StoreError('STORE_UNAVAILABLE', `${error.message}; ${openFate}`, error);
       }
     }
   }

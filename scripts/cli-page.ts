@@ -41,6 +41,7 @@ export const cliPage = (): string => {
     api: () => {
       throw new Error('a page asks no API');
     },
+    apis: () => [],
   });
   const helpOf = (command: Command): string => {
     lines.length = 0;

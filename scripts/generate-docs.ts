@@ -89,7 +89,7 @@ const tables: readonly Table[] = [
   {
     document: 'docs/api.md',
     name: 'operations',
-    head: ['operation', 'request', 'access', 'what it does'],
+    head: ['operation', 'request', 'role', 'about', 'what it does'],
     rows: () =>
       Object.values(routes)
         .filter((route) => 'operationId' in route)
@@ -97,6 +97,7 @@ const tables: readonly Table[] = [
           route.operationId,
           `\`${route.method.toUpperCase()} ${route.path}\``,
           route['x-access'],
+          route['x-scope'],
           route.summary,
         ]),
   },
@@ -162,6 +163,7 @@ const shell: Shell = {
   api: () => {
     throw new Error('a command that is only described asked the API');
   },
+  apis: () => [],
 };
 
 /** Every document of which something is generated, and what it should say. */

@@ -49,7 +49,7 @@ export class Api {
   /** As `call`, the answer as it came. */
   raw<K extends OperationId>(operation: K, asked: Asked<K> = {}): Promise<Answer> {
     return this.#reached(async () => {
-      using client = new Client(targetOf(this.#where));
+      using client = new Client(targetOf(this.#where), { region: this.#where.region });
       return await client.raw(operation, { ...asked, signal: this.#signal } as Input<K>);
     });
   }
@@ -60,7 +60,7 @@ export class Api {
     { each, ...asked }: Asked<K> & { readonly each: (chunk: Uint8Array, sizeBytes: number) => Promise<void> },
   ): Promise<void> {
     return this.#reached(async () => {
-      using client = new Client(targetOf(this.#where));
+      using client = new Client(targetOf(this.#where), { region: this.#where.region });
       const answer = await client.download(operation, { ...asked, signal: this.#signal } as unknown as Input<K>);
       for await (const chunk of answer.chunks) await each(chunk, answer.sizeBytes);
     });
@@ -69,7 +69,7 @@ export class Api {
   /** Sends a file as it is read; it is not sent again. */
   upload(body: LongBody): Promise<ResultOf<'uploadFile'>> {
     return this.#reached(async () => {
-      using client = new Client(targetOf(this.#where));
+      using client = new Client(targetOf(this.#where), { region: this.#where.region });
       return await client.upload('uploadFile', body, this.#signal);
     });
   }
@@ -98,7 +98,10 @@ export class Api {
     return this.#reached(async () => {
       const left = new AbortController();
       const begun = Promise.withResolvers<void>();
-      const client = new Client(targetOf(this.#where), { patienceMs: Number.POSITIVE_INFINITY });
+      const client = new Client(targetOf(this.#where), {
+        region: this.#where.region,
+        patienceMs: Number.POSITIVE_INFINITY,
+      });
       let isBegun = false;
       const events = client.events(operation, {
         ...asked,

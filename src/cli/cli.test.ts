@@ -78,7 +78,12 @@ const commandLines = (): readonly (readonly string[])[] => {
   const nothing = terminal([], []);
   const below = (of: Command): readonly (readonly string[])[] =>
     of.commands.flatMap((one) => [[one.name()], ...below(one).map((words) => [one.name(), ...words])]);
-  const shell: Shell = { terminal: nothing, setExitCode: () => {}, api: () => assert.fail('nothing runs') };
+  const shell: Shell = {
+    terminal: nothing,
+    setExitCode: () => {},
+    api: () => assert.fail('nothing runs'),
+    apis: () => [],
+  };
   return below(buildProgram(shell));
 };
 

@@ -25,11 +25,18 @@ export const runCli = async (args: readonly string[], terminal: Terminal): Promi
       exitCode = code;
     },
     api: () => {
-      const { environment, interrupted } = terminal;
-      const { api } = program.opts<{ api?: string }>();
-      return new Api(findApi(api ?? (environment['PORTHOLE_API'] || undefined), environment), interrupted);
+      const [api, other] = apis();
+      if (other !== undefined) throw new UsageError('this takes one region: give --region one name');
+      return api!;
     },
+    apis: () => apis(),
   });
+  const apis = (): readonly Api[] => {
+    const { environment, interrupted } = terminal;
+    const { api, region } = program.opts<{ api?: string; region?: readonly string[] }>();
+    const where = findApi(api ?? (environment['PORTHOLE_API'] || undefined), environment);
+    return (region ?? [undefined]).map((name) => new Api({ ...where, region: name }, interrupted));
+  };
   try {
     // Commander's own help knows one word only.
     if (args[0] === 'help' && args.length > 2) commandNamed(program, args.slice(1)).outputHelp();

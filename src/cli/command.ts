@@ -1,5 +1,6 @@
 /** How every command of the tree is made, so that all behave alike. */
 import { type Command, type Help, InvalidArgumentError, Option } from 'commander';
+import { vmNamePattern } from '../records/index.ts';
 import type { Api } from './api.ts';
 import type { Terminal } from './terminal.ts';
 
@@ -10,6 +11,8 @@ export interface Shell {
   readonly setExitCode: (code: number) => void;
   /** The API that the command line, the environment or the configuration names. */
   readonly api: () => Api;
+  /** The same in each region that the command line names. */
+  readonly apis: () => readonly Api[];
 }
 
 const apiCommands = new WeakSet<Command>();
@@ -18,6 +21,13 @@ export const apiOption = (): Option =>
     '--api <address>',
     'where the API is: "unix:PATH" or "https://HOST:PORT"; default: PORTHOLE_API, else this host',
   );
+
+export const regionOption = (): Option =>
+  new Option('--region <region>', 'in this region; default: that of the API').argParser((value) => {
+    const names = value.split(',');
+    if (names.every((name) => vmNamePattern.test(name))) return names;
+    throw new InvalidArgumentError('Write it as NAME, or as NAME,NAME where several make sense.');
+  });
 
 /** A command with its own `--help`. */
 export const command = (parent: Command, name: string, description: string): Command =>
@@ -38,12 +48,12 @@ export const apiCommand = (parent: Command, name: string, description: string): 
   return made;
 };
 
-/** Help of a command that asks the API shows `--api`, though it is the program's. */
+/** Help of a command that asks the API shows `--api` and `--region`, though they are the program's. */
 export const helpConfiguration: Partial<Help> = {
   showGlobalOptions: true,
   visibleGlobalOptions: (of) => {
     const root = rootOf(of);
-    return apiCommands.has(of) ? root.options.filter((option) => option.long === '--api') : [];
+    return apiCommands.has(of) ? root.options.filter(({ long }) => long === '--api' || long === '--region') : [];
   },
 };
 
@@ -84,11 +94,18 @@ export const parseCount =
     throw new InvalidArgumentError(`It must be a whole number from ${least} to ${most}.`);
   };
 
-/** `NAME` or `NAME:VERSION`. */
+/** `KEY=VALUE`. */
+export const parseLabel = (text: string): readonly [string, string] => {
+  const at = text.indexOf('=');
+  if (at > 0) return [text.slice(0, at), text.slice(at + 1)];
+  throw new InvalidArgumentError('Write a label as KEY=VALUE.');
+};
+
+/** `NAME`, `NAME:VERSION` or `NAME@VERSION`. */
 export const parseImage = (value: string): { readonly name: string; readonly version?: string } => {
-  const [name, version, more] = value.split(':');
+  const [name, version, more] = value.split(/[:@]/);
   if (name === '' || name === undefined || version === '' || more !== undefined)
-    throw new InvalidArgumentError('Write an image as NAME or NAME:VERSION.');
+    throw new InvalidArgumentError('Write an image as NAME, NAME:VERSION or NAME@VERSION.');
   return version === undefined ? { name } : { name, version };
 };
 

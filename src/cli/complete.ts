@@ -63,6 +63,7 @@ const answerFor = async (words: readonly string[], terminal: Terminal): Promise<
     api: () => {
       throw new Error('nothing runs');
     },
+    apis: () => [],
   };
   const isHelp = words.length > 1 && words[0] === 'help';
   const place = walk(buildProgram(shell), words.slice(isHelp ? 1 : 0, -1));

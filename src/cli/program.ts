@@ -1,10 +1,11 @@
 /** The tree of commands. Building it runs nothing: help, manual pages and completion read it. */
 import { Command, CommanderError } from 'commander';
 import { thisVersion, versionText } from '../parts/index.ts';
-import { apiOption, helpConfiguration, type Shell } from './command.ts';
+import { apiOption, helpConfiguration, regionOption, type Shell } from './command.ts';
 import { agentCommand } from './commands/agent.ts';
 import { auditCommands } from './commands/audit.ts';
 import { backupCommands } from './commands/backup.ts';
+import { clusterCommands } from './commands/cluster.ts';
 import { completionCommands } from './commands/completion.ts';
 import { consoleCommands } from './commands/console.ts';
 import { hostCommands } from './commands/host.ts';
@@ -27,6 +28,7 @@ export const buildProgram = (shell: Shell): Command => {
     )
     .option('--version', 'print the version and the commit it was built from')
     .addOption(apiOption())
+    .addOption(regionOption())
     .helpOption('-h, --help', 'print this help')
     .configureHelp(helpConfiguration)
     .addHelpText('after', exitCodeHelp)
@@ -54,6 +56,8 @@ export const buildProgram = (shell: Shell): Command => {
   imageCommands(program, shell);
   keyRotateCommand(keyCommands(program, shell), shell);
   backupCommands(program, shell);
+  program.commandsGroup('The cluster:');
+  clusterCommands(program, shell);
   program.commandsGroup('A tree from a file, without the host daemon:');
   serveCommands(program, shell);
   program.commandsGroup('Inside a virtual machine:');

@@ -37,7 +37,7 @@ export class Progress {
       const columns = terminal.columns() - 1;
       const room = Math.min(barMost, columns - words.length - 3);
       const bar =
-        work.total === undefined || work.total === 1 || room < barLeast
+        !(work.total !== undefined && work.total > 1) || room < barLeast
           ? ''
           : `${drawn(work.done / work.total, room)} `;
       terminal.err(`\r\u001b[K${dim(bar)}${words.slice(0, Math.max(0, columns))}`);
@@ -63,7 +63,7 @@ export class Progress {
     const head = step === '' ? this.#title : `${this.#title}: ${step}`;
     // A step that is done or not tells nothing by its amount.
     if (total === 1) return head;
-    if (total !== undefined)
+    if (total !== undefined && total > 0)
       return `${head}, ${amount(done)} of ${amount(total)} (${Math.floor((100 * done) / total)} %)`;
     return done > 1 ? `${head}, ${amount(done)}` : head;
   }

@@ -21,6 +21,8 @@ export interface Where {
   readonly key: string | undefined;
   /** PEM: who signed the server's certificate, where this machine trusts nobody who did. */
   readonly ca?: string | undefined;
+  /** Which region is meant; undefined: that of who answers. */
+  readonly region?: string | undefined;
 }
 
 const Configuration = z.strictObject({

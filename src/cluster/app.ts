@@ -4,14 +4,16 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { HTTPException } from 'hono/http-exception';
 import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
+import { serveCluster } from './handlers/cluster.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
 import { serveStore } from './handlers/store.ts';
 import { serveVms } from './handlers/vms.ts';
-import { defaultAccount, type Identity, nameOf } from './identity.ts';
+import { type Identity, nameOf } from './identity.ts';
 import type { Manager } from './manager.ts';
 import type { Metrics } from './metrics.ts';
+import { regionHeader } from './peers.ts';
 import { ApiError, problemResponse, toApiError } from './problem.ts';
 import * as routes from './routes/index.ts';
 import type { Streams } from './streams.ts';
@@ -104,8 +106,18 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     checkTarget(incoming.url ?? '');
     checkHost(incoming.headers.host, connection);
     checkOrigin(c.req.header('origin'), incoming.headers.host, connection, options.origins);
-    c.set('identity', identify(c.req.header('authorization'), connection, options));
-    await next();
+    const authorization = c.req.header('authorization');
+    const told = authorization?.startsWith('Peer ') === true;
+    const identity = told ? toldBy(authorization, manager) : identify(authorization, connection, options);
+    c.set('identity', identity);
+    const region = c.req.header(regionHeader);
+    // Whoever has no key is refused here, as for this region; and nothing goes on twice.
+    if (told || identity === undefined || !manager.peers.isOther(region)) return next();
+    c.set('route', 'another region');
+    // How much comes, and for how long, is for that region to say.
+    options.expectLong(c.env);
+    const ends = [c.req.raw.signal, ...(identity.ended ? [identity.ended] : [])];
+    return manager.peers.ask(region, identity, incoming, AbortSignal.any(ends));
   });
 
   app.onError((error, c) => {
@@ -131,6 +143,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveMetadata(api);
   serveRest(api);
   serveStore(api);
+  serveCluster(api);
   serve(api, routes.getMetrics, async () => {
     const text = await metrics.registry.metrics();
     return new Response(text, { headers: { 'content-type': metrics.registry.contentType } });
@@ -228,6 +241,14 @@ const checkOrigin = (
   throw new ApiError('BAD_ORIGIN', `pages of ${JSON.stringify(origin)} may not use this server`);
 };
 
+/** Who asks, as a manager of another region says. BAD_KEY. */
+const toldBy = (authorization: string, { peers }: Manager): Identity => {
+  const identity = peers.identify(authorization);
+  if (identity === undefined)
+    throw new ApiError('BAD_KEY', 'no manager of this cluster said this, or its clock differs from ours by a minute');
+  return identity;
+};
+
 /** Nobody is let in by a wrong key, not even over the unix socket. BAD_KEY, TOO_MANY_REQUESTS, FORBIDDEN. */
 const identify = (
   authorization: string | undefined,
@@ -250,7 +271,7 @@ const identify = (
     throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');
   }
   const { key, ended } = checked;
-  return { account: key.account ?? defaultAccount, role: key.role, key: key.id, uid: undefined, ended };
+  return { account: key.account, role: key.role, vms: key.vms, key: key.id, uid: undefined, ended };
 };
 
 /** What hono itself refuses. */

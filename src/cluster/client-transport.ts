@@ -45,10 +45,13 @@ export class ConnectionError extends Error {
 
 export class Transport implements Disposable {
   readonly #target: ClientTarget;
+  readonly #headers: Readonly<Record<string, string>>;
   readonly #agent: Agent;
 
-  constructor(target: ClientTarget) {
+  /** @param headers of every request */
+  constructor(target: ClientTarget, headers: Readonly<Record<string, string>> = {}) {
     this.#target = target;
+    this.#headers = headers;
     const isTls = 'url' in target && target.url.startsWith('https:');
     this.#agent = isTls
       ? new TlsAgent({ keepAlive: true, ...(target.ca && { ca: target.ca }) })
@@ -63,7 +66,7 @@ export class Transport implements Disposable {
       method,
       path,
       agent: this.#agent,
-      headers: { ...headers, ...headersOf(body) },
+      headers: { ...this.#headers, ...headers, ...headersOf(body) },
       ...(signal && { signal }),
       timeout: idleMs,
     };

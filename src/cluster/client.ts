@@ -24,6 +24,7 @@ export type OperationId = keyof Routes;
 const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Routes[K]['path']] } = {
   createVm: ['post', '/v1/vms'],
   listVms: ['get', '/v1/vms'],
+  actOnVms: ['post', '/v1/vm-actions'],
   countVms: ['get', '/v1/counts'],
   getVm: ['get', '/v1/vms/{name}'],
   startVm: ['post', '/v1/vms/{name}/start'],
@@ -51,6 +52,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   listOperations: ['get', '/v1/operations'],
   getOperation: ['get', '/v1/operations/{id}'],
   watchOperation: ['get', '/v1/operations/{id}/events'],
+  listOperationVms: ['get', '/v1/operations/{id}/vms'],
   cancelOperation: ['post', '/v1/operations/{id}/cancel'],
   queryAudit: ['get', '/v1/audit'],
   followAudit: ['get', '/v1/audit/stream'],
@@ -62,6 +64,19 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   listKeys: ['get', '/v1/keys'],
   createKey: ['post', '/v1/keys'],
   revokeKey: ['delete', '/v1/keys/{id}'],
+  listAccounts: ['get', '/v1/accounts'],
+  createAccount: ['post', '/v1/accounts'],
+  getAccount: ['get', '/v1/accounts/{account}'],
+  setQuotas: ['put', '/v1/accounts/{account}/quotas'],
+  deleteAccount: ['delete', '/v1/accounts/{account}'],
+  listRegions: ['get', '/v1/regions'],
+  getRegion: ['get', '/v1/regions/{region}'],
+  setRegion: ['put', '/v1/regions/{region}'],
+  removeRegion: ['delete', '/v1/regions/{region}'],
+  listHosts: ['get', '/v1/hosts'],
+  showHost: ['get', '/v1/hosts/{host}'],
+  changeHost: ['patch', '/v1/hosts/{host}'],
+  removeHost: ['delete', '/v1/hosts/{host}'],
   createBackup: ['post', '/v1/store/backup'],
   rotateKeys: ['post', '/v1/store/rotate'],
   whoAmI: ['get', '/v1/self'],
@@ -75,6 +90,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
 /** Operations that take an Idempotency-Key. A PUT without a condition may be repeated without one. */
 const withKey: ReadonlySet<OperationId> = new Set([
   'createVm',
+  'actOnVms',
   'startVm',
   'stopVm',
   'rebootVm',
@@ -90,6 +106,11 @@ const withKey: ReadonlySet<OperationId> = new Set([
   'createKey',
   'removeImage',
   'revokeKey',
+  'createAccount',
+  'deleteAccount',
+  'removeRegion',
+  'changeHost',
+  'removeHost',
   'rotateKeys',
   'cancelOperation',
 ] satisfies OperationId[]);
@@ -159,6 +180,8 @@ export interface ClientOptions {
   readonly patienceMs?: number | undefined;
   /** Nothing comes for so long: the connection is taken for dead. Default 60 s. */
   readonly idleMs?: number | undefined;
+  /** Which region requests are for; default: that of who answers. */
+  readonly region?: string | undefined;
 }
 
 /** What is downloaded may have to be made first: a copy of a large store on a slow disk. */
@@ -172,8 +195,8 @@ export class Client implements Disposable {
   readonly #patienceMs: number;
   readonly #idleMs: number;
 
-  constructor(target: ClientTarget, { patienceMs = 10_000, idleMs = 60_000 }: ClientOptions = {}) {
-    this.#transport = new Transport(target);
+  constructor(target: ClientTarget, { patienceMs = 10_000, idleMs = 60_000, region }: ClientOptions = {}) {
+    this.#transport = new Transport(target, region === undefined ? {} : { 'porthole-region': region });
     this.#patienceMs = patienceMs;
     this.#idleMs = idleMs;
   }

@@ -9,7 +9,7 @@ export {
   type StreamEvent,
 } from './client.ts';
 export { type ClientTarget, ConnectionError } from './client-transport.ts';
-export { Manager, type ManagerOptions } from './manager.ts';
+export { Manager, type ManagerOptions, type UidRange } from './manager.ts';
 export type { Problem, ProblemCode } from './problem.ts';
 /** Shapes of requests and answers, for `z.infer`. */
 export type * as routes from './routes/index.ts';
@@ -23,4 +23,3 @@ export {
   type TcpOptions,
 } from './server.ts';
 export type { KeptStores, UpkeepOptions } from './upkeep.ts';
-export type { UidRange } from './vms.ts';

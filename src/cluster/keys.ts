@@ -4,10 +4,11 @@
  */
 import { Buffer } from 'node:buffer';
 import { createHash, timingSafeEqual } from 'node:crypto';
-import { KeyRecord, type Role } from '../records/index.ts';
+import { AccountRecord, accountKey, KeyRecord, type Role } from '../records/index.ts';
 import { keyText, prefixRange } from '../store/index.ts';
+import { isLeaving, noAccount } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { entriesOf, type Kit, kept, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kit, kept, pause, put, remove } from './kit.ts';
 import { ApiError } from './problem.ts';
 
 const prefix = 'key/';
@@ -21,7 +22,15 @@ const expiredAtOnce = 50;
 
 const keyPattern = /^ph_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
 
-export type KeyFacts = Pick<KeyRecord, 'id' | 'account' | 'name' | 'role' | 'createdAtMs' | 'expiresAtMs'>;
+export type KeyFacts = Pick<KeyRecord, 'id' | 'account' | 'name' | 'role' | 'vms' | 'createdAtMs' | 'expiresAtMs'>;
+
+export interface KeyWish {
+  readonly name: string;
+  readonly role: Role;
+  /** The only VMs that it may touch. */
+  readonly vms?: KeyRecord['vms'];
+  readonly expiresAtMs: number | undefined;
+}
 
 interface Held {
   readonly record: KeyRecord;
@@ -90,11 +99,7 @@ export class Keys {
   /** @returns the key's text, which nobody can read again */
   async create(
     account: string,
-    {
-      name,
-      role,
-      expiresAtMs,
-    }: { readonly name: string; readonly role: Role; readonly expiresAtMs: number | undefined },
+    { name, role, vms, expiresAtMs }: KeyWish,
     commit?: CommitOnce,
   ): Promise<{ readonly key: KeyFacts; readonly text: string }> {
     const id = this.#kit.randomBytes(8).toString('hex');
@@ -106,17 +111,24 @@ export class Keys {
       role,
       secretHash: hashOf(secret).toString('hex'),
       createdAtMs: this.#kit.wallMs(),
+      ...(vms !== undefined && { vms }),
       ...(expiresAtMs !== undefined && { expiresAtMs }),
     };
+    const owner = await getRecord(this.#kit.global, AccountRecord, accountKey(account));
+    if (owner === undefined) throw noAccount(account);
+    if (owner.record.state === 'leaving') throw isLeaving(account);
     const transaction = {
-      conditions: [{ key: `${prefix}${id}`, exists: false }],
+      conditions: [
+        { key: `${prefix}${id}`, exists: false },
+        { key: owner.key, modRevision: owner.modRevision },
+      ],
       operations: [put(`${prefix}${id}`, record), ...this.#longExpired().map((old) => remove(`${prefix}${old}`))],
     };
     // What is kept for a repeat says that there is one, and not the secret.
     const committed = commit
       ? await commit(transaction, { status: 409, headers: {}, body: JSON.stringify({ key: id }) })
       : (await this.#kit.global.commit(transaction)).committed;
-    if (!committed) throw new ApiError('CONFLICT', 'a key of this id exists; try again');
+    if (!committed) throw new ApiError('CONFLICT', `the account "${account}" was changed at the same time; try again`);
     // Known here at once, so that it works in the next request.
     this.#hold(record);
     return { key: factsOf(record), text: `ph_${id}_${secret}` };
@@ -185,11 +197,12 @@ export class Keys {
 const isExpired = ({ expiresAtMs }: KeyRecord, nowMs: number): boolean =>
   expiresAtMs !== undefined && nowMs >= expiresAtMs;
 
-const factsOf = ({ id, account, name, role, createdAtMs, expiresAtMs }: KeyRecord): KeyFacts => ({
+const factsOf = ({ id, account, name, role, vms, createdAtMs, expiresAtMs }: KeyRecord): KeyFacts => ({
   id,
   account,
   name,
   role,
+  vms,
   createdAtMs,
   expiresAtMs,
 });

@@ -1,18 +1,29 @@
 /** A manager: all that the API does, without the API. Everything lasting is in the stores. */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import type { HostPort } from '../records/index.ts';
+import { type HostPort, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
+import { Accounts } from './accounts.ts';
+import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
+import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
+import { Peers } from './peers.ts';
 import { Reconciler } from './reconciler.ts';
+import { Regions } from './regions.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
-import { type UidRange, Vms } from './vms.ts';
+import { Vms } from './vms.ts';
+
+/** uids that are given out, one to a VM. */
+export interface UidRange {
+  readonly first: number;
+  readonly count: number;
+}
 
 export interface ManagerOptions {
   readonly region: Store;
@@ -21,18 +32,31 @@ export interface ManagerOptions {
   readonly log: Logger;
   /** Default `local`. */
   readonly regionName?: string | undefined;
-  /** uids to give to VMs, one each; undefined: everything runs as the daemon's user. */
+  /** The host that is given is in this process, as the one of this name; default: `ownHost`. False: none is. */
+  readonly ownHost?: string | false | undefined;
+  /** What VMs may take of it; undefined: as much as they like. */
+  readonly capacity?: Resources | undefined;
+  /** uids to give to its VMs, one each; undefined: everything runs as the daemon's user. */
   readonly uids?: UidRange | undefined;
   /** The stores as a whole, where they are kept on this machine. */
   readonly upkeep?: UpkeepOptions | undefined;
+  /** How long after its end others go on with what a manager was at. Whole seconds; default: 10. */
+  readonly takeoverSeconds?: number | undefined;
   readonly wallMs?: (() => number) | undefined;
 }
+
+const takeoverSeconds = 10;
 
 export class Manager implements AsyncDisposable {
   readonly kit: Kit;
   readonly operations: Operations;
   readonly images: Images;
+  readonly accounts: Accounts;
+  readonly regions: Regions;
+  readonly peers: Peers;
+  readonly hosts: Hosts;
   readonly vms: Vms;
+  readonly batches: Batches;
   readonly keys: Keys;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
@@ -43,7 +67,8 @@ export class Manager implements AsyncDisposable {
   readonly #stop = new AbortController();
   #loops: readonly Promise<void>[] = [];
 
-  private constructor({ region, global, host, log, regionName, uids, upkeep, wallMs }: ManagerOptions) {
+  private constructor(options: ManagerOptions) {
+    const { region, global, host, log, regionName, upkeep, wallMs } = options;
     this.kit = {
       region,
       global,
@@ -58,9 +83,25 @@ export class Manager implements AsyncDisposable {
     this.outbox = new Outbox(this.kit);
     this.images = new Images(this.kit, this.operations, this.outbox);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
-    this.vms = new Vms(this.kit, { operations: this.operations, images: this.images, uids });
+    this.accounts = new Accounts(this.kit);
+    this.regions = new Regions(this.kit);
+    this.peers = new Peers(this.kit, this.regions);
+    this.hosts = new Hosts(this.kit, ownHostOf(options));
+    this.vms = new Vms(this.kit, {
+      operations: this.operations,
+      images: this.images,
+      hosts: this.hosts,
+      accounts: this.accounts,
+      regions: this.regions,
+    });
+    this.batches = new Batches(this.kit, {
+      vms: this.vms,
+      operations: this.operations,
+      day: lease,
+      leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
+    });
     this.keys = new Keys(this.kit);
-    this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations });
+    this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }
@@ -69,9 +110,26 @@ export class Manager implements AsyncDisposable {
   static async open(options: ManagerOptions): Promise<Manager> {
     const manager = new Manager(options);
     const { signal } = manager.#stop;
-    manager.#loops = [manager.keys.run(signal), manager.outbox.run(signal), manager.reconciler.run(signal)];
+    await manager.#settle(options);
+    manager.#loops = [
+      manager.keys,
+      manager.outbox,
+      manager.reconciler,
+      manager.accounts,
+      manager.hosts,
+      manager.batches,
+    ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);
     return manager;
+  }
+
+  /** What is there from the first start on. */
+  async #settle(options: ManagerOptions): Promise<void> {
+    await Promise.all([this.accounts.ensureDefault(), this.regions.ensureOwn(), this.peers.open()]);
+    const name = ownHostOf(options);
+    if (name === undefined) return;
+    await this.hosts.register({ name, capacity: options.capacity, uids: options.uids && { ...options.uids } });
+    await this.vms.adopt(name);
   }
 
   async close(): Promise<void> {
@@ -84,3 +142,6 @@ export class Manager implements AsyncDisposable {
     await this.close();
   }
 }
+
+const ownHostOf = ({ ownHost: name }: ManagerOptions): string | undefined =>
+  name === false ? undefined : (name ?? ownHost);

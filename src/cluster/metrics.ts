@@ -1,6 +1,5 @@
 /** What Prometheus is told. Labels are routes and outcomes, never names of VMs or paths. */
 import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom-client';
-import { defaultAccount } from './identity.ts';
 import type { Manager } from './manager.ts';
 
 export class Metrics {
@@ -38,8 +37,8 @@ export class Metrics {
       registers: [this.registry],
       collect: async () => {
         vms.reset();
-        for (const { type, status, count } of await manager.vms.counts(defaultAccount))
-          vms.set({ type, status }, count);
+        for (const { name } of await manager.accounts.list())
+          for (const { type, status, count } of await manager.vms.counts(name)) vms.inc({ type, status }, count);
       },
     });
     const totals = async () => (await manager.kit.host.status()).metadataServers;

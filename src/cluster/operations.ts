@@ -3,6 +3,7 @@ import { OperationRecord } from '../records/index.ts';
 import { keyText, type Operation, prefixRange } from '../store/index.ts';
 import { readCursor, writeCursor } from './cursor.ts';
 import type { DayLease } from './day-lease.ts';
+import { type Identity, mayTouch } from './identity.ts';
 import { getRecord, type Kept, type Kit, kept, newId, put, remove } from './kit.ts';
 import { ApiError } from './problem.ts';
 
@@ -22,6 +23,14 @@ export interface OperationPage {
   readonly next: string | undefined;
 }
 
+type Seer = Pick<Identity, 'account' | 'vms'>;
+
+const sees = (who: Seer, { account, kind, target, only }: OperationRecord): boolean =>
+  account === who.account &&
+  (who.vms === undefined ||
+    (kind.startsWith('vm.') && mayTouch(who, target.name)) ||
+    (kind.startsWith('vms.') && JSON.stringify(only) === JSON.stringify(who.vms)));
+
 export class Operations {
   readonly #kit: Kit;
   readonly #lease: DayLease;
@@ -32,7 +41,7 @@ export class Operations {
   }
 
   /** A new one, and what puts it into the store. */
-  begin(fields: Pick<OperationRecord, 'account' | 'kind' | 'target' | 'generation' | 'runner'>): {
+  begin(fields: Pick<OperationRecord, 'account' | 'kind' | 'target' | 'generation' | 'runner' | 'total' | 'only'>): {
     readonly operation: OperationRecord;
     readonly operations: readonly Operation[];
   } {
@@ -76,9 +85,10 @@ export class Operations {
     return getRecord(this.#kit.region, OperationRecord, keyOf(id));
   }
 
-  async get(account: string, id: string): Promise<Kept<OperationRecord>> {
+  /** NOT_FOUND, also of one that a key for certain VMs is not for. */
+  async get(who: Seer, id: string): Promise<Kept<OperationRecord>> {
     const found = await this.find(id);
-    if (found === undefined || found.record.account !== account)
+    if (found === undefined || !sees(who, found.record))
       throw new ApiError('NOT_FOUND', `there is no operation "${id}"; it is kept for a day after it has finished`);
     return found;
   }
@@ -94,11 +104,11 @@ export class Operations {
 
   /** Oldest first. */
   async list(
-    account: string,
+    who: Seer,
     options: { readonly limit: number; readonly cursor: string | undefined },
   ): Promise<OperationPage> {
     const { region } = this.#kit;
-    const filters = `operations ${account}`;
+    const filters = `operations ${JSON.stringify([who.account, who.vms])}`;
     const at = options.cursor === undefined ? undefined : readCursor(options.cursor, filters, prefix, region.epoch);
     const { start, end } = prefixRange(prefix);
     const operations: OperationRecord[] = [];
@@ -114,7 +124,7 @@ export class Operations {
             next: writeCursor({ epoch: region.epoch, revision, next: keyText(entry.key) }, filters),
           };
         const { record } = kept(OperationRecord, entry);
-        if (record.account === account) operations.push(record);
+        if (sees(who, record)) operations.push(record);
       }
       if (page.next === undefined) return { operations, next: undefined };
       from = page.next;
@@ -126,12 +136,12 @@ export class Operations {
    * begun.
    */
   async follow(
-    account: string,
+    who: Seer,
     id: string,
     after: number,
     signal: AbortSignal,
   ): Promise<AsyncIterable<{ readonly revision: number; readonly operation: OperationRecord }>> {
-    const first = await this.get(account, id);
+    const first = await this.get(who, id);
     const { region } = this.#kit;
     const key = keyOf(id);
     return (async function* () {

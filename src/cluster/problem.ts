@@ -27,6 +27,8 @@ export const problemCodes = {
   NOT_DIRECTORY: [409, 'It is not a directory'],
   NOT_EMPTY: [409, 'The directory is not empty'],
   IMAGE_IN_USE: [409, 'The image is in use'],
+  IN_USE: [409, 'It is in use'],
+  QUOTA_EXCEEDED: [409, 'The quota is used up'],
   CONFLICT: [409, 'Something else changed it at the same time'],
   IDEMPOTENCY_BUSY: [409, 'The same request is under way'],
   IDEMPOTENCY_SECRET: [409, 'The request was done before, and its secret is told only once'],
@@ -40,6 +42,7 @@ export const problemCodes = {
   INTERNAL: [500, 'Something went wrong here'],
   UNSUPPORTED: [501, 'This host is not set up for it'],
   UNAVAILABLE: [503, 'Not possible at present'],
+  NO_HOST: [507, 'No host has room for it'],
   FULL: [507, 'There is no room left'],
 } as const satisfies Record<string, readonly [number, string]>;
 

@@ -5,10 +5,11 @@
  */
 import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '../records/index.ts';
 import { keyText, limits, type Operation, prefixRange, StoreError } from '../store/index.ts';
+import type { Hosts } from './hosts.ts';
 import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
-import { indexedKey, seedKey, statusKey, statusOf, uidKey, useKeyOf, type Vms, vmKey } from './vms.ts';
+import { indexedKey, seedKey, statusKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
 
 const prefix = 'vmstatus/';
 const retryMs = 500;
@@ -17,11 +18,13 @@ export class Reconciler {
   readonly #kit: Kit;
   readonly #vms: Vms;
   readonly #operations: Operations;
+  readonly #hosts: Hosts;
 
-  constructor(kit: Kit, parts: { readonly vms: Vms; readonly operations: Operations }) {
+  constructor(kit: Kit, parts: { readonly vms: Vms; readonly operations: Operations; readonly hosts: Hosts }) {
     this.#kit = kit;
     this.#vms = parts.vms;
     this.#operations = parts.operations;
+    this.#hosts = parts.hosts;
   }
 
   /** Until the signal. Never rejects. */
@@ -97,7 +100,7 @@ export class Reconciler {
     operations: readonly Kept<OperationRecord>[],
   ): Promise<boolean> {
     const { region } = this.#kit;
-    const { name, id, uid } = vm.record;
+    const { name, id } = vm.record;
     for (const below of [`tree/${id}/`, `boot/${name}/`])
       for await (const { entries } of pagesOf(region, below))
         for (let i = 0; i < entries.length; i += limits.operations)
@@ -116,17 +119,22 @@ export class Reconciler {
     }
     const indexed = await getRecord(region, IndexedRecord, indexedKey(name));
     const use = useKeyOf(vm.record);
-    const outcome = await region.commit({
-      conditions: [vm, ...operations].map(({ key, modRevision }) => ({ key, modRevision })),
-      operations: [
-        ...[vm.key, status.key, seedKey(name), indexedKey(name)].map(remove),
-        ...(uid === undefined ? [] : [remove(uidKey(uid))]),
-        ...(use === undefined ? [] : [remove(use)]),
-        ...ends,
-        ...(indexed ? [outboxEntry(this.#kit, [{ type: 'delete', key: indexed.record.key }])] : []),
-      ],
+    return this.#hosts.release(vm.record, async (freeing) => {
+      const outcome = await region.commit({
+        conditions: [
+          ...[vm, ...operations].map(({ key, modRevision }) => ({ key, modRevision })),
+          ...freeing.conditions,
+        ],
+        operations: [
+          ...[vm.key, status.key, seedKey(name), indexedKey(name)].map(remove),
+          ...freeing.operations,
+          ...(use === undefined ? [] : [remove(use)]),
+          ...ends,
+          ...(indexed ? [outboxEntry(this.#kit, [{ type: 'delete', key: indexed.record.key }])] : []),
+        ],
+      });
+      return outcome.committed;
     });
-    return outcome.committed;
   }
 }
 

@@ -4,12 +4,12 @@ import { createServer, type IncomingMessage, type Server, type ServerOptions, ty
 import { createServer as createTlsServer } from 'node:https';
 import { connect, isIP, type Socket } from 'node:net';
 import { getRequestListener } from '@hono/node-server';
-import type { Role } from '../records/index.ts';
+import { defaultAccount, type Role } from '../records/index.ts';
 import { peerCredentials, peerGroups } from '../sys/index.ts';
 import { type Connection, createApp } from './app.ts';
 import { Deadlines } from './deadlines.ts';
 import { FailedKeys } from './failed-keys.ts';
-import { defaultAccount, type Identity } from './identity.ts';
+import type { Identity } from './identity.ts';
 import type { Manager } from './manager.ts';
 import { Metrics } from './metrics.ts';
 import { ApiError, problemResponse } from './problem.ts';
@@ -229,6 +229,7 @@ const unixConnection = (socket: Socket, { socketGroup }: ListenOptions): Connect
   const identity = (role: Role): Identity => ({
     account: defaultAccount,
     role,
+    vms: undefined,
     key: undefined,
     uid: peer.uid,
     ended: undefined,

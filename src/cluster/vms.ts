@@ -16,13 +16,19 @@ import {
   vmTypes,
 } from '../records/index.ts';
 import { type Condition, type Entry, keyText, type Operation, prefixRange } from '../store/index.ts';
+import type { Accounts } from './accounts.ts';
 import { readCursor, writeCursor } from './cursor.ts';
+import type { Hosts } from './hosts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
+import { mayTouch, type VmScope } from './identity.ts';
 import type { Images } from './images.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, put } from './kit.ts';
+import { getRecord, type Kept, type Kit, kept, pagesOf, put } from './kit.ts';
 import type { Operations } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
+import { hasLabel, type Placement } from './placement.ts';
 import { ApiError, isHostError } from './problem.ts';
+import type { Regions } from './regions.ts';
+import { freeSlot, unlimitedSlot } from './slots.ts';
 
 export interface VmWish {
   readonly name: string;
@@ -39,9 +45,18 @@ export interface VmWish {
   readonly vsock?: boolean;
   readonly metadataServer?: MetadataServerRecord | undefined;
   readonly libvirtDomain?: string | undefined;
+  readonly placement: Placement;
   /** The first tree, as the text of a spec that was checked. */
   readonly spec: string | undefined;
 }
+
+/** What else is in the transaction of a request. */
+export interface Also {
+  readonly conditions: readonly Condition[];
+  readonly operations: readonly Operation[];
+}
+
+const nothingElse: Also = { conditions: [], operations: [] };
 
 export interface Vm {
   readonly record: VmRecord;
@@ -55,6 +70,8 @@ export interface VmFilters {
   readonly labels: readonly string[];
   readonly type: string | undefined;
   readonly namePrefix: string;
+  /** Those that a key for certain VMs is for; undefined: all. */
+  readonly only: VmScope | undefined;
 }
 
 export interface VmPage {
@@ -69,18 +86,11 @@ export interface Count {
   readonly count: number;
 }
 
-/** uids that are given out, one to a VM. */
-export interface UidRange {
-  readonly first: number;
-  readonly count: number;
-}
-
 const prefix = 'vm/';
 export const vmKey = (name: string): string => `${prefix}${name}`;
 export const statusKey = (name: string): string => `vmstatus/${name}`;
 export const indexedKey = (name: string): string => `indexed/${name}`;
 export const seedKey = (name: string): string => `seed/${name}`;
-export const uidKey = (uid: number): string => `uid/${String(uid).padStart(10, '0')}`;
 const useKey = (image: { name: string; version: string }, vm: string): string =>
   `imageuse/${image.name}/${image.version}/${vm}`;
 export const useKeyOf = ({ image, name }: VmRecord): string | undefined => image && useKey(image, name);
@@ -101,46 +111,66 @@ export class Vms {
   readonly #kit: Kit;
   readonly #operations: Operations;
   readonly #images: Images;
-  readonly #uids: UidRange | undefined;
+  readonly #hosts: Hosts;
+  readonly #accounts: Accounts;
+  readonly #regions: Regions;
   /** VMs that were asked for lately, in order. */
   readonly #refs = new Map<string, VmRef & { readonly account: string }>();
 
-  constructor(kit: Kit, parts: { operations: Operations; images: Images; uids: UidRange | undefined }) {
+  constructor(
+    kit: Kit,
+    parts: { operations: Operations; images: Images; hosts: Hosts; accounts: Accounts; regions: Regions },
+  ) {
     this.#kit = kit;
     this.#operations = parts.operations;
     this.#images = parts.images;
-    this.#uids = parts.uids;
+    this.#hosts = parts.hosts;
+    this.#accounts = parts.accounts;
+    this.#regions = parts.regions;
   }
 
   indexKey({ account, type, id }: VmRecord, status: VmStatus): string {
     return `index/vm/${account}/${this.#kit.regionName}/${type}/${status}/${id}`;
   }
 
-  /** NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a disk smaller than it), FULL (no uid is left). */
+  /**
+   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a disk smaller than it), NO_HOST, QUOTA_EXCEEDED, FULL (no uid is left),
+   * WRONG_STATE (an account that is being deleted).
+   */
   async create(
     account: string,
     wish: VmWish,
     commit: CommitOnce,
     answer: (vm: Vm, operation: OperationRecord) => Answer,
+    also: (operation: OperationRecord) => Also = () => nothingElse,
   ): Promise<Answer> {
-    for (let i = 0; i < tries; i++) {
-      if ((await this.#kit.region.get(vmKey(wish.name))) !== undefined) throw nameTaken(wish.name);
-      const image = wish.image && (await this.#images.forUse(account, wish.image));
-      if (image !== undefined) checkDisk(image.record, wish.diskBytes);
-      const uid = await this.#freeUid();
+    const { name, labels, placement } = wish;
+    await this.#checkName(name);
+    const first = wish.image && (await this.#images.forUse(account, wish.image)).record;
+    if (first !== undefined) checkDisk(first, wish.diskBytes);
+    const id = `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`;
+    const size = wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type];
+    const takes = { ...size, diskBytes: wish.diskBytes ?? first?.virtualSizeBytes ?? 0 };
+    let answered: Answer | undefined;
+    await this.#hosts.place({ account, id, name, labels }, { takes, placement }, async (seat) => {
+      await this.#checkName(name);
+      const owner = await this.#accounts.forUse(account);
+      const image = first && (await this.#images.forUse(account, first));
+      const type = wish.type ?? 'attached';
+      const slot = await freeSlot(this.#kit, owner.record, type, id);
       const record: VmRecord = {
-        id: `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`,
-        name: wish.name,
+        id,
+        name,
         account,
         kind: wish.kind,
-        type: wish.type ?? 'attached',
-        ...(wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type]),
+        type,
+        ...size,
         ...(image && {
           image: { name: image.record.name, version: image.record.version, digest: image.record.digest },
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
         network: wish.network,
-        labels: { ...wish.labels },
+        labels: { ...labels },
         restart: wish.restart,
         desired: wish.start ? 'running' : 'stopped',
         generation: 1,
@@ -150,41 +180,82 @@ export class Vms {
         ...(wish.vsock && { vsock: true }),
         ...(wish.metadataServer && { metadataServer: wish.metadataServer }),
         ...(wish.libvirtDomain !== undefined && { libvirtDomain: wish.libvirtDomain }),
-        ...(uid !== undefined && { uid }),
+        ...(seat.uid !== undefined && { uid: seat.uid }),
+        host: seat.host,
+        takes,
+        holds: [...seat.holds, slot],
         createdAtMs: this.#kit.wallMs(),
       };
       const { operation, operations } = this.#operations.begin({
         account,
         kind: 'vm.create',
-        target: { name: record.name, id: record.id },
+        target: { name, id },
         generation: 1,
       });
       const index = this.indexKey(record, 'creating');
       const use = useKeyOf(record);
+      const more = also(operation);
+      const told = answer({ record, status: undefined }, operation);
       const done = await commit(
         {
           conditions: [
-            { key: vmKey(record.name), exists: false },
-            ...(uid === undefined ? [] : [{ key: uidKey(uid), exists: false }]),
+            { key: vmKey(name), exists: false },
+            { key: slot, exists: false },
+            owner.condition,
+            ...seat.conditions,
             ...(image ? [image.condition] : []),
+            ...more.conditions,
           ],
           operations: [
-            put(vmKey(record.name), record),
-            put(indexedKey(record.name), { id: record.id, key: index } satisfies IndexedRecord),
+            put(vmKey(name), record),
+            put(indexedKey(name), { id, key: index } satisfies IndexedRecord),
+            put(slot, { vm: name }),
             ...operations,
-            ...(uid === undefined ? [] : [put(uidKey(uid), { vm: record.name })]),
-            ...(use === undefined ? [] : [put(use, { vm: record.name })]),
+            ...seat.operations,
+            ...(use === undefined ? [] : [put(use, { vm: name })]),
             ...(wish.spec === undefined
               ? []
-              : [{ type: 'put', key: seedKey(record.name), value: new TextEncoder().encode(wish.spec) } as const]),
-            outboxEntry(this.#kit, [{ type: 'put', key: index, value: JSON.stringify({ name: record.name }) }]),
+              : [{ type: 'put', key: seedKey(name), value: new TextEncoder().encode(wish.spec) } as const]),
+            outboxEntry(this.#kit, [{ type: 'put', key: index, value: JSON.stringify({ name }) }]),
+            ...more.operations,
           ],
         },
-        answer({ record, status: undefined }, operation),
+        told,
       );
-      if (done) return answer({ record, status: undefined }, operation);
-    }
-    throw overtaken(wish.name);
+      if (done) answered = told;
+      return done;
+    });
+    return answered!;
+  }
+
+  async #checkName(name: string): Promise<void> {
+    if ((await this.#kit.region.get(vmKey(name))) !== undefined) throw nameTaken(name);
+  }
+
+  /** Gives VMs of before there were hosts, quotas and slots to this host: those that name none. */
+  async adopt(host: string): Promise<void> {
+    for await (const { entries } of pagesOf(this.#kit.region, prefix))
+      for (const entry of entries) {
+        if (kept(VmRecord, entry).record.host !== undefined) continue;
+        while (!(await this.#adoptOne(keyText(entry.key), host)));
+      }
+  }
+
+  /** False: it was changed meanwhile. */
+  async #adoptOne(key: string, host: string): Promise<boolean> {
+    const found = await getRecord(this.#kit.region, VmRecord, key);
+    if (found === undefined || found.record.host !== undefined) return true;
+    const { account, type, id, vcpus, memoryMiB, diskBytes } = found.record;
+    const slot = unlimitedSlot(account, type, id);
+    const takes = { vcpus, memoryMiB, diskBytes: diskBytes ?? 0 };
+    return this.#hosts.assign(host, found.record, takes, async ({ conditions, operations }) => {
+      const record: VmRecord = { ...found.record, host, takes, holds: [slot] };
+      const outcome = await this.#kit.region.commit({
+        conditions: [{ key, modRevision: found.modRevision }, ...conditions],
+        operations: [put(key, record), put(slot, { vm: record.name }), ...operations],
+      });
+      return outcome.committed;
+    });
   }
 
   /** VM_NOT_FOUND. */
@@ -247,12 +318,7 @@ export class Vms {
     },
     commit: CommitOnce,
     answer: (vm: Vm, operation: OperationRecord) => Answer,
-    also: (
-      operation: OperationRecord,
-    ) => Promise<{ conditions: Condition[]; operations: readonly Operation[] }> = async () => ({
-      conditions: [],
-      operations: [],
-    }),
+    also: (operation: OperationRecord) => Promise<Also> = async () => nothingElse,
   ): Promise<Answer> {
     for (let i = 0; i < tries; i++) {
       const { record: before, key, modRevision } = await this.find(account, name);
@@ -295,7 +361,14 @@ export class Vms {
     { limit, cursor }: { readonly limit: number; readonly cursor: string | undefined },
   ): Promise<VmPage> {
     const { region } = this.#kit;
-    const bound = JSON.stringify([account, filters.status, filters.labels, filters.type, filters.namePrefix]);
+    const bound = JSON.stringify([
+      account,
+      filters.status,
+      filters.labels,
+      filters.type,
+      filters.namePrefix,
+      filters.only,
+    ]);
     const from = `${prefix}${filters.namePrefix}`;
     const at = cursor === undefined ? undefined : readCursor(cursor, bound, from, region.epoch);
     const { start, end } = prefixRange(from);
@@ -323,9 +396,10 @@ export class Vms {
 
   /** From the global store's index: what it has not been told yet is not in it. */
   async counts(account: string): Promise<Count[]> {
-    const { global, regionName: region } = this.#kit;
-    const wanted = [...Object.keys(vmTypes), 'attached'].flatMap((type) =>
-      vmStatuses.map((status) => ({ region, type, status })),
+    const { global } = this.#kit;
+    const regions = (await this.#regions.list()).map(({ name }) => name);
+    const wanted = regions.flatMap((region) =>
+      [...Object.keys(vmTypes), 'attached'].flatMap((type) => vmStatuses.map((status) => ({ region, type, status }))),
     );
     const counts = await Promise.all(
       wanted.map(async (of) => {
@@ -357,25 +431,13 @@ export class Vms {
       start = page.next;
     }
   }
-
-  async #freeUid(): Promise<number | undefined> {
-    const range = this.#uids;
-    if (range === undefined) return undefined;
-    const { entries } = await entriesOf(this.#kit.region, 'uid/');
-    const taken = new Set(entries.map(({ key }) => Number(keyText(key).slice('uid/'.length))));
-    for (let uid = range.first; uid < range.first + range.count; uid++) if (!taken.has(uid)) return uid;
-    throw new ApiError('FULL', `all ${range.count} uids of this host are given to VMs; delete one, or widen the range`);
-  }
 }
 
-const matches = (vm: Vm, { status, labels, type }: VmFilters): boolean =>
+const matches = (vm: Vm, { status, labels, type, only }: VmFilters): boolean =>
+  mayTouch({ vms: only }, vm.record.name) &&
   (status === undefined || statusOf(vm) === status) &&
   (type === undefined || vm.record.type === type) &&
-  labels.every((label) => {
-    const [key, ...value] = label.split('=');
-    if (!Object.hasOwn(vm.record.labels, key!)) return false;
-    return value.length === 0 || vm.record.labels[key!] === value.join('=');
-  });
+  labels.every((label) => hasLabel(vm.record.labels, label));
 
 /** The host would refuse it while it makes the disk. A kernel, which is no disk, has one size and not two. */
 const checkDisk = (

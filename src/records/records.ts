@@ -11,10 +11,21 @@
  * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
  * | region | `token/NAME` | the host | `TokenKept`: this boot's token of the metadata server, as a hash, and the boot's secret; removed with the VM |
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
- * | region | `uid/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it |
+ * | region | `uid/N`, `hostuid/HOST/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it; `uid/N` of the host of `porthole up` |
+ * | region | `host/NAME` | managers | `HostRecord`: a host, and whether VMs may be placed there |
+ * | region | `hostlive/NAME` | the manager that the host is connected to | `HostLiveRecord`, under a lease: who has none is not given VMs |
+ * | region | `hostuse/NAME` | managers | `HostUseRecord`: what is taken of it; changed in the transactions that make and free its VMs |
+ * | region | `hostvm/HOST/VM` | managers | `HostVmRecord`: which VMs are assigned to it |
+ * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
+ * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
+ * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
+ * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
+ * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
+ * | global | `account/NAME`, `region/NAME` | managers | `AccountRecord`, `RegionRecord` |
+ * | global | `leaving/ACCOUNT/REGION` | managers of that region | `LeavingRecord`: what it has of an account that is to be deleted |
  *
  * **A host's side of it.** It acts on `vm/` as it stands, whatever it missed in between, and writes the `generation` that
  * it has acted on into `vmstatus/` together with how that went. A `desired` of `deleted`: it stops the VM, removes disks,
@@ -80,6 +91,94 @@ export const MetadataServerRecord = z.looseObject({
 export type MetadataServerRecord = z.infer<typeof MetadataServerRecord>;
 export type MetadataWayName = (typeof metadataWays)[number];
 
+/** vCPUs, memory and disk: of a host, or what a VM takes of them. */
+export const Resources = z.looseObject({
+  vcpus: z.int().nonnegative(),
+  memoryMiB: z.int().nonnegative(),
+  diskBytes: z.int().nonnegative(),
+});
+export type Resources = z.infer<typeof Resources>;
+
+/** The host of `porthole up`, where all VMs are that name none. */
+export const ownHost = 'local';
+
+export const HostRecord = z.looseObject({
+  name: vmName,
+  /** Of this enrolment: a host that comes back under a name is not the one before. */
+  id: z.string(),
+  /** What VMs may take of it together; missing: as much as they like, as on the one host of `porthole up`. */
+  capacity: Resources.optional(),
+  labels: z.record(z.string(), z.string()),
+  /** No VM is placed there any more. */
+  cordoned: z.boolean(),
+  /** It is being emptied: cordoned, and its VMs are to leave. */
+  draining: z.boolean(),
+  /** uids to give to its VMs, one each; missing: everything runs as the daemon's user. */
+  uids: z.looseObject({ first: z.int().positive(), count: z.int().positive() }).optional(),
+  /** Which certificate is its own now, where it is connected by one. */
+  certificateId: z.string().optional(),
+  addedAtMs: millis,
+});
+export type HostRecord = z.infer<typeof HostRecord>;
+
+export const HostLiveRecord = z.looseObject({
+  /** Of its `HostRecord`. */
+  id: z.string(),
+  /** Who holds its connection. */
+  manager: z.string(),
+  sinceMs: millis,
+  version: z.string().optional(),
+});
+export type HostLiveRecord = z.infer<typeof HostLiveRecord>;
+
+/** What all its VMs take. A transaction that changes it has a condition on it, so that no two overcommit the host. */
+export const HostUseRecord = z.looseObject({ ...Resources.shape, vms: z.int().nonnegative() });
+export type HostUseRecord = z.infer<typeof HostUseRecord>;
+
+export const HostVmRecord = z.looseObject({ id: vmId });
+export type HostVmRecord = z.infer<typeof HostVmRecord>;
+
+export const hostKey = (host: string): string => `host/${host}`;
+export const hostLiveKey = (host: string): string => `hostlive/${host}`;
+export const hostUseKey = (host: string): string => `hostuse/${host}`;
+export const hostVmPrefix = (host: string): string => `hostvm/${host}/`;
+export const hostVmKey = (host: string, vm: string): string => `${hostVmPrefix(host)}${vm}`;
+/** Of `ownHost`, names and state are those of before there were several hosts. */
+export const hostUidPrefix = (host: string): string => (host === ownHost ? 'uid/' : `hostuid/${host}/`);
+export const hostUidKey = (host: string, uid: number): string =>
+  `${hostUidPrefix(host)}${String(uid).padStart(10, '0')}`;
+
+/** Where a region's managers are reached by those of other regions. */
+export const RegionRecord = z.looseObject({
+  name: vmName,
+  /** URLs: `https://…`. */
+  addresses: z.array(z.string()),
+  /** PEM: who signs its managers' certificates; missing: one that this machine trusts. */
+  authority: z.string().optional(),
+  addedAtMs: millis,
+});
+export type RegionRecord = z.infer<typeof RegionRecord>;
+
+/** Everything belongs to an account; this one is there from the start, and its admins administer the cluster. */
+export const defaultAccount = 'default';
+
+export const AccountRecord = z.looseObject({
+  name: vmName,
+  /** `leaving`: it is to be deleted, and nothing is made for it any more. */
+  state: z.enum(['active', 'leaving']),
+  /** At most so many VMs, by region and type; what is not named has no limit. */
+  quotas: z.record(z.string(), z.record(z.string(), z.int().nonnegative())),
+  createdAtMs: millis,
+});
+export type AccountRecord = z.infer<typeof AccountRecord>;
+
+/** An account's VMs of a region, told when the region makes no more of them. */
+export const LeavingRecord = z.looseObject({ vms: z.int().nonnegative(), atRevision: z.int().nonnegative() });
+export type LeavingRecord = z.infer<typeof LeavingRecord>;
+
+export const accountKey = (account: string): string => `account/${account}`;
+export const regionKey = (region: string): string => `region/${region}`;
+
 export const VmRecord = z.looseObject({
   id: vmId,
   name: vmName,
@@ -115,6 +214,12 @@ export const VmRecord = z.looseObject({
   libvirtDomain: z.string().optional(),
   /** Of the device process and QEMU; undefined where everything runs as the daemon's user. */
   uid: z.int().positive().optional(),
+  /** The host that it was assigned to. Missing in records of before there were several: `ownHost`. */
+  host: vmName.optional(),
+  /** What it takes of its host, from its creation until it is gone. Missing: nothing. */
+  takes: Resources.optional(),
+  /** Keys of the region's store that are its own, and go with it: of its quota, of its distance from others. */
+  holds: z.array(z.string()).optional(),
   createdAtMs: millis,
 });
 export type VmRecord = z.infer<typeof VmRecord>;
@@ -183,6 +288,9 @@ export const BootRecord = z.looseObject({
 });
 export type BootRecord = z.infer<typeof BootRecord>;
 
+/** VMs of these names, and those whose names begin so. */
+export const VmScopeRecord = z.looseObject({ names: z.array(z.string()), prefixes: z.array(z.string()) });
+
 export const operationStates = ['pending', 'running', 'succeeded', 'failed', 'cancelled'] as const;
 
 export const OperationRecord = z.looseObject({
@@ -194,6 +302,11 @@ export const OperationRecord = z.looseObject({
     'vm.stop',
     'vm.reboot',
     'vm.delete',
+    'vms.create',
+    'vms.start',
+    'vms.stop',
+    'vms.reboot',
+    'vms.delete',
     'image.add',
     'image.remove',
     'key.rotate',
@@ -205,7 +318,11 @@ export const OperationRecord = z.looseObject({
   state: z.enum(operationStates),
   step: z.string(),
   done: z.number().nonnegative(),
-  total: z.number().positive().optional(),
+  total: z.number().nonnegative().optional(),
+  /** Of many VMs: how many of those that are done failed. */
+  failed: z.number().nonnegative().optional(),
+  /** The VMs that the key was for by which it was asked. */
+  only: VmScopeRecord.optional(),
   error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),
   createdAtMs: millis,
   finishedAtMs: millis.optional(),
@@ -213,6 +330,43 @@ export const OperationRecord = z.looseObject({
   runner: z.string().optional(),
 });
 export type OperationRecord = z.infer<typeof OperationRecord>;
+
+export const batchActions = ['create', 'start', 'stop', 'reboot', 'delete'] as const;
+
+/** A request about many VMs that is under way, under the id of its operation. Whoever holds `batchrun/ID` sees to it. */
+export const BatchRecord = z.looseObject({
+  operation: z.string(),
+  account: z.string(),
+  action: z.enum(batchActions),
+  only: VmScopeRecord.optional(),
+  /** Of `create`: what is asked for, as the manager that was asked has it; names and spec with placeholders. */
+  create: z.looseObject({ wish: z.record(z.string(), z.unknown()), count: z.int(), firstIndex: z.int() }).optional(),
+  /** Of the others: which VMs. Looked for once: what matches later is none of it. */
+  select: z
+    .looseObject({
+      names: z.array(z.string()).optional(),
+      namePrefix: z.string(),
+      labels: z.array(z.string()),
+      status: z.enum(vmStatuses).optional(),
+      type: z.string().optional(),
+      graceSeconds: z.int().nonnegative().optional(),
+      isListed: z.boolean(),
+    })
+    .optional(),
+  isCancelled: z.boolean(),
+});
+export type BatchRecord = z.infer<typeof BatchRecord>;
+
+export const batchItemStates = ['waiting', 'asked', 'done', 'failed', 'cancelled'] as const;
+
+/** One VM of a batch: there from when it was found or asked for. */
+export const BatchItemRecord = z.looseObject({
+  name: z.string(),
+  state: z.enum(batchItemStates),
+  operation: z.string().optional(),
+  error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),
+});
+export type BatchItemRecord = z.infer<typeof BatchItemRecord>;
 
 export const IndexedRecord = z.looseObject({ id: vmId, key: z.string() });
 export type IndexedRecord = z.infer<typeof IndexedRecord>;
@@ -252,6 +406,8 @@ export const KeyRecord = z.looseObject({
   account: z.string(),
   name: z.string(),
   role: z.enum(roles),
+  /** The only VMs that it may touch: of these names, and whose names begin so. Missing: all of the account. */
+  vms: VmScopeRecord.optional(),
   /** SHA-256 of the secret, in hex. */
   secretHash: z.string().regex(/^[0-9a-f]{64}$/),
   createdAtMs: millis,

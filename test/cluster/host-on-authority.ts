@@ -249,8 +249,8 @@ export class TestHost implements HostPort {
     return insideOf(this.#vm(vm).tree.authority.snapshot, Date.now()).read();
   }
 
-  async audit({ limit, cursor, newestFirst, ...filter }: Parameters<HostPort['audit']>[0]) {
-    const matching = this.audits.items.filter((event) => matches(event, filter));
+  async audit({ limit, cursor, newestFirst, fromMs = 0, ...filter }: Parameters<HostPort['audit']>[0]) {
+    const matching = this.audits.items.filter((event) => event.record.timeMs >= fromMs && matches(event, filter));
     if (newestFirst === true) matching.reverse();
     const from = cursor === undefined ? 0 : Number(cursor);
     const next = from + limit < matching.length ? String(from + limit) : undefined;

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Manager } from '../../src/cluster/index.ts';
+import { anywhere } from '../../src/cluster/placement.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
+import { addHost } from './hosts.ts';
 import type { HttpAnswer, HttpRequest } from './http.ts';
 
 const withVm = async (api: TestApi): Promise<void> => {
@@ -50,6 +52,7 @@ test('repeats at two managers at once have one effect', async (t) => {
       restart: 'never',
       start: false,
       stopGraceSeconds: 1,
+      placement: anywhere,
       spec: undefined,
     } as const;
     const bodies = await Promise.all(
@@ -186,11 +189,13 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     return promise;
   };
   const adding = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
+  await addHost(api.stores.region, 'old', { cordoned: true });
   const yaml = { 'content-type': 'application/yaml' };
   const vm = '/v1/vms/web-1';
   /** One that is new in the document belongs here. */
   const requests: Readonly<Record<string, HttpRequest>> = {
     createVm: { method: 'POST', path: '/v1/vms', body: { name: 'web-2', kind: 'attached' } },
+    actOnVms: { method: 'POST', path: '/v1/vm-actions', body: { action: 'stop', selector: { names: ['none'] } } },
     stopVm: { method: 'POST', path: '/v1/vms/ours/stop', body: {} },
     startVm: { method: 'POST', path: '/v1/vms/ours/start' },
     rebootVm: { method: 'POST', path: '/v1/vms/ours/reboot', body: {} },
@@ -213,6 +218,13 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     removeImage: { method: 'DELETE', path: '/v1/images/spare/1' },
     createKey: { method: 'POST', path: '/v1/keys', body: { name: 'l', role: 'viewer' } },
     revokeKey: { method: 'DELETE', path: `/v1/keys/${String(key['key']!['id'])}` },
+    createAccount: { method: 'POST', path: '/v1/accounts', body: { name: 'team' } },
+    setQuotas: { method: 'PUT', path: '/v1/accounts/team/quotas', body: { local: { small: 1 } } },
+    deleteAccount: { method: 'DELETE', path: '/v1/accounts/team' },
+    setRegion: { method: 'PUT', path: '/v1/regions/eu', body: { addresses: ['https://eu.example'] } },
+    removeRegion: { method: 'DELETE', path: '/v1/regions/eu' },
+    changeHost: { method: 'PATCH', path: '/v1/hosts/local', body: { labels: { rack: 'a' } } },
+    removeHost: { method: 'DELETE', path: '/v1/hosts/old' },
     rotateKeys: { method: 'POST', path: '/v1/store/rotate', body: {} },
   };
   const changing = api.contract.operations.filter(({ id, method }) => method !== 'GET' && !readsOnly.has(id));

@@ -69,9 +69,11 @@ test('a VM is created, runs with its first tree, and leaves nothing behind when 
   await until('the end', async () => (await api.ask({ path: '/v1/vms/web-1' })).status === 404);
   await api.manager.outbox.drain();
   const left = [...(await keysOf(region)), ...(await keysOf(global))].filter(
-    (key) => !/^(operation|imageremoval|outboxread|image)\//.test(key),
+    (key) => !/^(operation|imageremoval|outboxread|image|account|region|host|hostuse)\/|^peersecret$/.test(key),
   );
   assert.deepEqual(left, []);
+  const { record, use } = await api.manager.hosts.get('local');
+  assert.deepEqual([record.cordoned, use], [false, { vcpus: 0, memoryMiB: 0, diskBytes: 0, vms: 0 }]);
   const operations = await api.ask({ path: '/v1/operations?limit=500' });
   const states = new Set((operations.json['operations'] as unknown as { state: string }[]).map(({ state }) => state));
   assert.deepEqual(states.has('pending') || states.has('running'), false);

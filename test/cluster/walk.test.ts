@@ -6,6 +6,7 @@ import { HostRefusal } from '../../src/host/host-error.ts';
 import { StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
+import { addHost } from './hosts.ts';
 import { type HttpAnswer, type HttpRequest, readEvents } from './http.ts';
 
 const spec = 'porthole: 1\nmetadata:\n  instance: { hostname: web-1 }\n  secrets: { db: hunter2 }\n';
@@ -24,7 +25,7 @@ const expect = async (api: TestApi, status: number, code: string, request: HttpR
 };
 
 test('every operation gives the answers that are its own', async (t) => {
-  const api = await startApi(t);
+  const api = await startApi(t, { listen: { tcp: { host: '127.0.0.1', port: 0 } } });
   const ok = (status: number, request: HttpRequest): Promise<HttpAnswer> => expect(api, status, '', request);
   const vm = '/v1/vms/web-1';
   const db = `${vm}/metadata/secrets/db`;
@@ -324,6 +325,92 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 409, 'IDEMPOTENCY_SECRET', once);
   await expect(api, 422, 'IDEMPOTENCY_MISMATCH', { ...once, body: { name: 'other', role: 'viewer' } });
 
+  // Accounts, with a region that exists by name only, which could not say what it has of one
+  const created = await ok(201, { method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+  assert.deepEqual([created.json['state'], created.json['quotas']], ['active', {}]);
+  await expect(api, 409, 'NAME_TAKEN', { method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+  const quotas = { local: { attached: 1 }, eu: { small: 0 } };
+  const limited = await ok(200, { method: 'PUT', path: '/v1/accounts/team/quotas', body: quotas });
+  assert.deepEqual(limited.json['quotas'], quotas);
+  await expect(api, 400, 'BAD_REQUEST', {
+    method: 'PUT',
+    path: '/v1/accounts/team/quotas',
+    body: { local: { huge: 1 } },
+  });
+  assert.equal((await ok(200, { path: '/v1/accounts' })).json['accounts']!['length'] as unknown, 2);
+  await ok(200, { path: '/v1/accounts/team' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/accounts/none' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'PUT', path: '/v1/accounts/none/quotas', body: quotas });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/accounts/none' });
+  await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/accounts/default' });
+  const keyOf = (account: string) => ({
+    method: 'POST',
+    path: '/v1/keys',
+    body: { name: 'k', role: 'admin', account },
+  });
+  await expect(api, 404, 'NOT_FOUND', keyOf('none'));
+  const { text: team } = (await ok(201, keyOf('team'))).json;
+  const { url } = api.server;
+  const asTeam = { url, key: `${team}` };
+  const own = { method: 'POST', path: '/v1/vms', body: { name: 'team-1', kind: 'attached' }, ...asTeam };
+  await ok(202, own);
+  const over = await expect(api, 409, 'QUOTA_EXCEEDED', { ...own, body: { name: 'team-2', kind: 'attached' } });
+  assert.match(`${over.json['detail']}`, /may have 1 VMs of type "attached" in the region "local" and has 1;/);
+  const kept = await expect(api, 409, 'IN_USE', { method: 'DELETE', path: '/v1/accounts/team' });
+  assert.match(`${kept.json['detail']}`, /the account "team" has 1 VMs in the region "local"; delete them first/);
+  await ok(202, { method: 'DELETE', path: '/v1/vms/team-1', ...asTeam });
+  await until('its end', async () => (await api.ask({ path: '/v1/vms/team-1', ...asTeam })).status === 404);
+  await ok(204, { method: 'DELETE', path: '/v1/accounts/team' });
+  await until('its key to end', async () => (await api.ask({ path: '/v1/self', ...asTeam })).status === 401);
+
+  // Regions and hosts
+  const region = { addresses: ['https://eu-1.example:8443'] };
+  await ok(200, { method: 'PUT', path: '/v1/regions/eu', body: region });
+  assert.equal((await ok(200, { path: '/v1/regions/local' })).json['isHere'], true);
+  assert.equal((await ok(200, { path: '/v1/regions' })).json['regions']!['length'] as unknown, 2);
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/regions/none' });
+  await ok(204, { method: 'DELETE', path: '/v1/regions/eu' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/regions/eu' });
+  await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/regions/local' });
+  await addHost(api.stores.region, 'other', { capacity: { vcpus: 2, memoryMiB: 1024, diskBytes: 10_000 } });
+  const hosts = await ok(200, { path: '/v1/hosts' });
+  assert.equal(hosts.json['hosts']!['length'] as unknown, 2);
+  const cordoned = await ok(200, { method: 'PATCH', path: '/v1/hosts/local', body: { cordoned: true } });
+  assert.equal(cordoned.json['cordoned'], true);
+  const onOther = (body: object) => ({
+    method: 'POST',
+    path: '/v1/vms',
+    body: { kind: 'managed', type: 'micro', image: { name: 'kernel' }, start: false, ...body },
+  });
+  const placed = await ok(202, onOther({ name: 'placed' }));
+  assert.equal(placed.json['vm']!['host'] as unknown, 'other');
+  assert.deepEqual((await ok(200, { path: '/v1/hosts/other' })).json['vms'], ['placed']);
+  const full = await expect(api, 507, 'NO_HOST', onOther({ name: 'large', type: 'small' }));
+  assert.match(`${full.json['detail']}`, /: 1 host is cordoned, 1 host has less than 1024 MiB of memory free$/);
+  await expect(api, 507, 'NO_HOST', onOther({ name: 'none', placement: { host: 'none' } }));
+  await expect(api, 409, 'IN_USE', { method: 'DELETE', path: '/v1/hosts/other' });
+  await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/hosts/local' });
+  await ok(202, { method: 'DELETE', path: '/v1/vms/placed' });
+  await until('its end', async () => (await api.ask({ path: '/v1/vms/placed' })).status === 404);
+  await ok(204, { method: 'DELETE', path: '/v1/hosts/other' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/hosts/other' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'PATCH', path: '/v1/hosts/other', body: { draining: true } });
+  await ok(200, { method: 'PATCH', path: '/v1/hosts/local', body: { cordoned: false } });
+
+  // Many at once
+  const several = { name: 'many', kind: 'attached', count: 3 };
+  const all = `/v1/operations/${String((await ok(202, { method: 'POST', path: '/v1/vms', body: several })).json['operation']!['id'])}`;
+  await until('all of them', async () => `${(await api.ask({ path: all })).json['state']}` === 'succeeded');
+  await ok(200, { path: `${all}/vms` });
+  await expect(api, 404, 'NOT_FOUND', { path: `/v1/operations/op-${'0'.repeat(22)}/vms` });
+  await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/vms', body: { ...several, name: 'Many' } });
+  await ok(202, { method: 'POST', path: '/v1/vm-actions', body: { action: 'delete', selector: { prefix: 'many-' } } });
+  await expect(api, 400, 'BAD_REQUEST', {
+    method: 'POST',
+    path: '/v1/vm-actions',
+    body: { action: 'stop', selector: {} },
+  });
+
   // The stores as a whole
   const backup = await ok(200, { method: 'POST', path: '/v1/store/backup' });
   assert.match(backup.text, /^SQLite format 3\0/);
@@ -344,12 +431,12 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(202, { method: 'POST', path: `${cancel}/cancel` });
   await until('the cancel', async () => `${(await api.ask({ path: cancel })).json['state']}` === 'cancelled');
 
-  const own = api.contract.operations.flatMap(({ id: operation, statuses }) =>
+  const promised = api.contract.operations.flatMap(({ id: operation, statuses }) =>
     statuses.filter((status) => status < 400).map((status) => `${operation} ${status}`),
   );
   const streams = new Set(['streamConsole 200', 'watchMetadata 200', 'followAudit 200']);
   assert.deepEqual(
-    own.filter((one) => !api.contract.seen.has(one) && !streams.has(one)),
+    promised.filter((one) => !api.contract.seen.has(one) && !streams.has(one)),
     [],
   );
 });
@@ -371,6 +458,7 @@ test('every operation refuses in the ways that all of them share', async (t) => 
       .replace('{path}', 'a')
       .replace('{image}', 'i')
       .replace('{version}', '1')
+      .replace(/\{(account|region|host)\}/, 'local')
       .replace('{id}', id.includes('Key') ? '0'.repeat(16) : `op-${'0'.repeat(22)}`);
     const asked = (request: Partial<HttpRequest>): Promise<HttpAnswer> =>
       api.ask({ method, path: target, url, ...request });

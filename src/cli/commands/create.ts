@@ -2,7 +2,16 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { vmTypes } from '../../records/index.ts';
 import { parseSize } from '../amounts.ts';
-import { apiCommand, collected, parseCount, parseImage, printJson, type Shell } from '../command.ts';
+import {
+  apiCommand,
+  collect,
+  collected,
+  parseCount,
+  parseImage,
+  parseLabel,
+  printJson,
+  type Shell,
+} from '../command.ts';
 import {
   hopLimitOption,
   type MetadataServerFlags,
@@ -11,7 +20,7 @@ import {
 } from '../metadata-server-flags.ts';
 import { withImage } from '../near.ts';
 import { finished } from '../operation.ts';
-import type { NewVm, Operation } from '../shapes.ts';
+import type { NewVm, Operation, Vm } from '../shapes.ts';
 import { readSpec, withSpecShown } from '../spec-problems.ts';
 import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -30,6 +39,12 @@ interface CreateFlags extends MetadataServerFlags {
   readonly '9p'?: true;
   readonly vsock?: true;
   readonly label?: readonly (readonly [string, string])[];
+  readonly count?: number;
+  readonly first?: number;
+  readonly host?: string;
+  readonly hostLabel?: readonly string[];
+  readonly pack?: true;
+  readonly apart?: string;
   readonly restart?: NewVm['restart'];
   readonly grace?: number;
   readonly start: boolean;
@@ -48,14 +63,20 @@ export const waitOption = (): Option => new Option('--no-wait', 'return as soon 
 export const told = ({ out }: Terminal, { id }: Operation): void => void out(`${id}\n`);
 
 export const createCommand = (vm: Command, shell: Shell): void => {
-  const command = apiCommand(vm, 'create', 'create a virtual machine, and start it')
-    .argument('<name>', 'its name: a-z, 0-9 and "-"')
+  const command = apiCommand(vm, 'create', 'create virtual machines, and start them')
+    .argument('<name>', 'its name: a-z, 0-9 and "-"; with --count, what their names are made of')
     .requiredOption(
       '--image <image>',
-      'NAME or NAME:VERSION (required); without a version: the one added last',
+      'NAME, NAME:VERSION or NAME@VERSION (required); without a version: the one added last',
       parseImage,
     )
     .addOption(new Option('--type <type>', 'its size').choices(typeNames).default('small'))
+    .option('--count <number>', 'so many, named NAME-1 and so on', parseCount(1, 1000))
+    .option('--first <number>', 'with --count: the number of the first; default: 1', parseCount(0, 1_000_000))
+    .option('--host <host>', 'on this host; default: where least is taken')
+    .option('--host-label <label>', 'on a host with KEY, or with KEY=VALUE (any number of times)', collect)
+    .option('--pack', 'on the fullest host that has room')
+    .option('--apart <label>', 'on no host that has one with the same value of this label of theirs')
     .option('--metadata <file>', 'its metadata and policy, a spec file')
     .option(
       '--port <forward>',
@@ -92,18 +113,24 @@ Types: ${typeWords.replaceAll('), ', '),\n       ')}.
 It waits until the machine runs, and shows how far it is. Ctrl-C cancels it:
 the machine is deleted again. --no-wait does not wait.
 
+With --count, {{index}} in the name stands for the number, {{region}} for the
+region; so they do, and {{name}}, in the spec file. Ctrl-C then leaves those
+that were begun, and begins no more.
+
 Examples:
   porthole vm create web-1 --image debian:12 --metadata web.yaml --port 8080:80
   porthole vm create db-1 --image debian --type medium --disk 20G
+  porthole vm create web --count 20 --region eu,us --image debian@3
   porthole vm create ci-1 --image debian --metadata-server network --facade ec2`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 };
 
-const create = async ({ api: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
-  const { image, type, metadata, disk, label = [], restart, grace, start } = flags;
+const create = async ({ apis: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
+  const { image, type, metadata, disk, label = [], restart, grace, start, count, first } = flags;
+  if (first !== undefined && count === undefined) throw new UsageError('--first goes with --count');
   const spec = metadata === undefined ? undefined : await readSpec(terminal, metadata);
-  const api = connect();
+  const regions = connect();
   const wanted: NewVm = {
     name,
     image,
@@ -111,6 +138,9 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     network: networkOf(flags),
     labels: Object.fromEntries(label),
     start,
+    placement: placementOf(flags),
+    ...(count !== undefined && { count }),
+    ...(first !== undefined && { firstIndex: first }),
     ...(restart !== undefined && { restart }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
@@ -119,17 +149,33 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
     ...(grace !== undefined && { stopGraceSeconds: grace }),
     ...(spec !== undefined && { spec: spec.sent }),
   };
-  const { vm, operation } = await withSpecShown(spec, () =>
-    withImage(api, image.name, () => api.call('createVm', { body: wanted })),
-  );
-  if (!flags.wait) {
-    if (flags.json === true) printJson(terminal, { vm, operation });
-    else told(terminal, operation);
-    return;
+  // All are asked for first and waited for then.
+  const asked = [];
+  for (const api of regions)
+    asked.push({
+      api,
+      ...(await withSpecShown(spec, () => withImage(api, image.name, () => api.call('createVm', { body: wanted })))),
+    });
+  const made: { readonly vm?: Vm; readonly operation: Operation }[] = [];
+  for (const { api, vm, operation } of asked) {
+    if (!flags.wait) {
+      made.push({ ...(vm && { vm }), operation });
+      if (flags.json !== true) told(terminal, operation);
+      continue;
+    }
+    const done = await finished(api, operation, terminal);
+    if (flags.json === true)
+      made.push({ ...(vm && { vm: await api.call('getVm', { params: { name } }) }), operation: done });
   }
-  const done = await finished(api, operation, terminal);
-  if (flags.json === true) printJson(terminal, { vm: await api.call('getVm', { params: { name } }), operation: done });
+  if (flags.json === true) printJson(terminal, regions.length === 1 ? made[0] : made);
 };
+
+const placementOf = ({ host, hostLabel, pack, apart }: CreateFlags): NonNullable<NewVm['placement']> => ({
+  ...(pack && { strategy: 'pack' }),
+  ...(host !== undefined && { host }),
+  ...(hostLabel && { hostLabels: [...hostLabel] }),
+  ...(apart !== undefined && { apart }),
+});
 
 const networkOf = ({ port = [], tap, network, isolated }: CreateFlags): NonNullable<NewVm['network']> => {
   if (!network) {
@@ -159,11 +205,4 @@ const parseForward = (text: string): Forward => {
     ...(address !== undefined && { hostAddress: address }),
     ...(protocol !== undefined && { protocol: protocol as 'tcp' | 'udp' }),
   };
-};
-
-/** `KEY=VALUE`. */
-const parseLabel = (text: string): readonly [string, string] => {
-  const at = text.indexOf('=');
-  if (at > 0) return [text.slice(0, at), text.slice(at + 1)];
-  throw new InvalidArgumentError('Write a label as KEY=VALUE.');
 };

@@ -3,7 +3,7 @@ import { writeFileSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { roles } from '../../records/index.ts';
 import { ago, moment, parseDuration } from '../amounts.ts';
-import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
+import { apiCommand, collect, examples, group, printJson, type Shell } from '../command.ts';
 import type { Key } from '../shapes.ts';
 import { table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
@@ -12,8 +12,18 @@ interface CreateFlags {
   readonly role: (typeof roles)[number];
   readonly expires?: number;
   readonly out?: string;
+  readonly account?: string;
+  readonly vm?: readonly string[];
+  readonly vmPrefix?: readonly string[];
   readonly json?: true;
 }
+
+interface ListFlags {
+  readonly account?: string;
+  readonly json?: true;
+}
+
+const accountOption = (): Option => new Option('--account <account>', 'of this account; default: your own');
 
 /** @returns the group, for what others add to it */
 export const keyCommands = (program: Command, shell: Shell): Command => {
@@ -30,6 +40,9 @@ export const keyCommands = (program: Command, shell: Shell): Command => {
         .makeOptionMandatory(),
     )
     .option('--expires <duration>', 'valid for so long, as "12h" or "90d"; default: until it is revoked', parseDuration)
+    .option('--vm <name>', 'for this virtual machine only (any number of times)', collect)
+    .option('--vm-prefix <text>', 'for those only whose names begin so (any number of times)', collect)
+    .addOption(accountOption())
     .option('--out <file>', 'write it to this new file, for its owner only, instead of printing it')
     .option('--json', 'print one JSON document')
     .addHelpText(
@@ -42,30 +55,39 @@ PORTHOLE_KEY_FILE, or in ~/.config/porthole/config.yaml, with mode 0600 too:
   keyFile: key
 
 Example:
-  porthole key create "CI of web" --role operator --expires 90d --out ci.key`,
+  porthole key create CI --role operator --vm-prefix web- --out ci.key`,
     )
     .action((name: string, flags: CreateFlags) => create(shell, name, flags));
 
   apiCommand(key, 'ls', 'list keys, without their secrets')
+    .addOption(accountOption())
     .option('--json', 'print one JSON document')
     .addHelpText('after', examples('porthole key ls'))
-    .action((flags: { readonly json?: true }) => list(shell, flags));
+    .action((flags: ListFlags) => list(shell, flags));
 
   apiCommand(key, 'rm', 'revoke keys: they end at once, and what they have open')
     .argument('<id...>', 'ids, as "porthole key ls" lists them')
+    .addOption(accountOption())
     .addHelpText('after', examples('porthole key rm 0123456789abcdef'))
-    .action(async (ids: readonly string[]) => {
+    .action(async (ids: readonly string[], { account }: ListFlags) => {
       const api = shell.api();
-      for (const id of ids) await api.call('revokeKey', { params: { id } });
+      for (const id of ids) await api.call('revokeKey', { params: { id }, query: { account } });
     });
   return key;
 };
 
 const create = async ({ api: connect, terminal }: Shell, name: string, flags: CreateFlags): Promise<void> => {
-  const { role, expires, out } = flags;
+  const { role, expires, out, account, vm: names = [], vmPrefix: prefixes = [] } = flags;
+  const isScoped = names.length + prefixes.length > 0;
   // Before there is a key: a file that is there already is not overwritten, and one that cannot be made loses none.
   if (out !== undefined) writeFileSync(out, '', { mode: 0o600, flag: 'wx' });
-  const wanted = { name, role, ...(expires !== undefined && { expiresInSeconds: expires }) };
+  const wanted = {
+    name,
+    role,
+    ...(expires !== undefined && { expiresInSeconds: expires }),
+    ...(account !== undefined && { account }),
+    ...(isScoped && { vms: { names: [...names], prefixes: [...prefixes] } }),
+  };
   const { key, text } = await connect().call('createKey', { body: wanted });
   if (out !== undefined) writeFileSync(out, `${text}\n`);
   if (flags.json === true) printJson(terminal, out === undefined ? { key, text } : { key });
@@ -75,8 +97,12 @@ const create = async ({ api: connect, terminal }: Shell, name: string, flags: Cr
   }
 };
 
-const list = async ({ api: connect, terminal }: Shell, flags: { readonly json?: true }): Promise<void> => {
-  const { keys } = await connect().call('listKeys');
+/** Of a key for certain machines, which these are. */
+const roleWords = ({ role, vms }: Key): string =>
+  vms === undefined ? role : `${role} of ${[...vms.names, ...vms.prefixes.map((one) => `${one}*`)].join(',')}`;
+
+const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
+  const { keys } = await connect().call('listKeys', { query: { account: flags.account } });
   if (flags.json === true) {
     printJson(terminal, keys);
     return;
@@ -88,7 +114,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: { readonly json?: 
   const nowMs = terminal.wallMs();
   const columns = [
     { title: 'ID', cell: ({ id }: Key) => id },
-    { title: 'ROLE', cell: ({ role }: Key) => role },
+    { title: 'ROLE', cell: roleWords },
     {
       title: 'EXPIRES',
       cell: ({ expiresAt }: Key) => (expiresAt === undefined ? 'never' : moment(Date.parse(expiresAt), nowMs)),

@@ -1,6 +1,6 @@
 /** `porthole vm`: machines that are made, started, stopped and deleted here. */
 import { type Command, Option } from 'commander';
-import { vmStatuses } from '../../records/index.ts';
+import { ownHost, vmStatuses } from '../../records/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import type { Api } from '../api.ts';
 import { apiCommand, collect, examples, group, parseCount, printJson, type Shell } from '../command.ts';
@@ -23,10 +23,14 @@ interface ListFlags {
   readonly label?: readonly string[];
   readonly prefix?: string;
   readonly quiet?: true;
+  readonly count?: true;
   readonly json?: true;
 }
 
 interface RequestFlags {
+  readonly selector?: readonly string[];
+  readonly prefix?: string;
+  readonly all?: true;
   readonly wait: boolean;
   readonly json?: true;
   readonly grace?: number;
@@ -45,6 +49,7 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
     .option('--label <label>', 'those with KEY, or with KEY=VALUE (any number of times)', collect)
     .option('--prefix <text>', 'those whose names begin so')
     .option('-q, --quiet', 'print names only')
+    .option('--count', 'how many there are, by region, type and status; without any other option')
     .option('--json', 'print one JSON document')
     .addHelpText('after', examples('porthole vm ls --status running --label role=web'))
     .action((flags: ListFlags) => list(shell, flags));
@@ -67,7 +72,7 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
   request(vm, 'start', 'start virtual machines', shell).addHelpText('after', examples('porthole vm start web-1 web-2'));
   request(vm, 'stop', 'stop virtual machines', shell)
     .addOption(grace())
-    .addHelpText('after', examples('porthole vm stop web-1 --grace 10'));
+    .addHelpText('after', examples('porthole vm stop web-1 --grace 10', 'porthole vm stop --selector app=web'));
   request(vm, 'reboot', 'stop virtual machines and start them again', shell)
     .addOption(grace())
     .addHelpText('after', examples('porthole vm reboot web-1'));
@@ -94,11 +99,30 @@ export const vmCommands = (program: Command, shell: Shell): Command => {
   return vm;
 };
 
-const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
+const counted = async ({ api: connect, terminal }: Shell, { json, ...others }: ListFlags): Promise<void> => {
+  if (Object.keys(others).length > 1) throw new UsageError('--count counts all of them: leave out the other options');
+  const { counts } = await connect().call('countVms');
+  if (json === true) {
+    printJson(terminal, counts);
+    return;
+  }
+  type Count = (typeof counts)[number];
+  const columns = [
+    { title: 'REGION', cell: ({ region }: Count) => region },
+    { title: 'TYPE', cell: ({ type }: Count) => type },
+    { title: 'STATUS', cell: ({ status }: Count) => status },
+    { title: 'COUNT', cell: ({ count }: Count) => String(count) },
+  ];
+  terminal.out(table(columns, counts, paintFor(terminal, 'out').dim));
+};
+
+const list = async (shell: Shell, flags: ListFlags): Promise<void> => {
+  if (flags.count === true) return counted(shell, flags);
+  const { apis, terminal } = shell;
   const { status, type, label, prefix } = flags;
   const vms: Vm[] = [];
   const query = { status, type, prefix, limit: 500, ...(label !== undefined && { label: [...label] }) };
-  for await (const page of connect().pages('listVms', query)) vms.push(...page.vms);
+  for (const api of apis()) for await (const page of api.pages('listVms', query)) vms.push(...page.vms);
   if (flags.json === true) {
     printJson(terminal, vms);
     return;
@@ -159,6 +183,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
         vm.kind === 'attached' ? 'attached: others start it' : `${vm.type} (${vm.vcpus} vCPU, ${vm.memoryMiB} MiB)`,
       ],
       ['image', image && `${image.name}:${image.version} (${image.digest})`],
+      ['host', vm.host === ownHost ? undefined : vm.host],
       ['disk', vm.diskBytes === undefined ? undefined : size(vm.diskBytes)],
       ['network', network.mode],
       [
@@ -214,10 +239,49 @@ type Verb = 'start' | 'stop' | 'reboot' | 'rm';
 
 const request = (vm: Command, verb: Verb, description: string, shell: Shell): Command =>
   apiCommand(vm, verb, description)
-    .argument('<vm...>', 'their names')
+    .argument('[vm...]', 'their names')
+    .option('--selector <label>', 'all that have the label KEY, or KEY=VALUE (any number of times)', collect)
+    .option('--prefix <text>', 'all whose names begin so')
+    .option('--all', 'all there are')
     .addOption(waitOption())
     .option('--json', 'print one JSON document: their operations')
-    .action((names: readonly string[], flags: RequestFlags) => requestAll(shell, verb, names, flags));
+    .action((names: readonly string[], flags: RequestFlags) =>
+      isSelection(flags) ? requestSelected(shell, verb, names, flags) : requestAll(shell, verb, names, flags),
+    );
+
+const isSelection = ({ selector, prefix, all }: RequestFlags): boolean =>
+  selector !== undefined || prefix !== undefined || all === true;
+
+const actions = { start: 'start', stop: 'stop', reboot: 'reboot', rm: 'delete' } as const;
+
+/** One operation for all of them. */
+const requestSelected = async (
+  shell: Shell,
+  verb: Verb,
+  names: readonly string[],
+  flags: RequestFlags,
+): Promise<void> => {
+  const { terminal } = shell;
+  const { selector: labels = [], prefix, all, grace } = flags;
+  if (names.length > 0) throw new UsageError('give names, or --selector, --prefix or --all, not both');
+  const words = [...labels, ...(prefix === undefined ? [] : [`${prefix}*`])].join(', ');
+  if (verb === 'rm' && flags.yes !== true)
+    await confirmed(
+      shell,
+      `all virtual machines${words === '' ? '' : ` that match ${words}`}, with disks and metadata`,
+    );
+  const selector = { labels: [...labels], ...(prefix !== undefined && { prefix }), ...(all && { all }) };
+  const body = { action: actions[verb], selector, ...(grace !== undefined && { graceSeconds: grace }) };
+  const asked = [];
+  for (const api of shell.apis()) asked.push({ api, ...(await api.call('actOnVms', { body })) });
+  const ended: Operation[] = [];
+  for (const { api, operation } of asked) {
+    ended.push(flags.wait ? await finished(api, operation, terminal) : operation);
+    if (!flags.wait && flags.json !== true) told(terminal, operation);
+  }
+  if (flags.json === true) printJson(terminal, ended);
+  else if (flags.wait) terminal.err(`${ended.reduce((sum, { total = 0 }) => sum + total, 0)} virtual machines\n`);
+};
 
 /** One after the other, so that one guest waits at a time. */
 const renew = async (shell: Shell, names: readonly string[], { json }: { readonly json?: true }): Promise<void> => {
@@ -242,7 +306,8 @@ const failedOne = ({ terminal, setExitCode }: Shell, names: readonly string[], e
 /** All are asked for first and waited for then. */
 const requestAll = async (shell: Shell, verb: Verb, names: readonly string[], flags: RequestFlags): Promise<void> => {
   const { terminal } = shell;
-  if (verb === 'rm' && flags.yes !== true) await confirmed(shell, names);
+  if (names.length === 0) throw new UsageError('say which: names, --selector, --prefix or --all');
+  if (verb === 'rm' && flags.yes !== true) await confirmed(shell, wordsOfNames(names));
   const api = shell.api();
   const failed = (error: unknown): void => failedOne(shell, names, error);
   const begun: Operation[] = [];
@@ -280,10 +345,11 @@ const ask = (api: Api, verb: Verb, name: string, { grace }: RequestFlags): Promi
   }
 };
 
-const confirmed = async ({ terminal }: Shell, names: readonly string[]): Promise<void> => {
+const wordsOfNames = (names: readonly string[]): string =>
+  names.length === 1 ? `"${names[0]}", its disk and its metadata` : `${names.join(', ')}, with disks and metadata`;
+
+const confirmed = async ({ terminal }: Shell, what: string): Promise<void> => {
   if (!terminal.input.isTerminal)
     throw new UsageError('deleting cannot be undone: add --yes, as there is nobody to ask');
-  const what =
-    names.length === 1 ? `"${names[0]}", its disk and its metadata` : `${names.join(', ')}, with disks and metadata`;
   if (!(await promptYes(terminal, `delete ${what}?`))) throw new Interrupted();
 };

@@ -11,7 +11,7 @@ import type {
   TreePort,
 } from '../../records/index.ts';
 import type { Answer } from '../idempotency.ts';
-import { isAllowed, nameOf } from '../identity.ts';
+import { hasRole, nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import { checkEpoch, etagOf, readIfMatch, readRevision, writeRevision } from '../revision.ts';
 import * as routes from '../routes/index.ts';
@@ -142,7 +142,7 @@ export const serveMetadata = (api: Api): void => {
   const namedTree = (c: Context<Env>): TreePort =>
     treeOf(c, parse(routes.VmParams, { name: c.req.param('name') }, 'path').name);
 
-  const readsSecrets = (c: Context<Env>): boolean => isAllowed(identityOf(c), 'operator');
+  const readsSecrets = (c: Context<Env>): boolean => hasRole(identityOf(c), 'operator');
 
   /** Who is shown secrets, for the audit; undefined for who is not. */
   const showsTo = (c: Context<Env>): { readonly by: string | undefined } => ({

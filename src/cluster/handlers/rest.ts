@@ -1,6 +1,7 @@
 import type { z } from '@hono/zod-openapi';
 import type { AuditEvent, ImageFile, ImageRecord, ImageRequest, Once, OperationRecord } from '../../records/index.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
+import { accountOf, checkVm, type Identity, seesCluster } from '../identity.ts';
 import { KeyedUploads } from '../keyed-uploads.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
@@ -24,10 +25,12 @@ import { isoTime, operationView } from './vms.ts';
 
 const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
 
-const keyView = ({ id, name, role, createdAtMs, expiresAtMs }: KeyFacts) => ({
+const keyView = ({ id, name, role, account, vms, createdAtMs, expiresAtMs }: KeyFacts) => ({
   id,
   name,
   role,
+  account,
+  ...(vms && { vms: { names: vms.names, prefixes: vms.prefixes } }),
   createdAt: isoTime(createdAtMs),
   ...(expiresAtMs !== undefined && { expiresAt: isoTime(expiresAtMs) }),
 });
@@ -50,11 +53,11 @@ export const serveRest = (api: Api): void => {
 };
 
 const serveOperations = (api: Api): void => {
-  const { operations, images, upkeep, vms, idempotency } = api.manager;
+  const { operations, images, upkeep, vms, batches, idempotency } = api.manager;
 
   serve(api, routes.listOperations, async (c) => {
     const { limit, cursor } = c.req.valid('query');
-    const page = await operations.list(identityOf(c).account, { limit, cursor });
+    const page = await operations.list(identityOf(c), { limit, cursor });
     return reply(routes.listOperations, 200, {
       operations: page.operations.map(operationView),
       ...(page.next !== undefined && { next: page.next }),
@@ -62,21 +65,37 @@ const serveOperations = (api: Api): void => {
   });
 
   serve(api, routes.getOperation, async (c) => {
-    const { record } = await operations.get(identityOf(c).account, c.req.valid('param').id);
+    const { record } = await operations.get(identityOf(c), c.req.valid('param').id);
     return reply(routes.getOperation, 200, operationView(record));
   });
 
   serve(api, routes.watchOperation, async (c) => {
-    const { account } = identityOf(c);
+    const identity = identityOf(c);
     const { id } = c.req.valid('param');
     const last = c.req.valid('header')['last-event-id'] ?? '0';
     if (!/^\d{1,15}$/.test(last)) throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of an operation');
     return stream(c, api, async (signal) => {
-      const followed = await operations.follow(account, id, Number(last), signal);
+      const followed = await operations.follow(identity, id, Number(last), signal);
       return (async function* () {
         for await (const { revision, operation } of followed)
           yield { event: 'operation', id: String(revision), data: operationView(operation) };
       })();
+    });
+  });
+
+  serve(api, routes.listOperationVms, async (c) => {
+    const { id } = c.req.valid('param');
+    await operations.get(identityOf(c), id);
+    const { limit, cursor } = c.req.valid('query');
+    const { items, next } = await batches.items(id, { limit, cursor });
+    return reply(routes.listOperationVms, 200, {
+      vms: items.map(({ name, state, operation, error }) => ({
+        name,
+        state,
+        ...(operation !== undefined && { operation }),
+        ...(error && { error: { code: error.code, detail: error.detail } }),
+      })),
+      ...(next !== undefined && { next }),
     });
   });
 
@@ -86,8 +105,9 @@ const serveOperations = (api: Api): void => {
     const accepted = (operation: OperationRecord): Answer =>
       answerOf(routes.cancelOperation, 202, operationView(operation));
     const cancel = async (commit: CommitOnce): Promise<Answer> => {
-      const { record, key, modRevision } = await operations.get(account, id);
+      const { record, key, modRevision } = await operations.get(identityOf(c), id);
       if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
+      if (record.kind.startsWith('vms.')) return batches.cancel(id, commit, accepted(record));
       if (record.kind === 'image.add' || record.kind === 'key.rotate') {
         const worker = record.kind === 'image.add' ? images : upkeep;
         if (!worker.runs(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
@@ -141,16 +161,30 @@ const insteadOf: Partial<
 };
 
 const serveAudit = (api: Api): void => {
-  const { host } = api.manager.kit;
+  const { manager } = api;
+  const { host } = manager.kit;
+
+  /**
+   * Hosts know no accounts: who may not see all is shown one VM of their own, and nothing of before it was made, when its name
+   * may have been another's. FORBIDDEN, VM_NOT_FOUND.
+   */
+  const beginningOf = async (identity: Identity, vm: string | undefined): Promise<number> => {
+    if (seesCluster(identity)) return 0;
+    if (vm === undefined)
+      throw new ApiError('FORBIDDEN', 'name one of your VMs: only the account that has the cluster sees all of a host');
+    checkVm(identity, vm);
+    return (await manager.vms.find(identity.account, vm)).record.createdAtMs;
+  };
 
   serve(api, routes.queryAudit, async (c) => {
-    takeTurn(c, api);
     const { limit, cursor, from, until, order, path, ...filter } = c.req.valid('query');
+    const beginning = await beginningOf(identityOf(c), filter.vm);
+    takeTurn(c, api);
     const page = await host.audit(
       {
         ...filter,
         path: path === undefined ? undefined : parseTreePath(path),
-        fromMs: from === undefined ? undefined : Date.parse(from),
+        fromMs: from === undefined && beginning === 0 ? undefined : Math.max(beginning, Date.parse(from ?? isoTime(0))),
         untilMs: until === undefined ? undefined : Date.parse(until),
         newestFirst: order === 'newest',
         cursor,
@@ -170,10 +204,12 @@ const serveAudit = (api: Api): void => {
     if (after !== undefined && !/^[A-Za-z0-9._-]{1,64}$/.test(after))
       throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of an audit stream');
     const filters = { ...filter, path: path === undefined ? undefined : parseTreePath(path) };
+    const beginning = await beginningOf(identityOf(c), filter.vm);
     return stream(c, api, async (signal) => {
       const events = await host.followAudit(filters, { after, signal });
       return (async function* () {
-        for await (const event of events) yield { event: 'audit', id: event.id, data: auditView(event) };
+        for await (const event of events)
+          if (event.record.timeMs >= beginning) yield { event: 'audit', id: event.id, data: auditView(event) };
       })();
     });
   });
@@ -274,15 +310,17 @@ const serveKeys = (api: Api): void => {
   const { keys, globalIdempotency, kit } = api.manager;
 
   serve(api, routes.listKeys, async (c) =>
-    reply(routes.listKeys, 200, { keys: (await keys.list(identityOf(c).account)).map(keyView) }),
+    reply(routes.listKeys, 200, {
+      keys: (await keys.list(accountOf(identityOf(c), c.req.valid('query').account))).map(keyView),
+    }),
   );
 
   serve(api, routes.createKey, async (c) => {
-    const { name, role, expiresInSeconds } = c.req.valid('json');
+    const { name, role, vms, expiresInSeconds, account: asked } = c.req.valid('json');
     const expiresAtMs = expiresInSeconds === undefined ? undefined : kit.wallMs() + expiresInSeconds * 1000;
-    const { account } = identityOf(c);
+    const account = accountOf(identityOf(c), asked);
     const answer = await globalIdempotency.run(await onceRequest(c), async (commit) => {
-      const { key, text } = await keys.create(account, { name, role, expiresAtMs }, commit);
+      const { key, text } = await keys.create(account, { name, role, vms, expiresAtMs }, commit);
       return answerOf(routes.createKey, 201, { key: keyView(key), text });
     });
     if (answer.status !== 409) return send(answer);
@@ -291,17 +329,18 @@ const serveKeys = (api: Api): void => {
   });
 
   serve(api, routes.revokeKey, async (c) => {
-    const { account } = identityOf(c);
+    const account = accountOf(identityOf(c), c.req.valid('query').account);
     const { id } = c.req.valid('param');
     const once = await onceRequest(c);
     return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
   });
 
   serve(api, routes.whoAmI, async (c) => {
-    const { account, role, key, uid } = identityOf(c);
+    const { account, role, vms, key, uid } = identityOf(c);
     return reply(routes.whoAmI, 200, {
       account,
       role,
+      ...(vms && { vms: { names: vms.names, prefixes: vms.prefixes } }),
       ...(key !== undefined && { key }),
       ...(uid !== undefined && { uid }),
     });

@@ -9,7 +9,7 @@ import type { Answer, OnceRequest } from '../idempotency.ts';
 import { checkAccess, type Identity, nameOf } from '../identity.ts';
 import type { Manager } from '../manager.ts';
 import { ApiError } from '../problem.ts';
-import type { Access } from '../routes/common.ts';
+import type { Access, Scope } from '../routes/common.ts';
 import { eventStream, type ServerEvent } from '../sse.ts';
 import type { Streams } from '../streams.ts';
 import type { Turns } from '../turns.ts';
@@ -41,9 +41,10 @@ export const identityOf = (c: Context<Env>): Identity => c.get('identity')!;
 /** Access, and the size of the body. */
 const guards = (route: RouteConfig, bodyBytes: number): MiddlewareHandler<Env>[] => {
   const access = route['x-access'] as Access;
+  const scope = route['x-scope'] as Scope;
   const check: MiddlewareHandler<Env> = async (c, next) => {
     c.set('route', route.path);
-    checkAccess(c.get('identity'), access);
+    checkAccess(c.get('identity'), { access, scope, vm: c.req.param('name') });
     await next();
   };
   const refuse = (): never => {

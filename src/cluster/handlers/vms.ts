@@ -8,8 +8,10 @@ import type {
   OperationRecord,
   VmStatusRecord,
 } from '../../records/index.ts';
+import { ownHost } from '../../records/index.ts';
+import { nameOfIndex, rendered } from '../batches.ts';
 import type { Answer } from '../idempotency.ts';
-import { nameOf } from '../identity.ts';
+import { checkVm, nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { statusOf, type Vm } from '../vms.ts';
@@ -67,6 +69,7 @@ export const vmView = (vm: Vm) => {
     desired,
     ...(rest.image && { image: rest.image }),
     ...(rest.diskBytes !== undefined && { diskBytes: rest.diskBytes }),
+    host: rest.host ?? ownHost,
     status: statusOf(vm),
     reason: status?.reason ?? '',
     bootNumber: status?.bootNumber ?? 0,
@@ -84,7 +87,18 @@ export const vmView = (vm: Vm) => {
   };
 };
 
-export const operationView = ({ id, kind, target, state, step, done, total, error, ...times }: OperationRecord) => ({
+export const operationView = ({
+  id,
+  kind,
+  target,
+  state,
+  step,
+  done,
+  total,
+  failed,
+  error,
+  ...times
+}: OperationRecord) => ({
   id,
   kind,
   target: { name: target.name, ...(target.version !== undefined && { version: target.version }) },
@@ -92,6 +106,7 @@ export const operationView = ({ id, kind, target, state, step, done, total, erro
   step,
   done,
   ...(total !== undefined && { total }),
+  ...(failed !== undefined && { failed }),
   ...(error && { error: { code: error.code, detail: error.detail } }),
   createdAt: isoTime(times.createdAtMs),
   ...(times.finishedAtMs !== undefined && { finishedAt: isoTime(times.finishedAtMs) }),
@@ -105,42 +120,84 @@ const accepted = (vm: Vm, operation: OperationRecord): Answer =>
     { location: `/v1/operations/${operation.id}` },
   );
 
+const acceptedMany = (operation: OperationRecord): Answer =>
+  answerOf(
+    routes.actOnVms,
+    202,
+    { operation: operationView(operation) },
+    { location: `/v1/operations/${operation.id}` },
+  );
+
 const consoleInputBytes = 64 * 1024;
 const consoleLogBytes = 1024 * 1024;
 
 export const serveVms = (api: Api): void => {
   const { manager } = api;
-  const { vms, idempotency, kit } = manager;
+  const { vms, batches, idempotency, kit } = manager;
 
   serve(
     api,
     routes.createVm,
     async (c) => {
-      const wish = c.req.valid('json');
-      const { account } = identityOf(c);
-      if (wish.spec !== undefined) {
-        const problems = await kit.host.checkSpec(wish.spec);
+      const identity = identityOf(c);
+      const { account } = identity;
+      const { count, firstIndex = 1, ...one } = c.req.valid('json');
+      const names =
+        count === undefined
+          ? [one.name]
+          : Array.from({ length: count }, (_, i) => nameOfIndex(one.name, firstIndex + i, kit.regionName));
+      for (const name of names) checkVm(identity, name);
+      if (one.spec !== undefined) {
+        // Names and numbers make no difference to what a spec is: one stands for all.
+        const values = { name: names[0]!, region: kit.regionName, index: firstIndex };
+        const problems = await kit.host.checkSpec(count === undefined ? one.spec : rendered(one.spec, values));
         if (problems.some(({ severity }) => severity === 'error'))
           throw new ApiError('BAD_SPEC', 'the spec has mistakes: see problems', { problems });
       }
-      const { type, image, diskBytes, spec, ...rest } = wish;
+      const { type, image, diskBytes, spec, placement, ...rest } = one;
       const full = {
         ...rest,
         start: rest.kind === 'managed' && rest.start,
         type,
         image: image && { name: image.name, version: image.version },
         diskBytes,
+        placement: { ...placement, host: placement.host, apart: placement.apart },
         spec,
       };
-      return send(await idempotency.run(await onceRequest(c), (commit) => vms.create(account, full, commit, accepted)));
+      const once = await onceRequest(c);
+      if (count === undefined)
+        return send(await idempotency.run(once, (commit) => vms.create(account, full, commit, accepted)));
+      const many = { wish: full, count, firstIndex };
+      return send(
+        await idempotency.run(once, (commit) => batches.create(account, identity.vms, many, commit, acceptedMany)),
+      );
     },
     { bodyBytes: 1024 * 1024 },
   );
 
+  serve(
+    api,
+    routes.actOnVms,
+    async (c) => {
+      const { account, vms: only } = identityOf(c);
+      const { action, selector, graceSeconds } = c.req.valid('json');
+      const { names, prefix: namePrefix, labels, status, type } = selector;
+      const which = { names, namePrefix, labels, status, type };
+      const once = await onceRequest(c);
+      return send(
+        await idempotency.run(once, (commit) =>
+          batches.act(account, only, action, which, graceSeconds, commit, acceptedMany),
+        ),
+      );
+    },
+    { bodyBytes: 128 * 1024 },
+  );
+
   serve(api, routes.listVms, async (c) => {
     const { limit, cursor, status, type, prefix, label } = c.req.valid('query');
-    const filters = { status, type, namePrefix: prefix, labels: label };
-    const page = await vms.list(identityOf(c).account, filters, { limit, cursor });
+    const { account, vms: only } = identityOf(c);
+    const filters = { status, type, namePrefix: prefix, labels: label, only };
+    const page = await vms.list(account, filters, { limit, cursor });
     return reply(routes.listVms, 200, {
       vms: page.vms.map(vmView),
       ...(page.next !== undefined && { next: page.next }),

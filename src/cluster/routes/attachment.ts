@@ -37,6 +37,7 @@ export const getAttachment = createRoute({
   summary: 'What QEMU, Cloud Hypervisor and libvirt need to attach a VM’s device',
   description: 'The query says what machine it is for; files are named by absolute paths of the host.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, query: AttachedMachineQuery },
   responses: {
@@ -101,6 +102,7 @@ export const tellBoot = createRoute({
   tags: ['VMs'],
   summary: 'Tell of a new boot of an attached VM',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: {

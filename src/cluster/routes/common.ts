@@ -6,6 +6,13 @@ import { type ProblemCode, ProblemSchema, problemCodes } from '../problem.ts';
 /** Who may use a route: these and all above. `none`: without a key. */
 export type Access = 'admin' | 'operator' | 'viewer' | 'none';
 
+/**
+ * What a route is about, for keys that may touch certain VMs only and for accounts beside the first. self: whoever calls. vm:
+ * the VM in its path. vms: VMs, of which its handler leaves out those that the key is not for. account: other things of the
+ * account. cluster: what is no account's, for the account that has the cluster.
+ */
+export type Scope = 'self' | 'vm' | 'vms' | 'account' | 'cluster';
+
 export const Role = z.enum(roles).openapi('Role', {
   description:
     'admin: everything. operator: VMs, metadata, policy, consoles, audit. viewer: reads what shows no secret and changes nothing.',

@@ -22,6 +22,7 @@ export const getConsole = createRoute({
   description:
     'Raw bytes; `Console-Offset` is that of the first, `Console-Start` of the oldest that is kept, `Console-End` after the newest.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,
@@ -49,6 +50,7 @@ export const streamConsole = createRoute({
   description:
     'Server-sent events. `output`: base64 of bytes, the event’s id being the offset after them. `start`: where the stream begins. After a break: `Last-Event-ID`.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,
@@ -71,6 +73,7 @@ export const writeConsole = createRoute({
   description:
     'Raw bytes, in order when each request is answered before the next is sent. A repeat with the same `Idempotency-Key` is CONFLICT where nobody knows whether the bytes were typed: it types nothing.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,

@@ -97,6 +97,7 @@ export const readMetadata = createRoute({
   description:
     'A file’s bytes come as they are; `ETag` is its data revision. `Porthole-Kind` says what it is. A viewer reads only what every program in the guest may read.',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: {
     params: MetadataParams,
@@ -151,6 +152,7 @@ export const writeMetadata = createRoute({
   description:
     'The body is the value, as it is. Missing directories are made. Answers when the write is durable and every connected replica has applied it, 2 s later at most.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: MetadataParams,
@@ -170,6 +172,7 @@ export const removeMetadata = createRoute({
   tags: ['Metadata'],
   summary: 'Remove a file or a directory',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: MetadataParams,
@@ -224,6 +227,7 @@ export const editMetadata = createRoute({
   summary: 'Change many paths at once, or none',
   description: 'All edits are one commit when all conditions hold; a guest sees all of them or none.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders, body: body(TransactionShape) },
   responses: { 200: json(EditResultShape, 'Committed.'), ...problems(...edited, ...changing) },
@@ -241,6 +245,7 @@ export const exportSpec = createRoute({
   summary: 'Export metadata and policy as YAML',
   description: 'What `importSpec` reads back. It has every secret of the VM. `ETag` is the tree’s revision.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: { 200: yaml('A spec.'), ...problems('VM_NOT_FOUND', 'TOO_LARGE') },
@@ -262,6 +267,7 @@ export const importSpec = createRoute({
   description:
     'One commit. What guests made stays. `If-Match`: the tree’s revision, as of `exportSpec`. A `file:` value is refused: give the value itself.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,
@@ -283,6 +289,7 @@ export const watchMetadata = createRoute({
   description:
     'Server-sent events, ids being revisions: `start` first, then a `commit` for each commit that changed something at or below `path`; `at` says that nothing there changed up to its revision. Values are not in it. After a break: `Last-Event-ID`. COMPACTED, as an answer or as an event `gone`: read anew, then follow from what was read.',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,
@@ -307,6 +314,7 @@ export const getPolicy = createRoute({
   description:
     'The sections `users`, `groups`, `policy`, `quota` and `ninep` of a spec. `ETag` is the revision of their last change.',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: { 200: yaml('The policy.'), ...problems('VM_NOT_FOUND') },
@@ -320,6 +328,7 @@ export const setPolicy = createRoute({
   summary: 'Set the policy',
   description: 'Replaces all of it. A mistake changes nothing, and is told with its line.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,
@@ -346,6 +355,7 @@ export const explainPolicy = createRoute({
   tags: ['Policy'],
   summary: 'What a caller may do with a path, and by which rule',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: {
     params: VmParams,

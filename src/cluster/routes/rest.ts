@@ -1,4 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
+import { batchItemStates } from '../../records/index.ts';
 import {
   binaryBody,
   body,
@@ -33,6 +34,7 @@ export const listOperations = createRoute({
   tags: ['Operations'],
   summary: 'List operations, oldest first',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: { query: z.strictObject(PageQuery) },
   responses: {
@@ -48,6 +50,7 @@ export const getOperation = createRoute({
   tags: ['Operations'],
   summary: 'Show an operation',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: { params: OperationParams },
   responses: { 200: json(OperationShape, 'The operation.'), ...problems('NOT_FOUND') },
@@ -62,9 +65,42 @@ export const watchOperation = createRoute({
   description:
     'Server-sent events `operation`, ids being revisions. The stream ends after the one that says it has finished.',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: { params: OperationParams, headers: StreamHeaders },
   responses: { 200: eventStream('Until it has finished.'), ...problems('NOT_FOUND') },
+});
+
+export const listOperationVms = createRoute({
+  operationId: 'listOperationVms',
+  method: 'get',
+  path: '/v1/operations/{id}/vms',
+  tags: ['Operations'],
+  summary: 'How far each VM of an operation on many is',
+  description: 'In order of their names, those that were found or asked for up to now.',
+  'x-access': 'viewer',
+  'x-scope': 'vms',
+  security,
+  request: { params: OperationParams, query: z.strictObject(PageQuery) },
+  responses: {
+    200: json(
+      z.object({
+        vms: z.array(
+          z
+            .object({
+              name: z.string(),
+              state: z.enum(batchItemStates),
+              operation: z.string().optional(),
+              error: z.object({ code: z.string(), detail: z.string() }).optional(),
+            })
+            .openapi('OperationVm'),
+        ),
+        next: Next,
+      }),
+      'A page.',
+    ),
+    ...problems('NOT_FOUND', 'BAD_CURSOR', 'COMPACTED'),
+  },
 });
 
 export const cancelOperation = createRoute({
@@ -74,8 +110,9 @@ export const cancelOperation = createRoute({
   tags: ['Operations'],
   summary: 'Cancel an operation',
   description:
-    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one. Others run to their end.',
+    'A VM that is being created is deleted; a start that has not happened yet becomes a stop; an image that is being added is dropped; a rotation of keys is left to the next one; of many VMs, those that were not asked for yet are not, and the others go on. Others run to their end.',
   'x-access': 'operator',
+  'x-scope': 'vms',
   security,
   request: { params: OperationParams, headers: IdempotencyHeaders },
   responses: {
@@ -126,6 +163,7 @@ export const queryAudit = createRoute({
   description:
     'A page looks through a part of the log: it may have fewer events than `limit`, or none, and yet a `next`. Only the last page has none.',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: {
     query: z.strictObject({
@@ -138,7 +176,7 @@ export const queryAudit = createRoute({
   },
   responses: {
     200: json(z.object({ events: z.array(AuditEventShape), next: Next }), 'A page.'),
-    ...problems('COMPACTED', 'BAD_SPEC'),
+    ...problems('VM_NOT_FOUND', 'COMPACTED', 'BAD_SPEC'),
   },
 });
 
@@ -150,9 +188,10 @@ export const followAudit = createRoute({
   summary: 'Follow the audit',
   description: 'Server-sent events `audit`, none lost and none twice when `Last-Event-ID` is given after a break.',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: { headers: StreamHeaders, query: z.strictObject(AuditFilterShape) },
-  responses: { 200: eventStream('Until the client closes it.'), ...problems('COMPACTED') },
+  responses: { 200: eventStream('Until the client closes it.'), ...problems('VM_NOT_FOUND', 'COMPACTED') },
 });
 
 // Images
@@ -230,6 +269,7 @@ export const uploadFile = createRoute({
   description:
     'The body is the file, as it is, with its `Content-Length`; `Expect: 100-continue` tells a refusal before it is sent. It is kept until an image is added from it, for 10 minutes at most and not over a restart of the host daemon. It may take as long as it likes, but not stand still for a minute. A repeat with the same `Idempotency-Key` and `Content-Length` is answered without the file while the first is kept.',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
   request: { headers: IdempotencyHeaders, body: binaryBody },
   responses: {
@@ -250,6 +290,7 @@ export const listImages = createRoute({
   tags: ['Images'],
   summary: 'List images',
   'x-access': 'viewer',
+  'x-scope': 'account',
   security,
   responses: { 200: json(z.object({ images: z.array(ImageShape) }), 'All of them.'), ...problems() },
 });
@@ -261,6 +302,7 @@ export const addImage = createRoute({
   tags: ['Images'],
   summary: 'Add an image, or a new version of one',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
   request: { headers: IdempotencyHeaders, body: body(AddImage) },
   responses: {
@@ -276,6 +318,7 @@ export const getImage = createRoute({
   tags: ['Images'],
   summary: 'Show an image',
   'x-access': 'viewer',
+  'x-scope': 'account',
   security,
   request: { params: ImageParams },
   responses: { 200: json(ImageShape, 'The image.'), ...problems('NOT_FOUND') },
@@ -288,6 +331,7 @@ export const removeImage = createRoute({
   tags: ['Images'],
   summary: 'Remove a version of an image that no VM uses',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
   request: { params: ImageParams, headers: IdempotencyHeaders },
   responses: {
@@ -298,8 +342,31 @@ export const removeImage = createRoute({
 
 // Keys
 
+const KeyVms = z
+  .strictObject({
+    names: z.array(VmName).max(100).default([]).openapi({ description: 'VMs of these names.' }),
+    prefixes: z
+      .array(z.string().regex(/^[a-z0-9][a-z0-9-]{0,61}$/, 'the beginning of a VM’s name'))
+      .max(100)
+      .default([])
+      .openapi({ description: 'VMs whose names begin so.' }),
+  })
+  .openapi('KeyVms', { description: 'The only VMs that a key may touch, also those that are made later.' });
+
+const AccountQuery = z.strictObject({
+  account: VmName.optional().openapi({ description: 'Another account, for admins of the account `default`.' }),
+});
+
 export const KeyShape = z
-  .object({ id: z.string(), name: z.string(), role: Role, createdAt: Time, expiresAt: Time.optional() })
+  .object({
+    id: z.string(),
+    name: z.string(),
+    role: Role,
+    account: z.string(),
+    vms: z.object({ names: z.array(z.string()), prefixes: z.array(z.string()) }).optional(),
+    createdAt: Time,
+    expiresAt: Time.optional(),
+  })
   .openapi('Key');
 
 const KeyParams = z.object({
@@ -316,7 +383,9 @@ export const listKeys = createRoute({
   tags: ['Keys'],
   summary: 'List keys, without their secrets',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
+  request: { query: AccountQuery },
   responses: { 200: json(z.object({ keys: z.array(KeyShape) }), 'All of them.'), ...problems() },
 });
 
@@ -329,6 +398,7 @@ export const createKey = createRoute({
   description:
     'The answer has the key’s text, which is told this once. A repeat with the same `Idempotency-Key` makes no second key and answers IDEMPOTENCY_SECRET.',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
   request: {
     headers: IdempotencyHeaders,
@@ -337,6 +407,10 @@ export const createKey = createRoute({
         .strictObject({
           name: z.string().min(1).max(100),
           role: Role,
+          account: VmName.optional().openapi({
+            description: 'Another account, for admins of the account `default`.',
+          }),
+          vms: KeyVms.optional(),
           expiresInSeconds: z
             .int()
             .min(1)
@@ -344,12 +418,16 @@ export const createKey = createRoute({
             .optional()
             .openapi({ description: 'Default: never.' }),
         })
+        .refine(({ role, vms }) => vms === undefined || role !== 'admin', {
+          path: ['vms'],
+          message: 'a key for certain VMs is an operator’s or a viewer’s: admins have to do with more than VMs',
+        })
         .openapi('CreateKey'),
     ),
   },
   responses: {
     201: json(z.object({ key: KeyShape, text: z.string().openapi({ example: 'ph_ID_SECRET' }) }), 'The key.'),
-    ...problems('IDEMPOTENCY_SECRET', 'CONFLICT', ...changing),
+    ...problems('IDEMPOTENCY_SECRET', 'NOT_FOUND', 'WRONG_STATE', 'CONFLICT', ...changing),
   },
 });
 
@@ -361,8 +439,9 @@ export const revokeKey = createRoute({
   summary: 'Revoke a key',
   description: 'Takes effect within 5 s everywhere; streams that were opened with it end.',
   'x-access': 'admin',
+  'x-scope': 'account',
   security,
-  request: { params: KeyParams, headers: IdempotencyHeaders },
+  request: { params: KeyParams, query: AccountQuery, headers: IdempotencyHeaders },
   responses: { 204: { description: 'Revoked.' }, ...problems('NOT_FOUND', ...changing) },
 });
 
@@ -373,10 +452,17 @@ export const whoAmI = createRoute({
   tags: ['Keys'],
   summary: 'Who the server takes you for',
   'x-access': 'viewer',
+  'x-scope': 'self',
   security,
   responses: {
     200: json(
-      z.object({ account: z.string(), role: Role, key: z.string().optional(), uid: z.int().optional() }),
+      z.object({
+        account: z.string(),
+        role: Role,
+        vms: KeyShape.shape.vms,
+        key: z.string().optional(),
+        uid: z.int().optional(),
+      }),
       'Account and role, and the id of your key or your uid.',
     ),
     ...problems(),
@@ -392,6 +478,7 @@ export const getHost = createRoute({
   tags: ['Host'],
   summary: 'How the host is',
   'x-access': 'viewer',
+  'x-scope': 'cluster',
   security,
   responses: {
     200: json(
@@ -432,6 +519,7 @@ export const getHealth = createRoute({
   tags: ['Server'],
   summary: 'Whether the server can read its stores',
   'x-access': 'none',
+  'x-scope': 'self',
   responses: { 200: json(z.object({ status: z.literal('ok') }), 'It can.'), ...problems() },
 });
 
@@ -442,6 +530,7 @@ export const getMetrics = createRoute({
   tags: ['Server'],
   summary: 'Metrics for Prometheus',
   'x-access': 'viewer',
+  'x-scope': 'cluster',
   security,
   responses: { 200: { description: 'Metrics.', content: { 'text/plain': { schema: z.string() } } }, ...problems() },
 });
@@ -453,6 +542,7 @@ export const getDocument = createRoute({
   tags: ['Server'],
   summary: 'This document',
   'x-access': 'none',
+  'x-scope': 'self',
   responses: { 200: json(z.looseObject({ openapi: z.string() }), 'OpenAPI 3.1.'), ...problems() },
 });
 
@@ -463,6 +553,7 @@ export const getDocsPage = createRoute({
   tags: ['Server'],
   summary: 'This document for people',
   'x-access': 'none',
+  'x-scope': 'self',
   responses: {
     200: { description: 'A page that asks no other host.', content: { 'text/html': { schema: z.string() } } },
     ...problems(),

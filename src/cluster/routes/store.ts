@@ -11,6 +11,7 @@ export const createBackup = createRoute({
   description:
     'Answers with one file: both stores as they are at one moment, sealed as they are. It holds no disk, no image, no audit record, and not the key file, without which it is worth nothing. The connection breaks when it cannot be sent to its end: compare with `Content-Length`.',
   'x-access': 'admin',
+  'x-scope': 'cluster',
   security,
   responses: { 200: bytes('The backup.'), ...problems('CONFLICT', 'FULL', 'UNSUPPORTED') },
 });
@@ -24,6 +25,7 @@ export const rotateKeys = createRoute({
   description:
     'By a new data key; with `keyFile`, data keys are wrapped by that key first, and from then on the server must be started with that file. Writers go on meanwhile. Cancelled or cut short, all stays readable, and the next rotation does the rest.',
   'x-access': 'admin',
+  'x-scope': 'cluster',
   security,
   request: {
     headers: IdempotencyHeaders,

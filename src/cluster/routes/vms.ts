@@ -110,9 +110,59 @@ const metadataProblems = ({
   ].filter((problem) => problem !== false);
 };
 
+const Placement = z
+  .strictObject({
+    strategy: z.enum(['spread', 'pack']).default('spread').openapi({
+      description: 'spread: the host of which least is taken. pack: of which most is.',
+    }),
+    host: VmName.optional().openapi({ description: 'This host, and no other.' }),
+    hostLabels: z
+      .array(z.string().max(320))
+      .max(16)
+      .default([])
+      .openapi({ description: '`KEY` or `KEY=VALUE`: labels that the host must have.' }),
+    apart: z.string().max(63).optional().openapi({
+      description: 'One of the VM’s labels: no two VMs of the account that name it, with the same value, share a host.',
+    }),
+  })
+  .openapi('Placement', { description: 'Which host it goes to.' });
+
+const manyMost = 1000;
+
+/** Whether one VM is asked for, as it was before there were more: then there are no placeholders. */
+const isOne = ({ count }: { readonly count?: number | undefined }): boolean => count === undefined;
+
+/** The longest name of many, with their numbers. */
+const longestName = ({
+  name,
+  count = 1,
+  firstIndex = 1,
+}: {
+  name: string;
+  count?: number | undefined;
+  firstIndex?: number | undefined;
+}): string => {
+  const template = name.includes('{{index}}') ? name : `${name}-{{index}}`;
+  return template.replaceAll('{{index}}', String(firstIndex + count - 1)).replaceAll('{{region}}', 'region');
+};
+
 export const CreateVm = z
   .strictObject({
-    name: VmName,
+    name: z.string().max(200).openapi({
+      description:
+        'A DNS label. With `count`: what their names are made of; `{{index}}` is their number, at the end unless it stands elsewhere, and `{{region}}` the region.',
+      example: 'web-1',
+    }),
+    count: z.int().min(1).max(manyMost).optional().openapi({
+      description:
+        'So many of them, in one operation. In their spec, `{{index}}`, `{{name}}` and `{{region}}` stand for what is each one’s own.',
+    }),
+    firstIndex: z
+      .int()
+      .min(0)
+      .max(1_000_000)
+      .optional()
+      .openapi({ description: 'With `count`: the first number; default: 1.' }),
     kind: z.enum(['managed', 'attached']).default('managed').openapi({
       description:
         'attached: others start it (QEMU, libvirt, Cloud Hypervisor), and its directory is served from here.',
@@ -150,12 +200,22 @@ export const CreateVm = z
     libvirtDomain: LibvirtDomain.optional().openapi({
       description: 'Of an attached VM: the libvirt domain of its host whose starts and reboots are its boots.',
     }),
+    placement: Placement.prefault({}),
     spec: z.string().max(900_000).optional().openapi({
       description:
         'Metadata and policy of the first tree: the YAML of `docs/spec-file.md`. In place before the first boot.',
     }),
   })
   .superRefine((vm, context) => {
+    const name = isOne(vm) ? vm.name : longestName(vm);
+    if (!VmName.safeParse(name).success)
+      context.addIssue({
+        code: 'custom',
+        path: ['name'],
+        message: `${JSON.stringify(name)} is no DNS label: a-z, 0-9 and "-", at most 63, no "-" at its ends`,
+      });
+    if (isOne(vm) && vm.firstIndex !== undefined)
+      context.addIssue({ code: 'custom', path: ['firstIndex'], message: 'this goes with count' });
     const needs = (key: 'type' | 'image', isNeeded: boolean): void => {
       if ((vm[key] !== undefined) === isNeeded) return;
       context.addIssue({
@@ -193,6 +253,7 @@ export const VmShape = z
     memoryMiB: z.int(),
     image: z.object({ name: z.string(), version: z.string(), digest: z.string() }).optional(),
     diskBytes: z.int().optional(),
+    host: z.string().openapi({ description: 'The host that it was placed on.' }),
     network: z.looseObject({ mode: z.string() }),
     labels: z.record(z.string(), z.string()),
     restart: z.enum(['always', 'on-failure', 'never']),
@@ -237,6 +298,7 @@ export const OperationShape = z
     step: z.string().openapi({ description: 'What is being done, in words; may be empty.' }),
     done: z.number(),
     total: z.number().optional(),
+    failed: z.number().optional().openapi({ description: 'Of many VMs: how many of those that are done failed.' }),
     error: z.object({ code: z.string(), detail: z.string() }).optional(),
     createdAt: Time,
     finishedAt: Time.optional(),
@@ -254,11 +316,77 @@ export const createVm = createRoute({
   description:
     'Answers when it is durable; the operation is done when the VM runs (or, with `start: false`, is stopped).',
   'x-access': 'operator',
+  'x-scope': 'vms',
   security,
   request: { headers: IdempotencyHeaders, body: body(CreateVm) },
   responses: {
-    202: json(VmAndOperation, 'It is being made.'),
-    ...problems('NAME_TAKEN', 'NOT_FOUND', 'BAD_SPEC', 'CONFLICT', ...changing),
+    202: json(
+      z.object({ vm: VmShape.optional(), operation: OperationShape }),
+      'It is being made; with `count`, they are, and there is no `vm`.',
+    ),
+    ...problems(
+      'NAME_TAKEN',
+      'NOT_FOUND',
+      'BAD_SPEC',
+      'CONFLICT',
+      'QUOTA_EXCEEDED',
+      'WRONG_STATE',
+      'NO_HOST',
+      ...changing,
+    ),
+  },
+});
+
+const Selector = z
+  .strictObject({
+    names: z.array(VmName).min(1).max(manyMost).optional(),
+    prefix: z.string().max(63).default('').openapi({ description: 'Names that begin so.' }),
+    labels: z.array(z.string().max(320)).max(16).default([]).openapi({ description: '`KEY` or `KEY=VALUE`.' }),
+    status: z.enum(vmStatuses).optional(),
+    type: z.string().max(63).optional(),
+    all: z.literal(true).optional().openapi({ description: 'Needed where nothing else is given: every VM.' }),
+  })
+  .refine(
+    ({ names, prefix, labels, status, type, all }) =>
+      all === true ||
+      names !== undefined ||
+      prefix !== '' ||
+      labels.length > 0 ||
+      status !== undefined ||
+      type !== undefined,
+    'say which VMs, or all: true',
+  )
+  .openapi('VmSelector', { description: 'VMs of which all of this holds. Attached ones can only be deleted.' });
+
+export const actOnVms = createRoute({
+  operationId: 'actOnVms',
+  method: 'post',
+  path: '/v1/vm-actions',
+  tags: ['VMs'],
+  summary: 'Start, stop, reboot or delete all VMs that match',
+  description:
+    'One operation for all of them, which has finished when each of them has got there. VMs that match later are not among them.',
+  'x-access': 'operator',
+  'x-scope': 'vms',
+  security,
+  request: {
+    headers: IdempotencyHeaders,
+    body: body(
+      z
+        .strictObject({
+          action: z.enum(['start', 'stop', 'reboot', 'delete']),
+          selector: Selector,
+          graceSeconds: z.int().min(0).max(3600).optional().openapi({
+            description:
+              'How long guests have to stop by themselves; 0: they are ended at once. Default: that of the VM.',
+          }),
+        })
+        .openapi('VmAction'),
+    ),
+  },
+  responses: {
+    202: json(z.object({ operation: OperationShape }), 'Asked for; the operation tells how it goes.'),
+    ...problems('CONFLICT', ...changing),
   },
 });
 
@@ -270,6 +398,7 @@ export const listVms = createRoute({
   summary: 'List VMs',
   description: 'In order of their names. A page may be short and not the last: only a missing `next` says so.',
   'x-access': 'viewer',
+  'x-scope': 'vms',
   security,
   request: {
     query: z.strictObject({
@@ -307,6 +436,7 @@ export const countVms = createRoute({
   summary: 'Count VMs by region, type and status',
   description: 'From an index that follows within moments.',
   'x-access': 'viewer',
+  'x-scope': 'account',
   security,
   responses: {
     200: json(
@@ -326,6 +456,7 @@ export const getVm = createRoute({
   tags: ['VMs'],
   summary: 'Show a VM',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: { 200: json(VmShape, 'The VM.'), ...problems('VM_NOT_FOUND') },
@@ -343,6 +474,7 @@ export const startVm = createRoute({
   tags: ['VMs'],
   summary: 'Start a VM',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: requested,
@@ -363,6 +495,7 @@ export const stopVm = createRoute({
   tags: ['VMs'],
   summary: 'Stop a VM',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
   responses: requested,
@@ -375,6 +508,7 @@ export const rebootVm = createRoute({
   tags: ['VMs'],
   summary: 'Stop a VM and start it again, with a new boot id',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders, body: { ...body(Stop), required: false } },
   responses: requested,
@@ -387,6 +521,7 @@ export const deleteVm = createRoute({
   tags: ['VMs'],
   summary: 'Delete a VM, its disk and its metadata',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: requested,
@@ -401,6 +536,7 @@ export const renewDevice = createRoute({
   description:
     'Programs in the guest wait for a moment; nothing fails, and nothing is lost. Answers when the new one serves.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams, headers: IdempotencyHeaders },
   responses: {
@@ -416,6 +552,7 @@ export const getStatistics = createRoute({
   tags: ['VMs'],
   summary: 'What the host measures of a VM',
   'x-access': 'viewer',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: {
@@ -464,6 +601,7 @@ export const getTop = createRoute({
   description:
     '`inside` is what whoever is root in the guest wrote into `/guest/.agent`: held to this shape, its text made printable, and believed by nobody. What makes no sense is left out and told of in `problems`.',
   'x-access': 'operator',
+  'x-scope': 'vm',
   security,
   request: { params: VmParams },
   responses: {

@@ -1,0 +1,238 @@
+/**
+ * Accounts: records of the global store, of which each region keeps a copy that it works by, so that it goes on when it is cut
+ * off. A copy is made anew from what stands in the global store, never from what was heard, so that two managers cannot set it
+ * back.
+ */
+import {
+  AccountRecord,
+  accountKey,
+  defaultAccount,
+  ImageRecord,
+  KeyRecord,
+  LeavingRecord,
+  RegionRecord,
+} from '../records/index.ts';
+import { type Condition, limits, prefixRange } from '../store/index.ts';
+import { follow } from './follow.ts';
+import type { Answer, CommitOnce } from './idempotency.ts';
+import { entriesOf, getRecord, type Kept, type Kit, kept, pause, put, remove } from './kit.ts';
+import { ApiError } from './problem.ts';
+import { slotsPrefix } from './slots.ts';
+
+const prefix = 'account/';
+const leavingKey = (account: string, region: string): string => `leaving/${account}/${region}`;
+/** How long regions have to say what they have of an account, and how often that is looked at. */
+const leavingMs = 5_000;
+const lookMs = 50;
+
+export type Quotas = AccountRecord['quotas'];
+
+export class Accounts {
+  readonly #kit: Kit;
+
+  constructor(kit: Kit) {
+    this.#kit = kit;
+  }
+
+  /** Until the signal: keeps the region's copies. Never rejects. */
+  async run(signal: AbortSignal): Promise<void> {
+    const nameOf = (key: string): string => key.slice(prefix.length);
+    await follow(
+      this.#kit,
+      { store: this.#kit.global, prefix, schema: AccountRecord, signal },
+      {
+        all: async (accounts) => {
+          const copies = (await entriesOf(this.#kit.region, prefix)).entries.map((entry) => kept(AccountRecord, entry));
+          const names = new Set([...accounts, ...copies].map(({ record }) => record.name));
+          for (const name of names) await this.#copy(name);
+        },
+        put: ({ record }) => this.#copy(record.name),
+        removed: (key) => this.#copy(nameOf(key)),
+      },
+    );
+  }
+
+  /** The account that everything belongs to where there are no others. */
+  async ensureDefault(): Promise<void> {
+    const record = this.#newRecord(defaultAccount, {});
+    const key = accountKey(defaultAccount);
+    await this.#kit.global.commit({ conditions: [{ key, exists: false }], operations: [put(key, record)] });
+    await this.#copy(defaultAccount);
+  }
+
+  #newRecord(name: string, quotas: Quotas): AccountRecord {
+    return { name, state: 'active', quotas, createdAtMs: this.#kit.wallMs() };
+  }
+
+  /** Has the region's copy say what the global store says. The copy is read first: a later write of another then stands. */
+  async #copy(name: string): Promise<void> {
+    const { region, global } = this.#kit;
+    const key = accountKey(name);
+    for (;;) {
+      const copy = await region.get(key);
+      const original = await global.get(key);
+      const condition: Condition = copy === undefined ? { key, exists: false } : { key, modRevision: copy.modRevision };
+      if (original === undefined) {
+        if (copy === undefined) return;
+        if ((await region.commit({ conditions: [condition], operations: [remove(key)] })).committed) return;
+        continue;
+      }
+      const account = kept(AccountRecord, original);
+      if (copy === undefined || JSON.stringify(kept(AccountRecord, copy).record) !== JSON.stringify(account.record)) {
+        const written = await region.commit({ conditions: [condition], operations: [put(key, account.record)] });
+        if (!written.committed) continue;
+      }
+      if (account.record.state === 'leaving') await this.#tellLeaving(account);
+      return;
+    }
+  }
+
+  /** The copy says so, and a VM's transaction has a condition on it: what is there now is all that there will be. */
+  async #tellLeaving({ record: { name }, modRevision, key }: Kept<AccountRecord>): Promise<void> {
+    const { region, global, regionName } = this.#kit;
+    const { count: vms } = await region.count(prefixRange(slotsPrefix(name)));
+    await global.commit({
+      conditions: [{ key, modRevision }],
+      operations: [put(leavingKey(name, regionName), { vms, atRevision: modRevision } satisfies LeavingRecord)],
+    });
+  }
+
+  /** For what is made for it: the condition fails when the account changes meanwhile. NOT_FOUND, WRONG_STATE. */
+  async forUse(name: string): Promise<{ readonly record: AccountRecord; readonly condition: Condition }> {
+    const found = await getRecord(this.#kit.region, AccountRecord, accountKey(name));
+    if (found === undefined) throw noAccount(name);
+    if (found.record.state === 'leaving') throw isLeaving(name);
+    return { record: found.record, condition: { key: found.key, modRevision: found.modRevision } };
+  }
+
+  async list(): Promise<AccountRecord[]> {
+    const { entries } = await entriesOf(this.#kit.global, prefix);
+    return entries.map((entry) => kept(AccountRecord, entry).record);
+  }
+
+  /** NOT_FOUND. */
+  async get(name: string): Promise<Kept<AccountRecord>> {
+    const found = await getRecord(this.#kit.global, AccountRecord, accountKey(name));
+    if (found === undefined) throw noAccount(name);
+    return found;
+  }
+
+  /** NAME_TAKEN. */
+  async create(
+    name: string,
+    quotas: Quotas,
+    commit: CommitOnce,
+    answer: (account: AccountRecord) => Answer,
+  ): Promise<Answer> {
+    const record = this.#newRecord(name, quotas);
+    const key = accountKey(name);
+    const told = answer(record);
+    if (!(await commit({ conditions: [{ key, exists: false }], operations: [put(key, record)] }, told)))
+      throw new ApiError('NAME_TAKEN', `there is an account "${name}" already; choose another name`);
+    // So that it can be used at once, here at least.
+    await this.#copy(name);
+    return told;
+  }
+
+  /** NOT_FOUND, CONFLICT. */
+  async setQuotas(
+    name: string,
+    quotas: Quotas,
+    commit: CommitOnce,
+    answer: (account: AccountRecord) => Answer,
+  ): Promise<Answer> {
+    const { key, record, modRevision } = await this.get(name);
+    const changed: AccountRecord = { ...record, quotas };
+    const told = answer(changed);
+    if (!(await commit({ conditions: [{ key, modRevision }], operations: [put(key, changed)] }, told)))
+      throw new ApiError('CONFLICT', `the account "${name}" was changed at the same time; try again`);
+    await this.#copy(name);
+    return told;
+  }
+
+  /**
+   * Deletes an account that owns no VM in any region and no image, and its keys with it. Nothing is made for it while the
+   * regions are asked; what was begun and not ended, the same request ends. IN_USE, UNAVAILABLE, NOT_FOUND.
+   */
+  async delete(name: string): Promise<void> {
+    const { global } = this.#kit;
+    if (name === defaultAccount) throw new ApiError('WRONG_STATE', `the account "${name}" stays: it has the cluster`);
+    const begun = await this.#setState(name, 'leaving');
+    try {
+      await this.#checkImages(name);
+      await this.#checkRegions(name, begun.modRevision);
+      await this.#removeKeys(name);
+    } catch (error) {
+      await this.#setState(name, 'active');
+      throw error;
+    }
+    const marks = (await entriesOf(global, `leaving/${name}/`)).entries.map((entry) => kept(LeavingRecord, entry).key);
+    const outcome = await global.commit({
+      conditions: [{ key: begun.key, modRevision: begun.modRevision }],
+      operations: [begun.key, ...marks].map(remove),
+    });
+    if (!outcome.committed)
+      throw new ApiError('CONFLICT', `the account "${name}" was changed at the same time; try again`);
+    await this.#copy(name);
+  }
+
+  async #setState(name: string, state: AccountRecord['state']): Promise<Kept<AccountRecord>> {
+    for (;;) {
+      const found = await this.get(name);
+      if (found.record.state !== state) {
+        const { key, modRevision } = found;
+        const operations = [put(key, { ...found.record, state })];
+        if (!(await this.#kit.global.commit({ conditions: [{ key, modRevision }], operations })).committed) continue;
+      }
+      await this.#copy(name);
+      return this.get(name);
+    }
+  }
+
+  async #checkImages(name: string): Promise<void> {
+    const { entries } = await entriesOf(this.#kit.global, 'image/');
+    const own = entries.map((entry) => kept(ImageRecord, entry).record).filter(({ account }) => account === name);
+    if (own.length > 0)
+      throw new ApiError('IN_USE', `the account "${name}" has ${own.length} versions of images; remove them first`);
+  }
+
+  async #checkRegions(name: string, revision: number): Promise<void> {
+    const { global } = this.#kit;
+    const { entries } = await entriesOf(global, 'region/');
+    const regions = entries.map((entry) => kept(RegionRecord, entry).record.name);
+    const untilMs = performance.now() + leavingMs;
+    for (const region of regions) {
+      for (;;) {
+        const said = await getRecord(global, LeavingRecord, leavingKey(name, region));
+        if (said !== undefined && said.record.atRevision >= revision) {
+          if (said.record.vms === 0) break;
+          throw new ApiError(
+            'IN_USE',
+            `the account "${name}" has ${said.record.vms} VMs in the region "${region}"; delete them first`,
+          );
+        }
+        if (performance.now() > untilMs)
+          throw new ApiError(
+            'UNAVAILABLE',
+            `the region "${region}" does not say what the account "${name}" has there; delete it when the region is connected`,
+          );
+        await pause(lookMs, neverAborted);
+      }
+    }
+  }
+
+  async #removeKeys(name: string): Promise<void> {
+    const { global } = this.#kit;
+    const { entries } = await entriesOf(global, 'key/');
+    const own = entries.map((entry) => kept(KeyRecord, entry)).filter(({ record }) => record.account === name);
+    for (let i = 0; i < own.length; i += limits.operations)
+      await global.commit({ operations: own.slice(i, i + limits.operations).map(({ key }) => remove(key)) });
+  }
+}
+
+const neverAborted = new AbortController().signal;
+
+export const noAccount = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no account "${name}"`);
+
+export const isLeaving = (name: string): ApiError =>
+  new ApiError('WRONG_STATE', `the account "${name}" is being deleted, so nothing is made for it`);

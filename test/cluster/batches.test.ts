@@ -1,0 +1,191 @@
+/** Requests about many VMs: one operation, which ends once, whoever sees to it dies between which commits. */
+import assert from 'node:assert/strict';
+import { type TestContext, test } from 'node:test';
+import { pino } from 'pino';
+import { Manager } from '../../src/cluster/index.ts';
+import { anywhere } from '../../src/cluster/placement.ts';
+import { OperationRecord, VmRecord } from '../../src/records/index.ts';
+import type { Store } from '../../src/store/index.ts';
+import { until } from '../until.ts';
+import { startApi, type TestApi } from './api.ts';
+import { keysOf } from './host-on-authority.ts';
+import type { HttpAnswer, Json } from './http.ts';
+import { mortal } from './mortal.ts';
+
+const rounds = Number(process.env['PORTHOLE_BATCH_ROUNDS'] ?? 1);
+
+const withImage = async (t: TestContext): Promise<TestApi> => {
+  const api = await startApi(t, { manager: { takeoverSeconds: 1 } });
+  await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
+  return api;
+};
+
+const many = { name: 'web', type: 'nano', image: { name: 'tiny' }, labels: { app: 'web' }, count: 12 };
+
+const asked = async (api: TestApi, path: string, body: object): Promise<string> => {
+  const answer = await api.ask({ method: 'POST', path, body });
+  assert.equal(answer.status, 202, answer.text);
+  return String(answer.headers['location']);
+};
+
+const ended = async (api: TestApi, operation: string): Promise<Json> => {
+  let answer: HttpAnswer | undefined;
+  await until('the operation', async () => {
+    answer = await api.ask({ path: operation });
+    return !/"state":"(pending|running)"/.test(answer.text);
+  });
+  return answer!.json;
+};
+
+const listed = async (api: TestApi, query = ''): Promise<readonly { name: string; status: string }[]> =>
+  (await api.ask({ path: `/v1/vms?limit=500${query}` })).json['vms'] as unknown as { name: string; status: string }[];
+
+test('many VMs are made, stopped, started and deleted by one operation each', async (t) => {
+  const api = await withImage(t);
+  const spec =
+    'porthole: 1\nmetadata: { instance: { hostname: "{{name}}", n: "{{index}} {{other}}", region: "{{region}}" } }\n';
+  const made = await ended(api, await asked(api, '/v1/vms', { ...many, firstIndex: 5, spec }));
+  assert.deepEqual(
+    [made['kind'], made['state'], made['done'], made['total'], made['failed']],
+    ['vms.create', 'succeeded', 12, 12, 0],
+  );
+  const vms = await listed(api);
+  assert.deepEqual(
+    vms.map(({ name, status }) => `${name} ${status}`).toSorted(),
+    Array.from({ length: 12 }, (_, i) => `web-${i + 5} running`).toSorted(),
+  );
+  const value = async (name: string): Promise<string> =>
+    (await api.ask({ path: `/v1/vms/web-7/metadata/instance/${name}` })).text;
+  assert.deepEqual(
+    [await value('hostname'), await value('n'), await value('region')],
+    ['web-7', '7 {{other}}', 'local'],
+  );
+  const items = (await api.ask({ path: `/v1/operations/${String(made['id'])}/vms?limit=5` })).json;
+  assert.equal((items['vms'] as unknown as unknown[]).length, 5);
+  const rest = await api.ask({ path: `/v1/operations/${String(made['id'])}/vms?cursor=${String(items['next'])}` });
+  const all = [...(items['vms'] as unknown as Json[]), ...(rest.json['vms'] as unknown as Json[])];
+  assert.deepEqual(
+    all.map(({ state }) => state),
+    Array.from({ length: 12 }, () => 'done'),
+  );
+
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { ...many, count: undefined, name: 'db', labels: {} } });
+  await until('db', async () => (await listed(api, '&status=running')).length === 13);
+  const stop = { action: 'stop', selector: { labels: ['app=web'] }, graceSeconds: 0 };
+  assert.equal((await ended(api, await asked(api, '/v1/vm-actions', stop)))['done'], 12);
+  assert.deepEqual(
+    (await listed(api, '&status=running')).map(({ name }) => name),
+    ['db'],
+  );
+  const start = { action: 'start', selector: { prefix: 'web-', names: ['web-5', 'web-6', 'db'] } };
+  assert.equal((await ended(api, await asked(api, '/v1/vm-actions', start)))['done'], 2);
+  assert.equal((await listed(api, '&status=running')).length, 3);
+  const none = { action: 'stop', selector: { names: ['none'] } };
+  const nothing = await ended(api, await asked(api, '/v1/vm-actions', none));
+  assert.deepEqual([nothing['state'], nothing['total']], ['succeeded', 0]);
+  await ended(api, await asked(api, '/v1/vm-actions', { action: 'delete', selector: { all: true } }));
+  assert.deepEqual(await listed(api), []);
+  const left = (await keysOf(api.stores.region)).filter((key) => /^(batch|batchrun|slot|hostvm)\//.test(key));
+  assert.deepEqual(left, []);
+});
+
+test('an operation on many tells which VMs failed and why, and makes the others', async (t) => {
+  const api = await withImage(t);
+  await api.ask({ method: 'PUT', path: '/v1/accounts/default/quotas', body: { local: { nano: 5 } } });
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web-3', kind: 'attached' } });
+  const operation = await ended(api, await asked(api, '/v1/vms', { ...many, count: 8 }));
+  assert.deepEqual([operation['state'], operation['failed'], operation['done']], ['failed', 3, 8]);
+  assert.match(
+    String(operation['error']!['detail']),
+    /^3 of 8 VMs failed: web-3: there is a VM "web-3" already; .*web-\d: the account "default" may have 5/,
+  );
+  const items = await api.ask({ path: `/v1/operations/${String(operation['id'])}/vms` });
+  const failed = (items.json['vms'] as unknown as { state: string; error?: { code: string } }[]).filter(
+    ({ state }) => state === 'failed',
+  );
+  assert.deepEqual(failed.map(({ error }) => error!.code).toSorted(), [
+    'NAME_TAKEN',
+    'QUOTA_EXCEEDED',
+    'QUOTA_EXCEEDED',
+  ]);
+});
+
+test('what a cancelled operation has not asked for yet is never asked for', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  const selector = { name: 'many', kind: 'attached', count: 200 };
+  const path = await asked(api, '/v1/vms', selector);
+  await until('the first', async () => (await listed(api)).length > 0);
+  assert.equal((await api.ask({ method: 'POST', path: `${path}/cancel` })).status, 202);
+  // Those that were asked for get there.
+  const stop = new AbortController();
+  const obeying = api.host.obey(api.stores.region, stop.signal);
+  const operation = await ended(api, path);
+  stop.abort();
+  await obeying;
+  assert.equal(operation['done'], 200);
+  const items = await api.ask({ path: `${path}/vms?limit=500` });
+  const count = (state: string): number =>
+    (items.json['vms'] as unknown as { state: string }[]).filter((item) => item.state === state).length;
+  assert.equal(count('cancelled') + count('done'), 200);
+  assert.equal((await listed(api)).length, count('done'));
+  assert.equal(operation['state'], count('cancelled') > 0 ? 'cancelled' : 'succeeded');
+  assert.equal((await api.ask({ method: 'POST', path: `${path}/cancel` })).status, 409);
+});
+
+test('a manager that dies in the middle is followed by another, and the operation completes once', async (t) => {
+  const api = await withImage(t);
+  const { region } = api.stores;
+  const log = pino({ level: 'silent' });
+  for (let round = 0; round < rounds; round++) {
+    // It alone sees to it; who lives comes later.
+    await api.manager.close();
+    const died = Promise.withResolvers<void>();
+    const dying = { left: Number.MAX_SAFE_INTEGER, before: Math.random() < 0.5, died: () => died.resolve() };
+    const stores = mortal(api.stores, dying);
+    const doomed = await Manager.open({
+      region: stores.region,
+      global: stores.global,
+      host: api.host,
+      log,
+      takeoverSeconds: 1,
+    });
+    const commit = async (transaction: Parameters<Store['commit']>[0]) => (await region.commit(transaction)).committed;
+    const wish = {
+      name: `r${round}`,
+      kind: 'managed',
+      type: 'nano',
+      image: { name: 'tiny', version: undefined },
+      diskBytes: undefined,
+      network: { mode: 'none' },
+      labels: {},
+      restart: 'never',
+      start: true,
+      stopGraceSeconds: 1,
+      placement: anywhere,
+      spec: undefined,
+    } as const;
+    let id = '';
+    await doomed.batches.create('default', undefined, { wish, count: 50, firstIndex: 1 }, commit, (operation) => {
+      ({ id } = operation);
+      return { status: 202, headers: {}, body: '' };
+    });
+    dying.left = 1 + Math.floor(Math.random() * 60);
+    await died.promise;
+    void doomed.close();
+    await api.restart();
+    const operation = await ended(api, `/v1/operations/${id}`);
+    assert.deepEqual([operation['state'], operation['done'], operation['total']], ['succeeded', 50, 50]);
+    const { entries } = await region.range({ start: 'vm/', end: 'vm0' });
+    const vms = entries.map(({ value }) => VmRecord.parse(JSON.parse(new TextDecoder().decode(value))));
+    assert.equal(vms.filter(({ name }) => name.startsWith(`r${round}-`)).length, 50);
+    const operations = (await region.range({ start: 'operation/', end: 'operation0' })).entries.map(({ value }) =>
+      OperationRecord.parse(JSON.parse(new TextDecoder().decode(value))),
+    );
+    const creations = operations.filter(
+      ({ kind, target }) => kind === 'vm.create' && target.name.startsWith(`r${round}-`),
+    );
+    assert.equal(creations.length, 50, 'each VM was asked for once');
+    await ended(api, await asked(api, '/v1/vm-actions', { action: 'delete', selector: { prefix: `r${round}-` } }));
+  }
+});

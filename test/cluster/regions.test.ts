@@ -1,0 +1,112 @@
+/** Two regions with a store each, one global store, a manager in each: either of them answers for both. */
+import assert from 'node:assert/strict';
+import { createHmac } from 'node:crypto';
+import { test } from 'node:test';
+import { until } from '../until.ts';
+import { startApi, type TestApi } from './api.ts';
+import { http, readEvents } from './http.ts';
+
+const tcp = { listen: { tcp: { host: '127.0.0.1', port: 0 } } } as const;
+const inEu = { 'porthole-region': 'eu' };
+
+const states = async (api: TestApi, path: string): Promise<string> => {
+  let state = '';
+  await until('the end', async () => {
+    state = String((await api.ask({ path, headers: inEu })).json['state']);
+    return state !== 'pending' && state !== 'running';
+  });
+  return state;
+};
+
+test('a manager answers for other regions, and says so when one does not answer', async (t) => {
+  const here = await startApi(t, tcp);
+  const there = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: here.stores.global } });
+  const region = { addresses: ['http://127.0.0.1:1', there.server.url!] };
+  await here.ask({ method: 'PUT', path: '/v1/regions/eu', body: region });
+  const vm = {
+    name: 'web',
+    kind: 'attached',
+    count: 3,
+    spec: 'porthole: 1\nmetadata: { instance: { where: "{{region}}" } }\n',
+  };
+  const made = await here.ask({ method: 'POST', path: '/v1/vms', body: vm, headers: inEu });
+  assert.equal(made.status, 202, made.text);
+  assert.equal(await states(here, String(made.headers['location'])), 'succeeded');
+  await until('the VMs', () => there.host.vms.size === 3);
+  const where = `/v1/vms/web-2/metadata/instance/where`;
+  assert.equal((await here.ask({ path: where, headers: inEu })).text, 'eu');
+  assert.equal((await here.ask({ path: where })).status, 404);
+  const set = { method: 'PUT', path: '/v1/vms/web-2/metadata/a', body: 'x'.repeat(100_000), headers: inEu };
+  assert.equal((await here.ask(set)).status, 200);
+  assert.equal((await there.ask({ path: '/v1/vms/web-2/metadata/a' })).bytes.length, 100_000);
+  assert.equal((await here.ask({ method: 'HEAD', path: '/v1/vms/web-2/metadata/a', headers: inEu })).status, 200);
+  const events = await readEvents(here, { path: '/v1/vms/web-2/changes?from=1.1', headers: inEu }, 2);
+  assert.equal(events.length, 2);
+  await until('the counts', async () => (await here.ask({ path: '/v1/counts' })).text.includes('"region":"eu"'));
+
+  // Who asks is who is asked for there: role, account and VMs of the key.
+  const keyed = async (body: object): Promise<string> =>
+    String((await here.ask({ method: 'POST', path: '/v1/keys', body: { name: 'k', ...body } })).json['text']);
+  const url = here.server.url!;
+  const code = async (key: string | undefined, method: string, path: string): Promise<string> => {
+    const { status, json } = await http({ method, path, url, headers: inEu, ...(key !== undefined && { key }) });
+    return `${status} ${json?.['code'] ?? ''}`;
+  };
+  const viewer = await keyed({ role: 'viewer' });
+  const scoped = await keyed({ role: 'operator', vms: { names: ['web-1'] } });
+  assert.equal(await code(viewer, 'GET', '/v1/vms/web-1'), '200 ');
+  assert.equal(await code(viewer, 'DELETE', '/v1/vms/web-1'), '403 FORBIDDEN');
+  assert.equal(await code(scoped, 'GET', '/v1/vms/web-2'), '403 FORBIDDEN');
+  assert.equal(await code(scoped, 'DELETE', '/v1/vms/web-1'), '202 ');
+  assert.equal(await code(undefined, 'GET', '/v1/vms/web-1'), '401 NO_KEY');
+  assert.equal((await here.ask({ path: '/v1/self', headers: { 'porthole-region': 'none' } })).status, 400);
+
+  // An account of a region's is known in the other, and both have a say in its end.
+  await here.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team', quotas: { eu: { attached: 1 } } } });
+  const team = await keyed({ role: 'operator', account: 'team' });
+  const own = async (name: string): Promise<string> => {
+    const body = { name, kind: 'attached' };
+    const { status, json } = await http({ method: 'POST', path: '/v1/vms', url, key: team, headers: inEu, body });
+    return `${status} ${json?.['code'] ?? ''}`;
+  };
+  await until('the account there', async () => (await own('team-1')) !== '404 NOT_FOUND');
+  assert.equal(await own('team-2'), '409 QUOTA_EXCEEDED');
+  const kept = await here.ask({ method: 'DELETE', path: '/v1/accounts/team' });
+  assert.match(kept.text, /has 1 VMs in the region \\"eu\\"/);
+
+  await there.server.close();
+  const away = await here.ask({ path: '/v1/vms', headers: inEu });
+  assert.deepEqual([away.status, away.json['code']], [503, 'UNAVAILABLE']);
+  assert.match(String(away.json['detail']), /no manager of the region "eu" answers/);
+  assert.equal(
+    (await here.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db', kind: 'attached' } })).status,
+    202,
+  );
+});
+
+test('nobody but a manager can say who asks', async (t) => {
+  const api = await startApi(t, tcp);
+  const { value } = (await api.stores.global.get('peersecret'))!;
+  const claim = { region: 'local', expiresAtMs: Date.now() + 30_000, account: 'default', role: 'admin' };
+  const signed = (of: object, secret: Uint8Array = value): string => {
+    const text = Buffer.from(JSON.stringify(of)).toString('base64url');
+    return `Peer ${text}.${createHmac('sha256', secret).update(text).digest('base64url')}`;
+  };
+  const status = async (authorization: string): Promise<number> =>
+    (await api.ask({ path: '/v1/self', url: api.server.url, headers: { authorization } })).status;
+  assert.equal(await status(signed(claim)), 200);
+  const [head, signature] = signed(claim).split('.');
+  for (const wrong of [
+    signed(claim, new Uint8Array(32)),
+    signed({ ...claim, region: 'eu' }),
+    signed({ ...claim, expiresAtMs: Date.now() - 1 }),
+    signed({ ...claim, expiresAtMs: Date.now() + 3_600_000 }),
+    signed({ ...claim, role: 'root' }),
+    signed({ ...claim, more: true }),
+    `${head}.${'A'.repeat(43)}`,
+    `${head!.slice(0, -2)}.${signature}`,
+    'Peer ',
+    'Peer x.y',
+  ])
+    assert.equal(await status(wrong), 401, wrong);
+});

@@ -212,7 +212,7 @@ export class Hosts {
       isFresh = false;
       const done = await this.#inTurn(best, need, () => this.#try(best, vm, need, group, attempt));
       if (done) return;
-      if (i > 0) await pause(Math.random() * Math.min(longestPauseMs, 2 ** i), neverAborted);
+      if (i > 0) await pause(Math.random() * Math.min(longestPauseMs, 2 ** i));
     }
     throw new ApiError('CONFLICT', `the VM "${vm.name}" was overtaken by others all the time; try again`, {
       retryAfterSeconds: 1,
@@ -424,8 +424,6 @@ export class Hosts {
     throw new ApiError('FULL', `all ${uids.count} uids of this host are given to VMs; delete one, or widen the range`);
   }
 }
-
-const neverAborted = new AbortController().signal;
 
 const unchanged = (key: string, found: { readonly modRevision: number } | undefined): Condition =>
   found === undefined ? { key, exists: false } : { key, modRevision: found.modRevision };

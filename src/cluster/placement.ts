@@ -13,8 +13,6 @@ export interface Placement {
   readonly apart: string | undefined;
 }
 
-export const anywhere: Placement = { strategy: 'spread', host: undefined, hostLabels: [], apart: undefined };
-
 export interface Need {
   readonly takes: Resources;
   readonly placement: Placement;

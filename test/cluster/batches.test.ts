@@ -3,12 +3,12 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
-import { anywhere } from '../../src/cluster/placement.ts';
 import { OperationRecord, VmRecord } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
+import { anywhere } from './hosts.ts';
 import type { HttpAnswer, Json } from './http.ts';
 import { mortal } from './mortal.ts';
 

@@ -9,7 +9,6 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
-import { anywhere } from '../../src/cluster/placement.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
 import { encodeRecord, HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
@@ -23,7 +22,7 @@ import {
   type Stores,
 } from '../../src/store/index.ts';
 import { TestHost } from './host-on-authority.ts';
-import { addHost } from './hosts.ts';
+import { addHost, anywhere } from './hosts.ts';
 import { mortal } from './mortal.ts';
 
 const rounds = Number(process.env['PORTHOLE_PLACEMENT_ROUNDS'] ?? 1);

@@ -18,7 +18,7 @@ for (let i = 0; i < Number(count); i++) {
   authority.load(specOf({ content: { instance: { id: `i-${i}`, value: '0' }, secrets: { key: 'hunter2' } } }));
   const tokens = new TokenDesk({
     store: tokenStoreInMemory(),
-    onEvent: () => {},
+    onEvent: () => true,
     randomBytes,
     monotonicMs: () => performance.now(),
     wallMs: Date.now,

@@ -18,7 +18,7 @@ import {
   ways,
 } from '../tree/index.ts';
 import { EIO, O_EXCL, O_TRUNC, R_OK, S_IFMT, S_IFREG, W_OK, X_OK } from '../wire/index.ts';
-import type { Remote } from './remote.ts';
+import type { Question, Remote } from './remote.ts';
 import { bytesOf } from './told-tree.ts';
 import { bareCaller } from './who.ts';
 
@@ -149,7 +149,7 @@ export class AgentFileSystem extends TreeFileSystem {
     });
   }
 
-  #decide(operation: string, input: object, done: Done): void {
+  #decide(operation: string, input: Question, done: Done): void {
     this.#remote.ask(operation, input, (answer) => done(typeof answer === 'number' ? answer : 0, undefined));
   }
 }

@@ -137,6 +137,7 @@ export class AgentTree {
     this.#follower.stop();
     this.fileSystem.close();
     const isReturned = await this.#token.handBack();
+    this.#remote.leave();
     this.#client[Symbol.dispose]();
     return isReturned;
   }

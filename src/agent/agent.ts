@@ -1,12 +1,13 @@
 /** The agent: this boot's token, a copy of the tree, and a mount of it. */
-import { mkdirSync, statSync } from 'node:fs';
+import { mkdirSync, statfsSync } from 'node:fs';
 import { Loop, type Served } from '../device/index.ts';
 import { DevFuse, FuseSession } from '../fuse/index.ts';
-import { MNT_DETACH, unmount } from '../sys/index.ts';
+import { tearDown } from '../sys/index.ts';
 import { AgentError } from './agent-error.ts';
 import { AgentTree } from './agent-tree.ts';
 import { KeptMount } from './kept-mount.ts';
 import { TokenFile } from './kept-token.ts';
+import { isMountedAt } from './mounts.ts';
 import type { ServerAddress } from './server-address.ts';
 import { ServiceManager } from './service-manager.ts';
 import { callerFromProc } from './who.ts';
@@ -206,11 +207,12 @@ const onAbort = (signal: AbortSignal | undefined, then: () => void): (() => void
   return () => signal?.removeEventListener('abort', then);
 };
 
-/** A predecessor that was killed leaves its mount behind, on which every call fails. */
+/** A predecessor that was killed leaves its mount behind, on which every call fails that the kernel can't answer by itself. */
 const leaveDeadMount = (path: string): void => {
+  if (!isMountedAt(path)) return;
   try {
-    statSync(path);
+    statfsSync(path);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOTCONN') unmount(path, MNT_DETACH);
+    if ((error as NodeJS.ErrnoException).code === 'ENOTCONN') tearDown(path);
   }
 };

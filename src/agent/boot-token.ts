@@ -1,7 +1,8 @@
 /** This boot's token: claimed once, with a nonce that is kept until there is an answer, so that a lost one does no harm. */
 import { randomBytes } from 'node:crypto';
+import { setTimeout as pause } from 'node:timers/promises';
 import { AgentError } from './agent-error.ts';
-import type { ServerClient } from './server-client.ts';
+import type { Answered, ServerClient } from './server-client.ts';
 
 const NONCE_BYTES = 32;
 const ASK_MS = 5_000;
@@ -28,10 +29,13 @@ export class BootToken {
   readonly #stop = new AbortController();
   #kept: KeptToken;
   #claiming: Promise<string> | undefined;
+  /** Whether the nonce may have arrived: then the token may have been given out to it. */
+  #mayBeOurs: boolean;
 
   constructor(options: BootTokenOptions) {
     this.#options = options;
     this.#kept = options.kept ?? { nonce: '', token: '' };
+    this.#mayBeOurs = this.#kept.nonce !== '';
   }
 
   get current(): string | undefined {
@@ -58,53 +62,74 @@ export class BootToken {
     this.#stop.abort();
   }
 
-  /** Ends it, so that a later agent of this boot can claim one. False: nobody answered. */
+  /**
+   * Ends it, so that a later agent of this boot can claim one; also one that was claimed and whose answer did not come. False:
+   * it is not known to have ended.
+   */
   async handBack(): Promise<boolean> {
-    const { current: token } = this;
     this.stop();
-    if (token === undefined) return true;
+    await this.#claiming?.catch(() => {});
     try {
+      if (this.current === undefined && this.#mayBeOurs) await this.#ask();
+      const { current: token } = this;
+      if (token === undefined) return true;
       const { status } = await this.#options.client.ask('POST', 'token/return', {}, { token, withinMs: ASK_MS });
       if (status !== 200) return false;
       this.#keep({ nonce: '', token: '' });
       return true;
-    } catch {
-      return false;
+    } catch (error) {
+      return error instanceof AgentError && isRefusal(error);
     }
   }
 
   async #claim(): Promise<string> {
-    const { client, onWaiting } = this.#options;
     if (this.#kept.nonce === '') this.#keep({ nonce: randomBytes(NONCE_BYTES).toString('base64url'), token: '' });
-    const { nonce } = this.#kept;
     for (let attempt = 0; ; attempt++) {
       if (this.#stop.signal.aborted) throw new AgentError('SERVER_AWAY', 'the agent ends');
-      let why: string;
       try {
-        const { status, body } = await client.ask('POST', 'token', { nonce }, { withinMs: ASK_MS, privileged: true });
-        const token = status === 200 ? (body as { readonly token?: unknown } | undefined)?.token : undefined;
-        if (typeof token === 'string' && /^[\w-]{1,128}$/.test(token)) {
-          this.#keep({ nonce, token });
-          return token;
-        }
-        if (status === 409)
-          throw new AgentError('TOKEN_DENIED', "the server has given this boot's token to somebody else");
-        if (status === 403)
-          throw new AgentError('ADDRESS', 'the server gives no token by this way in: it is not for root alone');
-        why = `the server answered the claim of a token with ${status}`;
+        return await this.#ask();
       } catch (error) {
-        if (error instanceof AgentError && (error.code === 'TOKEN_DENIED' || error.code === 'ADDRESS')) throw error;
-        why = error instanceof Error ? error.message : String(error);
+        if (error instanceof AgentError && isRefusal(error)) throw error;
+        this.#options.onWaiting(error instanceof Error ? error.message : String(error));
       }
-      onWaiting(why);
-      await new Promise((resolve) => {
-        setTimeout(resolve, RETRIES_MS[Math.min(attempt, RETRIES_MS.length - 1)]);
-      });
+      const { signal } = this.#stop;
+      await pause(RETRIES_MS[Math.min(attempt, RETRIES_MS.length - 1)], undefined, { signal }).catch(() => {});
     }
+  }
+
+  /** Asks once, with the nonce that is kept. */
+  async #ask(): Promise<string> {
+    const { nonce } = this.#kept;
+    const wasOurs = this.#mayBeOurs;
+    this.#mayBeOurs = true;
+    let answered: Answered;
+    try {
+      const { client } = this.#options;
+      answered = await client.ask('POST', 'token', { nonce }, { withinMs: ASK_MS, privileged: true });
+    } catch (error) {
+      if (error instanceof AgentError && error.code === 'SERVER_UNREACHED') this.#mayBeOurs = wasOurs;
+      throw error;
+    }
+    const { status, body } = answered;
+    const token = status === 200 ? (body as { readonly token?: unknown } | undefined)?.token : undefined;
+    if (typeof token === 'string' && /^[\w-]{1,128}$/.test(token)) {
+      this.#keep({ nonce, token });
+      return token;
+    }
+    if (status === 409) throw new AgentError('TOKEN_DENIED', "the server has given this boot's token to somebody else");
+    if (status === 403)
+      throw new AgentError('ADDRESS', 'the server gives no token by this way in: it is not for root alone');
+    // Said before anything is given out: no boot that was told of, or too much asked.
+    if (status === 429 || status === 503) this.#mayBeOurs = wasOurs;
+    throw new AgentError('SERVER_AWAY', `the server answered the claim of a token with ${status}`);
   }
 
   #keep(kept: KeptToken): void {
     this.#options.keep(kept);
     this.#kept = kept;
+    if (kept.nonce === '') this.#mayBeOurs = false;
   }
 }
+
+/** The server has given out nothing to this nonce, and will not. */
+const isRefusal = ({ code }: AgentError): boolean => code === 'TOKEN_DENIED' || code === 'ADDRESS';

@@ -93,7 +93,7 @@ const inWords = (event: AgentEvent): { readonly to: 'out' | 'err'; readonly text
     case 'stopped':
       return event.tokenReturned
         ? out('stopped')
-        : err('stopped; the token could not be handed back: another agent of this boot will be refused');
+        : err('stopped; the token could not be handed back: another agent of this boot may be refused');
   }
 };
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
@@ -14,7 +14,7 @@ import { parseServerAddress } from './server-address.ts';
 
 const clock = { wallMs: () => Date.now(), monotonicMs: () => performance.now() };
 
-test('AgentTree follows its server over a port of the guest, and again when the port was cut off', async (t) => {
+test('AgentTree follows its server over a port of the guest that comes late, and again when it was cut off', async (t) => {
   const directory = mkdtempSync(path.join(tmpdir(), 'porthole-port-'));
   await using stage = await Stage.start({ content: { instance: { id: 'i-1' } } });
   const host = createServer((socket) => {
@@ -27,8 +27,6 @@ test('AgentTree follows its server over a port of the guest, and again when the 
   // What a character device is here: read and written without waiting, and hung up on.
   const line = (): ChildProcess =>
     spawn('socat', [`PTY,link=${port},raw,echo=0`, `UNIX-CONNECT:${path.join(directory, 'host.sock')}`]);
-  let socat = line();
-  await until('the port', () => existsSync(port));
   const loop = new Loop(0);
   const looping = loop.run();
   let lastMs = performance.now();
@@ -42,24 +40,28 @@ test('AgentTree follows its server over a port of the guest, and again when the 
       loop.yieldToNode();
     },
   });
+  const waiting: string[] = [];
   const connections: (string | undefined)[] = [];
   const tree = new AgentTree({
     server: parseServerAddress(`virtio-serial:${port}`),
     clock,
     loop,
-    onWaiting: () => {},
+    onWaiting: (why) => waiting.push(why),
     onConnected: (why) => connections.push(why),
   });
   const following = tree.follow();
+  let socat: ChildProcess | undefined;
   t.after(async () => {
     await tree.close();
     await following;
     loop.stop();
     await looping;
-    socat.kill();
+    socat?.kill();
     host.close();
     rmSync(directory, { recursive: true, force: true });
   });
+  await until('it to find no port', () => waiting.some((why) => why.includes('ENOENT')));
+  socat = line();
   await tree.loaded;
   assert.ok(tree.replica.snapshot.resolve('/instance/id'));
   socat.kill('SIGKILL');

@@ -48,8 +48,9 @@ export class GuestPortAgent extends HttpAgent {
   async #connect(): Promise<Duplex> {
     const port = this.#port;
     if (port.kind === 'vsock') return this.#vsock(port.cid, port.port);
-    this.#mux ??= this.#serial(port.path);
-    const mux = await this.#mux;
+    const opening = (this.#mux ??= this.#serial(port.path));
+    opening.catch(() => this.#forget(opening));
+    const mux = await opening;
     try {
       return mux.open();
     } catch (error) {
@@ -65,18 +66,19 @@ export class GuestPortAgent extends HttpAgent {
     }
   }
 
-  /** Opens the port, and resolves when the host has answered on it. When the port ends, the next connection opens it anew. */
+  /** The next connection opens the port anew. */
+  #forget(mux: Promise<SerialMux>): void {
+    if (this.#mux === mux) this.#mux = undefined;
+  }
+
+  /** Opens the port, and resolves when the host has answered on it. */
   #serial(path: string): Promise<SerialMux> {
     const { promise, resolve, reject } = Promise.withResolvers<SerialMux>();
-    const again = (why: string): void => {
-      if (this.#mux === promise) this.#mux = undefined;
-      reject(unreached(why));
-    };
     let fd: number;
     try {
       fd = openSync(path, constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY);
     } catch (error) {
-      again((error as Error).message);
+      reject(unreached((error as Error).message));
       return promise;
     }
     const stream = new FdStream(fd, this.#loop);
@@ -84,7 +86,8 @@ export class GuestPortAgent extends HttpAgent {
     const silence = setTimeout(() => stream.destroy(), SYNC_MS);
     stream.once('close', () => {
       clearTimeout(silence);
-      again(`nobody answers on ${path}`);
+      this.#forget(promise);
+      reject(unreached(`nobody answers on ${path}`));
     });
     const mux = new SerialMux(stream, {
       onSynced: () => {

@@ -5,6 +5,7 @@
 import { readdirSync, readFileSync, statfsSync } from 'node:fs';
 import { setImmediate as turnOfNode } from 'node:timers/promises';
 import type { GuestProcess, GuestStatus } from '../records/index.ts';
+import { diskPoints, mounts } from './mounts.ts';
 
 /** `/guest/.agent/status.json`. */
 export interface InsideStatus extends GuestStatus {
@@ -27,6 +28,7 @@ const PAGE_BYTES = 4096;
 const TICKS_PER_SECOND = 100;
 
 const textOf = (path: string): string => readFileSync(path, 'utf8');
+const uptimeSeconds = (): number => Number(textOf('/proc/uptime').split(' ')[0]);
 const nowText = (): string => new Date().toISOString();
 
 export const statusOf = (agent: InsideStatus['agent']): InsideStatus => {
@@ -37,7 +39,7 @@ export const statusOf = (agent: InsideStatus['agent']): InsideStatus => {
   return {
     version: 1,
     at: nowText(),
-    uptimeSeconds: Number(textOf('/proc/uptime').split(' ')[0]),
+    uptimeSeconds: uptimeSeconds(),
     load: [one, five, fifteen],
     memory: { totalBytes: kibibytes('MemTotal'), availableBytes: kibibytes('MemAvailable') },
     swap: { totalBytes: kibibytes('SwapTotal'), freeBytes: kibibytes('SwapFree') },
@@ -46,56 +48,59 @@ export const statusOf = (agent: InsideStatus['agent']): InsideStatus => {
   };
 };
 
-/** File systems on block devices, each once: no other can make who asks wait for somebody else. */
-const disks = (): InsideStatus['disks'] => {
-  const seen = new Map<string, string>();
-  for (const line of textOf('/proc/self/mounts').split('\n')) {
-    const [source, point, type = ''] = line.split(' ');
-    if (source?.startsWith('/dev/') !== true || point === undefined || type.startsWith('fuse')) continue;
-    if (!seen.has(source)) seen.set(source, point.replaceAll('\\040', ' '));
-  }
-  return [...seen.values()].slice(0, MOST_DISKS).flatMap((mount) => {
-    try {
-      const { bsize, blocks, bavail } = statfsSync(mount);
-      return [{ mount, totalBytes: bsize * blocks, freeBytes: bsize * bavail }];
-    } catch {
-      // Unmounted since.
-      return [];
-    }
-  });
-};
+const disks = (): InsideStatus['disks'] =>
+  diskPoints(mounts())
+    .slice(0, MOST_DISKS)
+    .flatMap((mount) => {
+      try {
+        const { bsize, blocks, bavail } = statfsSync(mount);
+        return [{ mount, totalBytes: bsize * blocks, freeBytes: bsize * bavail }];
+      } catch {
+        // Unmounted since.
+        return [];
+      }
+    });
 
-/** What a process had used when it was looked at last. */
+/** What a process had used when it was looked at last, and when that was since the boot. */
 interface Seen {
   readonly startTicks: number;
   readonly usedTicks: number;
+  readonly atSeconds: number;
 }
 
 /** Remembers how much CPU each process had used. */
 export class ProcessList {
+  readonly #onBusy: () => void;
   #seen = new Map<number, Seen>();
-  #atSeconds = 0;
+
+  /** `onBusy`: Node has to have a turn, and nothing wakes it for that. */
+  constructor(onBusy: () => void = () => {}) {
+    this.#onBusy = onBusy;
+  }
 
   async list(): Promise<InsideProcesses> {
-    const uptimeSeconds = Number(textOf('/proc/uptime').split(' ')[0]);
+    let uptime = uptimeSeconds();
     const users = userNames();
     const seen = new Map<number, Seen>();
     const processes: GuestProcess[] = [];
     for (const [index, name] of readdirSync('/proc').entries()) {
       if (!/^\d+$/.test(name)) continue;
-      if (index % PER_TURN === 0) await turnOfNode();
-      const found = this.#look(Number(name), uptimeSeconds, users, seen);
+      if (index % PER_TURN === 0) {
+        this.#onBusy();
+        await turnOfNode();
+        uptime = uptimeSeconds();
+      }
+      const found = this.#look(Number(name), uptime, users, seen);
       if (found !== undefined) processes.push(found);
     }
     this.#seen = seen;
-    this.#atSeconds = uptimeSeconds;
     processes.sort((a, b) => b.cpuPercent - a.cpuPercent || b.memoryBytes - a.memoryBytes || a.pid - b.pid);
     return { version: 1, at: nowText(), processes: processes.slice(0, MOST_PROCESSES) };
   }
 
   #look(
     pid: number,
-    uptimeSeconds: number,
+    atSeconds: number,
     users: ReadonlyMap<number, string>,
     seen: Map<number, Seen>,
   ): GuestProcess | undefined {
@@ -114,10 +119,10 @@ export class ProcessList {
     const usedTicks = Number(fields[11]) + Number(fields[12]);
     const before = this.#seen.get(pid);
     const isSame = before?.startTicks === startTicks;
-    const sinceSeconds = isSame ? this.#atSeconds : startTicks / TICKS_PER_SECOND;
-    const seconds = Math.max(uptimeSeconds - sinceSeconds, 1 / TICKS_PER_SECOND);
+    const sinceSeconds = isSame ? before.atSeconds : startTicks / TICKS_PER_SECOND;
+    const seconds = Math.max(atSeconds - sinceSeconds, 1 / TICKS_PER_SECOND);
     const ticks = Math.max(0, usedTicks - (isSame ? before.usedTicks : 0));
-    seen.set(pid, { startTicks, usedTicks });
+    seen.set(pid, { startTicks, usedTicks, atSeconds });
     const uid = Number(/^Uid:\t(\d+)/m.exec(status)?.[1]);
     return {
       pid,

@@ -4,10 +4,10 @@
  */
 import { ConnectionJournal, JournalFile } from '../device/index.ts';
 import { DevFuse, type FuseSession, type KeptRequests, RequestMemory } from '../fuse/index.ts';
-import { close, MNT_DETACH, unmount } from '../sys/index.ts';
+import { close, tearDown } from '../sys/index.ts';
 import type { AgentTree } from './agent-tree.ts';
 import { KeptTree } from './kept-tree.ts';
-import { FILE_SYSTEM, type Mount, mountAt, pointOf } from './mounts.ts';
+import { FILE_SYSTEM, isMountedAt, type Mount, mountAt, pointOf } from './mounts.ts';
 import type { ServiceManager } from './service-manager.ts';
 
 const names = {
@@ -116,14 +116,14 @@ function takeUp(manager: ServiceManager, path: string): Left | undefined {
   if (isThere && place?.point === pointOf(path) && typeof file === 'object')
     if (fd !== undefined && requests !== undefined && treeFd !== undefined) return { fd, file, requests, treeFd };
   for (const name of Object.values(names)) if (kept.has(name)) manager.drop(name);
-  if (isThere) detach(mount);
+  if (isThere) tearDown(mount.point);
+  // Left by another build, which notes down in its own way where that was.
+  else if (place === undefined && fd !== undefined && isMountedAt(path)) tearDown(pointOf(path));
   if (typeof file === 'object') file[Symbol.dispose]();
   requests?.[Symbol.dispose]();
   for (const rest of [fd, treeFd]) if (rest !== undefined) close(rest);
   return undefined;
 }
-
-const detach = ({ point }: Mount): void => void unmount(point, MNT_DETACH);
 
 const placeIn = (text: string): Place | undefined => {
   try {

@@ -1,4 +1,5 @@
 /** `porthole-agent`: the agent as an executable of its own, for guests. `porthole agent` does the same. */
+import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { thisVersion, versionText } from '../parts/index.ts';
 import { AgentError } from './agent-error.ts';
@@ -78,7 +79,17 @@ const run = async (args: readonly string[]): Promise<void> => {
 
 const parse = (args: readonly string[]) => parseArgs({ args: [...args], options, allowPositionals: true });
 
+/** What the machine's lists of processes call it; Node's is "node-MainThread". */
+const takeName = (): void => {
+  try {
+    writeFileSync('/proc/self/comm', 'porthole-agent');
+  } catch {
+    // Where /proc is not mounted nobody can look.
+  }
+};
+
 try {
+  takeName();
   await run(process.argv.slice(2));
 } catch (error) {
   const isWrong = error instanceof AgentError && (error.code === 'USAGE' || error.code === 'ADDRESS');

@@ -18,7 +18,7 @@ export interface PublisherOptions {
 export class Publisher {
   readonly #options: PublisherOptions;
   readonly #root: Caller = { uid: 0, gid: 0, pid: process.pid };
-  readonly #processes = new ProcessList();
+  readonly #processes: ProcessList;
   readonly #agent = {
     version: versionText(thisVersion()),
     pid: process.pid,
@@ -27,6 +27,7 @@ export class Publisher {
 
   constructor(options: PublisherOptions) {
     this.#options = options;
+    this.#processes = new ProcessList(options.onBusy);
   }
 
   /** Until `signal`. What the server does not take is told anew the next time. */

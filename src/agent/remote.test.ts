@@ -8,8 +8,8 @@ import { test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { until } from '../../test/until.ts';
 import { Replica } from '../tree/index.ts';
-import { EACCES, EIO } from '../wire/index.ts';
-import { type Answer, Remote } from './remote.ts';
+import { EACCES, EBUSY, EIO } from '../wire/index.ts';
+import { type Answer, type Question, Remote } from './remote.ts';
 import { parseServerAddress } from './server-address.ts';
 import { ServerClient } from './server-client.ts';
 
@@ -55,9 +55,9 @@ class Stage implements AsyncDisposable {
     return this.#client.inFlight;
   }
 
-  ask(): Promise<Answer> {
+  ask(input: Question = { node: 1 }): Promise<Answer> {
     return new Promise((resolve) => {
-      this.remote.ask('stat', { node: 1 }, resolve);
+      this.remote.ask('stat', input, resolve);
     });
   }
 
@@ -142,6 +142,42 @@ test('Remote.submit burns a value once, though its answer was lost', async () =>
   });
   assert.equal(outcome.errno, EIO);
   assert.equal(stage.bodies.length, 1);
+});
+
+test('Remote.submit tells of every file that may go, however many, past what anybody asks, and until it is answered', async () => {
+  const files = 1_000;
+  let unanswered = 8;
+  const told = new Set<unknown>();
+  await using stage = new Stage((body, response, { url }) => {
+    if (url?.endsWith('/forget') !== true) return;
+    if (unanswered-- > 0) return json(response, 500, '{}');
+    told.add((JSON.parse(body) as { readonly node: unknown }).node);
+    json(response, 200, '{"revision":0,"ino":0}');
+  });
+  for (let i = 0; i < 200; i++) void stage.ask({ caller, node: 1 });
+  let dropped = 0;
+  for (let ino = 1; ino <= files; ino++) stage.remote.submit({ op: 'drop', caller, ino }, () => dropped++);
+  await until('all to be told', () => dropped === files);
+  assert.equal(told.size, files);
+});
+
+test('Remote.submit refuses what would take more memory than one uid may have', async () => {
+  await using stage = new Stage((body, response) => {
+    if (body.includes('"uid":1000')) json(response, 200, '{"revision":0,"ino":5}');
+  });
+  const data = new Uint8Array(1024 * 1024);
+  const write = { op: 'write', ino: 5, offset: 0, data, append: false, truncate: false, grantedAtOpen: true } as const;
+  const errnos: number[] = [];
+  for (let i = 0; i < 20; i++) stage.remote.submit({ ...write, caller }, ({ errno }) => errnos.push(errno));
+  await setImmediate();
+  assert.deepEqual(
+    errnos,
+    Array.from({ length: 12 }, () => EBUSY),
+  );
+  const { errno } = await new Promise<{ readonly errno: number }>((resolve) => {
+    stage.remote.submit({ ...write, caller: { ...caller, uid: 1000 } }, resolve);
+  });
+  assert.equal(errno, 0, 'others may still');
 });
 
 test('Remote delivers nothing after it was left, neither an answer nor a failure', async () => {

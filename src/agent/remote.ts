@@ -4,16 +4,23 @@ import type { Caller, Done, Fetched, Mutation, Outcome, Replica, Settle } from '
 import * as wire from '../wire/index.ts';
 import { EBUSY, EINVAL, EIO, RENAME_EXCHANGE, RENAME_NOREPLACE } from '../wire/index.ts';
 import { AgentError } from './agent-error.ts';
+import { Drops } from './drops.ts';
 import type { ServerClient } from './server-client.ts';
 import { bytesOf } from './told-tree.ts';
 import { Turns } from './turns.ts';
 
-const VALUE_BYTES = 1024 * 1024;
+const MIB = 1024 * 1024;
+const VALUE_BYTES = MIB;
 /** A change whose answer was lost is asked for again for so long: whether it took effect has to be known. */
 const CERTAINTY_MS = 5_000;
 const RETRY_MS = 50;
-/** A quarter for one uid, as of every limit: what it asks beyond that waits for its own, and others go past it. */
-const asking = { atOnce: 32, atOnceOfUid: 8, waitingOfUid: 192 } as const;
+/**
+ * A quarter for one uid, as of every limit: what it asks beyond that waits for its own, and others go past it. Bytes are those of
+ * what is to be written: machines are small, and what fills them up has other processes killed.
+ */
+const asking = { atOnce: 32, atOnceOfUid: 8, waitingOfUid: 192, bytes: 32 * MIB, bytesOfUid: 8 * MIB } as const;
+/** Whose turns drops take, which nobody asks for: no uid's. */
+const DROPS = -1;
 /** How long the replica has to come to a commit that the server has answered. */
 const APPLY_MS = 10_000;
 
@@ -30,6 +37,20 @@ export interface RemoteOptions {
   readonly waitMs: number;
 }
 
+interface Asking {
+  /** Once it may have arrived, only the same boot may be asked again. */
+  readonly changes?: boolean;
+  readonly attempts?: number;
+  /** Of what is to be written. */
+  readonly bytes?: number;
+}
+
+/** As the native API takes it. */
+export interface Question {
+  readonly caller?: Caller;
+  readonly [name: string]: unknown;
+}
+
 /** The answer's body, or an errno. */
 export type Answer = Readonly<Record<string, unknown>> | number;
 
@@ -42,6 +63,7 @@ const errnos: ReadonlyMap<string, number> = new Map(
 export class Remote implements NumberedUpstream {
   readonly #options: RemoteOptions;
   readonly #turns = new Turns(asking);
+  readonly #drops = new Drops((ino) => this.#ask('forget', { node: ino }));
   readonly #waiting = new Set<{
     readonly revision: number;
     readonly done: () => void;
@@ -54,8 +76,8 @@ export class Remote implements NumberedUpstream {
   }
 
   /** Asks for what may be asked any number of times. */
-  ask(operation: string, input: object, then: (answer: Answer) => void): void {
-    void this.#deliver(this.#ask(operation, JSON.stringify(input), false), then);
+  ask(operation: string, input: Question, then: (answer: Answer) => void): void {
+    void this.#deliver(this.#ask(operation, input), then);
   }
 
   async #deliver(answer: Promise<Answer>, then: (answer: Answer) => void): Promise<void> {
@@ -65,14 +87,15 @@ export class Remote implements NumberedUpstream {
 
   submit(mutation: Mutation, settle: Settle, given = 0, sending: (sequence: number) => void = () => {}): void {
     const refuse = (errno: number): void => settle({ errno, revision: 0, ino: 0 });
+    if (mutation.op === 'drop') return this.#drops.add(mutation.ino, refuse);
     if (mutation.op === 'burn') return this.#burn(mutation.caller, mutation.ino, settle);
     const asked = requestOf(mutation);
     if (typeof asked === 'number') return refuse(asked);
     const { operation, input } = asked;
-    const sequence = mutation.op === 'drop' ? undefined : given || this.#options.nextSequence();
-    if (sequence !== undefined) sending(sequence);
-    const text = JSON.stringify({ ...input, ...(sequence !== undefined && { sequence }) });
-    void this.#deliver(this.#ask(operation, text, sequence !== undefined), (answer) => {
+    const sequence = given || this.#options.nextSequence();
+    sending(sequence);
+    const change = { changes: true, bytes: bytesIn(mutation) };
+    void this.#deliver(this.#ask(operation, { ...input, sequence }, change), (answer) => {
       if (typeof answer === 'number') return refuse(answer);
       const { revision, ino } = answer;
       if (!Number.isSafeInteger(revision) || !Number.isSafeInteger(ino)) return refuse(EIO);
@@ -109,6 +132,7 @@ export class Remote implements NumberedUpstream {
   /** Who waits is answered by a successor: nothing is delivered here any more. */
   leave(): void {
     this.#hasLeft = true;
+    this.#drops.stop();
     for (const { timer } of this.#waiting) clearTimeout(timer);
     this.#waiting.clear();
   }
@@ -125,29 +149,32 @@ export class Remote implements NumberedUpstream {
   }
 
   #burn(caller: Caller, ino: number, settle: Settle): void {
-    const text = JSON.stringify({ caller: { ...caller }, node: ino, offset: 0, size: VALUE_BYTES });
-    void this.#deliver(this.#ask('read', text, true, 1), (answer) => {
+    const input = { caller: { ...caller }, node: ino, offset: 0, size: VALUE_BYTES };
+    void this.#deliver(this.#ask('read', input, { changes: true, attempts: 1 }), (answer) => {
       const found = typeof answer === 'number' ? answer : fetchedOf(answer);
       if (typeof found === 'number') settle({ errno: found, revision: 0, ino: 0 });
       else settle({ errno: 0, revision: found.dataRevision, ino: 0, bytes: found.bytes });
     });
   }
 
-  async #ask(operation: string, text: string, changes: boolean, attempts = Number.POSITIVE_INFINITY): Promise<Answer> {
-    const input = JSON.parse(text) as { readonly caller?: Caller };
-    const turn = this.#turns.take(input.caller?.uid ?? 0);
+  /** `input` stays as it is until there is an answer. Never rejects. */
+  async #ask(operation: string, input: Question, how: Asking = {}): Promise<Answer> {
+    const turn = this.#turns.take(input.caller?.uid ?? DROPS, how.bytes);
     if (turn === undefined) return EBUSY;
     // What waited here would be sent in Node's next turn only, and nobody has told the loop to give it one.
     const end = typeof turn === 'function' ? turn : await turn;
     try {
-      return await this.#askNow(operation, input, changes, attempts);
+      return await this.#askNow(operation, input, how);
     } finally {
       end();
     }
   }
 
-  /** `changes`: once it may have arrived, only the same boot may be asked again. Never rejects. */
-  async #askNow(operation: string, input: unknown, changes: boolean, attempts: number): Promise<Answer> {
+  async #askNow(
+    operation: string,
+    input: Question,
+    { changes = false, attempts = Number.POSITIVE_INFINITY }: Asking,
+  ): Promise<Answer> {
     const { client, token, onTokenInvalid, askMs, waitMs } = this.#options;
     const start = performance.now();
     let sentUnder: string | undefined;
@@ -194,16 +221,30 @@ export const fetchedOf = (answer: Readonly<Record<string, unknown>>): Fetched | 
   return { bytes: bytesOf(bytes), dataRevision: revision as number };
 };
 
-const base64 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('base64');
+/** Text only when it is sent: what waits takes no more than its bytes. */
+class Base64 {
+  readonly #bytes: Uint8Array;
+
+  constructor(bytes: Uint8Array) {
+    this.#bytes = bytes;
+  }
+
+  toJSON(): string {
+    const { buffer, byteOffset, byteLength } = this.#bytes;
+    return Buffer.from(buffer, byteOffset, byteLength).toString('base64');
+  }
+}
+
+const bytesIn = (mutation: Mutation): number =>
+  mutation.op === 'write' ? mutation.data.length : mutation.op === 'setxattr' ? mutation.value.length : 0;
 
 const timeOf = (time: 'now' | { readonly sec: number; readonly nsec: number }) =>
   time === 'now' ? time : [time.sec, time.nsec];
 
-/** As the native API takes it; an errno where it can't. */
+/** An errno where the native API can't take it. */
 const requestOf = (
-  mutation: Exclude<Mutation, { readonly op: 'burn' }>,
-): { readonly operation: string; readonly input: object } | number => {
+  mutation: Exclude<Mutation, { readonly op: 'burn' | 'drop' }>,
+): { readonly operation: string; readonly input: Question } | number => {
   const caller = { ...mutation.caller };
   switch (mutation.op) {
     case 'create':
@@ -233,7 +274,7 @@ const requestOf = (
     }
     case 'write': {
       const { ino: node, offset, data, append, truncate, grantedAtOpen: opened } = mutation;
-      return { operation: 'write', input: { caller, node, offset, bytes: base64(data), append, truncate, opened } };
+      return { operation: 'write', input: { caller, node, offset, bytes: new Base64(data), append, truncate, opened } };
     }
     case 'truncate': {
       const { ino: node, sizeBytes: size, grantedAtOpen: opened } = mutation;
@@ -246,11 +287,9 @@ const requestOf = (
     }
     case 'setxattr': {
       const { ino: node, name, value, flags } = mutation;
-      return { operation: 'setxattr', input: { caller, node, name, bytes: base64(value), flags } };
+      return { operation: 'setxattr', input: { caller, node, name, bytes: new Base64(value), flags } };
     }
     case 'removexattr':
       return { operation: 'removexattr', input: { caller, node: mutation.ino, name: mutation.name } };
-    case 'drop':
-      return { operation: 'forget', input: { node: mutation.ino } };
   }
 };

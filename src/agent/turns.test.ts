@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import { setImmediate as turnOfNode } from 'node:timers/promises';
 import { Turns } from './turns.ts';
 
-const limits = { atOnce: 4, atOnceOfUid: 2, waitingOfUid: 3 };
+const limits = { atOnce: 4, atOnceOfUid: 2, waitingOfUid: 3, bytes: 100, bytesOfUid: 40 };
 
 test('Turns gives a uid its share, lets so many wait, and refuses the rest', async () => {
   const turns = new Turns(limits);
@@ -37,4 +37,24 @@ test('Turns gives a uid its share, lets so many wait, and refuses the rest', asy
   }
   assert.deepEqual(started.slice(-2), ['flood 3', 'flood 4']);
   assert.equal(started.length, 8);
+});
+
+test('Turns counts the bytes of what has a turn or waits for one, until that ends', async () => {
+  const turns = new Turns(limits);
+  const first = turns.take(1000, 20);
+  const second = turns.take(1000);
+  const third = turns.take(1000, 20);
+  assert.ok(typeof first === 'function' && typeof second === 'function' && third instanceof Promise);
+  assert.equal(turns.take(1000, 1), undefined, 'that would be more than the uid may have');
+  const fourth = turns.take(1001, 40);
+  assert.ok(typeof fourth === 'function');
+  assert.ok(turns.take(1002, 20) !== undefined);
+  assert.equal(turns.take(1003, 1), undefined, 'that would be more than all may have');
+  assert.ok(turns.take(1003) !== undefined);
+  fourth();
+  assert.ok(turns.take(1003, 40) !== undefined);
+  first();
+  (await third)();
+  second();
+  assert.ok(turns.take(1000, 40) !== undefined);
 });

@@ -11,7 +11,7 @@ import type { CallerRegister } from '../fuse/index.ts';
 import { type FileStat, statCached } from '../sys/index.ts';
 import type { Caller } from '../tree/index.ts';
 import { ENOENT, S_IFDIR, S_IFMT } from '../wire/index.ts';
-import { mountOf } from './mounts.ts';
+import { isServed } from './mounts.ts';
 
 /** What was found of a thread. A key that is missing is not proved. */
 export interface Identity {
@@ -94,12 +94,6 @@ const statWithoutLinks = (path: string): FileStat | number => {
   }
   return found;
 };
-
-/** File systems whose answers come from a process, or from another machine. */
-const servedTypes = /^(fuse|nfs|cifs|smb|9p|virtiofs|ceph|afs|autofs)/;
-
-/** Whether the mount that a path is on, here, is of such a type. */
-const isServed = (path: string): boolean => servedTypes.test(mountOf(path)?.type ?? '');
 
 /** systemd's unit of a control group: the first name that is no slice. What users name below their own is not looked at. */
 export const unitOf = (cgroup: string): string | undefined => {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
+import { setImmediate as turnOfNode } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import type { DriverData, DriverResult } from '../../test/front-end/driver-worker.ts';
 import { EchoHandler, FrontEnd, fuse } from '../../test/front-end/index.ts';
@@ -82,6 +83,31 @@ test('Loop calls tick when the deadline of a device has come', async () => {
   loop.close();
   assert.equal(ticks, 3);
   assert.ok(loop.counters.sleeps < 20, 'it sleeps in between');
+});
+
+test('Loop gives Node the turns that are asked for in its own, and serves in between', async () => {
+  const loop = new Loop(0);
+  let served = 0;
+  loop.serve({
+    servedCount: 0,
+    process: () => {
+      served++;
+      return false;
+    },
+    suppressKicks: () => false,
+    nextDeadlineMs: () => Number.POSITIVE_INFINITY,
+    tick: () => undefined,
+  });
+  const running = loop.run();
+  for (let turn = 0; turn < 10; turn++) {
+    loop.yieldToNode();
+    await turnOfNode();
+  }
+  loop.stop();
+  loop.yieldToNode();
+  await running;
+  loop.close();
+  assert.ok(served >= 9, `served ${served} times`);
 });
 
 test('Loop does not call back for an fd that was unwatched in the same turn', async () => {

@@ -111,7 +111,10 @@ export class Loop implements FdWatcher {
     this.#isStopping = true;
   }
 
-  /** Gives Node a turn before the next sleep: a callback of this loop has given it work that no descriptor tells of, or a timer is due. */
+  /**
+   * Gives Node a turn before the next sleep: a callback of this loop, or Node's turn itself, has given it work that no descriptor
+   * tells of, or a timer is due.
+   */
   yieldToNode(): void {
     this.#nodeHasWork = true;
   }
@@ -120,19 +123,21 @@ export class Loop implements FdWatcher {
   async run(): Promise<void> {
     this.#isStopping = false;
     while (!this.#isStopping) {
-      await turnOfNode();
+      // Before the turn: who asks in it for another one gets that.
       this.#nodeHasWork = false;
+      await turnOfNode();
       this.#block();
     }
   }
 
-  /** Serves until `stop`, or until Node has work. */
+  /** Serves until `stop`, or until Node has work; once at least, or who always has some would keep all others waiting. */
   #block(): void {
-    while (!this.#isStopping && !this.#nodeHasWork) {
+    while (!this.#isStopping) {
       this.counters.turns++;
       const hasMore = this.#serveRings();
-      if (this.#isStopping || this.#nodeHasWork) return;
-      this.#poll(hasMore ? 0 : this.#timeoutMs());
+      if (this.#isStopping) return;
+      this.#poll(hasMore || this.#nodeHasWork ? 0 : this.#timeoutMs());
+      if (this.#nodeHasWork) return;
     }
   }
 

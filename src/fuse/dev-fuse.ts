@@ -11,6 +11,7 @@ import {
   mount,
   read,
   statCached,
+  tearDown,
   unmount,
   write,
   writeParts,
@@ -31,6 +32,13 @@ const REPLY_CAPACITY = MAX_WRITE_BYTES + REPLY;
 const OPEN_FLAGS = constants.O_RDWR | constants.O_NONBLOCK;
 
 const opcodesWithoutReply = new Set(operations.filter(({ reply }) => reply === 'none').map(({ opcode }) => opcode));
+/** What ends others, and can't be refused: nobody looks at its answer, and it takes effect. */
+const endingOpcodes = new Set([
+  ...opcodesWithoutReply,
+  ...operations.filter(({ name }) => name.startsWith('RELEASE')).map(({ opcode }) => opcode),
+]);
+/** Of the requests that can be held at once, so much is one uid's. */
+const UID_SHARE = 1 / 4;
 
 /** What outlives this process, and who notes down what requests do. */
 export interface KeptRequests {
@@ -53,6 +61,7 @@ class Request implements Exchange {
   requestBytes = 0;
   replyCapacity = 0;
   isRedone = false;
+  isHeld = false;
   readonly #transport: DevFuse;
 
   constructor(transport: DevFuse, slot: number, bytes: Uint8Array<ArrayBuffer>) {
@@ -83,6 +92,8 @@ export class DevFuse implements Notifier {
   /** By slot, as they were first used; without memory that is kept there is one. */
   readonly #requests: Request[] = [];
   readonly #free: number[];
+  /** Requests that are held, by uid, of those that have any. */
+  readonly #heldOf = new Map<number, number>();
   /** Taken from a predecessor and not yet done again, the first one last. */
   readonly #redo: Request[] = [];
   #refusesRedone = false;
@@ -90,7 +101,8 @@ export class DevFuse implements Notifier {
   #served = 0;
   #ended: string | undefined;
   #closed = false;
-  #notifier: NotifyProcess | undefined;
+  /** The last one writes; those before it were killed. */
+  readonly #notifiers: NotifyProcess[] = [];
   /** Its number among the kernel's connections, where nobody goes on with it after this process; 0: not known. */
   #connection = 0;
   readonly #onBusy: () => void;
@@ -213,7 +225,9 @@ export class DevFuse implements Notifier {
       const bytes = read(this.fd, request.request);
       if (bytes > 0) {
         request.requestBytes = bytes;
-        this.#handle(handler, request);
+        // Now: once it is handled, what it asks for may be under way.
+        if (this.#hasRoom(request)) this.#handle(handler, request);
+        else this.#refuse(request, EBUSY);
         continue;
       }
       this.#free.push(request.slot);
@@ -230,6 +244,20 @@ export class DevFuse implements Notifier {
     const bytes = (): Uint8Array<ArrayBuffer> =>
       this.#kept?.memory.bytes(slot) ?? new Uint8Array(new ArrayBuffer(REQUEST_BYTES));
     return (this.#requests[slot] ??= new Request(this, slot, bytes()));
+  }
+
+  /** Whether it may be held. The last slot is for what ends others: without it nothing could be read any more. */
+  #hasRoom({ view }: Request): boolean {
+    if (this.#kept === undefined || endingOpcodes.has(abi.InHeader.opcode.get(view, 0))) return true;
+    const held = this.#heldOf.get(abi.InHeader.uid.get(view, 0)) ?? 0;
+    return this.#free.length > 0 && held < this.#kept.memory.slots * UID_SHARE;
+  }
+
+  #countHeld({ view }: Request, sign: 1 | -1): void {
+    const uid = abi.InHeader.uid.get(view, 0);
+    const held = (this.#heldOf.get(uid) ?? 0) + sign;
+    if (held === 0) this.#heldOf.delete(uid);
+    else this.#heldOf.set(uid, held);
   }
 
   #handle(handler: RequestHandler, request: Request): void {
@@ -278,6 +306,9 @@ export class DevFuse implements Notifier {
 
   #isDone(slot: number): void {
     if (this.#kept === undefined) return;
+    const request = this.#requests[slot]!;
+    if (request.isHeld) this.#countHeld(request, -1);
+    request.isHeld = false;
     this.#kept.memory.clear(slot);
     this.#kept.journal.shown();
     this.#free.push(slot);
@@ -288,11 +319,14 @@ export class DevFuse implements Notifier {
     const { replyCapacity, slot } = request;
     const reply = (head: Uint8Array, headBytes: number, payload?: Uint8Array): void =>
       this.answer(slot, head, headBytes, payload);
-    if (this.#kept === undefined || this.#free.length > 0)
-      return { replyCapacity, reply, noReply: () => this.done(slot) };
-    // The last one: without it nothing could be read any more, not even what ends the others.
-    this.#refuse(request, EBUSY);
-    return { replyCapacity, reply: () => {}, noReply: () => {} };
+    if (this.#kept !== undefined && this.#free.length === 0) {
+      // A RELEASE; or one of a predecessor's, which had as many.
+      this.#refuse(request, EBUSY);
+      return { replyCapacity, reply: () => {}, noReply: () => {} };
+    }
+    if (this.#kept !== undefined) this.#countHeld(request, 1);
+    request.isHeld = this.#kept !== undefined;
+    return { replyCapacity, reply, noReply: () => this.done(slot) };
   }
 
   /**
@@ -311,8 +345,9 @@ export class DevFuse implements Notifier {
       write(this.fd, message);
       return;
     }
-    this.#notifier ??= this.#newNotifier();
-    this.#notifier.notify(message);
+    let notifier = this.#notifiers.at(-1);
+    if (notifier?.hasEnded !== false) this.#notifiers.push((notifier = this.#newNotifier()));
+    notifier.notify(message);
   }
 
   #newNotifier(): NotifyProcess {
@@ -329,11 +364,11 @@ export class DevFuse implements Notifier {
     this.#end(() => {});
   }
 
-  /** Unmounts, at once if nobody uses it, else as soon as nobody does; answers nothing more. */
+  /** Unmounts; answers nothing more: whoever waits for an answer, or uses it later, is told so by an error. */
   close(): void {
     this.#end(() => {
       this.#handler?.reset();
-      if (this.#ended === undefined && unmount(this.path) < 0) unmount(this.path, MNT_DETACH);
+      if (this.#ended === undefined && unmount(this.path) < 0) tearDown(this.path);
     });
   }
 
@@ -342,7 +377,7 @@ export class DevFuse implements Notifier {
     this.#closed = true;
     before();
     close(this.fd);
-    this.#notifier?.close();
+    for (const notifier of this.#notifiers) notifier.close();
   }
 }
 

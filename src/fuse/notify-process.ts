@@ -9,11 +9,13 @@ import type { Writable } from 'node:stream';
 import type { Notifier } from './exchange.ts';
 
 /**
- * One write(2) for each line of escapes; ENOENT, for what the kernel does not hold any more, is no failure. Where there is an
- * end to write to, a second shell does so once whoever serves has ended, for the first one may wait and keep the mount alive.
+ * One write(2) for each line of escapes; ENOENT, for what the kernel does not hold any more, is no failure. The printf of bash
+ * writes at each newline: what has one (a line that begins with "n") is gathered first. Where there is an end to write to, a
+ * second shell does so once whoever serves has ended, for the first one may wait and keep the mount alive.
  */
 const SCRIPT = `[ "$1" = 0 ] || (exec 3>&-; read -r _ <&4; echo 1 >&5) & exec 4<&- 5>&-
-while IFS= read -r m; do printf "$m" >&3; done`;
+while IFS= read -r m; do case $m in n*) printf "\${m#n}" | dd obs=65536 >&3;; *) printf "$m" >&3;; esac; done`;
+const NEWLINE = 10;
 const escapes = Array.from({ length: 256 }, (_, byte) => `\\${byte.toString(8).padStart(3, '0')}`);
 
 export interface NotifyOptions {
@@ -24,29 +26,39 @@ export interface NotifyOptions {
   readonly abortFd: number | undefined;
   /** More was written than the pipe takes now: Node has work. */
   readonly onBusy: () => void;
+  readonly shell?: string;
 }
 
 export class NotifyProcess implements Notifier {
   readonly #child: ChildProcess;
   readonly #onBusy: () => void;
+  #hasEnded = false;
 
   /** Writes to `fd`. Has copies of its own of both descriptors. */
-  constructor(fd: number, { abortFd, onBusy }: NotifyOptions) {
+  constructor(fd: number, { abortFd, onBusy, shell = '/bin/sh' }: NotifyOptions) {
     this.#onBusy = onBusy;
     const isEnded = abortFd !== undefined;
-    this.#child = spawn('/bin/sh', ['-c', SCRIPT, 'sh', isEnded ? '1' : '0'], {
+    this.#child = spawn(shell, ['-c', SCRIPT, 'sh', isEnded ? '1' : '0'], {
       stdio: ['pipe', 'ignore', 'ignore', fd, isEnded ? 'pipe' : 'ignore', abortFd ?? 'ignore'],
-      env: {},
+      env: { PATH: '/usr/bin:/bin' },
       detached: true,
     });
     this.#child.unref();
-    // EPIPE: it was killed; names and bytes that are out of date are looked up again when they are used.
+    const ended = (): void => {
+      this.#hasEnded = true;
+    };
+    this.#child.once('exit', ended).on('error', ended);
+    // EPIPE: it was killed; names and bytes that are out of date are looked up again when the kernel's hour is over.
     for (const stream of this.#child.stdio) stream?.on('error', () => {});
-    this.#child.on('error', () => {});
+  }
+
+  /** It writes nothing more: it was killed, if not closed. */
+  get hasEnded(): boolean {
+    return this.#hasEnded;
   }
 
   notify(message: Uint8Array): void {
-    let line = '';
+    let line = message.includes(NEWLINE) ? 'n' : '';
     for (const byte of message) line += escapes[byte]!;
     const stdin = this.#child.stdin!;
     stdin.write(`${line}\n`);

@@ -3,15 +3,28 @@
  * answers. A request is there while the length in its `fuse_in_header` is not 0: the kernel puts it there with one read(2), and
  * it is set to 0 as soon as the answer is written. Whether a predecessor came to write it, the kernel knows.
  */
-import { addSeals, close, F_SEAL_GROW, F_SEAL_SHRINK, fileSize, getSeals, Mapping, memfd } from '../sys/index.ts';
+import {
+  addSeals,
+  close,
+  F_SEAL_GROW,
+  F_SEAL_SHRINK,
+  fileSize,
+  getSeals,
+  Mapping,
+  memfd,
+  punchHole,
+} from '../sys/index.ts';
 import * as abi from './abi.ts';
 import { MAX_WRITE_BYTES } from './handlers/lifecycle.ts';
 
 /** A WRITE of the greatest size with its headers, to a whole page. */
 export const REQUEST_BYTES = MAX_WRITE_BYTES + 4096;
 
-/** Requests that may be held at once. Pages cost nothing before they are touched, and the same few are used again. */
+/** Requests that may be held at once. Pages cost nothing before they are touched. */
 const SLOTS = 1024;
+/** Slots that keep their pages: the same few are used again and again. Others keep the first page at most. */
+const WARM_SLOTS = 4;
+const PAGE_BYTES = 4096;
 /** Before the slots: words of 4 bytes. Another layout is another number. */
 const HEAD_BYTES = 4096;
 const head = { layout: 0, used: 1 } as const;
@@ -81,7 +94,10 @@ export class RequestMemory implements Disposable {
   }
 
   clear(slot: number): void {
-    this.#words[wordOf(slot)] = 0;
+    const at = wordOf(slot);
+    const bytes = this.#words[at]!;
+    this.#words[at] = 0;
+    if (bytes > PAGE_BYTES && slot >= WARM_SLOTS) punchHole(this.fd, at * 4, REQUEST_BYTES);
   }
 
   [Symbol.dispose](): void {

@@ -283,7 +283,9 @@ export class Host implements HostPort, AsyncDisposable {
       const known = this.#vms.get(name);
       if (known?.id === record.id) return known.take(record);
       if (known !== undefined) await this.#forget(name);
-      this.#vms.set(name, await this.#open(record));
+      const vm = await this.#open(record);
+      this.#vms.set(name, vm);
+      this.#metadataCounts.add(vm);
       this.#warnings.delete(name);
       this.#untaken.delete(name);
     } catch (error) {
@@ -418,9 +420,10 @@ export class Host implements HostPort, AsyncDisposable {
     this.#warnings.delete(name);
     this.#consoles.get(name)?.end(noVm(name));
     this.#consoles.delete(name);
-    vm?.tree.history.end(noVm(name));
-    await vm?.release();
-    this.#metadataCounts.retire(vm?.metadataCounters ?? {});
+    if (vm === undefined) return;
+    vm.tree.history.end(noVm(name));
+    await vm.release();
+    this.#metadataCounts.retire(vm);
   }
 
   #vm({ id, name }: VmRef): HostedVm {
@@ -548,7 +551,7 @@ export class Host implements HostPort, AsyncDisposable {
       warnings: [...this.#warnings.values(), this.#domains.trouble, this.#renewals.givenUp ?? ''].filter(Boolean),
       deviceVersion: this.#parts.deviceBuild,
       keeper: { version: this.#keeper.build, outdated: this.#keeper.isOutdated },
-      metadataServers: this.#metadataCounts.totals([...this.#vms.values()].map((vm) => vm.metadataCounters)),
+      metadataServers: this.#metadataCounts.totals(),
       vms: [...this.#vms.values()].map((vm) => ({
         name: vm.name,
         deviceVersion: vm.served.serving?.build,
@@ -573,7 +576,7 @@ export class Host implements HostPort, AsyncDisposable {
     if (writable) this.#warnings.delete('audit log');
     else this.#warnings.set('audit log', what);
     this.#options.onTrouble(undefined, writable ? 'the audit log can be written again' : what);
-    for (const vm of this.#vms.values()) vm.served.auditHealth(writable);
+    for (const vm of this.#vms.values()) vm.auditHealth(writable);
   }
 }
 

@@ -209,6 +209,12 @@ export class HostedVm {
     return this.#metadata?.counters() ?? {};
   }
 
+  /** The audit log can, or cannot, be written. */
+  auditHealth(writable: boolean): void {
+    this.#served.auditHealth(writable);
+    if (writable) this.#metadata?.auditAgain();
+  }
+
   /** Nobody waits for a device process. */
   get isServedOrDown(): boolean {
     return !this.#served.isWanted || this.#served.serving !== undefined;
@@ -316,8 +322,10 @@ export class HostedVm {
     // A boot that was told of before may not be the last one.
     if (number > this.#status.bootNumber) {
       this.#tell({ bootId, bootNumber: number });
+      const begun = metadata?.boot(bootId);
+      // The token of before is worth nothing any more, and what was known of it says nothing of this boot.
       if (this.#record.kind === 'attached' && this.#isServed) this.#beServed();
-      await metadata?.boot(bootId);
+      await begun;
     }
     return { bootId, number };
   }
@@ -456,11 +464,12 @@ export class HostedVm {
       policy: { restart: restartOf[this.#record.restart], guestReboot: 'boot' },
       create: (signal) =>
         makeDisk({ record: this.#record, paths: this.paths, images }, { uid, gid: uid, groups }, signal),
-      machine: async () => {
-        await this.#served.start();
+      machine: async (signal) => {
+        await this.#served.start(signal);
         // No guest is connected between two boots.
         await this.#served.refresh();
         await this.#openMetadata();
+        signal.throwIfAborted();
         await this.#metadata?.beReached();
         return machineOf({
           record: this.#record,

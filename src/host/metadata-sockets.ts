@@ -21,6 +21,8 @@ export const metadataAddress = '169.254.169.254';
 
 /** Source ports below this one take privilege in the guest (ip(7), vsock(7)). */
 const FIRST_FREE_PORT = 1024;
+/** Each is a process beside QEMU (ADR 13). */
+const relayedConnections = 32;
 /** IP's own default. */
 const defaultHopLimit = 1;
 /** Of TLS, under way at once: from privileged source ports, and from others. */
@@ -66,10 +68,10 @@ export class MetadataSockets implements AsyncDisposable {
           sockets.#serial?.destroy();
           sockets.#serial = new SerialMux(port, { onConnection: (stream) => server.accept(stream, channel) });
         });
-      if (has.has('network') && tap === undefined)
-        await sockets.#unix(paths.metadata.network, (socket) =>
-          server.accept(socket, { kind: 'tcp', privileged: false }),
-        );
+      if (has.has('network') && tap === undefined) {
+        const channel = { kind: 'tcp', privileged: false, connections: relayedConnections } as const;
+        await sockets.#unix(paths.metadata.network, (socket) => server.accept(socket, channel));
+      }
       if (has.has('socket')) {
         for (const [path, privileged] of [
           [paths.metadata.relay, false],
@@ -98,7 +100,7 @@ export class MetadataSockets implements AsyncDisposable {
     const { tap: device, wish, tls, server } = this.#options;
     if (device === undefined || !wish.ways.includes('network')) return;
     // A guest that broke down said no goodbye on its connections.
-    await Promise.all(this.#taps.splice(0).map((tap) => closed(tap, this.#openOnTap)));
+    await this.#closeTaps();
     const accept = (socket: Socket): void => server.accept(socket, { kind: 'tcp', privileged: isPrivileged(socket) });
     const options = { allowHalfOpen: true, noDelay: true };
     await this.#listenOn(device, metadataPort, createServer(options, accept));
@@ -130,12 +132,13 @@ export class MetadataSockets implements AsyncDisposable {
     this.#taps.push(tap);
   }
 
+  async #closeTaps(): Promise<void> {
+    await Promise.all(this.#taps.splice(0).map((tap) => closed(tap, this.#openOnTap)));
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#changing;
-    await Promise.all([
-      ...this.#servers.map((server) => closed(server, this.#open)),
-      ...this.#taps.map((tap) => closed(tap, this.#openOnTap)),
-    ]);
+    await Promise.all([...this.#servers.map((server) => closed(server, this.#open)), this.#closeTaps()]);
   }
 
   /** The device process connects to a name in its own directory. What it may write there must not be what we change. */

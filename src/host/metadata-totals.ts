@@ -1,23 +1,29 @@
 /** What the metadata servers of a host have answered and refused since its daemon started, those of VMs that are gone included. */
 import type { MetadataTotals } from '../records/index.ts';
 
-/** Of a server, as `MetadataServer.counters` names them. */
-type Counters = Readonly<Record<string, number>>;
+interface Server {
+  /** As `MetadataServer.counters` names them. */
+  readonly metadataCounters: Readonly<Record<string, number>>;
+}
 
 const rejected = 'rejected.';
 
 export class MetadataCounts {
+  readonly #servers = new Set<Server>();
   readonly #gone = new Map<string, number>();
 
-  /** A server's last. */
-  retire(counters: Counters): void {
-    for (const [name, value] of Object.entries(counters)) this.#gone.set(name, (this.#gone.get(name) ?? 0) + value);
+  add(server: Server): void {
+    this.#servers.add(server);
   }
 
-  totals(servers: Iterable<Counters>): MetadataTotals {
+  /** It answers nobody any more. */
+  retire(server: Server): void {
+    if (this.#servers.delete(server)) count(this.#gone, server);
+  }
+
+  totals(): MetadataTotals {
     const sum = new Map(this.#gone);
-    for (const counters of servers)
-      for (const [name, value] of Object.entries(counters)) sum.set(name, (sum.get(name) ?? 0) + value);
+    for (const server of this.#servers) count(sum, server);
     const reasons = [...sum].filter(([name]) => name.startsWith(rejected));
     return {
       requests: sum.get('requests') ?? 0,
@@ -25,3 +31,7 @@ export class MetadataCounts {
     };
   }
 }
+
+const count = (sum: Map<string, number>, { metadataCounters }: Server): void => {
+  for (const [name, value] of Object.entries(metadataCounters)) sum.set(name, (sum.get(name) ?? 0) + value);
+};

@@ -154,7 +154,7 @@ test('MetadataWay ends tokens and sessions with the boot, and keeps them over a 
       audit: () => true,
       store,
       boot,
-      onToken: () => {},
+      onToken: () => true,
       onTrouble: (what) => assert.fail(what),
     });
     t.after(() => way[Symbol.asyncDispose]());

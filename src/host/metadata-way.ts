@@ -4,6 +4,7 @@ import { unlinkSync } from 'node:fs';
 import { isIP } from 'node:net';
 import {
   type FacadeName,
+  type Incident,
   type MetadataAddress,
   MetadataServer,
   TokenDesk,
@@ -34,7 +35,8 @@ export interface MetadataWayOptions {
   readonly tls?: { readonly cert: string; readonly key: string } | undefined;
   readonly allowImdsV1?: boolean | undefined;
   readonly facades?: readonly FacadeName[] | undefined;
-  readonly onToken: (event: TokenEvent) => void;
+  /** As `TokenDeskOptions.onEvent`. */
+  readonly onToken: (event: TokenEvent) => boolean;
   /** SHA-256 of this boot's token, told when it may have changed; undefined while there is none. */
   readonly onVerifier?: ((hash: Uint8Array | undefined) => void) | undefined;
   /** How far the token is; told of each change. */
@@ -103,6 +105,15 @@ export class MetadataWay implements AsyncDisposable {
 
   get tokenState(): TokenState | undefined {
     return this.#tokens.state;
+  }
+
+  get untold(): Incident | undefined {
+    return this.#tokens.untold;
+  }
+
+  /** Events are taken again. */
+  tellIncident(): void {
+    this.#tokens.tellIncident().catch((error: unknown) => this.#options.onTrouble(messageOf(error)));
   }
 
   /** The VM was booted anew: tokens and streams of before are worth nothing. */

@@ -291,7 +291,10 @@ export class Server implements AsyncDisposable {
       tls: tls && { cert: readPem(tls.cert), key: readPem(tls.key) },
       allowImdsV1,
       facades,
-      onToken: (event) => this.#emit(event),
+      onToken: (event) => {
+        this.#emit(event);
+        return true;
+      },
       onVerifier: (hash) => this.#session.bootToken(hash),
       onTrouble: (what) => this.#emit({ event: 'trouble', what }),
     });

@@ -1,5 +1,5 @@
 /** The token of a VM's boot, in the region's store: `token/NAME`, written in the transaction of each boot and by its claims. */
-import { newTokenRecord, type TokenRecord, type TokenStore } from '../imds/index.ts';
+import { type Incident, newTokenRecord, type TokenRecord, type TokenStore } from '../imds/index.ts';
 import { decodeRecord, encodeRecord, TokenKept } from '../records/index.ts';
 import type { Operation, Store } from '../store/index.ts';
 
@@ -18,9 +18,9 @@ export class TokenKeeper implements TokenStore {
     this.#vmId = vm.id;
   }
 
-  /** Of the transaction that commits a boot: no token of before is worth anything once it is. */
-  ofBoot(boot: string, randomBytes: (count: number) => Uint8Array): Operation {
-    return this.#put(newTokenRecord(boot, randomBytes));
+  /** Of the transaction that commits a boot: no token of before is worth anything once it is. `untold`: as of `newTokenRecord`. */
+  ofBoot(boot: string, randomBytes: (count: number) => Uint8Array, untold: Incident | undefined): Operation {
+    return this.#put(newTokenRecord(boot, randomBytes, untold));
   }
 
   /** StoreError. That of a VM which had the name before is nobody's. */

@@ -7,7 +7,10 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { temporaryStore } from '../../test/store/temporary.ts';
+import { until } from '../../test/until.ts';
 import { facadeNames, SerialMux } from '../imds/index.ts';
+import { buildOf } from '../parts/index.ts';
+import { type Launcher, SessionLauncher } from '../qemu/index.ts';
 import { type MetadataServerRecord, metadataClouds, type VmRecord } from '../records/index.ts';
 import { openStores } from '../store/index.ts';
 import type { AuditRecord } from '../tree/index.ts';
@@ -39,15 +42,23 @@ const recordOf = (name: string, metadataServer: MetadataServerRecord): VmRecord 
 const all: MetadataServerRecord = { ways: ['vsock', 'serial', 'socket'] };
 
 /** A host that can make no process; its VMs' metadata servers are served by this one. */
-const hostOf = async (t: TestContext) => {
+const hostOf = async (t: TestContext, launcher?: Launcher) => {
   const directory = mkdtempSync(path.join(tmpdir(), 'ph-imds-'));
   const stores = await openStores(temporaryStore(t));
   const opened: HostedVm[] = [];
   const audited: AuditRecord[] = [];
+  const audit = { isWritable: true };
   const troubles: string[] = [];
   const noProcess = 'no process can be started here';
   t.after(async () => {
-    for (const vm of opened) await vm.release();
+    for (const vm of opened) {
+      // Its device process would live on.
+      if (launcher !== undefined) {
+        vm.take({ ...vm.record, desired: 'deleted', generation: 2 });
+        await until('it is deleted', () => vm.status.status === 'deleted');
+      }
+      await vm.release();
+    }
     await stores[Symbol.asyncDispose]();
     rmSync(directory, { recursive: true });
   });
@@ -66,17 +77,19 @@ const hostOf = async (t: TestContext) => {
       store: stores.region,
       stateDirectory: path.join(directory, 'state'),
       runDirectory: path.join(directory, 'run'),
-      launcher: {
+      launcher: launcher ?? {
         kind: 'session',
         enforced: [],
         launch: () => Promise.reject(new Error(noProcess)),
         adopt: () => undefined,
       },
+      deviceBuild: buildOf('device'),
       audit: {
-        ringLog: () => ({}),
+        writable: true,
+        ringLog: () => ({ writable: true, write: (lines: Uint8Array) => lines.length }),
         append: (records: readonly AuditRecord[]) => {
-          audited.push(...records);
-          return true;
+          if (audit.isWritable) audited.push(...records);
+          return audit.isWritable;
         },
       },
       keeper: { open: async () => {}, close: async () => {} },
@@ -89,7 +102,7 @@ const hostOf = async (t: TestContext) => {
     opened.push(vm);
     return vm;
   };
-  return { directory, stores, audited, troubles, open };
+  return { directory, stores, audited, audit, troubles, open };
 };
 
 interface Answered {
@@ -207,6 +220,43 @@ test('a VM is compromised by a refusal before the first use, also for the next d
   assert.equal(next.status.status, 'compromised');
   await next.boot(undefined);
   assert.equal((await claim(privileged, 'b')).status, 200);
+});
+
+test('an incident is in the audit once that can be written, with its boot and time, also by the next daemon', async (t) => {
+  const host = await hostOf(t);
+  host.audit.isWritable = false;
+  const vm = await host.open('a');
+  const { privileged } = vm.devicePaths.metadata;
+  await vm.boot(undefined);
+  for (const nonce of ['a', 'b']) await claim(privileged, nonce);
+  const before = Date.now();
+  await vm.release();
+  const next = await host.open('a');
+  await next.boot(undefined);
+  assert.deepEqual(host.audited, []);
+  host.audit.isWritable = true;
+  next.auditHealth(true);
+  const record = await until('the record', () => host.audited[0]);
+  assert.equal(record.operation, 'token-compromised');
+  assert.ok(record.timeMs <= before);
+  const kept = async (): Promise<Buffer> => Buffer.from((await host.stores.region.get('token/a'))!.value);
+  await until('that to be kept', async () => !(await kept()).includes('untold'));
+  await next.release();
+  await host.open('a');
+  assert.equal(host.audited.length, 1);
+});
+
+test('an attached VM is compromised no more once its next boot is told of', async (t) => {
+  const host = await hostOf(t, new SessionLauncher());
+  const vm = await host.open('a');
+  const { privileged } = vm.devicePaths.metadata;
+  await vm.boot(undefined);
+  await until('it is served', () => vm.status.status === 'running');
+  await claim(privileged, 'a');
+  await claim(privileged, 'b');
+  assert.equal(vm.status.status, 'compromised');
+  await vm.boot(undefined);
+  assert.deepEqual([vm.status.status, vm.status.reason, vm.status.token?.state], ['running', '', 'unclaimed']);
 });
 
 test('a refusal after the first use is an event, and the VM goes on', async (t) => {

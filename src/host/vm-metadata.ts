@@ -26,7 +26,7 @@ const nobody = 0xffff_ffff;
 
 /** A claim that was refused, as a record. */
 export const tokenAudit = (vm: string, event: TokenEvent): AuditRecord => ({
-  timeMs: Date.now(),
+  timeMs: event.event === 'compromised' ? event.atMs : Date.now(),
   vm,
   way: 'agent',
   operation: event.event === 'compromised' ? 'token-compromised' : 'token-refused',
@@ -55,7 +55,8 @@ export interface VmMetadataOptions {
   readonly audit: AuditSink;
   /** The last boot that was committed. */
   readonly boot: string | undefined;
-  readonly onToken: (event: TokenEvent) => void;
+  /** Whether the audit has it. */
+  readonly onToken: (event: TokenEvent) => boolean;
   readonly onTokenState: (state: TokenState) => void;
   /** As of `MetadataWay`. */
   readonly onVerifier: (hash: Uint8Array | undefined) => void;
@@ -116,6 +117,11 @@ export class VmMetadata implements AsyncDisposable {
     return this.#way.server.applied(revision, withinMs);
   }
 
+  /** The audit can be written again. */
+  auditAgain(): void {
+    this.#way.tellIncident();
+  }
+
   /** Before each boot, and where one goes on. Throws, in words for people, where the VM could not reach it. */
   beReached(): Promise<void> {
     return this.#sockets.listenOnTap();
@@ -123,7 +129,7 @@ export class VmMetadata implements AsyncDisposable {
 
   /** Committed with the boot, so that no token of before is worth anything from then on. */
   ofBoot(boot: string): Operation {
-    return this.#keeper.ofBoot(boot, randomBytes);
+    return this.#keeper.ofBoot(boot, randomBytes, this.#way.untold);
   }
 
   /** The boot is committed. StoreError. */

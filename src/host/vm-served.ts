@@ -1,7 +1,7 @@
 /** The tree of one VM and whatever serves it: its device process while one is wanted, and its audit ring. */
 import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
-import type { Launcher } from '../qemu/index.ts';
+import { type Launcher, unlessAborted } from '../qemu/index.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
 import type { AuditStore, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories, ninepPort } from './device-paths.ts';
@@ -46,7 +46,8 @@ export interface ServingFacts extends DeviceFacts {
   readonly isOutdated: boolean;
 }
 
-const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, openFiles: 1024 } as const;
+/** The others are the VM's QEMU, and a relay for each connection to its metadata server: whatever the guest does, this one starts. */
+const deviceLimits = { memoryBytes: 512 * 1024 * 1024, processes: 32, othersOfUid: 256, openFiles: 1024 } as const;
 /** Each device is a host's with one guest: numbers need not differ. The first that a guest may have. */
 const guestCid = 3;
 /** How long a boot waits for its device. */
@@ -117,17 +118,11 @@ export class VmServed {
     this.#options.tree.servedBy(this.#session);
     const late = AbortSignal.timeout(servingWithinMs);
     const over = signal === undefined ? late : AbortSignal.any([signal, late]);
-    const aborted = Promise.withResolvers<never>();
-    aborted.promise.catch(() => {});
-    const abort = (): void =>
-      aborted.reject(
-        late.aborted ? new Error(`its device process does not serve within ${servingWithinMs / 1000} s`) : over.reason,
-      );
-    over.addEventListener('abort', abort, { once: true });
     try {
-      await Promise.race([this.#device.serving, aborted.promise]);
-    } finally {
-      over.removeEventListener('abort', abort);
+      await unlessAborted(this.#device.serving, over);
+    } catch (error) {
+      if (error !== late.reason) throw error;
+      throw new Error(`its device process does not serve within ${servingWithinMs / 1000} s`, { cause: error });
     }
   }
 

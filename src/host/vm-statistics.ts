@@ -28,7 +28,7 @@ const snake = (name: string): string =>
 const gauges = new Set(['fuse.inodes', 'fuse.handles']);
 
 /** And of the metadata server. */
-const metadataGauges = new Set(['connections', 'inFlight']);
+const metadataGauges = new Set(['connections', 'inFlight', 'heldBytes']);
 
 export const valuesOf = async ({ qemu, counters, metadata, denialsTotal, bootNumber }: Sources): Promise<Values> => {
   const values: Record<string, number> = { boots_total: bootNumber, denials_total: denialsTotal };

@@ -128,6 +128,7 @@ export const gceFacade = ({ tree, attributes, onRefused }: GceOptions): Facade =
     if (waiting >= gceLimits.waiters)
       return Promise.resolve(failure(503, 'too many requests wait for changes', { ...flavor, 'retry-after': '5' }));
     waiting++;
+    request.waits();
     return new Promise((resolve) => {
       const end = (): void => {
         waiting--;

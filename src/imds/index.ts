@@ -5,6 +5,7 @@ export { type Channel, type MetadataAddress, MetadataServer, type MetadataServer
 export { nativeOperations, openApiDocument } from './openapi.ts';
 export { SerialMux, type SerialMuxOptions, SYNC_BYTES } from './serial-mux.ts';
 export {
+  type Incident,
   newTokenRecord,
   TokenDesk,
   type TokenDeskOptions,

@@ -10,6 +10,8 @@ export interface ServerLimits {
   readonly headerBytes: number;
   readonly headers: number;
   readonly bodyBytes: number;
+  /** Of bodies that come and answers that are not taken, all of this machine's together. */
+  readonly heldBytes: number;
   /** A client gets so long for its headers, and so long for a whole request. */
   readonly headersMs: number;
   readonly requestMs: number;
@@ -19,6 +21,8 @@ export interface ServerLimits {
   readonly facadeRate: Rate;
   readonly uidRate: Rate;
   readonly agentRate: Rate;
+  /** Bytes of what has the token is asked and answered: to make JSON of 1 MiB takes some 5 ms of all machines' time. */
+  readonly agentBytes: Rate;
   /** Watch streams. */
   readonly watchers: number;
   readonly heartbeatMs: number;
@@ -29,19 +33,23 @@ export interface Rate {
   readonly perSecond: number;
 }
 
+const MIB = 1024 * 1024;
+
 export const defaultLimits: ServerLimits = {
   connections: 256,
   pipelined: 16,
   inFlight: 128,
   headerBytes: 16 * 1024,
   headers: 64,
-  bodyBytes: 2 * 1024 * 1024,
+  bodyBytes: 2 * MIB,
+  heldBytes: 64 * MIB,
   headersMs: 5_000,
   requestMs: 15_000,
   idleMs: 30_000,
   facadeRate: { burst: 1000, perSecond: 500 },
   uidRate: { burst: 1000, perSecond: 500 },
   agentRate: { burst: 4000, perSecond: 2000 },
+  agentBytes: { burst: 64 * MIB, perSecond: 32 * MIB },
   watchers: 8,
   heartbeatMs: 10_000,
 };
@@ -60,6 +68,8 @@ export const rejectReasons = [
   'target',
   'rate',
   'uid-rate',
+  'byte-rate',
+  'unsent',
   'no-token',
   'bad-token',
   'token-taken',
@@ -94,6 +104,7 @@ export class RateLimits {
   readonly #nowMs: () => number;
   readonly #facade: TokenBucket;
   readonly #agent: TokenBucket;
+  readonly #agentBytes: TokenBucket;
   readonly #uids = new Map<number, TokenBucket>();
 
   constructor(limits: ServerLimits, nowMs: () => number) {
@@ -101,6 +112,7 @@ export class RateLimits {
     this.#nowMs = nowMs;
     this.#facade = new TokenBucket(limits.facadeRate, nowMs());
     this.#agent = new TokenBucket(limits.agentRate, nowMs());
+    this.#agentBytes = new TokenBucket(limits.agentBytes, nowMs());
   }
 
   /** Rejection 429. Also for requests whose token is wrong: guessing is no faster. */
@@ -113,6 +125,15 @@ export class RateLimits {
     if (uid !== undefined && !this.#take(this.#ofUid(uid)))
       throw new Rejection(429, 'uid-rate', `too many requests of uid ${uid}; try again later`);
     if (!this.#take(this.#agent)) throw new Rejection(429, 'rate', 'too many requests; try again later');
+  }
+
+  /** Rejection 429, until those that `spent` told of are made up for. */
+  bytes(): void {
+    if (!this.#agentBytes.has(this.#nowMs())) throw new Rejection(429, 'byte-rate', 'too many bytes; try again later');
+  }
+
+  spent(bytes: number): void {
+    this.#agentBytes.take(bytes);
   }
 
   #take(bucket: TokenBucket): boolean {

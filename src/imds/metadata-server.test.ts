@@ -180,6 +180,49 @@ test('more connections than allowed are closed, and others are served once some 
   await isServed(stage);
 });
 
+test('a client that sends no more is answered what it asked, and neither followed nor waited for', async () => {
+  await using stage = await start();
+  const token = await stage.token();
+  const directory = mkdtempSync(join(tmpdir(), 'porthole-imds-'));
+  try {
+    const path = join(directory, 's');
+    await stage.server.listen({ unix: path });
+    const raw = (asked: string): Raw => new Raw(connect({ path, allowHalfOpen: true })).send(asked);
+    const plain = raw(get('/nocloud/meta-data'));
+    plain.stream.end();
+    await plain.ended();
+    assert.deepEqual(plain.statuses, [200]);
+    const { revision } = stage.world.authority.snapshot;
+    const watching = raw(get(`/porthole/v1/watch?from=${revision}`, `Authorization: Bearer ${token}\r\n`));
+    await watching.answers(1);
+    const wait = get('/computeMetadata/v1/instance/?wait_for_change=true', 'Metadata-Flavor: Google\r\n');
+    const polling = raw(wait.repeat(2));
+    await until('they wait', () => stage.server.counters()['inFlight'] === 3);
+    for (const { stream } of [watching, polling]) stream.end();
+    await until('nobody waits', () => stage.server.counters()['inFlight'] === 0);
+    const late = raw(wait);
+    late.stream.end();
+    await late.ended();
+    await watching.ended();
+    assert.equal(await stage.server.applied(revision + 1, 60_000), true, 'who writes outside waits for nobody');
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+  await isServed(stage);
+});
+
+test('a channel may have fewer connections than all together', async () => {
+  await using stage = await start();
+  const few = { kind: 'vsock', privileged: false, connections: 2 } as const;
+  const raws = Array.from({ length: 5 }, () => new Raw(stage.connect(few)));
+  await until('three are closed', () => raws.filter(({ hasEnded }) => hasEnded).length === 3);
+  assert.equal(rejected(stage, 'connections'), 3);
+  const over = new Raw(stage.connect({ ...few })).send(get('/nocloud/meta-data'));
+  await over.answers(1);
+  assert.deepEqual(over.statuses, [200], 'another channel');
+  for (const { stream } of [...raws, over]) stream.destroy();
+});
+
 test('requests that were sent ahead are answered in order, up to a limit', async () => {
   await using stage = await start({ pipelined: 4 });
   const polite = new Raw(stage.connect()).send(get('/nocloud/meta-data').repeat(3));

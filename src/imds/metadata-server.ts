@@ -21,6 +21,7 @@ import { type Facade, FacadeTree } from './facade.ts';
 import type { FacadeName } from './facade-row.ts';
 import { gceFacade } from './gce.ts';
 import { GuestAttributes } from './guest-attributes.ts';
+import { HeldBytes, type Holding } from './held-bytes.ts';
 import { defaultLimits, RateLimits, Rejection, type RejectReason, rejectReasons, type ServerLimits } from './limits.ts';
 import { NativeApi } from './native.ts';
 import { nocloudFacade } from './nocloud.ts';
@@ -61,6 +62,8 @@ export interface Channel {
   readonly kind: 'unix' | 'tcp' | 'vsock' | 'virtio-serial';
   /** It takes root in the guest to open it. */
   readonly privileged: boolean;
+  /** Of those over the same channel at once, where they are fewer than of all. */
+  readonly connections?: number;
 }
 
 export type MetadataAddress =
@@ -95,8 +98,11 @@ const forwarded = [
   'via',
 ] as const;
 
-interface Connection extends Channel {
+interface Connection {
+  readonly channel: Channel;
   outstanding: number;
+  /** Of those what is a stream, or comes when something changes. */
+  readonly waiting: Set<ServerResponse>;
 }
 
 export class MetadataServer implements AsyncDisposable {
@@ -113,6 +119,7 @@ export class MetadataServer implements AsyncDisposable {
   readonly #rejects = new Map<RejectReason, number>();
   readonly #hostNames: ReadonlySet<string>;
   readonly #inFlight = new Set<ServerResponse>();
+  readonly #held = new HeldBytes();
   #requests = 0;
 
   constructor(options: MetadataServerOptions) {
@@ -215,6 +222,7 @@ export class MetadataServer implements AsyncDisposable {
       requests: this.#requests,
       connections: this.#connections.size,
       inFlight: this.#inFlight.size,
+      heldBytes: this.#held.bytes,
       ...Object.fromEntries(rejectReasons.map((reason) => [`rejected.${reason}`, this.#rejects.get(reason) ?? 0])),
     };
   }
@@ -284,23 +292,41 @@ export class MetadataServer implements AsyncDisposable {
 
   /** False: there are too many, and it is gone. */
   #take(stream: Duplex, channel: Channel): boolean {
+    const { connections: most } = this.#limits;
     const open = this.#connections.size;
-    if (open >= this.#limits.connections || (!channel.privileged && open >= sharedPart(this.#limits.connections))) {
+    const isFull =
+      open >= (channel.privileged ? most : sharedPart(most)) ||
+      (channel.connections !== undefined && this.#openOver(channel) >= channel.connections);
+    if (isFull) {
       this.#count('connections');
       stream.destroy();
       return false;
     }
-    this.#connections.set(stream, { ...channel, outstanding: 0 });
+    this.#connections.set(stream, { channel, outstanding: 0, waiting: new Set() });
     stream.once('close', () => this.#connections.delete(stream));
-    stream.once('end', () => this.#endIfDone(stream));
+    stream.once('end', () => this.#ended(stream));
     // One that resets is told of by its `close`.
     stream.on('error', () => {});
     return true;
   }
 
-  /** Whoever sends no more has had all its answers. */
-  #endIfDone(stream: Duplex): void {
-    if (stream.readableEnded && this.#connections.get(stream)?.outstanding === 0) stream.end();
+  #openOver(channel: Channel): number {
+    let count = 0;
+    for (const connection of this.#connections.values()) if (connection.channel === channel) count++;
+    return count;
+  }
+
+  /** Whoever sends no more is answered what was asked, and no more told of what changes: most have gone. */
+  #ended(stream: Duplex): void {
+    const connection = this.#connections.get(stream);
+    if (!stream.readableEnded || connection === undefined) return;
+    if (connection.waiting.size > 0) stream.destroy();
+    else if (connection.outstanding === 0) stream.end();
+  }
+
+  #waits({ socket }: IncomingMessage, outgoing: ServerResponse): void {
+    this.#connections.get(socket)?.waiting.add(outgoing);
+    this.#ended(socket);
   }
 
   #refuseRaw(stream: Duplex, status: number, reason: RejectReason): void {
@@ -321,34 +347,44 @@ export class MetadataServer implements AsyncDisposable {
     this.#inFlight.add(outgoing);
     connection.outstanding++;
     const gone = new AbortController();
+    const { heldBytes } = this.#limits;
+    const holding = this.#held.begin(connection.channel.privileged ? heldBytes : sharedPart(heldBytes));
     outgoing.once('close', () => {
+      holding.settle(0);
       this.#inFlight.delete(outgoing);
       connection.outstanding--;
+      connection.waiting.delete(outgoing);
       gone.abort();
-      this.#endIfDone(incoming.socket);
+      this.#ended(incoming.socket);
     });
     try {
       if (connection.outstanding > this.#limits.pipelined) {
         this.#count('pipelined');
         return void incoming.socket.destroy();
       }
-      const reply = await this.#answer(incoming, connection, gone.signal);
-      if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply);
+      const reply = await this.#answer(incoming, outgoing, connection.channel, holding, gone.signal);
+      if (!gone.signal.aborted) await this.#write(incoming, outgoing, reply, holding);
     } catch (error) {
       await this.#fail(incoming, outgoing, error);
     }
   }
 
-  async #answer(incoming: IncomingMessage, connection: Connection, signal: AbortSignal): Promise<Reply | StreamReply> {
+  async #answer(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    channel: Channel,
+    holding: Holding,
+    signal: AbortSignal,
+  ): Promise<Reply | StreamReply> {
     const { inFlight } = this.#limits;
     const { size } = this.#inFlight;
-    if (size > inFlight || (!connection.privileged && size > sharedPart(inFlight)))
+    if (size > inFlight || (!channel.privileged && size > sharedPart(inFlight)))
       throw new Rejection(503, 'in-flight', 'too many requests are being answered; try again');
     const { headers, method = '' } = incoming;
     // Whoever sends one was sent here by somebody who is not in this machine.
     if (forwarded.some((name) => headers[name] !== undefined))
       throw new Rejection(403, 'forwarded', 'requests that were forwarded are not answered');
-    if (connection.kind === 'tcp' && !this.#isOwnName(headers.host ?? ''))
+    if (channel.kind === 'tcp' && !this.#isOwnName(headers.host ?? ''))
       throw new Rejection(403, 'host', 'this is not the server of that name');
     const target = parseTarget(incoming.url ?? '');
     if (target === undefined) throw new Rejection(400, 'target', 'the path or the query makes no sense');
@@ -359,13 +395,20 @@ export class MetadataServer implements AsyncDisposable {
         const value = headers[name];
         return typeof value === 'object' ? value.join(', ') : value;
       },
-      body: (maxBytes) => readBody(incoming, Math.min(maxBytes, this.#limits.bodyBytes)),
+      body: async (maxBytes) => {
+        const most = Math.min(maxBytes, this.#limits.bodyBytes);
+        holding.take(Math.min(Number(headers['content-length'] ?? most), most));
+        return readBody(incoming, most);
+      },
+      hold: holding.take,
+      waits: () => this.#waits(incoming, outgoing),
       signal,
     };
     if (target.names[0] === 'porthole') {
-      return this.#native === undefined ? notFound : this.#native.answer(request, connection);
+      return this.#native === undefined ? notFound : this.#native.answer(request, channel);
     }
     this.#rates.anonymous();
+    holding.take(0);
     for (const facade of this.#facades) {
       const reply = facade.answer(request);
       if (reply === undefined) continue;
@@ -382,7 +425,12 @@ export class MetadataServer implements AsyncDisposable {
     return isIP(name.replace(/^\[(.*)\]$/, '$1')) !== 0 || this.#hostNames.has(name);
   }
 
-  async #write(incoming: IncomingMessage, outgoing: ServerResponse, reply: Reply | StreamReply): Promise<void> {
+  async #write(
+    incoming: IncomingMessage,
+    outgoing: ServerResponse,
+    reply: Reply | StreamReply,
+    holding: Holding,
+  ): Promise<void> {
     setIdle(incoming.socket, this.#limits.idleMs);
     const { status, headers = {}, body } = reply;
     const common = { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff', ...headers };
@@ -390,9 +438,11 @@ export class MetadataServer implements AsyncDisposable {
       setIdle(incoming.socket, 0);
       outgoing.writeHead(status, common);
       outgoing.flushHeaders();
-      return reply.stream(outgoing);
+      reply.stream(outgoing);
+      return this.#waits(incoming, outgoing);
     }
     const bytes = typeof body === 'string' ? Buffer.from(body) : (body ?? new Uint8Array());
+    holding.settle(bytes.length);
     const isSpent = isSpentBody(incoming);
     outgoing.writeHead(status, {
       ...common,

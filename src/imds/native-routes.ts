@@ -102,6 +102,8 @@ const fromBase64 = (text: string): Uint8Array => Buffer.from(text, 'base64');
 
 const flagsOf = { read: O_RDONLY, write: O_WRONLY, 'read-write': O_RDWR } as const;
 const READ_BYTES = 1024 * 1024;
+/** Of an answer with a whole file in base64; a list of names may be as long. */
+const LARGE_ANSWER_BYTES = 1.5 * 1024 * 1024;
 
 const release = (fileSystem: FileSystem, handle: Handle): void => fileSystem.release(handle, () => {});
 
@@ -329,8 +331,17 @@ export const nativeRoutes: readonly NativeRoute[] = [
 
 export const isRefusal = (answer: Answer): answer is number => typeof answer === 'number';
 
-/** Requests of a batch. */
-const BATCH = 64;
+/** How long an answer may be. */
+export const answerBytes = ({ operationId }: NativeRoute): number =>
+  ['open', 'read', 'list'].includes(operationId) ? LARGE_ANSWER_BYTES : 0;
+
+export const batchLimits = {
+  requests: 64,
+  /** One whose answers come to so much ends with the answer that did. */
+  answerBytes: 2 * 1024 * 1024,
+  /** So that its whole answer has at most so many. */
+  mostBytes: 2 * 1024 * 1024 + LARGE_ANSWER_BYTES,
+} as const;
 
 export const byName: ReadonlyMap<string, NativeRoute> = new Map(
   nativeRoutes.map((route) => [route.operationId, route]),
@@ -340,5 +351,5 @@ export const batchInput = z.strictObject({
   requests: z
     .array(z.object({ operation: z.enum([...byName.keys()]), input: z.record(z.string(), z.unknown()) }))
     .min(1)
-    .max(BATCH),
+    .max(batchLimits.requests),
 });

@@ -186,6 +186,58 @@ test('a batch runs in order, each request decided by itself, up to the first ref
   assert.equal(stage.world.authority.snapshot.resolve('/guest/c'), undefined, 'what makes no sense is not begun');
 });
 
+const MIB = 1024 * 1024;
+const large: WorldSpec = { content: { instance: { large: 'x'.repeat(MIB) }, guest: {} } };
+const readLarge = { caller: root, node: '/instance/large', offset: 0, size: MIB };
+const largeBatch = { requests: Array.from({ length: 64 }, () => ({ operation: 'read', input: readLarge })) };
+
+test('a batch whose answers come to 2 MiB ends there, and what comes after is not tried', async () => {
+  await using stage = await Stage.start(large);
+  const make = { operation: 'mkdir', input: { caller: root, directory: '/guest', name: 'd', mode: 0o755 } };
+  const requests = [...largeBatch.requests.slice(0, 3), make];
+  const { json } = await stage.native('batch', { requests }, await stage.token());
+  const results = json['results'] as readonly { readonly bytes: string }[];
+  assert.deepEqual(
+    results.map(({ bytes }) => Buffer.from(bytes, 'base64').length),
+    [MIB, MIB],
+  );
+  assert.equal(stage.world.authority.snapshot.resolve('/guest/d'), undefined);
+});
+
+test('answers that nobody takes are made up to a limit, whatever is asked, and the next ones get 503', async () => {
+  await using stage = await Stage.start(large, { limits: { heldBytes: 8 * MIB } });
+  const token = await stage.token();
+  const body = JSON.stringify(largeBatch);
+  const head = (line: string, more = '') =>
+    `${line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n${more}\r\n`;
+  const batch = `${head('POST /porthole/v1/batch', `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n`)}${body}`;
+  const tree = head('GET /porthole/v1/tree');
+  const silent = [batch, tree, batch, tree].flatMap((asked) =>
+    Array.from({ length: 8 }, () => ({ asked, stream: stage.connect() })),
+  );
+  for (const { stream, asked } of silent) stream.write(asked.repeat(asked === tree ? 4 : 1));
+  await until('all but some are refused', () => (stage.server.counters()['rejected.unsent'] ?? 0) >= 20);
+  const { heldBytes = 0 } = stage.server.counters();
+  assert.ok(heldBytes > 4 * MIB && heldBytes < 12 * MIB, String(heldBytes));
+  assert.equal((await stage.native('stat', { caller: app, node: '/' }, token)).status, 503);
+  for (const { stream } of silent) stream.destroy();
+  await until('they have gone', () => stage.server.counters()['heldBytes'] === 0);
+  assert.equal((await stage.native('stat', { caller: app, node: '/' }, token)).status, 200);
+  assert.deepEqual(stage.errors, []);
+});
+
+test('what the agent is answered is limited in bytes, and not what it says of its copy', async () => {
+  await using stage = await Stage.start(large, { limits: { agentBytes: { burst: MIB, perSecond: MIB } } });
+  const token = await stage.token();
+  const statusOf = async (operation: string, body?: object) => (await stage.native(operation, body, token)).status;
+  assert.equal(await statusOf('tree'), 200);
+  for (const refused of [await statusOf('tree'), await statusOf('read', readLarge)]) assert.equal(refused, 429);
+  assert.equal(await statusOf('applied', { stream: 1, revision: 1 }), 404);
+  stage.world.clock.advance(1000);
+  assert.equal(await statusOf('read', readLarge), 200);
+  assert.equal(stage.server.counters()['rejected.byte-rate'], 2);
+});
+
 interface Tree {
   readonly revision: number;
   readonly nodes: readonly { readonly name: string; readonly bytes?: string }[];

@@ -4,7 +4,16 @@ import type { Mutation, Outcome, Replica, Settle, TreeFileSystem } from '../tree
 import { EACCES, EIO, ENOENT, EPERM, ESTALE, errnoName } from '../wire/index.ts';
 import { type RateLimits, Rejection, type RejectReason, type ServerLimits } from './limits.ts';
 import type { Channel } from './metadata-server.ts';
-import { type Answer, batchInput, byName, isRefusal, type NativeContext, type NativeRoute } from './native-routes.ts';
+import {
+  type Answer,
+  answerBytes,
+  batchInput,
+  batchLimits,
+  byName,
+  isRefusal,
+  type NativeContext,
+  type NativeRoute,
+} from './native-routes.ts';
 import { inputs } from './native-schemas.ts';
 import { nodeJson } from './node-json.ts';
 import { openApiDocument } from './openapi.ts';
@@ -24,6 +33,7 @@ export interface NativeApiOptions {
 }
 
 const claimBytes = 1024;
+const appliedBytes = 1024;
 /** Foreign bytes as a value that a schema has passed; a `Rejection` 400 says where it has not. */
 export const parseBody = <S extends z.ZodType>(schema: S, bytes: Uint8Array): z.output<S> => {
   let value: unknown;
@@ -92,30 +102,54 @@ export class NativeApi implements Disposable {
       return notFound;
     if (request.method !== method) return notAllowed(method);
     const token = await this.#authenticate(request);
+    const { rates, tokens } = this.#options;
+    switch (name) {
+      case 'token/return':
+        return (await tokens.handBack(token)) ? json({}) : failure(401);
+      case 'applied': {
+        const { stream, revision } = parseBody(inputs.applied, await this.#body(request, appliedBytes));
+        return this.#watch.acknowledge(stream, revision) ? json({}) : notFound;
+      }
+    }
+    rates.bytes();
+    const reply = await this.#answer(name, route, request);
+    if (reply.body !== undefined) rates.spent(reply.body.length);
+    return reply;
+  }
+
+  async #answer(
+    name: string | undefined,
+    route: NativeRoute | undefined,
+    request: Request,
+  ): Promise<Reply | StreamReply> {
     switch (name) {
       case 'tree':
         this.#options.rates.agent(undefined);
-        return this.#tree();
+        return this.#tree(request);
       case 'watch':
         this.#options.rates.agent(undefined);
         return this.#follow(request);
-      case 'token/return':
-        return (await this.#options.tokens.handBack(token)) ? json({}) : failure(401);
-      case 'applied': {
-        const { stream, revision } = parseBody(inputs.applied, await this.#body(request));
-        return this.#watch.acknowledge(stream, revision) ? json({}) : notFound;
-      }
       case 'batch':
-        return this.#batch(parseBody(batchInput, await this.#body(request)));
-      default:
-        return replyOf(await this.#run(route!, parseBody(route!.input, await this.#body(request))));
+        return this.#batch(parseBody(batchInput, await this.#spentBody(request)), request);
+      default: {
+        const input = parseBody(route!.input, await this.#spentBody(request));
+        request.hold(answerBytes(route!));
+        return replyOf(await this.#run(route!, input));
+      }
     }
   }
 
-  #body(request: Request): Promise<Uint8Array> {
+  async #spentBody(request: Request): Promise<Uint8Array> {
+    const { limits, rates } = this.#options;
+    const body = await this.#body(request, limits.bodyBytes);
+    rates.spent(body.length);
+    return body;
+  }
+
+  #body(request: Request, maxBytes: number): Promise<Uint8Array> {
     if (request.header('content-type')?.split(';')[0]?.trim() !== 'application/json')
       throw new Rejection(415, 'malformed', 'a body here is application/json');
-    return request.body(this.#options.limits.bodyBytes);
+    return request.body(maxBytes);
   }
 
   async #claim(request: Request, channel: Channel): Promise<Reply> {
@@ -156,24 +190,29 @@ export class NativeApi implements Disposable {
     return route.run(this.#context, input);
   }
 
-  /** One after the other, each decided by itself; what comes after a refusal is not tried. */
-  async #batch({ requests }: z.output<typeof batchInput>): Promise<Reply> {
+  /** One after the other, each decided by itself; what comes after a refusal, or after too long an answer, is not tried. */
+  async #batch({ requests }: z.output<typeof batchInput>, request: Request): Promise<Reply> {
     const checkedRequests = requests.map(({ operation, input }) => {
       const route = byName.get(operation)!;
       return { route, input: checked(route.input, input) };
     });
-    const results: Readonly<Record<string, unknown>>[] = [];
+    request.hold(batchLimits.mostBytes);
+    const results: string[] = [];
+    let bytes = 0;
     for (const { route, input } of checkedRequests) {
       const answer = await this.#run(route, input);
-      results.push(isRefusal(answer) ? { errno: errnoName(answer) } : answer);
-      if (isRefusal(answer)) break;
+      const result = JSON.stringify(isRefusal(answer) ? { errno: errnoName(answer) } : answer);
+      results.push(result);
+      bytes += result.length;
+      if (isRefusal(answer) || bytes >= batchLimits.answerBytes) break;
     }
-    return json({ results });
+    return plain(`{"results":[${results.join(',')}]}`, jsonType);
   }
 
-  #tree(): Reply {
+  #tree(request: Request): Reply {
     const { replica, tokens } = this.#options;
     const { snapshot, policy, usage } = replica;
+    request.hold(usage.bytes);
     return json({
       boot: tokens.currentBoot,
       revision: snapshot.revision,
@@ -184,7 +223,7 @@ export class NativeApi implements Disposable {
   }
 
   #follow(request: Request): Reply | StreamReply {
-    const { limits } = this.#options;
+    const { limits, rates } = this.#options;
     const from = request.query.get('from') ?? '';
     if (!/^\d{1,15}$/.test(from)) throw new Rejection(400, 'malformed', 'from: the revision of the tree that is there');
     if (this.#watch.streams >= limits.watchers) throw new Rejection(503, 'watchers', 'too many watch streams');
@@ -194,7 +233,7 @@ export class NativeApi implements Disposable {
     return {
       status: 200,
       headers: { 'content-type': 'application/x-ndjson', 'x-porthole-stream': String(id) },
-      stream: (outgoing) => this.#watch.follow(id, Number(from), outgoing),
+      stream: (outgoing) => rates.spent(this.#watch.follow(id, Number(from), outgoing)),
     };
   }
 }

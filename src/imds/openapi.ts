@@ -74,7 +74,8 @@ export const nativeOperations = (): readonly Operation[] => [
     method: 'post',
     path: '/porthole/v1/batch',
     operationId: 'batch',
-    summary: 'Several of the requests below, in order, each decided by itself, up to the first that is refused.',
+    summary:
+      'Several of the requests below, in order, each decided by itself, up to the first that is refused, or until answers come to 2 MiB.',
     input: batchInput,
     output: z.object({ results: z.array(z.record(z.string(), z.unknown())) }),
     others: {},
@@ -102,7 +103,7 @@ const schemaOf = (schema: z.ZodType, io: 'input' | 'output'): unknown => {
 const common = {
   400: 'The request makes no sense.',
   401: "There is no token, or it is not this boot's.",
-  429: 'Too many requests.',
+  429: 'Too many requests, or bytes of answers.',
 } as const;
 
 const build = (): unknown => {

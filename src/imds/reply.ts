@@ -8,8 +8,12 @@ export interface Request {
   readonly query: ReadonlyMap<string, string>;
   /** A header by its lower-case name; of one that was sent twice, both with a comma. */
   readonly header: (name: string) => string | undefined;
-  /** The body, read to its end. Rejects with a `Rejection` when it is too long or does not come. */
+  /** The body, read to its end. `Rejection`: it is too long, does not come, or too much is held already. */
   readonly body: (maxBytes: number) => Promise<Uint8Array>;
+  /** As of `Holding`: before an answer of so many bytes is made. Until its length is known these count. */
+  readonly hold: (bytes: number) => void;
+  /** The answer comes when something changes: nobody wants it who sends no more. */
+  readonly waits: () => void;
   /** Nobody waits for the answer any more. */
   readonly signal: AbortSignal;
 }

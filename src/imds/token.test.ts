@@ -25,13 +25,15 @@ class Desk {
   readonly disk = new Disk();
   events: TokenEvent[] = [];
   nowMs = 0;
+  /** Whether events are. */
+  takes = true;
   state: TokenState | undefined;
   desk = this.#make();
 
   #make(): TokenDesk {
     return new TokenDesk({
       store: this.disk,
-      onEvent: (event) => this.events.push(event),
+      onEvent: (event) => this.takes && this.events.push(event) > 0,
       randomBytes,
       monotonicMs: () => this.nowMs,
       wallMs: () => this.nowMs,
@@ -71,13 +73,32 @@ test('TokenDesk tells of a compromised machine when another asks before the firs
   const first = await stage.desk.claim(nonce('a'), 'vsock', true);
   assert.ok('token' in first);
   assert.deepEqual(await stage.desk.claim(nonce('b'), 'tcp', true), { refused: 'taken' });
-  assert.deepEqual(stage.events, [{ event: 'compromised', boot: 'b', channel: 'tcp' }]);
+  assert.deepEqual(stage.events, [{ event: 'compromised', boot: 'b', channel: 'tcp', atMs: 0 }]);
   await stage.restart('b');
   assert.equal(stage.state?.compromised, true, 'who comes after a kill is told');
   assert.equal(await stage.desk.verify(first.token), false);
   assert.deepEqual(await stage.desk.claim(nonce('a'), 'vsock', true), { refused: 'taken' });
   await stage.desk.boot('c');
   assert.ok('token' in (await stage.desk.claim(nonce('a'), 'vsock', true)), 'the next boot begins anew');
+});
+
+test('TokenDesk tells an incident until it is taken, once, whatever dies or boots meanwhile', async () => {
+  const stage = new Desk();
+  stage.takes = false;
+  await stage.desk.boot('b');
+  await stage.desk.claim(nonce('a'), 'vsock', true);
+  await stage.desk.claim(nonce('b'), 'tcp', true);
+  stage.nowMs = 1000;
+  await stage.restart('b');
+  assert.deepEqual(stage.desk.untold, { boot: 'b', channel: 'tcp', atMs: 0 });
+  await stage.restart('c');
+  await stage.desk.boot('d');
+  assert.deepEqual(stage.events, []);
+  assert.ok('token' in (await stage.desk.claim(nonce('a'), 'vsock', true)), 'it is not of this boot');
+  stage.takes = true;
+  for (let i = 0; i < 2; i++) await stage.desk.tellIncident();
+  await stage.restart('d');
+  assert.deepEqual(stage.events, [{ event: 'compromised', boot: 'b', channel: 'tcp', atMs: 0 }]);
 });
 
 test('TokenDesk refuses a claim, and raises no alarm, when no boot was told', async () => {

@@ -28,6 +28,15 @@ export interface TokenRecord {
   readonly usedAtMs?: number | undefined;
   /** Somebody was refused before its first use: nobody has a token in this boot any more. */
   readonly compromised?: boolean | undefined;
+  /** Of this boot or the one before, until it was told. */
+  readonly untold?: Incident | undefined;
+}
+
+/** Who was refused before the first use came over `channel`; milliseconds since 1970. */
+export interface Incident {
+  readonly boot: string;
+  readonly channel: string;
+  readonly atMs: number;
 }
 
 /** What may be told of a boot's token. */
@@ -52,7 +61,7 @@ export interface TokenStore {
 
 export type TokenEvent =
   /** Refused before the token's first use: somebody was faster. The VM is to be stopped. */
-  | { readonly event: 'compromised'; readonly boot: string; readonly channel: string }
+  | ({ readonly event: 'compromised' } & Incident)
   /** Refused after it. `dropped`: so many more since the last of these. */
   | { readonly event: 'token-refused'; readonly boot: string; readonly channel: string; readonly dropped: number };
 
@@ -62,7 +71,8 @@ export type Claim =
 
 export interface TokenDeskOptions {
   readonly store: TokenStore;
-  readonly onEvent: (event: TokenEvent) => void;
+  /** False: it was not taken. An incident is told again, at the next daemon's start and by `tellIncident`, until it is. */
+  readonly onEvent: (event: TokenEvent) => boolean;
   /** Told of each change that is kept, and of a new boot. */
   readonly onChange?: ((state: TokenState) => void) | undefined;
   readonly randomBytes: (count: number) => Uint8Array;
@@ -79,14 +89,19 @@ const SECRET_BYTES = 32;
 /** Events of refusals after first use. */
 const refusals = { burst: 5, perSecond: 0.1 } as const;
 
-/** Of a boot whose token nobody has asked for. */
-export const newTokenRecord = (boot: string, randomBytes: (count: number) => Uint8Array): TokenRecord => ({
+/** Of a boot whose token nobody has asked for. `untold`: of the boot before. */
+export const newTokenRecord = (
+  boot: string,
+  randomBytes: (count: number) => Uint8Array,
+  untold?: Incident,
+): TokenRecord => ({
   boot,
   secret: Buffer.from(randomBytes(SECRET_BYTES)).toString('base64'),
   state: 'unclaimed',
   nonceHash: '',
   tokenHash: '',
   issue: 0,
+  ...(untold && { untold }),
 });
 
 const sha256 = (text: string): Buffer => createHash('sha256').update(text).digest();
@@ -126,6 +141,11 @@ export class TokenDesk {
     return this.#record && stateOf(this.#record);
   }
 
+  /** What is to be told yet, whatever boots meanwhile. */
+  get untold(): Incident | undefined {
+    return this.#record?.untold;
+  }
+
   /** For whoever checks this boot's tokens elsewhere; another one after each `onChange`. */
   get verifier(): TokenVerifier | undefined {
     const record = this.#record;
@@ -144,9 +164,10 @@ export class TokenDesk {
       if (this.#boot !== boot || this.#record !== undefined) return;
       const kept = await this.#options.store.load();
       if (this.#boot !== boot) return;
-      if (kept?.boot === boot) return this.#take(kept);
       try {
-        await this.#keep(newTokenRecord(boot, this.#options.randomBytes));
+        if (kept?.boot === boot) this.#take(kept);
+        else await this.#keep(newTokenRecord(boot, this.#options.randomBytes, kept?.untold));
+        await this.#tellIncident();
       } catch (error) {
         if (this.#boot === boot) throw error;
       }
@@ -208,6 +229,21 @@ export class TokenDesk {
     });
   }
 
+  /** Events are taken again. */
+  tellIncident(): Promise<void> {
+    return this.#next(() => this.#tellIncident());
+  }
+
+  async #tellIncident(): Promise<void> {
+    const record = this.#record;
+    if (record?.untold === undefined) return;
+    if (!this.#options.onEvent({ event: 'compromised', ...record.untold })) return;
+    const { untold: _, ...told } = record;
+    this.#record = told;
+    // Were that not kept it would be told twice, rather than never.
+    await this.#keep(told).catch(() => {});
+  }
+
   /** 32 bytes that are this boot's and `label`'s alone, the same after a restart of this process. */
   derive(label: string): Uint8Array | undefined {
     const record = this.#record;
@@ -230,8 +266,8 @@ export class TokenDesk {
   async #refuse(record: TokenRecord, channel: string): Promise<void> {
     const { boot } = record;
     if (record.state === 'claimed' && !record.compromised) {
-      await this.#keep({ ...record, compromised: true });
-      this.#options.onEvent({ event: 'compromised', boot, channel });
+      await this.#keep({ ...record, compromised: true, untold: { boot, channel, atMs: this.#options.wallMs() } });
+      await this.#tellIncident();
       return;
     }
     if (!this.#refusals.has(this.#options.monotonicMs())) {
@@ -241,7 +277,7 @@ export class TokenDesk {
     this.#refusals.take();
     const dropped = this.#dropped;
     this.#dropped = 0;
-    this.#options.onEvent({ event: 'token-refused', boot, channel, dropped });
+    if (!this.#options.onEvent({ event: 'token-refused', boot, channel, dropped })) this.#dropped += dropped + 1;
   }
 
   async #keep(record: TokenRecord): Promise<void> {

@@ -60,8 +60,11 @@ export class Watch implements Disposable {
     return ++this.#lastId;
   }
 
-  /** Tells a stream of every commit after a revision that `reaches`, until its reader is gone. */
-  follow(id: number, revision: number, outgoing: Writable): void {
+  /**
+   * Tells a stream of every commit after a revision that `reaches`, until its reader is gone. Returns the characters of those
+   * that it is told at once.
+   */
+  follow(id: number, revision: number, outgoing: Writable): number {
     const stream: Stream = { id, outgoing, appliedRevision: revision };
     this.#streams.set(id, stream);
     outgoing.once('close', () => {
@@ -69,7 +72,13 @@ export class Watch implements Disposable {
       this.#settle();
     });
     outgoing.write(heartbeatLine(this.#replica.snapshot.revision));
-    for (const entry of this.#backlog) if (entry.revision > revision) this.#send(stream, entry.line);
+    let characters = 0;
+    for (const entry of this.#backlog) {
+      if (entry.revision <= revision || outgoing.destroyed) continue;
+      this.#send(stream, entry.line);
+      characters += entry.line.length;
+    }
+    return characters;
   }
 
   /** An agent says what its copy has. False: there is no such stream. */

@@ -44,6 +44,11 @@ export interface BootOptions {
 
 /** Memory of QEMU itself beside the guest's; measured are 60 to 150 MB, and translated code under TCG. */
 const overheadBytes = 512 * 1024 * 1024;
+/**
+ * Its pool for disks has 64 threads, and it aborts when it can't make one. With a relay the pool is made at its start (see
+ * `commandLine`), for then a guest's connections can take all that is left.
+ */
+const processesOf = (cpus: number): number => 128 + cpus * 2;
 /** Address space of stacks, arenas and libraries. */
 const addressSpaceBytes = 8 * 1024 ** 3;
 const lookEveryMs = 20;
@@ -109,8 +114,7 @@ export class Boot {
       limits: {
         memoryBytes: machine.type.memoryMiB * 1024 * 1024 + overheadBytes,
         addressSpaceBytes: machine.type.memoryMiB * 1024 * 1024 + addressSpaceBytes,
-        // Its pool for disks has 64 threads, and each connection of a user-mode network is a socket.
-        processes: 128 + machine.type.cpus * 2,
+        processes: processesOf(machine.type.cpus),
         openFiles: 4_096,
       },
       logFile: paths.qemuLog,

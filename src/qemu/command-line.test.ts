@@ -112,6 +112,7 @@ test('commandLine lets QEMU start programs for a relay alone, and those gain no 
     relayed.filter((line) => !without.includes(line)),
     [
       '-sandbox on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny',
+      '-object main-loop,id=main-loop,thread-pool-min=16,thread-pool-max=16',
       '-netdev user,id=net0,restrict=on,net=169.254.169.0/24,guestfwd=tcp:169.254.169.254:80-cmd:/usr/bin/socat',
       '-lf /dev/null',
       '-t 30 - UNIX-CONNECT:/run/p/n.sock',

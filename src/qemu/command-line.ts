@@ -24,6 +24,12 @@ const sandbox = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecont
  */
 const sandboxOfRelay = 'on,obsolete=deny,elevateprivileges=allow,spawn=allow,resourcecontrol=deny';
 
+/**
+ * Threads for disks, all made at the start. QEMU makes them when they are needed otherwise, and aborts when it can't: a guest's
+ * connections, a process each, may have taken all that it may have.
+ */
+const poolOfRelay = 'main-loop,id=main-loop,thread-pool-min=16,thread-pool-max=16';
+
 type Value = string | number | boolean;
 
 /** `kind,key=value,…` as QEMU reads it: a comma in a value is doubled. Keys and kinds are ours. */
@@ -57,6 +63,7 @@ export function commandLine(machine: VmMachine): CommandLine {
     ['-msg', 'timestamp=on', '-action', 'reboot=shutdown,panic=shutdown', '-S'],
     ['-accel', accelerators[accelerator], '-cpu', accelerator === 'kvm' ? 'host' : 'max'],
     ['-machine', `${boards[architecture]},memory-backend=mem`, '-smp', String(type.cpus), '-m', memory],
+    hasRelay(machine) ? ['-object', poolOfRelay] : [],
     ['-object', option('memory-backend-memfd', { id: 'mem', size: memory, share: true })],
     bootArgs(machine),
     listening('qmp', sockets.qmp),

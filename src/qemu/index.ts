@@ -40,6 +40,7 @@ export {
   SessionLauncher,
   SystemdLauncher,
 } from './units.ts';
+export { unlessAborted } from './unless-aborted.ts';
 export { Vm, type VmOptions, type VmSaved } from './vm.ts';
 export {
   isDown,

@@ -26,6 +26,8 @@ export interface LaunchLimits {
   readonly addressSpaceBytes?: number;
   /** Processes and threads: of the control group, or of the uid where there is none (RLIMIT_NPROC does not hold root). */
   readonly processes?: number;
+  /** What others run as the same uid, and so counts there too, comes to at most so many. */
+  readonly othersOfUid?: number;
   readonly openFiles?: number;
 }
 
@@ -166,7 +168,8 @@ function sessionCommand(spec: LaunchSpec): readonly [string, ...string[]] {
   const flags = ['--core=0:0'];
   if (limits.addressSpaceBytes !== undefined) flags.push(`--as=${limits.addressSpaceBytes}`);
   if (limits.openFiles !== undefined) flags.push(`--nofile=${limits.openFiles}`);
-  if (limits.processes !== undefined && uid !== undefined) flags.push(`--nproc=${limits.processes}`);
+  if (limits.processes !== undefined && uid !== undefined)
+    flags.push(`--nproc=${limits.processes + (limits.othersOfUid ?? 0)}`);
   return ['prlimit', ...flags, '--', ...withIdentity(spec)];
 }
 

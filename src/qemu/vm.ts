@@ -4,12 +4,13 @@ import { messageOf } from './error.ts';
 import type { VmMachine } from './machine.ts';
 import { machineBootId } from './process-identity.ts';
 import type { Qmp, QmpEvent } from './qmp.ts';
+import { unlessAborted } from './unless-aborted.ts';
 import { isDown, newVm, step, type VmAction, type VmEvent, type VmPolicy, type VmState } from './vm-state.ts';
 
 export interface VmOptions extends Omit<BootOptions, 'keep' | 'onEvent'> {
   readonly name: string;
-  /** Asked for before every boot, so that it may have changed since the last one. */
-  readonly machine: () => Promise<VmMachine> | VmMachine;
+  /** Asked for before every boot, so that it may have changed since the last one. Aborted: nobody waits for it any more. */
+  readonly machine: (signal: AbortSignal) => Promise<VmMachine> | VmMachine;
   readonly policy: VmPolicy;
   /** What a first boot needs (its disk) is made here; called again until it has succeeded. */
   readonly create?: (signal: AbortSignal) => Promise<void>;
@@ -213,7 +214,7 @@ export class Vm {
     this.#booting = booting;
     try {
       await create?.(booting.signal);
-      const description = await machine();
+      const description = await unlessAborted(machine(booting.signal), booting.signal);
       const bootId = newBootId();
       booting.signal.throwIfAborted();
       await commitBoot(bootId);

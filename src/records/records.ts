@@ -9,7 +9,7 @@
  * | region | `seed/NAME` | managers | the spec of the VM's first tree, as text; the host loads it before the first boot, and removes it |
  * | region | `vmstatus/NAME` | the host | `VmStatusRecord`: what is |
  * | region | `boot/NAME/N` | the host | `BootRecord`, N with 10 digits |
- * | region | `token/NAME` | the host | `TokenKept`: this boot's token of the metadata server, as hashes; removed with the VM |
+ * | region | `token/NAME` | the host | `TokenKept`: this boot's token of the metadata server, as a hash, and the boot's secret; removed with the VM |
  * | region | `indexed/NAME` | managers | under which keys the global store knows the VM |
  * | region | `uid/N`, `hostuid/HOST/N`, `imageuse/NAME/VERSION/VM`, `imageremoval/NAME/VERSION` | managers | who has it; `uid/N` of the host of `porthole up` |
  * | region | `host/NAME` | managers | `HostRecord`: a host, and whether VMs may be placed there |
@@ -243,6 +243,7 @@ export const TokenKept = z.looseObject({
   claimedAtMs: millis.optional(),
   usedAtMs: millis.optional(),
   compromised: z.boolean().optional(),
+  untold: z.object({ boot: z.string(), channel: z.string(), atMs: millis }).optional(),
 });
 export type TokenKept = z.infer<typeof TokenKept>;
 

@@ -29,6 +29,9 @@ export const statx = bind<Call<[number, string, number, number, Pointer]>>(
   'int statx(int dirfd, const char *path, int flags, unsigned int mask, void *buf)',
 );
 export const ftruncate = bind<Call<[number, number]>>('int ftruncate(int fd, int64_t length)');
+export const fallocate = bind<Call<[number, number, number, number]>>(
+  'int fallocate(int fd, int mode, int64_t offset, int64_t length)',
+);
 export const poll = bind<Call<[Pointer, number, number]>>('int poll(void *fds, unsigned long n, int timeout)');
 
 /** Arguments that a call does not take are passed as 0 and never looked at. */

@@ -22,6 +22,13 @@ export function memfd(name: string, sizeBytes: number): number {
   return error;
 }
 
+/** FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE. */
+const PUNCH_HOLE = 1 | 2;
+
+/** Gives whole pages of a memfd back: they read as zeros from then on, through mappings too. */
+export const punchHole = (fd: number, offset: number, bytes: number): number =>
+  result(libc.fallocate(fd, PUNCH_HOLE, offset, bytes));
+
 /** Adds F_SEAL_* bits to a memfd; they can't be taken back. */
 export const addSeals = (fd: number, seals: number): number => result(libc.fcntl(fd, F_ADD_SEALS, seals));
 

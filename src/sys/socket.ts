@@ -43,10 +43,10 @@ export type SocketKind = 'stream' | 'packets';
 
 const typeOf = (kind: SocketKind): number => (kind === 'stream' ? SOCK_STREAM : SOCK_SEQPACKET);
 
-/** A connected pair of stream sockets. */
-export function socketPair(): [number, number] | number {
+/** A connected pair. */
+export function socketPair(kind: SocketKind = 'stream'): [number, number] | number {
   const pair = new Int32Array(new ArrayBuffer(8));
-  const error = result(libc.socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+  const error = result(libc.socketpair(AF_UNIX, typeOf(kind) | SOCK_CLOEXEC, 0, pair));
   return error < 0 ? error : [pair[0]!, pair[1]!];
 }
 

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { readlinkSync } from 'node:fs';
+import { fstatSync, readlinkSync } from 'node:fs';
 import { mkdtemp, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { test } from 'node:test';
@@ -66,6 +66,20 @@ test('memfd cannot shrink when it is sealed', () => {
   assert.equal(sys.truncate(fd, 4096), -EPERM);
   assert.equal(sys.truncate(fd, 16384), 0);
   sys.close(fd);
+});
+
+test('punchHole gives pages back, which read as zeros', () => {
+  const fd = sys.memfd('hole', 16384);
+  const mapping = sys.Mapping.map(fd, 0, 16384);
+  assert.ok(typeof mapping !== 'number');
+  const bytes = new Uint8Array(mapping.buffer).fill(1);
+  const { blocks } = fstatSync(fd);
+  assert.equal(sys.punchHole(fd, 4096, 8192), 0);
+  assert.equal(fstatSync(fd).blocks, blocks / 2);
+  assert.deepEqual([bytes[4095], bytes[4096], bytes[12287], bytes[12288]], [1, 0, 0, 1]);
+  mapping.unmap();
+  sys.close(fd);
+  assert.equal(sys.punchHole(-1, 0, 4096), -EBADF);
 });
 
 test('calls return the negative errno when they fail', () => {

@@ -12,7 +12,7 @@ export class TokenBucket {
     this.#filledMs = nowMs;
   }
 
-  /** Whether there is one to take. */
+  /** Whether there is one to take; not while more were taken than there were. */
   has(nowMs: number): boolean {
     const elapsedMs = Math.max(0, nowMs - this.#filledMs);
     this.#tokens = Math.min(this.#burst, this.#tokens + (elapsedMs / 1000) * this.#perSecond);
@@ -20,7 +20,7 @@ export class TokenBucket {
     return this.#tokens >= 1;
   }
 
-  take(): void {
-    this.#tokens--;
+  take(count = 1): void {
+    this.#tokens -= count;
   }
 }

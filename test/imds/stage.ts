@@ -38,7 +38,7 @@ export class Stage implements AsyncDisposable {
     this.world = world;
     this.tokens = new TokenDesk({
       store: tokenStoreInMemory(),
-      onEvent: (event) => this.events.push(event),
+      onEvent: (event) => this.events.push(event) > 0,
       randomBytes,
       monotonicMs: world.clock.monotonicMs,
       wallMs: world.clock.wallMs,

@@ -12,6 +12,7 @@ import {
   readFileSync,
   readlinkSync,
   readSync,
+  realpathSync,
   rmSync,
   writeFileSync,
 } from 'node:fs';
@@ -57,6 +58,12 @@ const linkOf = (link: string): string => {
     return '';
   }
 };
+
+/** How many mounts lie over each other. */
+const mountsThere = (): number =>
+  readFileSync('/proc/self/mountinfo', 'utf8')
+    .split('\n')
+    .filter((line) => line.split(' ')[4] === realpathSync(directory) + '/mnt').length;
 
 let server: Running;
 let agent: Running;
@@ -280,12 +287,14 @@ test('an agent that nobody keeps anything for is killed: whoever waits is woken,
   assert.match((await agent.told('token-denied')).why!, /somebody else/);
 });
 
-test('an agent whose manager kept the token alone mounts anew, and hands the token back', async () => {
+test('an agent whose manager kept not all of it mounts anew, and hands the token back', async () => {
   await server.stop();
   server = await serving(directory);
   using manager = new Manager(directory);
   agent = manager.start(agentArguments);
   await agent.told('mounted');
+  // The kernel answers it by itself from now on, though nobody serves the mount.
+  run('stat', '.');
   await agent.stop('SIGKILL');
   manager.take();
   for (const [name, fd] of [...manager.kept]) {
@@ -295,6 +304,14 @@ test('an agent whose manager kept the token alone mounts anew, and hands the tok
   }
   agent = manager.start(agentArguments);
   assert.equal((await agent.told('mounted')).resumed, false);
+  assert.equal(mountsThere(), 1, 'what the one before left is taken away');
+  await agent.stop('SIGKILL');
+  manager.take();
+  closeSync(manager.kept.get('porthole-journal')!);
+  manager.kept.set('porthole-journal', openSync('/dev/null', 'r'));
+  agent = manager.start(agentArguments);
+  assert.equal((await agent.told('mounted')).resumed, false);
+  assert.equal(mountsThere(), 1, 'also where its journal can’t be read');
   assert.equal(run('cat', 'secrets/opened').out, 'a value that was opened');
   assert.equal(server.events.filter(({ event }) => event === 'token-refused' || event === 'compromised').length, 0);
   await agent.stop();

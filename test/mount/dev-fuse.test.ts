@@ -7,13 +7,23 @@ import { text } from 'node:stream/consumers';
 import { test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { DevFuse, FuseSession } from '../../src/fuse/index.ts';
+import { DevFuse, FuseSession, RequestMemory } from '../../src/fuse/index.ts';
 import { POLLIN, pollOne } from '../../src/sys/index.ts';
 import { ways } from '../../src/tree/index.ts';
 import { type Content, World } from '../tree/world.ts';
 import { until } from '../until.ts';
 
 const LIMIT_MS = 120_000;
+
+/** Serves until `isOver`, or for too long. */
+async function serveUntil(transport: DevFuse, isOver: () => boolean): Promise<void> {
+  const started = performance.now();
+  while (!isOver() && performance.now() - started < LIMIT_MS) {
+    pollOne(transport.fd, POLLIN, 5);
+    while (transport.process(64)) continue;
+    await setImmediate();
+  }
+}
 
 /** Mounts `content`, runs `script` in bash there and serves it; `said` is told of every line of its output. */
 async function serve(content: Content, script: string, said: (line: string, world: World) => void = () => {}) {
@@ -39,12 +49,7 @@ async function serve(content: Content, script: string, said: (line: string, worl
   child.on('close', () => {
     run.ended = true;
   });
-  const started = performance.now();
-  while (!run.ended && performance.now() - started < LIMIT_MS) {
-    pollOne(transport.fd, POLLIN, 5);
-    while (transport.process(64)) continue;
-    await setImmediate();
-  }
+  await serveUntil(transport, () => run.ended);
   if (!run.ended) child.kill('SIGKILL');
   transport.close();
   rmdirSync(directory);
@@ -97,18 +102,22 @@ test('a mount appends where fcntl(2) has set O_APPEND, and not where it has clea
   assert.equal(output, 'Jello!');
 });
 
-/** States of its threads, and of its children and theirs, by the letters of proc(5). */
+/** States of its threads, and of its children and theirs, by the letters of proc(5); of those that end meanwhile maybe none. */
 const statesOf = (pid: number): string => {
-  const tasks = readdirSync(`/proc/${pid}/task`);
   const children = (task: string) => readFileSync(`/proc/${pid}/task/${task}/children`, 'utf8').split(' ');
   const stateOf = (of: string) => /\) (.)/.exec(readFileSync(`${of}/stat`, 'utf8'))?.[1] ?? '';
-  return [
-    ...tasks.map((task) => stateOf(`/proc/${pid}/task/${task}`)),
-    ...tasks
-      .flatMap(children)
-      .filter(Boolean)
-      .map((child) => statesOf(Number(child))),
-  ].join('');
+  try {
+    const tasks = readdirSync(`/proc/${pid}/task`);
+    return [
+      ...tasks.map((task) => stateOf(`/proc/${pid}/task/${task}`)),
+      ...tasks
+        .flatMap(children)
+        .filter(Boolean)
+        .map((child) => statesOf(Number(child))),
+    ].join('');
+  } catch {
+    return '';
+  }
 };
 
 test('a mount ends with its process, also where a notification waits for who waits for an answer', async () => {
@@ -139,4 +148,28 @@ test('a mount ends with its process, also where a notification waits for who wai
     for (const how of ['-f', '-l']) spawnSync('umount', [how, directory]);
     rmdirSync(directory);
   }
+});
+
+test('a mount that ends lets whoever waits for an answer go, though a notification waits for its lock', async () => {
+  const directory = mkdtempSync(path.join(tmpdir(), 'porthole-mount-'));
+  const world = new World({ content: { instance: { id: 'i-1', note: 'x' } } });
+  const fileSystem = world.fileSystem(ways.mount);
+  let asked = 0;
+  // Never answered: for as long the kernel has the directory locked.
+  fileSystem.mkdir = () => {
+    asked++;
+  };
+  using memory = RequestMemory.create();
+  const journal = { begins: () => {}, ends: () => {}, gives: () => {}, shown: () => {} };
+  const transport = DevFuse.mount(directory, { kept: { memory, journal } });
+  transport.attach(new FuseSession(fileSystem, { transport: 'dev-fuse', notifier: transport, clock: world.clock }));
+  const child = spawn('sh', ['-c', 'cat "$0/instance/note"; exec mkdir "$0/instance/made" 2>&1', directory]);
+  await serveUntil(transport, () => asked > 0);
+  assert.equal(asked, 1);
+  world.load({ content: { instance: { id: 'i-1' } } });
+  await until('the notification to wait', () => statesOf(process.pid).includes('D'));
+  transport.close();
+  await until('the program to go on', () => child.exitCode !== null);
+  assert.equal(child.exitCode, 1);
+  rmdirSync(directory);
 });

@@ -227,7 +227,7 @@ describe('the Debian disk with the agent alone', () => {
     assert.deepEqual(found, [known]);
     await shell.sh('sync');
     const inDisk = (text: string): boolean => spawnSync('grep', ['-qaF', '-e', text, machine.disk]).status === 0;
-    assert.deepEqual([inDisk('ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKcLQyQJ'), inDisk(secrets.unopened)], [true, false]);
+    assert.deepEqual([inDisk(key), inDisk(secrets.unopened)], [true, false]);
   });
 
   test('curl, ec2-metadata and two programs at once get each what they asked for', async () => {
@@ -311,7 +311,8 @@ disown -a`);
     const successor = `p=$(systemctl show -P MainPID porthole-agent)
 systemctl kill -s KILL porthole-agent
 until n=$(systemctl show -P MainPID porthole-agent); [ $n != $p ] && systemctl -q is-active porthole-agent; do sleep 0.1; done`;
-    const version = () => shell.sh('porthole-agent --version');
+    // Node knows no vsock, which the shell has for its output, and would say nothing.
+    const version = () => shell.sh('porthole-agent --version | cat');
     const before = await version();
     const other = otherAgent === undefined ? '/usr/bin/porthole-agent' : '/opt/test/other-agent';
     await shell.sh(`install -m 0755 ${other} /usr/bin/new && mv /usr/bin/new /usr/bin/porthole-agent`);

@@ -109,8 +109,9 @@ test('libvirt starts the domain that porthole vm attach prints, and its boots ar
 
   const overPort = (request: string, line: string) => next.type(overSerial(request, line));
   // Until QEMU has connected to the daemon that came back there is nobody at the port's other end.
-  await until('the metadata server by the virtio-serial port', async () =>
-    /instance-id/.test(await overPort(requestOf('GET', '/nocloud/meta-data'), 'instance-id')),
+  await until(
+    'the metadata server by the virtio-serial port',
+    async () => statusOf(await overPort(requestOf('GET', '/openstack'), 'HTTP/1')) === 200,
   );
   assert.equal(statusOf(await overPort(claimOf('t'), 'HTTP/1')), 200, 'the thief');
   next.write(`${overSerial(claimOf('a'), 'HTTP/1')}\n`);

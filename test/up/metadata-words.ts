@@ -16,9 +16,7 @@ export const requestOf = (method: string, path: string, { body = '', token = '',
 export const claimOf = (nonce: string): string =>
   requestOf('POST', '/porthole/v1/token', { body: JSON.stringify({ nonce: nonce.repeat(22) }) });
 
-/** `port`: the source port. */
-export const overNetwork = (request: string, port?: number): string =>
-  `printf '${request}' | nc ${port === undefined ? '' : `-p ${port} `}169.254.169.254 80`;
+export const overNetwork = (request: string): string => `printf '${request}' | nc 169.254.169.254 80`;
 
 /** Frames on the port: SYNC, a connection, the request; then a line of the answer. What comes after it is left unread. */
 export const overSerial = (request: string, line: string): string =>

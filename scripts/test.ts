@@ -48,6 +48,15 @@ const tiers: readonly Tier[] = [
     concurrency: 1,
   },
   {
+    name: 'etcd',
+    title: 'stores in an etcd whose members die, are cut off and are replaced',
+    files: ['test/etcd/**/*.test.ts'],
+    minimumTests: 32,
+    limitSeconds: 600,
+    concurrency: 2,
+    withPrevious: true,
+  },
+  {
     name: 'cli',
     title: 'the porthole command before the API, on pipes, terminals and in shells',
     files: ['test/cli/**/*.test.ts'],

@@ -15,6 +15,7 @@ import { keyRotateCommand } from './commands/key-rotate.ts';
 import { metadataCommands } from './commands/metadata.ts';
 import { policyCommands } from './commands/policy.ts';
 import { serveCommands } from './commands/serve.ts';
+import { storeCommands } from './commands/store.ts';
 import { upCommands } from './commands/up.ts';
 import { vmCommands } from './commands/vm.ts';
 import { exitCodeHelp, exitCodes } from './exit-code.ts';
@@ -56,6 +57,7 @@ export const buildProgram = (shell: Shell): Command => {
   imageCommands(program, shell);
   keyRotateCommand(keyCommands(program, shell), shell);
   backupCommands(program, shell);
+  storeCommands(program, shell);
   program.commandsGroup('The cluster:');
   clusterCommands(program, shell);
   program.commandsGroup('A tree from a file, without the host daemon:');

@@ -7,7 +7,15 @@ import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.t
 import { claimUids, Host, leftOvers, type UidRange } from '../host/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
-import { createKeyFile, openStores, type Stores } from '../store/index.ts';
+import {
+  createKeyFile,
+  type EtcdStoresOptions,
+  mustBeWhole,
+  openEtcdStores,
+  openStores,
+  type Stores,
+} from '../store/index.ts';
+import { StoreClaim } from './store-claim.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
 export interface UpOptions {
@@ -15,6 +23,8 @@ export interface UpOptions {
   readonly runDirectory: string;
   /** Key-encryption key of the store; made where there is no store yet. Default: in the state directory. */
   readonly keyFile?: string | undefined;
+  /** The stores are in an etcd, and `url` says where; else in the state directory. */
+  readonly etcd?: { readonly url: string; readonly options: Omit<EtcdStoresOptions, 'keyFile'> } | undefined;
   readonly tcp?:
     | {
         readonly host: string;
@@ -51,6 +61,8 @@ export type UpEvent =
       readonly socket: string;
       readonly url: string | undefined;
       readonly state: string;
+      /** Of an etcd; undefined: the store is in `state`. */
+      readonly store: string | undefined;
       readonly accelerator: string;
       /** Why it is not KVM. */
       readonly acceleratorReason: string;
@@ -69,6 +81,7 @@ export const apiSocketName = 'api.sock';
 export class Up implements AsyncDisposable {
   readonly #options: UpOptions;
   #stores: Stores | undefined;
+  #claim: StoreClaim | undefined;
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
@@ -87,7 +100,9 @@ export class Up implements AsyncDisposable {
       return up;
     } catch (error) {
       await up.release();
-      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
+      throw options.etcd !== undefined
+        ? error
+        : startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
     }
   }
 
@@ -123,12 +138,9 @@ export class Up implements AsyncDisposable {
     // Before VMs are touched: their sockets are in the run directory.
     await claimSocket(join(runDirectory, apiSocketName));
     const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
-    this.#stores = await openStores({
-      directory: join(stateDirectory, 'store'),
-      keyFile: this.#keyFile(stateDirectory),
-    });
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
+    this.#stores = await this.#openStores(stateDirectory, onTrouble);
     for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
     const uids = ownUsers ? this.#claimUids(uidBase === 'free' ? undefined : uidBase) : undefined;
     this.#host = await Host.open({
@@ -157,7 +169,9 @@ export class Up implements AsyncDisposable {
       global: this.#stores.global,
       host: this.#host,
       log,
-      upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
+      ...(this.#options.etcd === undefined && {
+        upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
+      }),
       ...(uids && { uids }),
     });
     const socket = join(runDirectory, apiSocketName);
@@ -182,6 +196,7 @@ export class Up implements AsyncDisposable {
       socket,
       url: this.#api.url,
       state: stateDirectory,
+      store: this.#options.etcd?.url,
       accelerator: accelerator.accelerator,
       acceleratorReason: accelerator.reason,
       units: launcher.kind,
@@ -197,8 +212,26 @@ export class Up implements AsyncDisposable {
     return { first: from, count: uidCount };
   }
 
+  async #openStores(
+    stateDirectory: string,
+    onTrouble: (vm: string | undefined, what: string) => void,
+  ): Promise<Stores> {
+    const { etcd } = this.#options;
+    if (etcd === undefined)
+      return openStores({ directory: join(stateDirectory, 'store'), keyFile: this.#keyFile(stateDirectory) });
+    this.#stores = await openEtcdStores({ ...etcd.options, keyFile: this.#keyPath(stateDirectory) });
+    await mustBeWhole(this.#stores);
+    const idFile = join(stateDirectory, 'daemon-id');
+    this.#claim = await StoreClaim.take(this.#stores.region, idFile, (why) => onTrouble(undefined, why));
+    return this.#stores;
+  }
+
+  #keyPath(stateDirectory: string): string {
+    return resolve(this.#options.keyFile ?? join(stateDirectory, 'key'));
+  }
+
   #keyFile(stateDirectory: string): string {
-    const keyFile = resolve(this.#options.keyFile ?? join(stateDirectory, 'key'));
+    const keyFile = this.#keyPath(stateDirectory);
     if (!existsSync(keyFile) && !existsSync(join(stateDirectory, 'store'))) createKeyFile(keyFile);
     return keyFile;
   }
@@ -208,6 +241,7 @@ export class Up implements AsyncDisposable {
     await this.#api?.close();
     await this.#manager?.close();
     await this.#host?.release();
+    await this.#claim?.[Symbol.asyncDispose]();
     await this.#stores?.close();
     if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }

@@ -1,4 +1,6 @@
+export { type Copied, type CopyOptions, copyStores, mustBeWhole } from './copy.ts';
 export { StoreError, type StoreErrorCode } from './error.ts';
+export { type EtcdPlaceOptions, type EtcdStoresOptions, openEtcdStores, raiseEtcdEpoch } from './etcd.ts';
 export { compareKeys, keyBytes, keyText, prefixRange } from './keys.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';
 export { createKeyFile } from './seal.ts';

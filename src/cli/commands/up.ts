@@ -4,11 +4,12 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../../host/index.ts';
 import { checkoutFile, thisVersion } from '../../parts/index.ts';
 import { collect, command, examples, type Shell } from '../command.ts';
+import { etcdAccessOptions, etcdOptions, type StoreFlags } from '../store-flags.ts';
 import { paintFor, type Terminal } from '../terminal.ts';
 import { Up, type UpEvent, type UpOptions } from '../up.ts';
 import { UsageError } from '../usage-error.ts';
 
-interface UpFlags {
+interface UpFlags extends StoreFlags {
   readonly state: string;
   readonly run: string;
   readonly key?: string;
@@ -32,10 +33,13 @@ interface UpFlags {
 const mebibyte = 1024 * 1024;
 
 export const upCommands = (program: Command, { terminal }: Shell): void => {
-  command(program, 'up', 'run the host daemon: VMs, their metadata, and the API')
+  const up = command(program, 'up', 'run the host daemon: VMs, their metadata, and the API')
     .option('--state <directory>', 'what lasts: store, disks, images, logs', '/var/lib/porthole')
     .option('--run <directory>', 'sockets of what runs now', '/run/porthole')
     .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
+    .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]')
+    .option('--global-store <url>', 'where the global store has an etcd of its own');
+  etcdAccessOptions(up)
     .option('--listen <address>', 'serve the API on this ADDRESS:PORT too; needs a key', address)
     .option('--tls-cert <file>', 'certificate for --listen, as PEM; a must on any address but loopback')
     .option('--tls-key <file>', 'its private key, as PEM')
@@ -95,6 +99,8 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     throw new UsageError('--metadata-cert and --metadata-key belong together: give both or none');
   if (listen === undefined && tlsCert !== undefined)
     throw new UsageError('--tls-cert is for --listen: give an address too');
+  if (flags.store === undefined && (flags.globalStore ?? flags.storeCa ?? flags.storeCredentials) !== undefined)
+    throw new UsageError('--store-ca, --store-credentials and --global-store are for --store: give that too');
   const isRoot = process.getuid?.() === 0;
   const print = (event: UpEvent): void => {
     const { to, text } = flags.json ? { to: 'out', text: JSON.stringify(event) } : inWords(event, terminal);
@@ -105,6 +111,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     stateDirectory: flags.state,
     runDirectory: flags.run,
     keyFile: flags.key,
+    ...(flags.store !== undefined && { etcd: { url: flags.store, options: etcdOptions(flags.store, flags) } }),
     ...(listen && {
       tcp: {
         ...listen,
@@ -161,9 +168,9 @@ const inWords = (event: UpEvent, terminal: Terminal): { readonly to: 'out' | 'er
 };
 
 const upWords = (event: Extract<UpEvent, { event: 'up' }>): string => {
-  const { socket, url, state, accelerator, acceleratorReason, units, ownUsers, vms } = event;
+  const { socket, url, state, store, accelerator, acceleratorReason, units, ownUsers, vms } = event;
   const lines = [
-    `up: ${vms} ${vms === 1 ? 'VM' : 'VMs'}, state in ${state}`,
+    `up: ${vms} ${vms === 1 ? 'VM' : 'VMs'}, state in ${state}${store === undefined ? '' : `, store in ${store}`}`,
     `API on ${socket}${url === undefined ? '' : ` and ${url} (docs at ${url}/docs)`}`,
     accelerator === 'kvm' ? 'VMs run on KVM' : `VMs are emulated (TCG), which is slow: ${acceleratorReason}`,
     `each ${units === 'systemd' ? 'is a systemd unit' : 'has a session'} of its own${ownUsers ? ' and a user of its own' : ', all as this user'}`,

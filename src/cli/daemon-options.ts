@@ -4,7 +4,8 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../host/index.ts';
 import { checkoutFile, thisVersion } from '../parts/index.ts';
 import { collect } from './command.ts';
-import type { ApiAddress } from './manager-parts.ts';
+import type { ApiAddress, StorePlace } from './manager-parts.ts';
+import { etcdAccessOptions, etcdOptions, type StoreFlags } from './store-flags.ts';
 import { paintFor, type Terminal } from './terminal.ts';
 import type { MachineOptions } from './this-machine.ts';
 import { UsageError } from './usage-error.ts';
@@ -12,6 +13,10 @@ import { UsageError } from './usage-error.ts';
 export interface DirectoryFlags {
   readonly state: string;
   readonly run: string;
+}
+
+export interface StorePlaceFlags extends StoreFlags {
+  readonly key?: string;
 }
 
 export interface ApiFlags {
@@ -57,8 +62,13 @@ export const directoryOptions = (command: Command, lasts: string, runs: string):
     .option('--state <directory>', `what lasts: ${lasts}`, '/var/lib/porthole')
     .option('--run <directory>', runs, '/run/porthole');
 
-export const storeKeyOption = (command: Command): Command =>
-  command.option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)');
+export const storeOptions = (command: Command): Command =>
+  etcdAccessOptions(
+    command
+      .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
+      .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]')
+      .option('--global-store <url>', 'where the global store has an etcd of its own'),
+  );
 
 export const apiOptions = (command: Command): Command =>
   command
@@ -90,6 +100,15 @@ export const machineOptions = (command: Command): Command =>
     .option('--no-renew', 'leave device processes and keeper of another version as they are: see "porthole vm renew"');
 
 export const eventsOption = (command: Command): Command => command.option('--json', 'print events as JSON lines');
+
+/** UsageError; system errors. */
+export const toStorePlace = (flags: StorePlaceFlags): StorePlace => {
+  const { key: keyFile, store, globalStore, storeCa, storeCredentials } = flags;
+  if (store !== undefined) return { keyFile, etcd: { url: store, options: etcdOptions(store, flags) } };
+  if ((globalStore ?? storeCa ?? storeCredentials) !== undefined)
+    throw new UsageError('--store-ca, --store-credentials and --global-store are for --store: give that too');
+  return { keyFile };
+};
 
 /** UsageError. */
 export const toApiAddress = ({ listen, tlsCert, tlsKey, name = [] }: ApiFlags): ApiAddress | undefined => {

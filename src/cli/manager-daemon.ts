@@ -3,16 +3,15 @@ import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
 import { specChecker } from '../host/index.ts';
-import { openStores, type Stores } from '../store/index.ts';
+import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
-import { type ApiAddress, keyFileOf, toTcpOptions } from './manager-parts.ts';
+import { type ApiAddress, openDaemonStores, type StorePlace, toTcpOptions, upkeepOf } from './manager-parts.ts';
 import { apiSocketName } from './up.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
-export interface ManagerDaemonOptions {
+export interface ManagerDaemonOptions extends StorePlace {
   readonly stateDirectory: string;
   readonly runDirectory: string;
-  readonly keyFile?: string | undefined;
   readonly region: string;
   /** Where hosts connect. */
   readonly hosts: { readonly host: string; readonly port: number };
@@ -31,6 +30,8 @@ export type ManagerEvent =
       /** ADDRESS:PORT for hosts. */
       readonly hosts: string;
       readonly state: string;
+      /** Of an etcd; undefined: the store is in `state`. */
+      readonly store: string | undefined;
     }
   | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'down' };
@@ -55,7 +56,7 @@ export class ManagerDaemon implements AsyncDisposable {
       return daemon;
     } catch (error) {
       await daemon.release();
-      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
+      throw startRefusal(error, { ...options, stateDirectory: resolve(options.stateDirectory) });
     }
   }
 
@@ -68,8 +69,7 @@ export class ManagerDaemon implements AsyncDisposable {
     const socket = join(runDirectory, apiSocketName);
     await claimSocket(socket);
     const onTrouble = (what: string): void => onEvent({ event: 'trouble', what });
-    const directory = join(stateDirectory, 'store');
-    this.#stores = await openStores({ directory, keyFile: keyFileOf(stateDirectory, this.#options.keyFile) });
+    this.#stores = await openDaemonStores(stateDirectory, this.#options);
     const { region, global } = this.#stores;
     this.#uplink = await UplinkServer.open({
       region,
@@ -87,7 +87,7 @@ export class ManagerDaemon implements AsyncDisposable {
       ownHost: false,
       enrolment: this.#uplink.enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
-      upkeep: { stores: this.#stores, outgoingFile: join(directory, 'outgoing.backup') },
+      ...upkeepOf(this.#stores, stateDirectory, this.#options),
     });
     this.#api = await listen({
       manager: this.#manager,
@@ -103,6 +103,7 @@ export class ManagerDaemon implements AsyncDisposable {
       url: this.#api.url,
       hosts: addressText({ ...hosts, port: this.#uplink.port }),
       state: stateDirectory,
+      store: this.#options.etcd?.url,
     });
   }
 

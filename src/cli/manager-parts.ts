@@ -1,8 +1,15 @@
 /** What every daemon with an API needs. */
 import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
-import type { TcpOptions } from '../cluster/index.ts';
-import { createKeyFile } from '../store/index.ts';
+import type { ManagerOptions, TcpOptions } from '../cluster/index.ts';
+import {
+  createKeyFile,
+  type EtcdStoresOptions,
+  mustBeWhole,
+  openEtcdStores,
+  openStores,
+  type Stores,
+} from '../store/index.ts';
 import { readTls, type TlsFiles } from './tls-files.ts';
 
 /** Where the API is on TCP. */
@@ -20,9 +27,36 @@ export const toTcpOptions = ({ host, port, names, tls }: ApiAddress): TcpOptions
   ...(tls && { tls: readTls(tls) }),
 });
 
-/** The key-encryption key of the store; made where there is no store yet. `named`: by the operator. */
-export const keyFileOf = (stateDirectory: string, named: string | undefined): string => {
-  const keyFile = resolve(named ?? join(stateDirectory, 'key'));
-  if (!existsSync(keyFile) && !existsSync(join(stateDirectory, 'store'))) createKeyFile(keyFile);
-  return keyFile;
+/** Where the stores are. */
+export interface StorePlace {
+  /** Key-encryption key of the stores; made where there is no store yet. Default: in the state directory. */
+  readonly keyFile?: string | undefined;
+  /** They are in an etcd, and `url` says where; else in the state directory. */
+  readonly etcd?: { readonly url: string; readonly options: Omit<EtcdStoresOptions, 'keyFile'> } | undefined;
+}
+
+/** StoreError. */
+export const openDaemonStores = async (stateDirectory: string, { keyFile, etcd }: StorePlace): Promise<Stores> => {
+  const key = resolve(keyFile ?? join(stateDirectory, 'key'));
+  const directory = join(stateDirectory, 'store');
+  if (etcd === undefined) {
+    if (!existsSync(key) && !existsSync(directory)) createKeyFile(key);
+    return openStores({ directory, keyFile: key });
+  }
+  const stores = await openEtcdStores({ ...etcd.options, keyFile: key });
+  try {
+    await mustBeWhole(stores);
+    return stores;
+  } catch (error) {
+    await stores.close();
+    throw error;
+  }
 };
+
+/** How the API backs up and restores them: an etcd is looked after with its own tools. */
+export const upkeepOf = (
+  stores: Stores,
+  stateDirectory: string,
+  { etcd }: StorePlace,
+): Pick<ManagerOptions, 'upkeep'> =>
+  etcd === undefined ? { upkeep: { stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') } } : {};

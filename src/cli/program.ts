@@ -16,6 +16,7 @@ import { managerCommands } from './commands/manager.ts';
 import { metadataCommands } from './commands/metadata.ts';
 import { policyCommands } from './commands/policy.ts';
 import { serveCommands } from './commands/serve.ts';
+import { storeCommands } from './commands/store.ts';
 import { upCommands } from './commands/up.ts';
 import { vmCommands } from './commands/vm.ts';
 import { exitCodeHelp, exitCodes } from './exit-code.ts';
@@ -57,6 +58,7 @@ export const buildProgram = (shell: Shell): Command => {
   imageCommands(program, shell);
   keyRotateCommand(keyCommands(program, shell), shell);
   backupCommands(program, shell);
+  storeCommands(program, shell);
   program.commandsGroup('The cluster:');
   managerCommands(program, shell);
   clusterCommands(program, shell);

@@ -28,12 +28,14 @@ export const prepareHostDirectory = (directory: string, option: '--state' | '--r
 export interface Places {
   readonly stateDirectory: string;
   /** Where one was named. */
-  readonly keyFile: string | undefined;
+  readonly keyFile?: string | undefined;
+  /** The store is in an etcd. */
+  readonly etcd?: object | undefined;
 }
 
 /** The same error, or one that says what to do in terms of the command line. */
-export const startRefusal = (error: unknown, { stateDirectory, keyFile }: Places): unknown => {
-  if (!(error instanceof StoreError)) return error;
+export const startRefusal = (error: unknown, { stateDirectory, keyFile, etcd }: Places): unknown => {
+  if (!(error instanceof StoreError) || etcd !== undefined) return error;
   const restore = `porthole restore FILE --state '${stateDirectory}'${keyFile === undefined ? '' : ` --key '${keyFile}'`}`;
   switch (error.code) {
     case 'STORE_LOCKED':

@@ -3,14 +3,13 @@ import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
 import type { Host } from '../host/index.ts';
-import { openStores, type Stores } from '../store/index.ts';
-import { type ApiAddress, keyFileOf, toTcpOptions } from './manager-parts.ts';
+import type { Stores } from '../store/index.ts';
+import { type ApiAddress, openDaemonStores, type StorePlace, toTcpOptions, upkeepOf } from './manager-parts.ts';
+import { StoreClaim } from './store-claim.ts';
 import { type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
-export interface UpOptions extends Omit<MachineOptions, 'onTrouble'> {
-  /** Key-encryption key of the store; made where there is no store yet. Default: in the state directory. */
-  readonly keyFile?: string | undefined;
+export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StorePlace {
   readonly tcp?: ApiAddress | undefined;
   /** Members may use the API's socket, as operators. */
   readonly socketGid?: number | undefined;
@@ -24,6 +23,8 @@ export type UpEvent =
       readonly socket: string;
       readonly url: string | undefined;
       readonly state: string;
+      /** Of an etcd; undefined: the store is in `state`. */
+      readonly store: string | undefined;
       readonly vms: number;
     } & MachineFacts)
   | { readonly event: 'trouble'; readonly vm?: string; readonly what: string }
@@ -35,6 +36,7 @@ export const apiSocketName = 'api.sock';
 export class Up implements AsyncDisposable {
   readonly #options: UpOptions;
   #stores: Stores | undefined;
+  #claim: StoreClaim | undefined;
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
@@ -53,7 +55,7 @@ export class Up implements AsyncDisposable {
       return up;
     } catch (error) {
       await up.release();
-      throw startRefusal(error, { stateDirectory: resolve(options.stateDirectory), keyFile: options.keyFile });
+      throw startRefusal(error, { ...options, stateDirectory: resolve(options.stateDirectory) });
     }
   }
 
@@ -79,7 +81,7 @@ export class Up implements AsyncDisposable {
   }
 
   async #start(): Promise<void> {
-    const { version, onEvent, tcp, socketGid } = this.#options;
+    const { version, onEvent, tcp, socketGid, etcd } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
     prepareHostDirectory(stateDirectory, '--state');
@@ -89,20 +91,21 @@ export class Up implements AsyncDisposable {
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
     const machine = await prepareMachine({ ...this.#options, stateDirectory, runDirectory, onTrouble });
-    this.#stores = await openStores({
-      directory: join(stateDirectory, 'store'),
-      keyFile: keyFileOf(stateDirectory, this.#options.keyFile),
-    });
-    const { region } = this.#stores;
+    this.#stores = await openDaemonStores(stateDirectory, this.#options);
+    const { region, global } = this.#stores;
+    if (etcd !== undefined)
+      this.#claim = await StoreClaim.take(region, join(stateDirectory, 'daemon-id'), (why) =>
+        onTrouble(undefined, why),
+      );
     const uids = machine.claim();
     this.#host = await machine.open(region);
     const log = pino({ level: 'warn' }, { write: (line) => onTrouble(undefined, line.trim()) });
     this.#manager = await Manager.open({
-      region: this.#stores.region,
-      global: this.#stores.global,
+      region,
+      global,
       host: this.#host,
       log,
-      upkeep: { stores: this.#stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') },
+      ...upkeepOf(this.#stores, stateDirectory, this.#options),
       ...(uids && { uids }),
     });
     const socket = join(runDirectory, apiSocketName);
@@ -120,6 +123,7 @@ export class Up implements AsyncDisposable {
       socket,
       url: this.#api.url,
       state: stateDirectory,
+      store: etcd?.url,
       ...machine.facts,
       vms: vms.length,
     });
@@ -130,6 +134,7 @@ export class Up implements AsyncDisposable {
     await this.#api?.close();
     await this.#manager?.close();
     await this.#host?.release();
+    await this.#claim?.[Symbol.asyncDispose]();
     await this.#stores?.close();
     if (this.#isUp) this.#options.onEvent({ event: 'down' });
   }

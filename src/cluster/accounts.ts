@@ -216,7 +216,7 @@ export class Accounts {
             'UNAVAILABLE',
             `the region "${region}" does not say what the account "${name}" has there; delete it when the region is connected`,
           );
-        await pause(lookMs, neverAborted);
+        await pause(lookMs);
       }
     }
   }
@@ -229,8 +229,6 @@ export class Accounts {
       await global.commit({ operations: own.slice(i, i + limits.operations).map(({ key }) => remove(key)) });
   }
 }
-
-const neverAborted = new AbortController().signal;
 
 export const noAccount = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no account "${name}"`);
 

@@ -4,7 +4,7 @@
  * that item and on who sees to it, so that none is asked for twice, whoever dies between which commits.
  */
 import { z } from 'zod';
-import { BatchItemRecord, BatchRecord, type batchActions, OperationRecord } from '../records/index.ts';
+import { BatchItemRecord, BatchRecord, type batchActions, encodeRecord, OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, type Operation, prefixRange, StoreError } from '../store/index.ts';
 import { readCursor, writeCursor } from './cursor.ts';
 import type { DayLease } from './day-lease.ts';
@@ -38,6 +38,8 @@ const itemKey = (id: string, vm: string): string => `${itemPrefix(id)}${vm}`;
 /** How many VMs are asked for at once, and written of in one transaction. */
 const atOnce = 8;
 const itemsInOne = 80;
+/** Of a transaction's 1 MiB. */
+const recordBytes = 900_000;
 /** Tries of a VM that others changed or a host that was away. */
 const tries = 5;
 const retryMs = 500;
@@ -83,7 +85,7 @@ export class Batches {
     this.#leaseSeconds = parts.leaseSeconds;
   }
 
-  /** Makes `count` VMs, numbered from `firstIndex` on. BAD_REQUEST when a name would be none. */
+  /** Makes `count` VMs, numbered from `firstIndex` on. Their names were checked. TOO_LARGE. */
   create(
     account: string,
     only: VmScope | undefined,
@@ -135,11 +137,11 @@ export class Batches {
       ...(only && { only }),
     });
     const batch = { ...fields, operation: operation.id, isCancelled: false };
+    if (encodeRecord(batch).length > recordBytes)
+      throw new ApiError('TOO_LARGE', 'what all of them are made from is too large; give a shorter spec');
     const told = answer(operation);
-    const done = await commit(
-      { conditions: [], operations: [...operations, put(batchKey(operation.id), batch)] },
-      told,
-    );
+    const transaction = { conditions: [], operations: [...operations, put(batchKey(operation.id), batch)] };
+    const done = await commit(transaction, told);
     if (!done) throw new ApiError('CONFLICT', 'it was overtaken; try again');
     return told;
   }

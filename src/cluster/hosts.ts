@@ -53,6 +53,8 @@ export interface HostFacts {
 /** Tries of a placement that others overtook, and how long to wait between two at most. */
 const tries = 200;
 const longestPauseMs = 50;
+/** One in so many hosts is as good as the best to spread on. */
+const alikeOf = 16;
 
 const hostPrefix = 'host/';
 const usePrefix = 'hostuse/';
@@ -210,19 +212,23 @@ export class Hosts {
       isFresh = false;
       const done = await this.#inTurn(best, need, () => this.#try(best, vm, need, group, attempt));
       if (done) return;
-      if (i > 0) await pause(Math.random() * Math.min(longestPauseMs, 2 ** i), neverAborted);
+      if (i > 0) await pause(Math.random() * Math.min(longestPauseMs, 2 ** i));
     }
     throw new ApiError('CONFLICT', `the VM "${vm.name}" was overtaken by others all the time; try again`, {
       retryAfterSeconds: 1,
     });
   }
 
-  /** The best one; after others were faster there, one of the best few. */
+  /**
+   * The best one; after others were faster there, one of the best few. Of many hosts on which to spread it is one of the best
+   * few from the start, or all managers would meet on the same.
+   */
   #choose(need: Need, taken: ReadonlySet<string>, tried: number): string | undefined {
     let best = ranked(this.#candidates(taken, true), need);
     // What is under way may fail: then there is room after all.
     if (best.length === 0) best = ranked(this.#candidates(taken, false), need);
-    const among = Math.min(best.length, 2 ** Math.min(tried, 20));
+    const few = need.placement.strategy === 'spread' ? Math.floor(best.length / alikeOf) : 1;
+    const among = Math.min(best.length, Math.max(few, 2 ** Math.min(tried, 20)));
     return best[Math.floor(Math.random() * among)]?.host.name;
   }
 
@@ -418,8 +424,6 @@ export class Hosts {
     throw new ApiError('FULL', `all ${uids.count} uids of this host are given to VMs; delete one, or widen the range`);
   }
 }
-
-const neverAborted = new AbortController().signal;
 
 const unchanged = (key: string, found: { readonly modRevision: number } | undefined): Condition =>
   found === undefined ? { key, exists: false } : { key, modRevision: found.modRevision };

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
 import { test } from 'node:test';
 import { pino } from 'pino';
-import type { HostPort } from '../records/index.ts';
+import type { AccountRecord, HostPort } from '../records/index.ts';
 import type { Operation, Store } from '../store/index.ts';
 import { Keys } from './keys.ts';
 
@@ -12,10 +12,12 @@ test('Keys ends what a key opened when its end lies further ahead than a timer r
   t.mock.timers.enable({ apis: ['setTimeout'] });
   let nowMs = 0;
   t.mock.method(performance, 'now', () => 0);
+  const account: AccountRecord = { name: 'default', state: 'active', quotas: {}, createdAtMs: 0 };
+  const value = Buffer.from(JSON.stringify(account));
   const keys = new Keys({
-    // Nothing is asked of them: `create` commits by what it is given.
+    // Nothing else is asked of them: `create` commits by what it is given.
     region: {} as Store,
-    global: {} as Store,
+    global: { get: async () => ({ key: Buffer.from('account/default'), value, modRevision: 1 }) } as unknown as Store,
     host: {} as HostPort,
     regionName: 'local',
     wallMs: () => nowMs,

@@ -80,15 +80,15 @@ export const newId = (kit: Kit, prefix: string): string =>
   `${prefix}-${kit.wallMs().toString(16).padStart(12, '0')}${kit.randomBytes(5).toString('hex')}`;
 
 /** Waits, unless the signal ends it. */
-export const pause = async (ms: number, signal: AbortSignal): Promise<void> => {
-  if (signal.aborted) return;
+export const pause = async (ms: number, signal?: AbortSignal): Promise<void> => {
+  if (signal?.aborted) return;
   const { promise, resolve } = Promise.withResolvers<void>();
   const timer = setTimeout(resolve, ms);
   const end = (): void => {
     clearTimeout(timer);
     resolve();
   };
-  signal.addEventListener('abort', end, { once: true });
+  signal?.addEventListener('abort', end, { once: true });
   await promise;
-  signal.removeEventListener('abort', end);
+  signal?.removeEventListener('abort', end);
 };

@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
+import { anywhere } from '../../test/cluster/hosts.ts';
 import type { HostRecord, Resources } from '../records/index.ts';
-import { anywhere, type Candidate, type Need, nothingUsed, plus, ranked, reasonOf, refusalOf } from './placement.ts';
+import { type Candidate, type Need, nothingUsed, plus, ranked, reasonOf, refusalOf } from './placement.ts';
 
 const host = (name: string, fields: Partial<HostRecord> = {}): HostRecord => ({
   name,

@@ -13,8 +13,6 @@ export interface Placement {
   readonly apart: string | undefined;
 }
 
-export const anywhere: Placement = { strategy: 'spread', host: undefined, hostLabels: [], apart: undefined };
-
 export interface Need {
   readonly takes: Resources;
   readonly placement: Placement;
@@ -82,13 +80,17 @@ const fullness = ({ host: { capacity }, use }: Candidate): readonly [number, num
   use.vms,
 ];
 
-/** Those with room, best first; hosts that are as good as each other in the order given. */
-export const ranked = (candidates: Iterable<Candidate>, need: Need): Candidate[] => {
+/** Those with room, best first; hosts that are as good as each other in any order. */
+export const ranked = (
+  candidates: Iterable<Candidate>,
+  need: Need,
+  random: () => number = Math.random,
+): Candidate[] => {
   const sign = need.placement.strategy === 'spread' ? 1 : -1;
   return [...candidates]
     .filter((candidate) => refusalOf(candidate, need) === undefined)
-    .map((candidate) => ({ candidate, full: fullness(candidate) }))
-    .toSorted((a, b) => sign * (a.full[0] - b.full[0] || a.full[1] - b.full[1]))
+    .map((candidate) => ({ candidate, full: fullness(candidate), tie: random() }))
+    .toSorted((a, b) => sign * (a.full[0] - b.full[0] || a.full[1] - b.full[1]) || a.tie - b.tie)
     .map(({ candidate }) => candidate);
 };
 

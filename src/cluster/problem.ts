@@ -144,6 +144,13 @@ export const toApiError = (error: unknown): ApiError => {
       return new ApiError('FULL', 'the disk of the store is full; free some room, then try again', {}, error);
     if (error.code === 'STORE_COMPACTED')
       return new ApiError('COMPACTED', 'what the cursor or revision is of has been forgotten; start anew', {}, error);
+    if (error.code === 'STORE_UNAVAILABLE')
+      return new ApiError(
+        'UNAVAILABLE',
+        'the store gives no answer; a change may have taken effect or not: ask again with the same idempotency key',
+        { retryAfterSeconds: 1 },
+        error,
+      );
     if (error.code === 'STORE_CLOSED')
       return new ApiError(
         'UNAVAILABLE',

@@ -247,7 +247,10 @@ export class Upkeep {
 
   #kept(): UpkeepOptions {
     if (this.#options === undefined)
-      throw new ApiError('UNSUPPORTED', 'the stores are not kept on this machine; their own tools back them up');
+      throw new ApiError(
+        'UNSUPPORTED',
+        'the stores are not kept on this machine: etcd backs up its own, with "etcdctl snapshot save", and "porthole store rotate" seals them anew',
+      );
     return this.#options;
   }
 }

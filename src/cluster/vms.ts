@@ -145,17 +145,25 @@ export class Vms {
     also: (operation: OperationRecord) => Also = () => nothingElse,
   ): Promise<Answer> {
     const { name, labels, placement } = wish;
-    await this.#checkName(name);
-    const first = wish.image && (await this.#images.forUse(account, wish.image)).record;
+    let wanted = wish.image;
+    const look = async () => {
+      await this.#checkName(name);
+      const owner = await this.#accounts.forUse(account);
+      return { owner, image: wanted && (await this.#images.forUse(account, wanted)) };
+    };
+    let looked: Awaited<ReturnType<typeof look>> | undefined = await look();
+    const first = looked.image?.record;
+    // However often it is tried, this version.
+    wanted = first;
     if (first !== undefined) checkDisk(first, wish.diskBytes);
     const id = `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`;
     const size = wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type];
     const takes = { ...size, diskBytes: wish.diskBytes ?? first?.virtualSizeBytes ?? 0 };
     let answered: Answer | undefined;
     await this.#hosts.place({ account, id, name, labels }, { takes, placement }, async (seat) => {
-      await this.#checkName(name);
-      const owner = await this.#accounts.forUse(account);
-      const image = first && (await this.#images.forUse(account, first));
+      const { owner, image } = looked ?? (await look());
+      // Who is overtaken looks anew.
+      looked = undefined;
       const type = wish.type ?? 'attached';
       const slot = await freeSlot(this.#kit, owner.record, type, id);
       const record: VmRecord = {

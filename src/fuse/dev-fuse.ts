@@ -387,18 +387,26 @@ const connectionAt = (path: string): number => {
   return typeof stat === 'number' ? 0 : Number(stat.device.split(':')[1]);
 };
 
-/** What ends a connection when something is written to it. The kernel's control file system may be mounted nowhere. */
+/** What ends a connection when something is written to it, where the kernel lets us have that. */
 const openAbort = (connection: number): number | undefined => {
+  try {
+    return openControl(`${connection}/abort`);
+  } catch {
+    return undefined;
+  }
+};
+
+/** A file of the kernel's control file system, which may be mounted nowhere. */
+const openControl = (name: string): number => {
   const place = mkdtempSync(join(tmpdir(), 'porthole-fusectl-'));
   try {
-    if (mount('fusectl', place, 'fusectl', MS_NOSUID | MS_NODEV, null) < 0) return undefined;
+    const error = mount('fusectl', place, 'fusectl', MS_NOSUID | MS_NODEV, null);
+    if (error < 0) throw new Error(`mounting fusectl failed: ${errnoName(-error)}`);
     try {
-      return openSync(join(place, String(connection), 'abort'), constants.O_WRONLY);
+      return openSync(join(place, name), constants.O_WRONLY);
     } finally {
       unmount(place, MNT_DETACH);
     }
-  } catch {
-    return undefined;
   } finally {
     rmdirSync(place);
   }

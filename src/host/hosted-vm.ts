@@ -18,14 +18,13 @@ import {
 } from '../qemu/index.ts';
 import {
   type Boot,
-  decodeRecord,
   encodeRecord,
   graceSecondsOf,
   type MetadataServerRecord,
   type Once,
   type Statistics,
   type VmRecord,
-  VmStatusRecord,
+  type VmStatusRecord,
 } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
@@ -41,6 +40,7 @@ import { machineOf, makeDisk } from './vm-machine.ts';
 import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
+import { readStatus, statusKey, statusOf } from './vm-status.ts';
 import type { VmTree } from './vm-tree.ts';
 
 /** What all VMs of a host share. */
@@ -81,7 +81,6 @@ interface MachineRecord {
 }
 
 const machineKey = (name: string): string => `machine/${name}`;
-const statusKey = (name: string): string => `vmstatus/${name}`;
 
 const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
@@ -166,7 +165,7 @@ export class HostedVm {
   /** Goes on with what an earlier daemon left, or begins. The caller gives it the record again whenever that changes. */
   static async open(parts: HostParts, record: VmRecord, tree: VmTree): Promise<HostedVm> {
     const { store } = parts;
-    const status = await read(store, VmStatusRecord, statusKey(record.name), record.id);
+    const status = await readStatus(store, record);
     const vm = new HostedVm(parts, record, tree, status);
     const lastBoot = await vm.#boots.last();
     if (lastBoot !== undefined && lastBoot.number > vm.#status.bootNumber)
@@ -181,7 +180,7 @@ export class HostedVm {
   /** Tells of a VM that can't be taken up; what was known of it stays. */
   static async tellFailed(store: Store, record: VmRecord, reason: string): Promise<void> {
     const key = statusKey(record.name);
-    const known = await read(store, VmStatusRecord, key, record.id);
+    const known = await readStatus(store, record);
     const { generation } = record;
     const status = { ...(known ?? statusOf(record, 'failed')), reason, generation, outcome: 'failed' } as const;
     if (known?.reason === reason && known.generation === generation && known.outcome === 'failed') return;
@@ -593,29 +592,6 @@ export class HostedVm {
   }
 }
 
-const statusOf = ({ id }: VmRecord, status: VmStatusRecord['status']): VmStatusRecord => ({
-  id,
-  status,
-  reason: '',
-  sinceMs: Date.now(),
-  generation: 0,
-  outcome: 'underway',
-  bootNumber: 0,
-  addresses: [],
-});
-
 const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
 const restartOf = { always: 'always', 'on-failure': 'on-failure', never: 'no' } as const;
-
-const read = async (
-  store: Store,
-  schema: typeof VmStatusRecord,
-  key: string,
-  id: string,
-): Promise<VmStatusRecord | undefined> => {
-  const entry = await store.get(key);
-  const record = entry && decodeRecord(schema, key, entry.value);
-  // That of another VM which had the name before says nothing of this one.
-  return record?.id === id ? record : undefined;
-};

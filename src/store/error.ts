@@ -8,6 +8,8 @@ export type StoreErrorCode =
   | 'STORE_EXPOSED'
   | 'STORE_FULL'
   | 'STORE_CLOSED'
+  /** The engine gave no answer, or none that says what became of a change: read back. Later it may answer again. */
+  | 'STORE_UNAVAILABLE'
   /** A request that breaks a rule of `Store`; it had no effect and never will have one. */
   | 'STORE_INVALID'
   /** It concerns what whoever asks has nothing to do with; it had no effect. */

@@ -173,6 +173,10 @@ export class Keyring {
     return this.#keys.size;
   }
 
+  has(id: number): boolean {
+    return this.#keys.has(id);
+  }
+
   /** Undefined when the master key does not open it. */
   #unwrap({ id, wrapped }: WrappedDataKey, master: MasterKey): Uint8Array | undefined {
     const key = decrypt(master.bytes, wrapData(this.#storeId, id), wrapped);
@@ -207,12 +211,12 @@ export class Keyring {
   }
 
   /** Header, then place and version: the key's own bytes come last, so that no two places look the same. */
-  #additionalData(header: Uint8Array, store: string, key: Uint8Array, version: number): Uint8Array {
+  #additionalData(header: Uint8Array, store: string, key: Uint8Array, version: number | string): Uint8Array {
     return Buffer.concat([header, this.#storeId, Buffer.from(`${store}\0${version}\0`), key]);
   }
 
-  /** @param version whatever tells this value of the key from its others: here the revision that put it */
-  seal(store: string, key: Uint8Array, version: number, value: Uint8Array): Bytes {
+  /** @param version whatever tells this value of the key from its others: the revision that put it, in SQLite */
+  seal(store: string, key: Uint8Array, version: number | string, value: Uint8Array): Bytes {
     const header = new Uint8Array(headerBytes);
     header[0] = formatVersion;
     new DataView(header.buffer).setUint32(1, this.#newest);
@@ -220,7 +224,7 @@ export class Keyring {
   }
 
   /** StoreError STORE_DAMAGED. */
-  open(store: string, key: Uint8Array, version: number, sealed: Uint8Array): Bytes {
+  open(store: string, key: Uint8Array, version: number | string, sealed: Uint8Array): Bytes {
     const dataKey = this.#keys.get(dataKeyOf(sealed));
     const header = sealed.subarray(0, headerBytes);
     const value =
@@ -228,7 +232,7 @@ export class Keyring {
     if (value === undefined) {
       throw new StoreError(
         'STORE_DAMAGED',
-        `the value of ${JSON.stringify(Buffer.from(key).toString())} at revision ${version} in the ${store} store was changed, or put in the place of another; restore the store from a backup`,
+        `the value of ${JSON.stringify(Buffer.from(key).toString())} at ${typeof version === 'number' ? 'revision' : 'version'} ${version} in the ${store} store was changed, or put in the place of another; restore the store from a backup`,
       );
     }
     return value;

@@ -7,6 +7,11 @@ for (const name of ['region', 'global'] as const) {
   conformance(`SqliteStore (${name})`, async (t) => {
     const clock = new ManualClock();
     const stores = await openStores({ ...temporaryStore(t), clock });
-    return { store: stores[name], advance: (ms) => clock.advance(ms), [Symbol.asyncDispose]: () => stores.close() };
+    return {
+      store: stores[name],
+      advance: (ms) => clock.advance(ms),
+      leaseSeconds: 10,
+      [Symbol.asyncDispose]: () => stores.close(),
+    };
   });
 }

@@ -6,8 +6,8 @@
  * - Keys are byte strings, 1 to `limits.keyBytes` long, and sort by their bytes (memcmp). A key given as text means its
  *   UTF-8 bytes. Keys are not sealed: nothing secret belongs into one.
  * - Values are 0 to 1 MiB of bytes, sealed before they reach a disk, a replica or a backup.
- * - Revisions are whole numbers that only rise, by one per transaction that changed something. Two revisions may be
- *   compared only within one `epoch`.
+ * - Revisions are whole numbers that only rise, with each transaction that changed something; by one, unless the engine
+ *   counts for other things as well. Two revisions may be compared only within one `epoch`.
  * - Every call is linearizable: it sees all that was acknowledged before it was made.
  */
 
@@ -119,7 +119,7 @@ export interface Store {
   /** Rises when the store was restored from a backup: revisions of other epochs mean nothing in this one. */
   readonly epoch: number;
 
-  /** On the disk when it resolves. STORE_INVALID, STORE_LEASE_GONE, STORE_FULL. */
+  /** On the disk when it resolves. STORE_INVALID, STORE_LEASE_GONE, STORE_FULL; STORE_UNAVAILABLE: it is open whether it happened. */
   commit(transaction: Transaction, options?: CallOptions): Promise<Outcome>;
 
   /** Undefined when it is not there. STORE_COMPACTED, as `range`. */
@@ -139,7 +139,8 @@ export interface Store {
 
   /**
    * Keys that were put with the lease are deleted, by one transaction, when it was not kept alive for its time to live
-   * (whole seconds, 1 to `limits.leaseSeconds`). When the store starts, all leases have their whole time again.
+   * (whole seconds, 1 to `limits.leaseSeconds`; the lease says how long it got, which may be more). When the store starts,
+   * all leases have their whole time again.
    */
   grantLease(ttlSeconds: number, options?: CallOptions): Promise<Lease>;
 

@@ -15,11 +15,12 @@ conformance(
     return {
       store: pair.remote,
       advance: (ms) => clock.advance(ms),
+      leaseSeconds: 10,
       [Symbol.asyncDispose]: async () => {
         await pair[Symbol.asyncDispose]();
         await stores.close();
       },
     };
   },
-  hostLimits,
+  { most: hostLimits },
 );

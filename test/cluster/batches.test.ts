@@ -3,12 +3,13 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
-import { anywhere } from '../../src/cluster/placement.ts';
+import { entriesOf } from '../../src/cluster/kit.ts';
 import { OperationRecord, VmRecord } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
+import { anywhere } from './hosts.ts';
 import type { HttpAnswer, Json } from './http.ts';
 import { mortal } from './mortal.ts';
 
@@ -176,10 +177,10 @@ test('a manager that dies in the middle is followed by another, and the operatio
     await api.restart();
     const operation = await ended(api, `/v1/operations/${id}`);
     assert.deepEqual([operation['state'], operation['done'], operation['total']], ['succeeded', 50, 50]);
-    const { entries } = await region.range({ start: 'vm/', end: 'vm0' });
+    const { entries } = await entriesOf(region, 'vm/');
     const vms = entries.map(({ value }) => VmRecord.parse(JSON.parse(new TextDecoder().decode(value))));
     assert.equal(vms.filter(({ name }) => name.startsWith(`r${round}-`)).length, 50);
-    const operations = (await region.range({ start: 'operation/', end: 'operation0' })).entries.map(({ value }) =>
+    const operations = (await entriesOf(region, 'operation/')).entries.map(({ value }) =>
       OperationRecord.parse(JSON.parse(new TextDecoder().decode(value))),
     );
     const creations = operations.filter(

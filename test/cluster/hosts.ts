@@ -1,6 +1,10 @@
 /** Hosts that are there by their records only. */
+
+import type { Placement } from '../../src/cluster/placement.ts';
 import { encodeRecord, type HostRecord, hostKey, hostLiveKey } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
+
+export const anywhere: Placement = { strategy: 'spread', host: undefined, hostLabels: [], apart: undefined };
 
 export const addHost = async (region: Store, name: string, fields: Partial<HostRecord> = {}): Promise<void> => {
   const record: HostRecord = {

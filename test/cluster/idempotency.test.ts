@@ -1,12 +1,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Manager } from '../../src/cluster/index.ts';
-import { anywhere } from '../../src/cluster/placement.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
-import { addHost } from './hosts.ts';
+import { addHost, anywhere } from './hosts.ts';
 import type { HttpAnswer, HttpRequest } from './http.ts';
 
 const withVm = async (api: TestApi): Promise<void> => {

@@ -9,7 +9,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
-import { anywhere } from '../../src/cluster/placement.ts';
+import { entriesOf } from '../../src/cluster/kit.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
 import { encodeRecord, HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
@@ -23,7 +23,7 @@ import {
   type Stores,
 } from '../../src/store/index.ts';
 import { TestHost } from './host-on-authority.ts';
-import { addHost } from './hosts.ts';
+import { addHost, anywhere } from './hosts.ts';
 import { mortal } from './mortal.ts';
 
 const rounds = Number(process.env['PORTHOLE_PLACEMENT_ROUNDS'] ?? 1);
@@ -72,16 +72,7 @@ const obeying = ({ region }: Stores): AsyncDisposable => {
   return { [Symbol.asyncDispose]: end };
 };
 
-const all = async (store: Store, prefix: string): Promise<Entry[]> => {
-  const { start, end } = prefixRange(prefix);
-  const entries: Entry[] = [];
-  for (let from: Uint8Array | string | undefined = start; from !== undefined; ) {
-    const page = await store.range({ start: from, end });
-    entries.push(...page.entries);
-    from = page.next;
-  }
-  return entries;
-};
+const all = async (store: Store, prefix: string): Promise<readonly Entry[]> => (await entriesOf(store, prefix)).entries;
 
 const parsed = <T>(entry: Entry): T => JSON.parse(new TextDecoder().decode(entry.value)) as T;
 

@@ -1,6 +1,7 @@
 /** The mount of an agent in a guest. Each case is another boot to it: another tree of a server that came back. */
 import assert from 'node:assert/strict';
 import type { Socket } from 'node:net';
+import { text } from 'node:stream/consumers';
 import { ROOT_INO, ways } from '../../src/tree/index.ts';
 import type { World, WorldSpec } from '../tree/world.ts';
 import { AgentServer } from './agent-server.ts';
@@ -90,6 +91,7 @@ export class AgentGuestDriver extends WorldDriver {
     const actor = this.as(root);
     await eventually(async () => {
       assert.equal(textIn(await actor.getxattr('/', 'system.porthole.revision')), expected, 'the agent has the tree');
+      assert.ok(this.#server?.isFollowed, 'the agent follows it');
     });
   }
 
@@ -101,15 +103,19 @@ export class AgentGuestDriver extends WorldDriver {
     assert.ok(await this.#server!.applied(world.authority.snapshot.revision), 'the agent applies it');
   }
 
-  /** The guest has the machine's time. */
+  /** Nobody moves the machine's time, nor the guest's. */
   protected override tick(): void {}
 
   override nowMs(): number {
     return Date.now();
   }
 
-  override pass(ms: number): Promise<void> {
-    return machineTimePasses(ms);
+  /** Both decide by their own clocks, and the guest's may be late: an emulated one was by 0.3 s. */
+  override async pass(ms: number): Promise<void> {
+    await machineTimePasses(ms);
+    const guest = await this.#options.shell();
+    guest.end(`until [ $(date +%s%3N) -ge ${this.nowMs()} ]; do sleep 0.01; done; echo passed\n`);
+    assert.equal(await text(guest), 'passed\n');
   }
 
   protected override async shut(world: World): Promise<void> {

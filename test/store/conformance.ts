@@ -23,8 +23,9 @@ import { checkAgainstModel, steps } from './model.ts';
 export interface Opened extends AsyncDisposable {
   /** Without any key. */
   readonly store: Store;
-  /** Lets time pass for leases. */
-  advance(ms: number): Promise<void>;
+  /** Lets time pass for leases, and how long one is given; without it time passes by itself. */
+  readonly advance?: (ms: number) => Promise<void>;
+  readonly leaseSeconds: number;
 }
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));
@@ -63,10 +64,17 @@ const take = async (watch: AsyncIterator<WatchBatch>, count: number): Promise<Wa
   return batches;
 };
 
+interface ConformanceOptions {
+  /** Random ones that are compared with the model. */
+  readonly histories?: number;
+  /** What one transaction may be. */
+  readonly most?: { readonly operations: number; readonly transactionBytes: number };
+}
+
 export const conformance = (
   name: string,
   open: (t: TestContext) => Promise<Opened>,
-  most: { readonly operations: number; readonly transactionBytes: number } = limits,
+  { histories = 25, most = limits }: ConformanceOptions = {},
 ): void => {
   const check = (does: string, run: (opened: Opened) => Promise<void>): void => {
     test(`${name} ${does}`, { timeout: 60_000 }, async (t) => {
@@ -193,6 +201,16 @@ export const conformance = (
     assert.equal((await store.get('x'))!.value.length, largest);
   });
 
+  check('takes a transaction when it is as large as one may be', async ({ store }) => {
+    const half = most.operations / 2;
+    const keys = Array.from({ length: half }, (_, i) => `${i}`.padStart(limits.keyBytes, 'k'));
+    const conditions = keys.map((key) => ({ key, exists: false }));
+    const size = Math.floor(most.transactionBytes / half) - 2 * limits.keyBytes;
+    const operations = keys.map((key, i): Operation => ({ type: 'put', key, value: new Uint8Array(size).fill(i) }));
+    assert.equal((await store.commit({ conditions, operations })).committed, true);
+    assert.equal((await store.get(keys[half - 1]!))!.value[size - 1], half - 1);
+  });
+
   check('tells of every change once and in order when it is watched', async ({ store }) => {
     const { revision } = await store.commit({ operations: [put('w/a', '1')] });
     const stop = new AbortController();
@@ -269,18 +287,19 @@ export const conformance = (
     assert.deepEqual(seen, ['a=1', 'a=2', 'a=3'].slice(0, seen.length));
   });
 
-  check('deletes the keys of a lease in one transaction when it runs out', async ({ store, advance }) => {
-    const lease = await store.grantLease(10);
+  check('deletes the keys of a lease in one transaction when it runs out', async ({ store, advance, leaseSeconds }) => {
+    const lease = await store.grantLease(leaseSeconds);
     const { revision } = await store.commit({ operations: [put('l/a', '', lease.id), put('l/b', '', lease.id)] });
     await store.commit({ operations: [put('l/c', '', lease.id)] });
     await store.commit({ operations: [put('l/c', 'freed')] });
     assert.equal((await store.get('l/a'))!.leaseId, lease.id);
-    await advance(6_000);
+    const mostOfIt = leaseSeconds * 600;
+    await advance?.(mostOfIt);
     await store.keepAlive(lease.id);
-    await advance(6_000);
+    await advance?.(mostOfIt);
     assert.equal((await store.count(prefixRange('l/'))).count, 3);
     const deleted = take(store.watch(prefixRange('l/'), { from: revision + 3 }), 1);
-    await advance(6_000);
+    await advance?.(mostOfIt);
     assert.deepEqual((await deleted).map(describe), ['l/a deleted l/b deleted']);
     assert.deepEqual(keysOf((await store.range(prefixRange('l/'))).entries), ['l/c']);
     await rejectsWith(store.keepAlive(lease.id), 'STORE_LEASE_GONE', /has run out or was revoked/);
@@ -288,14 +307,15 @@ export const conformance = (
     assert.equal(await store.get('l/d'), undefined);
   });
 
-  check('deletes the keys of a lease when it is revoked', async ({ store, advance }) => {
-    const [one, two] = [await store.grantLease(10), await store.grantLease(10)];
+  check('deletes the keys of a lease when it is revoked', async ({ store, advance, leaseSeconds }) => {
+    const [one, two] = [await store.grantLease(60), await store.grantLease(advance ? leaseSeconds : 60)];
     assert.notEqual(one.id, two.id);
     await store.commit({ operations: [put('a', '', one.id), put('b', '', two.id)] });
     await store.revokeLease(one.id);
     assert.deepEqual(keysOf((await store.range(everything)).entries), ['b']);
     await rejectsWith(store.revokeLease(one.id), 'STORE_LEASE_GONE');
-    await advance(11_000);
+    if (advance) await advance(leaseSeconds * 1100);
+    else await store.revokeLease(two.id);
     await until('the keys of the lease to go', async () => (await store.count(everything)).count === 0);
     await rejectsWith(store.grantLease(0), 'STORE_INVALID', /a time to live in seconds/);
   });
@@ -314,7 +334,7 @@ export const conformance = (
         await using opened = await open(t);
         await checkAgainstModel(opened.store, list);
       }),
-      { numRuns: 25 },
+      { numRuns: histories },
     );
   });
 };

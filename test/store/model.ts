@@ -81,7 +81,8 @@ class Model {
     this.history.set(revision, []);
   }
 
-  commit(conditions: readonly Condition[], operations: readonly Operation[]) {
+  /** @param told the store's revision after it, where that may rise by itself */
+  commit(conditions: readonly Condition[], operations: readonly Operation[], told?: number) {
     const unmet = conditions.flatMap((condition, index) => {
       const found = this.entries.get(condition.key as string);
       const holds =
@@ -90,8 +91,9 @@ class Model {
           : found !== undefined && condition.modRevision === found.modRevision;
       return holds ? [] : [index];
     });
-    if (unmet.length > 0) return { committed: false, revision: this.revision, unmet };
-    const revision = this.revision + 1;
+    assert(told === undefined || told >= this.revision, `the revision fell from ${this.revision} to ${told}`);
+    if (unmet.length > 0) return { committed: false, revision: told ?? this.revision, unmet };
+    const revision = told ?? this.revision + 1;
     const events: (Plain | string)[] = [];
     for (const operation of operations) {
       const name = operation.key as string;
@@ -112,16 +114,20 @@ class Model {
       }
     }
     if (events.length > 0) {
+      assert(revision > this.revision, `a change left the revision at ${revision}`);
       this.revision = revision;
       this.events.push({ revision, events });
       this.history.set(revision, sorted(this.entries.values()));
     }
-    return { committed: true, revision: this.revision };
+    return { committed: true, revision: told ?? this.revision };
   }
 }
 
-/** Also watches from the start, all the time, and checks at the end that it was told everything. */
-export const checkAgainstModel = async (store: Store, list: readonly Step[]): Promise<void> => {
+/**
+ * Also watches from the start, all the time, and checks at the end that it was told everything.
+ * @param disturb called before each step; revisions may rise by themselves then
+ */
+export const checkAgainstModel = async (store: Store, list: readonly Step[], disturb?: () => void): Promise<void> => {
   const model = new Model(await store.revision());
   const start = model.revision;
   const stop = new AbortController();
@@ -136,6 +142,7 @@ export const checkAgainstModel = async (store: Store, list: readonly Step[]): Pr
   });
 
   for (const step of list) {
+    disturb?.();
     if (step.type === 'compact') {
       const revision = Math.max(start, model.revision - step.back);
       await store.compact(revision);
@@ -150,7 +157,7 @@ export const checkAgainstModel = async (store: Store, list: readonly Step[]): Pr
       };
     });
     const outcome = await store.commit({ conditions, operations: step.operations });
-    assert.deepEqual(outcome, model.commit(conditions, step.operations));
+    assert.deepEqual(outcome, model.commit(conditions, step.operations, disturb && outcome.revision));
   }
 
   for (const [revision, expected] of model.history) {

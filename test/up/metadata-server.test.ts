@@ -22,6 +22,11 @@ const overVsock = (request: string, port: number | '' = '', as = ''): string =>
 
 const tokenOf = (printed: string): string => /"token":"([\w-]{43})"/.exec(printed)![1]!;
 
+const asUser = '/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups';
+
+/** 300 take all places of a VM's unit. */
+const keptConnections = Number(process.env['PORTHOLE_KEPT_CONNECTIONS'] ?? 40);
+
 test('a guest reaches its metadata server, its own alone, and its boot token is given out once', async (t) => {
   const machine = new UpMachine(t);
   await machine.spawn();
@@ -34,7 +39,7 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
     });
   const made = await Promise.all([
     create('one', { vsock: true, metadataServer: { ways: ['network', 'vsock', 'serial'] } }),
-    create('two', { metadataServer: { ways: ['network'], facades: ['nocloud'] } }),
+    create('two', { diskBytes: 64 * 1024 * 1024, metadataServer: { ways: ['network'], facades: ['nocloud'] } }),
   ]);
   const show = () => client.call('getVm', { params: { name: 'one' } });
   const ready = async (name: string): Promise<void> => {
@@ -72,11 +77,28 @@ test('a guest reaches its metadata server, its own alone, and its boot token is 
     assert.equal(both.match(/instance-id: "i-one"/g)?.length, 4, both);
   });
 
+  await t.test(
+    'by the network, of which a program that keeps connections has its share, and never the machine',
+    async () => {
+      const keep = `i=0; while [ $i -lt ${keptConnections} ]; do (sleep 900 | nc 169.254.169.254 80) & i=$((i+1)); done`;
+      await machine.type('two', `${asUser} sh -c '${keep}' >/dev/null 2>&1 &`);
+      const counted = async (name: string): Promise<number> =>
+        (await client.call('getStatistics', { params: { name: 'two' } })).values[`metadata_server_${name}`] ?? 0;
+      await until('some are refused', async () => (await counted('rejected_connections_total')) > 0);
+      assert.ok((await counted('connections')) <= 32);
+      // Each write wants a thread of QEMU's.
+      const write = 'dd if=/dev/zero of=/dev/vda bs=64k count=16 seek=$((i*16)) conv=fsync 2>/dev/null';
+      await machine.type('two', `(for i in 0 1 2 3 4 5 6 7 8 9; do ${write} & done; wait)`);
+      assert.equal((await client.call('getVm', { params: { name: 'two' } })).status, 'running');
+      const again = 'until wget -qO- http://169.254.169.254/nocloud/meta-data; do sleep 1; done 2>/dev/null';
+      assert.match(await machine.type('two', `killall sleep; ${again}`), /instance-id: "i-two"/);
+    },
+  );
+
   let token = '';
   await t.test('by vsock, where only root may claim the token', async () => {
     assert.match(await machine.type('one', overVsock(requestOf('GET', '/nocloud/meta-data'))), /instance-id: "i-one"/);
     assert.equal(statusOf(await machine.type('one', overVsock(claimOf('u')))), 403);
-    const asUser = '/usr/bin/setpriv --reuid 1000 --regid 1000 --clear-groups';
     assert.match(await machine.type('one', overVsock(claimOf('u'), 600, asUser)), /EACCES/);
     assert.equal((await show()).metadataServer?.token?.state, 'unclaimed');
     const claimed = await machine.type('one', overVsock(claimOf('a'), 601));

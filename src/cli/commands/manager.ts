@@ -11,9 +11,11 @@ import {
   interrupted,
   parseListen,
   printEvents,
-  storeKeyOption,
+  type StorePlaceFlags,
+  storeOptions,
   toApiAddress,
   toGroup,
+  toStorePlace,
   troubleWords,
   type Words,
 } from '../daemon-options.ts';
@@ -22,10 +24,9 @@ import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 import { regionOf } from './host-daemon.ts';
 
-interface ManagerFlags extends DirectoryFlags, ApiFlags {
+interface ManagerFlags extends DirectoryFlags, StorePlaceFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
-  readonly key?: string;
   readonly json?: true;
 }
 
@@ -38,7 +39,7 @@ export const managerCommands = (program: Command, { terminal }: Shell): void => 
       parseListen,
     );
   directoryOptions(manager, 'the stores', 'the API’s socket');
-  storeKeyOption(manager);
+  storeOptions(manager);
   apiOptions(manager);
   eventsOption(manager)
     .addHelpText(
@@ -58,7 +59,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
   await using daemon = await ManagerDaemon.start({
     stateDirectory: flags.state,
     runDirectory: flags.run,
-    keyFile: flags.key,
+    ...toStorePlace(flags),
     region,
     hosts: flags.hosts,
     tcp: toApiAddress(flags),
@@ -73,9 +74,9 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
 const inWords = (event: ManagerEvent, terminal: Terminal): Words => {
   switch (event.event) {
     case 'up': {
-      const { region, socket, url, hosts, state } = event;
+      const { region, socket, url, hosts, state, store } = event;
       const lines = [
-        `manager of region ${region}, state in ${state}`,
+        `manager of region ${region}, state in ${state}${store === undefined ? '' : `, store in ${store}`}`,
         `API on ${socket}${url === undefined ? '' : ` and ${url} (docs at ${url}/docs)`}`,
         `hosts connect to ${hosts}`,
       ];

@@ -12,25 +12,26 @@ import {
   machineOptions,
   machineWords,
   printEvents,
-  storeKeyOption,
+  type StorePlaceFlags,
+  storeOptions,
   toApiAddress,
   toGroup,
   toMachineOptions,
+  toStorePlace,
   troubleWords,
   type Words,
 } from '../daemon-options.ts';
 import type { Terminal } from '../terminal.ts';
 import { Up, type UpEvent } from '../up.ts';
 
-interface UpFlags extends DirectoryFlags, ApiFlags, MachineFlags {
-  readonly key?: string;
+interface UpFlags extends DirectoryFlags, StorePlaceFlags, ApiFlags, MachineFlags {
   readonly json?: true;
 }
 
 export const upCommands = (program: Command, { terminal }: Shell): void => {
   const up = command(program, 'up', 'run the host daemon: VMs, their metadata, and the API');
   directoryOptions(up, 'store, disks, images, logs', 'sockets of what runs now');
-  storeKeyOption(up);
+  storeOptions(up);
   apiOptions(up);
   machineOptions(up);
   eventsOption(up)
@@ -47,7 +48,7 @@ ${examples('porthole up', 'porthole up --listen 127.0.0.1:7070 --socket-group ad
 const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   await using up = await Up.start({
     ...toMachineOptions(flags),
-    keyFile: flags.key,
+    ...toStorePlace(flags),
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
@@ -68,9 +69,9 @@ const inWords = (event: UpEvent, terminal: Terminal): Words => {
 };
 
 const upWords = (event: Extract<UpEvent, { event: 'up' }>): string => {
-  const { socket, url, state, vms } = event;
+  const { socket, url, state, store, vms } = event;
   const lines = [
-    `up: ${vms} ${vms === 1 ? 'VM' : 'VMs'}, state in ${state}`,
+    `up: ${vms} ${vms === 1 ? 'VM' : 'VMs'}, state in ${state}${store === undefined ? '' : `, store in ${store}`}`,
     `API on ${socket}${url === undefined ? '' : ` and ${url} (docs at ${url}/docs)`}`,
     ...machineWords(event),
   ];

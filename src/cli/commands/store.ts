@@ -1,0 +1,124 @@
+/** `porthole store`: stores as a whole, while no daemon uses them. */
+import { join, resolve } from 'node:path';
+import type { Command } from 'commander';
+import { copyStores, openEtcdStores, openStores, raiseEtcdEpoch, StoreError } from '../../store/index.ts';
+import { command, examples, group, printJson, type Shell } from '../command.ts';
+import { Progress } from '../progress.ts';
+import { etcdAccessOptions, etcdOptions, type StoreFlags } from '../store-flags.ts';
+import { UsageError } from '../usage-error.ts';
+
+interface CopyFlags extends StoreFlags {
+  readonly from: string;
+  readonly to: string;
+  readonly key?: string;
+  readonly json?: true;
+}
+
+interface EtcdFlags extends StoreFlags {
+  readonly store: string;
+  readonly key: string;
+  readonly json?: true;
+}
+
+export const storeCommands = (program: Command, shell: Shell): void => {
+  const store = group(program, 'store', 'move what a host keeps to etcd, and look after it there');
+
+  etcdAccessOptions(command(store, 'copy', 'copy the stores of a state directory into an etcd'))
+    .requiredOption('--from <sqlite:directory>', 'state directory of a host daemon, which must not run')
+    .requiredOption('--to <url>', 'etcd://HOST:PORT,HOST:PORT[/PREFIX], with nothing below the prefix')
+    .option('--key <file>', 'the key that opens both (default: "key" in --from)')
+    .option('--json', 'print one JSON document')
+    .addHelpText(
+      'after',
+      `
+All keys and values are copied and read back; revisions start anew, so what
+clients remember of them is refused. The key file stays the one it was. Disks,
+images, logs and audit records are not in the store: "porthole up" goes on with
+the same --state. An interrupted copy must be emptied before it is made again:
+  etcdctl del --prefix PREFIX/
+${examples('porthole store copy --from sqlite:/var/lib/porthole --to etcd://127.0.0.1')}`,
+    )
+    .action((flags: CopyFlags) => copy(shell, flags));
+
+  etcdCommand(store, 'rotate', 'seal all values in an etcd anew by another data key')
+    .addHelpText(
+      'after',
+      `
+Stop every daemon that uses the store first: each value is put again, and who
+remembers its revision takes that for somebody else's change. When it is
+interrupted, the next rotation does the rest.
+${examples('porthole store rotate --store etcd://127.0.0.1:2379')}`,
+    )
+    .action((flags: EtcdFlags) => rotate(shell, flags));
+
+  etcdCommand(store, 'restored', 'say that a snapshot of etcd was restored')
+    .addHelpText(
+      'after',
+      `
+To be run once after "etcdctl snapshot restore", before the first daemon starts:
+revisions of the time before could else be taken for those of the new one.
+${examples('porthole store restored --store etcd://127.0.0.1:2379')}`,
+    )
+    .action((flags: EtcdFlags) => restored(shell, flags));
+};
+
+const etcdCommand = (store: Command, name: string, does: string): Command =>
+  etcdAccessOptions(
+    command(store, name, does)
+      .requiredOption('--store <url>', 'etcd://HOST:PORT,HOST:PORT[/PREFIX]')
+      .option('--global-store <url>', 'where the global store has an etcd of its own')
+      .option('--key <file>', 'the key that opens the store', '/var/lib/porthole/key'),
+  ).option('--json', 'print one JSON document');
+
+const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
+  const [, state] = /^sqlite:(.+)$/.exec(flags.from) ?? [];
+  if (state === undefined) throw new UsageError('--from names a state directory: write sqlite:DIRECTORY');
+  const keyFile = resolve(flags.key ?? join(state, 'key'));
+  const options = { ...etcdOptions(flags.to, flags), keyFile };
+  await using from = await openStores({ directory: resolve(state, 'store'), keyFile });
+  {
+    await using empty = await openEtcdStores(options);
+    const { count } = await empty.region.count({ start: '' });
+    if (count > 0) throw new StoreError('STORE_EXISTS', `"${flags.to}" has ${count} keys already; give another prefix`);
+  }
+  // What the copied records say of revisions is of the old store.
+  const epoch = await raiseEtcdEpoch(options);
+  await using to = await openEtcdStores(options);
+  const progress = new Progress(terminal, `copy to ${flags.to}`, 'steps');
+  try {
+    const { keys, digest } = await copyStores(from, to, {
+      signal: terminal.interrupted,
+      onProgress: (done, total) => progress.tell({ step: '', done, total }),
+    });
+    progress.end();
+    if (flags.json === true) printJson(terminal, { keys, digest, epoch });
+    else
+      terminal.out(
+        `${keys} keys copied and read back, SHA-256 ${digest}, as epoch ${epoch}\nnext: porthole up --state '${state}' --store ${flags.to}\n`,
+      );
+  } finally {
+    progress.end();
+  }
+};
+
+const rotate = async ({ terminal }: Shell, flags: EtcdFlags): Promise<void> => {
+  await using stores = await openEtcdStores({ ...etcdOptions(flags.store, flags), keyFile: resolve(flags.key) });
+  const progress = new Progress(terminal, 'sealing anew', 'steps');
+  try {
+    const sealed = await stores.rotateDataKey({
+      signal: terminal.interrupted,
+      onProgress: (done, total) => progress.tell({ step: '', done, total }),
+    });
+    progress.end();
+    if (flags.json === true) printJson(terminal, { sealed });
+    else terminal.out(`${sealed} values sealed anew\n`);
+  } finally {
+    progress.end();
+  }
+};
+
+const restored = async ({ terminal }: Shell, flags: EtcdFlags): Promise<void> => {
+  const epoch = await raiseEtcdEpoch({ ...etcdOptions(flags.store, flags), keyFile: resolve(flags.key) });
+  if (flags.json === true) printJson(terminal, { epoch });
+  else terminal.out(`epoch ${epoch}: revisions of before are refused from now on; start the daemons\n`);
+};

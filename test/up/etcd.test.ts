@@ -1,0 +1,90 @@
+/** A host daemon whose store is copied to etcd under a running VM, and which goes on there. */
+import assert from 'node:assert/strict';
+import { cpSync, mkdirSync } from 'node:fs';
+import path from 'node:path';
+import { test } from 'node:test';
+import { ClientError } from '../../src/cluster/index.ts';
+import { EtcdCluster } from '../etcd/cluster.ts';
+import { until } from '../until.ts';
+import { UpMachine } from './machine.ts';
+import { runPorthole as run } from './porthole.ts';
+
+const spec = `porthole: 1
+metadata:
+  instance: { hostname: web-1 }
+policy: []
+`;
+
+test('a store is copied to etcd under a running VM, which lives on there while members of etcd die', async (t) => {
+  const machine = new UpMachine(t);
+  const cluster = await EtcdCluster.start();
+  // After the machine, whose VMs are ended through it.
+  t.after(() => cluster[Symbol.asyncDispose]());
+  await machine.start();
+  const { client, directory } = machine;
+  await machine.tinyImage();
+  await machine.done(
+    await client.call('createVm', { body: { name: 'one', type: 'nano', image: { name: 'tiny' }, spec } }),
+  );
+  await machine.untilReady('one');
+  const { revision } = JSON.parse(
+    (await client.raw('readMetadata', { params: { name: 'one', path: '' } })).bytes.toString(),
+  ) as { readonly revision: string };
+
+  const from = `sqlite:${path.join(directory, 'state')}`;
+  const url = `etcd://${cluster.endpoints.join(',')}/west`;
+  await machine.release();
+  const copied = await run(machine, 'store', 'copy', '--from', from, '--to', url, '--json');
+  assert.equal(copied.code, 0, copied.err);
+  assert((JSON.parse(copied.out) as { readonly keys: number }).keys > 10, copied.out);
+
+  const etcd = { url, options: { endpoints: cluster.endpoints, prefix: 'west' } };
+  await machine.start({ etcd });
+  const [otherRun, key] = [path.join(directory, 'other-run'), path.join(directory, 'state/key')];
+  mkdirSync(otherRun, { mode: 0o711 });
+  cpSync(path.join(directory, 'run/accelerator.json'), path.join(otherRun, 'accelerator.json'));
+  const otherState = path.join(directory, 'other');
+  const other = await run(machine, 'up', '--state', otherState, '--run', otherRun, '--key', key, '--store', url);
+  assert.deepEqual([other.code, /uses this store; stop it/.test(other.err)], [1, true], other.err);
+  assert.equal((await client.call('getVm', { params: { name: 'one' } })).status, 'running');
+  assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-1');
+  const leader = await cluster.leader();
+  await cluster.kill(leader);
+  await client.call('writeMetadata', {
+    params: { name: 'one', path: 'instance/hostname' },
+    body: Buffer.from('web-2'),
+  });
+  assert.equal((await machine.type('one', 'cat /run/metadata/instance/hostname')).trim(), 'web-2');
+  await machine.type('one', 'echo from-inside > /run/metadata/guest/note');
+  assert.equal(
+    (await client.raw('readMetadata', { params: { name: 'one', path: 'guest/note' } })).bytes.toString(),
+    'from-inside\n',
+  );
+  cluster.restart(leader);
+  // Revisions of the store that was copied mean nothing in this one.
+  const [epoch] = revision.split('.').map(Number);
+  const now = JSON.parse(
+    (await client.raw('readMetadata', { params: { name: 'one', path: '' } })).bytes.toString(),
+  ) as {
+    readonly revision: string;
+  };
+  assert(Number(now.revision.split('.')[0]) > epoch!, `${now.revision} after ${revision}`);
+  await assert.rejects(
+    client.raw('createBackup', {}),
+    (error) =>
+      error instanceof ClientError && error.code === 'UNSUPPORTED' && /etcdctl snapshot save/.test(error.message),
+  );
+
+  // The next daemon finds it there.
+  await machine.release();
+  await machine.start();
+  const { bytes: hostname } = await client.raw('readMetadata', { params: { name: 'one', path: 'instance/hostname' } });
+  assert.equal(hostname.toString(), 'web-2');
+  await machine.done(await client.call('stopVm', { params: { name: 'one' } }));
+  await client.call('deleteVm', { params: { name: 'one' } });
+  await until('the VM to be gone', async () => (await client.call('listVms', {})).vms.length === 0);
+  assert.deepEqual(
+    machine.events.filter(({ event }) => event === 'trouble'),
+    [],
+  );
+});

@@ -40,6 +40,7 @@ export interface FleetOptions {
   readonly version: string;
 }
 
+export const noHostConnected = 'no host is connected to this manager';
 /** Uploads that are known by the ids that each host gave them. */
 const mostUploads = 1_024;
 
@@ -148,7 +149,7 @@ export class Fleet extends RemoteHost {
       freeDiskBytes: sum(({ freeDiskBytes }) => freeDiskBytes),
       warnings:
         all.length === 0
-          ? ['no host is connected to this manager']
+          ? [noHostConnected]
           : all.flatMap((status) => status.warnings.map((warning) => `host ${status.name}: ${warning}`)),
       deviceVersion: first?.deviceVersion ?? version,
       keeper: { version: first?.keeper.version ?? version, outdated: all.some(({ keeper }) => keeper.outdated) },
@@ -197,4 +198,4 @@ export class Fleet extends RemoteHost {
 }
 
 const noHost = (): RemoteRefusal =>
-  new RemoteRefusal('HOST_UNAVAILABLE', 'no host is connected to this manager; start one: porthole host run');
+  new RemoteRefusal('HOST_UNAVAILABLE', `${noHostConnected}; start one: "porthole host --help" says how`);

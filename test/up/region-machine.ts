@@ -9,6 +9,7 @@ import { createInterface } from 'node:readline';
 import type { TestContext } from 'node:test';
 import type { HostEvent } from '../../src/cli/host-daemon.ts';
 import type { ManagerEvent } from '../../src/cli/manager-daemon.ts';
+import { noHostConnected } from '../../src/uplink/fleet.ts';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 
@@ -138,6 +139,11 @@ export class RegionMachine extends UpMachine {
     await until('the host to be known as connected', async () => {
       const { hosts } = await this.client.call('listHosts', {});
       return hosts.some(({ name, isConnected }) => name === 'h1' && isConnected);
+    });
+    // By another connection than the one that is live.
+    await until('the host to be asked', async () => {
+      const status = await this.client.call('getHost', {}).catch(() => undefined);
+      return status !== undefined && !status.warnings.includes(noHostConnected);
     });
   }
 

@@ -14,7 +14,7 @@ metadata:
 policy: [{ path: /secrets/db, owner: 1000, mode: "0400" }]
 `;
 
-test('a VM runs on a host that is cut off, and goes on through the death of its manager', async (t) => {
+test('a VM runs on a host that is cut off, and goes on through the deaths of manager and host', async (t) => {
   const machine = new RegionMachine(t);
   await machine.start();
   const { client } = machine;
@@ -62,5 +62,15 @@ test('a VM runs on a host that is cut off, and goes on through the death of its 
   assert.equal(await guest('cat /tmp/read'), 'web-2');
   assert.match(await guest('cat /tmp/refused'), /Input\/output error/);
   assert.equal(await status(), 'running');
+  assert.deepEqual({ qemu: machine.qemuPid('one'), device: machine.devicePid('one') }, { qemu, device });
+
+  // The host's daemon dies, and is started again: what runs goes on with it.
+  await machine.host!.kill('SIGKILL');
+  await machine.startHost();
+  await client.call('writeMetadata', {
+    params: { name: 'one', path: 'instance/hostname' },
+    body: Buffer.from('web-3'),
+  });
+  assert.equal(await guest('cat /run/metadata/instance/hostname /run/metadata/guest/note'), 'web-3healed');
   assert.deepEqual({ qemu: machine.qemuPid('one'), device: machine.devicePid('one') }, { qemu, device });
 });

@@ -5,8 +5,16 @@ import { join, resolve } from 'node:path';
 import type { Host } from '../host/index.ts';
 import type { Resources } from '../records/index.ts';
 import { type DirectoryLock, lockDirectory } from '../store/index.ts';
-import { type Address, enrol, type HostFacts, type Identity, readIdentity, Uplink } from '../uplink/index.ts';
-import { type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
+import {
+  type Address,
+  enrol,
+  type HostFacts,
+  type Identity,
+  type RemoteStore,
+  readIdentity,
+  Uplink,
+} from '../uplink/index.ts';
+import { type Machine, type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
 import { prepareHostDirectory } from './up-start.ts';
 
 export interface HostDaemonOptions extends Omit<MachineOptions, 'onTrouble'> {
@@ -115,12 +123,28 @@ export class HostDaemon implements AsyncDisposable {
       },
       signal,
     );
-    this.#host = await machine.open(this.#uplink.store, host);
+    this.#host = await this.#opened(machine, this.#uplink.store, host);
     this.#host.cutOff(this.#uplink.store.lostAtMs);
     this.#uplink.serve(this.#host);
     const { vms } = await this.#host.status();
     this.#isUp = true;
     onEvent({ event: 'up', region, host, state: stateDirectory, ...machine.facts, vms: vms.length });
+  }
+
+  /** Waits for a manager as often as it has to. The signal's reason. */
+  async #opened(machine: Machine, store: RemoteStore, name: string): Promise<Host> {
+    const { signal } = this.#options;
+    const close = (): void => void store.close();
+    signal.addEventListener('abort', close, { once: true });
+    try {
+      signal.throwIfAborted();
+      return await machine.open(store, name);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw error;
+    } finally {
+      signal.removeEventListener('abort', close);
+    }
   }
 
   async #identity(directory: string, facts: HostFacts): Promise<Identity> {

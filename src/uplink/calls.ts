@@ -311,7 +311,8 @@ export const keepAlive = (
   let late: NodeJS.Timeout | undefined;
   const timer = setInterval(() => {
     if (late !== undefined || session.destroyed) return;
-    late = setTimeout(() => endConnection(socket), withinMs);
+    // Where this process stood still, the answer may be there already, and is read before what is immediate runs.
+    late = setTimeout(() => void setImmediate(() => late !== undefined && endConnection(socket)), withinMs);
     late.unref();
     const asked = session.ping((error) => {
       if (error !== null) return;

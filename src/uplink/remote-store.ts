@@ -48,7 +48,7 @@ interface Slot {
 }
 
 export interface RemoteStoreOptions {
-  /** How long calls wait for a connection before they say that there is none. */
+  /** How long calls wait for a connection before they say that there is none, once `hurry` was called. */
   readonly patienceMs?: number | undefined;
 }
 
@@ -58,7 +58,9 @@ export class RemoteStore implements Store {
   readonly name = 'region';
   /** Of this process, in its marks. */
   readonly instance = randomBytes(8).toString('hex');
-  readonly #patienceMs: number;
+  readonly #hurriedMs: number;
+  /** Undefined: for as long as it takes. */
+  #patienceMs: number | undefined;
   #epoch = 0;
   #connection: Connection | undefined;
   #connections = 0;
@@ -72,7 +74,12 @@ export class RemoteStore implements Store {
   readonly #forSlot: ((slot: Slot) => void)[] = [];
 
   constructor({ patienceMs = patienceMsDefault }: RemoteStoreOptions = {}) {
-    this.#patienceMs = patienceMs;
+    this.#hurriedMs = patienceMs;
+  }
+
+  /** Until now calls waited for a connection for as long as it took; from now on somebody waits for them. */
+  hurry(): void {
+    this.#patienceMs = this.#hurriedMs;
   }
 
   get epoch(): number {
@@ -170,7 +177,7 @@ export class RemoteStore implements Store {
       connection = await this.#connectionAfter(connection.number);
       const mark = connection.hello.marks[slot.number]!;
       if (mark.id === id) return { committed: true, revision: mark.revision };
-      if (performance.now() - lostAtMs > this.#patienceMs) {
+      if (this.#patienceMs !== undefined && performance.now() - lostAtMs > this.#patienceMs) {
         if (isMarked) throw unavailable();
         throw inDoubt();
       }
@@ -261,11 +268,11 @@ export class RemoteStore implements Store {
 
   // --- connections ---
 
-  /** The connection, if there is one within `patienceMs` of the end of the last. STORE_UNAVAILABLE, STORE_CLOSED. */
+  /** The connection, if there is one in time after the end of the last. STORE_UNAVAILABLE, STORE_CLOSED. */
   async #connected(signal?: AbortSignal): Promise<Connection> {
     if (this.#connection === undefined && this.#closed === undefined) {
-      const leftMs = this.#lostAtMs + this.#patienceMs - performance.now();
-      if (leftMs > 0) await this.#woken(() => this.#connection !== undefined, signal, leftMs);
+      const leftMs = this.#patienceMs === undefined ? undefined : this.#lostAtMs + this.#patienceMs - performance.now();
+      if (leftMs === undefined || leftMs > 0) await this.#woken(() => this.#connection !== undefined, signal, leftMs);
     }
     if (this.#closed !== undefined) throw this.#closed;
     if (this.#connection === undefined) throw unavailable();

@@ -70,8 +70,9 @@ export class Uplink implements AsyncDisposable {
     }
   }
 
-  /** From now on managers can ask it. */
+  /** From now on managers can ask it, and its store says when none of them can be reached. */
   serve(host: HostPort): void {
+    this.store.hurry();
     for (const manager of this.#options.managers) this.#loops.push(this.#answer(manager, host));
   }
 

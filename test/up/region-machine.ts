@@ -34,7 +34,7 @@ class Daemon<E extends { readonly event: string }> {
   async told<K extends E['event']>(event: K): Promise<Extract<E, { event: K }>> {
     return until(`"${event}" to be told`, () => {
       const found = this.events.findLast((told) => told.event === event);
-      assert(found !== undefined || !this.hasEnded, `it ended: ${this.said}`);
+      assert(found !== undefined || !this.hasEnded, `it ended: ${this.said}\n${JSON.stringify(this.events)}`);
       return found as Extract<E, { event: K }> | undefined;
     });
   }

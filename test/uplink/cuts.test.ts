@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { type TestContext, test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import { keyText, openStores, prefixRange, type Store, StoreError } from '../../src/store/index.ts';
+import { RemoteStore } from '../../src/uplink/remote-store.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { Pair } from './pair.ts';
 
@@ -165,4 +166,16 @@ test('RemoteStore gives up when another process says hello as its host', async (
   while (first.remote.lostAtMs === undefined) await pause(1);
   await assert.rejects(first.connect(), { code: 'STORE_CLOSED', message: /another process is the host "h1"/ });
   await assert.rejects(refused, { code: 'STORE_CLOSED' });
+});
+
+test('RemoteStore waits for a manager while nobody waits for it, and then says that there is none', async () => {
+  const store = new RemoteStore({ patienceMs: 1 });
+  let early: StoreError | undefined;
+  const waiting = store.get('a').catch((error: StoreError) => (early = error));
+  store.hurry();
+  await assert.rejects(store.get('a'), { code: 'STORE_UNAVAILABLE' });
+  assert.equal(early, undefined);
+  const closed = store.close();
+  await waiting;
+  assert.equal(early, closed);
 });

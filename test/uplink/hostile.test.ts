@@ -1,5 +1,6 @@
 /** What a host that was taken over may send: frames of HTTP/2 as it likes, and a manager goes on for all others. */
 import assert from 'node:assert/strict';
+import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
@@ -108,7 +109,7 @@ const askMuch = (
     (signal) => host.tree(vm).edit([{ op: 'put', path: '/a', bytes: Buffer.alloc(900_000) }], [], { signal }),
     async (signal) => {
       await using upload = await host.openUpload(1_000_000, { signal });
-      await upload.receive([Buffer.alloc(1_000_000)]);
+      await upload.receive(Readable.from([Buffer.alloc(1_000_000)]));
     },
   ];
   return Array.from({ length: callsEach }, async (_, i) => {

@@ -17,6 +17,7 @@ export class Pair implements AsyncDisposable {
 
   constructor(store: Store, { host = 'h1', ...options }: RemoteStoreOptions & { host?: string } = {}) {
     this.remote = new RemoteStore(options);
+    this.remote.hurry();
     this.#onBug = (call, error) => {
       console.error(call, error);
     };

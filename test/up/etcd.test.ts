@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { cpSync, mkdirSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { ClientError } from '../../src/cluster/index.ts';
 import { EtcdCluster } from '../etcd/cluster.ts';
 import { until } from '../until.ts';
@@ -92,6 +93,13 @@ test('a store is copied to two etcds under a running VM, which lives on there wh
   await globalCluster.kill(globalMember!);
   await machine.done(await client.call('stopVm', { params: { name: 'two' } }));
   assert.equal((await client.call('getVm', { params: { name: 'two' } })).status, 'stopped');
+  const stores = {
+    region: { engine: 'etcd', endpoints: cluster.endpoints, prefix: 'west', reachable: true },
+    global: { engine: 'etcd', endpoints: globalCluster.endpoints, prefix: 'all', reachable: false },
+  };
+  await until('the host to say so', async () => isDeepStrictEqual((await client.call('getHost')).stores, stores));
+  const status = await run(machine, 'status');
+  assert.match(status.out, /^global store: +etcd at 127\.0\.0\.1:\d+, below "all\/": does not answer$/m, status.err);
   globalCluster.restart(globalMember!);
   await until('the global store to know', async () => (await countsOf()) === '1 running, 1 stopped');
   // Revisions of the store that was copied mean nothing in this one.

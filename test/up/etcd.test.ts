@@ -48,8 +48,10 @@ test('a store is copied to two etcds under a running VM, which lives on there wh
     [await storesIn(cluster), await storesIn(globalCluster)],
     [new Set(['west/region']), new Set(['all/global'])],
   );
+  const again = await run(machine, 'store', 'copy', '--from', from, '--to', url.replace(/west$/, 'else'), ...at);
+  assert.deepEqual([again.code, again.err.includes(`"${globalUrl}" has`)], [1, true], again.err);
   // However long a busy machine takes for what is done without the global store, it is no trouble yet.
-  const global = { endpoints: globalCluster.endpoints, prefix: 'all', patienceMs: 600_000 };
+  const global = { endpoints: globalCluster.endpoints, prefix: 'all', patienceMs: 300_000 };
   const etcd = { url, options: { endpoints: cluster.endpoints, prefix: 'west', global } };
   await machine.start({ etcd });
   const two = await client.call('createVm', {

@@ -114,7 +114,9 @@ test('Keys are copied into a region that had none, and a revoked one does not co
     const lastText = await made(last);
     await until('the copy of the last', () => slow.check(lastText) !== undefined);
     assert.equal(slow.check(lateText), undefined);
-    assert.equal((await getRecord(region, KeyCopyRecord, `key/${late}`))?.record.state, 'revoked');
+    const mark = (await getRecord(region, KeyCopyRecord, `key/${late}`))!;
+    assert.equal(mark.record.state, 'revoked');
+    assert.equal(mark.modRevision, mark.createRevision, 'it was something else before, or since');
     await assert.rejects(other.revoke('default', late, commit, answer), { code: 'NOT_FOUND' });
   } finally {
     gate.resolve();

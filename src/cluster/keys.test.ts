@@ -118,6 +118,18 @@ test('Keys are copied into a region that had none, and a revoked one does not co
     assert.equal(mark.record.state, 'revoked');
     assert.equal(mark.modRevision, mark.createRevision, 'it was something else before, or since');
     await assert.rejects(other.revoke('default', late, commit, answer), { code: 'NOT_FOUND' });
+
+    const account: AccountRecord = { name: 'default', state: 'active', quotas: {}, createdAtMs: 0 };
+    await global.commit({ operations: [put('account/default', account)] });
+    const created = await slow.create('default', { name: 'k', role: 'viewer', expiresAtMs: undefined }, async (one) => {
+      await global.commit(one);
+      const id = String(one.operations[0]!.key).slice('key/'.length);
+      await other.revoke('default', id, commit, answer);
+      const heard = await made('3'.repeat(16));
+      await until('what came after it', () => slow.check(heard) !== undefined);
+      return true;
+    });
+    assert.equal(slow.check(created.text), undefined, 'it was revoked before its maker knew of it');
   } finally {
     gate.resolve();
     stop.abort();

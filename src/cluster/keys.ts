@@ -59,6 +59,8 @@ export class Keys {
   readonly #kit: Kit;
   readonly #outbox: Outbox;
   readonly #held = new Map<string, Held>();
+  /** Ids that have a mark: what is heard late of such a key is old. */
+  readonly #revoked = new Set<string>();
   /** When the watch broke, by the monotonic clock; undefined while it runs. */
   #blindSinceMs: number | undefined = performance.now();
   #loaded = Promise.withResolvers<void>();
@@ -144,14 +146,14 @@ export class Keys {
       try {
         const { revision, entries } = await entriesOf(region, prefix);
         const found = new Set(entries.map(({ key }) => idOf(keyText(key))));
-        for (const id of [...this.#held.keys()]) if (!found.has(id)) this.#drop(id);
+        for (const id of [...this.#held.keys(), ...this.#revoked]) if (!found.has(id)) this.#forget(id);
         for (const entry of entries) this.#heard(kept(KeyCopyRecord, entry));
         this.#blindSinceMs = undefined;
         this.#loaded.resolve();
         for await (const { events } of region.watch(prefixRange(prefix), { from: revision + 1, signal })) {
           for (const event of events) {
             if (event.type === 'put') this.#heard(kept(KeyCopyRecord, event.entry));
-            else this.#drop(idOf(keyText(event.key)));
+            else this.#forget(idOf(keyText(event.key)));
           }
         }
       } catch (error) {
@@ -209,8 +211,8 @@ export class Keys {
       ? await commit(transaction, { status: 409, headers: {}, body: JSON.stringify({ key: id }) })
       : (await this.#kit.global.commit(transaction)).committed;
     if (!committed) throw new ApiError('CONFLICT', `the account "${account}" was changed at the same time; try again`);
-    // Known here at once, so that it works in the next request.
     await this.#copy(key);
+    // Known here at once, so that it works in the next request.
     this.#hold(record);
     return { key: factsOf(record), text: `ph_${id}_${secret}` };
   }
@@ -243,7 +245,7 @@ export class Keys {
       const operations = [put(key, this.#revokedNow()), outboxEntry(this.#kit, [{ type: 'delete', key }])];
       if (await commit({ conditions: [unchanged(key, copy)], operations }, answer)) break;
     }
-    this.#drop(id);
+    this.#end(id);
     await this.#tell(id);
     return answer;
   }
@@ -263,10 +265,21 @@ export class Keys {
 
   #heard({ key, record }: Kept<KeyCopyRecord>): void {
     if (record.state === 'valid') this.#hold(record.key);
-    else this.#drop(idOf(key));
+    else this.#end(idOf(key));
+  }
+
+  #end(id: string): void {
+    this.#revoked.add(id);
+    this.#drop(id);
+  }
+
+  #forget(id: string): void {
+    this.#revoked.delete(id);
+    this.#drop(id);
   }
 
   #hold(record: KeyRecord): void {
+    if (this.#revoked.has(record.id)) return;
     const before = this.#held.get(record.id);
     if (before !== undefined && JSON.stringify(before.record) === JSON.stringify(record)) return;
     this.#drop(record.id);

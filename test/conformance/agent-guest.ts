@@ -91,6 +91,7 @@ export class AgentGuestDriver extends WorldDriver {
     const actor = this.as(root);
     await eventually(async () => {
       assert.equal(textIn(await actor.getxattr('/', 'system.porthole.revision')), expected, 'the agent has the tree');
+      assert.ok(this.#server?.isFollowed, 'the agent follows it');
     });
   }
 

@@ -53,6 +53,11 @@ export class AgentServer implements AsyncDisposable {
     return this.#server.applied(revision, withinMs);
   }
 
+  /** An agent has its stream of commits: from now on `applied` waits for it. */
+  get isFollowed(): boolean {
+    return this.#server.counters()['inFlight']! > 0;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#server[Symbol.asyncDispose]();
     this.#leave();

@@ -25,7 +25,18 @@ ExecStart=-/bin/cat ${file}
   );
 
 const shell: readonly UnitFile[] = [
-  unit('shell.socket', `[Socket]\nListenStream=vsock::${SHELL_PORT}\nAccept=yes\n[Install]\nWantedBy=sockets.target\n`),
+  unit(
+    'shell.socket',
+    `[Socket]
+ListenStream=vsock::${SHELL_PORT}
+Accept=yes
+MaxConnections=512
+# Readers that are interrupted until they end are many connections in a second.
+TriggerLimitIntervalSec=0
+[Install]
+WantedBy=sockets.target
+`,
+  ),
   unit(
     'shell@.service',
     `[Unit]

@@ -308,7 +308,7 @@ const serveImages = (api: Api): void => {
 };
 
 const serveKeys = (api: Api): void => {
-  const { keys, globalIdempotency, kit } = api.manager;
+  const { keys, idempotency, globalIdempotency, kit } = api.manager;
 
   serve(api, routes.listKeys, async (c) =>
     reply(routes.listKeys, 200, {
@@ -333,7 +333,7 @@ const serveKeys = (api: Api): void => {
     const account = accountOf(identityOf(c), c.req.valid('query').account);
     const { id } = c.req.valid('param');
     const once = await onceRequest(c);
-    return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
+    return send(await idempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
   });
 
   serve(api, routes.whoAmI, async (c) => {

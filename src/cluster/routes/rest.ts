@@ -437,7 +437,8 @@ export const revokeKey = createRoute({
   path: '/v1/keys/{id}',
   tags: ['Keys'],
   summary: 'Revoke a key',
-  description: 'Takes effect within 5 s everywhere; streams that were opened with it end.',
+  description:
+    'Takes effect within 5 s everywhere; streams that were opened with it end. In a region that is cut off from the global store: there at once, elsewhere when it is back.',
   'x-access': 'admin',
   'x-scope': 'account',
   security,

@@ -4,7 +4,7 @@ import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../host/index.ts';
 import { checkoutFile, thisVersion } from '../parts/index.ts';
 import { collect } from './command.ts';
-import type { ApiAddress, StorePlace } from './manager-parts.ts';
+import type { ApiAddress, StoresLocation } from './manager-parts.ts';
 import { etcdAccessOptions, etcdOptions, type StoreFlags } from './store-flags.ts';
 import { paintFor, type Terminal } from './terminal.ts';
 import type { MachineOptions } from './this-machine.ts';
@@ -15,7 +15,7 @@ export interface DirectoryFlags {
   readonly run: string;
 }
 
-export interface StorePlaceFlags extends StoreFlags {
+export interface StoresFlags extends StoreFlags {
   readonly key?: string;
 }
 
@@ -66,8 +66,7 @@ export const storeOptions = (command: Command): Command =>
   etcdAccessOptions(
     command
       .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
-      .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]')
-      .option('--global-store <url>', 'where the global store has an etcd of its own'),
+      .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]'),
   );
 
 export const apiOptions = (command: Command): Command =>
@@ -102,7 +101,7 @@ export const machineOptions = (command: Command): Command =>
 export const eventsOption = (command: Command): Command => command.option('--json', 'print events as JSON lines');
 
 /** UsageError; system errors. */
-export const toStorePlace = (flags: StorePlaceFlags): StorePlace => {
+export const toStoresLocation = (flags: StoresFlags): StoresLocation => {
   const { key: keyFile, store, globalStore, storeCa, storeCredentials } = flags;
   if (store !== undefined) return { keyFile, etcd: { url: store, options: etcdOptions(store, flags) } };
   if ((globalStore ?? storeCa ?? storeCredentials) !== undefined)

@@ -5,11 +5,11 @@ import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.t
 import { specChecker } from '../host/index.ts';
 import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
-import { type ApiAddress, openDaemonStores, type StorePlace, toTcpOptions, upkeepOf } from './manager-parts.ts';
+import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
 import { apiSocketName } from './up.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
-export interface ManagerDaemonOptions extends StorePlace {
+export interface ManagerDaemonOptions extends StoresLocation {
   readonly stateDirectory: string;
   readonly runDirectory: string;
   readonly region: string;

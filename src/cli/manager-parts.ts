@@ -28,7 +28,7 @@ export const toTcpOptions = ({ host, port, names, tls }: ApiAddress): TcpOptions
 });
 
 /** Where the stores are. */
-export interface StorePlace {
+export interface StoresLocation {
   /** Key-encryption key of the stores; made where there is no store yet. Default: in the state directory. */
   readonly keyFile?: string | undefined;
   /** They are in an etcd, and `url` says where; else in the state directory. */
@@ -36,7 +36,7 @@ export interface StorePlace {
 }
 
 /** StoreError. */
-export const openDaemonStores = async (stateDirectory: string, { keyFile, etcd }: StorePlace): Promise<Stores> => {
+export const openDaemonStores = async (stateDirectory: string, { keyFile, etcd }: StoresLocation): Promise<Stores> => {
   const key = resolve(keyFile ?? join(stateDirectory, 'key'));
   const directory = join(stateDirectory, 'store');
   if (etcd === undefined) {
@@ -57,6 +57,6 @@ export const openDaemonStores = async (stateDirectory: string, { keyFile, etcd }
 export const upkeepOf = (
   stores: Stores,
   stateDirectory: string,
-  { etcd }: StorePlace,
+  { etcd }: StoresLocation,
 ): Pick<ManagerOptions, 'upkeep'> =>
   etcd === undefined ? { upkeep: { stores, outgoingFile: join(stateDirectory, 'store', 'outgoing.backup') } } : {};

@@ -4,12 +4,12 @@ import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
 import type { Host } from '../host/index.ts';
 import type { Stores } from '../store/index.ts';
-import { type ApiAddress, openDaemonStores, type StorePlace, toTcpOptions, upkeepOf } from './manager-parts.ts';
+import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
 import { StoreClaim } from './store-claim.ts';
 import { type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
-export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StorePlace {
+export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StoresLocation {
   readonly tcp?: ApiAddress | undefined;
   /** Members may use the API's socket, as operators. */
   readonly socketGid?: number | undefined;

@@ -23,6 +23,7 @@ export {
   type Page,
   type RangeOptions,
   type Store,
+  type StorePlace,
   systemClock,
   type Transaction,
   type WatchBatch,

@@ -22,6 +22,7 @@ import {
   type RangeOptions,
   type Store,
   StoreError,
+  type StorePlace,
   type Transaction,
   type WatchBatch,
   type WatchOptions,
@@ -93,6 +94,10 @@ export class HostStore implements Store {
     this.#host = host;
     this.#feed = feed;
     this.#rows = hostRows(host);
+  }
+
+  get place(): StorePlace {
+    return this.#region.place;
   }
 
   get epoch(): number {

@@ -56,6 +56,7 @@ const patienceMsDefault = 3_000;
 
 export class RemoteStore implements Store {
   readonly name = 'region';
+  readonly place = { engine: 'managers' } as const;
   /** Of this process, in its marks. */
   readonly instance = randomBytes(8).toString('hex');
   readonly #hurriedMs: number;

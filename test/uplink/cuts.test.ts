@@ -14,6 +14,7 @@ const commitsEach = 40;
 /** Takes a while before and after each commit, so that connections end in between. */
 const slow = (store: Store): Store => ({
   name: store.name,
+  place: store.place,
   epoch: store.epoch,
   commit: async (transaction) => {
     await pause(Math.random() * 4);

@@ -22,6 +22,7 @@ export const hiding = (store: Store, prefix: string): Store => {
   };
   return {
     name: store.name,
+    place: store.place,
     epoch: store.epoch,
     commit: (transaction, options) => store.commit(transaction, options),
     get: (key, options) => store.get(key, options),

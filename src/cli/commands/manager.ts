@@ -11,11 +11,11 @@ import {
   interrupted,
   parseListen,
   printEvents,
-  type StorePlaceFlags,
+  type StoresFlags,
   storeOptions,
   toApiAddress,
   toGroup,
-  toStorePlace,
+  toStoresLocation,
   troubleWords,
   type Words,
 } from '../daemon-options.ts';
@@ -24,7 +24,7 @@ import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 import { regionOf } from './host-daemon.ts';
 
-interface ManagerFlags extends DirectoryFlags, StorePlaceFlags, ApiFlags {
+interface ManagerFlags extends DirectoryFlags, StoresFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
   readonly json?: true;
@@ -59,7 +59,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
   await using daemon = await ManagerDaemon.start({
     stateDirectory: flags.state,
     runDirectory: flags.run,
-    ...toStorePlace(flags),
+    ...toStoresLocation(flags),
     region,
     hosts: flags.hosts,
     tcp: toApiAddress(flags),

@@ -12,19 +12,19 @@ import {
   machineOptions,
   machineWords,
   printEvents,
-  type StorePlaceFlags,
+  type StoresFlags,
   storeOptions,
   toApiAddress,
   toGroup,
   toMachineOptions,
-  toStorePlace,
+  toStoresLocation,
   troubleWords,
   type Words,
 } from '../daemon-options.ts';
 import type { Terminal } from '../terminal.ts';
 import { Up, type UpEvent } from '../up.ts';
 
-interface UpFlags extends DirectoryFlags, StorePlaceFlags, ApiFlags, MachineFlags {
+interface UpFlags extends DirectoryFlags, StoresFlags, ApiFlags, MachineFlags {
   readonly json?: true;
 }
 
@@ -48,7 +48,7 @@ ${examples('porthole up', 'porthole up --listen 127.0.0.1:7070 --socket-group ad
 const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
   await using up = await Up.start({
     ...toMachineOptions(flags),
-    ...toStorePlace(flags),
+    ...toStoresLocation(flags),
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),

@@ -1,5 +1,5 @@
 /** `porthole host token`: keys with which hosts enrol. */
-import { writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import type { Command } from 'commander';
 import { moment, parseDuration } from '../amounts.ts';
 import { apiCommand, examples, printJson, type Shell } from '../command.ts';
@@ -32,7 +32,12 @@ const create = async ({ api: connect, terminal }: Shell, flags: TokenFlags): Pro
   // Before there is a key: a file that is there already is not overwritten, and one that cannot be made loses none.
   if (out !== undefined) writeFileSync(out, '', { mode: 0o600, flag: 'wx' });
   const body = { ...(host !== undefined && { host }), ...(expiresInSeconds !== undefined && { expiresInSeconds }) };
-  const { joinKey, text } = await connect().call('createJoinKey', { body });
+  const { joinKey, text } = await connect()
+    .call('createJoinKey', { body })
+    .catch((error: unknown) => {
+      if (out !== undefined) rmSync(out, { force: true });
+      throw error;
+    });
   if (out !== undefined) writeFileSync(out, `${text}\n`);
   if (flags.json === true) {
     printJson(terminal, out === undefined ? { joinKey, text } : { joinKey });

@@ -37,12 +37,19 @@ const mostKnown = 10_000;
 export const sealedTo = ({ createRevision, version }: Pick<Known, 'createRevision' | 'version'>): string =>
   version === 1 ? '1' : `${version} of ${createRevision}`;
 
+/** `--max-txn-ops` of etcd, unless it is told otherwise: of comparisons and operations, and of those within together. */
+const mostInOne = 128;
+
+/** As etcd counts it (checkTxnRequest). */
+const sizeOf = ({ compare, success, failure }: TxnRequest): number =>
+  Math.max(compare.length, success.length, failure.length);
+
 /** One transaction uses one data key for so many values at most. */
 const sealsPerRevision = 100;
 
 interface Attempt {
   readonly request: TxnRequest;
-  /** Whether what may change something is a transaction within, made only where there is something to delete. */
+  /** Whether what may change something is a transaction within, made only where something is there to be deleted. */
   readonly isNested: boolean;
   /** What the puts build on. */
   readonly bases: ReadonlyMap<string, Known>;
@@ -155,10 +162,11 @@ export class EtcdCommits {
       failure: [metaKey, slot.key, ...this.#keysOf(conditions, puts)].map(look),
     };
     if (puts.length > 0) return { request, isNested: false, bases };
-    // Where nothing is there to be deleted nothing happens, so the slot must not be put either.
+    // Where nothing is there to be deleted nothing happens, so the slot is not put either, as far as etcd has room to ask.
     const nothing = operations.map(({ key }) => isAt(this.#place.full(key), 0));
     const outer = { compare: [...holds, ...nothing], success: [], failure: [{ requestTxn: request }] };
-    return { request: outer, isNested: true, bases };
+    const isNested = sizeOf(outer) + sizeOf(request) <= mostInOne;
+    return { request: isNested ? outer : request, isNested, bases };
   }
 
   #holds(condition: CheckedCondition): Compare {

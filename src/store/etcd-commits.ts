@@ -90,18 +90,19 @@ export class EtcdCommits {
     this.#revisionsPerDataKey = Math.floor(sealsPerDataKey / sealsPerRevision);
   }
 
-  /** STORE_LEASE_GONE, STORE_FULL, STORE_UNAVAILABLE, STORE_FAILED; the reason of an aborted signal. */
+  /** STORE_LEASE_GONE, STORE_FULL, STORE_UNAVAILABLE, STORE_REFUSED; the reason of an aborted signal. */
   async commit(transaction: CheckedTransaction, signal?: AbortSignal): Promise<Outcome> {
     signal?.throwIfAborted();
     if (transaction.operations.length === 0) return this.#look(transaction.conditions, signal);
-    const slot = await this.#slots.take();
+    const patience = new Patience(this.#client.patienceMs, signal);
+    const slot = await this.#slots.take(patience, signal);
     let isKnown = true;
     try {
       if (this.#revision - this.#meta.newestSince > this.#revisionsPerDataKey)
         await this.#meta.newDataKey(this.#revision, signal);
       await this.#learn(transaction, signal);
       isKnown = false;
-      const outcome = await this.#commit(transaction, slot, signal);
+      const outcome = await this.#commit(transaction, slot, patience, signal);
       isKnown = true;
       return outcome;
     } catch (error) {
@@ -123,8 +124,12 @@ export class EtcdCommits {
     return this.#slots.close();
   }
 
-  async #commit(transaction: CheckedTransaction, slot: Slot, signal: AbortSignal | undefined): Promise<Outcome> {
-    const patience = new Patience(this.#client.patienceMs, signal);
+  async #commit(
+    transaction: CheckedTransaction,
+    slot: Slot,
+    patience: Patience,
+    signal: AbortSignal | undefined,
+  ): Promise<Outcome> {
     for (;;) {
       const mark = this.#slots.newMark();
       const attempt = this.#attempt(transaction, slot, await this.#slots.put(slot, mark, signal));

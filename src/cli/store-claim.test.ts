@@ -22,12 +22,14 @@ const opened = async (t: TestContext, leaseSeconds = 30) => {
 test('StoreClaim.take refuses a second daemon of the same state directory, until the first ends', limit, async (t) => {
   const { store, options } = await opened(t);
   {
-    await using _claim = await StoreClaim.take(store, options);
+    await using held = new AsyncDisposableStack();
+    held.use(await StoreClaim.take(store, options));
     await assert.rejects(StoreClaim.take(store, options), /another host daemon uses ".*"; stop it/);
     assert.equal(typeof (await claimant(store)), 'string');
   }
   assert.equal(await claimant(store), undefined);
-  await using _next = await StoreClaim.take(store, options);
+  await using next = new AsyncDisposableStack();
+  next.use(await StoreClaim.take(store, options));
 });
 
 test('StoreClaim.take takes the claim of a daemon that was killed, and of no other', limit, async (t) => {
@@ -42,13 +44,15 @@ test('StoreClaim.take takes the claim of a daemon that was killed, and of no oth
     await assert.rejects(StoreClaim.take(store, options), /uses this store; stop it/);
   }
   await store.commit({ operations: [{ type: 'put', key: 'host-daemon', value }] });
-  await using _claim = await StoreClaim.take(store, options);
+  await using held = new AsyncDisposableStack();
+  held.use(await StoreClaim.take(store, options));
 });
 
 test('StoreClaim tells that it is lost when its lease is gone, or another has its key', limit, async (t) => {
   const [first, second] = [await opened(t, 6), await opened(t, 6)];
-  await using _first = await StoreClaim.take(first.store, first.options);
-  await using _second = await StoreClaim.take(second.store, second.options);
+  await using held = new AsyncDisposableStack();
+  held.use(await StoreClaim.take(first.store, first.options));
+  held.use(await StoreClaim.take(second.store, second.options));
   await first.store.revokeLease((await first.store.get('host-daemon'))!.leaseId!);
   const { value } = (await second.store.get('host-daemon'))!;
   await second.store.commit({ operations: [{ type: 'put', key: 'host-daemon', value }] });
@@ -66,6 +70,7 @@ test('StoreClaim tells that it is lost when nothing is heard of it for its time'
       return typeof member === 'function' ? (member.bind(target) as unknown) : member;
     },
   });
-  await using _claim = await StoreClaim.take(silent, options);
+  await using held = new AsyncDisposableStack();
+  held.use(await StoreClaim.take(silent, options));
   assert.match(await lost, /nothing was heard of it for 1 s/);
 });

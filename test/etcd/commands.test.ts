@@ -41,10 +41,8 @@ test('porthole store makes no store, leaves a daemon alone, and changes the key 
   {
     await using stores = await openEtcdStores({ ...place, keyFile });
     await stores.region.commit({ operations: [{ type: 'put', key: 'a', value: new Uint8Array([7]) }] });
-    await using _claim = await StoreClaim.take(stores.region, {
-      idFile: join(directory, 'daemon-id'),
-      onLost: assert.fail,
-    });
+    await using held = new AsyncDisposableStack();
+    held.use(await StoreClaim.take(stores.region, { idFile: join(directory, 'daemon-id'), onLost: assert.fail }));
     for (const command of ['rotate', 'restored']) {
       const { failed, said } = await run(command, ...flags);
       assert(failed && /the host daemon on ".*" uses this store; stop it first/.test(said), said);

@@ -86,6 +86,7 @@ export class Up implements AsyncDisposable {
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
   #isUp = false;
+  readonly #lost = Promise.withResolvers<string>();
   #releasing: Promise<void> | undefined;
 
   private constructor(options: UpOptions) {
@@ -108,6 +109,11 @@ export class Up implements AsyncDisposable {
 
   get host(): Host {
     return this.#host!;
+  }
+
+  /** Resolves, with why, when another daemon may have the store: this one must be released. */
+  get lost(): Promise<string> {
+    return this.#lost.promise;
   }
 
   get stores(): Stores {
@@ -140,7 +146,7 @@ export class Up implements AsyncDisposable {
     const [launcher, accelerator] = await Promise.all([findLauncher(), acceleratorOf(runDirectory, version)]);
     const onTrouble = (vm: string | undefined, what: string): void =>
       onEvent({ event: 'trouble', ...(vm !== undefined && { vm }), what });
-    this.#stores = await this.#openStores(stateDirectory, onTrouble);
+    this.#stores = await this.#openStores(stateDirectory);
     for (const { vm, what } of await leftOvers(this.#stores.region, runDirectory)) onTrouble(vm, what);
     const uids = ownUsers ? this.#claimUids(uidBase === 'free' ? undefined : uidBase) : undefined;
     this.#host = await Host.open({
@@ -212,17 +218,16 @@ export class Up implements AsyncDisposable {
     return { first: from, count: uidCount };
   }
 
-  async #openStores(
-    stateDirectory: string,
-    onTrouble: (vm: string | undefined, what: string) => void,
-  ): Promise<Stores> {
+  async #openStores(stateDirectory: string): Promise<Stores> {
     const { etcd } = this.#options;
     if (etcd === undefined)
       return openStores({ directory: join(stateDirectory, 'store'), keyFile: this.#keyFile(stateDirectory) });
     this.#stores = await openEtcdStores({ ...etcd.options, keyFile: this.#keyPath(stateDirectory) });
     await mustBeWhole(this.#stores);
-    const idFile = join(stateDirectory, 'daemon-id');
-    this.#claim = await StoreClaim.take(this.#stores.region, idFile, (why) => onTrouble(undefined, why));
+    this.#claim = await StoreClaim.take(this.#stores.region, {
+      idFile: join(stateDirectory, 'daemon-id'),
+      onLost: this.#lost.resolve,
+    });
     return this.#stores;
   }
 

@@ -135,11 +135,13 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     onEvent: print,
   };
   await using up = await Up.start(options);
-  await new Promise<void>((resolve) => {
-    if (terminal.interrupted.aborted) resolve();
-    terminal.interrupted.addEventListener('abort', () => resolve(), { once: true });
+  const interrupted = new Promise<undefined>((resolve) => {
+    if (terminal.interrupted.aborted) resolve(undefined);
+    terminal.interrupted.addEventListener('abort', () => resolve(undefined), { once: true });
   });
+  const lost = await Promise.race([interrupted, up.lost]);
   await up.release();
+  if (lost !== undefined) throw new Error(lost);
 };
 
 /** Programs of a checkout: the executable has none. */

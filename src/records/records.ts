@@ -20,6 +20,7 @@
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
  * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
+ * | region | `batchcancel/ID` | managers | that no more of its VMs are to be asked for |
  * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
@@ -353,7 +354,6 @@ export const BatchRecord = z.looseObject({
       isListed: z.boolean(),
     })
     .optional(),
-  isCancelled: z.boolean(),
 });
 export type BatchRecord = z.infer<typeof BatchRecord>;
 
@@ -362,6 +362,8 @@ export const batchItemStates = ['waiting', 'asked', 'done', 'failed', 'cancelled
 /** One VM of a batch: there from when it was found or asked for. */
 export const BatchItemRecord = z.looseObject({
   name: z.string(),
+  /** Of the VM that was meant: another may have its name by now. Missing before it is asked for, of one that is to be made. */
+  id: vmId.optional(),
   state: z.enum(batchItemStates),
   operation: z.string().optional(),
   error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),

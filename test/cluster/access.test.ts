@@ -315,7 +315,9 @@ test('an account is shown the audit of its own VMs, and of nothing before they w
 
   // A stream ends with its VM: a namesake may be another's.
   const whole = http({ url, path: '/v1/audit/stream?vm=web', key, headers: { 'last-event-id': '1.1' } });
-  await until('the stream', async () => /^porthole_api_streams\S* 1$/m.test((await api.ask({ path: '/metrics' })).text));
+  await until('the stream', async () =>
+    /^porthole_api_streams\S* 1$/m.test((await api.ask({ path: '/metrics' })).text),
+  );
   await api.ask({ method: 'DELETE', path: '/v1/vms/web', url, key: maker });
   await until('its end', async () => (await api.stores.region.get('vm/web')) === undefined);
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { vmTypes } from '../../records/index.ts';
+import { isSafeAddress } from '../safe-address.ts';
 import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
 import { Labels } from './vms.ts';
 
@@ -160,7 +161,12 @@ export const setRegion = createRoute({
       z
         .strictObject({
           addresses: z
-            .array(z.url({ protocol: /^https?$/ }).max(1024))
+            .array(
+              z
+                .url({ protocol: /^https?$/ })
+                .max(1024)
+                .refine(isSafeAddress, 'https://, or http:// of an address of the loopback (127.0.0.1, [::1])'),
+            )
             .max(32)
             .openapi({ description: 'URLs of its managers.' }),
           authority: z.string().max(65_536).optional().openapi({

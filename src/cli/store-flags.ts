@@ -17,6 +17,7 @@ export interface StoreFlags {
 /** How to get to an etcd, for commands that name it elsewhere. */
 export const etcdAccessOptions = (command: Command): Command =>
   command
+    .option('--global-store <url>', 'where the global store has an etcd of its own')
     .option('--store-ca <file>', 'who signed the certificates of etcd’s members, as PEM; a must beyond loopback')
     .option('--store-cert <file>', 'our certificate for etcd, as PEM, where it wants one')
     .option('--store-key <file>', 'its private key, as PEM')

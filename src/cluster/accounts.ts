@@ -15,7 +15,7 @@ import {
 import { type Condition, limits, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 import { slotsPrefix } from './slots.ts';
 
@@ -79,7 +79,7 @@ export class Accounts {
     for (;;) {
       const copy = await region.get(key);
       const original = await global.get(key);
-      const condition: Condition = copy === undefined ? { key, exists: false } : { key, modRevision: copy.modRevision };
+      const condition = unchanged(key, copy);
       if (original === undefined) {
         if (copy === undefined) return;
         if ((await region.commit({ conditions: [condition], operations: [remove(key)] })).committed) return;

@@ -4,7 +4,16 @@ import type { Logger } from 'pino';
 import type { z } from 'zod';
 import type { HostPort } from '../records/index.ts';
 import { decodeRecord, encodeRecord } from '../records/index.ts';
-import { type Entry, type Key, keyText, type Operation, type Page, prefixRange, type Store } from '../store/index.ts';
+import {
+  type Condition,
+  type Entry,
+  type Key,
+  keyText,
+  type Operation,
+  type Page,
+  prefixRange,
+  type Store,
+} from '../store/index.ts';
 
 export interface Kit {
   readonly region: Store;
@@ -55,6 +64,10 @@ export const getRecord = async <S extends z.ZodType>(
   const entry = await store.get(key);
   return entry && kept(schema, entry);
 };
+
+/** That it is still as it was read; undefined: that it is not there. */
+export const unchanged = (key: string, read: Pick<Kept<unknown>, 'modRevision'> | undefined): Condition =>
+  read === undefined ? { key, exists: false } : { key, modRevision: read.modRevision };
 
 export const put = (key: string, record: object, leaseId?: number): Operation => ({
   type: 'put',

@@ -100,7 +100,7 @@ export class Manager implements AsyncDisposable {
       day: lease,
       leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
     });
-    this.keys = new Keys(this.kit);
+    this.keys = new Keys(this.kit, this.outbox);
     this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));

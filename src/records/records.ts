@@ -23,6 +23,7 @@
  * | region | `batchcancel/ID` | managers | that no more of its VMs are to be asked for |
  * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
+ * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
  * | global | `account/NAME`, `region/NAME` | managers | `AccountRecord`, `RegionRecord` |
@@ -416,6 +417,13 @@ export const KeyRecord = z.looseObject({
   expiresAtMs: millis.optional(),
 });
 export type KeyRecord = z.infer<typeof KeyRecord>;
+
+/** A key in a region, which never goes from `revoked` to `valid`. */
+export const KeyCopyRecord = z.discriminatedUnion('state', [
+  z.looseObject({ state: z.literal('valid'), key: KeyRecord }),
+  z.looseObject({ state: z.literal('revoked'), atMs: millis }),
+]);
+export type KeyCopyRecord = z.infer<typeof KeyCopyRecord>;
 
 export const ImageRecord = z.looseObject({
   name: z.string(),

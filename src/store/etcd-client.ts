@@ -278,6 +278,10 @@ export class EtcdClient {
     return true;
   }
 
+  get endpoints(): readonly string[] {
+    return this.#members.map(({ endpoint }) => endpoint);
+  }
+
   close(): void {
     this.#closed = true;
     for (const { client } of this.#members) client.close();

@@ -31,6 +31,7 @@ import {
   type Page,
   type RangeOptions,
   type Store,
+  type StorePlace,
   type Transaction,
   type WatchBatch,
   type WatchOptions,
@@ -57,10 +58,11 @@ export interface EtcdStoreOptions {
 /** One named store in an etcd. Made and closed by `openEtcdStores`. */
 export class EtcdStore implements Store {
   readonly name: string;
+  readonly place: StorePlace;
   readonly epoch: number;
   readonly #client: EtcdClient;
   readonly #meta: EtcdMeta;
-  readonly #place: EtcdPlace;
+  readonly #keys: EtcdPlace;
   readonly #commits: EtcdCommits;
   readonly #clock: Clock;
   readonly #retainRevisions: number;
@@ -72,11 +74,12 @@ export class EtcdStore implements Store {
   constructor(options: EtcdStoreOptions) {
     const { client, meta, prefix, name, sealsPerDataKey } = options;
     this.name = name;
+    this.place = { engine: 'etcd', endpoints: client.endpoints, prefix };
     this.epoch = meta.epoch;
     this.#client = client;
     this.#meta = meta;
-    this.#place = new EtcdPlace(prefix, name);
-    this.#commits = new EtcdCommits({ client, meta, place: this.#place, sealsPerDataKey });
+    this.#keys = new EtcdPlace(prefix, name);
+    this.#commits = new EtcdCommits({ client, meta, place: this.#keys, sealsPerDataKey });
     this.#clock = options.clock;
     this.#retainRevisions = options.retainRevisions;
     this.#history = new HistorySize(options.retainBytes);
@@ -97,13 +100,13 @@ export class EtcdStore implements Store {
   async get(key: Key, options: RangeOptions = {}): Promise<Entry | undefined> {
     const { revision } = checkRangeOptions(options);
     const start = keyBytes(key);
-    const { kvs } = await this.#range({ key: this.#place.full(start) }, revision, options.signal);
+    const { kvs } = await this.#range({ key: this.#keys.full(start) }, revision, options.signal);
     return kvs[0] && this.#entryOf(kvs[0]);
   }
 
   async range(range: KeyRange, options: RangeOptions = {}): Promise<Page> {
     const { revision: asked, limit } = checkRangeOptions(options);
-    const { key, rangeEnd } = this.#place.range(checkRange(range));
+    const { key, rangeEnd } = this.#keys.range(checkRange(range));
     const entries: Entry[] = [];
     let revision = asked;
     let from = key;
@@ -121,21 +124,21 @@ export class EtcdStore implements Store {
       }
       revision ??= answer.header.revision;
       for (const kv of answer.kvs) {
-        if (bytes > limits.pageBytes) return { revision, entries, next: this.#place.own(kv.key) };
+        if (bytes > limits.pageBytes) return { revision, entries, next: this.#keys.own(kv.key) };
         bytes += kv.value.length;
         entries.push(await this.#entryOf(kv));
       }
       if (!answer.more) return { revision, entries, next: undefined };
       const next = keyAfter(entries.at(-1)!.key);
       if (entries.length === limit) return { revision, entries, next };
-      from = this.#place.full(next);
+      from = this.#keys.full(next);
       piece *= 2;
     }
   }
 
   async count(range: KeyRange, options: RangeOptions = {}): Promise<{ revision: number; count: number }> {
     const { revision } = checkRangeOptions(options);
-    const request = { ...this.#place.range(checkRange(range)), countOnly: true };
+    const request = { ...this.#keys.range(checkRange(range)), countOnly: true };
     const { header, count } = await this.#range(request, revision, options.signal);
     return { revision: revision ?? header.revision, count };
   }
@@ -145,7 +148,7 @@ export class EtcdStore implements Store {
     const ended = signal === undefined ? this.#closing.signal : AbortSignal.any([signal, this.#closing.signal]);
     const watch = new EtcdWatch({
       client: this.#client,
-      place: this.#place,
+      place: this.#keys,
       range: checkRange(range),
       from,
       clock: this.#clock,
@@ -157,7 +160,7 @@ export class EtcdStore implements Store {
         if (type === 0) {
           told.push({ type: 'put', entry: await this.#entryOf(kv) });
         } else {
-          told.push({ type: 'delete', key: this.#place.own(kv.key), modRevision: kv.modRevision });
+          told.push({ type: 'delete', key: this.#keys.own(kv.key), modRevision: kv.modRevision });
         }
       }
       yield { revision, events: told };
@@ -270,13 +273,13 @@ export class EtcdStore implements Store {
     let resealed = 0;
     let from: Key | undefined = '';
     while (from !== undefined) {
-      const { key, rangeEnd } = this.#place.range(checkRange({ start: from }));
+      const { key, rangeEnd } = this.#keys.range(checkRange({ start: from }));
       const { kvs, more } = await this.#range({ key, rangeEnd, limit: resealPiece }, undefined, signal);
       for (const kv of kvs) {
         if (dataKeyOf(kv.value) < oldest && (await this.#resealOne(kv, signal))) resealed++;
       }
       onSeen(kvs.length);
-      from = more ? keyAfter(this.#place.own(kvs.at(-1)!.key)) : undefined;
+      from = more ? keyAfter(this.#keys.own(kvs.at(-1)!.key)) : undefined;
     }
     return resealed;
   }
@@ -323,7 +326,7 @@ export class EtcdStore implements Store {
         throw compactedError(
           revision ?? 0,
           this.name,
-          await compactedRevision(this.#client, { place: this.#place, signal }),
+          await compactedRevision(this.#client, { place: this.#keys, signal }),
         );
       if (isRefusal(error, refusals.future))
         throw new StoreError(
@@ -336,7 +339,7 @@ export class EtcdStore implements Store {
 
   /** Of what etcd has. STORE_DAMAGED. */
   async #entryOf(kv: KeyValue): Promise<Entry> {
-    const key = this.#place.own(kv.key);
+    const key = this.#keys.own(kv.key);
     const { createRevision, modRevision, version } = kv;
     // Another manager may have made a data key since.
     if (!this.#meta.keyring.has(dataKeyOf(kv.value))) await this.#meta.reload();

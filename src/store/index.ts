@@ -20,6 +20,7 @@ export {
   type Page,
   type RangeOptions,
   type Store,
+  type StorePlace,
   systemClock,
   type Transaction,
   type WatchBatch,

@@ -53,6 +53,7 @@ export interface SqliteStoreOptions {
 /** One named store in the SQLite file. Made and closed by `openStores`. */
 export class SqliteStore implements Store {
   readonly name: StoreName;
+  readonly place = { engine: 'sqlite' } as const;
   readonly epoch: number;
   readonly #link: WorkerLink;
   readonly #leases: Leases;

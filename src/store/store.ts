@@ -107,9 +107,21 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** What keeps a store, for people to know it by: no path, no user, nothing secret. */
+export type StorePlace =
+  | { readonly engine: 'sqlite' }
+  | {
+      readonly engine: 'etcd';
+      /** Each "HOST:PORT". */
+      readonly endpoints: readonly string[];
+      /** All its keys begin with it and a slash. */
+      readonly prefix: string;
+    };
+
 /** Errors are `StoreError`, or the reason of an aborted signal. */
 export interface Store {
   readonly name: string;
+  readonly place: StorePlace;
   /** Rises when the store was restored from a backup: revisions of other epochs mean nothing in this one. */
   readonly epoch: number;
 

@@ -445,6 +445,7 @@ accelerator:  tcg (no usable /dev/kvm: guests are slow)
 processors:   2
 memory:       3.7 GiB free of 7.5 GiB
 disk:         47 GiB free of 93 GiB
+store:        sqlite
 machines:     1 running
 replicas:     web-1: 1
 outdated:     web-1 (0.0.9+0123456789ab)

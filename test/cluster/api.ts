@@ -31,6 +31,8 @@ export interface TestApiOptions {
   readonly manager?: Partial<ManagerOptions>;
   /** Whether the host reports by itself. Default true. */
   readonly obeys?: boolean;
+  /** Default: in SQLite, and closed at the end. Whoever gives them closes them later than that. */
+  readonly stores?: Stores | undefined;
 }
 
 export const startApi = async (t: TestContext, options: TestApiOptions = {}): Promise<TestApi> => {
@@ -38,7 +40,9 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
   t.after(() => rmSync(directory, { recursive: true, force: true }));
   const keyFile = join(directory, 'key');
   createKeyFile(keyFile);
-  const stores = await openStores({ directory: join(directory, 'stores'), keyFile });
+  const own =
+    options.stores === undefined ? await openStores({ directory: join(directory, 'stores'), keyFile }) : undefined;
+  const stores = options.stores ?? own!;
   const socketPath = join(directory, 'api.sock');
   const logged: Record<string, unknown>[] = [];
   const log = pino({ level: 'debug' }, { write: (line: string) => void logged.push(JSON.parse(line)) });
@@ -62,7 +66,7 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
     stop.abort();
     await obeying;
     await end();
-    await stores.close();
+    await own?.close();
   });
   const contract = new Contract((await http({ socketPath, path: '/openapi.json' })).json as unknown as ApiDocument);
   return {

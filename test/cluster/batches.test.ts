@@ -1,43 +1,17 @@
 /** Requests about many VMs: one operation, which ends once, whoever sees to it dies between which commits. */
 import assert from 'node:assert/strict';
-import { type TestContext, test } from 'node:test';
-import { pino } from 'pino';
-import { Manager } from '../../src/cluster/index.ts';
-import { entriesOf, put } from '../../src/cluster/kit.ts';
-import { OperationRecord, VmRecord } from '../../src/records/index.ts';
+import { test } from 'node:test';
+import { put } from '../../src/cluster/kit.ts';
 import type { Store } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
+import { asked, completesOnceTest, ended, withImage } from './batches.ts';
+import { inSqlite } from './connections.ts';
 import { keysOf } from './host-on-authority.ts';
 import { anywhere } from './hosts.ts';
-import type { HttpAnswer, Json } from './http.ts';
-import { mortal } from './mortal.ts';
-
-const rounds = Number(process.env['PORTHOLE_BATCH_ROUNDS'] ?? 1);
-
-const withImage = async (t: TestContext): Promise<TestApi> => {
-  const api = await startApi(t, { manager: { takeoverSeconds: 1 } });
-  await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
-  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
-  return api;
-};
+import type { Json } from './http.ts';
 
 const many = { name: 'web', type: 'nano', image: { name: 'tiny' }, labels: { app: 'web' }, count: 12 };
-
-const asked = async (api: TestApi, path: string, body: object): Promise<string> => {
-  const answer = await api.ask({ method: 'POST', path, body });
-  assert.equal(answer.status, 202, answer.text);
-  return String(answer.headers['location']);
-};
-
-const ended = async (api: TestApi, operation: string): Promise<Json> => {
-  let answer: HttpAnswer | undefined;
-  await until('the operation', async () => {
-    answer = await api.ask({ path: operation });
-    return !/"state":"(pending|running)"/.test(answer.text);
-  });
-  return answer!.json;
-};
 
 const listed = async (api: TestApi, query = ''): Promise<readonly { name: string; status: string }[]> =>
   (await api.ask({ path: `/v1/vms?limit=500${query}` })).json['vms'] as unknown as { name: string; status: string }[];
@@ -134,62 +108,7 @@ test('what a cancelled operation has not asked for yet is never asked for', asyn
   assert.equal((await api.ask({ method: 'POST', path: `${path}/cancel` })).status, 409);
 });
 
-test('a manager that dies in the middle is followed by another, and the operation completes once', async (t) => {
-  const api = await withImage(t);
-  const { region } = api.stores;
-  const log = pino({ level: 'silent' });
-  for (let round = 0; round < rounds; round++) {
-    // It alone sees to it; who lives comes later.
-    await api.manager.close();
-    const died = Promise.withResolvers<void>();
-    const dying = { left: Number.MAX_SAFE_INTEGER, before: Math.random() < 0.5, died: () => died.resolve() };
-    const stores = mortal(api.stores, dying);
-    const doomed = await Manager.open({
-      region: stores.region,
-      global: stores.global,
-      host: api.host,
-      log,
-      takeoverSeconds: 1,
-    });
-    const commit = async (transaction: Parameters<Store['commit']>[0]) => (await region.commit(transaction)).committed;
-    const wish = {
-      name: `r${round}`,
-      kind: 'managed',
-      type: 'nano',
-      image: { name: 'tiny', version: undefined },
-      diskBytes: undefined,
-      network: { mode: 'none' },
-      labels: {},
-      restart: 'never',
-      start: true,
-      stopGraceSeconds: 1,
-      placement: anywhere,
-      spec: undefined,
-    } as const;
-    let id = '';
-    await doomed.batches.create('default', undefined, { wish, count: 50, firstIndex: 1 }, commit, (operation) => {
-      ({ id } = operation);
-      return { status: 202, headers: {}, body: '' };
-    });
-    dying.left = 1 + Math.floor(Math.random() * 60);
-    await died.promise;
-    void doomed.close();
-    await api.restart();
-    const operation = await ended(api, `/v1/operations/${id}`);
-    assert.deepEqual([operation['state'], operation['done'], operation['total']], ['succeeded', 50, 50]);
-    const { entries } = await entriesOf(region, 'vm/');
-    const vms = entries.map(({ value }) => VmRecord.parse(JSON.parse(new TextDecoder().decode(value))));
-    assert.equal(vms.filter(({ name }) => name.startsWith(`r${round}-`)).length, 50);
-    const operations = (await entriesOf(region, 'operation/')).entries.map(({ value }) =>
-      OperationRecord.parse(JSON.parse(new TextDecoder().decode(value))),
-    );
-    const creations = operations.filter(
-      ({ kind, target }) => kind === 'vm.create' && target.name.startsWith(`r${round}-`),
-    );
-    assert.equal(creations.length, 50, 'each VM was asked for once');
-    await ended(api, await asked(api, '/v1/vm-actions', { action: 'delete', selector: { prefix: `r${round}-` } }));
-  }
-});
+completesOnceTest(inSqlite, 50);
 
 const wishOf = { kind: 'attached', network: { mode: 'none' }, labels: {}, restart: 'never', start: false } as const;
 

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
 import { test } from 'node:test';
+import { type Store, StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { http, readEvents } from './http.ts';
@@ -84,6 +85,84 @@ test('a manager answers for other regions, and says so when one does not answer'
     (await here.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db', kind: 'attached' } })).status,
     202,
   );
+});
+
+/** A store that can be cut off from whoever asks it. */
+const severable = (store: Store): { readonly store: Store; cut(): void; heal(): void } => {
+  let line = new AbortController();
+  const severed = new Proxy(store, {
+    get: (target, name: keyof Store) => {
+      const member = target[name] as unknown;
+      if (typeof member !== 'function') return member;
+      if (name === 'watch')
+        return (...[range, { signal, ...more }]: Parameters<Store['watch']>) =>
+          target.watch(range, { ...more, signal: AbortSignal.any([line.signal, ...(signal ? [signal] : [])]) });
+      return async (...args: unknown[]): Promise<unknown> => {
+        line.signal.throwIfAborted();
+        return member.apply(target, args) as unknown;
+      };
+    },
+  });
+  return {
+    store: severed,
+    cut: () => line.abort(new StoreError('STORE_UNAVAILABLE', 'the line is cut')),
+    heal: () => {
+      line = new AbortController();
+    },
+  };
+};
+
+test('a region that is cut off goes on with its keys and revokes them, and all agree when it is back', async (t) => {
+  const here = await startApi(t, tcp);
+  const line = severable(here.stores.global);
+  t.after(line.heal);
+  const there = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: line.store } });
+  const made = async (name: string): Promise<{ readonly id: string; readonly key: string }> => {
+    const { json } = await here.ask({ method: 'POST', path: '/v1/keys', body: { name, role: 'admin' } });
+    return { id: String(json['key']!['id']), key: String(json['text']) };
+  };
+  const listed = async (api: TestApi): Promise<unknown[]> => {
+    const { json } = await api.ask({ path: '/v1/keys' });
+    return (json['keys'] as unknown as { readonly name: string }[]).map(({ name }) => name).toSorted();
+  };
+  const statusOf = async (api: TestApi, key: string, path = '/v1/self', method = 'GET'): Promise<number> =>
+    (await api.ask({ method, path, url: api.server.url!, key })).status;
+  const kept = await made('kept');
+  const revokedHere = await made('revoked here');
+  const revokedThere = await made('revoked there');
+  await until('the keys there', () =>
+    [kept, revokedHere, revokedThere].every(({ key }) => there.manager.keys.check(key) !== undefined),
+  );
+  await there.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });
+  await until('the VM', () => there.host.vms.has('web'));
+
+  line.cut();
+  await until('word of it', () => there.logged.some(({ prefix }) => prefix === 'key/'));
+  const real = performance.now.bind(performance);
+  t.mock.method(performance, 'now', () => real() + 3_600_000);
+  assert.equal(await statusOf(there, kept.key), 200);
+  const set = { method: 'PUT', path: '/v1/vms/web/metadata/a', url: there.server.url!, key: kept.key, body: 'x' };
+  assert.equal((await there.ask(set)).status, 200);
+  const more = await there.ask({ method: 'POST', path: '/v1/keys', body: { name: 'more', role: 'viewer' } });
+  assert.equal(more.status, 503, more.text);
+
+  assert.equal(await statusOf(there, kept.key, `/v1/keys/${revokedThere.id}`, 'DELETE'), 204);
+  assert.equal(await statusOf(there, revokedThere.key), 401);
+  assert.equal(await statusOf(here, revokedThere.key), 200);
+  assert.equal(await statusOf(here, kept.key, `/v1/keys/${revokedHere.id}`, 'DELETE'), 204);
+  assert.equal(await statusOf(here, revokedHere.key), 401);
+  assert.equal(await statusOf(there, revokedHere.key), 200);
+
+  line.heal();
+  for (const api of [here, there]) {
+    await until('agreement', async () => (await listed(api)).length === 1);
+    assert.deepEqual(await listed(api), ['kept']);
+  }
+  for (const api of [here, there]) {
+    assert.equal(await statusOf(api, kept.key), 200);
+    for (const { key } of [revokedHere, revokedThere])
+      await until('its end', async () => (await statusOf(api, key)) === 401);
+  }
 });
 
 test('nobody but a manager can say who asks', async (t) => {

@@ -37,7 +37,9 @@ test('every operation gives the answers that are its own', async (t) => {
   assert.match(metrics, /^porthole_metadata_server_rejected_total\{reason="token-taken"\} 2$/m);
   await ok(200, { path: '/docs' });
   await ok(200, { path: '/openapi.json' });
-  await ok(200, { path: '/v1/host' });
+  const { stores } = (await ok(200, { path: '/v1/host' })).json;
+  const here = { engine: 'sqlite', reachable: true };
+  assert.deepEqual(stores, { region: here, global: here });
   assert.equal((await ok(200, { path: '/v1/self' })).json['role'], 'admin');
 
   // VMs

@@ -71,7 +71,10 @@ class Machine {
     child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.#errors += text;
     });
-    child.once('exit', () => this.events.push({ event: 'exit' }));
+    child.once('exit', () => {
+      // One that was killed may be told of after its successor was started.
+      if (child === this.#serve) this.events.push({ event: 'exit' });
+    });
     await this.ready();
     return child;
   }

@@ -1,10 +1,11 @@
 /** `porthole status` and `porthole operation`: the host, and what it is doing. */
+import { isDeepStrictEqual } from 'node:util';
 import type { Command } from 'commander';
 import { printable } from '../../wire/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { finished, isFinished, subject } from '../operation.ts';
-import type { Operation } from '../shapes.ts';
+import type { Operation, Store } from '../shapes.ts';
 import { facts, table } from '../table.ts';
 import { type Colours, paintFor } from '../terminal.ts';
 
@@ -52,14 +53,17 @@ export const hostCommands = (program: Command, shell: Shell): void => {
 
 const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Promise<void> => {
   const api = connect();
-  const [host, { counts }] = await Promise.all([api.call('getHost'), api.call('countVms')]);
+  const host = await api.call('getHost');
+  const { region, global } = host.stores;
+  // The index is in the global store: without it this would wait, and fail.
+  const counts = global.reachable ? (await api.call('countVms')).counts : undefined;
   if (flags.json === true) {
     printJson(terminal, { ...host, counts });
     return;
   }
   const paint = paintFor(terminal, 'out');
   const byStatus = new Map<string, number>();
-  for (const one of counts) byStatus.set(one.status, (byStatus.get(one.status) ?? 0) + one.count);
+  for (const one of counts ?? []) byStatus.set(one.status, (byStatus.get(one.status) ?? 0) + one.count);
   const outdated = host.vms
     .filter((vm) => vm.outdated)
     .map(({ name, deviceVersion: version }) => ({ name, version: version ?? '' }));
@@ -74,7 +78,10 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
         ['processors', String(host.cpus)],
         ['memory', `${size(host.freeMemoryBytes)} free of ${size(host.memoryBytes)}`],
         ['disk', `${size(host.freeDiskBytes)} free of ${size(host.diskBytes)}`],
-        ['machines', [...byStatus].map(([name, count]) => `${count} ${name}`).join(', ') || 'none'],
+        ...(isDeepStrictEqual(region, global)
+          ? [['store', storeText(region)] as const]
+          : [['region store', storeText(region)] as const, ['global store', storeText(global)] as const]),
+        ['machines', counts && ([...byStatus].map(([name, count]) => `${count} ${name}`).join(', ') || 'none')],
         ['replicas', host.vms.map((vm) => `${vm.name}: ${vm.replicas}`).join(', ')],
         ['outdated', [...outdated, ...keeper].map(({ name, version }) => `${name} (${version})`).join(', ')],
       ],
@@ -83,6 +90,9 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
   );
   for (const warning of host.warnings) terminal.out(`${paint.warning('warning')}: ${printable(warning)}\n`);
 };
+
+const storeText = ({ engine, endpoints = [], prefix, reachable }: Store): string =>
+  `${engine}${engine === 'etcd' ? ` at ${endpoints.join(', ')}, below "${prefix}/"` : ''}${reachable ? '' : ': does not answer'}`;
 
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {
   const found: Operation[] = [];

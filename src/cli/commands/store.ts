@@ -66,7 +66,6 @@ const etcdCommand = (store: Command, name: string, does: string): Command =>
   etcdAccessOptions(
     command(store, name, does)
       .requiredOption('--store <url>', 'etcd://HOST:PORT,HOST:PORT[/PREFIX]')
-      .option('--global-store <url>', 'where the global store has an etcd of its own')
       .option('--key <file>', 'the key that opens the store', '/var/lib/porthole/key'),
   ).option('--json', 'print one JSON document');
 
@@ -78,8 +77,13 @@ const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
   await using from = await openStores({ directory: resolve(state, 'store'), keyFile });
   {
     await using empty = await openEtcdStores(options);
-    const { count } = await empty.region.count({ start: '' });
-    if (count > 0) throw new StoreError('STORE_EXISTS', `"${flags.to}" has ${count} keys already; give another prefix`);
+    for (const [url, target] of [
+      [flags.to, empty.region],
+      [flags.globalStore ?? flags.to, empty.global],
+    ] as const) {
+      const { count } = await target.count({ start: '' });
+      if (count > 0) throw new StoreError('STORE_EXISTS', `"${url}" has ${count} keys already; give another prefix`);
+    }
   }
   // What the copied records say of revisions is of the old store.
   const epoch = await raiseEtcdEpoch(options);
@@ -94,7 +98,7 @@ const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
     if (flags.json === true) printJson(terminal, { keys, digest, epoch });
     else
       terminal.out(
-        `${keys} keys copied and read back, SHA-256 ${digest}, as epoch ${epoch}\nnext: porthole up --state '${state}' --store ${flags.to}\n`,
+        `${keys} keys copied and read back, SHA-256 ${digest}, as epoch ${epoch}\nnext: porthole up --state '${state}' --store ${flags.to}${flags.globalStore === undefined ? '' : ` --global-store ${flags.globalStore}`}\n`,
       );
   } finally {
     progress.end();

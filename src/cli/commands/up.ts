@@ -37,8 +37,7 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
     .option('--state <directory>', 'what lasts: store, disks, images, logs', '/var/lib/porthole')
     .option('--run <directory>', 'sockets of what runs now', '/run/porthole')
     .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
-    .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]')
-    .option('--global-store <url>', 'where the global store has an etcd of its own');
+    .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]');
   etcdAccessOptions(up)
     .option('--listen <address>', 'serve the API on this ADDRESS:PORT too; needs a key', address)
     .option('--tls-cert <file>', 'certificate for --listen, as PEM; a must on any address but loopback')

@@ -8,6 +8,7 @@ import type {
   OperationRecord,
   VmRecord,
 } from '../../records/index.ts';
+import type { Store } from '../../store/index.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
 import { accountOf, checkVm, type Identity, seesCluster } from '../identity.ts';
 import { KeyedUploads } from '../keyed-uploads.ts';
@@ -348,7 +349,7 @@ const serveImages = (api: Api): void => {
 };
 
 const serveKeys = (api: Api): void => {
-  const { keys, globalIdempotency, kit } = api.manager;
+  const { keys, idempotency, globalIdempotency, kit } = api.manager;
 
   serve(api, routes.listKeys, async (c) =>
     reply(routes.listKeys, 200, {
@@ -373,7 +374,7 @@ const serveKeys = (api: Api): void => {
     const account = accountOf(identityOf(c), c.req.valid('query').account);
     const { id } = c.req.valid('param');
     const once = await onceRequest(c);
-    return send(await globalIdempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
+    return send(await idempotency.run(once, (commit) => keys.revoke(account, id, commit, noContent)));
   });
 
   serve(api, routes.whoAmI, async (c) => {
@@ -388,21 +389,34 @@ const serveKeys = (api: Api): void => {
   });
 };
 
+/** How long etcd may take to be called reachable, as the definition says. SQLite answers, or fails. */
+const reachableMs = 2_000;
+
+const storeView = async (store: Store, aborted: AbortSignal) => {
+  const { engine, ...place } = store.place;
+  const signal = engine === 'etcd' ? AbortSignal.any([aborted, AbortSignal.timeout(reachableMs)]) : aborted;
+  const reachable = await store.get('health', { signal }).then(
+    () => true,
+    () => false,
+  );
+  return { engine, ...place, reachable };
+};
+
 const serveHost = (api: Api): void => {
   const { kit } = api.manager;
 
   serve(api, routes.getHost, async (c) => {
-    const {
-      startedAtMs,
-      warnings,
-      vms,
-      metadataServers: _,
-      ...rest
-    } = await kit.host.status({ signal: c.req.raw.signal });
+    const { signal } = c.req.raw;
+    const [{ startedAtMs, warnings, vms, metadataServers: _, ...rest }, region, global] = await Promise.all([
+      kit.host.status({ signal }),
+      storeView(kit.region, signal),
+      storeView(kit.global, signal),
+    ]);
     return reply(routes.getHost, 200, {
       ...rest,
       startedAt: isoTime(startedAtMs),
       warnings: [...warnings],
+      stores: { region, global },
       vms: vms.map(({ deviceVersion, ...vm }) => ({ ...vm, ...(deviceVersion !== undefined && { deviceVersion }) })),
     });
   });

@@ -437,7 +437,8 @@ export const revokeKey = createRoute({
   path: '/v1/keys/{id}',
   tags: ['Keys'],
   summary: 'Revoke a key',
-  description: 'Takes effect within 5 s everywhere; streams that were opened with it end.',
+  description:
+    'Takes effect within 5 s everywhere; streams that were opened with it end. In a region that is cut off from the global store: there at once, elsewhere when it is back.',
   'x-access': 'admin',
   'x-scope': 'account',
   security,
@@ -470,6 +471,15 @@ export const whoAmI = createRoute({
 });
 
 // Host and server
+
+const StoreShape = z
+  .object({
+    engine: z.enum(['sqlite', 'etcd']),
+    endpoints: z.array(z.string()).readonly().optional().openapi({ description: 'Members of etcd, each HOST:PORT.' }),
+    prefix: z.string().optional().openapi({ description: 'In etcd all its keys begin with it and a slash.' }),
+    reachable: z.boolean().openapi({ description: 'Whether it answered just now; etcd within 2 s.' }),
+  })
+  .openapi('Store');
 
 export const getHost = createRoute({
   operationId: 'getHost',
@@ -504,6 +514,9 @@ export const getHost = createRoute({
           ),
           deviceVersion: z.string().openapi({ description: 'What device processes run that are started now.' }),
           keeper: DeviceShape.openapi({ description: 'The process that holds what outlives device processes.' }),
+          stores: z
+            .object({ region: StoreShape, global: StoreShape })
+            .openapi({ description: 'Where the manager that answers keeps what it knows.' }),
         })
         .openapi('Host'),
       'The host.',

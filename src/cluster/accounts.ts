@@ -127,12 +127,11 @@ export class Accounts {
 
   /** NAME_TAKEN. */
   async create(
-    name: string,
-    quotas: Quotas,
+    { name, quotas, mayUseHostNetworks }: Pick<AccountRecord, 'name' | 'quotas' | 'mayUseHostNetworks'>,
     commit: CommitOnce,
     answer: (account: AccountRecord) => Answer,
   ): Promise<Answer> {
-    const record = this.#newRecord(name, quotas);
+    const record = { ...this.#newRecord(name, quotas), ...(mayUseHostNetworks && { mayUseHostNetworks }) };
     const key = accountKey(name);
     const told = answer(record);
     if (!(await commit({ conditions: [{ key, exists: false }], operations: [put(key, record)] }, told)))

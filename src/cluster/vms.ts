@@ -4,6 +4,8 @@ import { Buffer } from 'node:buffer';
 import type { z } from 'zod';
 import type { VmRef } from '../records/index.ts';
 import {
+  type AccountRecord,
+  defaultAccount,
   type ImageRecord,
   type IndexedRecord,
   type MetadataServerRecord,
@@ -156,6 +158,7 @@ export class Vms {
     const look = async () => {
       await this.#checkFree(name);
       const owner = await this.#accounts.forUse(account);
+      networkFor(owner.record, wish);
       return { owner, image: wanted && (await this.#images.forUse(account, wanted)) };
     };
     let looked: Awaited<ReturnType<typeof look>> | undefined = await look();
@@ -184,7 +187,7 @@ export class Vms {
           image: { name: image.record.name, version: image.record.version, digest: image.record.digest },
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
-        network: wish.network,
+        network: networkFor(owner.record, wish),
         labels: { ...labels },
         restart: wish.restart,
         desired: wish.start ? 'running' : 'stopped',
@@ -456,6 +459,26 @@ export const checkName = (name: string): void => {
       'BAD_REQUEST',
       `a VM cannot have the name "${name}": it must be a DNS label, a-z, 0-9 and "-", at most 63, no "-" at its ends`,
     );
+};
+
+/** What is a host's own, and so of all accounts, is for those that may have it. FORBIDDEN. */
+const networkFor = (
+  { name, mayUseHostNetworks }: AccountRecord,
+  { network, libvirtDomain }: VmWish,
+): VmWish['network'] => {
+  if (name === defaultAccount || mayUseHostNetworks) return network;
+  const refused =
+    (network.mode === 'tap' && 'a tap device of the host') ||
+    (libvirtDomain !== undefined && 'a libvirt domain of the host') ||
+    (network.mode === 'user' &&
+      network.forwards.some(({ hostAddress }) => hostAddress !== '127.0.0.1') &&
+      'a port at another address of the host than 127.0.0.1');
+  if (refused)
+    throw new ApiError(
+      'FORBIDDEN',
+      `VMs of the account "${name}" cannot have ${refused}: it was not made with mayUseHostNetworks`,
+    );
+  return network.mode === 'user' ? { ...network, isolated: true } : network;
 };
 
 /** TOO_LARGE. */

@@ -170,6 +170,8 @@ export const AccountRecord = z.looseObject({
   state: z.enum(['active', 'leaving']),
   /** At most so many VMs, by region and type; what is not named has no limit. */
   quotas: z.record(z.string(), z.record(z.string(), z.int().nonnegative())),
+  /** Its VMs may have tap devices, libvirt domains, and ports at any address of their hosts, and reach what hosts reach. */
+  mayUseHostNetworks: z.boolean().optional(),
   createdAtMs: millis,
 });
 export type AccountRecord = z.infer<typeof AccountRecord>;

@@ -313,6 +313,21 @@ test('an account is shown the audit of its own VMs, and of nothing before they w
     assert.doesNotMatch(await seen(query), /theirs/, query);
   assert.match((await api.ask({ path: '/v1/audit' })).text, /theirs/);
 
+  // What is its host's is not for it.
+  const asks = async (more: object): Promise<string> => {
+    const body = { name: 'net', kind: 'attached', ...more };
+    const answer = await api.ask({ method: 'POST', path: '/v1/vms', body, url, key: maker });
+    return answer.status === 202 ? JSON.stringify(answer.json['vm']!['network']) : String(answer.json['code']);
+  };
+  const port = { hostAddress: '0.0.0.0', hostPort: 80, guestPort: 80 };
+  for (const more of [
+    { network: { mode: 'tap', device: 'tap0' } },
+    { libvirtDomain: 'theirs' },
+    { network: { mode: 'user', forwards: [port] } },
+  ])
+    assert.equal(await asks(more), 'FORBIDDEN');
+  assert.match(await asks({}), /"isolated":true/);
+
   // A stream ends with its VM: a namesake may be another's.
   const whole = http({ url, path: '/v1/audit/stream?vm=web', key, headers: { 'last-event-id': '1.1' } });
   await until('the stream', async () =>

@@ -26,6 +26,7 @@ export const AccountShape = z
     name: z.string(),
     state: z.enum(['active', 'leaving']).openapi({ description: 'leaving: it is being deleted.' }),
     quotas: z.record(z.string(), z.record(z.string(), z.int())),
+    mayUseHostNetworks: z.boolean().optional(),
     createdAt: Time,
   })
   .openapi('Account');
@@ -56,7 +57,18 @@ export const createAccount = createRoute({
   security,
   request: {
     headers: IdempotencyHeaders,
-    body: body(z.strictObject({ name: Name, quotas: Quotas.default({}) }).openapi('CreateAccount')),
+    body: body(
+      z
+        .strictObject({
+          name: Name,
+          quotas: Quotas.default({}),
+          mayUseHostNetworks: z.boolean().optional().openapi({
+            description:
+              'Its VMs may have tap devices, libvirt domains, and ports at any address of their hosts, and reach what hosts reach. The account `default` always may.',
+          }),
+        })
+        .openapi('CreateAccount'),
+    ),
   },
   responses: { 201: json(AccountShape, 'The account.'), ...problems('NAME_TAKEN', ...changing) },
 });

@@ -51,7 +51,7 @@ const tiers: readonly Tier[] = [
     name: 'etcd',
     title: 'stores in an etcd whose members die, are cut off and are replaced, and managers on one',
     files: ['test/etcd/**/*.test.ts'],
-    minimumTests: 35,
+    minimumTests: 37,
     limitSeconds: 600,
     concurrency: 2,
     withPrevious: true,

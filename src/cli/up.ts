@@ -41,6 +41,7 @@ export class Up implements AsyncDisposable {
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
   #isUp = false;
+  readonly #lost = Promise.withResolvers<string>();
   #releasing: Promise<void> | undefined;
 
   private constructor(options: UpOptions) {
@@ -61,6 +62,11 @@ export class Up implements AsyncDisposable {
 
   get host(): Host {
     return this.#host!;
+  }
+
+  /** Resolves, with why, when another daemon may have the store: this one must be released. */
+  get lost(): Promise<string> {
+    return this.#lost.promise;
   }
 
   get stores(): Stores {
@@ -94,9 +100,10 @@ export class Up implements AsyncDisposable {
     this.#stores = await openDaemonStores(stateDirectory, this.#options);
     const { region, global } = this.#stores;
     if (etcd !== undefined)
-      this.#claim = await StoreClaim.take(region, join(stateDirectory, 'daemon-id'), (why) =>
-        onTrouble(undefined, why),
-      );
+      this.#claim = await StoreClaim.take(region, {
+        idFile: join(stateDirectory, 'daemon-id'),
+        onLost: this.#lost.resolve,
+      });
     const uids = machine.claim();
     this.#host = await machine.open(region);
     const log = pino({ level: 'warn' }, { write: (line) => onTrouble(undefined, line.trim()) });

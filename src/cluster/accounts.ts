@@ -15,7 +15,7 @@ import {
 import { type Condition, limits, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, pause, put, remove, unchanged } from './kit.ts';
+import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 import { slotsPrefix } from './slots.ts';
 
@@ -24,6 +24,8 @@ const leavingKey = (account: string, region: string): string => `leaving/${accou
 /** How long regions have to say what they have of an account, and how often that is looked at. */
 const leavingMs = 5_000;
 const lookMs = 50;
+/** Of one transaction, beside its condition. */
+const keysAtOnce = limits.operations - 1;
 
 export type Quotas = AccountRecord['quotas'];
 
@@ -37,6 +39,11 @@ export class Accounts {
   /** Until the signal: keeps the region's copies. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
     const nameOf = (key: string): string => key.slice(prefix.length);
+    /** Also what a manager that died had not done. */
+    const forget = async (name: string): Promise<void> => {
+      await this.#removeKeys(name);
+      await this.#copy(name);
+    };
     await follow(
       this.#kit,
       { store: this.#kit.global, prefix, schema: AccountRecord, signal },
@@ -44,10 +51,11 @@ export class Accounts {
         all: async (accounts) => {
           const copies = (await entriesOf(this.#kit.region, prefix)).entries.map((entry) => kept(AccountRecord, entry));
           const names = new Set([...accounts, ...copies].map(({ record }) => record.name));
-          for (const name of names) await this.#copy(name);
+          const there = new Set(accounts.map(({ record }) => record.name));
+          for (const name of names) await (there.has(name) ? this.#copy(name) : forget(name));
         },
         put: ({ record }) => this.#copy(record.name),
-        removed: (key) => this.#copy(nameOf(key)),
+        removed: (key) => forget(nameOf(key)),
       },
     );
   }
@@ -119,12 +127,11 @@ export class Accounts {
 
   /** NAME_TAKEN. */
   async create(
-    name: string,
-    quotas: Quotas,
+    { name, quotas, mayUseHostNetworks }: Pick<AccountRecord, 'name' | 'quotas' | 'mayUseHostNetworks'>,
     commit: CommitOnce,
     answer: (account: AccountRecord) => Answer,
   ): Promise<Answer> {
-    const record = this.#newRecord(name, quotas);
+    const record = { ...this.#newRecord(name, quotas), ...(mayUseHostNetworks && { mayUseHostNetworks }) };
     const key = accountKey(name);
     const told = answer(record);
     if (!(await commit({ conditions: [{ key, exists: false }], operations: [put(key, record)] }, told)))
@@ -161,7 +168,6 @@ export class Accounts {
     try {
       await this.#checkImages(name);
       await this.#checkRegions(name, begun.modRevision);
-      await this.#removeKeys(name);
     } catch (error) {
       await this.#setState(name, 'active');
       throw error;
@@ -173,6 +179,8 @@ export class Accounts {
     });
     if (!outcome.committed)
       throw new ApiError('CONFLICT', `the account "${name}" was changed at the same time; try again`);
+    // Then the copy: while it is there, a manager that starts ends what this one leaves.
+    await this.#removeKeys(name);
     await this.#copy(name);
   }
 
@@ -221,12 +229,16 @@ export class Accounts {
     }
   }
 
+  /** Of an account that is gone, unless another has its name by now. */
   async #removeKeys(name: string): Promise<void> {
     const { global } = this.#kit;
     const { entries } = await entriesOf(global, 'key/');
-    const own = entries.map((entry) => kept(KeyRecord, entry)).filter(({ record }) => record.account === name);
-    for (let i = 0; i < own.length; i += limits.operations)
-      await global.commit({ operations: own.slice(i, i + limits.operations).map(({ key }) => remove(key)) });
+    const own = knownOf(this.#kit, KeyRecord, entries).filter(({ record }) => record.account === name);
+    const conditions = [{ key: accountKey(name), exists: false }];
+    for (let i = 0; i < own.length; i += keysAtOnce) {
+      const operations = own.slice(i, i + keysAtOnce).map(({ key }) => remove(key));
+      if (!(await global.commit({ conditions, operations })).committed) return;
+    }
   }
 }
 

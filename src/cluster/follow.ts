@@ -2,7 +2,7 @@
 
 import type { z } from 'zod';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { entriesOf, type Kept, type Kit, kept, pause } from './kit.ts';
+import { entriesOf, type Kept, type Kit, knownOf, pause } from './kit.ts';
 
 const retryMs = 200;
 
@@ -15,22 +15,22 @@ export interface Followed<T> {
 
 /** Until the signal. Never rejects. */
 export const follow = async <S extends z.ZodType>(
-  { log }: Pick<Kit, 'log'>,
+  kit: Pick<Kit, 'log'>,
   { store, prefix, schema, signal }: { store: Store; prefix: string; schema: S; signal: AbortSignal },
   told: Followed<z.infer<S>>,
 ): Promise<void> => {
   while (!signal.aborted) {
     try {
       const { revision, entries } = await entriesOf(store, prefix);
-      await told.all(entries.map((entry) => kept(schema, entry)));
+      await told.all(knownOf(kit, schema, entries));
       for await (const { events } of store.watch(prefixRange(prefix), { from: revision + 1, signal }))
         for (const event of events)
-          if (event.type === 'put') await told.put(kept(schema, event.entry));
-          else await told.removed(keyText(event.key));
+          if (event.type === 'delete') await told.removed(keyText(event.key));
+          else for (const record of knownOf(kit, schema, [event.entry])) await told.put(record);
     } catch (error) {
       if (signal.aborted) return;
       if (!(error instanceof StoreError && error.code === 'STORE_COMPACTED'))
-        log.error({ err: error, prefix }, 'following the store failed; beginning anew');
+        kit.log.error({ err: error, prefix }, 'following the store failed; beginning anew');
       await pause(retryMs, signal);
     }
   }

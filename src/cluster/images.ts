@@ -3,6 +3,7 @@
 import type { ImageRequest } from '../records/index.ts';
 import { ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
+import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
@@ -25,14 +26,19 @@ export class Images {
   readonly #kit: Kit;
   readonly #operations: Operations;
   readonly #outbox: Outbox;
+  readonly #accounts: Accounts;
   /** Of this start of the manager: work of another one is not under way any more. */
   readonly #runner: string;
   readonly #running = new Map<string, { readonly cancel: AbortController; readonly end: Promise<void> }>();
 
-  constructor(kit: Kit, operations: Operations, outbox: Outbox) {
+  constructor(
+    kit: Kit,
+    parts: { readonly operations: Operations; readonly outbox: Outbox; readonly accounts: Accounts },
+  ) {
     this.#kit = kit;
-    this.#operations = operations;
-    this.#outbox = outbox;
+    this.#operations = parts.operations;
+    this.#outbox = parts.outbox;
+    this.#accounts = parts.accounts;
     this.#runner = kit.randomBytes(8).toString('hex');
   }
 
@@ -69,7 +75,7 @@ export class Images {
     return gate === undefined ? { key, exists: false } : { key, modRevision: gate.modRevision };
   }
 
-  /** Begins to add one. Resolves when the operation is in the store; the rest goes on by itself. NAME_TAKEN. */
+  /** Begins to add one. Resolves when the operation is in the store; the rest goes on by itself. NAME_TAKEN, WRONG_STATE. */
   async add(
     account: string,
     request: Omit<ImageRequest, 'version'> & { readonly version: string | undefined },
@@ -79,6 +85,7 @@ export class Images {
     const { name } = request;
     const version = request.version ?? String((await this.#highestNumber(name)) + 1);
     const key = addKey(name, version);
+    const owner = await this.#accounts.forUse(account);
     const open = await this.#isOpen(name, version);
     if ((await this.#kit.global.get(imageKey(name, version))) !== undefined) throw taken(name, version);
     const { operation, operations } = this.#operations.begin({
@@ -89,7 +96,7 @@ export class Images {
     });
     const done = await commit(
       {
-        conditions: [{ key, exists: false }, open],
+        conditions: [{ key, exists: false }, open, owner.condition],
         operations: [...operations, put(key, { operation: operation.id })],
       },
       answer(operation),

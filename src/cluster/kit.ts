@@ -41,6 +41,21 @@ export const kept = <S extends z.ZodType>(schema: S, entry: Entry): Kept<z.infer
   return { key, record: decodeRecord(schema, key, entry.value), createRevision, modRevision };
 };
 
+/** Those that this version knows. The others are told to the log: one record must not keep all others from use. */
+export const knownOf = <S extends z.ZodType>(
+  { log }: Pick<Kit, 'log'>,
+  schema: S,
+  entries: readonly Entry[],
+): Kept<z.infer<S>>[] =>
+  entries.flatMap((entry) => {
+    try {
+      return [kept(schema, entry)];
+    } catch (error) {
+      log.error({ err: error }, 'a record of the store is left out');
+      return [];
+    }
+  });
+
 export const getRecord = async <S extends z.ZodType>(
   store: Store,
   schema: S,

@@ -85,10 +85,10 @@ export class Manager implements AsyncDisposable {
     const lease = new DayLease(region, this.kit);
     this.operations = new Operations(this.kit, lease);
     this.outbox = new Outbox(this.kit);
-    this.images = new Images(this.kit, this.operations, this.outbox);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
     this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
+    this.images = new Images(this.kit, { operations: this.operations, outbox: this.outbox, accounts: this.accounts });
     this.regions = new Regions(this.kit);
     this.peers = new Peers(this.kit, this.regions);
     this.hosts = new Hosts(this.kit, ownHostOf(options));

@@ -7,8 +7,8 @@ import { type Identity, mayTouch } from './identity.ts';
 import { getRecord, type Kept, type Kit, kept, newId, put, remove } from './kit.ts';
 import { ApiError } from './problem.ts';
 
-const prefix = 'operation/';
-const keyOf = (id: string): string => `${prefix}${id}`;
+export const operationPrefix = 'operation/';
+const keyOf = (id: string): string => `${operationPrefix}${id}`;
 
 /** Also under the VM's name while it is not finished, for whoever learns that the VM got somewhere. */
 export const vmOperationPrefix = (vm: string): string => `vmoperation/${vm}/`;
@@ -109,8 +109,9 @@ export class Operations {
   ): Promise<OperationPage> {
     const { region } = this.#kit;
     const filters = `operations ${JSON.stringify([who.account, who.vms])}`;
-    const at = options.cursor === undefined ? undefined : readCursor(options.cursor, filters, prefix, region.epoch);
-    const { start, end } = prefixRange(prefix);
+    const at =
+      options.cursor === undefined ? undefined : readCursor(options.cursor, filters, operationPrefix, region.epoch);
+    const { start, end } = prefixRange(operationPrefix);
     const operations: OperationRecord[] = [];
     let from: string | Uint8Array = at?.next ?? start;
     let revision = at?.revision;

@@ -15,6 +15,7 @@ import type { Identity } from './identity.ts';
 import type { Kit } from './kit.ts';
 import { ApiError } from './problem.ts';
 import type { Regions } from './regions.ts';
+import { isSafeAddress } from './safe-address.ts';
 
 /** Which region a request is for. */
 export const regionHeader = 'porthole-region';
@@ -101,7 +102,9 @@ export class Peers {
     const found = await this.#regions.find(region);
     if (found === undefined)
       throw new ApiError('BAD_REQUEST', `there is no region "${region}"; "porthole region ls" lists them`);
-    const { addresses, authority } = found;
+    const { authority } = found;
+    // Who asks is not told where others can listen, whatever the record says.
+    const addresses = found.addresses.filter(isSafeAddress);
     const headers: Record<string, string> = { authorization: this.#claim(region, identity) };
     for (const name of passedOn) {
       const value = incoming.headers[name];

@@ -141,7 +141,7 @@ export const toApiError = (error: unknown): ApiError => {
   }
   if (error instanceof StoreError) {
     if (error.code === 'STORE_FULL')
-      return new ApiError('FULL', 'the disk of the store is full; free some room, then try again', {}, error);
+      return new ApiError('FULL', `${error.message}; free some room, then try again`, {}, error);
     if (error.code === 'STORE_COMPACTED')
       return new ApiError('COMPACTED', 'what the cursor or revision is of has been forgotten; start anew', {}, error);
     if (error.code === 'STORE_UNAVAILABLE')
@@ -151,6 +151,8 @@ export const toApiError = (error: unknown): ApiError => {
         { retryAfterSeconds: 1 },
         error,
       );
+    if (error.code === 'STORE_REFUSED')
+      return new ApiError('UNAVAILABLE', error.message, { retryAfterSeconds: 1 }, error);
     if (error.code === 'STORE_CLOSED')
       return new ApiError(
         'UNAVAILABLE',

@@ -4,7 +4,7 @@
  * under conditions, so that a crash, a repeat or a second manager does no harm.
  */
 import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '../records/index.ts';
-import { keyText, limits, type Operation, prefixRange, StoreError } from '../store/index.ts';
+import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Hosts } from './hosts.ts';
 import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
@@ -13,6 +13,8 @@ import { indexedKey, seedKey, statusKey, statusOf, useKeyOf, type Vms, vmKey } f
 
 const prefix = 'vmstatus/';
 const retryMs = 500;
+/** No other VM would fare better. */
+const storeIsAway: ReadonlySet<StoreErrorCode> = new Set(['STORE_UNAVAILABLE', 'STORE_CLOSED']);
 
 export class Reconciler {
   readonly #kit: Kit;
@@ -33,7 +35,7 @@ export class Reconciler {
     while (!signal.aborted) {
       try {
         const { revision, entries } = await entriesOf(region, prefix);
-        for (const { key } of entries) await this.settle(keyText(key).slice(prefix.length));
+        await this.#settleAll(entries.map(({ key }) => keyText(key).slice(prefix.length)));
         for await (const { events } of region.watch(prefixRange(prefix), { from: revision + 1, signal }))
           for (const event of events)
             if (event.type === 'put') await this.settle(keyText(event.entry.key).slice(prefix.length));
@@ -44,6 +46,20 @@ export class Reconciler {
         await pause(retryMs, signal);
       }
     }
+  }
+
+  /** One VM's failure does not keep the others waiting. Rejects after all with the first, or at once when no store answers. */
+  async #settleAll(names: readonly string[]): Promise<void> {
+    let failure: Error | undefined;
+    for (const name of names) {
+      try {
+        await this.settle(name);
+      } catch (error) {
+        if (error instanceof StoreError && storeIsAway.has(error.code)) throw error;
+        failure ??= new Error(`following the status of VM "${name}" failed`, { cause: error });
+      }
+    }
+    if (failure !== undefined) throw failure;
   }
 
   /** Brings operations and index of one VM up to what the host reports of it. */

@@ -58,10 +58,17 @@ export const freeSlot = async (
  * Below which number slots may be taken: VMs of before a limit was lowered have slots above it, and each of these stands for
  * one below.
  */
-const boundOf = (taken: readonly string[], prefix: string, limit: number): number => {
+export const boundOf = (taken: readonly string[], prefix: string, limit: number): number => {
+  // In order: what follows a slot is above it.
+  const sorted = taken.toSorted();
   let bound = limit;
-  while (bound > 0 && bound + taken.filter((key) => key >= numbered(prefix, bound)).length > limit) bound--;
-  return bound;
+  let below = sorted.length;
+  for (;;) {
+    while (below > 0 && sorted[below - 1]! >= numbered(prefix, bound)) below--;
+    const room = Math.max(0, limit - (sorted.length - below));
+    if (room >= bound) return bound;
+    bound--;
+  }
 };
 
 const exceeded = (account: string, region: string, type: string, limit: number, used: number): ApiError =>

@@ -1,8 +1,11 @@
 /** VMs as what is wished for: records in the region's store. Nothing here acts on a process. */
 
+import { Buffer } from 'node:buffer';
 import type { z } from 'zod';
 import type { VmRef } from '../records/index.ts';
 import {
+  type AccountRecord,
+  defaultAccount,
   type ImageRecord,
   type IndexedRecord,
   type MetadataServerRecord,
@@ -12,6 +15,7 @@ import {
   type VmStatus,
   VmStatusRecord,
   type VmType,
+  vmNamePattern,
   vmStatuses,
   vmTypes,
 } from '../records/index.ts';
@@ -22,7 +26,7 @@ import type { Hosts } from './hosts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { mayTouch, type VmScope } from './identity.ts';
 import type { Images } from './images.ts';
-import { getRecord, type Kept, type Kit, kept, pagesOf, put } from './kit.ts';
+import { getRecord, type Kept, type Kit, knownOf, pagesOf, put } from './kit.ts';
 import type { Operations } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
 import { hasLabel, type Placement } from './placement.ts';
@@ -95,6 +99,9 @@ const useKey = (image: { name: string; version: string }, vm: string): string =>
   `imageuse/${image.name}/${image.version}/${vm}`;
 export const useKeyOf = ({ image, name }: VmRecord): string | undefined => image && useKey(image, name);
 
+/** Of a transaction's 1 MiB. */
+const specBytesMost = 900_000;
+
 const refsKept = 4_096;
 /** Tries of a transaction whose conditions were overtaken. */
 const tries = 8;
@@ -134,7 +141,7 @@ export class Vms {
   }
 
   /**
-   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a disk smaller than it), NO_HOST, QUOTA_EXCEEDED, FULL (no uid is left),
+   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a name, a disk smaller than the image), TOO_LARGE (the spec), NO_HOST, QUOTA_EXCEEDED, FULL (no uid is left),
    * WRONG_STATE (an account that is being deleted).
    */
   async create(
@@ -144,11 +151,14 @@ export class Vms {
     answer: (vm: Vm, operation: OperationRecord) => Answer,
     also: (operation: OperationRecord) => Also = () => nothingElse,
   ): Promise<Answer> {
-    const { name, labels, placement } = wish;
+    const { name, labels, placement, spec } = wish;
+    checkName(name);
+    checkSpecSize(spec);
     let wanted = wish.image;
     const look = async () => {
-      await this.#checkName(name);
+      await this.#checkFree(name);
       const owner = await this.#accounts.forUse(account);
+      networkFor(owner.record, wish);
       return { owner, image: wanted && (await this.#images.forUse(account, wanted)) };
     };
     let looked: Awaited<ReturnType<typeof look>> | undefined = await look();
@@ -177,7 +187,7 @@ export class Vms {
           image: { name: image.record.name, version: image.record.version, digest: image.record.digest },
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
-        network: wish.network,
+        network: networkFor(owner.record, wish),
         labels: { ...labels },
         restart: wish.restart,
         desired: wish.start ? 'running' : 'stopped',
@@ -221,9 +231,9 @@ export class Vms {
             ...operations,
             ...seat.operations,
             ...(use === undefined ? [] : [put(use, { vm: name })]),
-            ...(wish.spec === undefined
+            ...(spec === undefined
               ? []
-              : [{ type: 'put', key: seedKey(name), value: new TextEncoder().encode(wish.spec) } as const]),
+              : [{ type: 'put', key: seedKey(name), value: new TextEncoder().encode(spec) } as const]),
             outboxEntry(this.#kit, [{ type: 'put', key: index, value: JSON.stringify({ name }) }]),
             ...more.operations,
           ],
@@ -236,16 +246,16 @@ export class Vms {
     return answered!;
   }
 
-  async #checkName(name: string): Promise<void> {
+  async #checkFree(name: string): Promise<void> {
     if ((await this.#kit.region.get(vmKey(name))) !== undefined) throw nameTaken(name);
   }
 
   /** Gives VMs of before there were hosts, quotas and slots to this host: those that name none. */
   async adopt(host: string): Promise<void> {
     for await (const { entries } of pagesOf(this.#kit.region, prefix))
-      for (const entry of entries) {
-        if (kept(VmRecord, entry).record.host !== undefined) continue;
-        while (!(await this.#adoptOne(keyText(entry.key), host)));
+      for (const { key, record } of knownOf(this.#kit, VmRecord, entries)) {
+        if (record.host !== undefined) continue;
+        while (!(await this.#adoptOne(key, host)));
       }
   }
 
@@ -269,8 +279,7 @@ export class Vms {
   /** VM_NOT_FOUND. */
   async find(account: string, name: string): Promise<Kept<VmRecord>> {
     const found = await getRecord(this.#kit.region, VmRecord, vmKey(name));
-    if (found === undefined || found.record.account !== account)
-      throw new ApiError('VM_NOT_FOUND', `there is no VM "${name}"`);
+    if (found === undefined || found.record.account !== account) throw noVm(name);
     return found;
   }
 
@@ -323,6 +332,8 @@ export class Vms {
     change: {
       readonly kind: 'vm.start' | 'vm.stop' | 'vm.reboot' | 'vm.delete';
       readonly graceSeconds?: number | undefined;
+      /** Of the VM that is meant: another with its name is none. */
+      readonly id?: string | undefined;
     },
     commit: CommitOnce,
     answer: (vm: Vm, operation: OperationRecord) => Answer,
@@ -330,6 +341,7 @@ export class Vms {
   ): Promise<Answer> {
     for (let i = 0; i < tries; i++) {
       const { record: before, key, modRevision } = await this.find(account, name);
+      if (change.id !== undefined && change.id !== before.id) throw noVm(name);
       if (before.desired === 'deleted' && change.kind !== 'vm.delete')
         throw new ApiError('WRONG_STATE', `the VM "${name}" is being deleted`);
       if (before.kind === 'attached' && change.kind !== 'vm.delete')
@@ -392,10 +404,11 @@ export class Vms {
         if (vms.length === limit || scanned === scanMost)
           return { vms, next: writeCursor({ epoch: region.epoch, revision, next: key }, bound) };
         scanned++;
-        const { record } = kept(VmRecord, entry);
-        const status = statuses.get(record.name);
-        const vm: Vm = { record, status: status?.id === record.id ? status : undefined };
-        if (record.account === account && matches(vm, filters)) vms.push(vm);
+        for (const { record } of knownOf(this.#kit, VmRecord, [entry])) {
+          const status = statuses.get(record.name);
+          const vm: Vm = { record, status: status?.id === record.id ? status : undefined };
+          if (record.account === account && matches(vm, filters)) vms.push(vm);
+        }
       }
       if (page.next === undefined) return { vms, next: undefined };
       next = page.next;
@@ -431,15 +444,52 @@ export class Vms {
     const end = `${statusKey(names.at(-1)!)}\0`;
     for (;;) {
       const page = await this.#kit.region.range({ start, end }, { revision });
-      for (const entry of page.entries) {
-        const { record, key } = kept(VmStatusRecord, entry);
+      for (const { record, key } of knownOf(this.#kit, VmStatusRecord, page.entries))
         statuses.set(key.slice('vmstatus/'.length), record);
-      }
       if (page.next === undefined) return statuses;
       start = page.next;
     }
   }
 }
+
+/** BAD_REQUEST. */
+export const checkName = (name: string): void => {
+  if (!vmNamePattern.test(name))
+    throw new ApiError(
+      'BAD_REQUEST',
+      `a VM cannot have the name "${name}": it must be a DNS label, a-z, 0-9 and "-", at most 63, no "-" at its ends`,
+    );
+};
+
+/** What is a host's own, and so of all accounts, is for those that may have it. FORBIDDEN. */
+const networkFor = (
+  { name, mayUseHostNetworks }: AccountRecord,
+  { network, libvirtDomain }: VmWish,
+): VmWish['network'] => {
+  if (name === defaultAccount || mayUseHostNetworks) return network;
+  const refused =
+    (network.mode === 'tap' && 'a tap device of the host') ||
+    (libvirtDomain !== undefined && 'a libvirt domain of the host') ||
+    (network.mode === 'user' &&
+      network.forwards.some(({ hostAddress }) => hostAddress !== '127.0.0.1') &&
+      'a port at another address of the host than 127.0.0.1');
+  if (refused)
+    throw new ApiError(
+      'FORBIDDEN',
+      `VMs of the account "${name}" cannot have ${refused}: it was not made with mayUseHostNetworks`,
+    );
+  return network.mode === 'user' ? { ...network, isolated: true } : network;
+};
+
+/** TOO_LARGE. */
+export const checkSpecSize = (spec: string | undefined): void => {
+  const bytes = spec === undefined ? 0 : Buffer.byteLength(spec);
+  if (bytes > specBytesMost)
+    throw new ApiError(
+      'TOO_LARGE',
+      `a spec of ${bytes} bytes, with what stands for its placeholders, is too large: at most ${specBytesMost} are allowed`,
+    );
+};
 
 const matches = (vm: Vm, { status, labels, type, only }: VmFilters): boolean =>
   mayTouch({ vms: only }, vm.record.name) &&
@@ -458,6 +508,8 @@ const checkDisk = (
     `a disk of ${diskBytes} bytes is too small for the image "${name}" version "${version}": give at least ${virtualSizeBytes}, or none`,
   );
 };
+
+export const noVm = (name: string): ApiError => new ApiError('VM_NOT_FOUND', `there is no VM "${name}"`);
 
 const nameTaken = (name: string): ApiError =>
   new ApiError('NAME_TAKEN', `there is a VM "${name}" already; choose another name, or delete that one first`);

@@ -95,7 +95,12 @@ export class KeeperUnit {
   async open(name: string, path: string, uid: number | undefined): Promise<void> {
     const wanted = { path, uid };
     this.#wanted.set(name, wanted);
-    await this.#openOne(name, wanted);
+    try {
+      await this.#openOne(name, wanted);
+    } catch (error) {
+      this.#wanted.delete(name);
+      throw error;
+    }
   }
 
   /** Gives up what is kept for a VM. */

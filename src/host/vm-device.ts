@@ -121,6 +121,11 @@ export class VmDevice {
     return this.#serving.promise;
   }
 
+  /** Resolves once it listens for the machine. */
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
   /** Kills it, because what it does no device process may: a guest may have taken it over. Another is started. */
   lied(reason: string): void {
     const connected = this.#connected;

@@ -124,7 +124,7 @@ export class VmServed {
     const late = AbortSignal.timeout(servingWithinMs);
     const over = signal === undefined ? late : AbortSignal.any([signal, late]);
     try {
-      await unlessAborted(this.#device.serving, over);
+      await unlessAborted(Promise.all([this.#device.serving, this.#device.ready]), over);
     } catch (error) {
       if (error !== late.reason) throw error;
       throw new Error(`its device process does not serve within ${servingWithinMs / 1000} s`, { cause: error });
@@ -141,11 +141,13 @@ export class VmServed {
   async #stop(before: Promise<void>): Promise<void> {
     await before;
     const device = this.#device;
-    if (device === undefined) return;
-    this.#options.tree.servedBy(undefined);
-    await device.stop();
-    this.#device = undefined;
+    if (device !== undefined) {
+      this.#options.tree.servedBy(undefined);
+      await device.stop();
+      this.#device = undefined;
+    }
     await this.#options.keeper.close(this.#options.vm);
+    if (device === undefined) return;
     this.#ring.drain();
     this.#options.tree.authority.holdersAre(this.#options.otherHolders());
   }

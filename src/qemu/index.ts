@@ -26,7 +26,14 @@ export {
 export { type LastWords, readLastWords } from './last-words.ts';
 export * from './machine.ts';
 export { makeSearchable, makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
-export { type Ending, endingInWords, identify, LastingProcess, type ProcessIdentity } from './process-identity.ts';
+export {
+  type Ending,
+  endingInWords,
+  identify,
+  LastingProcess,
+  machineBootId,
+  type ProcessIdentity,
+} from './process-identity.ts';
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';

@@ -24,6 +24,7 @@
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |
  * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
+ * | region | `batchcancel/ID` | managers | that no more of its VMs are to be asked for |
  * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
@@ -173,6 +174,8 @@ export const AccountRecord = z.looseObject({
   state: z.enum(['active', 'leaving']),
   /** At most so many VMs, by region and type; what is not named has no limit. */
   quotas: z.record(z.string(), z.record(z.string(), z.int().nonnegative())),
+  /** Its VMs may have tap devices, libvirt domains, and ports at any address of their hosts, and reach what hosts reach. */
+  mayUseHostNetworks: z.boolean().optional(),
   createdAtMs: millis,
 });
 export type AccountRecord = z.infer<typeof AccountRecord>;
@@ -358,7 +361,6 @@ export const BatchRecord = z.looseObject({
       isListed: z.boolean(),
     })
     .optional(),
-  isCancelled: z.boolean(),
 });
 export type BatchRecord = z.infer<typeof BatchRecord>;
 
@@ -367,6 +369,8 @@ export const batchItemStates = ['waiting', 'asked', 'done', 'failed', 'cancelled
 /** One VM of a batch: there from when it was found or asked for. */
 export const BatchItemRecord = z.looseObject({
   name: z.string(),
+  /** Of the VM that was meant: another may have its name by now. Missing before it is asked for, of one that is to be made. */
+  id: vmId.optional(),
   state: z.enum(batchItemStates),
   operation: z.string().optional(),
   error: z.looseObject({ code: z.string(), detail: z.string() }).optional(),

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { temporaryStore } from '../../test/store/temporary.ts';
-import { copyStores, keyText, mustBeWhole, openStores } from './index.ts';
+import { copyStores, keyText, mustBeWhole, openStores, type Store } from './index.ts';
 
 const bytes = (text: string): Uint8Array => new Uint8Array(Buffer.from(text));
 
@@ -36,5 +36,21 @@ test('mustBeWhole refuses stores when a copy into them was cut short', async (t)
   const stop = new AbortController();
   const copying = copyStores(from, to, { signal: stop.signal, onProgress: () => stop.abort() });
   await assert.rejects(copying, { name: 'AbortError' });
+  await assert.rejects(mustBeWhole(to), /a copy into this store was not finished/);
+});
+
+test('mustBeWhole refuses stores when a copy into them was cut short while it was read back', async (t) => {
+  await using from = await openStores(temporaryStore(t));
+  await using to = await openStores(temporaryStore(t));
+  const cut: Store['range'] = async () => {
+    throw new Error('cut off');
+  };
+  const region = new Proxy(to.region, {
+    get: (target, name: keyof Store) => {
+      const member: unknown = name === 'range' ? cut : target[name];
+      return typeof member === 'function' ? (member.bind(target) as unknown) : member;
+    },
+  });
+  await assert.rejects(copyStores(from, { ...to, region, global: to.global }), /cut off/);
   await assert.rejects(mustBeWhole(to), /a copy into this store was not finished/);
 });

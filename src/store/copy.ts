@@ -1,6 +1,7 @@
 /** One engine's stores into another's, which are empty. */
 import { createHash } from 'node:crypto';
 import { StoreError } from './error.ts';
+import { keyText } from './keys.ts';
 import type { Stores } from './sqlite-stores.ts';
 import { type CallOptions, type Entry, type Key, limits, type Operation, type Store } from './store.ts';
 
@@ -15,7 +16,7 @@ export interface Copied {
   readonly digest: string;
 }
 
-/** In the region's store while a copy into it is not done. */
+/** In the region's store until a copy into it is written and read back. */
 const unfinishedKey = 'unfinished-copy';
 
 /** STORE_MISSING when a copy into the stores was begun and not ended. */
@@ -72,16 +73,18 @@ export const copyStores = async (from: Stores, to: Stores, options: CopyOptions 
   await to.region.commit({ operations: [{ type: 'put', key: unfinishedKey, value: new Uint8Array(0) }] }, { signal });
   const written = new Digest();
   for (const [source, target] of pairs) await copyOne(source, target, written, options, total);
-  await to.region.commit({ operations: [{ type: 'delete', key: unfinishedKey }] }, { signal });
   const read = new Digest();
-  for (const [, target] of pairs) for await (const entry of entriesOf(target, signal)) read.add(target.name, entry);
+  for (const [, target] of pairs)
+    for await (const entry of entriesOf(target, signal))
+      if (target !== to.region || keyText(entry.key) !== unfinishedKey) read.add(target.name, entry);
   const [wanted, found] = [written.toString(), read.toString()];
-  onProgress?.(total, total);
   if (wanted !== found)
     throw new StoreError(
       'STORE_DAMAGED',
       `the copy has ${read.keys} keys that differ from the ${written.keys} of the original: somebody wrote to it meanwhile; empty it, and copy again`,
     );
+  await to.region.commit({ operations: [{ type: 'delete', key: unfinishedKey }] }, { signal });
+  onProgress?.(total, total);
   return { keys: read.keys, digest: found };
 };
 

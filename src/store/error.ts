@@ -10,6 +10,8 @@ export type StoreErrorCode =
   | 'STORE_CLOSED'
   /** The engine gave no answer, or none that says what became of a change: read back. Later it may answer again. */
   | 'STORE_UNAVAILABLE'
+  /** The engine said no, and so nothing happened; who runs it can mend that, as the message says. */
+  | 'STORE_REFUSED'
   /** A request that breaks a rule of `Store`; it had no effect and never will have one. */
   | 'STORE_INVALID'
   /** It concerns what whoever asks has nothing to do with; it had no effect. */

@@ -85,6 +85,8 @@ const channelOptions = {
   'grpc.keepalive_time_ms': 10_000,
   'grpc.keepalive_timeout_ms': 5_000,
   'grpc.keepalive_permit_without_calls': 0,
+  // No proxy of the environment is told the password, or any key.
+  'grpc.enable_http_proxy': 0,
   // So that two stores in one process do not share a connection that one of them closes.
   'grpc.use_local_subchannel_pool': 1,
 };
@@ -123,7 +125,7 @@ const full = (cause: unknown): StoreError =>
 
 /** What is left when nobody above knows the refusal by name. */
 export const refused = (error: EtcdRefused, action: string): StoreError => {
-  const say = (why: string): StoreError => new StoreError('STORE_FAILED', `${action} failed: ${why}`, error);
+  const say = (why: string): StoreError => new StoreError('STORE_REFUSED', `${action} failed: ${why}`, error);
   if (error.status === status.PERMISSION_DENIED)
     return say("etcd's user may not do it; grant its role readwrite on the whole prefix of the store");
   if (/authentication failed/.test(error.message))
@@ -147,6 +149,10 @@ export class Patience {
   constructor(ms: number, signal?: AbortSignal) {
     this.#untilMs = performance.now() + ms;
     this.#signal = signal;
+  }
+
+  get leftMs(): number {
+    return Math.max(0, this.#untilMs - performance.now());
   }
 
   /** After a failure: resolves when to try again. What it is given, unless that is EtcdLost; STORE_UNAVAILABLE. */

@@ -37,12 +37,19 @@ const mostKnown = 10_000;
 export const sealedTo = ({ createRevision, version }: Pick<Known, 'createRevision' | 'version'>): string =>
   version === 1 ? '1' : `${version} of ${createRevision}`;
 
+/** `--max-txn-ops` of etcd, unless it is told otherwise: of comparisons and operations, and of those within together. */
+const mostInOne = 128;
+
+/** As etcd counts it (checkTxnRequest). */
+const sizeOf = ({ compare, success, failure }: TxnRequest): number =>
+  Math.max(compare.length, success.length, failure.length);
+
 /** One transaction uses one data key for so many values at most. */
 const sealsPerRevision = 100;
 
 interface Attempt {
   readonly request: TxnRequest;
-  /** Whether what may change something is a transaction within, made only where there is something to delete. */
+  /** Whether what may change something is a transaction within, made only where something is there to be deleted. */
   readonly isNested: boolean;
   /** What the puts build on. */
   readonly bases: ReadonlyMap<string, Known>;
@@ -83,18 +90,19 @@ export class EtcdCommits {
     this.#revisionsPerDataKey = Math.floor(sealsPerDataKey / sealsPerRevision);
   }
 
-  /** STORE_LEASE_GONE, STORE_FULL, STORE_UNAVAILABLE, STORE_FAILED; the reason of an aborted signal. */
+  /** STORE_LEASE_GONE, STORE_FULL, STORE_UNAVAILABLE, STORE_REFUSED; the reason of an aborted signal. */
   async commit(transaction: CheckedTransaction, signal?: AbortSignal): Promise<Outcome> {
     signal?.throwIfAborted();
     if (transaction.operations.length === 0) return this.#look(transaction.conditions, signal);
-    const slot = await this.#slots.take();
+    const patience = new Patience(this.#client.patienceMs, signal);
+    const slot = await this.#slots.take(patience, signal);
     let isKnown = true;
     try {
       if (this.#revision - this.#meta.newestSince > this.#revisionsPerDataKey)
         await this.#meta.newDataKey(this.#revision, signal);
       await this.#learn(transaction, signal);
       isKnown = false;
-      const outcome = await this.#commit(transaction, slot, signal);
+      const outcome = await this.#commit(transaction, slot, patience, signal);
       isKnown = true;
       return outcome;
     } catch (error) {
@@ -116,8 +124,12 @@ export class EtcdCommits {
     return this.#slots.close();
   }
 
-  async #commit(transaction: CheckedTransaction, slot: Slot, signal: AbortSignal | undefined): Promise<Outcome> {
-    const patience = new Patience(this.#client.patienceMs, signal);
+  async #commit(
+    transaction: CheckedTransaction,
+    slot: Slot,
+    patience: Patience,
+    signal: AbortSignal | undefined,
+  ): Promise<Outcome> {
     for (;;) {
       const mark = this.#slots.newMark();
       const attempt = this.#attempt(transaction, slot, await this.#slots.put(slot, mark, signal));
@@ -155,10 +167,11 @@ export class EtcdCommits {
       failure: [metaKey, slot.key, ...this.#keysOf(conditions, puts)].map(look),
     };
     if (puts.length > 0) return { request, isNested: false, bases };
-    // Where nothing is there to be deleted nothing happens, so the slot must not be put either.
+    // Where nothing is there to be deleted nothing happens, so the slot is not put either, as far as etcd has room to ask.
     const nothing = operations.map(({ key }) => isAt(this.#place.full(key), 0));
     const outer = { compare: [...holds, ...nothing], success: [], failure: [{ requestTxn: request }] };
-    return { request: outer, isNested: true, bases };
+    const isNested = sizeOf(outer) + sizeOf(request) <= mostInOne;
+    return { request: isNested ? outer : request, isNested, bases };
   }
 
   #holds(condition: CheckedCondition): Compare {

@@ -82,15 +82,24 @@ export class EtcdMeta {
   }
 
   /**
-   * Makes the stores where there are none, and with them the key file where that is not there either.
-   * StoreError STORE_KEY_*, STORE_FOREIGN, STORE_TOO_NEW, STORE_UNAVAILABLE.
+   * Makes the stores where there are none, unless they must exist, and with them the key file where that is not there either.
+   * StoreError STORE_MISSING, STORE_KEY_*, STORE_FOREIGN, STORE_TOO_NEW, STORE_UNAVAILABLE.
    */
-  static async open(client: EtcdClient, prefix: string, keyFile: string): Promise<EtcdMeta> {
+  static async open(
+    client: EtcdClient,
+    prefix: string,
+    { keyFile, mustExist = false }: { readonly keyFile: string; readonly mustExist?: boolean | undefined },
+  ): Promise<EtcdMeta> {
     const place = `the prefix "${prefix}" of etcd`;
     const key = Buffer.from(`${prefix}/meta`);
     for (;;) {
       const { kvs } = await client.ask('Range', { key });
       if (kvs[0] !== undefined) return new EtcdMeta(client, place, key, readKeyFile(keyFile), kvs[0]);
+      if (mustExist)
+        throw new StoreError(
+          'STORE_MISSING',
+          `there is no store below ${place}; are the address and the prefix right?`,
+        );
       if (!existsSync(keyFile)) createKeyFile(keyFile);
       const master = readKeyFile(keyFile);
       const id = randomBytes(16);
@@ -111,7 +120,7 @@ export class EtcdMeta {
     return this.#meta.dataKeys.at(-1)!.since;
   }
 
-  /** When the condition was not met. STORE_FAILED: the epoch is another; STORE_KEY_WRONG, STORE_FOREIGN. */
+  /** When the condition was not met. STORE_REFUSED: the epoch is another; STORE_KEY_WRONG, STORE_FOREIGN. */
   async reload(signal?: AbortSignal): Promise<Uint8Array> {
     const { kvs } = await this.#client.ask('Range', { key: this.key }, signal);
     const [found] = kvs;
@@ -126,7 +135,7 @@ export class EtcdMeta {
 
   #take(meta: Meta, revision: number): void {
     if (meta.epoch !== this.epoch || !Buffer.from(meta.id).equals(this.#meta.id))
-      throw new StoreError('STORE_FAILED', `${this.#place} was restored from a snapshot; start this manager anew`);
+      throw new StoreError('STORE_REFUSED', `${this.#place} was restored from a snapshot; start the host daemon anew`);
     if (revision < this.#revision) return;
     this.#meta = meta;
     this.#addKeys();
@@ -137,11 +146,7 @@ export class EtcdMeta {
     const { fingerprint, dataKeys } = this.#meta;
     for (const key of dataKeys) {
       if (this.keyring.has(key.id)) continue;
-      if (fingerprint !== this.#master.fingerprint)
-        throw new StoreError(
-          'STORE_KEY_WRONG',
-          `"${this.#master.file}" is not the key of ${this.#place}: it is key ${this.#master.fingerprint}, and the store was sealed by key ${fingerprint}; give that one. If it is lost, what the store holds is lost for good, and so are snapshots of the time`,
-        );
+      this.#mustBeMaster(fingerprint);
       if (!this.keyring.add(key, this.#master))
         throw new StoreError(
           'STORE_DAMAGED',
@@ -150,9 +155,18 @@ export class EtcdMeta {
     }
   }
 
-  /** @param now etcd's revision. @returns the new key's id */
+  #mustBeMaster(fingerprint: string): void {
+    if (fingerprint !== this.#master.fingerprint)
+      throw new StoreError(
+        'STORE_KEY_WRONG',
+        `"${this.#master.file}" is not the key of ${this.#place}: it is key ${this.#master.fingerprint}, and the store was sealed by key ${fingerprint}; give that one. If it is lost, what the store holds is lost for good, and so are snapshots of the time`,
+      );
+  }
+
+  /** STORE_KEY_WRONG: the key file was changed. @param now etcd's revision. @returns the new key's id */
   async newDataKey(now: number, signal?: AbortSignal): Promise<number> {
     await this.#change((meta) => {
+      this.#mustBeMaster(meta.fingerprint);
       const key = this.keyring.make(Math.max(...meta.dataKeys.map(({ id }) => id)) + 1, this.#master);
       return { ...meta, dataKeys: [...meta.dataKeys, { ...key, since: now }] };
     }, signal);
@@ -177,12 +191,22 @@ export class EtcdMeta {
     this.#master = master;
   }
 
-  /** After a snapshot was restored: what was given out before means nothing any more. This object is of no use then. */
+  /**
+   * After a snapshot was restored: what was given out before means nothing any more. This object is of no use then.
+   * STORE_REFUSED: another changed the epoch or the data keys meanwhile.
+   */
   async raiseEpoch(nowSeconds: number): Promise<number> {
     const epoch = Math.max(this.epoch + 1, nowSeconds);
-    await this.#client.ask('Txn', putAt(this.key, this.#revision, encode({ ...this.#meta, epoch })));
+    const value = encode({ ...this.#meta, epoch });
+    const { succeeded } = await this.#client.ask('Txn', putAt(this.key, this.#revision, value));
+    if (succeeded) return epoch;
+    // Or it was asked twice, and only the first answer was lost.
     const { kvs } = await this.#client.ask('Range', { key: this.key });
-    return decode(kvs[0]!.value, this.#place).epoch;
+    if (kvs[0] !== undefined && Buffer.from(kvs[0].value).equals(value)) return epoch;
+    throw new StoreError(
+      'STORE_REFUSED',
+      `${this.#place} was changed meanwhile by another; stop it, and do this again`,
+    );
   }
 
   /** Read, changed and put until nobody else did so between. */

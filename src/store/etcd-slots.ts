@@ -29,7 +29,7 @@ export class EtcdSlots {
   readonly #client: EtcdClient;
   readonly #prefix: string;
   readonly #free: Slot[] = [];
-  readonly #waiting: (() => void)[] = [];
+  readonly #waiting = new Set<() => void>();
   #made = 0;
   #used = 0;
   #marks = 0;
@@ -41,9 +41,9 @@ export class EtcdSlots {
     this.#prefix = `${prefix}${randomBytes(12).toString('hex')}/`;
   }
 
-  /** For one transaction, until `release`. */
-  async take(): Promise<Slot> {
-    while (this.#used >= mostSlots) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+  /** For one transaction, until `release`. STORE_UNAVAILABLE when others have them all for too long; the signal's reason. */
+  async take(patience: Patience, signal?: AbortSignal): Promise<Slot> {
+    while (this.#used >= mostSlots) await this.#released(patience, signal);
     this.#used++;
     return this.#free.pop() ?? { key: Buffer.from(`${this.#prefix}${this.#made++}`), revision: 0 };
   }
@@ -52,7 +52,30 @@ export class EtcdSlots {
   release(slot: Slot, isKnown: boolean): void {
     this.#used--;
     if (isKnown) this.#free.push(slot);
-    this.#waiting.shift()?.();
+    const [next] = this.#waiting;
+    if (next === undefined) return;
+    this.#waiting.delete(next);
+    next();
+  }
+
+  async #released(patience: Patience, signal: AbortSignal | undefined): Promise<void> {
+    signal?.throwIfAborted();
+    const { promise, resolve, reject } = Promise.withResolvers<void>();
+    const giveUp = (reason: unknown): void => {
+      // At once, so that none is woken who is gone.
+      this.#waiting.delete(resolve);
+      reject(reason as Error);
+    };
+    const aborted = (): void => giveUp(signal?.reason);
+    const late = setTimeout(() => giveUp(tooMany()), patience.leftMs);
+    signal?.addEventListener('abort', aborted, { once: true });
+    this.#waiting.add(resolve);
+    try {
+      await promise;
+    } finally {
+      clearTimeout(late);
+      signal?.removeEventListener('abort', aborted);
+    }
   }
 
   /** What no other put of a slot says. */
@@ -132,5 +155,11 @@ export class EtcdSlots {
     return id;
   }
 }
+
+const tooMany = (): StoreError =>
+  new StoreError(
+    'STORE_UNAVAILABLE',
+    `${mostSlots} changes wait for etcd's answer, so this one was not begun. See that a majority of the members run and are reached`,
+  );
 
 export const openFate = 'whether the change happened is open: read back';

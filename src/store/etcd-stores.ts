@@ -25,6 +25,7 @@ class Place implements AsyncDisposable {
     names: readonly StoreName[],
     {
       keyFile,
+      mustExist,
       clock = systemClock,
       retainRevisions = 10_000,
       retainBytes = 128 * 1024 * 1024,
@@ -34,7 +35,7 @@ class Place implements AsyncDisposable {
     const { prefix = 'porthole' } = options;
     const client = new EtcdClient(options);
     try {
-      const meta = await EtcdMeta.open(client, prefix, keyFile);
+      const meta = await EtcdMeta.open(client, prefix, { keyFile, mustExist });
       const { revision } = (await client.ask('Range', { key: meta.key, countOnly: true })).header;
       const shared = { client, meta, prefix, revision, clock, retainRevisions, retainBytes, sealsPerDataKey };
       return new Place(client, meta, new Map(names.map((name) => [name, new EtcdStore({ ...shared, name })])));

@@ -26,6 +26,11 @@ export class ToldChanges {
     return this.#changes.length;
   }
 
+  /** How many keys there are at a revision, as far as was told. */
+  countAt(revision: number): number {
+    return this.#changes.reduce((sum, change) => (change.revision <= revision ? sum + change.by : sum), this.#count);
+  }
+
   /** At a revision up to which all was told. */
   startFrom(revision: number, count: number): void {
     this.#since = revision;
@@ -52,11 +57,7 @@ export class ToldChanges {
     listed: readonly KeyValue[],
     { revision, count }: { readonly revision: number; readonly count: number },
   ): boolean {
-    const told = this.#changes.reduce(
-      (sum, change) => (change.revision <= revision ? sum + change.by : sum),
-      this.#count,
-    );
-    if (told !== count) return false;
+    if (this.countAt(revision) !== count) return false;
     return listed.every(({ key, modRevision }) => (this.#last.get(name(key))?.modRevision ?? 0) >= modRevision);
   }
 }

@@ -16,6 +16,8 @@ class ForgetfulEtcd implements WatchedEtcd {
   readonly callMs = 1_000;
   readonly patienceMs = 1_000;
   readonly #keys = new Map<string, KeyValue>();
+  /** Every change; version 0: a deletion. */
+  readonly #history: KeyValue[] = [];
   readonly #responses: WatchResponse[] = [];
   /** Of keys, at each revision. */
   readonly #counts = new Map([[10, 0]]);
@@ -35,6 +37,7 @@ class ForgetfulEtcd implements WatchedEtcd {
       lease: 0,
     };
     this.#keys.set(key, kv);
+    this.#history.push(kv);
     this.#counts.set(modRevision, this.#keys.size);
     if (isTold) this.#tell([{ type: 0, kv }]);
   }
@@ -42,18 +45,21 @@ class ForgetfulEtcd implements WatchedEtcd {
   remove(key: string, isTold: boolean): void {
     const kv = { ...this.#keys.get(key)!, modRevision: ++this.#revision, version: 0 };
     this.#keys.delete(key);
+    this.#history.push(kv);
     this.#counts.set(this.#revision, this.#keys.size);
     if (isTold) this.#tell([{ type: 1, kv }]);
   }
 
   async ask(_name: unknown, request: unknown): Promise<never> {
     this.asked++;
-    const { countOnly, minModRevision = 0, revision = this.#revision } = request as RangeRequest;
-    const kvs = [...this.#keys.values()];
+    const { countOnly, minModRevision = 0, revision = this.#revision, limit = Infinity } = request as RangeRequest;
+    const there = new Map<string, KeyValue>();
+    for (const kv of this.#history) if (kv.modRevision <= revision) there.set(String(kv.key), kv);
+    const kvs = [...there.values()].filter((kv) => kv.version > 0 && kv.modRevision >= minModRevision);
     const answer: RangeResponse = {
       header: { revision: this.#revision },
-      kvs: countOnly === true ? [] : kvs.filter(({ modRevision }) => modRevision >= minModRevision),
-      more: false,
+      kvs: countOnly === true ? [] : kvs.slice(0, limit),
+      more: kvs.length > limit,
       count: this.#counts.get(revision)!,
     };
     return answer as never;
@@ -102,7 +108,7 @@ const watched = (t: TestContext) => {
   t.after(() => stop.abort());
   const place = new EtcdPlace('p', 'region');
   const range = { start: new Uint8Array(0), end: undefined };
-  const watch = new EtcdWatch({ client: etcd, place, range, from: 11, clock, signal: stop.signal });
+  const watch = new EtcdWatch({ client: etcd, place, range, from: 11, clock, signal: stop.signal, mostTold: 10 });
   const told: RawBatch[] = [];
   const ended = (async () => {
     for await (const batch of watch.batches()) told.push(batch);
@@ -165,4 +171,26 @@ test('EtcdWatch goes on when all was told, also what came while it was compared'
     told.map(({ revision }) => revision),
     [11, 12, 13, 14, 15],
   );
+});
+
+test('EtcdWatch goes on through a backlog of more changes than it remembers, and asks seldom', async (t) => {
+  const { etcd, clock, toldOf, compare } = watched(t);
+  for (let i = 0; i < 60; i++) etcd.change(`k${i}`, true);
+  await toldOf(60);
+  // The first count, and two for each eleven changes.
+  assert.equal(etcd.asked, 1 + 2 * Math.floor(60 / 11));
+  await compare();
+  etcd.change('k0', true);
+  await toldOf(61);
+  // More keys are there than are listed, and on their way.
+  await clock.advance(5 * 60_000);
+  for (let i = 0; i < 60; i++) etcd.change(`k${i}`, true);
+  await toldOf(121);
+});
+
+test('EtcdWatch ends when something was left out of a backlog of more changes than it remembers', async (t) => {
+  const { etcd, ended, told } = watched(t);
+  for (let i = 0; i < 60; i++) etcd.change(`k${i}`, i !== 15);
+  await assert.rejects(ended, isGap);
+  assert.equal(told.length, 22);
 });

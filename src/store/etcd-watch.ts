@@ -17,7 +17,14 @@ import {
   refused,
 } from './etcd-client.ts';
 import type { EtcdPlace } from './etcd-place.ts';
-import type { KeyValue, Streams, WatchEventMessage, WatchResponse } from './etcd-schema.ts';
+import type {
+  KeyValue,
+  RangeRequest,
+  RangeResponse,
+  Streams,
+  WatchEventMessage,
+  WatchResponse,
+} from './etcd-schema.ts';
 import { ToldChanges } from './etcd-told.ts';
 import type { CheckedRange } from './request.ts';
 import type { Clock } from './store.ts';
@@ -25,12 +32,17 @@ import type { Clock } from './store.ts';
 const compareMs = 5 * 60_000;
 /** So long a stream must have been silent before something counts as left out. */
 const silenceMs = 10_000;
-/** Changes that are remembered until the next comparison, which comes early then. */
-const mostTold = 50_000;
 
 export interface RawBatch {
   readonly revision: number;
   readonly events: readonly WatchEventMessage[];
+}
+
+/** What is there: keys that changed since the last comparison, and how many there are in all, as of a revision. */
+interface Found {
+  readonly revision: number;
+  readonly count: number;
+  readonly listed: readonly KeyValue[];
 }
 
 type WatchStream = EtcdStream<Streams['Watch'][0], WatchResponse>;
@@ -44,6 +56,8 @@ export interface EtcdWatchOptions {
   readonly from: number;
   readonly clock: Clock;
   readonly signal: AbortSignal | undefined;
+  /** Changes that are remembered until they are compared. */
+  readonly mostTold?: number;
 }
 
 export const compactedError = (asked: number, name: string, oldest: number): StoreError =>
@@ -58,6 +72,7 @@ export class EtcdWatch {
   readonly #options: EtcdWatchOptions;
   readonly #range: { readonly key: Uint8Array; readonly rangeEnd: Uint8Array };
   readonly #told = new ToldChanges();
+  readonly #mostTold: number;
   /** The first revision that was not told of. */
   #next: number;
   #stream: WatchStream | undefined;
@@ -71,15 +86,16 @@ export class EtcdWatch {
   /** Of the last comparison, while the stream has told nothing since: what it may still have to tell is of before. */
   #quietAfter: number | undefined;
   /** Listed and not told: the comparison is decided when the stream has passed it, or stays silent. */
-  #suspect: { readonly revision: number; readonly isTold: () => boolean } | undefined;
+  #suspect: Found | undefined;
 
   constructor(options: EtcdWatchOptions) {
     this.#options = options;
     this.#range = options.place.range(options.range);
     this.#next = options.from;
+    this.#mostTold = options.mostTold ?? 50_000;
   }
 
-  /** StoreError STORE_COMPACTED, STORE_CLOSED, STORE_FAILED; the signal's reason. */
+  /** StoreError STORE_COMPACTED, STORE_CLOSED, STORE_REFUSED; the signal's reason. */
   async *batches(): AsyncGenerator<RawBatch, never> {
     const { signal } = this.#options;
     const wake = (): void => this.#wake?.();
@@ -105,6 +121,7 @@ export class EtcdWatch {
       try {
         await this.#connect();
         if (this.#isDue) await this.#compare();
+        else if (this.#told.size > this.#mostTold && this.#suspect === undefined) await this.#compareTold();
         return await this.#nextResponse();
       } catch (error) {
         this.#disconnect();
@@ -146,7 +163,7 @@ export class EtcdWatch {
     if (compactRevision > 0) return compactedError(this.#next, this.#options.place.name, compactRevision + 1);
     if (/permission denied/.test(cancelReason))
       return new StoreError(
-        'STORE_FAILED',
+        'STORE_REFUSED',
         "watching etcd failed: etcd's user may not read the whole prefix of the store",
       );
     const error = new EtcdLost(`etcd ended the watch: ${cancelReason}`, undefined);
@@ -228,9 +245,7 @@ export class EtcdWatch {
     const revision = events[0]!.kv.modRevision;
     this.#next = revision + 1;
     for (const event of events) if (!this.#told.add(event)) throw this.#gap(revision);
-    if (this.#told.size > mostTold) this.#isDue = true;
-    if (this.#suspect !== undefined && revision > this.#suspect.revision && !this.#suspect.isTold())
-      throw this.#gap(this.#suspect.revision);
+    if (this.#suspect !== undefined && revision > this.#suspect.revision) this.#decide(this.#suspect);
     return { revision, events };
   }
 
@@ -243,36 +258,65 @@ export class EtcdWatch {
     );
   }
 
-  async #compare(): Promise<void> {
-    if (this.#suspect !== undefined && !this.#suspect.isTold()) throw this.#gap(this.#suspect.revision);
+  /** What was suspected to be left out must have been told by now. */
+  #decide({ revision, count, listed }: Found): void {
+    if (!this.#told.has(listed, { revision, count })) throw this.#gap(revision);
     this.#suspect = undefined;
+    this.#told.startFrom(revision, count);
+    this.#timer(compareMs);
+  }
+
+  /** With what is there now, of which some may still be on its way. */
+  async #compare(): Promise<void> {
+    if (this.#suspect !== undefined) this.#decide(this.#suspect);
     const { client, signal } = this.#options;
     const since = this.#told.since;
-    const newest = await client.ask('Range', { ...this.#range, countOnly: true }, signal);
-    const { revision } = newest.header;
+    const { header, count } = await client.ask('Range', { ...this.#range, countOnly: true }, signal);
+    const { revision } = header;
     if (since !== undefined) {
-      const listed = revision > since ? await this.#changedSince(since, revision) : [];
+      const listed = await this.#changedSince(since, revision);
       // Too far behind to be compared: what is on its way is told first.
       if (listed === undefined) return this.#timer(silenceMs);
-      const isTold = (): boolean => this.#told.has(listed, { revision, count: newest.count });
-      if (!isTold()) {
-        this.#suspect = { revision, isTold };
+      if (!this.#told.has(listed, { revision, count })) {
+        this.#suspect = { revision, count, listed };
         return this.#timer(silenceMs);
       }
       this.#quietAfter = revision;
     }
-    this.#told.startFrom(revision, newest.count);
+    this.#told.startFrom(revision, count);
     this.#timer(compareMs);
   }
 
+  /** With what was there at the last revision that was told, so that it can be forgotten; all of it must have been told. */
+  async #compareTold(): Promise<void> {
+    const revision = this.#next - 1;
+    const { since } = this.#told;
+    const listed = since === undefined ? undefined : await this.#changedSince(since, revision);
+    const count = await this.#countAt(revision);
+    if (listed !== undefined && count !== undefined && !this.#told.has(listed, { revision, count }))
+      throw this.#gap(revision);
+    // Where etcd can no longer say, what was told counts; the next comparison sees whether that was all.
+    this.#told.startFrom(revision, count ?? this.#told.countAt(revision));
+  }
+
+  /** Undefined: too many, or of too long ago. */
   async #changedSince(since: number, revision: number): Promise<readonly KeyValue[] | undefined> {
+    if (revision <= since) return [];
+    const request = { keysOnly: true, revision, minModRevision: since + 1, limit: 2 * this.#mostTold };
+    const found = await this.#rangeAt(request);
+    return found === undefined || found.more ? undefined : found.kvs;
+  }
+
+  async #countAt(revision: number): Promise<number | undefined> {
+    return (await this.#rangeAt({ countOnly: true, revision }))?.count;
+  }
+
+  async #rangeAt(request: Omit<RangeRequest, 'key'>): Promise<RangeResponse | undefined> {
     const { client, signal } = this.#options;
     try {
-      const request = { ...this.#range, keysOnly: true, revision, minModRevision: since + 1, limit: 2 * mostTold };
-      const { kvs, more } = await client.ask('Range', request, signal);
-      return more ? undefined : kvs;
+      return await client.ask('Range', { ...this.#range, ...request }, signal);
     } catch (error) {
-      if (isTooLong(error)) return undefined;
+      if (isTooLong(error) || isRefusal(error, refusals.compacted)) return undefined;
       throw error;
     }
   }

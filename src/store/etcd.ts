@@ -16,6 +16,8 @@ export interface EtcdStoresOptions extends EtcdPlaceOptions {
   readonly global?: EtcdPlaceOptions | undefined;
   /** Made together with new stores, never for those that are there. All managers have the same. */
   readonly keyFile: string;
+  /** No store is made where there is none: STORE_MISSING. */
+  readonly mustExist?: boolean | undefined;
   /** For watches. Default: the system's. */
   readonly clock?: Clock | undefined;
   /** As for SQLite; etcd's revisions count for all that is in it. */
@@ -26,7 +28,7 @@ export interface EtcdStoresOptions extends EtcdPlaceOptions {
 
 /**
  * Opens, or makes, the stores in an etcd, which any number of managers use at once.
- * StoreError: STORE_UNAVAILABLE, STORE_FAILED, STORE_FOREIGN, STORE_TOO_NEW, STORE_DAMAGED, STORE_KEY_*.
+ * StoreError: STORE_UNAVAILABLE, STORE_REFUSED, STORE_MISSING, STORE_FOREIGN, STORE_TOO_NEW, STORE_DAMAGED, STORE_KEY_*.
  */
 export const openEtcdStores = async (options: EtcdStoresOptions): Promise<Stores> =>
   (await import('./etcd-stores.ts')).openStoresIn(options);

@@ -30,6 +30,8 @@ export interface SqliteFileOptions {
   readonly directory: string;
   /** Made together with a new store, never for one that is there. */
   readonly keyFile: string;
+  /** No store is made where there is none: STORE_MISSING. */
+  readonly mustExist?: boolean;
   /**
    * After so many values another data key is made. NIST SP 800-38D §8.3 lets one key seal 2³² values with random nonces.
    */
@@ -118,8 +120,10 @@ export class SqliteFile implements Disposable {
   #broken: StoreError | undefined;
 
   /** StoreError: all STORE_ codes of opening, STORE_KEY_*. */
-  constructor({ directory, keyFile, sealsPerDataKey = 2 ** 31 }: SqliteFileOptions) {
+  constructor({ directory, keyFile, mustExist = false, sealsPerDataKey = 2 ** 31 }: SqliteFileOptions) {
     this.#file = join(directory, storeFileName);
+    if (mustExist && !existsSync(this.#file))
+      throw new StoreError('STORE_MISSING', `there is no store in "${directory}"; is the directory right?`);
     this.#sealsPerDataKey = sealsPerDataKey;
     prepareDirectory(directory);
     this.#lock = takeLock(join(directory, lockName), directory);

@@ -56,11 +56,12 @@ export function setNonBlocking(fd: number, nonBlocking: boolean): number {
   return result(libc.fcntl(fd, F_SETFL, nonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
 }
 
-/** flock(2): for one process alone, until the descriptor is closed. */
+/** flock(2): for one process alone, until the descriptor is closed; or at once -EAGAIN. */
 export const LOCK_EX = 2;
+export const LOCK_NB = 4;
 
-/** Waits for the lock, blocking the thread. 0, or a negative errno. */
-export const flock = (fd: number, operation: typeof LOCK_EX): number => result(libc.flock(fd, operation));
+/** Waits for the lock, blocking the thread, unless told otherwise. 0, or a negative errno. */
+export const flock = (fd: number, operation: number): number => result(libc.flock(fd, operation));
 
 /** `struct stat` on x86-64 and arm64: st_size at 48, st_blksize at 56 on both. */
 const stat = new DataView(new ArrayBuffer(256));

@@ -71,6 +71,7 @@ const storeCodes = {
   STORE_CLOSED: true,
   STORE_INVALID: true,
   STORE_DENIED: true,
+  STORE_REFUSED: true,
   STORE_UNAVAILABLE: true,
   STORE_COMPACTED: true,
   STORE_LEASE_GONE: true,

@@ -4,7 +4,7 @@ import { request as send } from 'node:http';
 import { test } from 'node:test';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
-import type { HttpRequest } from './http.ts';
+import { type HttpRequest, http } from './http.ts';
 
 /** The least role; and what it is about, which says who else is kept out. */
 interface Row {
@@ -315,4 +315,32 @@ test('an account is shown the audit of its own VMs, and of nothing before they w
   for (const query of ['vm=web', 'vm=web&from=1970-01-01T00:00:00.000Z', 'vm=web&order=newest'])
     assert.doesNotMatch(await seen(query), /theirs/, query);
   assert.match((await api.ask({ path: '/v1/audit' })).text, /theirs/);
+
+  // What is its host's is not for it.
+  const asks = async (more: object): Promise<string> => {
+    const body = { name: 'net', kind: 'attached', ...more };
+    const answer = await api.ask({ method: 'POST', path: '/v1/vms', body, url, key: maker });
+    return answer.status === 202 ? JSON.stringify(answer.json['vm']!['network']) : String(answer.json['code']);
+  };
+  const port = { hostAddress: '0.0.0.0', hostPort: 80, guestPort: 80 };
+  for (const more of [
+    { network: { mode: 'tap', device: 'tap0' } },
+    { libvirtDomain: 'theirs' },
+    { network: { mode: 'user', forwards: [port] } },
+  ])
+    assert.equal(await asks(more), 'FORBIDDEN');
+  assert.match(await asks({}), /"isolated":true/);
+
+  // A stream ends with its VM: a namesake may be another's.
+  const whole = http({ url, path: '/v1/audit/stream?vm=web', key, headers: { 'last-event-id': '1.1' } });
+  await until('the stream', async () =>
+    /^porthole_api_streams\S* 1$/m.test((await api.ask({ path: '/metrics' })).text),
+  );
+  await api.ask({ method: 'DELETE', path: '/v1/vms/web', url, key: maker });
+  await until('its end', async () => (await api.stores.region.get('vm/web')) === undefined);
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });
+  api.host.audits.push({ id: '1.3', record: { ...record, timeMs: Date.now() + 60_000, path: '/secrets/later' } });
+  const { text } = await whole;
+  assert.match(text, /ours/);
+  assert.doesNotMatch(text, /later|theirs/);
 });

@@ -1,11 +1,14 @@
 /** Requests about many VMs: one operation, which ends once, whoever sees to it dies between which commits. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { put } from '../../src/cluster/kit.ts';
+import type { Store } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { asked, completesOnceTest, ended, withImage } from './batches.ts';
 import { inSqlite } from './connections.ts';
 import { keysOf } from './host-on-authority.ts';
+import { anywhere } from './hosts.ts';
 import type { Json } from './http.ts';
 
 const many = { name: 'web', type: 'nano', image: { name: 'tiny' }, labels: { app: 'web' }, count: 12 };
@@ -106,3 +109,75 @@ test('what a cancelled operation has not asked for yet is never asked for', asyn
 });
 
 completesOnceTest(inSqlite, 50);
+
+const wishOf = { kind: 'attached', network: { mode: 'none' }, labels: {}, restart: 'never', start: false } as const;
+
+test('what is too large, or a name that is none, is refused before it is begun, and else fails its own VM only', async (t) => {
+  const regionName = 'a-region-of-a-long-name';
+  const api = await startApi(t, { manager: { regionName } });
+  const refused = async (body: object): Promise<string> => {
+    const { status, json } = await api.ask({ method: 'POST', path: '/v1/vms', body: { kind: 'attached', ...body } });
+    return `${status} ${String(json['code'])}`;
+  };
+  const spec = `porthole: 1\nmetadata: { a: "${'{{name}}'.repeat(30_000)}" }\n`;
+  const name = 'n'.repeat(40);
+  assert.equal(await refused({ name, count: 2, spec }), '413 TOO_LARGE');
+  assert.equal(await refused({ name: `${name}-{{region}}`, count: 2 }), '400 BAD_REQUEST');
+  assert.deepEqual(await listed(api), []);
+
+  const { batches, kit } = api.manager;
+  const commit = async (of: Parameters<Store['commit']>[0]) => (await kit.region.commit(of)).committed;
+  const wish = {
+    ...wishOf,
+    name,
+    type: undefined,
+    image: undefined,
+    diskBytes: undefined,
+    stopGraceSeconds: 1,
+    placement: anywhere,
+  };
+  let id = '';
+  for (const large of [spec, undefined])
+    await batches.create(
+      'default',
+      undefined,
+      { wish: { ...wish, spec: large }, count: 2, firstIndex: 1 },
+      commit,
+      (of) => {
+        ({ id } = of);
+        return { status: 202, headers: {}, body: '' };
+      },
+    );
+  assert.equal((await ended(api, `/v1/operations/${id}`))['state'], 'succeeded');
+  const [failed] = (await api.ask({ path: '/v1/operations' })).json['operations'] as unknown as Json[];
+  const operation = await ended(api, `/v1/operations/${String(failed!['id'])}`);
+  assert.match(String(operation['error']!['detail']), /2 of 2 VMs failed: .*too large/);
+});
+
+test('a namesake that was made after the VMs were looked for is none of them', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db', kind: 'attached' } });
+  const { kit, operations } = api.manager;
+  const { operation, operations: begun } = operations.begin({
+    account: 'default',
+    kind: 'vms.delete',
+    target: { name: 'db' },
+  });
+  const select = { namePrefix: '', labels: [], isListed: true };
+  const batch = { operation: operation.id, account: 'default', action: 'delete', select } as const;
+  const item = { name: 'db', id: 'i-00000000000000000', state: 'waiting' };
+  await kit.region.commit({
+    operations: [...begun, put(`batchitem/${operation.id}/db`, item), put(`batch/${operation.id}`, batch)],
+  });
+  const { state, done, failed } = await ended(api, `/v1/operations/${operation.id}`);
+  assert.deepEqual([state, done, failed], ['succeeded', 1, 0]);
+  assert.equal((await listed(api)).length, 1);
+
+  // A record that cannot be read takes nothing else down.
+  await kit.region.commit({
+    operations: [{ type: 'put', key: 'vm/other', value: new TextEncoder().encode('{"id":1}') }],
+  });
+  assert.equal((await listed(api)).length, 1);
+  await api.restart();
+  assert.equal((await listed(api)).length, 1);
+});

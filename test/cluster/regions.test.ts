@@ -23,6 +23,8 @@ test('a manager answers for other regions, and says so when one does not answer'
   const here = await startApi(t, tcp);
   const there = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: here.stores.global } });
   const region = { addresses: ['http://127.0.0.1:1', there.server.url!] };
+  const open = { method: 'PUT', path: '/v1/regions/eu', body: { addresses: ['http://eu.example:8443'] } };
+  assert.equal((await here.ask(open)).status, 400, 'nothing is said where others can listen');
   await here.ask({ method: 'PUT', path: '/v1/regions/eu', body: region });
   const vm = {
     name: 'web',

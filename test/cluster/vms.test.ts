@@ -69,7 +69,8 @@ test('a VM is created, runs with its first tree, and leaves nothing behind when 
   await until('the end', async () => (await api.ask({ path: '/v1/vms/web-1' })).status === 404);
   await api.manager.outbox.drain();
   const left = [...(await keysOf(region)), ...(await keysOf(global))].filter(
-    (key) => !/^(operation|imageremoval|outboxread|image|account|region|host|hostuse)\/|^(authority|peersecret)$/.test(key),
+    (key) =>
+      !/^(operation|imageremoval|outboxread|image|account|region|host|hostuse)\/|^(authority|peersecret)$/.test(key),
   );
   assert.deepEqual(left, []);
   const { record, use } = await api.manager.hosts.get('local');

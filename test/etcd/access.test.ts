@@ -104,9 +104,13 @@ test('openEtcdStores says what to do when etcd does not let it in', { timeout: 6
   const open = (change: Partial<EtcdStoresOptions>): Promise<Stores> =>
     openEtcdStores({ ...shared, keyFile, patienceMs: 300, ...change });
   // etcd takes the name in the certificate for the user then, whom it does not know.
-  await rejectsWith(open({ password: undefined }), 'STORE_FAILED', /etcd's user may not do it/);
-  await rejectsWith(open({ password: { user: 'porthole', password: 'wrong' } }), 'STORE_FAILED', /password is another/);
-  await rejectsWith(open({ prefix: 'other' }), 'STORE_FAILED', /grant its role readwrite/);
+  await rejectsWith(open({ password: undefined }), 'STORE_REFUSED', /etcd's user may not do it/);
+  await rejectsWith(
+    open({ password: { user: 'porthole', password: 'wrong' } }),
+    'STORE_REFUSED',
+    /password is another/,
+  );
+  await rejectsWith(open({ prefix: 'other' }), 'STORE_REFUSED', /grant its role readwrite/);
   await rejectsWith(open({ tls: undefined }), 'STORE_UNAVAILABLE', /See that a majority/);
   await rejectsWith(open({ tls: { ca: readFileSync(files.ca) } }), 'STORE_UNAVAILABLE', /See that a majority/);
   const strange = makeCertificates(dirname(keyFile));

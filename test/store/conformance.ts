@@ -115,6 +115,20 @@ export const conformance = (
     assert.equal(await store.revision(), start);
   });
 
+  check('deletes as many keys at once as a transaction has room for', async ({ store }) => {
+    const names = Array.from({ length: limits.operations }, (_, i) => `k${i}`);
+    const half = names.slice(limits.operations / 2);
+    const [puts, removes] = [names.map((key) => put(key)), names.map(remove)];
+    await store.commit({ operations: puts });
+    assert.equal((await store.commit({ operations: removes })).committed, true);
+    const { revision } = await store.commit({ operations: puts });
+    const conditions = half.map((key) => ({ key, modRevision: revision }));
+    assert.equal((await store.commit({ conditions, operations: half.map(remove) })).committed, true);
+    assert.equal((await store.count(everything)).count, names.length - half.length);
+    const again = await store.commit({ conditions, operations: half.map(remove) });
+    assert.deepEqual(again.committed ? [] : again.unmet, [...half.keys()]);
+  });
+
   check('does all of a transaction or nothing when conditions hold or do not', async ({ store }) => {
     const { revision } = await store.commit({ operations: [put('a', '1')] });
     const conditions = [

@@ -193,7 +193,7 @@ test('a backup for which there is no room leaves nothing behind, on either disk'
   const file = path.join(machine.directory, 'backup');
   const full = await run(machine, 'backup', file);
   assert.equal(full.code, 1);
-  assert.match(full.err, /the disk of the store is full; free some room, then try again/);
+  assert.match(full.err, /the disk is full; free some room, then try again/);
   assert.equal(existsSync(file) || existsSync(`${file}.partial`), false);
   assert.deepEqual(
     readdirSync(path.join(state, 'store')).filter((name) => name.includes('backup')),

@@ -1,9 +1,20 @@
 /** `porthole store`: stores as a whole, while no daemon uses them. */
+import { existsSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { Command } from 'commander';
-import { copyStores, openEtcdStores, openStores, raiseEtcdEpoch, StoreError } from '../../store/index.ts';
+import {
+  copyStores,
+  createKeyFile,
+  type EtcdStoresOptions,
+  openEtcdStores,
+  openStores,
+  raiseEtcdEpoch,
+  StoreError,
+  type Stores,
+} from '../../store/index.ts';
 import { command, examples, group, printJson, type Shell } from '../command.ts';
 import { Progress } from '../progress.ts';
+import { claimant } from '../store-claim.ts';
 import { etcdAccessOptions, etcdOptions, type StoreFlags } from '../store-flags.ts';
 import { UsageError } from '../usage-error.ts';
 
@@ -18,6 +29,10 @@ interface EtcdFlags extends StoreFlags {
   readonly store: string;
   readonly key: string;
   readonly json?: true;
+}
+
+interface RotateFlags extends EtcdFlags {
+  readonly keyFile?: string;
 }
 
 export const storeCommands = (program: Command, shell: Shell): void => {
@@ -41,15 +56,17 @@ ${examples('porthole store copy --from sqlite:/var/lib/porthole --to etcd://127.
     .action((flags: CopyFlags) => copy(shell, flags));
 
   etcdCommand(store, 'rotate', 'seal all values in an etcd anew by another data key')
+    .option('--key-file <file>', 'change the key file too: to this one, made where there is none')
     .addHelpText(
       'after',
       `
 Stop every daemon that uses the store first: each value is put again, and who
 remembers its revision takes that for somebody else's change. When it is
-interrupted, the next rotation does the rest.
-${examples('porthole store rotate --store etcd://127.0.0.1:2379')}`,
+interrupted, the next rotation does the rest. After --key-file, every daemon
+needs --key with the new file.
+${examples('porthole store rotate --store etcd://127.0.0.1:2379', 'porthole store rotate --store etcd://127.0.0.1:2379 --key-file /var/lib/porthole/key-2')}`,
     )
-    .action((flags: EtcdFlags) => rotate(shell, flags));
+    .action((flags: RotateFlags) => rotate(shell, flags));
 
   etcdCommand(store, 'restored', 'say that a snapshot of etcd was restored')
     .addHelpText(
@@ -74,7 +91,7 @@ const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
   if (state === undefined) throw new UsageError('--from names a state directory: write sqlite:DIRECTORY');
   const keyFile = resolve(flags.key ?? join(state, 'key'));
   const options = { ...etcdOptions(flags.to, flags), keyFile };
-  await using from = await openStores({ directory: resolve(state, 'store'), keyFile });
+  await using from = await openStores({ directory: resolve(state, 'store'), keyFile, mustExist: true });
   {
     await using empty = await openEtcdStores(options);
     for (const [url, target] of [
@@ -105,8 +122,33 @@ const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
   }
 };
 
-const rotate = async ({ terminal }: Shell, flags: EtcdFlags): Promise<void> => {
-  await using stores = await openEtcdStores({ ...etcdOptions(flags.store, flags), keyFile: resolve(flags.key) });
+/** Of stores that are there. Error in words: a daemon uses them. */
+const openUnused = async (options: EtcdStoresOptions): Promise<Stores> => {
+  const stores = await openEtcdStores({ ...options, mustExist: true });
+  try {
+    const machine = await claimant(stores.region);
+    if (machine === undefined) return stores;
+    throw new Error(
+      `the host daemon on "${machine}" uses this store; stop it first. Of a machine that is gone, or a snapshot, its claim ends within 30 s`,
+    );
+  } catch (error) {
+    await stores.close();
+    throw error;
+  }
+};
+
+const existing = (flags: EtcdFlags): EtcdStoresOptions => ({
+  ...etcdOptions(flags.store, flags),
+  keyFile: resolve(flags.key),
+});
+
+const rotate = async ({ terminal }: Shell, flags: RotateFlags): Promise<void> => {
+  await using stores = await openUnused(existing(flags));
+  const keyFile = flags.keyFile === undefined ? undefined : resolve(flags.keyFile);
+  if (keyFile !== undefined) {
+    if (!existsSync(keyFile)) createKeyFile(keyFile);
+    await stores.changeKeyFile(keyFile);
+  }
   const progress = new Progress(terminal, 'sealing anew', 'steps');
   try {
     const sealed = await stores.rotateDataKey({
@@ -116,13 +158,19 @@ const rotate = async ({ terminal }: Shell, flags: EtcdFlags): Promise<void> => {
     progress.end();
     if (flags.json === true) printJson(terminal, { sealed });
     else terminal.out(`${sealed} values sealed anew\n`);
+    if (keyFile !== undefined)
+      terminal.err(
+        `the key file is now "${keyFile}": start the daemon with --key '${keyFile}' from now on, and keep a copy elsewhere;\nsnapshots made before need the old one\n`,
+      );
   } finally {
     progress.end();
   }
 };
 
 const restored = async ({ terminal }: Shell, flags: EtcdFlags): Promise<void> => {
-  const epoch = await raiseEtcdEpoch({ ...etcdOptions(flags.store, flags), keyFile: resolve(flags.key) });
+  const options = existing(flags);
+  await (await openUnused(options)).close();
+  const epoch = await raiseEtcdEpoch(options);
   if (flags.json === true) printJson(terminal, { epoch });
   else terminal.out(`epoch ${epoch}: revisions of before are refused from now on; start the daemons\n`);
 };

@@ -53,8 +53,9 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     socketGid: toGroup(flags.socketGroup),
     onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
-  await interrupted(terminal);
+  const lost = await Promise.race([interrupted(terminal), up.lost]);
   await up.release();
+  if (lost !== undefined) throw new Error(lost);
 };
 
 const inWords = (event: UpEvent, terminal: Terminal): Words => {

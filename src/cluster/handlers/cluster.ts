@@ -9,10 +9,11 @@ import { isoTime } from './vms.ts';
 
 const vmsShown = 1000;
 
-const accountView = ({ name, state, quotas, createdAtMs }: AccountRecord) => ({
+const accountView = ({ name, state, quotas, mayUseHostNetworks, createdAtMs }: AccountRecord) => ({
   name,
   state,
   quotas,
+  ...(mayUseHostNetworks && { mayUseHostNetworks }),
   createdAt: isoTime(createdAtMs),
 });
 
@@ -42,10 +43,14 @@ const serveAccounts = (api: Api): void => {
   );
 
   serve(api, routes.createAccount, async (c) => {
-    const { name, quotas } = c.req.valid('json');
+    const { quotas, ...rest } = c.req.valid('json');
     const answer = (account: AccountRecord): Answer => answerOf(routes.createAccount, 201, accountView(account));
     const once = await onceRequest(c);
-    return send(await globalIdempotency.run(once, (commit) => accounts.create(name, limitsOf(quotas), commit, answer)));
+    return send(
+      await globalIdempotency.run(once, (commit) =>
+        accounts.create({ ...rest, quotas: limitsOf(quotas) }, commit, answer),
+      ),
+    );
   });
 
   serve(api, routes.getAccount, async (c) =>

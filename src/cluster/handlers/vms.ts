@@ -9,12 +9,12 @@ import type {
   VmStatusRecord,
 } from '../../records/index.ts';
 import { ownHost } from '../../records/index.ts';
-import { nameOfIndex, rendered } from '../batches.ts';
+import { nameOfIndex, rendered } from '../batch-run.ts';
 import type { Answer } from '../idempotency.ts';
 import { checkVm, nameOf } from '../identity.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
-import { statusOf, type Vm } from '../vms.ts';
+import { checkName, checkSpecSize, statusOf, type Vm } from '../vms.ts';
 import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve, stream } from './serve.ts';
 
 export const isoTime = (ms: number): string => new Date(ms).toISOString();
@@ -146,11 +146,16 @@ export const serveVms = (api: Api): void => {
         count === undefined
           ? [one.name]
           : Array.from({ length: count }, (_, i) => nameOfIndex(one.name, firstIndex + i, kit.regionName));
-      for (const name of names) checkVm(identity, name);
+      for (const name of names) {
+        checkName(name);
+        checkVm(identity, name);
+      }
       if (one.spec !== undefined) {
-        // Names and numbers make no difference to what a spec is: one stands for all.
-        const values = { name: names[0]!, region: kit.regionName, index: firstIndex };
-        const problems = await kit.host.checkSpec(count === undefined ? one.spec : rendered(one.spec, values));
+        // Names and numbers make no difference to what a spec is: the last, which has the longest, stands for all.
+        const values = { name: names.at(-1)!, region: kit.regionName, index: firstIndex + names.length - 1 };
+        const spec = count === undefined ? one.spec : rendered(one.spec, values);
+        checkSpecSize(spec);
+        const problems = await kit.host.checkSpec(spec);
         if (problems.some(({ severity }) => severity === 'error'))
           throw new ApiError('BAD_SPEC', 'the spec has mistakes: see problems', { problems });
       }

@@ -1,5 +1,6 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { vmTypes } from '../../records/index.ts';
+import { isSafeAddress } from '../safe-address.ts';
 import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
 import { Labels } from './vms.ts';
 
@@ -25,6 +26,7 @@ export const AccountShape = z
     name: z.string(),
     state: z.enum(['active', 'leaving']).openapi({ description: 'leaving: it is being deleted.' }),
     quotas: z.record(z.string(), z.record(z.string(), z.int())),
+    mayUseHostNetworks: z.boolean().optional(),
     createdAt: Time,
   })
   .openapi('Account');
@@ -55,7 +57,18 @@ export const createAccount = createRoute({
   security,
   request: {
     headers: IdempotencyHeaders,
-    body: body(z.strictObject({ name: Name, quotas: Quotas.default({}) }).openapi('CreateAccount')),
+    body: body(
+      z
+        .strictObject({
+          name: Name,
+          quotas: Quotas.default({}),
+          mayUseHostNetworks: z.boolean().optional().openapi({
+            description:
+              'Its VMs may have tap devices, libvirt domains, and ports at any address of their hosts, and reach what hosts reach. The account `default` always may.',
+          }),
+        })
+        .openapi('CreateAccount'),
+    ),
   },
   responses: { 201: json(AccountShape, 'The account.'), ...problems('NAME_TAKEN', ...changing) },
 });
@@ -160,7 +173,12 @@ export const setRegion = createRoute({
       z
         .strictObject({
           addresses: z
-            .array(z.url({ protocol: /^https?$/ }).max(1024))
+            .array(
+              z
+                .url({ protocol: /^https?$/ })
+                .max(1024)
+                .refine(isSafeAddress, 'https://, or http:// of an address of the loopback (127.0.0.1, [::1])'),
+            )
             .max(32)
             .openapi({ description: 'URLs of its managers.' }),
           authority: z.string().max(65_536).optional().openapi({

@@ -307,7 +307,7 @@ export const addImage = createRoute({
   request: { headers: IdempotencyHeaders, body: body(AddImage) },
   responses: {
     202: json(OperationShape, 'It is being checked and converted.'),
-    ...problems('NAME_TAKEN', 'CONFLICT', ...changing),
+    ...problems('WRONG_STATE', 'NAME_TAKEN', 'CONFLICT', ...changing),
   },
 });
 

@@ -13,7 +13,7 @@ const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
-  ['device', 'uplink'],
+  ['device', 'uplink', 'images'],
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];
@@ -28,6 +28,7 @@ const forbidden = new Set([
   'cluster>imds',
   'cluster>qemu',
   'cluster>device',
+  'cluster>images',
 ]);
 
 const layerOf = (room: string) => layers.findIndex((rooms) => rooms.includes(room));

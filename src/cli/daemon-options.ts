@@ -2,6 +2,7 @@
 import { isIP } from 'node:net';
 import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../host/index.ts';
+import type { Recipes } from '../images/index.ts';
 import { checkoutFile, thisVersion } from '../parts/index.ts';
 import { collect } from './command.ts';
 import type { ApiAddress, StoresLocation } from './manager-parts.ts';
@@ -147,12 +148,11 @@ export const toMachineOptions = (flags: MachineFlags & DirectoryFlags): Omit<Mac
     guestWriteRate: guestWriteRate === 0 ? undefined : guestWriteRate * mebibyte,
     renews: renew,
     version: thisVersion().version,
-    recipes: recipes(),
   };
 };
 
 /** Programs of a checkout: the executable has none. */
-const recipes = (): MachineOptions['recipes'] =>
+export const recipes = (): Recipes =>
   Object.fromEntries(
     ['debian', 'tiny'].flatMap((name) => {
       const file = checkoutFile(`images/${name}/recipe.ts`);

@@ -5,15 +5,7 @@ import { join, resolve } from 'node:path';
 import type { Host } from '../host/index.ts';
 import type { Resources } from '../records/index.ts';
 import { type DirectoryLock, lockDirectory } from '../store/index.ts';
-import {
-  type Address,
-  enrol,
-  type HostFacts,
-  type Identity,
-  type RemoteStore,
-  readIdentity,
-  Uplink,
-} from '../uplink/index.ts';
+import { type Address, enrol, type HostFacts, type Identity, readIdentity, Uplink } from '../uplink/index.ts';
 import { type Machine, type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
 import { prepareHostDirectory } from './up-start.ts';
 
@@ -123,7 +115,7 @@ export class HostDaemon implements AsyncDisposable {
       },
       signal,
     );
-    this.#host = await this.#opened(machine, this.#uplink.store, host);
+    this.#host = await this.#opened(machine, this.#uplink, host);
     this.#host.cutOff(this.#uplink.store.lostAtMs);
     this.#uplink.serve(this.#host);
     const { vms } = await this.#host.status();
@@ -132,13 +124,18 @@ export class HostDaemon implements AsyncDisposable {
   }
 
   /** Waits for a manager as often as it has to. The signal's reason. */
-  async #opened(machine: Machine, store: RemoteStore, name: string): Promise<Host> {
+  async #opened(machine: Machine, uplink: Uplink, name: string): Promise<Host> {
     const { signal } = this.#options;
+    const { store } = uplink;
     const close = (): void => void store.close();
     signal.addEventListener('abort', close, { once: true });
     try {
       signal.throwIfAborted();
-      return await machine.open(store, name);
+      return await machine.open(
+        store,
+        { blob: ({ name: vm }, digest, options) => uplink.imageBlob(vm, digest, options) },
+        name,
+      );
     } catch (error) {
       signal.throwIfAborted();
       throw error;

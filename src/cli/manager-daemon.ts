@@ -1,11 +1,21 @@
 /** `porthole manager`: the API of a region, whose VMs run on hosts that connect to it. */
+import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
-import { specChecker } from '../host/index.ts';
+import { claimUids, specChecker } from '../host/index.ts';
+import { ImageLibrary, type Recipes } from '../images/index.ts';
 import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
-import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
+import {
+  type ApiAddress,
+  imagesName,
+  openDaemonStores,
+  type StoresLocation,
+  toTcpOptions,
+  upkeepOf,
+} from './manager-parts.ts';
+import { mustBeReachable } from './this-machine.ts';
 import { apiSocketName } from './up.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
 
@@ -18,6 +28,7 @@ export interface ManagerDaemonOptions extends StoresLocation {
   readonly tcp?: ApiAddress | undefined;
   readonly socketGid?: number | undefined;
   readonly version: string;
+  readonly recipes: Recipes;
   readonly onEvent: (event: ManagerEvent) => void;
 }
 
@@ -39,6 +50,7 @@ export type ManagerEvent =
 export class ManagerDaemon implements AsyncDisposable {
   readonly #options: ManagerDaemonOptions;
   #stores: Stores | undefined;
+  #images: ImageLibrary | undefined;
   #uplink: UplinkServer | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
@@ -71,9 +83,16 @@ export class ManagerDaemon implements AsyncDisposable {
     const onTrouble = (what: string): void => onEvent({ event: 'trouble', what });
     this.#stores = await openDaemonStores(stateDirectory, this.#options);
     const { region, global } = this.#stores;
+    const images = new ImageLibrary({
+      directory: join(stateDirectory, imagesName),
+      sandboxUid: sandboxUidOf(stateDirectory),
+      recipes: this.#options.recipes,
+    });
+    this.#images = images;
     this.#uplink = await UplinkServer.open({
       region,
       regionName,
+      images,
       address: hosts,
       checkSpec: specChecker(),
       version,
@@ -84,6 +103,7 @@ export class ManagerDaemon implements AsyncDisposable {
       global,
       regionName,
       host: this.#uplink.hosts,
+      images,
       ownHost: false,
       enrolment: this.#uplink.enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
@@ -117,6 +137,7 @@ export class ManagerDaemon implements AsyncDisposable {
     await this.#api?.close();
     await this.#manager?.close();
     await this.#uplink?.close();
+    await this.#images?.[Symbol.asyncDispose]();
     await this.#stores?.close();
     if (this.#api !== undefined) this.#options.onEvent({ event: 'down' });
   }
@@ -125,3 +146,10 @@ export class ManagerDaemon implements AsyncDisposable {
     return this.release();
   }
 }
+
+/** The user that reads what strangers uploaded; undefined where this one can't become another. Error with words for people. */
+const sandboxUidOf = (stateDirectory: string): number | undefined => {
+  if (process.getuid?.() !== 0) return undefined;
+  mustBeReachable(stateDirectory);
+  return claimUids({ first: undefined, count: 1, stateDirectory: realpathSync(stateDirectory) }).first;
+};

@@ -27,6 +27,9 @@ export const toTcpOptions = ({ host, port, names, tls }: ApiAddress): TcpOptions
   ...(tls && { tls: readTls(tls) }),
 });
 
+/** Where a region's images are, in the state directory. */
+export const imagesName = 'oci';
+
 /** Where the stores are. */
 export interface StoresLocation {
   /** Key-encryption key of the stores; made where there is no store yet. Default: in the state directory. */

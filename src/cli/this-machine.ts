@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { claimUids, Host, leftOvers, type UidRange } from '../host/index.ts';
+import { claimUids, Host, type ImageSource, leftOvers, type UidRange } from '../host/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
@@ -26,7 +26,6 @@ export interface MachineOptions {
   /** Replaces device processes and a keeper of another version that it finds. Default: it does. */
   readonly renews?: boolean;
   readonly version: string;
-  readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onTrouble: (vm: string | undefined, what: string) => void;
 }
 
@@ -42,8 +41,10 @@ export interface Machine {
   readonly facts: MachineFacts;
   /** The uids of its VMs, from now on; undefined: all run as this user. Error with words for people. */
   claim(): UidRange | undefined;
+  /** After `claim`: who may read images, and the user who converts them. */
+  readonly imageUsers: { readonly gid: number | undefined; readonly sandboxUid: number | undefined };
   /** After `claim`. Tells of what runs here and the store knows nothing of. StoreError. */
-  open(region: Store, name?: string): Promise<Host>;
+  open(region: Store, imageSource: ImageSource, name?: string): Promise<Host>;
 }
 
 /** uids of VMs that a host gives out at most. */
@@ -63,21 +64,24 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
       units: launcher.kind,
       ownUsers,
     },
+    get imageUsers() {
+      return imageUsersOf(uids);
+    },
     claim: () => {
       if (ownUsers) uids = claimed(stateDirectory, uidBase === 'free' ? undefined : uidBase);
       return uids;
     },
-    open: async (region, name) => {
+    open: async (region, imageSource, name) => {
       for (const { vm, what } of await leftOvers(region, runDirectory)) onTrouble(vm, what);
       return Host.open({
         region,
-        ...(name !== undefined && { name, imagesPrefix: `hostimages/${name}/` }),
+        ...(name !== undefined && { name }),
+        imageSource,
         stateDirectory,
         runDirectory,
         launcher,
         accelerator,
-        imageGid: uids && uids.first + uids.count,
-        sandboxUid: uids && uids.first + uids.count + 1,
+        imageGid: imageUsersOf(uids).gid,
         deviceRoot:
           ownUsers && !isReadableByAll('device') ? copyPart('device', join(stateDirectory, 'program')) : undefined,
         attachGid: options.attachGid,
@@ -87,7 +91,6 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
         version,
         renews: options.renews ?? true,
         audit: { keepDays: options.auditDays, mostBytes: options.auditBytes },
-        recipes: options.recipes,
         onTrouble,
       });
     },
@@ -99,6 +102,11 @@ const claimed = (stateDirectory: string, first: number | undefined): UidRange =>
   const { first: from } = claimUids({ first, count: uidCount + 2, stateDirectory: realpathSync(stateDirectory) });
   return { first: from, count: uidCount };
 };
+
+const imageUsersOf = (uids: UidRange | undefined): Machine['imageUsers'] => ({
+  gid: uids && uids.first + uids.count,
+  sandboxUid: uids && uids.first + uids.count + 1,
+});
 
 const acceleratorRecord = z.object({
   accelerator: z.enum(['kvm', 'tcg']),
@@ -123,7 +131,7 @@ const acceleratorOf = async (runDirectory: string, version: string): Promise<Acc
 };
 
 /** VMs run as users of their own. */
-const mustBeReachable = (directory: string): void => {
+export const mustBeReachable = (directory: string): void => {
   for (let at = directory; at !== dirname(at); at = dirname(at)) {
     if ((statSync(at).mode & 0o001) !== 0) continue;
     throw new Error(

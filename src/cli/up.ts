@@ -3,8 +3,16 @@ import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
 import type { Host } from '../host/index.ts';
+import { ImageLibrary, type Recipes } from '../images/index.ts';
 import type { Stores } from '../store/index.ts';
-import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
+import {
+  type ApiAddress,
+  imagesName,
+  openDaemonStores,
+  type StoresLocation,
+  toTcpOptions,
+  upkeepOf,
+} from './manager-parts.ts';
 import { StoreClaim } from './store-claim.ts';
 import { type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
 import { prepareHostDirectory, startRefusal } from './up-start.ts';
@@ -13,6 +21,7 @@ export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StoresLoca
   readonly tcp?: ApiAddress | undefined;
   /** Members may use the API's socket, as operators. */
   readonly socketGid?: number | undefined;
+  readonly recipes: Recipes;
   readonly onEvent: (event: UpEvent) => void;
 }
 
@@ -37,6 +46,7 @@ export class Up implements AsyncDisposable {
   readonly #options: UpOptions;
   #stores: Stores | undefined;
   #claim: StoreClaim | undefined;
+  #images: ImageLibrary | undefined;
   #host: Host | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
@@ -105,12 +115,23 @@ export class Up implements AsyncDisposable {
         onLost: this.#lost.resolve,
       });
     const uids = machine.claim();
-    this.#host = await machine.open(region);
+    const images = new ImageLibrary({
+      directory: join(stateDirectory, imagesName),
+      ...machine.imageUsers,
+      recipes: this.#options.recipes,
+      before: join(stateDirectory, 'images'),
+    });
+    this.#images = images;
+    this.#host = await machine.open(region, {
+      blob: ({ image }, digest, options) => images.blob(image!, digest, options),
+      pathOf: (digest) => images.pathOf(digest),
+    });
     const log = pino({ level: 'warn' }, { write: (line) => onTrouble(undefined, line.trim()) });
     this.#manager = await Manager.open({
       region,
       global,
       host: this.#host,
+      images,
       log,
       ...upkeepOf(this.#stores, stateDirectory, this.#options),
       ...(uids && { uids }),
@@ -141,6 +162,7 @@ export class Up implements AsyncDisposable {
     await this.#api?.close();
     await this.#manager?.close();
     await this.#host?.release();
+    await this.#images?.[Symbol.asyncDispose]();
     await this.#claim?.[Symbol.asyncDispose]();
     await this.#stores?.close();
     if (this.#isUp) this.#options.onEvent({ event: 'down' });

@@ -111,14 +111,14 @@ export class Images {
   }
 
   async #add(operation: OperationRecord, request: ImageRequest, signal: AbortSignal): Promise<void> {
-    const { host, wallMs } = this.#kit;
+    const { images, wallMs } = this.#kit;
     let told = 0;
     let telling: Promise<unknown> = Promise.resolve();
     try {
       let outcome: Partial<OperationRecord>;
       let image: ImageRecord | undefined;
       try {
-        const facts = await host.addImage(request, {
+        const facts = await images.addImage(request, {
           signal,
           progress: ({ step, done, total }) => {
             const now = wallMs();
@@ -214,7 +214,7 @@ export class Images {
 
   /** The gate says `removed` only when the global store does not know the image any more. */
   async #removeUnused(name: string, version: string): Promise<void> {
-    await this.#kit.host.removeImage({ name, version });
+    await this.#kit.images.removeImage({ name, version });
     await this.#kit.region.commit({
       operations: [outboxEntry(this.#kit, [{ type: 'delete', key: imageKey(name, version) }])],
     });

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { pino } from 'pino';
 import { temporaryStore } from '../../test/store/temporary.ts';
 import { until } from '../../test/until.ts';
-import { type AccountRecord, type HostPort, KeyCopyRecord, type KeyRecord } from '../records/index.ts';
+import { type AccountRecord, type HostPort, type ImagePort, KeyCopyRecord, type KeyRecord } from '../records/index.ts';
 import { createKeyFile, type Key, type Operation, openStores, type Store } from '../store/index.ts';
 import { Keys } from './keys.ts';
 import { getRecord, type Kit, put } from './kit.ts';
@@ -16,6 +16,7 @@ const kitOf = (region: Store, global: Store, wallMs: () => number = Date.now): K
   region,
   global,
   host: {} as HostPort,
+  images: {} as ImagePort,
   regionName: 'local',
   wallMs,
   randomBytes,

@@ -2,7 +2,7 @@
 import type { Buffer } from 'node:buffer';
 import type { Logger } from 'pino';
 import type { z } from 'zod';
-import type { HostPort } from '../records/index.ts';
+import type { HostPort, ImagePort } from '../records/index.ts';
 import { decodeRecord, encodeRecord } from '../records/index.ts';
 import {
   type Condition,
@@ -19,6 +19,7 @@ export interface Kit {
   readonly region: Store;
   readonly global: Store;
   readonly host: HostPort;
+  readonly images: ImagePort;
   /** The region's name, as index keys have it. */
   readonly regionName: string;
   /** Milliseconds since the epoch. */

@@ -1,7 +1,7 @@
 /** A manager: all that the API does, without the API. Everything lasting is in the stores. */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { type HostPort, ownHost, type Resources } from '../records/index.ts';
+import { type HostPort, type ImagePort, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
@@ -30,6 +30,8 @@ export interface ManagerOptions {
   readonly region: Store;
   readonly global: Store;
   readonly host: HostPort;
+  /** The region's. */
+  readonly images: ImagePort;
   readonly log: Logger;
   /** Default `local`. */
   readonly regionName?: string | undefined;
@@ -72,11 +74,12 @@ export class Manager implements AsyncDisposable {
   #loops: readonly Promise<void>[] = [];
 
   private constructor(options: ManagerOptions) {
-    const { region, global, host, log, regionName, upkeep, wallMs } = options;
+    const { region, global, host, images, log, regionName, upkeep, wallMs } = options;
     this.kit = {
       region,
       global,
       host,
+      images,
       log,
       regionName: regionName ?? 'local',
       wallMs: wallMs ?? Date.now,
@@ -111,7 +114,7 @@ export class Manager implements AsyncDisposable {
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }
 
-  /** StoreError. The stores and the host stay the caller's, and must outlive it. */
+  /** StoreError. The stores, the images and the host stay the caller's, and must outlive it. */
   static async open(options: ManagerOptions): Promise<Manager> {
     const manager = new Manager(options);
     const { signal } = manager.#stop;

@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { pino } from 'pino';
 import { temporaryStore } from '../../test/store/temporary.ts';
-import type { HostPort } from '../records/index.ts';
+import type { HostPort, ImagePort } from '../records/index.ts';
 import { createKeyFile, keyText, openStores, type Store } from '../store/index.ts';
 import type { Kit } from './kit.ts';
 import { Outbox, outboxEntry } from './outbox.ts';
@@ -34,6 +34,7 @@ test('Outbox brings every change over once and in order, wherever it crashes', a
     region,
     global,
     host: {} as HostPort,
+    images: {} as ImagePort,
     regionName: 'local',
     wallMs: Date.now,
     randomBytes,

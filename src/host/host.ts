@@ -7,7 +7,6 @@ import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { buildOf } from '../parts/index.ts';
-import { ImageStore } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -23,11 +22,6 @@ import {
   type GuestInside,
   type HostPort,
   type HostStatus,
-  type ImageFacts,
-  type ImageRef,
-  type ImageRequest,
-  type IncomingUpload,
-  type Progress,
   type ShowOptions,
   type Statistics,
   type TreePort,
@@ -43,8 +37,8 @@ import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { insideOf } from './guest-inside.ts';
 import { auditFrom, auditPage } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
-import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
+import { ImageCache, type ImageSource } from './image-cache.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LogLimits } from './log-limits.ts';
 import { MetadataCounts } from './metadata-totals.ts';
@@ -62,17 +56,12 @@ export interface HostOptions extends Omit<HostParts, Made> {
   /** Device processes and a keeper of another version that are found are replaced, by and by. */
   readonly renews: boolean;
   readonly name?: string;
-  /** Where the names of its images are in the store, in which there may be other hosts'. */
-  readonly imagesPrefix?: string;
+  readonly imageSource: ImageSource;
   readonly audit: { readonly keepDays: number; readonly mostBytes: number };
-  /** The user that images are converted by; undefined: this one. */
-  readonly sandboxUid?: number | undefined;
   /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
   readonly guestWriteRate?: number | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
-  /** Programs that build images, by the name that they are asked for by. */
-  readonly recipes: Readonly<Record<string, readonly [string, ...string[]]>>;
   readonly onTrouble: (vm: string | undefined, what: string) => void;
 }
 
@@ -94,8 +83,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
-  readonly #imageStore: ImageStore;
-  readonly #images: HostImages;
+  readonly #images: ImageCache;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #renewals: Renewals;
@@ -121,14 +109,8 @@ export class Host implements HostPort, AsyncDisposable {
 
   private constructor(options: HostOptions) {
     this.#options = options;
-    const { stateDirectory, imageGid, sandboxUid } = options;
-    this.#imageStore = new ImageStore({
-      directory: join(stateDirectory, 'images'),
-      ...(sandboxUid !== undefined && { sandboxUid }),
-      ...(imageGid !== undefined && { gid: imageGid }),
-    });
-    const { region, recipes, imagesPrefix: prefix } = options;
-    this.#images = new HostImages({ region, recipes, prefix, images: this.#imageStore });
+    const { stateDirectory, imageGid: gid, imageSource } = options;
+    this.#images = new ImageCache({ directory: join(stateDirectory, 'images'), gid }, imageSource);
     this.#audit = new AuditStore({
       directory: join(stateDirectory, 'audit'),
       ...options.audit,
@@ -169,7 +151,7 @@ export class Host implements HostPort, AsyncDisposable {
       },
       store: options.region,
       audit: this.#audit,
-      images: this.#imageStore,
+      images: this.#images,
       onTrouble: (vm, what) => options.onTrouble(vm, what),
     };
     this.#probe = setInterval(() => {
@@ -183,11 +165,9 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
-      await host.#images.collect().catch((error: unknown) => {
-        options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
-      });
       const from = await host.#takeAll();
       host.#isOpen = true;
+      host.#dropImages();
       host.#following = host.#follow(from);
       if (options.renews) void host.#renewKeeper();
       return host;
@@ -209,7 +189,7 @@ export class Host implements HostPort, AsyncDisposable {
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
-    await this.#imageStore.close();
+    await this.#images.close();
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();
@@ -433,6 +413,14 @@ export class Host implements HostPort, AsyncDisposable {
     vm.tree.history.end(noVm(name));
     await vm.release();
     this.#metadataCounts.retire(vm);
+    this.#dropImages();
+  }
+
+  /** Those that no VM has any more. */
+  #dropImages(): void {
+    if (!this.#isOpen || this.#untaken.size > 0) return;
+    const used = [...this.#vms.values()].flatMap(({ record }) => (record.image ? [record.image.digest] : []));
+    this.#images.keepOnly(new Set(used));
   }
 
   #vm({ id, name }: VmRef): HostedVm {
@@ -525,21 +513,6 @@ export class Host implements HostPort, AsyncDisposable {
   ): Promise<AsyncIterable<AuditEvent>> {
     this.#drainRings();
     return auditFrom(this.#audit, filter, after, signal);
-  }
-
-  addImage(
-    request: ImageRequest,
-    options: CallOptions & { readonly progress: (progress: Progress) => void },
-  ): Promise<ImageFacts> {
-    return this.#images.add(request, options);
-  }
-
-  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
-    return this.#images.openUpload(sizeBytes);
-  }
-
-  async removeImage(image: ImageRef): Promise<void> {
-    await this.#images.remove(image);
   }
 
   async status(): Promise<HostStatus> {

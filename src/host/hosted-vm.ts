@@ -4,7 +4,6 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
-  type ImageStore,
   isDown,
   killAllOf,
   type Launcher,
@@ -32,6 +31,7 @@ import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
+import type { ImageCache } from './image-cache.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 import { metadataHolders } from './metadata-way.ts';
 import { RecordWriter } from './record-writer.ts';
@@ -50,7 +50,7 @@ export interface HostParts {
   readonly runDirectory: string;
   readonly launcher: Launcher;
   readonly accelerator: { readonly accelerator: Accelerator; readonly groups: readonly number[] };
-  readonly images: ImageStore;
+  readonly images: ImageCache;
   /** The group that may read images; undefined where everything runs as this user. */
   readonly imageGid: number | undefined;
   readonly audit: AuditStore;
@@ -478,8 +478,8 @@ export class HostedVm {
         await this.#metadata?.beReached();
         return machineOf({
           record: this.#record,
+          image: await images.of(this.#record, signal),
           paths: this.paths,
-          images,
           accelerator: accelerator.accelerator,
           vhostUserSocket: this.devicePaths.vhostUser,
           ninepSocket: this.devicePaths.ninep,

@@ -7,7 +7,6 @@ import {
   type BootSource,
   type DiskAttachment,
   ensureDisk,
-  type ImageStore,
   type NetworkAttachment,
   relayProgram,
   type StoredImage,
@@ -16,12 +15,13 @@ import {
 } from '../qemu/index.ts';
 import type { VmRecord } from '../records/index.ts';
 import type { DevicePaths } from './device-paths.ts';
+import type { ImageCache } from './image-cache.ts';
 import { metadataAddress, metadataPort } from './metadata-sockets.ts';
 
 export interface MachineOptions {
   readonly record: VmRecord;
   readonly paths: VmPaths;
-  readonly images: ImageStore;
+  readonly image: StoredImage;
   readonly accelerator: Accelerator;
   readonly vhostUserSocket: string;
   readonly ninepSocket: string;
@@ -38,14 +38,9 @@ export const uuidOf = (id: string): string =>
 /** Locally administered, in QEMU's own range. */
 const macOf = (id: string): string => `52:54:00:${hexOf(id, 'mac').replace(/^(..)(..)(..).*$/, '$1:$2:$3')}`;
 
-const imageOf = ({ image }: VmRecord, images: ImageStore): StoredImage => {
-  if (image === undefined) throw new Error('the VM has no image to boot from; create one with an image');
-  return images.open(image.digest);
-};
-
-/** Makes the VM's disk where it has none yet, or grows it. Errors as `ensureDisk`. */
+/** Makes the VM's disk where it has none yet, or grows it. Errors as `ensureDisk` and `ImageCache.of`. */
 export const makeDisk = async (
-  { record, paths, images }: Pick<MachineOptions, 'record' | 'paths' | 'images'>,
+  { record, paths, images }: Pick<MachineOptions, 'record' | 'paths'> & { readonly images: ImageCache },
   user: {
     readonly uid?: number | undefined;
     readonly gid?: number | undefined;
@@ -53,7 +48,7 @@ export const makeDisk = async (
   },
   signal: AbortSignal,
 ): Promise<void> => {
-  const image = imageOf(record, images);
+  const image = await images.of(record, signal);
   const { diskBytes } = record;
   // A kernel runs from memory; it has a disk where one was asked for.
   if (image.kind === 'kernel' && diskBytes === undefined) return;
@@ -66,10 +61,8 @@ export const makeDisk = async (
   });
 };
 
-/** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
-  const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
-  const image = imageOf(record, images);
+  const { record, image, paths, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
   const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
   const disk: DiskAttachment = {
     path: paths.disk,

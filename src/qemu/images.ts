@@ -51,6 +51,18 @@ export interface KernelImage {
 
 export type StoredImage = DiskImage | KernelImage;
 
+/** Files of an image that was made elsewhere. */
+export type ImageCopy =
+  | { readonly kind: 'disk'; readonly disk: string; readonly virtualBytes: number }
+  | {
+      readonly kind: 'kernel';
+      readonly kernel: string;
+      readonly initrd?: string | undefined;
+      readonly commandLine: string;
+    };
+
+type ImageFileRecord = StoredImage & { readonly stamp: string; readonly isCopy?: boolean };
+
 export type ImageStep = 'copying' | 'checking' | 'converting' | 'digesting' | 'building';
 
 export interface ImageWork {
@@ -76,7 +88,6 @@ export interface ImageStoreOptions {
 
 const defaultMaxFileBytes = 1024 ** 4;
 const cpuSeconds = 6 * 60 * 60;
-const unnamedSuffix = '.unnamed';
 const kernelFileBytes = 1024 ** 3;
 
 export class ImageStore {
@@ -90,7 +101,7 @@ export class ImageStore {
     makeSearchable(this.#directory);
     // Left by a process that was killed; nothing in it was ever an image.
     for (const name of readdirSync(this.#directory))
-      if (name.startsWith('new-') || name.startsWith(uploadPrefix))
+      if (name.startsWith('new-') || name.startsWith(uploadPrefix) || name.endsWith('.unnamed'))
         rmSync(join(this.#directory, name), { recursive: true, force: true });
     const { directory, maxFileBytes = defaultMaxFileBytes } = options;
     this.#uploads = new Uploads({ directory, maxFileBytes });
@@ -137,6 +148,7 @@ export class ImageStore {
         throw new QemuError('IMAGE_FAILED', 'converting the image failed: the result has another size; try again');
       const digest = await digestOf(clean, work);
       const path = this.#pathOf(digest, '.qcow2');
+      this.#protect(clean);
       return this.#publish(clean, { kind: 'disk', digest, path, virtualBytes, fileBytes: header.fileBytes });
     });
   }
@@ -163,11 +175,44 @@ export class ImageStore {
       const digest = `sha256:${createHash('sha256')
         .update(JSON.stringify({ ...digests, commandLine }))
         .digest('hex')}`;
-      const path = this.#pathOf(digest, '.kernel');
-      const initrd = source.initrd === undefined ? {} : { initrd: join(path, 'initrd') };
-      const kernel = join(path, 'kernel');
-      return this.#publish(output, { kind: 'kernel', digest, path, kernel, ...initrd, commandLine, fileBytes });
+      return this.#publish(output, this.#kernelOf(digest, source, fileBytes));
     });
+  }
+
+  /**
+   * Keeps a copy of an image whose bytes were compared with the digest by which it is known where it came from, and was
+   * checked there. The files are used up; those with another name are linked, and as they should be.
+   */
+  async keep(digest: string, copy: ImageCopy): Promise<StoredImage> {
+    return this.#stage(async (stage) => {
+      const files =
+        copy.kind === 'disk' ? [copy.disk] : [copy.kernel, ...(copy.initrd === undefined ? [] : [copy.initrd])];
+      for (const file of files) if (statSync(file).nlink === 1) this.#protect(file);
+      const fileBytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
+      if (copy.kind === 'disk') {
+        const { virtualBytes } = copy;
+        const path = this.#pathOf(digest, '.qcow2');
+        return this.#publish(copy.disk, { kind: 'disk', digest, path, virtualBytes, fileBytes }, true);
+      }
+      const output = join(stage, 'output');
+      makeSearchable(output);
+      for (const name of ['kernel', 'initrd'] as const) {
+        const file = copy[name];
+        if (file !== undefined) renameSync(file, join(output, name));
+      }
+      return this.#publish(output, this.#kernelOf(digest, copy, fileBytes), true);
+    });
+  }
+
+  #kernelOf(
+    digest: string,
+    { initrd, commandLine }: { readonly initrd?: unknown; readonly commandLine: string },
+    fileBytes: number,
+  ): KernelImage {
+    const path = this.#pathOf(digest, '.kernel');
+    const kernel = join(path, 'kernel');
+    const more = initrd === undefined ? {} : { initrd: join(path, 'initrd') };
+    return { kind: 'kernel', digest, path, kernel, ...more, commandLine, fileBytes };
   }
 
   /**
@@ -186,13 +231,13 @@ export class ImageStore {
   /** The image of that digest. IMAGE_MISSING where it is not stored, IMAGE_CHANGED where its file is not what was stored. */
   open(digest: string): StoredImage {
     const recordFile = this.#recordOf(digest);
-    let record: StoredImage & { readonly stamp: string };
+    let record: ImageFileRecord;
     try {
-      record = JSON.parse(readFileSync(recordFile, 'utf8')) as typeof record;
+      record = JSON.parse(readFileSync(recordFile, 'utf8')) as ImageFileRecord;
     } catch (error) {
       throw new QemuError('IMAGE_MISSING', `no image "${digest}" is stored on this machine; add it again`, error);
     }
-    const { stamp, ...image } = record;
+    const { stamp, isCopy: _, ...image } = record;
     if (!existsSync(image.path))
       throw new QemuError('IMAGE_MISSING', `the file of image "${digest}" is gone: "${image.path}"; add it again`);
     if (stampOf(image) !== stamp)
@@ -204,22 +249,32 @@ export class ImageStore {
   }
 
   list(): StoredImage[] {
+    return this.#records().flatMap(({ digest }) => {
+      try {
+        return [this.open(digest)];
+      } catch {
+        return [];
+      }
+    });
+  }
+
+  #records(): ImageFileRecord[] {
     return readdirSync(this.#directory)
       .filter((name) => name.endsWith('.json'))
       .toSorted()
-      .flatMap((name) => {
-        try {
-          return [this.open(name.replace(/^sha256-(.*)\.json$/, 'sha256:$1'))];
-        } catch {
-          return [];
-        }
-      });
+      .map((name) => JSON.parse(readFileSync(join(this.#directory, name), 'utf8')) as ImageFileRecord);
+  }
+
+  #writeRecord(record: ImageFileRecord): void {
+    const file = this.#recordOf(record.digest);
+    writeFileSync(`${file}.new`, `${JSON.stringify(record)}\n`, { mode: 0o600, flush: true });
+    renameSync(`${file}.new`, file);
+    syncDirectory(this.#directory);
   }
 
   /** Whoever calls knows that no disk stands on it. Absent images are no error. */
   remove(digest: string): void {
     this.#removeFiles(digest);
-    rmSync(this.#pathOf(digest, unnamedSuffix), { force: true });
     syncDirectory(this.#directory);
   }
 
@@ -229,25 +284,15 @@ export class ImageStore {
     for (const suffix of ['.qcow2', '.kernel']) rmSync(this.#pathOf(digest, suffix), { recursive: true, force: true });
   }
 
-  /**
-   * Notes on the disk that an image may be wanted by nobody: it has been added and not been given a name, or it loses one. So
-   * every image that is new here begins.
-   */
-  beUnnamed(digest: string): void {
-    writeFileSync(this.#pathOf(digest, unnamedSuffix), '', { mode: 0o600, flush: true });
-    syncDirectory(this.#directory);
+  /** Digests of what can be had again from where it came. */
+  copies(): string[] {
+    return this.#records().flatMap(({ digest, isCopy }) => (isCopy === true ? [digest] : []));
   }
 
-  /** It has a name. */
-  beNamed(digest: string): void {
-    rmSync(this.#pathOf(digest, unnamedSuffix), { force: true });
-  }
-
-  /** Digests of all that `beUnnamed` was said of last. */
-  unnamed(): string[] {
-    return readdirSync(this.#directory)
-      .filter((name) => name.endsWith(unnamedSuffix))
-      .map((name) => name.slice(0, -unnamedSuffix.length).replace('sha256-', 'sha256:'));
+  /** It can be had again from elsewhere, from now on. Nothing happens where it is not stored. */
+  beCopy(digest: string): void {
+    const record = this.#records().find((one) => one.digest === digest);
+    if (record !== undefined) this.#writeRecord({ ...record, isCopy: true });
   }
 
   async #obtain(source: ImageSource, to: string, maxBytes: number, work: ImageWork): Promise<number> {
@@ -310,8 +355,7 @@ export class ImageStore {
   }
 
   /** Gives an image its place; one that is stored already stays as it is. */
-  #publish<T extends StoredImage>(from: string, image: T): T {
-    if (image.kind === 'disk') this.#protect(from);
+  #publish<T extends StoredImage>(from: string, image: T, isCopy = false): T {
     const record = this.#recordOf(image.digest);
     if (existsSync(record)) {
       try {
@@ -320,16 +364,9 @@ export class ImageStore {
         this.#removeFiles(image.digest);
       }
     }
-    this.beUnnamed(image.digest);
     rmSync(image.path, { recursive: true, force: true });
     renameSync(from, image.path);
-    syncDirectory(this.#directory);
-    writeFileSync(`${record}.new`, `${JSON.stringify({ ...image, stamp: stampOf(image) })}\n`, {
-      mode: 0o600,
-      flush: true,
-    });
-    renameSync(`${record}.new`, record);
-    syncDirectory(this.#directory);
+    this.#writeRecord({ ...image, stamp: stampOf(image), ...(isCopy && { isCopy }) });
     return image;
   }
 

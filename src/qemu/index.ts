@@ -11,10 +11,11 @@ export {
   vsockArguments,
 } from './command-line.ts';
 export { type ConsoleRead, readConsole } from './console-log.ts';
-export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
+export { type DiskOptions, ensureDisk, MAX_DISK_BYTES, syncDirectory } from './disks.ts';
 export { QemuError, type QemuErrorCode } from './error.ts';
 export {
   type DiskImage,
+  type ImageCopy,
   type ImageSource,
   type ImageStep,
   ImageStore,

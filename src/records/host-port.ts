@@ -108,16 +108,6 @@ export interface HostPort {
    */
   followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>>;
 
-  /**
-   * Makes room for a file that an image is to be made from. HOST_TOO_LARGE, HOST_FULL, HOST_UNAVAILABLE (too many).
-   * Whoever was given it receives or disposes of it.
-   */
-  openUpload(sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
-  /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
-  addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
-  /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
-  removeImage(image: ImageRef, options?: CallOptions): Promise<void>;
-
   status(options?: CallOptions): Promise<HostStatus>;
 }
 
@@ -462,45 +452,7 @@ export interface AuditPage {
   readonly next: string | undefined;
 }
 
-// Images and the machine.
-
-export interface ImageRef {
-  readonly name: string;
-  readonly version: string;
-}
-
-export interface ImageRequest extends ImageRef {
-  readonly source:
-    | { readonly kind: 'disk'; readonly disk: ImageFile; readonly format: 'qcow2' | 'raw' }
-    | {
-        readonly kind: 'kernel';
-        readonly kernel: ImageFile;
-        readonly initrd?: ImageFile | undefined;
-        readonly commandLine: string;
-      }
-    | { readonly kind: 'recipe'; readonly recipe: string };
-}
-
-export type ImageFile =
-  /** A file of the host. Only asked for on behalf of who could read it anyway. */
-  | { readonly from: 'host'; readonly path: string }
-  /** What was given to `upload`. HOST_INVALID when it is not there, or not any more. */
-  | { readonly from: 'upload'; readonly id: string };
-
-/** Bytes that the host keeps for a while, until an image is made from them. */
-export interface Upload {
-  /** Not to be guessed: whoever knows it may use it, once. */
-  readonly id: string;
-  readonly sizeBytes: number;
-  /** `sha256:` and 64 hex digits. */
-  readonly digest: string;
-  readonly expiresAtMs: number;
-}
-
-export interface IncomingUpload extends AsyncDisposable {
-  /** Takes the bytes. HOST_INVALID when they are not as many as was said, HOST_FULL; then nothing is kept. */
-  receive(chunks: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<Upload>;
-}
+// The machine.
 
 export interface Progress {
   /** What is being done, in words. */
@@ -512,14 +464,6 @@ export interface Progress {
 
 export interface ProgressOptions extends CallOptions {
   readonly progress: (progress: Progress) => void;
-}
-
-export interface ImageFacts {
-  /** `sha256:` and 64 hex digits, of the clean image. */
-  readonly digest: string;
-  readonly sizeBytes: number;
-  /** What a disk made from it has at least. */
-  readonly virtualSizeBytes: number;
 }
 
 /** Of all metadata servers of a host, since its daemon started. */

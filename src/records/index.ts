@@ -1,2 +1,3 @@
 export type * from './host-port.ts';
+export type * from './image-port.ts';
 export * from './records.ts';

@@ -19,7 +19,6 @@
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
- * | region | `hostimages/HOST/NAME/VERSION` | the host | which bytes an image is there; `hostimage/NAME/VERSION` of `porthole up` |
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
  * | region | `tree/VMID/…` | the host | the tree |
  * | region | `operation/ID`, `idempotency/…`, `outbox/…`, `rotation` | managers | |

@@ -1,5 +1,4 @@
 /** All hosts of a region as one `HostPort`: what is about a VM is asked of the host that has it. */
-import { randomBytes } from 'node:crypto';
 import {
   type AuditEvent,
   type AuditFilter,
@@ -10,19 +9,11 @@ import {
   decodeRecord,
   type FileProblem,
   type HostStatus,
-  type ImageFacts,
-  type ImageFile,
-  type ImageRef,
-  type ImageRequest,
-  type IncomingUpload,
   ownHost,
-  type ProgressOptions,
-  type Upload,
   VmRecord,
   type VmRef,
 } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
-import { broadcast } from './broadcast.ts';
 import type { Caller } from './calls.ts';
 import type { HostCalls } from './host-calls.ts';
 import { RemoteHost } from './remote-host.ts';
@@ -41,13 +32,10 @@ export interface FleetOptions {
 }
 
 export const noHostConnected = 'no host is connected to this manager';
-/** Uploads that are known by the ids that each host gave them. */
-const mostUploads = 1_024;
 
 export class Fleet extends RemoteHost {
   readonly #options: FleetOptions;
   readonly #startedAtMs = Date.now();
-  readonly #uploads = new Map<string, ReadonlyMap<string, string>>();
 
   constructor(options: FleetOptions) {
     super((vm) => (vm === undefined ? this.#only() : this.#hostOf(vm)));
@@ -64,67 +52,6 @@ export class Fleet extends RemoteHost {
 
   override async followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
     return (await this.#auditOf(filter)).followAudit(filter, options);
-  }
-
-  /** Bytes go to every host that is connected; one that comes later has not got the image. */
-  override async openUpload(sizeBytes: number, options: CallOptions = {}): Promise<IncomingUpload> {
-    await using opened = new AsyncDisposableStack();
-    const hosts = this.#all();
-    const uploads: { readonly name: string; readonly incoming: IncomingUpload }[] = [];
-    for (const { name, host } of hosts)
-      uploads.push({ name, incoming: opened.use(await host.openUpload(sizeBytes, options)) });
-    const rest = opened.move();
-    return {
-      receive: async (chunks) => {
-        const copies = broadcast(chunks, uploads.length);
-        const received = await Promise.all(uploads.map(({ incoming }, i) => incoming.receive(copies[i]!, options)));
-        return this.#joined(received.map((upload, i) => [uploads[i]!.name, upload]));
-      },
-      [Symbol.asyncDispose]: () => rest[Symbol.asyncDispose](),
-    };
-  }
-
-  #joined(received: readonly (readonly [string, Upload])[]): Upload {
-    const [[, first]] = received as [readonly [string, Upload]];
-    const id = randomBytes(16).toString('hex');
-    this.#uploads.set(id, new Map(received.map(([name, upload]) => [name, upload.id])));
-    if (this.#uploads.size > mostUploads) this.#uploads.delete(this.#uploads.keys().next().value!);
-    return { ...first, id, expiresAtMs: Math.min(...received.map(([, { expiresAtMs }]) => expiresAtMs)) };
-  }
-
-  override async addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts> {
-    const facts = await Promise.all(
-      this.#all().map(({ name, host }, i) =>
-        host.addImage(this.#for(name, request), i === 0 ? options : { ...options, progress: () => {} }),
-      ),
-    );
-    const [first] = facts;
-    if (facts.some(({ digest }) => digest !== first!.digest))
-      throw new RemoteRefusal(
-        'HOST_INVALID',
-        'hosts made different images of it: make it on one machine, and upload that',
-      );
-    return first!;
-  }
-
-  /** With the files as this host knows them. */
-  #for(name: string, request: ImageRequest): ImageRequest {
-    const { source } = request;
-    const known = (file: ImageFile): ImageFile => {
-      if (file.from === 'host')
-        throw new RemoteRefusal('HOST_UNSUPPORTED', 'a file of a manager is not one of its hosts: upload it');
-      const id = this.#uploads.get(file.id)?.get(name);
-      if (id !== undefined) return { ...file, id };
-      throw new RemoteRefusal('HOST_INVALID', 'that upload is not there, or not any more; send the file again');
-    };
-    if (source.kind === 'disk') return { ...request, source: { ...source, disk: known(source.disk) } };
-    if (source.kind === 'recipe') return request;
-    const { kernel, initrd } = source;
-    return { ...request, source: { ...source, kernel: known(kernel), initrd: initrd && known(initrd) } };
-  }
-
-  override async removeImage(image: ImageRef, options?: CallOptions): Promise<void> {
-    await Promise.all(this.#all().map(({ host }) => host.removeImage(image, options)));
   }
 
   /** The sums of those that are connected. */
@@ -188,12 +115,6 @@ export class Fleet extends RemoteHost {
     if (caller === undefined) throw noHost();
     if (callers.size === 1) return caller;
     throw new RemoteRefusal('HOST_UNSUPPORTED', `there are ${callers.size} hosts, and this is asked of one: name a VM`);
-  }
-
-  #all(): { readonly name: string; readonly host: RemoteHost }[] {
-    const all = [...this.#options.callers].map(([name, caller]) => ({ name, host: new RemoteHost(() => caller) }));
-    if (all.length === 0) throw noHost();
-    return all;
   }
 }
 

@@ -1,16 +1,6 @@
 /** What a manager asks of a host: the calls of `HostPort`. */
 import * as z from 'zod';
-import type {
-  Attachment,
-  AuditEvent,
-  GuestInside,
-  HostStatus,
-  ImageFacts,
-  ImageRequest,
-  TreeCommit,
-  TreeEntry,
-  Upload,
-} from '../records/index.ts';
+import type { Attachment, AuditEvent, GuestInside, HostStatus, TreeCommit, TreeEntry } from '../records/index.ts';
 import type { AuditRecord, Explanation } from '../tree/index.ts';
 import { Bytes } from './calls.ts';
 import { FileProblemMessage } from './uplink-error.ts';
@@ -195,32 +185,6 @@ const AuditRecordMessage = z.object({
 }) satisfies z.ZodType<AuditRecord>;
 const Event = z.object({ id: z.string().max(64), record: AuditRecordMessage }) satisfies z.ZodType<AuditEvent>;
 
-const ImageRef = { name: z.string().max(255), version: z.string().max(255) };
-const ImageFile = z.discriminatedUnion('from', [
-  z.strictObject({ from: z.literal('host'), path }),
-  z.strictObject({ from: z.literal('upload'), id: text }),
-]);
-const ImageRequestMessage = z.strictObject({
-  ...ImageRef,
-  source: z.discriminatedUnion('kind', [
-    z.strictObject({ kind: z.literal('disk'), disk: ImageFile, format: z.enum(['qcow2', 'raw']) }),
-    z.strictObject({
-      kind: z.literal('kernel'),
-      kernel: ImageFile,
-      initrd: ImageFile.optional(),
-      commandLine: text,
-    }),
-    z.strictObject({ kind: z.literal('recipe'), recipe: text }),
-  ]),
-}) satisfies z.ZodType<ImageRequest>;
-const UploadMessage = z.object({
-  id: text,
-  sizeBytes: whole,
-  digest: text,
-  expiresAtMs: whole,
-}) satisfies z.ZodType<Upload>;
-const Facts = z.object({ digest: text, sizeBytes: whole, virtualSizeBytes: whole }) satisfies z.ZodType<ImageFacts>;
-
 const Status = z.object({
   name: text,
   version: text,
@@ -305,17 +269,6 @@ export const hostCalls = {
       .transform(({ events, next }) => ({ events, next })),
   },
   followAudit: { args: z.strictObject({ ...auditFilter, after: text.optional() }), answer: nothing, item: Event },
-  /** The answer comes when there is room; then the bytes are sent, and the item is what became of them. */
-  upload: { args: z.strictObject({ sizeBytes: whole }), answer: nothing, input: Bytes, item: UploadMessage },
-  addImage: {
-    args: ImageRequestMessage,
-    answer: nothing,
-    item: z.union([
-      z.strictObject({ step: text, done: z.number(), total: z.number().optional() }),
-      z.strictObject({ facts: Facts }),
-    ]),
-  },
-  removeImage: { args: z.strictObject(ImageRef), answer: nothing },
   status: { args: nothing, answer: Status },
 } as const;
 export type HostCalls = typeof hostCalls;

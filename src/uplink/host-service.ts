@@ -1,5 +1,5 @@
 /** Answers what managers ask of a host, by its `HostPort`. */
-import type { HostPort, ImageFacts, Progress } from '../records/index.ts';
+import type { HostPort } from '../records/index.ts';
 import type { Handlers } from './calls.ts';
 import type { HostCalls } from './host-calls.ts';
 
@@ -62,24 +62,6 @@ export const hostHandlers = (host: HostPort): Handlers<HostCalls> => ({
     answer: null,
     items: await host.followAudit(filter, { after, signal }),
   }),
-  upload: async ({ sizeBytes }, { signal, input }) => {
-    const incoming = await host.openUpload(sizeBytes, { signal });
-    const received = async function* () {
-      await using _ = incoming;
-      yield await incoming.receive(input, { signal });
-    };
-    // Whoever went away before the first byte left the room to us.
-    if (signal.aborted) await incoming[Symbol.asyncDispose]();
-    return { answer: null, items: received() };
-  },
-  addImage: async (request, { signal }) => ({
-    answer: null,
-    items: withProgress((progress) => host.addImage(request, { progress, signal })),
-  }),
-  removeImage: async (image, { signal }) => {
-    await host.removeImage(image, { signal });
-    return null;
-  },
   status: async (_, { signal }) => {
     const { warnings, vms, ...rest } = await host.status({ signal });
     return { ...rest, warnings: [...warnings], vms: [...vms] };
@@ -92,29 +74,4 @@ async function* each<T>(values: Iterable<T>): AsyncGenerator<T, void> {
 
 async function* mapped<T, U>(values: AsyncIterable<T>, map: (value: T) => U): AsyncGenerator<U, void> {
   for await (const value of values) yield map(value);
-}
-
-/** What is told of it meanwhile, the newest where it was not taken in time; then the facts. */
-async function* withProgress(
-  run: (progress: (progress: Progress) => void) => Promise<ImageFacts>,
-): AsyncGenerator<Progress | { readonly facts: ImageFacts }, void> {
-  let newest: Progress | undefined;
-  let wake: () => void = () => {};
-  const running = run((progress) => {
-    newest = progress;
-    wake();
-  });
-  const end = running.then(
-    () => true,
-    () => true,
-  );
-  for (let isOver = false; !isOver; ) {
-    const { promise, resolve } = Promise.withResolvers<false>();
-    wake = () => resolve(false);
-    if (newest === undefined) isOver = await Promise.race([end, promise]);
-    const told = newest;
-    newest = undefined;
-    if (told !== undefined) yield told;
-  }
-  yield { facts: await running };
 }

@@ -43,8 +43,6 @@ interface Row {
 
 const all = ['read', 'put', 'delete'] as const;
 
-export const hostImagesPrefix = (host: string): string => `hostimages/${host}/`;
-
 /** What a host may do, to keys that are its own or of VMs that are assigned to it. */
 export const hostRows = (host: string): readonly Row[] => [
   { prefix: 'vm/', of: 'vm', may: ['read'], below: false },
@@ -55,7 +53,6 @@ export const hostRows = (host: string): readonly Row[] => [
   { prefix: 'domainrun/', of: 'vm', may: all, below: false },
   { prefix: 'boot/', of: 'vm', may: all, below: true },
   { prefix: 'tree/', of: 'vm id', may: all, below: true },
-  { prefix: hostImagesPrefix(host), of: 'host', may: all, below: true },
   { prefix: markPrefix(host), of: 'host', may: ['read', 'put'], below: true },
 ];
 

@@ -16,17 +16,12 @@ import type {
   GuestInside,
   HostPort,
   HostStatus,
-  ImageFacts,
-  ImageRef,
-  ImageRequest,
-  IncomingUpload,
-  ProgressOptions,
   ShowOptions,
   Statistics,
   TreePort,
   VmRef,
 } from '../records/index.ts';
-import type { AnswerOf, ArgsOf, Begun, Caller, InputOf, ItemOf } from './calls.ts';
+import type { AnswerOf, ArgsOf, Begun, Caller, ItemOf } from './calls.ts';
 import { MalformedFrame } from './frames.ts';
 import type { HostCalls } from './host-calls.ts';
 import { RemoteRefusal, UplinkError } from './uplink-error.ts';
@@ -117,40 +112,6 @@ export class RemoteHost implements HostPort {
     return (await this.#begin('followAudit', { ...filter, after }, signal)).items;
   }
 
-  /** The bytes are sent once there is room for them, as fast as the host takes them. */
-  async openUpload(sizeBytes: number, { signal }: CallOptions = {}): Promise<IncomingUpload> {
-    const given = Promise.withResolvers<AsyncIterable<Uint8Array>>();
-    const cancel = new AbortController();
-    const ended = AbortSignal.any([cancel.signal, ...(signal ? [signal] : [])]);
-    const { items } = await this.#begin('upload', { sizeBytes }, ended, async function* () {
-      yield* await given.promise;
-    });
-    return {
-      receive: async (chunks) => {
-        given.resolve(chunks);
-        for await (const upload of items) return upload;
-        throw new MalformedFrame('no word of what became of an upload');
-      },
-      [Symbol.asyncDispose]: async () => {
-        given.resolve(nothing());
-        cancel.abort();
-      },
-    };
-  }
-
-  async addImage(request: ImageRequest, { progress, signal }: ProgressOptions): Promise<ImageFacts> {
-    const { items } = await this.#begin('addImage', request, signal);
-    for await (const item of items) {
-      if ('facts' in item) return item.facts;
-      progress(item);
-    }
-    throw new MalformedFrame('no word of what became of an image');
-  }
-
-  async removeImage({ name, version }: ImageRef, options?: CallOptions): Promise<void> {
-    await this.#ask('removeImage', { name, version }, options);
-  }
-
   status(options?: CallOptions): Promise<HostStatus> {
     return this.#ask('status', null, options);
   }
@@ -172,11 +133,10 @@ export class RemoteHost implements HostPort {
     name: N,
     args: ArgsOf<HostCalls, N>,
     signal: AbortSignal | undefined,
-    input?: () => AsyncIterable<InputOf<HostCalls, N>>,
   ): Promise<Begun<AnswerOf<HostCalls, N>, ItemOf<HostCalls, N>>> {
     const caller = await this.#caller(vmOf(args));
     try {
-      const { answer, items } = await caller.begin(name, args, signal, input);
+      const { answer, items } = await caller.begin(name, args, signal);
       return { answer, items: refusing(items) };
     } catch (error) {
       throw toRefusal(error);
@@ -196,8 +156,6 @@ async function* refusing<T>(items: AsyncIterable<T>): AsyncGenerator<T, void> {
     throw toRefusal(error);
   }
 }
-
-async function* nothing(): AsyncGenerator<never, void> {}
 
 /** Who asks hosts knows only what hosts say. */
 const toRefusal = (error: unknown): unknown => {

@@ -104,6 +104,12 @@ export const storeCalls = {
   keepAlive: { args: z.strictObject({ leaseId: whole }), answer: nothing },
   revokeLease: { args: z.strictObject({ leaseId: whole }), answer: nothing },
   compact: { args: z.strictObject({ revision: z.number() }), answer: nothing },
+  /** A blob of the image of a VM that is assigned to the host: its manifest, or what that names. */
+  imageBlob: {
+    args: z.strictObject({ vm: z.string().max(64), digest: z.string().max(128), offset: whole }),
+    answer: z.object({ sizeBytes: whole }),
+    item: Bytes,
+  },
   /** A certificate for the key that this one is for, which goes on for longer. */
   renew: {
     args: z.strictObject({ request: z.string().max(16 * 1024) }),

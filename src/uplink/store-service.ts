@@ -3,9 +3,11 @@
  * transaction: whoever lost its answer reads in the mark whether it happened. Each also has a condition on the mark, so that
  * one that is still on its way, through a manager that was given up, can't happen after that was read.
  */
+import { decodeRecord, type ImageBytes, type ImageDigest, VmRecord } from '../records/index.ts';
 import { type Condition, keyBytes, type Operation, type Store } from '../store/index.ts';
 import type { Handlers } from './calls.ts';
 import { type HostFacts, type StoreCalls, slots } from './store-calls.ts';
+import { RemoteRefusal } from './uplink-error.ts';
 
 export interface StoreServiceOptions {
   /** As the host may see it. */
@@ -16,6 +18,7 @@ export interface StoreServiceOptions {
   readonly manager: string;
   readonly onHello: (facts: HostFacts) => Promise<void>;
   readonly renew: (request: string) => Promise<string>;
+  readonly images: ImageBytes;
 }
 
 export const markPrefix = (host: string): string => `hostmark/${host}/`;
@@ -28,7 +31,7 @@ interface Mark {
 }
 
 export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls> => {
-  const { store, host, region, manager, onHello, renew } = options;
+  const { store, host, region, manager, onHello, renew, images } = options;
   return {
     hello: async ({ instance, facts }) => {
       const { marks, revision } = await fence(store, host, instance);
@@ -74,8 +77,21 @@ export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls
       await store.compact(revision, { signal });
       return null;
     },
+    imageBlob: async ({ vm, digest, offset }, { signal }) => {
+      const { sizeBytes, bytes } = await images.blob(await imageOf(store, vm), digest, { offset, signal });
+      return { answer: { sizeBytes }, items: bytes };
+    },
     renew: async ({ request }) => ({ certificate: await renew(request) }),
   };
+};
+
+/** Of a VM of the host: the store is as the host may see it. */
+const imageOf = async (store: Store, vm: string): Promise<ImageDigest> => {
+  const key = `vm/${vm}`;
+  const entry = await store.get(key);
+  const image = entry && decodeRecord(VmRecord, key, entry.value).image;
+  if (image !== undefined) return image;
+  throw new RemoteRefusal('HOST_NOT_FOUND', `there is no VM "${vm}" with an image`);
 };
 
 /** Puts all marks anew in one transaction, and says what they were. */

@@ -8,7 +8,15 @@ import { connect as connectHttp2, performServerHandshake } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
-import { decodeRecord, encodeRecord, type HostPort, HostRecord, hostKey, hostLiveKey } from '../records/index.ts';
+import {
+  decodeRecord,
+  encodeRecord,
+  type HostPort,
+  HostRecord,
+  hostKey,
+  hostLiveKey,
+  type ImageBytes,
+} from '../records/index.ts';
 import { keyText, type Page, prefixRange, type Store } from '../store/index.ts';
 import { Authority, hostOfAltName, keyIdOf } from './authority.ts';
 import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
@@ -26,6 +34,8 @@ import { VmFeed } from './vm-feed.ts';
 export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'version'> {
   readonly region: Store;
   readonly regionName: string;
+  /** Of which hosts get those of their VMs. */
+  readonly images: ImageBytes;
   readonly address: { readonly host: string; readonly port: number };
   readonly onTrouble: (what: string) => void;
 }
@@ -147,7 +157,7 @@ export class UplinkServer implements AsyncDisposable {
   }
 
   #serveStore(socket: TLSSocket, connected: Connected): void {
-    const { region, regionName, onTrouble } = this.#options;
+    const { region, regionName, images, onTrouble } = this.#options;
     const { host } = connected;
     const session = performServerHandshake(socket, sessionOptions);
     session.on('error', () => {});
@@ -160,6 +170,7 @@ export class UplinkServer implements AsyncDisposable {
         region: regionName,
         host,
         manager: this.#id,
+        images,
         onHello: async (facts) => {
           await this.#learn(connected, facts);
           if (isLive) return;

@@ -5,7 +5,7 @@
 import { connect as connectHttp2, performServerHandshake } from 'node:http2';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
-import type { HostPort } from '../records/index.ts';
+import type { BlobBytes, BlobOptions, HostPort } from '../records/index.ts';
 import { renewalOf } from './authority.ts';
 import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
 import { type Address, addressText, dial } from './dial.ts';
@@ -13,6 +13,7 @@ import { hostCalls } from './host-calls.ts';
 import { hostHandlers } from './host-service.ts';
 import { type Identity, renewalRequest, renewed } from './identity.ts';
 import { heartbeat } from './protocols.ts';
+import { remoteBlob } from './remote-images.ts';
 import { RemoteStore, type RemoteStoreOptions } from './remote-store.ts';
 import { type HostFacts, type StoreCalls, storeCalls } from './store-calls.ts';
 
@@ -74,6 +75,11 @@ export class Uplink implements AsyncDisposable {
   serve(host: HostPort): void {
     this.store.hurry();
     for (const manager of this.#options.managers) this.#loops.push(this.#answer(manager, host));
+  }
+
+  /** As `blob` of `ImageBytes`, of the image of a VM of this host. HOST_UNAVAILABLE where asking again may help. */
+  imageBlob(vm: string, digest: string, options: BlobOptions): Promise<BlobBytes> {
+    return remoteBlob(this.#caller, { vm, digest }, options);
   }
 
   async close(): Promise<void> {

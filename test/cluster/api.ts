@@ -56,7 +56,16 @@ export const startApi = async (t: TestContext, options: TestApiOptions = {}): Pr
     const { region, global } = stores;
     const upkeep = { stores, outgoingFile: join(directory, 'outgoing.backup') };
     const enrolment = new Enrolment({ region, authority: await Authority.open(region, 'local') });
-    const manager = await Manager.open({ region, global, host, log, upkeep, enrolment, ...options.manager });
+    const manager = await Manager.open({
+      region,
+      global,
+      host,
+      images: host,
+      log,
+      upkeep,
+      enrolment,
+      ...options.manager,
+    });
     const server = await listen({ manager, version: '0.1.0', socketPath, closeMs: 500, ...options.listen });
     return { manager, server };
   };

@@ -57,6 +57,7 @@ export const completesOnceTest = (open: () => Connections, count: number): void 
         region: stores.region,
         global: stores.global,
         host: api.host,
+        images: api.host,
         log,
         takeoverSeconds: 1,
       });

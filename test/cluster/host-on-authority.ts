@@ -20,6 +20,7 @@ import type {
   GuestInside,
   HostPort,
   ImageFacts,
+  ImagePort,
   ImageRequest,
   IncomingUpload,
   ProgressOptions,
@@ -154,7 +155,7 @@ interface TestVm {
   unrenewable: string | undefined;
 }
 
-export class TestHost implements HostPort {
+export class TestHost implements HostPort, ImagePort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
@@ -293,6 +294,14 @@ export class TestHost implements HostPort {
 
   async removeImage({ name, version }: { name: string; version: string }) {
     this.images.delete(`${name}/${version}`);
+  }
+
+  async adoptImage() {
+    return undefined;
+  }
+
+  async blob(): Promise<never> {
+    throw new HostRefusal('HOST_NOT_FOUND', 'this host keeps no bytes');
   }
 
   async status() {

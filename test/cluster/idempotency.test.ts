@@ -38,7 +38,13 @@ test('concurrent repeats of a request have one effect and one answer', async (t)
 test('repeats at two managers at once have one effect', async (t) => {
   const api = await startApi(t, { obeys: false });
   const { region, global } = api.stores;
-  await using other = await Manager.open({ region, global, host: api.host, log: api.manager.kit.log });
+  await using other = await Manager.open({
+    region,
+    global,
+    host: api.host,
+    images: api.host,
+    log: api.manager.kit.log,
+  });
   for (let round = 0; round < 20; round++) {
     const wish = {
       name: `vm-${round}`,

@@ -87,7 +87,7 @@ if (import.meta.main) {
   const region = stage === undefined ? stores.region : held(stores.region, stage);
   const host = new Daemon(region);
   const log = pino({ level: 'silent' });
-  const manager = await Manager.open({ region, global: stores.global, host, log });
+  const manager = await Manager.open({ region, global: stores.global, host, images: host, log });
   void host.obey(region, new AbortController().signal);
   await listen({ manager, version: '0.1.0', socketPath: join(directory, 'api.sock') });
   tell('up');

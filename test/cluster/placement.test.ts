@@ -55,6 +55,7 @@ test('VMs of before there were hosts come along, whenever the manager dies that 
       region: of.region,
       global: of.global,
       host: new TestHost(),
+      images: new TestHost(),
       log,
       uids: { first: 700_000, count: 9 },
     });

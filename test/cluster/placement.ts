@@ -57,7 +57,14 @@ export const all = async (store: Store, prefix: string): Promise<readonly Entry[
 export const parsed = <T>(entry: Entry): T => JSON.parse(new TextDecoder().decode(entry.value)) as T;
 
 export const managerOf = (stores: Stores): Promise<Manager> =>
-  Manager.open({ region: stores.region, global: stores.global, host: new TestHost(), log, ownHost: false });
+  Manager.open({
+    region: stores.region,
+    global: stores.global,
+    host: new TestHost(),
+    images: new TestHost(),
+    log,
+    ownHost: false,
+  });
 
 export const create = (manager: Manager, of: VmWish): Promise<unknown> =>
   manager.vms.create(

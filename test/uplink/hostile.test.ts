@@ -1,6 +1,5 @@
 /** What a host that was taken over may send: frames of HTTP/2 as it likes, and a manager goes on for all others. */
 import assert from 'node:assert/strict';
-import { Readable } from 'node:stream';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
@@ -107,10 +106,6 @@ const askMuch = (
     async (signal) => Array.fromAsync((await host.tree(vm).watch('/', { signal })).commits),
     async (signal) => Array.fromAsync((await host.console(vm).stream({ signal })).pieces),
     (signal) => host.tree(vm).edit([{ op: 'put', path: '/a', bytes: Buffer.alloc(900_000) }], [], { signal }),
-    async (signal) => {
-      await using upload = await host.openUpload(1_000_000, { signal });
-      await upload.receive(Readable.from([Buffer.alloc(1_000_000)]));
-    },
   ];
   return Array.from({ length: callsEach }, async (_, i) => {
     while (!stop.aborted) {

@@ -6,6 +6,7 @@ import { answerCalls, Caller, sessionOptions } from '../../src/uplink/calls.ts';
 import { RemoteStore, type RemoteStoreOptions } from '../../src/uplink/remote-store.ts';
 import { storeCalls } from '../../src/uplink/store-calls.ts';
 import { storeHandlers } from '../../src/uplink/store-service.ts';
+import { noImages } from './region.ts';
 
 export class Pair implements AsyncDisposable {
   readonly remote: RemoteStore;
@@ -38,6 +39,7 @@ export class Pair implements AsyncDisposable {
           manager: 'm1',
           onHello: async () => {},
           renew: async () => '',
+          images: noImages,
         }),
         onBug: this.#onBug,
       });

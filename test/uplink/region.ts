@@ -3,18 +3,22 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { encodeRecord, hostVmKey, type VmRecord } from '../../src/records/index.ts';
+import { encodeRecord, hostVmKey, type ImageBytes, type VmRecord } from '../../src/records/index.ts';
 import { type Operation, openStores, type Stores } from '../../src/store/index.ts';
 import { enrol, type Identity, Uplink, type UplinkOptions, UplinkServer } from '../../src/uplink/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 
 export const regionName = 'eu';
 
+export const noImages: ImageBytes = {
+  blob: () => Promise.reject(new Error('there are no images')),
+};
+
 export interface TestRegion {
   readonly stores: Stores;
   readonly troubles: string[];
   /** Another manager on the same store. */
-  manager(): Promise<UplinkServer>;
+  manager(images?: ImageBytes): Promise<UplinkServer>;
   joinKey(host?: string, seconds?: number): Promise<string>;
   identity(host: string, server: UplinkServer, joinKey?: string, directory?: string): Promise<Identity>;
   directory(): string;
@@ -72,11 +76,12 @@ export const openRegion = async (t: TestContext): Promise<TestRegion> => {
     troubles,
     directory,
     joinKey,
-    manager: async () =>
+    manager: async (images = noImages) =>
       own(
         await UplinkServer.open({
           region: stores.region,
           regionName,
+          images,
           address: { host: '127.0.0.1', port: 0 },
           checkSpec: async () => [],
           version: 'test',

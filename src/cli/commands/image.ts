@@ -49,7 +49,7 @@ export const imageCommands = (program: Command, shell: Shell): void => {
     .addHelpText(
       'after',
       `
-Files are sent to the host daemon, wherever it runs. A disk is checked there
+Files are sent to the manager, wherever it runs. A disk is checked there
 and converted to a clean one; a qcow2 that refers to other files is refused.
 Ctrl-C cancels it.
 
@@ -62,7 +62,7 @@ Examples:
       addFiles(shell, parseImage(name), file, flags),
     );
 
-  apiCommand(image, 'build', 'build an image from a recipe that the host daemon has')
+  apiCommand(image, 'build', 'build an image from a recipe that the manager has')
     .argument('<recipe>', 'name of the recipe')
     .option('--name <image>', 'NAME or NAME:VERSION; default: the name of the recipe')
     .addOption(waitOption())

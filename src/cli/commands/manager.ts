@@ -11,6 +11,7 @@ import {
   interrupted,
   parseListen,
   printEvents,
+  recipes,
   type StoresFlags,
   storeOptions,
   toApiAddress,
@@ -65,6 +66,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     version: thisVersion().version,
+    recipes: recipes(),
     onEvent: printEvents<ManagerEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
   await interrupted(terminal);

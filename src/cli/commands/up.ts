@@ -12,6 +12,7 @@ import {
   machineOptions,
   machineWords,
   printEvents,
+  recipes,
   type StoresFlags,
   storeOptions,
   toApiAddress,
@@ -51,6 +52,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     ...toStoresLocation(flags),
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
+    recipes: recipes(),
     onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
   const lost = await Promise.race([interrupted(terminal), up.lost]);

@@ -290,7 +290,7 @@ const serveImages = (api: Api): void => {
       const { account, ended } = identityOf(c);
       const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
       const receive = async () => {
-        await using incoming = await kit.host.openUpload(Number(length), { signal });
+        await using incoming = await kit.images.openUpload(Number(length), { signal });
         api.expectLong(c.env);
         try {
           const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });

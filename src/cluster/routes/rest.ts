@@ -212,7 +212,8 @@ const uploadId = z
   .regex(/^up-[0-9a-f]{32}$/)
   .openapi({ description: '`id` of an upload, which is used up.' });
 const hostFile = z.string().startsWith('/').max(4096).openapi({
-  description: 'Absolute path of a file on the host. Only over the unix socket: it is read with the daemon’s rights.',
+  description:
+    'Absolute path of a file on the manager’s machine. Only over the unix socket: it is read with the daemon’s rights.',
 });
 const ImageFileShape = z.union([z.strictObject({ upload: uploadId }), z.strictObject({ file: hostFile })]);
 
@@ -242,7 +243,7 @@ export const AddImage = z
         description:
           'Instead of a disk: what is booted without firmware. Its machines have a disk only where `diskBytes` asks for one.',
       }),
-    recipe: z.string().max(63).optional().openapi({ description: 'Name of a recipe that the host builds.' }),
+    recipe: z.string().max(63).optional().openapi({ description: 'Name of a recipe that the manager builds.' }),
   })
   .refine(
     ({ file, upload, kernel, recipe }) =>

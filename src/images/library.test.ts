@@ -1,0 +1,122 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { type TestContext, test } from 'node:test';
+import { ImageStore } from '../qemu/index.ts';
+import type { ImageRequest } from '../records/index.ts';
+import { ImageLibrary } from './library.ts';
+
+const sandboxUid = process.getuid?.() === 0 ? 700_131 : undefined;
+const options = { progress: () => {} };
+
+const temporary = (t: TestContext): string => {
+  const directory = mkdtempSync(join(tmpdir(), 'ph-library-'));
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  if (sandboxUid !== undefined) execFileSync('chmod', ['711', directory]);
+  return directory;
+};
+
+const sha256 = (bytes: Uint8Array | string): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+
+const blobs = (directory: string): string[] => readdirSync(join(directory, 'oci/blobs/sha256')).toSorted();
+
+const read = async (library: ImageLibrary, image: string, digest: string, offset = 0): Promise<Buffer> => {
+  const { bytes } = await library.blob({ name: 'any', version: '1', digest: image }, digest, { offset });
+  return Buffer.concat(await Array.fromAsync(bytes));
+};
+
+const kernel = (directory: string, text: string): ImageRequest['source'] => {
+  writeFileSync(join(directory, text), text);
+  return { kind: 'kernel', kernel: { from: 'host', path: join(directory, text) }, commandLine: 'quiet' };
+};
+
+test('ImageLibrary keeps an image as an OCI artifact when it is added, and nothing of it when it is removed', async (t) => {
+  const directory = temporary(t);
+  await using library = new ImageLibrary({ directory: join(directory, 'oci'), sandboxUid, recipes: {} });
+  const source = kernel(directory, 'vmlinuz');
+  const facts = await library.addImage({ name: 'tiny', version: '1', source }, options);
+  const oci = (path: string) => JSON.parse(readFileSync(join(directory, 'oci', path), 'utf8'));
+  assert.deepEqual(oci('oci-layout'), { imageLayoutVersion: '1.0.0' });
+  const [entry] = oci('index.json').manifests;
+  assert.equal(entry.digest, facts.digest);
+  assert.equal(entry.annotations['org.opencontainers.image.ref.name'], 'tiny:1');
+  const manifest = oci(`blobs/${facts.digest.replace(':', '/')}`);
+  assert.equal(manifest.artifactType, 'application/vnd.porthole.image.kernel.v1');
+  assert.equal(manifest.layers[0].digest, sha256('vmlinuz'));
+  assert.deepEqual(oci(`blobs/${manifest.config.digest.replace(':', '/')}`), { kind: 'kernel', commandLine: 'quiet' });
+  for (const hex of blobs(directory))
+    assert.equal(sha256(readFileSync(join(directory, 'oci/blobs/sha256', hex))), `sha256:${hex}`);
+  assert.equal((await read(library, facts.digest, manifest.layers[0].digest, 3)).toString(), 'inuz');
+
+  // The same bytes under two names at once.
+  const both = [1, 2].map((version) => library.addImage({ name: 'same', version: `${version}`, source }, options));
+  assert.deepEqual(await Promise.all(both), [facts, facts]);
+  await library.removeImage({ name: 'tiny', version: '1' });
+  await library.removeImage({ name: 'same', version: '1' });
+  assert.equal((await read(library, facts.digest, manifest.layers[0].digest)).toString(), 'vmlinuz');
+  const other = await library.addImage({ name: 'other', version: '1', source: kernel(directory, 'other') }, options);
+  await assert.rejects(read(library, other.digest, manifest.layers[0].digest), { code: 'HOST_NOT_FOUND' });
+  await library.removeImage({ name: 'same', version: '2' });
+  await library.removeImage({ name: 'other', version: '1' });
+  await library.removeImage({ name: 'other', version: '1' });
+  assert.deepEqual(blobs(directory), []);
+  await assert.rejects(read(library, facts.digest, facts.digest), { code: 'HOST_NOT_FOUND' });
+});
+
+test('ImageLibrary refuses a qcow2 that refers to other files, and keeps a disk as a clean one', async (t) => {
+  const directory = temporary(t);
+  await using library = new ImageLibrary({ directory: join(directory, 'oci'), sandboxUid, recipes: {} });
+  const disk = join(directory, 'disk.qcow2');
+  const make = (...more: string[]): unknown =>
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', ...more, disk, '1M'], { stdio: 'pipe' });
+  const add = () =>
+    library.addImage(
+      {
+        name: 'disk',
+        version: '1',
+        source: { kind: 'disk', disk: { from: 'host', path: disk }, format: 'qcow2' },
+      },
+      options,
+    );
+  make('-u', '-b', '/etc/shadow', '-F', 'raw');
+  await assert.rejects(add(), { code: 'HOST_INVALID', message: /\/etc\/shadow|backing/ });
+  assert.deepEqual(blobs(directory), []);
+  make();
+  const { digest, virtualSizeBytes } = await add();
+  assert.equal(virtualSizeBytes, 1024 ** 2);
+  const { config, layers } = JSON.parse((await read(library, digest, digest)).toString());
+  assert.deepEqual(JSON.parse((await read(library, digest, config.digest)).toString()), {
+    kind: 'disk',
+    virtualBytes: 1024 ** 2,
+  });
+  assert.equal(sha256(await read(library, digest, layers[0].digest)), layers[0].digest);
+});
+
+test('ImageLibrary takes up images of a host of before, and drops what a process that was killed left', async (t) => {
+  const directory = temporary(t);
+  const before = join(directory, 'images');
+  const host = new ImageStore({ directory: before });
+  writeFileSync(join(directory, 'vmlinuz'), 'vmlinuz');
+  const old = await host.addKernel({ kernel: join(directory, 'vmlinuz'), commandLine: 'quiet' });
+  const open = () => new ImageLibrary({ directory: join(directory, 'oci'), recipes: {}, before });
+  {
+    await using library = open();
+    const facts = await library.adoptImage({ name: 'tiny', version: '1', digest: old.digest });
+    const { layers } = JSON.parse((await read(library, facts!.digest, facts!.digest)).toString());
+    assert.equal((await read(library, facts!.digest, layers[0].digest)).toString(), 'vmlinuz');
+    assert.deepEqual(host.open(old.digest), old);
+    assert.deepEqual(host.copies(), [old.digest]);
+    assert.equal(await library.adoptImage({ name: 'x', version: '1', digest: sha256('x') }), undefined);
+  }
+  const stray = join(directory, 'oci/blobs/sha256', 'f'.repeat(64));
+  writeFileSync(stray, 'stray');
+  const kept = blobs(directory).filter((hex) => !stray.endsWith(hex));
+  await using library = open();
+  assert.ok(!existsSync(stray));
+  assert.deepEqual(blobs(directory), kept);
+  await library.removeImage({ name: 'tiny', version: '1' });
+  assert.deepEqual(blobs(directory), []);
+});

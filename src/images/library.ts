@@ -1,0 +1,186 @@
+/** The images of a region in a directory: made from files here, given to hosts by digest. */
+import { createHash } from 'node:crypto';
+import { createReadStream, linkSync, mkdirSync, rmSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
+import type {
+  BlobBytes,
+  BlobOptions,
+  ImageDigest,
+  ImageFacts,
+  ImageFile,
+  ImagePort,
+  ImageRef,
+  ImageRequest,
+  IncomingUpload,
+  ProgressOptions,
+} from '../records/index.ts';
+import { ImageRefusal } from './error.ts';
+import { ImageLayout } from './layout.ts';
+import { configOf, type Descriptor, type FileName, manifestOf, partsOf } from './manifest.ts';
+import { type Recipes, recipeOf } from './recipe.ts';
+
+export interface ImageLibraryOptions {
+  /** Made if it is not there. */
+  readonly directory: string;
+  /** Under which images are read and rewritten; root only, and nobody else's uid. */
+  readonly sandboxUid?: number | undefined;
+  /** Group that may read the files, where hosts of this machine link them. */
+  readonly gid?: number | undefined;
+  readonly recipes: Recipes;
+  /** Where a host of this machine kept images before there was a library. */
+  readonly before?: string | undefined;
+}
+
+export class ImageLibrary implements ImagePort, AsyncDisposable {
+  readonly #options: ImageLibraryOptions;
+  readonly #layout: ImageLayout;
+  /** Where images are made, until they are in the layout. */
+  readonly #made: ImageStore;
+  readonly #links: string;
+  #adding = 0;
+
+  constructor(options: ImageLibraryOptions) {
+    const { directory, sandboxUid, gid } = options;
+    this.#options = options;
+    this.#layout = new ImageLayout(directory);
+    this.#made = new ImageStore({ directory: join(directory, 'making'), sandboxUid, gid });
+    this.#forgetMade();
+    this.#links = join(directory, 'making/new-links');
+    mkdirSync(this.#links);
+  }
+
+  #forgetMade(): void {
+    for (const { digest } of this.#made.list()) this.#made.remove(digest);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#made.close();
+  }
+
+  async addImage({ source, ...image }: ImageRequest, { signal, progress }: ProgressOptions): Promise<ImageFacts> {
+    const work = { signal, onProgress: (step: string, done: number): void => progress({ step, done, total: 1 }) };
+    this.#adding++;
+    try {
+      return await this.#put(image, await this.#make(source, work), signal);
+    } catch (error) {
+      throw refusalOf(error);
+    } finally {
+      // Two may have made the same.
+      if (--this.#adding === 0) this.#forgetMade();
+    }
+  }
+
+  #make(source: ImageRequest['source'], work: ImageWork): Promise<StoredImage> {
+    switch (source.kind) {
+      case 'disk':
+        return this.#made.addDisk({ file: sourceOf(source.disk), format: source.format }, work);
+      case 'kernel': {
+        const { kernel, initrd, commandLine } = source;
+        return this.#made.addKernel(
+          { kernel: sourceOf(kernel), initrd: initrd && sourceOf(initrd), commandLine },
+          work,
+        );
+      }
+      case 'recipe':
+        return this.#made.build(recipeOf(this.#options.recipes, source.recipe), work);
+    }
+  }
+
+  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+    try {
+      const file = this.#made.openUpload(sizeBytes);
+      return {
+        receive: async (chunks, { signal } = {}) => {
+          try {
+            return await file.receive(chunks, signal);
+          } catch (error) {
+            throw refusalOf(error);
+          }
+        },
+        [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
+      };
+    } catch (error) {
+      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
+        throw new ImageRefusal('HOST_TOO_LARGE', error.message, error);
+      throw refusalOf(error);
+    }
+  }
+
+  async removeImage(image: ImageRef): Promise<void> {
+    this.#layout.remove(image);
+  }
+
+  async adoptImage({ digest, ...image }: ImageDigest): Promise<ImageFacts | undefined> {
+    const { before } = this.#options;
+    if (before === undefined) return undefined;
+    const host = new ImageStore({ directory: before });
+    let found: StoredImage;
+    try {
+      found = host.open(digest);
+    } catch {
+      return undefined;
+    }
+    const facts = await this.#put(image, found);
+    host.beCopy(digest);
+    return facts;
+  }
+
+  async blob({ digest: of }: ImageDigest, digest: string, { offset }: BlobOptions): Promise<BlobBytes> {
+    if (digest !== of && !partsOf(this.#layout.manifest(of)).some((part) => part.digest === digest))
+      throw new ImageRefusal('HOST_NOT_FOUND', `"${digest}" is no part of the image "${of}"`);
+    return this.#layout.read(digest, offset);
+  }
+
+  /** The file of a blob of an image here, for who may link it. HOST_NOT_FOUND. */
+  pathOf(digest: string): string {
+    return this.#layout.pathOf(digest);
+  }
+
+  /** Links the files of an image into the layout, and names it there. */
+  async #put(image: ImageRef, made: StoredImage, signal?: AbortSignal): Promise<ImageFacts> {
+    const paths: Partial<Record<FileName, string | undefined>> =
+      made.kind === 'disk' ? { disk: made.path } : { kernel: made.kernel, initrd: made.initrd };
+    const files: Partial<Record<FileName, Omit<Descriptor, 'mediaType'>>> = {};
+    const links = new Map<string, string>();
+    for (const [name, path] of Object.entries(paths) as [FileName, string | undefined][]) {
+      if (path === undefined) continue;
+      const { size } = await stat(path);
+      const digest = name === 'disk' ? made.digest : await fileDigest(path, signal);
+      files[name] = { digest, size };
+      const link = join(this.#links, `${digest.slice(-64)}-${name}`);
+      rmSync(link, { force: true });
+      linkSync(path, link);
+      links.set(digest, link);
+    }
+    const virtualSizeBytes = made.kind === 'disk' ? made.virtualBytes : made.fileBytes;
+    const config = configOf(
+      made.kind === 'disk'
+        ? { kind: 'disk', virtualBytes: virtualSizeBytes }
+        : { kind: 'kernel', commandLine: made.commandLine },
+    );
+    const manifest = manifestOf(made.kind, config.descriptor, files);
+    this.#layout.put(image, manifest, [config], links);
+    return { digest: manifest.descriptor.digest, sizeBytes: made.fileBytes, virtualSizeBytes };
+  }
+}
+
+const sourceOf = (file: ImageFile): ImageSource => (file.from === 'host' ? file.path : { upload: file.id });
+
+const fileDigest = async (path: string, signal: AbortSignal | undefined): Promise<string> => {
+  const hash = createHash('sha256');
+  for await (const chunk of createReadStream(path, { signal, highWaterMark: 1024 * 1024 }))
+    hash.update(chunk as Buffer);
+  return `sha256:${hash.digest('hex')}`;
+};
+
+const refusalOf = (error: unknown): unknown => {
+  if (!(error instanceof QemuError)) return error;
+  const codes: Partial<Record<QemuError['code'], ImageRefusal['code']>> = {
+    IMAGE_REFUSED: 'HOST_INVALID',
+    IMAGE_MISSING: 'HOST_INVALID',
+    DISK_FULL: 'HOST_FULL',
+  };
+  return new ImageRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, error);
+};

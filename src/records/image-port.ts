@@ -1,0 +1,88 @@
+/**
+ * The images of a region, as managers ask for them: whoever keeps them is in the manager's process, or a registry. Hosts fetch
+ * them by digest through `ImageBytes`. Errors have the codes of `HostErrorCode`.
+ */
+import type { CallOptions, ProgressOptions } from './host-port.ts';
+
+export interface ImageRef {
+  readonly name: string;
+  readonly version: string;
+}
+
+export interface ImageRequest extends ImageRef {
+  readonly source:
+    | { readonly kind: 'disk'; readonly disk: ImageFile; readonly format: 'qcow2' | 'raw' }
+    | {
+        readonly kind: 'kernel';
+        readonly kernel: ImageFile;
+        readonly initrd?: ImageFile | undefined;
+        readonly commandLine: string;
+      }
+    | { readonly kind: 'recipe'; readonly recipe: string };
+}
+
+export type ImageFile =
+  /** A file of the manager's machine. Only asked for on behalf of who could read it anyway. */
+  | { readonly from: 'host'; readonly path: string }
+  /** What was given to `upload`. HOST_INVALID when it is not there, or not any more. */
+  | { readonly from: 'upload'; readonly id: string };
+
+/** Bytes that are kept for a while, until an image is made from them. */
+export interface Upload {
+  /** Not to be guessed: whoever knows it may use it, once. */
+  readonly id: string;
+  readonly sizeBytes: number;
+  /** `sha256:` and 64 hex digits. */
+  readonly digest: string;
+  readonly expiresAtMs: number;
+}
+
+export interface IncomingUpload extends AsyncDisposable {
+  /** Takes the bytes. HOST_INVALID when they are not as many as was said, HOST_FULL; then nothing is kept. */
+  receive(chunks: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<Upload>;
+}
+
+export interface ImageFacts {
+  /** `sha256:` and 64 hex digits, of its manifest, which names the digests of all else. */
+  readonly digest: string;
+  readonly sizeBytes: number;
+  /** What a disk made from it has at least. */
+  readonly virtualSizeBytes: number;
+}
+
+/** A version of an image, and its bytes. */
+export interface ImageDigest extends ImageRef {
+  readonly digest: string;
+}
+
+export interface ImageBytes {
+  /**
+   * A blob of that image from `offset` on: its manifest, whose digest is the image's, or what that names. HOST_NOT_FOUND,
+   * HOST_UNAVAILABLE.
+   */
+  blob(image: ImageDigest, digest: string, options: BlobOptions): Promise<BlobBytes>;
+}
+
+export interface BlobOptions extends CallOptions {
+  readonly offset: number;
+}
+
+export interface BlobBytes {
+  /** Of the whole blob. */
+  readonly sizeBytes: number;
+  readonly bytes: AsyncIterable<Uint8Array>;
+}
+
+export interface ImagePort extends ImageBytes {
+  /**
+   * Makes room for a file that an image is to be made from. HOST_TOO_LARGE, HOST_FULL, HOST_UNAVAILABLE (too many).
+   * Whoever was given it receives or disposes of it.
+   */
+  openUpload(sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
+  /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
+  addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
+  /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
+  removeImage(image: ImageRef, options?: CallOptions): Promise<void>;
+  /** Takes up what was kept by the host before images were kept here; undefined where it is not there. */
+  adoptImage(image: ImageDigest): Promise<ImageFacts | undefined>;
+}

@@ -1,24 +1,28 @@
-/** Images: records in the global store, bytes on the host. A version of an image never changes. */
+/**
+ * Images: names in the global store, which images the region has in the region's, bytes where `ImagePort` keeps them. A version
+ * of an image never changes.
+ */
 
 import type { ImageRequest } from '../records/index.ts';
 import { ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
+import { ImageIndex, type ImageName, quoted } from './image-index.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
-import { type Outbox, outboxEntry } from './outbox.ts';
+import type { Outbox } from './outbox.ts';
 import { ApiError, toApiError } from './problem.ts';
+import { Telling } from './telling.ts';
 
-const imageKey = (name: string, version: string): string => `image/${name}/${version}`;
+/** That the region has it. */
+const ownPrefix = 'regionimage/';
+const ownKey = ({ name, version }: ImageName): string => `${ownPrefix}${name}/${version}`;
 /** Changes whenever the image is removed, so that no VM is made from one that goes at the same time. It stays. */
 const gateKey = (name: string, version: string): string => `imageremoval/${name}/${version}`;
 /** Who is adding it. */
 const addKey = (name: string, version: string): string => `imageadd/${name}/${version}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
-
-/** Between two writes of an operation's progress. */
-const progressMs = 500;
 
 const addedOutcome: Partial<OperationRecord> = { state: 'succeeded', step: '', done: 1, total: 1 };
 
@@ -27,6 +31,7 @@ export class Images {
   readonly #operations: Operations;
   readonly #outbox: Outbox;
   readonly #accounts: Accounts;
+  readonly #index: ImageIndex;
   /** Of this start of the manager: work of another one is not under way any more. */
   readonly #runner: string;
   readonly #running = new Map<string, { readonly cancel: AbortController; readonly end: Promise<void> }>();
@@ -39,32 +44,57 @@ export class Images {
     this.#operations = parts.operations;
     this.#outbox = parts.outbox;
     this.#accounts = parts.accounts;
+    this.#index = new ImageIndex(kit);
     this.#runner = kit.randomBytes(8).toString('hex');
   }
 
+  /** Of all regions. */
   async list(account: string): Promise<ImageRecord[]> {
-    const { entries } = await entriesOf(this.#kit.global, 'image/');
-    return entries.map((entry) => kept(ImageRecord, entry).record).filter((image) => image.account === account);
+    const all = await this.#index.list();
+    return all.map(({ record }) => record).filter((image) => image.account === account);
   }
 
   async get(account: string, name: string, version: string): Promise<ImageRecord> {
-    const found = await getRecord(this.#kit.global, ImageRecord, imageKey(name, version));
-    if (found === undefined || found.record.account !== account) throw noImage(name, version);
-    return found.record;
+    const found = await this.#index.find({ name, version });
+    if (found === undefined || found.account !== account) throw noImage(name, version);
+    return found;
   }
 
   /**
    * For a VM that is made from it: the condition fails when the image is removed meanwhile. Without a version: the one added
-   * last.
+   * last of those that the region has.
    */
   async forUse(
     account: string,
     { name, version }: { readonly name: string; readonly version: string | undefined },
   ): Promise<{ readonly record: ImageRecord; readonly condition: Condition }> {
     const wanted = version ?? (await this.#newest(account, name));
-    if (wanted === undefined) throw noImage(name, undefined);
+    if (wanted === undefined) throw await this.#absent(account, name);
     const condition = await this.#isOpen(name, wanted);
-    return { record: await this.get(account, name, wanted), condition };
+    return { record: await this.#own(account, name, wanted), condition };
+  }
+
+  /** One that the region has. NOT_FOUND, with the regions that have it. */
+  async #own(account: string, name: string, version: string): Promise<ImageRecord> {
+    const own = await getRecord(this.#kit.region, ImageRecord, ownKey({ name, version }));
+    if (own?.record.account === account) return own.record;
+    const found = await this.get(account, name, version);
+    if (found.regions === undefined) return found;
+    throw this.#elsewhere(found);
+  }
+
+  async #absent(account: string, name: string): Promise<ApiError> {
+    const found = (await this.#index.list(name)).findLast(({ record }) => record.account === account);
+    return found === undefined ? noImage(name, undefined) : this.#elsewhere(found.record);
+  }
+
+  #elsewhere(image: ImageRecord): ApiError {
+    const { regionName } = this.#kit;
+    const { name, version, regions = [] } = image;
+    return new ApiError(
+      'NOT_FOUND',
+      `${quoted(image)} is in ${regions.join(', ')}, and not in ${regionName}; copy it: porthole image copy ${name}:${version} --region ${regionName}`,
+    );
   }
 
   /** That nobody removes it now, and a condition that fails when somebody began to. Ask before looking for the image. */
@@ -87,7 +117,7 @@ export class Images {
     const key = addKey(name, version);
     const owner = await this.#accounts.forUse(account);
     const open = await this.#isOpen(name, version);
-    if ((await this.#kit.global.get(imageKey(name, version))) !== undefined) throw taken(name, version);
+    if (await this.#index.isTaken({ name, version })) throw taken(name, version);
     const { operation, operations } = this.#operations.begin({
       account,
       kind: 'image.add',
@@ -96,7 +126,7 @@ export class Images {
     });
     const done = await commit(
       {
-        conditions: [{ key, exists: false }, open, owner.condition],
+        conditions: [{ key, exists: false }, { key: ownKey({ name, version }), exists: false }, open, owner.condition],
         operations: [...operations, put(key, { operation: operation.id })],
       },
       answer(operation),
@@ -111,76 +141,66 @@ export class Images {
   }
 
   async #add(operation: OperationRecord, request: ImageRequest, signal: AbortSignal): Promise<void> {
-    const { images, wallMs } = this.#kit;
-    let told = 0;
-    let telling: Promise<unknown> = Promise.resolve();
+    const { wallMs } = this.#kit;
+    const { name, version } = request;
+    const telling = new Telling(this.#kit, this.#operations, operation);
     try {
       let outcome: Partial<OperationRecord>;
-      let image: ImageRecord | undefined;
+      let isSettled = true;
       try {
-        const facts = await images.addImage(request, {
-          signal,
-          progress: ({ step, done, total }) => {
-            const now = wallMs();
-            if (now - told < progressMs && now >= told) return;
-            told = now;
-            telling = this.#tellProgress(telling, operation, { step, done, ...(total ? { total } : {}) });
-            // A progress that could not be written is made up for by the end, whose failure is told.
-            telling.catch(() => {});
-          },
-        });
-        const { name, version } = request;
-        const { digest, sizeBytes, virtualSizeBytes } = facts;
-        image = {
-          name,
-          version,
-          account: operation.account,
-          digest,
-          sizeBytes,
-          virtualSizeBytes,
-          createdAtMs: wallMs(),
-        };
+        if (!(await this.#index.claim({ name, version }, operation.id))) throw taken(name, version);
+        const facts = await this.#kit.images.addImage(request, { signal, progress: telling.progress });
+        const { account } = operation;
+        await this.#have({ name, version, account, ...facts, createdAtMs: wallMs() }, operation.id);
         outcome = addedOutcome;
       } catch (error) {
-        const { code, message } = toApiError(error);
-        if (code === 'INTERNAL' && !signal.aborted) this.#kit.log.error({ err: error }, 'adding an image failed');
-        outcome = signal.aborted
-          ? { state: 'cancelled', error: { code: 'CANCELLED', detail: 'it was cancelled' } }
-          : { state: 'failed', error: { code, detail: message } };
+        outcome = this.#failure(error, signal);
+        isSettled = await this.#dropped({ name, version }, operation.id);
       }
-      await telling.catch(() => {});
-      await this.#finish(operation, outcome, image);
+      await telling.end();
+      await this.#finish(operation, outcome, isSettled);
     } finally {
       this.#running.delete(operation.id);
     }
   }
 
-  async #tellProgress(
-    before: Promise<unknown>,
-    operation: OperationRecord,
-    change: Partial<OperationRecord>,
-  ): Promise<void> {
-    await before;
-    const { operations } = await this.#operations.change(operation, change);
-    await this.#kit.region.commit({ operations });
+  /** Its bytes are here: whoever waits for the operation may use it at once. */
+  async #have(image: ImageRecord, operation: string): Promise<void> {
+    const own = { ...image, regions: [this.#kit.regionName] };
+    await this.#kit.region.commit({ operations: [put(ownKey(image), own)] });
+    await this.#index.addRegion(own, operation);
   }
 
-  /** The image appears first: whoever waits for the operation may use it at once. */
-  async #finish(
-    operation: OperationRecord,
-    outcome: Partial<OperationRecord>,
-    image: ImageRecord | undefined,
-  ): Promise<void> {
-    const { name, version } = operation.target;
-    if (image !== undefined) {
-      const entry = outboxEntry(this.#kit, [
-        { type: 'put', key: imageKey(name, version!), value: JSON.stringify(image) },
-      ]);
-      await this.#kit.region.commit({ operations: [entry] });
-      await this.#outbox.drain();
+  /** Nothing of what an operation brought stays. */
+  async #drop(image: ImageName, operation: string): Promise<void> {
+    await this.#kit.images.removeImage(image);
+    await this.#kit.region.commit({ operations: [remove(ownKey(image))] });
+    await this.#index.disclaim(image, operation);
+  }
+
+  /** False when that is left to the next start of a manager. */
+  async #dropped(image: ImageName, operation: string): Promise<boolean> {
+    try {
+      await this.#drop(image, operation);
+      return true;
+    } catch (error) {
+      this.#kit.log.warn({ err: error, ...image }, 'what an image left is to be removed; its name is taken until then');
+      return false;
     }
+  }
+
+  #failure(error: unknown, signal: AbortSignal): Partial<OperationRecord> {
+    if (signal.aborted) return { state: 'cancelled', error: { code: 'CANCELLED', detail: 'it was cancelled' } };
+    const { code, message } = toApiError(error);
+    if (code === 'INTERNAL') this.#kit.log.error({ err: error }, 'bringing an image here failed');
+    return { state: 'failed', error: { code, detail: message } };
+  }
+
+  async #finish(operation: OperationRecord, outcome: Partial<OperationRecord>, isSettled: boolean): Promise<void> {
+    const { name, version } = operation.target;
     const { operations } = await this.#operations.change(operation, outcome);
-    await this.#kit.region.commit({ operations: [...operations, remove(addKey(name, version!))] });
+    const settled = isSettled ? [remove(addKey(name, version!))] : [];
+    await this.#kit.region.commit({ operations: [...operations, ...settled] });
   }
 
   /** False when it does not run here, or not any more. */
@@ -192,9 +212,9 @@ export class Images {
     this.#running.get(operationId)?.cancel.abort();
   }
 
-  /** IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */
+  /** The region's copy, and the name with the last of them. IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */
   async remove(account: string, name: string, version: string): Promise<void> {
-    await this.get(account, name, version);
+    await this.#own(account, name, version);
     const begun = await this.#kit.region.commit({
       conditions: [{ key: addKey(name, version), exists: false }],
       operations: [put(gateKey(name, version), { state: 'removing' })],
@@ -215,24 +235,25 @@ export class Images {
   /** The gate says `removed` only when the global store does not know the image any more. */
   async #removeUnused(name: string, version: string): Promise<void> {
     await this.#kit.images.removeImage({ name, version });
-    await this.#kit.region.commit({
-      operations: [outboxEntry(this.#kit, [{ type: 'delete', key: imageKey(name, version) }])],
-    });
-    await this.#outbox.drain();
+    await this.#index.removeRegion({ name, version });
+    await this.#kit.region.commit({ operations: [remove(ownKey({ name, version }))] });
     await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'removed' })] });
   }
 
   /** After a start: ends what the last one left half done. */
   async recover(): Promise<void> {
     await this.#outbox.drain();
+    await this.#adopt();
     for (const { key, value } of (await entriesOf(this.#kit.region, 'imageadd/')).entries) {
       const { operation: id } = JSON.parse(new TextDecoder().decode(value)) as { operation: string };
       if (this.#running.has(id)) continue;
       const found = await this.#operations.find(id);
       const [, name, version] = keyText(key).split('/') as [string, string, string];
-      const isThere = (await this.#kit.global.get(imageKey(name, version))) !== undefined;
+      const own = await getRecord(this.#kit.region, ImageRecord, ownKey({ name, version }));
+      if (own === undefined) await this.#drop({ name, version }, id);
+      else await this.#index.addRegion(own.record, id);
       const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; add the image again' };
-      const outcome = isThere ? addedOutcome : ({ state: 'failed', error } as const);
+      const outcome = own === undefined ? ({ state: 'failed', error } as const) : addedOutcome;
       const change =
         found?.record.state === 'running' ? await this.#operations.change(found.record, outcome) : undefined;
       await this.#kit.region.commit({ operations: [...(change?.operations ?? []), remove(keyText(key))] });
@@ -249,6 +270,17 @@ export class Images {
     }
   }
 
+  /** Images of before regions kept them are the region's that has their bytes. */
+  async #adopt(): Promise<void> {
+    for (const { record } of await this.#index.list()) {
+      if (record.regions !== undefined) continue;
+      const facts = await this.#kit.images.adoptImage(record);
+      if (facts === undefined) continue;
+      await this.#have({ ...record, ...facts }, '');
+      await this.#kit.region.commit({ operations: [remove(`hostimage/${record.name}/${record.version}`)] });
+    }
+  }
+
   /** Cancels what runs and waits for its end. */
   async close(): Promise<void> {
     const running = [...this.#running.values()];
@@ -257,17 +289,23 @@ export class Images {
   }
 
   async #newest(account: string, name: string): Promise<string | undefined> {
-    const { entries } = await entriesOf(this.#kit.global, `image/${name}/`);
-    const own = entries.map((entry) => kept(ImageRecord, entry)).filter(({ record }) => record.account === account);
-    return own.toSorted((a, b) => b.createRevision - a.createRevision)[0]?.record.version;
+    const { entries } = await entriesOf(this.#kit.region, `${ownPrefix}${name}/`);
+    const before = (await this.#index.list(name)).filter(({ record }) => record.regions === undefined);
+    return [...entries.map((entry) => kept(ImageRecord, entry)), ...before]
+      .filter(({ record }) => record.account === account)
+      .toSorted((a, b) => b.record.createdAtMs - a.record.createdAtMs || b.createRevision - a.createRevision)[0]?.record
+      .version;
   }
 
   async #highestNumber(name: string): Promise<number> {
     const [added, adding] = await Promise.all([
-      entriesOf(this.#kit.global, `image/${name}/`),
+      this.#index.list(name),
       entriesOf(this.#kit.region, `imageadd/${name}/`),
     ]);
-    const versions = [...added.entries, ...adding.entries].map(({ key }) => keyText(key).split('/')[2]!);
+    const versions = [
+      ...added.map(({ record }) => record.version),
+      ...adding.entries.map(({ key }) => keyText(key).split('/')[2]!),
+    ];
     return Math.max(0, ...versions.filter((version) => /^\d{1,9}$/.test(version)).map(Number));
   }
 }

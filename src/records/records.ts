@@ -28,6 +28,9 @@
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
+ * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
+ * | region | `imageadd/NAME/VERSION` | managers | the operation that brings it to the region |
+ * | global | `imageclaim/NAME/VERSION` | managers | the region and the operation that are about to add it |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
  * | global | `account/NAME`, `region/NAME` | managers | `AccountRecord`, `RegionRecord` |
  * | global | `leaving/ACCOUNT/REGION` | managers of that region | `LeavingRecord`: what it has of an account that is to be deleted |
@@ -437,6 +440,8 @@ export const ImageRecord = z.looseObject({
   digest: z.string(),
   sizeBytes: z.int().nonnegative(),
   virtualSizeBytes: z.int().nonnegative(),
+  /** Which have its bytes. Missing: of before regions kept images; whoever is asked for it tries. */
+  regions: z.array(z.string()).optional(),
   createdAtMs: millis,
 });
 export type ImageRecord = z.infer<typeof ImageRecord>;

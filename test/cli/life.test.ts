@@ -68,7 +68,7 @@ created:  TIME (AGO)
   assert.equal(
     steady(images.out),
     `NAME  VERSION    SIZE   DISK  DIGEST               AGE
-tiny  1        1000 B  4 KiB  sha256:000000000000  AGO
+tiny  1        1000 B  4 KiB  local    sha256:000000000000  AGO
 `,
   );
   assert.equal(quiet.out, 'web-1\n');

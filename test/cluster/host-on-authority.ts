@@ -296,7 +296,7 @@ export class TestHost implements HostPort, ImagePort {
     this.images.delete(`${name}/${version}`);
   }
 
-  async adoptImage() {
+  async adoptImage(): Promise<ImageFacts | undefined> {
     return undefined;
   }
 

@@ -157,6 +157,7 @@ const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promis
     { title: 'VERSION', cell: ({ version }: Image) => version },
     { title: 'SIZE', cell: ({ sizeBytes }: Image) => size(sizeBytes), align: 'right' as const },
     { title: 'DISK', cell: ({ virtualSizeBytes }: Image) => size(virtualSizeBytes), align: 'right' as const },
+    { title: 'REGIONS', cell: ({ regions }: Image) => regions.join(', ') },
     { title: 'DIGEST', cell: ({ digest }: Image) => digest.slice(0, 19) },
     { title: 'AGE', cell: ({ createdAt }: Image) => ago(Date.parse(createdAt), nowMs) },
   ];

@@ -46,12 +46,13 @@ const keyView = ({ id, name, role, account, vms, createdAtMs, expiresAtMs }: Key
   ...(expiresAtMs !== undefined && { expiresAt: isoTime(expiresAtMs) }),
 });
 
-const imageView = ({ name, version, digest, sizeBytes, virtualSizeBytes, createdAtMs }: ImageRecord) => ({
+const imageView = ({ name, version, digest, sizeBytes, virtualSizeBytes, regions = [], createdAtMs }: ImageRecord) => ({
   name,
   version,
   digest,
   sizeBytes,
   virtualSizeBytes,
+  regions: [...regions],
   createdAt: isoTime(createdAtMs),
 });
 

@@ -203,6 +203,7 @@ export const ImageShape = z
     digest: z.string(),
     sizeBytes: z.int(),
     virtualSizeBytes: z.int(),
+    regions: z.array(z.string()).openapi({ description: 'Which have its bytes: VMs are made from it there.' }),
     createdAt: Time,
   })
   .openapi('Image');
@@ -289,7 +290,7 @@ export const listImages = createRoute({
   method: 'get',
   path: '/v1/images',
   tags: ['Images'],
-  summary: 'List images',
+  summary: 'List images, of all regions',
   'x-access': 'viewer',
   'x-scope': 'account',
   security,
@@ -330,7 +331,8 @@ export const removeImage = createRoute({
   method: 'delete',
   path: '/v1/images/{image}/{version}',
   tags: ['Images'],
-  summary: 'Remove a version of an image that no VM uses',
+  summary:
+    'Remove the region’s copy of a version of an image, which no VM of the region uses; the name goes with the last copy',
   'x-access': 'admin',
   'x-scope': 'account',
   security,

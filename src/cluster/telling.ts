@@ -1,0 +1,41 @@
+/** How far an operation is, as the store has it: written now and then, one after the other. */
+import type { OperationRecord, Progress } from '../records/index.ts';
+import type { Kit } from './kit.ts';
+import type { Operations } from './operations.ts';
+
+/** Between two writes. */
+const progressMs = 500;
+
+export class Telling {
+  readonly #kit: Kit;
+  readonly #operations: Operations;
+  readonly #operation: OperationRecord;
+  #toldAtMs = 0;
+  #telling: Promise<unknown> = Promise.resolve();
+
+  constructor(kit: Kit, operations: Operations, operation: OperationRecord) {
+    this.#kit = kit;
+    this.#operations = operations;
+    this.#operation = operation;
+  }
+
+  readonly progress = ({ step, done, total }: Progress): void => {
+    const now = this.#kit.wallMs();
+    if (now - this.#toldAtMs < progressMs && now >= this.#toldAtMs) return;
+    this.#toldAtMs = now;
+    this.#telling = this.#tell(this.#telling, { step, done, ...(total ? { total } : {}) });
+    // A progress that could not be written is made up for by the end, whose failure is told.
+    this.#telling.catch(() => {});
+  };
+
+  /** Nothing more is written when it resolves. */
+  async end(): Promise<void> {
+    await this.#telling.catch(() => {});
+  }
+
+  async #tell(before: Promise<unknown>, change: Partial<OperationRecord>): Promise<void> {
+    await before;
+    const { operations } = await this.#operations.change(this.#operation, change);
+    await this.#kit.region.commit({ operations });
+  }
+}

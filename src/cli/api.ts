@@ -66,11 +66,12 @@ export class Api {
     });
   }
 
-  /** Sends a file as it is read; it is not sent again. */
-  upload(body: LongBody): Promise<ResultOf<'uploadFile'>> {
+  /** Sends bytes of a file as they are read; they are not sent again. */
+  upload(body: LongBody, asked: Asked<'resumeUpload'>): Promise<ResultOf<'resumeUpload'>> {
     return this.#reached(async () => {
       using client = new Client(targetOf(this.#where), { region: this.#where.region });
-      return await client.upload('uploadFile', body, this.#signal);
+      const input = { ...asked, signal: this.#signal } as Input<'resumeUpload'>;
+      return await client.upload('resumeUpload', body, input);
     });
   }
 

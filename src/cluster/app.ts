@@ -5,6 +5,7 @@ import { HTTPException } from 'hono/http-exception';
 import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
 import { serveCluster } from './handlers/cluster.ts';
+import { serveImages } from './handlers/images.ts';
 import { serveJoinKeys } from './handlers/join-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
@@ -143,6 +144,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveVms(api);
   serveMetadata(api);
   serveRest(api);
+  serveImages(api);
   serveStore(api);
   serveCluster(api);
   serveJoinKeys(api);

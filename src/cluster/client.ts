@@ -58,6 +58,8 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   followAudit: ['get', '/v1/audit/stream'],
   listImages: ['get', '/v1/images'],
   uploadFile: ['post', '/v1/uploads'],
+  resumeUpload: ['patch', '/v1/uploads/{upload}'],
+  findUpload: ['get', '/v1/uploads/{upload}'],
   addImage: ['post', '/v1/images'],
   getImage: ['get', '/v1/images/{image}/{version}'],
   removeImage: ['delete', '/v1/images/{image}/{version}'],
@@ -245,13 +247,17 @@ export class Client implements Disposable {
   }
 
   /** Sends a file to an operation that takes one, once and as it comes. ClientError, ConnectionError, or the signal's reason. */
-  async upload(operation: 'uploadFile', body: LongBody, signal?: AbortSignal): Promise<ResultOf<'uploadFile'>> {
-    const prepared = prepare(operation, signal === undefined ? {} : { signal });
+  async upload<K extends 'uploadFile' | 'resumeUpload'>(
+    operation: K,
+    body: LongBody,
+    input: Input<K> = {},
+  ): Promise<ResultOf<K>> {
+    const prepared = prepare(operation, input);
     const headers = { ...prepared.headers, 'content-type': 'application/octet-stream' };
     const answer = await this.#transport.send({ ...prepared, headers, body, idleMs: this.#idleMs });
     const bytes = await readBody(answer);
     if (answer.statusCode! >= 400) throw refusalOf(answer, bytes);
-    return JSON.parse(bytes.toString()) as ResultOf<'uploadFile'>;
+    return JSON.parse(bytes.toString()) as ResultOf<K>;
   }
 
   /**

@@ -7,6 +7,7 @@ import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredIma
 import type {
   BlobBytes,
   BlobOptions,
+  CallOptions,
   ImageDigest,
   ImageFacts,
   ImageFile,
@@ -14,7 +15,10 @@ import type {
   ImageRef,
   ImageRequest,
   IncomingUpload,
+  PartialUpload,
   ProgressOptions,
+  Upload,
+  UploadPiece,
 } from '../records/index.ts';
 import { ImageRefusal } from './error.ts';
 import { ImageLayout } from './layout.ts';
@@ -89,21 +93,25 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
   }
 
   async openUpload(sizeBytes: number): Promise<IncomingUpload> {
-    try {
+    return refusing(async () => {
       const file = this.#made.openUpload(sizeBytes);
       return {
-        receive: async (chunks, { signal } = {}) => {
-          try {
-            return await file.receive(chunks, signal);
-          } catch (error) {
-            throw refusalOf(error);
-          }
-        },
+        receive: (chunks, { signal } = {}) => refusing(() => file.receive(chunks, signal), 'HOST_INVALID'),
         [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
       };
+    }, 'HOST_TOO_LARGE');
+  }
+
+  resumeUpload(piece: UploadPiece, chunks: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}) {
+    return refusing(() => this.#made.partialUploads.receive(piece, chunks, signal), 'HOST_TOO_LARGE');
+  }
+
+  async findUpload(id: string): Promise<Upload | PartialUpload> {
+    try {
+      return this.#made.partialUploads.find(id);
     } catch (error) {
-      if (error instanceof QemuError && error.code === 'IMAGE_REFUSED')
-        throw new ImageRefusal('HOST_TOO_LARGE', error.message, error);
+      if (error instanceof QemuError && error.code === 'IMAGE_MISSING')
+        throw new ImageRefusal('HOST_NOT_FOUND', error.message, error);
       throw refusalOf(error);
     }
   }
@@ -175,12 +183,22 @@ const fileDigest = async (path: string, signal: AbortSignal | undefined): Promis
   return `sha256:${hash.digest('hex')}`;
 };
 
-const refusalOf = (error: unknown): unknown => {
+const refusing = async <T>(work: () => Promise<T>, refused: ImageRefusal['code']): Promise<T> => {
+  try {
+    return await work();
+  } catch (error) {
+    throw refusalOf(error, refused);
+  }
+};
+
+/** `refused`: what IMAGE_REFUSED is. */
+const refusalOf = (error: unknown, refused: ImageRefusal['code'] = 'HOST_INVALID'): unknown => {
   if (!(error instanceof QemuError)) return error;
   const codes: Partial<Record<QemuError['code'], ImageRefusal['code']>> = {
-    IMAGE_REFUSED: 'HOST_INVALID',
+    IMAGE_REFUSED: refused,
     IMAGE_MISSING: 'HOST_INVALID',
     DISK_FULL: 'HOST_FULL',
+    UPLOAD_OFFSET: 'HOST_WRONG_STATE',
   };
   return new ImageRefusal(codes[error.code] ?? 'HOST_UNAVAILABLE', error.message, error);
 };

@@ -16,7 +16,9 @@ export type QemuErrorCode =
   | 'IMAGE_REFUSED'
   | 'IMAGE_FAILED'
   /** More files at once than are taken. */
-  | 'UPLOADS_MANY';
+  | 'UPLOADS_MANY'
+  /** Bytes of a file that do not begin where what is there ends. */
+  | 'UPLOAD_OFFSET';
 
 /** Messages say what was tried, quote the value, and say what to do. */
 export class QemuError extends Error {

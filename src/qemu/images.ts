@@ -25,6 +25,7 @@ import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { MAX_DISK_BYTES, readHeader, syncDirectory } from './disks.ts';
 import { messageOf, QemuError } from './error.ts';
+import { PartialUploads } from './partial-uploads.ts';
 import { makeSearchable } from './paths.ts';
 import { runSandboxed } from './sandbox.ts';
 import { type IncomingFile, Uploads, uploadPrefix } from './uploads.ts';
@@ -94,6 +95,7 @@ export class ImageStore {
   readonly #options: ImageStoreOptions;
   readonly #directory: string;
   readonly #uploads: Uploads;
+  readonly partialUploads: PartialUploads;
 
   constructor(options: ImageStoreOptions) {
     this.#options = options;
@@ -104,7 +106,9 @@ export class ImageStore {
       if (name.startsWith('new-') || name.startsWith(uploadPrefix) || name.endsWith('.unnamed'))
         rmSync(join(this.#directory, name), { recursive: true, force: true });
     const { directory, maxFileBytes = defaultMaxFileBytes } = options;
-    this.#uploads = new Uploads({ directory, maxFileBytes });
+    const uploads = new Uploads({ directory, maxFileBytes });
+    this.#uploads = uploads;
+    this.partialUploads = new PartialUploads({ directory, maxFileBytes, uploads });
   }
 
   /** Makes room for a file that an image is to be made from soon. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */

@@ -1,7 +1,7 @@
 /** Files that images are to be made from, while they come and until they are used. */
 import { createHash, randomBytes } from 'node:crypto';
 import { statfsSync } from 'node:fs';
-import { type FileHandle, open, rm } from 'node:fs/promises';
+import { type FileHandle, open, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { QemuError } from './error.ts';
 
@@ -34,7 +34,7 @@ export class Uploads {
   readonly #options: UploadOptions;
   /** Bytes that files on their way are still to have, by id. */
   readonly #coming = new Map<string, number>();
-  readonly #waiting = new Map<string, NodeJS.Timeout>();
+  readonly #waiting = new Map<string, { readonly timer: NodeJS.Timeout; readonly file: UploadedFile }>();
 
   constructor(options: UploadOptions) {
     this.#options = options;
@@ -43,33 +43,25 @@ export class Uploads {
   /** Makes room for a file of that size. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */
   open(sizeBytes: number): IncomingFile {
     const { directory, maxFileBytes } = this.#options;
-    if (sizeBytes > maxFileBytes)
-      throw new QemuError('IMAGE_REFUSED', `the file has ${sizeBytes} bytes, and ${maxFileBytes} are allowed`);
     if (this.#coming.size + this.#waiting.size >= mostFiles)
       throw new QemuError('UPLOADS_MANY', `${mostFiles} files are on their way or wait for their use; try again later`);
-    const disk = statfsSync(directory);
     const promised = this.#coming.values().reduce((sum, bytes) => sum + bytes, 0);
-    const room = disk.bavail * disk.bsize - promised - spareBytes;
-    if (sizeBytes > room)
-      throw new QemuError(
-        'DISK_FULL',
-        `no room for a file of ${sizeBytes} bytes in "${directory}", where ${Math.max(0, room)} can be used; free space there`,
-      );
+    checkRoom(directory, { sizeBytes, comingBytes: promised + sizeBytes, maxFileBytes });
     const id = `up-${randomBytes(16).toString('hex')}`;
     this.#coming.set(id, sizeBytes);
-    return new IncomingFile(id, this.#pathOf(id), sizeBytes, {
+    return new IncomingFile(this.#pathOf(id), sizeBytes, {
       received: (bytes) => this.#coming.set(id, sizeBytes - bytes),
       ended: () => this.#coming.delete(id),
-      kept: () => this.#keep(id),
+      kept: (digest) => this.#keep({ id, sizeBytes, digest }),
     });
   }
 
   /** The path of a file, which is the caller's from then on. IMAGE_MISSING when it was used, waited too long or never came. */
   take(id: string): string {
-    const timer = this.#waiting.get(id);
-    if (timer === undefined)
+    const waiting = this.#waiting.get(id);
+    if (waiting === undefined)
       throw new QemuError('IMAGE_MISSING', 'the file was used, waited too long or never came; send it again');
-    clearTimeout(timer);
+    clearTimeout(waiting.timer);
     this.#waiting.delete(id);
     return this.#pathOf(id);
   }
@@ -80,14 +72,26 @@ export class Uploads {
     await Promise.all(ids.map((id) => rm(this.take(id), { force: true })));
   }
 
-  #keep(id: string): number {
+  /** One that waits for its use. */
+  find(id: string): UploadedFile | undefined {
+    return this.#waiting.get(id)?.file;
+  }
+
+  /** Takes a file that is whole, from its path, until it is used. */
+  async keepFile(file: Omit<UploadedFile, 'expiresAtMs'>, path: string): Promise<UploadedFile> {
+    await rename(path, this.#pathOf(file.id));
+    return this.#keep(file);
+  }
+
+  #keep(file: Omit<UploadedFile, 'expiresAtMs'>): UploadedFile {
     const { keepMs = defaultKeepMs } = this.#options;
     const forget = (): void => {
       // One that cannot be removed goes when the store is opened next.
-      rm(this.take(id), { force: true }).catch(() => {});
+      rm(this.take(file.id), { force: true }).catch(() => {});
     };
-    this.#waiting.set(id, setTimeout(forget, keepMs).unref());
-    return Date.now() + keepMs;
+    const kept = { ...file, expiresAtMs: Date.now() + keepMs };
+    this.#waiting.set(file.id, { timer: setTimeout(forget, keepMs).unref(), file: kept });
+    return kept;
   }
 
   #pathOf(id: string): string {
@@ -98,20 +102,17 @@ export class Uploads {
 interface Told {
   readonly received: (bytes: number) => void;
   readonly ended: () => void;
-  /** @returns when it will be forgotten */
-  readonly kept: () => number;
+  readonly kept: (digest: string) => UploadedFile;
 }
 
 /** One file on its way. Whoever opened it receives or disposes of it. */
 export class IncomingFile implements AsyncDisposable {
-  readonly #id: string;
   readonly #path: string;
   readonly #sizeBytes: number;
   readonly #told: Told;
   #state: 'open' | 'kept' | 'gone' = 'open';
 
-  constructor(id: string, path: string, sizeBytes: number, told: Told) {
-    this.#id = id;
+  constructor(path: string, sizeBytes: number, told: Told) {
     this.#path = path;
     this.#sizeBytes = sizeBytes;
     this.#told = told;
@@ -132,7 +133,7 @@ export class IncomingFile implements AsyncDisposable {
       }
       this.#state = 'kept';
       this.#told.ended();
-      return { id: this.#id, sizeBytes: this.#sizeBytes, digest, expiresAtMs: this.#told.kept() };
+      return this.#told.kept(digest);
     } catch (error) {
       await this[Symbol.asyncDispose]();
       throw asUploadError(error);
@@ -156,7 +157,7 @@ export class IncomingFile implements AsyncDisposable {
       bytes += chunk.length;
       if (bytes > this.#sizeBytes) throw counted();
       hash.update(chunk);
-      await writeAll(handle, chunk);
+      await appendAll(handle, chunk);
       this.#told.received(bytes);
     }
     signal?.throwIfAborted();
@@ -165,12 +166,32 @@ export class IncomingFile implements AsyncDisposable {
   }
 }
 
+/** IMAGE_REFUSED (too large), DISK_FULL. `comingBytes`: those that are still to come, of all files. */
+export const checkRoom = (
+  directory: string,
+  {
+    sizeBytes,
+    comingBytes,
+    maxFileBytes,
+  }: { readonly sizeBytes: number; readonly comingBytes: number; readonly maxFileBytes: number },
+): void => {
+  if (sizeBytes > maxFileBytes)
+    throw new QemuError('IMAGE_REFUSED', `the file has ${sizeBytes} bytes, and ${maxFileBytes} are allowed`);
+  const disk = statfsSync(directory);
+  const room = disk.bavail * disk.bsize - spareBytes;
+  if (comingBytes > room)
+    throw new QemuError(
+      'DISK_FULL',
+      `no room for a file of ${sizeBytes} bytes in "${directory}", where ${Math.max(0, room - comingBytes + sizeBytes)} can be used; free space there`,
+    );
+};
+
 /** A disk that becomes full takes a part first. */
-const writeAll = async (handle: FileHandle, chunk: Uint8Array): Promise<void> => {
+export const appendAll = async (handle: FileHandle, chunk: Uint8Array): Promise<void> => {
   for (let at = 0; at < chunk.length; ) at += (await handle.write(chunk, at)).bytesWritten;
 };
 
-const asUploadError = (error: unknown): unknown => {
+export const asUploadError = (error: unknown): unknown => {
   const { code } = error as { readonly code?: string };
   if (code === 'ENOSPC' || code === 'EDQUOT')
     return new QemuError('DISK_FULL', 'no room for the file on the disk of images; free space there', error);

@@ -37,6 +37,21 @@ export interface Upload {
   readonly expiresAtMs: number;
 }
 
+/** What is there of a file that comes in pieces. */
+export interface PartialUpload {
+  readonly id: string;
+  readonly receivedBytes: number;
+  readonly expiresAtMs: number;
+}
+
+/** Bytes of a file, from `offset` on. Its id is made by who sends it, and not to be guessed. */
+export interface UploadPiece {
+  readonly id: string;
+  /** Of the whole. */
+  readonly sizeBytes: number;
+  readonly offset: number;
+}
+
 export interface IncomingUpload extends AsyncDisposable {
   /** Takes the bytes. HOST_INVALID when they are not as many as was said, HOST_FULL; then nothing is kept. */
   receive(chunks: AsyncIterable<Uint8Array>, options?: CallOptions): Promise<Upload>;
@@ -79,6 +94,17 @@ export interface ImagePort extends ImageBytes {
    * Whoever was given it receives or disposes of it.
    */
   openUpload(sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
+  /**
+   * Takes bytes of a file as they come, and keeps what came when they break off. HOST_WRONG_STATE when others are there than
+   * those before the offset, and as `openUpload`; HOST_INVALID when more came than was said.
+   */
+  resumeUpload(
+    piece: UploadPiece,
+    chunks: AsyncIterable<Uint8Array>,
+    options?: CallOptions,
+  ): Promise<Upload | PartialUpload>;
+  /** HOST_NOT_FOUND. */
+  findUpload(id: string): Promise<Upload | PartialUpload>;
   /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
   /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */

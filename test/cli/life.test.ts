@@ -67,7 +67,7 @@ created:  TIME (AGO)
   );
   assert.equal(
     steady(images.out),
-    `NAME  VERSION    SIZE   DISK  DIGEST               AGE
+    `NAME  VERSION    SIZE   DISK  REGIONS  DIGEST               AGE
 tiny  1        1000 B  4 KiB  local    sha256:000000000000  AGO
 `,
   );

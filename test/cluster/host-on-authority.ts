@@ -25,6 +25,7 @@ import type {
   IncomingUpload,
   ProgressOptions,
   TreePort,
+  UploadPiece,
   VmRef,
 } from '../../src/records/index.ts';
 import { encodeRecord, VmRecord, type VmStatusRecord } from '../../src/records/index.ts';
@@ -162,6 +163,8 @@ export class TestHost implements HostPort, ImagePort {
   /** Uploads that were opened and not disposed of; and what came. */
   readonly coming = new Set<string>();
   readonly uploads = new Map<string, Buffer>();
+  /** Of those that come in pieces, what they are to have. */
+  readonly #sizes = new Map<string, number>();
   /** The tree of a VM where it is not the stand-in's own. */
   portOf: ((vm: VmRef) => TreePort | undefined) | undefined;
   /** Thrown by every call of the API to a VM. */
@@ -284,6 +287,29 @@ export class TestHost implements HostPort, ImagePort {
       },
       [Symbol.asyncDispose]: async () => void this.coming.delete(id),
     };
+  }
+
+  async resumeUpload({ id, sizeBytes, offset }: UploadPiece, chunks: AsyncIterable<Uint8Array>) {
+    const pieces = [this.uploads.get(id) ?? Buffer.alloc(0)];
+    if (pieces[0]!.length !== offset)
+      throw new HostRefusal('HOST_WRONG_STATE', `${pieces[0]!.length} bytes of the file are there`);
+    if (sizeBytes > mostUploaded) throw new HostRefusal('HOST_TOO_LARGE', `${sizeBytes} bytes are too many`);
+    this.#sizes.set(id, sizeBytes);
+    try {
+      for await (const chunk of chunks) pieces.push(Buffer.from(chunk));
+    } finally {
+      this.uploads.set(id, Buffer.concat(pieces));
+    }
+    return this.findUpload(id);
+  }
+
+  async findUpload(id: string) {
+    const bytes = this.uploads.get(id);
+    if (bytes === undefined) throw new HostRefusal('HOST_NOT_FOUND', 'that file never came');
+    const there = { id, expiresAtMs: Date.now() + 600_000 };
+    if (bytes.length < this.#sizes.get(id)!) return { ...there, receivedBytes: bytes.length };
+    const digest = `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+    return { ...there, sizeBytes: bytes.length, digest };
   }
 
   async addImage(request: ImageRequest, options: ProgressOptions) {

@@ -93,6 +93,12 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'kernel', kernel } });
   await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/images', body: { name: 'x', kernel, upload } });
   await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/uploads' });
+  const pieces = `/v1/uploads/up-${'a'.repeat(32)}`;
+  const piece = { method: 'PATCH', path: `${pieces}?offset=0&sizeBytes=10`, body: new Uint8Array(5) };
+  await expect(api, 404, 'NOT_FOUND', { path: pieces });
+  await ok(200, piece);
+  assert.equal((await ok(200, { path: pieces })).json['receivedBytes'], 5);
+  await expect(api, 409, 'WRONG_STATE', piece);
   await expect(api, 413, 'TOO_LARGE', { method: 'POST', path: '/v1/uploads', body: new Uint8Array(9 * 1024 * 1024) });
   await ok(202, { method: 'POST', path: '/v1/vms', body: { name: 'ours', type: 'nano', image: { name: 'tiny' } } });
   await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: '/v1/vms/ours/boots' });

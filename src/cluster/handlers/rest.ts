@@ -1,28 +1,17 @@
-import type { z } from '@hono/zod-openapi';
-import type {
-  AuditEvent,
-  ImageFile,
-  ImageRecord,
-  ImageRequest,
-  Once,
-  OperationRecord,
-  VmRecord,
-} from '../../records/index.ts';
+import type { AuditEvent, OperationRecord, VmRecord } from '../../records/index.ts';
 import type { Store } from '../../store/index.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
 import { accountOf, checkVm, type Identity, seesCluster } from '../identity.ts';
-import { KeyedUploads } from '../keyed-uploads.ts';
 import type { KeyFacts } from '../keys.ts';
 import type { Kept } from '../kit.ts';
 import { isFinished } from '../operations.ts';
-import { ApiError, toApiError } from '../problem.ts';
+import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { parseTreePath } from '../tree-path.ts';
 import { noVm } from '../vms.ts';
 import {
   type Api,
   answerOf,
-  idempotencyKey,
   identityOf,
   noContent,
   onceRequest,
@@ -46,20 +35,9 @@ const keyView = ({ id, name, role, account, vms, createdAtMs, expiresAtMs }: Key
   ...(expiresAtMs !== undefined && { expiresAt: isoTime(expiresAtMs) }),
 });
 
-const imageView = ({ name, version, digest, sizeBytes, virtualSizeBytes, regions = [], createdAtMs }: ImageRecord) => ({
-  name,
-  version,
-  digest,
-  sizeBytes,
-  virtualSizeBytes,
-  regions: [...regions],
-  createdAt: isoTime(createdAtMs),
-});
-
 export const serveRest = (api: Api): void => {
   serveOperations(api);
   serveAudit(api);
-  serveImages(api);
   serveKeys(api);
   serveHost(api);
 };
@@ -255,97 +233,6 @@ const serveAudit = (api: Api): void => {
         }
       })();
     });
-  });
-};
-
-type AskedFile = { readonly upload: string } | { readonly file: string };
-const fileOf = (asked: AskedFile): ImageFile =>
-  'upload' in asked ? { from: 'upload', id: asked.upload } : { from: 'host', path: asked.file };
-
-const sourceOf = ({
-  upload,
-  file,
-  format,
-  kernel,
-  recipe,
-}: z.output<typeof routes.AddImage>): ImageRequest['source'] => {
-  if (recipe !== undefined) return { kind: 'recipe', recipe };
-  if (kernel === undefined)
-    return { kind: 'disk', disk: fileOf(upload === undefined ? { file: file! } : { upload }), format };
-  const { initrd, commandLine } = kernel;
-  return { kind: 'kernel', kernel: fileOf(kernel.kernel), initrd: initrd && fileOf(initrd), commandLine };
-};
-
-const serveImages = (api: Api): void => {
-  const { images, idempotency, kit } = api.manager;
-  const keyedUploads = new KeyedUploads(kit.wallMs);
-
-  serve(
-    api,
-    routes.uploadFile,
-    async (c) => {
-      const length = c.req.header('content-length');
-      const body = c.req.raw.body;
-      if (length === undefined || Number(length) === 0 || body === null)
-        throw new ApiError('BAD_REQUEST', 'an upload needs a body that is not empty, and its Content-Length');
-      const { account, ended } = identityOf(c);
-      const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
-      const receive = async () => {
-        await using incoming = await kit.images.openUpload(Number(length), { signal });
-        api.expectLong(c.env);
-        try {
-          const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
-          const answer = answerOf(routes.uploadFile, 201, { ...upload, expiresAt: isoTime(expiresAtMs) });
-          return { answer, expiresAtMs };
-        } catch (error) {
-          if (!signal.aborted) throw error;
-          throw new ApiError('BAD_REQUEST', 'the upload broke off; send the file again', {}, error);
-        }
-      };
-      return send(await keyedUploads.run({ account, key: idempotencyKey(c) }, Number(length), receive));
-    },
-    { bodyBytes: Number.MAX_SAFE_INTEGER },
-  );
-
-  serve(api, routes.listImages, async (c) =>
-    reply(routes.listImages, 200, { images: (await images.list(identityOf(c).account)).map(imageView) }),
-  );
-
-  serve(api, routes.addImage, async (c) => {
-    const asked = c.req.valid('json');
-    const { name, version } = asked;
-    const { account } = identityOf(c);
-    const source = sourceOf(asked);
-    const files =
-      source.kind === 'disk' ? [source.disk] : source.kind === 'kernel' ? [source.kernel, source.initrd] : [];
-    if (files.some((file) => file?.from === 'host') && !c.get('isLocal'))
-      throw new ApiError('FORBIDDEN', 'a file of the host can be added over its unix socket only; upload it');
-    const answer = await idempotency.run(await onceRequest(c), (commit) =>
-      images.add(account, { name, version, source }, commit, (operation) =>
-        answerOf(routes.addImage, 202, operationView(operation), { location: `/v1/operations/${operation.id}` }),
-      ),
-    );
-    return send(answer);
-  });
-
-  serve(api, routes.getImage, async (c) => {
-    const { image, version } = c.req.valid('param');
-    return reply(routes.getImage, 200, imageView(await images.get(identityOf(c).account, image, version)));
-  });
-
-  serve(api, routes.removeImage, async (c) => {
-    const { image, version } = c.req.valid('param');
-    const { account } = identityOf(c);
-    const effect = async (once: Once | undefined): Promise<Answer> => {
-      try {
-        await images.remove(account, image, version);
-      } catch (error) {
-        // An earlier try of the same request got as far as that.
-        if (once?.isRepeat !== true || toApiError(error).code !== 'NOT_FOUND') throw error;
-      }
-      return noContent;
-    };
-    return send(await idempotency.runOutside(await onceRequest(c), effect, (error) => !(error instanceof ApiError)));
   });
 };
 

@@ -2,6 +2,7 @@ export * from './attachment.ts';
 export * from './cluster.ts';
 export * from './common.ts';
 export * from './console.ts';
+export * from './images.ts';
 export * from './join-keys.ts';
 export * from './metadata.ts';
 export * from './rest.ts';

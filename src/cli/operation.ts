@@ -27,6 +27,8 @@ const doing: Readonly<Record<string, string>> = {
   'vms.reboot': 'rebooting',
   'vms.delete': 'deleting',
   'image.add': 'adding',
+  'image.copy': 'copying',
+  'image.migrate': 'migrating',
   'image.remove': 'removing',
   'key.rotate': 'rotating',
 };

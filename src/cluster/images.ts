@@ -3,16 +3,18 @@
  * of an image never changes.
  */
 
-import type { ImageRequest } from '../records/index.ts';
+import type { BlobBytes, ImageRequest, Progress } from '../records/index.ts';
 import { ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { ImageIndex, type ImageName, quoted } from './image-index.ts';
+import { ImageSource } from './image-source.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
 import type { Outbox } from './outbox.ts';
-import { ApiError, toApiError } from './problem.ts';
+import type { Peers } from './peers.ts';
+import { ApiError, isHostError, toApiError } from './problem.ts';
 import { Telling } from './telling.ts';
 
 /** That the region has it. */
@@ -24,6 +26,9 @@ const gateKey = (name: string, version: string): string => `imageremoval/${name}
 const addKey = (name: string, version: string): string => `imageadd/${name}/${version}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
 
+/** What an operation does until its image is here. */
+type Work = (operation: OperationRecord, signal: AbortSignal, progress: (progress: Progress) => void) => Promise<void>;
+
 const addedOutcome: Partial<OperationRecord> = { state: 'succeeded', step: '', done: 1, total: 1 };
 
 export class Images {
@@ -31,6 +36,7 @@ export class Images {
   readonly #operations: Operations;
   readonly #outbox: Outbox;
   readonly #accounts: Accounts;
+  readonly #peers: Peers;
   readonly #index: ImageIndex;
   /** Of this start of the manager: work of another one is not under way any more. */
   readonly #runner: string;
@@ -38,12 +44,18 @@ export class Images {
 
   constructor(
     kit: Kit,
-    parts: { readonly operations: Operations; readonly outbox: Outbox; readonly accounts: Accounts },
+    parts: {
+      readonly operations: Operations;
+      readonly outbox: Outbox;
+      readonly accounts: Accounts;
+      readonly peers: Peers;
+    },
   ) {
     this.#kit = kit;
     this.#operations = parts.operations;
     this.#outbox = parts.outbox;
     this.#accounts = parts.accounts;
+    this.#peers = parts.peers;
     this.#index = new ImageIndex(kit);
     this.#runner = kit.randomBytes(8).toString('hex');
   }
@@ -114,45 +126,100 @@ export class Images {
   ): Promise<Answer> {
     const { name } = request;
     const version = request.version ?? String((await this.#highestNumber(name)) + 1);
-    const key = addKey(name, version);
     const owner = await this.#accounts.forUse(account);
     const open = await this.#isOpen(name, version);
     if (await this.#index.isTaken({ name, version })) throw taken(name, version);
+    const work: Work = async (operation, signal, progress) => {
+      const image = { name, version };
+      if (!(await this.#index.claim(image, operation.id))) throw taken(name, version);
+      const facts = await this.#kit.images.addImage({ ...request, ...image }, { signal, progress });
+      await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id);
+    };
+    const conditions = [{ key: ownKey({ name, version }), exists: false }, open, owner.condition];
+    const wish = { account, kind: 'image.add', target: { name, version } } as const;
+    const begun = await this.#begin(wish, conditions, work, commit, answer);
+    if (begun === undefined) throw taken(name, version);
+    return begun;
+  }
+
+  /**
+   * Begins to bring one here from another region, by its digest; `moves`: the copy there is removed at the end. NOT_FOUND,
+   * WRONG_STATE (it is here), BAD_REQUEST (it is not there), CONFLICT.
+   */
+  async copy(
+    account: string,
+    { from, moves, ...image }: ImageName & { readonly from: string | undefined; readonly moves: boolean },
+    commit: CommitOnce,
+    answer: (operation: OperationRecord) => Answer,
+  ): Promise<Answer> {
+    const { regionName } = this.#kit;
+    const { name, version } = image;
+    const owner = await this.#accounts.forUse(account);
+    const open = await this.#isOpen(name, version);
+    const record = await this.get(account, name, version);
+    const others = record.regions?.filter((region) => region !== regionName) ?? [];
+    const isHere = (await this.#kit.region.get(ownKey(image))) !== undefined;
+    if (isHere && !(moves && others.length > 0))
+      throw new ApiError('WRONG_STATE', `${quoted(image)} is in ${regionName} already`);
+    const region = from ?? others[0];
+    if (region === undefined || !others.includes(region))
+      throw new ApiError(
+        'BAD_REQUEST',
+        `${quoted(image)} is not in ${region ?? 'any other region'}; it is in: ${record.regions?.join(', ') ?? 'a host of before'}`,
+      );
+    const source = new ImageSource(this.#peers, region, account);
+    const work: Work = async (operation, signal, progress) => {
+      if (!isHere) {
+        await this.#kit.images.copyImage(record, source, { signal, progress });
+        await this.#have(record, operation.id);
+      }
+      if (moves) await source.remove(image, signal);
+    };
+    const wish = { account, kind: moves ? 'image.migrate' : 'image.copy', target: { name, version } } as const;
+    const conditions = [{ key: ownKey(image), exists: isHere }, open, owner.condition];
+    const begun = await this.#begin(wish, conditions, work, commit, answer);
+    if (begun === undefined) throw conflict(name, version, 'copied, added or removed');
+    return begun;
+  }
+
+  /** Undefined when a condition does not hold, or another operation brings the image. */
+  async #begin(
+    wish: { readonly account: string; readonly kind: OperationRecord['kind']; readonly target: ImageName },
+    conditions: readonly Condition[],
+    work: Work,
+    commit: CommitOnce,
+    answer: (operation: OperationRecord) => Answer,
+  ): Promise<Answer | undefined> {
+    const key = addKey(wish.target.name, wish.target.version);
     const { operation, operations } = this.#operations.begin({
-      account,
-      kind: 'image.add',
-      target: { name, version },
+      ...wish,
+      target: { ...wish.target },
       runner: this.#runner,
     });
     const done = await commit(
       {
-        conditions: [{ key, exists: false }, { key: ownKey({ name, version }), exists: false }, open, owner.condition],
+        conditions: [{ key, exists: false }, ...conditions],
         operations: [...operations, put(key, { operation: operation.id })],
       },
       answer(operation),
     );
-    if (!done) throw taken(name, version);
+    if (!done) return undefined;
     const cancel = new AbortController();
-    const end = this.#add(operation, { ...request, version }, cancel.signal).catch((error: unknown) => {
-      this.#kit.log.error({ err: error, operation: operation.id }, 'adding an image failed to tell its end');
+    const end = this.#bring(operation, work, cancel.signal).catch((error: unknown) => {
+      this.#kit.log.error({ err: error, operation: operation.id }, 'bringing an image here failed to tell its end');
     });
     this.#running.set(operation.id, { cancel, end });
     return answer(operation);
   }
 
-  async #add(operation: OperationRecord, request: ImageRequest, signal: AbortSignal): Promise<void> {
-    const { wallMs } = this.#kit;
-    const { name, version } = request;
+  async #bring(operation: OperationRecord, work: Work, signal: AbortSignal): Promise<void> {
+    const { name, version } = operation.target as ImageName & OperationRecord['target'];
     const telling = new Telling(this.#kit, this.#operations, operation);
     try {
-      let outcome: Partial<OperationRecord>;
+      let outcome: Partial<OperationRecord> = addedOutcome;
       let isSettled = true;
       try {
-        if (!(await this.#index.claim({ name, version }, operation.id))) throw taken(name, version);
-        const facts = await this.#kit.images.addImage(request, { signal, progress: telling.progress });
-        const { account } = operation;
-        await this.#have({ name, version, account, ...facts, createdAtMs: wallMs() }, operation.id);
-        outcome = addedOutcome;
+        await work(operation, signal, telling.progress);
       } catch (error) {
         outcome = this.#failure(error, signal);
         isSettled = await this.#dropped({ name, version }, operation.id);
@@ -171,11 +238,17 @@ export class Images {
     await this.#index.addRegion(own, operation);
   }
 
-  /** Nothing of what an operation brought stays. */
+  /** Nothing of what an operation brought stays, unless all of it is here. */
   async #drop(image: ImageName, operation: string): Promise<void> {
-    await this.#kit.images.removeImage(image);
-    await this.#kit.region.commit({ operations: [remove(ownKey(image))] });
+    if (!(await this.#isWhole(image))) {
+      await this.#kit.images.removeImage(image);
+      await this.#kit.region.commit({ operations: [remove(ownKey(image))] });
+    }
     await this.#index.disclaim(image, operation);
+  }
+
+  async #isWhole(image: ImageName): Promise<boolean> {
+    return (await this.#index.find(image))?.regions?.includes(this.#kit.regionName) === true;
   }
 
   /** False when that is left to the next start of a manager. */
@@ -201,6 +274,22 @@ export class Images {
     const { operations } = await this.#operations.change(operation, outcome);
     const settled = isSettled ? [remove(addKey(name, version!))] : [];
     await this.#kit.region.commit({ operations: [...operations, ...settled] });
+  }
+
+  /** A blob of one that the region has. NOT_FOUND. */
+  async blob(
+    account: string,
+    { name, version }: ImageName,
+    digest: string,
+    options: { readonly offset: number; readonly signal: AbortSignal },
+  ): Promise<BlobBytes> {
+    const record = await this.#own(account, name, version);
+    try {
+      return await this.#kit.images.blob(record, digest, options);
+    } catch (error) {
+      if (isHostError(error) && error.code === 'HOST_NOT_FOUND') throw new ApiError('NOT_FOUND', error.message);
+      throw error;
+    }
   }
 
   /** False when it does not run here, or not any more. */
@@ -252,8 +341,10 @@ export class Images {
       const own = await getRecord(this.#kit.region, ImageRecord, ownKey({ name, version }));
       if (own === undefined) await this.#drop({ name, version }, id);
       else await this.#index.addRegion(own.record, id);
-      const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; add the image again' };
-      const outcome = own === undefined ? ({ state: 'failed', error } as const) : addedOutcome;
+      const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; ask for it again' };
+      // The other region was not asked to remove its copy, or not heard.
+      const isDone = own !== undefined && found?.record.kind !== 'image.migrate';
+      const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
       const change =
         found?.record.state === 'running' ? await this.#operations.change(found.record, outcome) : undefined;
       await this.#kit.region.commit({ operations: [...(change?.operations ?? []), remove(keyText(key))] });

@@ -91,9 +91,14 @@ export class Manager implements AsyncDisposable {
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
     this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
-    this.images = new Images(this.kit, { operations: this.operations, outbox: this.outbox, accounts: this.accounts });
     this.regions = new Regions(this.kit);
     this.peers = new Peers(this.kit, this.regions);
+    this.images = new Images(this.kit, {
+      operations: this.operations,
+      outbox: this.outbox,
+      accounts: this.accounts,
+      peers: this.peers,
+    });
     this.hosts = new Hosts(this.kit, ownHostOf(options));
     this.vms = new Vms(this.kit, {
       operations: this.operations,

@@ -51,6 +51,13 @@ const Claim = z.strictObject({
   uid: z.int().optional(),
 });
 
+interface PeerRequest {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: IncomingMessage | undefined;
+}
+
 export class Peers {
   readonly #kit: Kit;
   readonly #regions: Regions;
@@ -97,30 +104,52 @@ export class Peers {
     return { account, role, vms, key, uid, ended: undefined };
   }
 
-  /** The answer of a manager of the region. BAD_REQUEST, UNAVAILABLE, or the reason of the signal. */
+  /** The answer of a manager of the region to a request as it came. BAD_REQUEST, UNAVAILABLE, or the reason of the signal. */
   async ask(region: string, identity: Identity, incoming: IncomingMessage, signal: AbortSignal): Promise<Response> {
+    const headers: Record<string, string> = {};
+    for (const name of passedOn) {
+      const value = incoming.headers[name];
+      if (typeof value === 'string') headers[name] = value;
+    }
+    const { url: path = '/', method = 'GET' } = incoming;
+    const answer = await this.#answer(region, identity, { method, path, headers, body: incoming }, signal);
+    return responseOf(answer, method);
+  }
+
+  /** As `ask`, a request of ours without a body, on behalf of that identity. */
+  fetch(
+    region: string,
+    identity: Identity,
+    { method, path }: Pick<PeerRequest, 'method' | 'path'>,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
+    return this.#answer(region, identity, { method, path, headers: {}, body: undefined }, signal);
+  }
+
+  async #answer(
+    region: string,
+    identity: Identity,
+    { method, path, headers, body }: PeerRequest,
+    signal: AbortSignal,
+  ): Promise<IncomingMessage> {
     const found = await this.#regions.find(region);
     if (found === undefined)
       throw new ApiError('BAD_REQUEST', `there is no region "${region}"; "porthole region ls" lists them`);
     const { authority } = found;
     // Who asks is not told where others can listen, whatever the record says.
     const addresses = found.addresses.filter(isSafeAddress);
-    const headers: Record<string, string> = { authorization: this.#claim(region, identity) };
-    for (const name of passedOn) {
-      const value = incoming.headers[name];
-      if (typeof value === 'string') headers[name] = value;
-    }
+    const authorization = this.#claim(region, identity);
     // Which of several is asked first does not matter, as long as it is not always the same.
     const first = Math.floor(Math.random() * addresses.length);
     let cause: unknown;
     for (let i = 0; i < addresses.length; i++) {
-      const url = new URL(incoming.url ?? '/', addresses[(first + i) % addresses.length]);
+      const url = new URL(path, addresses[(first + i) % addresses.length]);
       try {
-        const options = { method: incoming.method!, headers, agent: false, signal, timeout: idleMs };
+        const options = { method, headers: { ...headers, authorization }, agent: false, signal, timeout: idleMs };
         const sending =
           url.protocol === 'https:' ? tlsRequest(url, { ...options, ca: authority }) : request(url, options);
         await connected(sending, url.protocol === 'https:');
-        return await answered(sending, incoming);
+        return await answered(sending, body);
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof NotConnected)) throw this.#away(region, error);
@@ -160,17 +189,21 @@ const connected = async (sending: ClientRequest, isTls: boolean): Promise<void> 
   }
 };
 
-const answered = async (sending: ClientRequest, incoming: IncomingMessage): Promise<Response> => {
+const answered = async (sending: ClientRequest, body: IncomingMessage | undefined): Promise<IncomingMessage> => {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
   sending.once('response', resolve).on('error', reject);
   sending.once('timeout', () => sending.destroy(new Error('nothing came for a minute')));
-  incoming.pipe(sending);
-  const answer = await promise;
+  if (body === undefined) sending.end();
+  else body.pipe(sending);
+  return promise;
+};
+
+const responseOf = (answer: IncomingMessage, method: string): Response => {
   const headers = new Headers();
   for (const [name, value] of Object.entries(answer.headers))
     if (typeof value === 'string' && !ofConnection.has(name)) headers.set(name, value);
   const status = answer.statusCode!;
-  const hasBody = status !== 204 && status !== 304 && incoming.method !== 'HEAD';
+  const hasBody = status !== 204 && status !== 304 && method !== 'HEAD';
   if (!hasBody) answer.resume();
   return new Response(hasBody ? (Readable.toWeb(answer) as ReadableStream<Uint8Array>) : null, { status, headers });
 };

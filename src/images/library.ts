@@ -8,6 +8,7 @@ import type {
   BlobBytes,
   BlobOptions,
   CallOptions,
+  ImageBytes,
   ImageDigest,
   ImageFacts,
   ImageFile,
@@ -21,8 +22,19 @@ import type {
   UploadPiece,
 } from '../records/index.ts';
 import { ImageRefusal } from './error.ts';
+import { fetchBlob, fetchDocument } from './fetch.ts';
 import { ImageLayout } from './layout.ts';
-import { configOf, type Descriptor, type FileName, manifestOf, partsOf } from './manifest.ts';
+import {
+  configOf,
+  type Descriptor,
+  type Document,
+  type FileName,
+  manifestOf,
+  manifestType,
+  partsOf,
+  readConfig,
+  readManifest,
+} from './manifest.ts';
 import { type Recipes, recipeOf } from './recipe.ts';
 
 export interface ImageLibraryOptions {
@@ -118,6 +130,38 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
 
   async removeImage(image: ImageRef): Promise<void> {
     this.#layout.remove(image);
+  }
+
+  async copyImage({ name, version, digest }: ImageDigest, from: ImageBytes, options: ProgressOptions): Promise<void> {
+    const { progress, signal = new AbortController().signal } = options;
+    const read = (blob: string, offset: number): Promise<BlobBytes> =>
+      from.blob({ name, version, digest }, blob, { offset, signal });
+    const document = async (of: string): Promise<Document> => {
+      const bytes = await fetchDocument(of, { read, signal });
+      return { bytes, descriptor: { mediaType: manifestType, digest: of, size: bytes.length } };
+    };
+    const manifest = await document(digest);
+    const parts = readManifest(manifest.bytes);
+    const config = await document(parts.config.digest);
+    readConfig(config.bytes);
+    const total = Object.values(parts.files).reduce((sum, { size }) => sum + size, 0);
+    // What is there of it when this breaks off is gone on with.
+    const directory = join(this.#options.directory, 'coming', digest.slice(-64));
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const files = new Map<string, string>();
+    let before = 0;
+    for (const blob of Object.values(parts.files)) {
+      if (!this.#layout.has(blob.digest)) {
+        const file = join(directory, blob.digest.slice(-64));
+        const onBytes = (done: number): void => progress({ step: 'copying', done: before + done, total });
+        await fetchBlob(blob, file, { read, signal, onBytes });
+        this.#made.protect(file);
+        files.set(blob.digest, file);
+      }
+      before += blob.size;
+    }
+    this.#layout.put({ name, version }, manifest, [config], files);
+    rmSync(directory, { recursive: true, force: true });
   }
 
   async adoptImage({ digest, ...image }: ImageDigest): Promise<ImageFacts | undefined> {

@@ -152,7 +152,7 @@ export class ImageStore {
         throw new QemuError('IMAGE_FAILED', 'converting the image failed: the result has another size; try again');
       const digest = await digestOf(clean, work);
       const path = this.#pathOf(digest, '.qcow2');
-      this.#protect(clean);
+      this.protect(clean);
       return this.#publish(clean, { kind: 'disk', digest, path, virtualBytes, fileBytes: header.fileBytes });
     });
   }
@@ -173,7 +173,7 @@ export class ImageStore {
         const to = join(output, name);
         fileBytes += await this.#obtain(file, to, kernelFileBytes, work);
         digests[name] = await digestOf(to, work);
-        this.#protect(to);
+        this.protect(to);
       }
       const { commandLine } = source;
       const digest = `sha256:${createHash('sha256')
@@ -191,7 +191,7 @@ export class ImageStore {
     return this.#stage(async (stage) => {
       const files =
         copy.kind === 'disk' ? [copy.disk] : [copy.kernel, ...(copy.initrd === undefined ? [] : [copy.initrd])];
-      for (const file of files) if (statSync(file).nlink === 1) this.#protect(file);
+      for (const file of files) if (statSync(file).nlink === 1) this.protect(file);
       const fileBytes = files.reduce((sum, file) => sum + statSync(file).size, 0);
       if (copy.kind === 'disk') {
         const { virtualBytes } = copy;
@@ -344,7 +344,7 @@ export class ImageStore {
   }
 
   /** Owned by us, read-only, readable by QEMUs. Nobody of the sandbox is alive who could still have it open. */
-  #protect(path: string): void {
+  protect(path: string): void {
     const { gid } = this.#options;
     const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
     const { nlink } = fstatSync(fd);

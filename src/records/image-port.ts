@@ -107,6 +107,11 @@ export interface ImagePort extends ImageBytes {
   findUpload(id: string): Promise<Upload | PartialUpload>;
   /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
+  /**
+   * Keeps an image that is elsewhere, verified; one that broke off is gone on with. HOST_INVALID, HOST_FULL, what the source
+   * throws but HOST_UNAVAILABLE: then it is asked again.
+   */
+  copyImage(image: ImageDigest, from: ImageBytes, options: ProgressOptions): Promise<void>;
   /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
   removeImage(image: ImageRef, options?: CallOptions): Promise<void>;
   /** Takes up what was kept by the host before images were kept here; undefined where it is not there. */

@@ -318,6 +318,8 @@ export const OperationRecord = z.looseObject({
     'vms.reboot',
     'vms.delete',
     'image.add',
+    'image.copy',
+    'image.migrate',
     'image.remove',
     'key.rotate',
   ]),

@@ -89,6 +89,12 @@ const tableOf = (made: { readonly operation: string }): Readonly<Record<string, 
     addImage: { least: 'admin', about: 'account', request: post('/v1/images', { name: 'tiny', recipe: 'tiny' }) },
     getImage: { least: 'viewer', about: 'account', request: get('/v1/images/tiny/1') },
     removeImage: { least: 'admin', about: 'account', request: remove('/v1/images/tiny/1') },
+    copyImage: { least: 'admin', about: 'account', request: post('/v1/images/tiny/1/copy', {}) },
+    readImageBlob: {
+      least: 'admin',
+      about: 'account',
+      request: get(`/v1/images/tiny/1/blobs/sha256:${'0'.repeat(64)}`),
+    },
     listKeys: {
       least: 'admin',
       about: { elsewhere: '403 FORBIDDEN', others: '403 FORBIDDEN' },

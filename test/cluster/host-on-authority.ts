@@ -4,6 +4,7 @@
  */
 
 import { createHash, randomBytes } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { insideOf } from '../../src/host/guest-inside.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
 import { parseSpec } from '../../src/host/spec-file.ts';
@@ -13,12 +14,14 @@ import type {
   AttachedMachine,
   AuditEvent,
   AuditFilter,
+  BlobOptions,
   Boot,
   ChangeOptions,
   ConsolePiece,
   ConsolePort,
   GuestInside,
   HostPort,
+  ImageDigest,
   ImageFacts,
   ImagePort,
   ImageRequest,
@@ -160,6 +163,8 @@ export class TestHost implements HostPort, ImagePort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly images = new Set<string>();
+  /** By digest. */
+  readonly blobs = new Map<string, Buffer>();
   /** Uploads that were opened and not disposed of; and what came. */
   readonly coming = new Set<string>();
   readonly uploads = new Map<string, Buffer>();
@@ -322,12 +327,18 @@ export class TestHost implements HostPort, ImagePort {
     this.images.delete(`${name}/${version}`);
   }
 
+  async copyImage({ name, version }: { name: string; version: string }) {
+    this.images.add(`${name}/${version}`);
+  }
+
   async adoptImage(): Promise<ImageFacts | undefined> {
     return undefined;
   }
 
-  async blob(): Promise<never> {
-    throw new HostRefusal('HOST_NOT_FOUND', 'this host keeps no bytes');
+  async blob(_: ImageDigest, digest: string, { offset }: BlobOptions) {
+    const bytes = this.blobs.get(digest);
+    if (bytes === undefined) throw new HostRefusal('HOST_NOT_FOUND', 'this host keeps no such bytes');
+    return { sizeBytes: bytes.length, bytes: Readable.from([bytes.subarray(offset)]) };
   }
 
   async status() {

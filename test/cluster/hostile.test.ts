@@ -173,6 +173,8 @@ test('a bad request of any shape gets a problem, never a 500', async (t) => {
         .replace('{path}', 'a')
         .replace('{image}', 'i')
         .replace('{version}', '1')
+        .replace('{digest}', `sha256:${'0'.repeat(64)}`)
+        .replace('{upload}', `up-${'0'.repeat(32)}`)
         .replace('{id}', id.includes('Key') ? '0'.repeat(16) : `op-${'0'.repeat(22)}`),
     }));
   await fc.assert(

@@ -5,7 +5,7 @@ import { HostRefusal } from '../../src/host/host-error.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { keysOf } from './host-on-authority.ts';
-import { addHost, anywhere } from './hosts.ts';
+import { addHost, anywhere, imageElsewhere } from './hosts.ts';
 import type { HttpAnswer, HttpRequest } from './http.ts';
 
 const withVm = async (api: TestApi): Promise<void> => {
@@ -196,6 +196,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
   const joinKey = await api.ask({ method: 'POST', path: '/v1/join-keys', body: {} });
   const adding = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
   await addHost(api.stores.region, 'old', { cordoned: true });
+  await api.stores.global.commit({ operations: [imageElsewhere('far')] });
   const yaml = { 'content-type': 'application/yaml' };
   const vm = '/v1/vms/web-1';
   /** One that is new in the document belongs here. */
@@ -222,6 +223,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     cancelOperation: { method: 'POST', path: `/v1/operations/${String(adding.json['id'])}/cancel` },
     addImage: { method: 'POST', path: '/v1/images', body: { name: 'more', recipe: 'tiny' } },
     removeImage: { method: 'DELETE', path: '/v1/images/spare/1' },
+    copyImage: { method: 'POST', path: '/v1/images/far/1/copy', body: {} },
     createKey: { method: 'POST', path: '/v1/keys', body: { name: 'l', role: 'viewer' } },
     revokeKey: { method: 'DELETE', path: `/v1/keys/${String(key['key']!['id'])}` },
     createAccount: { method: 'POST', path: '/v1/accounts', body: { name: 'team' } },

@@ -1,30 +1,51 @@
 /** Images of two regions with a store and a place for images each, and one global store. */
 import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
-import { encodeRecord } from '../../src/records/index.ts';
+import { ImageLibrary } from '../../src/images/index.ts';
+import { type BlobBytes, encodeRecord, type ImagePort } from '../../src/records/index.ts';
+import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
+import type { HttpAnswer } from './http.ts';
 
 const tcp = { listen: { tcp: { host: '127.0.0.1', port: 0 } } } as const;
 
-const regions = async (t: TestContext): Promise<{ readonly here: TestApi; readonly eu: TestApi }> => {
-  const here = await startApi(t, tcp);
-  const eu = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: here.stores.global } });
+interface OfRegions {
+  readonly here?: ImagePort;
+  readonly eu?: ImagePort;
+}
+
+const regions = async (
+  t: TestContext,
+  images: OfRegions = {},
+): Promise<{ readonly here: TestApi; readonly eu: TestApi }> => {
+  const here = await startApi(t, { ...tcp, manager: { ...(images.here && { images: images.here }) } });
+  const eu = await startApi(t, {
+    ...tcp,
+    manager: { regionName: 'eu', global: here.stores.global, ...(images.eu && { images: images.eu }) },
+  });
   await here.ask({ method: 'PUT', path: '/v1/regions/eu', body: { addresses: [eu.server.url!] } });
   await here.ask({ method: 'PUT', path: '/v1/regions/local', body: { addresses: [here.server.url!] } });
   return { here, eu };
 };
 
+const begun = async (api: TestApi, path: string, body: object) => api.ask({ method: 'POST', path, body });
+
 /** How an operation that was asked for ended. */
-const ended = async (api: TestApi, path: string, body?: object): Promise<string> => {
-  const begun = await api.ask({ method: 'POST', path, ...(body && { body }) });
-  if (begun.status !== 202) return String(begun.json['code']);
+const endOf = async (api: TestApi, { status, headers, json: refusal }: HttpAnswer): Promise<string> => {
+  if (status !== 202) return String(refusal['code']);
   return until('the end of the operation', async () => {
-    const { json } = await api.ask({ path: String(begun.headers['location']) });
+    const { json } = await api.ask({ path: String(headers['location']) });
     const { state, error } = json as unknown as { state: string; error?: { code: string } };
     return state === 'running' || state === 'pending' ? undefined : (error?.code ?? state);
   });
 };
+
+const ended = async (api: TestApi, path: string, body: object): Promise<string> =>
+  endOf(api, await begun(api, path, body));
 
 const add = (api: TestApi, version = '1'): Promise<string> =>
   ended(api, '/v1/images', { name: 'tiny', version, recipe: 'tiny' });
@@ -104,4 +125,100 @@ test('an image of before regions kept them is used as it was, and is the regionâ
   assert.equal(await remove(here), 'IMAGE_IN_USE');
   const later = await create(here, 'web-2', { name: 'tiny', version: '1' });
   assert.equal(later.json['vm']!['image']!['digest'], digest);
+});
+
+/** A library whose connections break after so many bytes, as often as is said, and whose bytes can be others. */
+class Unsteady extends ImageLibrary {
+  readonly offsets: number[] = [];
+  breaks = 0;
+  isFalse = false;
+
+  override async blob(...[image, digest, options]: Parameters<ImageLibrary['blob']>): Promise<BlobBytes> {
+    const { sizeBytes, bytes } = await super.blob(image, digest, options);
+    if (sizeBytes < fileBytes) return { sizeBytes, bytes };
+    this.offsets.push(options.offset);
+    const breaks = this.breaks-- > 0;
+    const { isFalse } = this;
+    return {
+      sizeBytes,
+      bytes: (async function* () {
+        let sent = 0;
+        for await (const chunk of bytes) {
+          yield isFalse ? new Uint8Array(chunk.length) : chunk;
+          sent += chunk.length;
+          if (breaks && sent > fileBytes / 4) throw new Error('the disk is broken');
+        }
+      })(),
+    };
+  }
+}
+
+const fileBytes = 4_000_000;
+
+test('an image is copied between regions by digest, goes on where that broke off, and migrates with the source last', async (t) => {
+  const { directory } = temporaryStore(t);
+  const library = (name: string): Unsteady => {
+    const made = new Unsteady({ directory: join(directory, name), recipes: {} });
+    t.after(() => made[Symbol.asyncDispose]());
+    return made;
+  };
+  const [source, target] = [library('here'), library('eu')];
+  const { here, eu } = await regions(t, { here: source, eu: target });
+  const bytes = randomBytes(fileBytes);
+  const file = join(directory, 'vmlinuz');
+  writeFileSync(file, bytes);
+  const tiny = { name: 'tiny', version: '1', kernel: { kernel: { file } } };
+  assert.equal(await ended(here, '/v1/images', tiny), 'succeeded');
+  const digest = String((await here.ask({ path: '/v1/images/tiny/1' })).json['digest']);
+  const copy = (api: TestApi, body: object = {}): Promise<string> => ended(api, '/v1/images/tiny/1/copy', body);
+  assert.equal(await copy(here), 'WRONG_STATE');
+  assert.equal(await copy(eu, { from: 'us' }), 'BAD_REQUEST');
+  source.isFalse = true;
+  assert.equal(await copy(eu), 'BAD_SPEC');
+  assert.deepEqual(await regionsOf(eu), ['local']);
+  source.isFalse = false;
+  source.breaks = 2;
+  source.offsets.length = 0;
+  assert.equal(await copy(eu), 'succeeded');
+  assert.equal(source.offsets.length, 3);
+  assert.ok(source.offsets[1]! > 0 && source.offsets[2]! > source.offsets[1]!, `${source.offsets}`);
+  assert.deepEqual(await regionsOf(eu), ['eu', 'local']);
+  const there = await eu.ask({ path: `/v1/images/tiny/1/blobs/${digest}` });
+  assert.equal(`sha256:${createHash('sha256').update(there.bytes).digest('hex')}`, digest);
+  const { layers } = JSON.parse(there.text) as { layers: { digest: string }[] };
+  const half = await eu.ask({ path: `/v1/images/tiny/1/blobs/${layers[0]!.digest}?offset=${fileBytes / 2}` });
+  assert.deepEqual(half.bytes, bytes.subarray(fileBytes / 2));
+
+  // Here it is used: both keep it, until it is not.
+  assert.equal((await create(here, 'web')).status, 202);
+  assert.equal(await copy(eu, { move: true }), 'IMAGE_IN_USE');
+  assert.deepEqual(await regionsOf(here), ['eu', 'local']);
+  await here.ask({ method: 'DELETE', path: '/v1/vms/web' });
+  await until('the VM to be gone', async () => (await here.ask({ path: '/v1/vms/web' })).status === 404);
+  assert.equal(await copy(eu, { move: true }), 'succeeded');
+  assert.deepEqual(await regionsOf(here), ['eu']);
+  assert.equal((await create(here, 'web')).status, 404);
+  assert.equal((await create(eu, 'web')).status, 202);
+  await assert.rejects(source.blob({ name: 'tiny', version: '1', digest }, digest, { offset: 0 }), {
+    code: 'HOST_NOT_FOUND',
+  });
+
+  // A manager that ends in the middle leaves what came, and nothing else.
+  target.breaks = 1;
+  target.offsets.length = 0;
+  const gone = Promise.withResolvers<void>();
+  const { blob } = target;
+  target.blob = async (...asked) => {
+    if (target.offsets.length === 0 || asked[1] === digest) return blob.apply(target, asked);
+    gone.resolve();
+    throw Object.assign(new Error('the region is away'), { code: 'HOST_UNAVAILABLE' });
+  };
+  const ending = await begun(here, '/v1/images/tiny/1/copy', {});
+  await gone.promise;
+  await here.restart();
+  assert.equal(await endOf(here, ending), 'CANCELLED');
+  assert.deepEqual(await regionsOf(here), ['eu']);
+  target.blob = blob;
+  assert.equal(await copy(here), 'succeeded');
+  assert.ok(target.offsets.at(-1)! > 0, `${target.offsets}`);
 });

@@ -6,7 +6,7 @@ import { HostRefusal } from '../../src/host/host-error.ts';
 import { StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
-import { addHost } from './hosts.ts';
+import { addHost, imageElsewhere } from './hosts.ts';
 import { type HttpAnswer, type HttpRequest, readEvents } from './http.ts';
 
 const spec = 'porthole: 1\nmetadata:\n  instance: { hostname: web-1 }\n  secrets: { db: hunter2 }\n';
@@ -93,6 +93,16 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(202, { method: 'POST', path: '/v1/images', body: { name: 'kernel', kernel } });
   await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/images', body: { name: 'x', kernel, upload } });
   await expect(api, 400, 'BAD_REQUEST', { method: 'POST', path: '/v1/uploads' });
+  await api.stores.global.commit({ operations: [imageElsewhere('far')] });
+  const copy = (path: string) => ({ method: 'POST', path: `/v1/images/${path}/1/copy`, body: {} });
+  await ok(202, copy('far'));
+  await until('the copy', async () => (await api.ask({ path: '/v1/images/far/1' })).text.includes('"local"'));
+  await expect(api, 409, 'WRONG_STATE', copy('far'));
+  await expect(api, 404, 'NOT_FOUND', copy('none'));
+  const blob = `/v1/images/far/1/blobs/sha256:${'b'.repeat(64)}`;
+  await expect(api, 404, 'NOT_FOUND', { path: blob });
+  api.host.blobs.set(`sha256:${'b'.repeat(64)}`, Buffer.from('manifest'));
+  assert.equal((await ok(200, { path: `${blob}?offset=4` })).text, 'fest');
   const pieces = `/v1/uploads/up-${'a'.repeat(32)}`;
   const piece = { method: 'PATCH', path: `${pieces}?offset=0&sizeBytes=10`, body: new Uint8Array(5) };
   await expect(api, 404, 'NOT_FOUND', { path: pieces });
@@ -477,6 +487,8 @@ test('every operation refuses in the ways that all of them share', async (t) => 
       .replace('{path}', 'a')
       .replace('{image}', 'i')
       .replace('{version}', '1')
+      .replace('{digest}', `sha256:${'0'.repeat(64)}`)
+      .replace('{upload}', `up-${'0'.repeat(32)}`)
       .replace(/\{(account|region|host)\}/, 'local')
       .replace('{id}', id.includes('Key') ? '0'.repeat(16) : `op-${'0'.repeat(22)}`);
     const asked = (request: Partial<HttpRequest>): Promise<HttpAnswer> =>

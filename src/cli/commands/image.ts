@@ -6,7 +6,7 @@ import type { Api } from '../api.ts';
 import { apiCommand, examples, group, parseImage, printJson, type Shell } from '../command.ts';
 import { finished, subject } from '../operation.ts';
 import { sendFile } from '../send-file.ts';
-import type { Image, NewImage } from '../shapes.ts';
+import type { Image, NewImage, Operation } from '../shapes.ts';
 import { table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
@@ -25,6 +25,10 @@ interface BuildFlags {
   readonly name?: string;
   readonly wait: boolean;
   readonly json?: true;
+}
+
+interface CopyFlags extends Pick<BuildFlags, 'wait' | 'json'> {
+  readonly from?: string;
 }
 
 interface ListFlags {
@@ -70,6 +74,18 @@ Examples:
     .addHelpText('after', examples('porthole image build debian --name debian:12'))
     .action((recipe: string, flags: BuildFlags) => add(shell, { ...parseImage(flags.name ?? recipe), recipe }, flags));
 
+  for (const { name, what, move } of [
+    { name: 'copy', what: 'copy an image to a region from another', move: false },
+    { name: 'migrate', what: 'copy an image to a region, and remove it from the other', move: true },
+  ])
+    apiCommand(image, name, `${what}; --region says to which`)
+      .argument('<image>', 'NAME:VERSION')
+      .option('--from <region>', 'a region that has it; default: any')
+      .addOption(waitOption())
+      .option('--json', 'print one JSON document: the operation')
+      .addHelpText('after', examples(`porthole image ${name} debian:12 --region us${move ? ' --from eu' : ''}`))
+      .action((text: string, flags: CopyFlags) => copy(shell, versioned(text), { ...flags, move }));
+
   apiCommand(image, 'ls', 'list images')
     .option('-q, --quiet', 'print NAME:VERSION only')
     .option('--json', 'print one JSON document')
@@ -81,12 +97,14 @@ Examples:
     .addHelpText('after', examples('porthole image rm debian:11'))
     .action(async (names: readonly string[]) => {
       const api = shell.api();
-      for (const { name, version } of names.map(parseImage)) {
-        if (version === undefined)
-          throw new UsageError(`which version of "${name}"? write ${name}:VERSION; "porthole image ls" lists them`);
-        await api.call('removeImage', { params: { image: name, version } });
-      }
+      for (const params of names.map(versioned)) await api.call('removeImage', { params });
     });
+};
+
+const versioned = (text: string): { readonly image: string; readonly version: string } => {
+  const { name, version } = parseImage(text);
+  if (version !== undefined) return { image: name, version };
+  throw new UsageError(`which version of "${name}"? write ${name}:VERSION; "porthole image ls" lists them`);
 };
 
 type Named = Pick<NewImage, 'name' | 'version'>;
@@ -128,13 +146,33 @@ const isThere = async (api: Api, name: string, version: string): Promise<boolean
   }
 };
 
-const add = async ({ api: connect, terminal }: Shell, image: NewImage, flags: BuildFlags): Promise<void> => {
-  const api = connect();
-  const begun = await api.call('addImage', { body: image });
-  const operation = flags.wait ? await finished(api, begun, terminal) : begun;
-  if (flags.json === true) printJson(terminal, operation);
-  else if (!flags.wait) told(terminal, operation);
-  else if (image.version === undefined) terminal.err(`added ${subject(operation)}\n`);
+const add = async (shell: Shell, image: NewImage, flags: BuildFlags): Promise<void> => {
+  const api = shell.api();
+  const operation = await followed(shell, api, await api.call('addImage', { body: image }), flags);
+  if (flags.json !== true && flags.wait && image.version === undefined)
+    shell.terminal.err(`added ${subject(operation)}\n`);
+};
+
+const copy = async (
+  shell: Shell,
+  params: ReturnType<typeof versioned>,
+  { from, move, ...flags }: CopyFlags & { readonly move: boolean },
+): Promise<void> => {
+  const api = shell.api();
+  const body = { move, ...(from !== undefined && { from }) };
+  await followed(shell, api, await api.call('copyImage', { params, body }), flags);
+};
+
+const followed = async (
+  { terminal }: Shell,
+  api: Api,
+  begun: Operation,
+  { wait, json }: Pick<BuildFlags, 'wait' | 'json'>,
+): Promise<Operation> => {
+  const operation = wait ? await finished(api, begun, terminal) : begun;
+  if (json === true) printJson(terminal, operation);
+  else if (!wait) told(terminal, operation);
+  return operation;
 };
 
 const list = async ({ api: connect, terminal }: Shell, flags: ListFlags): Promise<void> => {

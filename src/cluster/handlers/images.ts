@@ -164,4 +164,56 @@ export const serveImages = (api: Api): void => {
     };
     return send(await idempotency.runOutside(await onceRequest(c), effect, (error) => !(error instanceof ApiError)));
   });
+
+  serve(api, routes.copyImage, async (c) => {
+    const { image: name, version } = c.req.valid('param');
+    const { from, move: moves } = c.req.valid('json');
+    const { account } = identityOf(c);
+    const answer = await idempotency.run(await onceRequest(c), (commit) =>
+      images.copy(account, { name, version, from, moves }, commit, (operation) =>
+        answerOf(routes.copyImage, 202, operationView(operation), { location: `/v1/operations/${operation.id}` }),
+      ),
+    );
+    return send(answer);
+  });
+
+  serve(api, routes.readImageBlob, async (c) => {
+    const { image: name, version, digest } = c.req.valid('param');
+    const { offset } = c.req.valid('query');
+    const { account, ended } = identityOf(c);
+    const signal = AbortSignal.any([c.req.raw.signal, ...(ended ? [ended] : [])]);
+    const { sizeBytes, bytes } = await images.blob(account, { name, version }, digest, { offset, signal });
+    const body = streamOf(bytes, (error) => {
+      kit.log.warn({ err: error, image: name, version }, 'an image could not be read to its end');
+      c.env.outgoing.destroy();
+    });
+    return new Response(body, {
+      headers: {
+        'content-type': 'application/octet-stream',
+        'content-length': String(Math.max(0, sizeBytes - offset)),
+        'cache-control': 'no-store',
+      },
+    });
+  });
+};
+
+/** As fast as they are taken. `broke`: ends the connection, so that fewer bytes than were told are no whole answer. */
+const streamOf = (bytes: AsyncIterable<Uint8Array>, broke: (error: unknown) => void): ReadableStream<Uint8Array> => {
+  const iterator = bytes[Symbol.asyncIterator]();
+  return new ReadableStream(
+    {
+      pull: async (controller) => {
+        try {
+          const { done, value } = await iterator.next();
+          if (done === true) controller.close();
+          else controller.enqueue(value);
+        } catch (error) {
+          broke(error);
+          controller.close();
+        }
+      },
+      cancel: async () => void (await iterator.return?.()),
+    },
+    { highWaterMark: 0 },
+  );
 };

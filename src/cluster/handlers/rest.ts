@@ -98,8 +98,8 @@ const serveOperations = (api: Api): void => {
       const { record, key, modRevision } = await operations.get(identityOf(c), id);
       if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
       if (record.kind.startsWith('vms.')) return batches.cancel(id, commit, accepted(record));
-      if (record.kind === 'image.add' || record.kind === 'key.rotate') {
-        const worker = record.kind === 'image.add' ? images : upkeep;
+      if (record.kind.startsWith('image.') || record.kind === 'key.rotate') {
+        const worker = record.kind === 'key.rotate' ? upkeep : images;
         if (!worker.runs(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
         // A manager that ends between the two ends the work too.
         await commit({ conditions: [], operations: [] }, accepted(record));

@@ -1,6 +1,17 @@
 /** Images, and the files that they are made from. */
 import { createRoute, z } from '@hono/zod-openapi';
-import { binaryBody, body, changing, IdempotencyHeaders, json, problems, security, Time } from './common.ts';
+import {
+  binaryBody,
+  body,
+  bytes,
+  changing,
+  IdempotencyHeaders,
+  json,
+  problems,
+  security,
+  Time,
+  VmName,
+} from './common.ts';
 import { ImageName, ImageVersion, OperationShape } from './vms.ts';
 
 export const ImageShape = z
@@ -111,7 +122,7 @@ export const resumeUpload = createRoute({
   security,
   request: {
     params: UploadParams,
-    query: z.object({
+    query: z.strictObject({
       offset: z.coerce
         .number()
         .int()
@@ -205,4 +216,66 @@ export const removeImage = createRoute({
     204: { description: 'It is gone.' },
     ...problems('NOT_FOUND', 'IMAGE_IN_USE', 'CONFLICT', ...changing),
   },
+});
+
+export const copyImage = createRoute({
+  operationId: 'copyImage',
+  method: 'post',
+  path: '/v1/images/{image}/{version}/copy',
+  tags: ['Images'],
+  summary: 'Copy an image to this region from another',
+  description:
+    'By its digest, which is verified. What a copy that broke off has brought is gone on with, by itself for as long as the operation runs, and by the next request.',
+  'x-access': 'admin',
+  'x-scope': 'account',
+  security,
+  request: {
+    params: ImageParams,
+    headers: IdempotencyHeaders,
+    body: body(
+      z
+        .strictObject({
+          from: VmName.optional().openapi({ description: 'A region that has it. Default: any.' }),
+          move: z.boolean().default(false).openapi({
+            description:
+              'Remove the copy there once it is here, which fails while a VM there uses it: then both have it.',
+          }),
+        })
+        .openapi('CopyImage'),
+    ),
+  },
+  responses: {
+    202: json(OperationShape, 'It is being copied.'),
+    ...problems('NOT_FOUND', 'WRONG_STATE', 'CONFLICT', ...changing),
+  },
+});
+
+export const readImageBlob = createRoute({
+  operationId: 'readImageBlob',
+  method: 'get',
+  path: '/v1/images/{image}/{version}/blobs/{digest}',
+  tags: ['Images'],
+  summary: 'Read a part of an image that this region has',
+  description:
+    'The digest of the image is that of its manifest (OCI image-spec), which names the digests of its config and files.',
+  'x-access': 'admin',
+  'x-scope': 'account',
+  security,
+  request: {
+    params: ImageParams.extend({
+      digest: z
+        .string()
+        .regex(/^sha256:[0-9a-f]{64}$/)
+        .openapi({ param: { name: 'digest', in: 'path' } }),
+    }),
+    query: z.strictObject({
+      offset: z.coerce
+        .number()
+        .int()
+        .nonnegative()
+        .default(0)
+        .openapi({ param: { name: 'offset', in: 'query' }, description: 'Where to begin.' }),
+    }),
+  },
+  responses: { 200: bytes('The bytes from there on.'), ...problems('NOT_FOUND') },
 });

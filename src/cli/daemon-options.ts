@@ -20,6 +20,10 @@ export interface StoresFlags extends StoreFlags {
   readonly key?: string;
 }
 
+export interface ImagesFlags {
+  readonly images?: string;
+}
+
 export interface ApiFlags {
   readonly listen?: { readonly host: string; readonly port: number };
   readonly tlsCert?: string;
@@ -68,6 +72,12 @@ export const storeOptions = (command: Command): Command =>
     command
       .option('--key <file>', 'the key that opens the store (default: "key" in --state, made at the first start)')
       .option('--store <url>', 'keep the store in etcd instead of --state: etcd://HOST:PORT,HOST:PORT[/PREFIX]'),
+  );
+
+export const imagesOption = (command: Command): Command =>
+  command.option(
+    '--images <directory>',
+    'where the region’s images are kept (default: in --state); the same for all its managers',
   );
 
 export const apiOptions = (command: Command): Command =>

@@ -9,8 +9,8 @@ import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
 import {
   type ApiAddress,
-  imagesName,
   openDaemonStores,
+  placeOfImages,
   type StoresLocation,
   toTcpOptions,
   upkeepOf,
@@ -29,6 +29,8 @@ export interface ManagerDaemonOptions extends StoresLocation {
   readonly socketGid?: number | undefined;
   readonly version: string;
   readonly recipes: Recipes;
+  /** Where the region's images are, in place of the state directory. */
+  readonly images?: string | undefined;
   readonly onEvent: (event: ManagerEvent) => void;
 }
 
@@ -84,7 +86,7 @@ export class ManagerDaemon implements AsyncDisposable {
     this.#stores = await openDaemonStores(stateDirectory, this.#options);
     const { region, global } = this.#stores;
     const images = new ImageLibrary({
-      directory: join(stateDirectory, imagesName),
+      ...placeOfImages(stateDirectory, this.#options.images),
       sandboxUid: sandboxUidOf(stateDirectory),
       recipes: this.#options.recipes,
     });

@@ -1,7 +1,10 @@
 /** What every daemon with an API needs. */
-import { existsSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, mkdirSync } from 'node:fs';
+import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
 import type { ManagerOptions, TcpOptions } from '../cluster/index.ts';
+import type { ImageLibraryOptions } from '../images/index.ts';
 import {
   createKeyFile,
   type EtcdStoresOptions,
@@ -10,6 +13,7 @@ import {
   openStores,
   type Stores,
 } from '../store/index.ts';
+import { mustBeReachable } from './this-machine.ts';
 import { readTls, type TlsFiles } from './tls-files.ts';
 
 /** Where the API is on TCP. */
@@ -27,8 +31,21 @@ export const toTcpOptions = ({ host, port, names, tls }: ApiAddress): TcpOptions
   ...(tls && { tls: readTls(tls) }),
 });
 
-/** Where a region's images are, in the state directory. */
-export const imagesName = 'oci';
+/**
+ * Where a region's images are: below the state directory, or where several managers of the region have them. Error with words
+ * for people: who reads what strangers uploaded can't get there.
+ */
+export const placeOfImages = (
+  stateDirectory: string,
+  images: string | undefined,
+): Pick<ImageLibraryOptions, 'directory' | 'makingName'> => {
+  if (images === undefined) return { directory: join(stateDirectory, 'oci') };
+  const directory = resolve(images);
+  mkdirSync(directory, { recursive: true, mode: 0o711 });
+  if (process.getuid?.() === 0) mustBeReachable(directory);
+  const own = createHash('sha256').update(`${hostname()}:${stateDirectory}`).digest('hex').slice(0, 12);
+  return { directory, makingName: `making-${own}` };
+};
 
 /** Where the stores are. */
 export interface StoresLocation {

@@ -130,12 +130,12 @@ const acceleratorOf = async (runDirectory: string, version: string): Promise<Acc
   return found;
 };
 
-/** VMs run as users of their own. */
+/** For users who are not this one: those of VMs, and who converts images. Error with words for people. */
 export const mustBeReachable = (directory: string): void => {
   for (let at = directory; at !== dirname(at); at = dirname(at)) {
     if ((statSync(at).mode & 0o001) !== 0) continue;
     throw new Error(
-      `VMs run as users of their own, who cannot get to "${directory}": "${at}" may not be searched by all; give a directory elsewhere, or run: chmod o+x '${at}'`,
+      `VMs run, and images are converted, as users of their own, who cannot get to "${directory}": "${at}" may not be searched by all; give a directory elsewhere, or run: chmod o+x '${at}'`,
     );
   }
 };

@@ -7,8 +7,8 @@ import { ImageLibrary, type Recipes } from '../images/index.ts';
 import type { Stores } from '../store/index.ts';
 import {
   type ApiAddress,
-  imagesName,
   openDaemonStores,
+  placeOfImages,
   type StoresLocation,
   toTcpOptions,
   upkeepOf,
@@ -22,6 +22,8 @@ export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StoresLoca
   /** Members may use the API's socket, as operators. */
   readonly socketGid?: number | undefined;
   readonly recipes: Recipes;
+  /** Where the region's images are, in place of the state directory. */
+  readonly images?: string | undefined;
   readonly onEvent: (event: UpEvent) => void;
 }
 
@@ -116,7 +118,7 @@ export class Up implements AsyncDisposable {
       });
     const uids = machine.claim();
     const images = new ImageLibrary({
-      directory: join(stateDirectory, imagesName),
+      ...placeOfImages(stateDirectory, this.#options.images),
       ...machine.imageUsers,
       recipes: this.#options.recipes,
       before: join(stateDirectory, 'images'),

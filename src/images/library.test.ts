@@ -120,3 +120,23 @@ test('ImageLibrary takes up images of a host of before, and drops what a process
   await library.removeImage({ name: 'tiny', version: '1' });
   assert.deepEqual(blobs(directory), []);
 });
+
+test('ImageLibrary shares its directory with another, which may be opened while it adds', async (t) => {
+  const directory = temporary(t);
+  const open = (makingName: string) => new ImageLibrary({ directory: join(directory, 'oci'), makingName, recipes: {} });
+  await using first = open('making-1');
+  const incoming = await first.openUpload(7);
+  const upload = await incoming.receive(
+    (async function* () {
+      yield Buffer.from('vmlinuz');
+    })(),
+  );
+  await using second = open('making-2');
+  const source = { kind: 'kernel', kernel: { from: 'upload', id: upload.id }, commandLine: '' } as const;
+  const { digest } = await first.addImage({ name: 'tiny', version: '1', source }, options);
+  const other = await second.addImage({ name: 'other', version: '1', source: kernel(directory, 'other') }, options);
+  assert.equal((await read(second, digest, digest)).length, (await read(first, digest, digest)).length);
+  await second.removeImage({ name: 'tiny', version: '1' });
+  await assert.rejects(read(first, digest, digest), { code: 'HOST_NOT_FOUND' });
+  await read(first, other.digest, other.digest);
+});

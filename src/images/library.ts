@@ -38,8 +38,10 @@ import {
 import { type Recipes, recipeOf } from './recipe.ts';
 
 export interface ImageLibraryOptions {
-  /** Made if it is not there. */
+  /** Made if it is not there; several libraries may have the same. */
   readonly directory: string;
+  /** Where images are made, in that directory, by this library alone and over its restarts. Default: `making`. */
+  readonly makingName?: string | undefined;
   /** Under which images are read and rewritten; root only, and nobody else's uid. */
   readonly sandboxUid?: number | undefined;
   /** Group that may read the files, where hosts of this machine link them. */
@@ -54,16 +56,20 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
   readonly #layout: ImageLayout;
   /** Where images are made, until they are in the layout. */
   readonly #made: ImageStore;
+  /** What there is of images that are copied. */
+  readonly #coming: string;
   readonly #links: string;
   #adding = 0;
 
   constructor(options: ImageLibraryOptions) {
-    const { directory, sandboxUid, gid } = options;
+    const { directory, makingName = 'making', sandboxUid, gid } = options;
     this.#options = options;
     this.#layout = new ImageLayout(directory);
-    this.#made = new ImageStore({ directory: join(directory, 'making'), sandboxUid, gid });
+    const making = join(directory, makingName);
+    this.#made = new ImageStore({ directory: making, sandboxUid, gid });
     this.#forgetMade();
-    this.#links = join(directory, 'making/new-links');
+    this.#coming = join(making, 'coming');
+    this.#links = join(making, 'new-links');
     mkdirSync(this.#links);
   }
 
@@ -146,7 +152,7 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     readConfig(config.bytes);
     const total = Object.values(parts.files).reduce((sum, { size }) => sum + size, 0);
     // What is there of it when this breaks off is gone on with.
-    const directory = join(this.#options.directory, 'coming', digest.slice(-64));
+    const directory = join(this.#coming, digest.slice(-64));
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     const files = new Map<string, string>();
     let before = 0;

@@ -8,6 +8,8 @@ import {
   type DirectoryFlags,
   directoryOptions,
   eventsOption,
+  type ImagesFlags,
+  imagesOption,
   interrupted,
   parseListen,
   printEvents,
@@ -25,7 +27,7 @@ import type { Terminal } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
 import { regionOf } from './host-daemon.ts';
 
-interface ManagerFlags extends DirectoryFlags, StoresFlags, ApiFlags {
+interface ManagerFlags extends DirectoryFlags, StoresFlags, ImagesFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
   readonly json?: true;
@@ -41,6 +43,7 @@ export const managerCommands = (program: Command, { terminal }: Shell): void => 
     );
   directoryOptions(manager, 'the stores', 'the API’s socket');
   storeOptions(manager);
+  imagesOption(manager);
   apiOptions(manager);
   eventsOption(manager)
     .addHelpText(
@@ -67,6 +70,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
     socketGid: toGroup(flags.socketGroup),
     version: thisVersion().version,
     recipes: recipes(),
+    images: flags.images,
     onEvent: printEvents<ManagerEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
   await interrupted(terminal);

@@ -7,6 +7,8 @@ import {
   type DirectoryFlags,
   directoryOptions,
   eventsOption,
+  type ImagesFlags,
+  imagesOption,
   interrupted,
   type MachineFlags,
   machineOptions,
@@ -25,7 +27,7 @@ import {
 import type { Terminal } from '../terminal.ts';
 import { Up, type UpEvent } from '../up.ts';
 
-interface UpFlags extends DirectoryFlags, StoresFlags, ApiFlags, MachineFlags {
+interface UpFlags extends DirectoryFlags, StoresFlags, ImagesFlags, ApiFlags, MachineFlags {
   readonly json?: true;
 }
 
@@ -33,6 +35,7 @@ export const upCommands = (program: Command, { terminal }: Shell): void => {
   const up = command(program, 'up', 'run the host daemon: VMs, their metadata, and the API');
   directoryOptions(up, 'store, disks, images, logs', 'sockets of what runs now');
   storeOptions(up);
+  imagesOption(up);
   apiOptions(up);
   machineOptions(up);
   eventsOption(up)
@@ -53,6 +56,7 @@ const runUp = async (flags: UpFlags, terminal: Terminal): Promise<void> => {
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     recipes: recipes(),
+    images: flags.images,
     onEvent: printEvents<UpEvent>(terminal, flags.json === true, (event) => inWords(event, terminal)),
   });
   const lost = await Promise.race([interrupted(terminal), up.lost]);

@@ -15,6 +15,8 @@ export interface ManagerDaemonOptions extends StoresLocation {
   readonly region: string;
   /** Where hosts connect. */
   readonly hosts: { readonly host: string; readonly port: number };
+  /** See `porthole manager --host-lease`. */
+  readonly hostLeaseSeconds: number;
   readonly tcp?: ApiAddress | undefined;
   readonly socketGid?: number | undefined;
   readonly version: string;
@@ -35,6 +37,9 @@ export type ManagerEvent =
     }
   | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'down' };
+
+/** What hosts' clocks may differ by, of a lease's time; hosts keep as much off on their side. */
+const marginPart = 0.1;
 
 export class ManagerDaemon implements AsyncDisposable {
   readonly #options: ManagerDaemonOptions;
@@ -61,7 +66,7 @@ export class ManagerDaemon implements AsyncDisposable {
   }
 
   async #start(): Promise<void> {
-    const { region: regionName, hosts, tcp, socketGid, version, onEvent } = this.#options;
+    const { region: regionName, hosts, hostLeaseSeconds, tcp, socketGid, version, onEvent } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
     prepareHostDirectory(stateDirectory, '--state');
@@ -76,6 +81,7 @@ export class ManagerDaemon implements AsyncDisposable {
       regionName,
       address: hosts,
       checkSpec: specChecker(),
+      hostLeaseSeconds,
       version,
       onTrouble,
     });
@@ -85,6 +91,7 @@ export class ManagerDaemon implements AsyncDisposable {
       regionName,
       host: this.#uplink.hosts,
       ownHost: false,
+      fencingMarginMs: hostLeaseSeconds * 1000 * marginPart,
       enrolment: this.#uplink.enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
       ...upkeepOf(this.#stores, stateDirectory, this.#options),

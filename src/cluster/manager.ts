@@ -7,11 +7,13 @@ import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
+import { Fencing } from './fencing.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
+import { Moves } from './moves.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
 import { Peers } from './peers.ts';
@@ -45,10 +47,13 @@ export interface ManagerOptions {
   readonly enrolment?: Enrolment | undefined;
   /** How long after its end others go on with what a manager was at. Whole seconds; default: 10. */
   readonly takeoverSeconds?: number | undefined;
+  /** From the end of a host's lease until its VMs are started elsewhere; default: 1500. */
+  readonly fencingMarginMs?: number | undefined;
   readonly wallMs?: (() => number) | undefined;
 }
 
 const takeoverSeconds = 10;
+const fencingMarginMs = 1_500;
 
 export class Manager implements AsyncDisposable {
   readonly kit: Kit;
@@ -63,6 +68,8 @@ export class Manager implements AsyncDisposable {
   readonly keys: Keys;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
+  readonly moves: Moves;
+  readonly fencing: Fencing;
   readonly upkeep: Upkeep;
   readonly enrolment: Enrolment | undefined;
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
@@ -107,6 +114,13 @@ export class Manager implements AsyncDisposable {
     });
     this.keys = new Keys(this.kit, this.outbox);
     this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
+    this.moves = new Moves(this.kit, this.hosts);
+    this.fencing = new Fencing(this.kit, {
+      hosts: this.hosts,
+      moves: this.moves,
+      reconciler: this.reconciler,
+      marginMs: options.fencingMarginMs ?? fencingMarginMs,
+    });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }
@@ -123,6 +137,7 @@ export class Manager implements AsyncDisposable {
       manager.accounts,
       manager.hosts,
       manager.batches,
+      manager.fencing,
     ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);
     return manager;

@@ -43,6 +43,8 @@ export interface VmWish {
   readonly network: z.infer<typeof Network>;
   readonly labels: Readonly<Record<string, string>>;
   readonly restart: VmRecord['restart'];
+  readonly restartWhere?: VmRecord['restartWhere'];
+  readonly stateless?: boolean | undefined;
   readonly start: boolean;
   readonly stopGraceSeconds: number;
   readonly ninep?: boolean;
@@ -109,10 +111,16 @@ const tries = 8;
 const scanMost = 5_000;
 
 /** As callers see it: a VM of which nothing has been reported is being made, and one that is gone is going. */
-export const statusOf = ({ status }: Vm): VmStatus => {
+export const statusOf = ({ record, status }: Vm): VmStatus => {
+  if (record.lost !== undefined && (status === undefined || mayRun(status))) return 'lost';
   if (status === undefined) return 'creating';
   return status.status === 'deleted' ? 'stopping' : status.status;
 };
+
+const runningStatuses: ReadonlySet<string> = new Set(['creating', 'starting', 'running', 'stopping']);
+
+/** As far as its host has told. */
+export const mayRun = ({ status }: Pick<VmStatusRecord, 'status'>): boolean => runningStatuses.has(status);
 
 export class Vms {
   readonly #kit: Kit;
@@ -170,7 +178,8 @@ export class Vms {
     const size = wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type];
     const takes = { ...size, diskBytes: wish.diskBytes ?? first?.virtualSizeBytes ?? 0 };
     let answered: Answer | undefined;
-    await this.#hosts.place({ account, id, name, labels }, { takes, placement }, async (seat) => {
+    const need = { takes, placement, mayGoElsewhere: wish.restartWhere === 'elsewhere' };
+    await this.#hosts.place({ account, id, name, labels }, need, async (seat) => {
       const { owner, image } = looked ?? (await look());
       // Who is overtaken looks anew.
       looked = undefined;
@@ -201,6 +210,13 @@ export class Vms {
         ...(seat.uid !== undefined && { uid: seat.uid }),
         host: seat.host,
         takes,
+        placement: {
+          strategy: placement.strategy,
+          hostLabels: [...placement.hostLabels],
+          ...(placement.apart !== undefined && { apart: placement.apart }),
+        },
+        ...(wish.restartWhere === 'elsewhere' && { restartWhere: wish.restartWhere }),
+        ...(wish.stateless && { stateless: true }),
         holds: [...seat.holds, slot],
         createdAtMs: this.#kit.wallMs(),
       };

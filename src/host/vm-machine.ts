@@ -7,6 +7,7 @@ import {
   type BootSource,
   type DiskAttachment,
   ensureDisk,
+  type GuardingLease,
   type ImageStore,
   type NetworkAttachment,
   relayProgram,
@@ -16,10 +17,12 @@ import {
 } from '../qemu/index.ts';
 import type { VmRecord } from '../records/index.ts';
 import type { DevicePaths } from './device-paths.ts';
+import type { HostLease } from './host-lease.ts';
 import { metadataAddress, metadataPort } from './metadata-sockets.ts';
 
 export interface MachineOptions {
   readonly record: VmRecord;
+  readonly lease?: GuardingLease | undefined;
   readonly paths: VmPaths;
   readonly images: ImageStore;
   readonly accelerator: Accelerator;
@@ -66,6 +69,17 @@ export const makeDisk = async (
   });
 };
 
+/** That a VM runs under which may start elsewhere: this host's, waited for until it has one. */
+export const leaseOf = async (
+  { restartWhere, name }: VmRecord,
+  lease: HostLease | undefined,
+  signal: AbortSignal,
+): Promise<GuardingLease | undefined> => {
+  if (restartWhere !== 'elsewhere') return undefined;
+  if (lease === undefined) throw new Error(`"${name}" may start elsewhere, and this host has no lease of any manager`);
+  return lease.held(signal);
+};
+
 /** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
   const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
@@ -104,6 +118,7 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     ...(record.ninep && { ninep: { socket: ninepSocket } }),
     ...(record.vsock && { vsock: { socket: vsockSocket } }),
     ...(ways.has('serial') && { metadata: { socket: metadataSockets.serial } }),
+    ...(options.lease && { lease: options.lease }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };
 };

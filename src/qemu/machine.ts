@@ -1,6 +1,7 @@
 /** What a virtual machine of ours is made of, checked before anything is started. */
 import { isIP } from 'node:net';
 import { QemuError } from './error.ts';
+import type { GuardingLease } from './guard.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 export type Architecture = 'x64' | 'arm64';
@@ -81,6 +82,8 @@ export interface VmMachine {
   readonly vsock?: { readonly socket: string };
   /** Whoever listens there has the other end of the virtio-serial port org.porthole.metadata. */
   readonly metadata?: { readonly socket: string };
+  /** It runs only while this lease of its host holds. */
+  readonly lease?: GuardingLease;
   /** Where QEMU listens. */
   readonly sockets: { readonly qmp: string; readonly watch: string; readonly serial: string };
 }

@@ -53,6 +53,7 @@ const table: readonly { readonly key: (of: typeof mine, host: string) => string;
   { key: ({ id }) => `tree/${id}/head`, may: 'read put delete' },
   { key: ({ id }) => `tree/${id}/value/1/0`, may: 'read put delete' },
   { key: (_, host) => `hostimages/${host}/tiny/1`, may: 'read put delete' },
+  { key: (_, host) => `hostleft/${host}/web`, may: 'read delete' },
   { key: (_, host) => `hostmark/${host}/00`, may: 'read put' },
   { key: ({ name }) => `boot/${name}`, may: '' },
   { key: ({ name }) => `vmstatus/${name}/more`, may: '' },

@@ -5,7 +5,7 @@
  * that a VM was taken from can write nothing of it any more, however late its request comes.
  */
 import { Buffer } from 'node:buffer';
-import { decodeRecord, HostVmRecord, hostVmKey, hostVmPrefix } from '../records/index.ts';
+import { decodeRecord, HostVmRecord, hostLeftPrefix, hostVmKey, hostVmPrefix } from '../records/index.ts';
 import {
   type CallOptions,
   type Condition,
@@ -56,6 +56,7 @@ export const hostRows = (host: string): readonly Row[] => [
   { prefix: 'boot/', of: 'vm', may: all, below: true },
   { prefix: 'tree/', of: 'vm id', may: all, below: true },
   { prefix: hostImagesPrefix(host), of: 'host', may: all, below: true },
+  { prefix: hostLeftPrefix(host), of: 'host', may: ['read', 'delete'], below: true },
   { prefix: markPrefix(host), of: 'host', may: ['read', 'put'], below: true },
 ];
 

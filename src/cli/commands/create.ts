@@ -46,6 +46,8 @@ interface CreateFlags extends MetadataServerFlags {
   readonly pack?: true;
   readonly apart?: string;
   readonly restart?: NewVm['restart'];
+  readonly restartWhere?: NewVm['restartWhere'];
+  readonly stateless?: true;
   readonly grace?: number;
   readonly start: boolean;
   readonly wait: boolean;
@@ -101,6 +103,12 @@ export const createCommand = (vm: Command, shell: Shell): void => {
         .choices(['always', 'on-failure', 'never'])
         .default('on-failure'),
     )
+    .addOption(
+      new Option('--restart-where <where>', 'when its host is lost: there, once it is back, or on another host')
+        .choices(['here', 'elsewhere'])
+        .default('here'),
+    )
+    .option('--stateless', 'nothing on its disk needs to be kept: it may begin anew on another host')
     .option('--grace <seconds>', 'how long the guest has to stop by itself; default: 30', parseCount(0, 3600))
     .option('--no-start', 'leave it stopped')
     .addOption(waitOption())
@@ -142,6 +150,8 @@ const create = async ({ apis: connect, terminal }: Shell, name: string, flags: C
     ...(count !== undefined && { count }),
     ...(first !== undefined && { firstIndex: first }),
     ...(restart !== undefined && { restart }),
+    ...(flags.restartWhere !== undefined && { restartWhere: flags.restartWhere }),
+    ...(flags.stateless && { stateless: true }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
     ...metadataServerOf(flags),

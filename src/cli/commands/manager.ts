@@ -1,5 +1,5 @@
 /** `porthole manager`: the API of a region whose VMs run on other machines. */
-import type { Command } from 'commander';
+import { type Command, InvalidArgumentError } from 'commander';
 import { thisVersion } from '../../parts/index.ts';
 import { command, examples, type Shell } from '../command.ts';
 import {
@@ -10,6 +10,7 @@ import {
   eventsOption,
   interrupted,
   parseListen,
+  parseWhole,
   printEvents,
   type StoresFlags,
   storeOptions,
@@ -27,8 +28,17 @@ import { regionOf } from './host-daemon.ts';
 interface ManagerFlags extends DirectoryFlags, StoresFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
+  readonly hostLease: number;
   readonly json?: true;
 }
+
+const leaseLimits = { least: 5, most: 3600 } as const;
+
+const parseLease = (text: string): number => {
+  const seconds = parseWhole(text);
+  if (seconds >= leaseLimits.least && seconds <= leaseLimits.most) return seconds;
+  throw new InvalidArgumentError(`give ${leaseLimits.least} to ${leaseLimits.most} seconds.`);
+};
 
 export const managerCommands = (program: Command, { terminal }: Shell): void => {
   const manager = command(program, 'manager', 'run the API of a region, whose VMs run on hosts that connect to it')
@@ -38,6 +48,12 @@ export const managerCommands = (program: Command, { terminal }: Shell): void => 
       'where its hosts connect, as ADDRESS:PORT (their default port: 4665)',
       parseListen,
     );
+  manager.option(
+    '--host-lease <seconds>',
+    'how long a host is not heard of before its VMs may start elsewhere',
+    parseLease,
+    15,
+  );
   directoryOptions(manager, 'the stores', 'the API’s socket');
   storeOptions(manager);
   apiOptions(manager);
@@ -62,6 +78,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
     ...toStoresLocation(flags),
     region,
     hosts: flags.hosts,
+    hostLeaseSeconds: flags.hostLease,
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     version: thisVersion().version,

@@ -110,6 +110,25 @@ const metadataProblems = ({
   ].filter((problem) => problem !== false);
 };
 
+const elsewhereProblems = ({
+  kind,
+  restartWhere,
+  stateless,
+  placement,
+}: {
+  readonly kind: 'managed' | 'attached';
+  readonly restartWhere: 'here' | 'elsewhere';
+  readonly stateless: boolean;
+  readonly placement: { readonly host?: string | undefined };
+}): string[] => {
+  if (restartWhere === 'here') return [];
+  return [
+    kind === 'attached' && 'an attached VM is started by others: here is all that it can be',
+    kind === 'managed' && !stateless && 'its disk stays on its host: only a VM with stateless: true starts elsewhere',
+    placement.host !== undefined && `it is for the host "${placement.host}" alone, and so starts nowhere else`,
+  ].filter((problem) => problem !== false);
+};
+
 const Placement = z
   .strictObject({
     strategy: z.enum(['spread', 'pack']).default('spread').openapi({
@@ -186,6 +205,13 @@ export const CreateVm = z
     network: NetworkShape.default({ mode: 'user', forwards: [] }),
     labels: Labels.default({}),
     restart: z.enum(['always', 'on-failure', 'never']).default('on-failure'),
+    restartWhere: z.enum(['here', 'elsewhere']).default('here').openapi({
+      description:
+        'When its host is lost. here: it waits for that host, and runs nowhere else. elsewhere: its host ends it when it is cut off, and another starts it; for a VM that is stateless.',
+    }),
+    stateless: z.boolean().default(false).openapi({
+      description: 'Nothing on its disk needs to be kept: it may go to another host, and begins anew there.',
+    }),
     start: z.boolean().default(true),
     stopGraceSeconds: z.int().min(0).max(3600).default(30),
     ninep: z.boolean().default(false).openapi({
@@ -227,6 +253,7 @@ export const CreateVm = z
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
     for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
+    for (const message of elsewhereProblems(vm)) context.addIssue({ code: 'custom', path: ['restartWhere'], message });
     if (vm.libvirtDomain !== undefined && vm.kind === 'managed')
       context.addIssue({
         code: 'custom',
@@ -257,6 +284,9 @@ export const VmShape = z
     network: z.looseObject({ mode: z.string() }),
     labels: z.record(z.string(), z.string()),
     restart: z.enum(['always', 'on-failure', 'never']),
+    restartWhere: z.enum(['here', 'elsewhere']),
+    stateless: z.boolean(),
+    epoch: z.int().openapi({ description: 'Rises whenever it goes to another host; 1 at first.' }),
     desired: z.enum(['running', 'stopped', 'deleted']).openapi({ description: 'What was asked for last.' }),
     status: z.enum(vmStatuses),
     reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),

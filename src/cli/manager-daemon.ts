@@ -1,8 +1,11 @@
 /** `porthole manager`: the API of a region, whose VMs run on hosts that connect to it. */
+import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
-import { specChecker } from '../host/index.ts';
+import { DiskServer } from '../disks/index.ts';
+import { claimUids, specChecker } from '../host/index.ts';
+import { findLauncher, makeSearchable } from '../qemu/index.ts';
 import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
 import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
@@ -17,6 +20,8 @@ export interface ManagerDaemonOptions extends StoresLocation {
   readonly hosts: { readonly host: string; readonly port: number };
   /** See `porthole manager --host-lease`. */
   readonly hostLeaseSeconds: number;
+  /** The region's network disks, where they are on this machine. */
+  readonly disks?: { readonly directory: string; readonly address: string } | undefined;
   readonly tcp?: ApiAddress | undefined;
   readonly socketGid?: number | undefined;
   readonly version: string;
@@ -47,6 +52,7 @@ export class ManagerDaemon implements AsyncDisposable {
   #uplink: UplinkServer | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
+  #disks: DiskServer | undefined;
   #releasing: Promise<void> | undefined;
 
   private constructor(options: ManagerDaemonOptions) {
@@ -85,7 +91,9 @@ export class ManagerDaemon implements AsyncDisposable {
       version,
       onTrouble,
     });
+    this.#disks = await this.#openDisks();
     this.#manager = await Manager.open({
+      disks: this.#disks,
       region,
       global,
       regionName,
@@ -114,6 +122,20 @@ export class ManagerDaemon implements AsyncDisposable {
     });
   }
 
+  async #openDisks(): Promise<DiskServer | undefined> {
+    const { disks } = this.#options;
+    if (disks === undefined) return undefined;
+    const directory = resolve(disks.directory);
+    makeSearchable(directory);
+    const launcher = await findLauncher();
+    // None but root can give files away.
+    const uid =
+      process.getuid?.() === 0
+        ? claimUids({ count: 1, first: undefined, stateDirectory: realpathSync(directory) }).first
+        : undefined;
+    return new DiskServer({ directory, address: disks.address, launcher, uid });
+  }
+
   release(): Promise<void> {
     this.#releasing ??= this.#release();
     return this.#releasing;
@@ -123,6 +145,7 @@ export class ManagerDaemon implements AsyncDisposable {
   async #release(): Promise<void> {
     await this.#api?.close();
     await this.#manager?.close();
+    this.#disks?.[Symbol.dispose]();
     await this.#uplink?.close();
     await this.#stores?.close();
     if (this.#api !== undefined) this.#options.onEvent({ event: 'down' });

@@ -1,12 +1,13 @@
 /** A manager: all that the API does, without the API. Everything lasting is in the stores. */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { type HostPort, ownHost, type Resources } from '../records/index.ts';
+import { type HostPort, type NetworkDisks, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
+import { Disks } from './disks.ts';
 import { Fencing } from './fencing.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
@@ -43,6 +44,8 @@ export interface ManagerOptions {
   readonly uids?: UidRange | undefined;
   /** The stores as a whole, where they are kept on this machine. */
   readonly upkeep?: UpkeepOptions | undefined;
+  /** The region's network disks, where they are on this machine. */
+  readonly disks?: NetworkDisks | undefined;
   /** How hosts become hosts of the region; undefined where there is only this one. */
   readonly enrolment?: Enrolment | undefined;
   /** How long after its end others go on with what a manager was at. Whole seconds; default: 10. */
@@ -138,6 +141,7 @@ export class Manager implements AsyncDisposable {
       manager.hosts,
       manager.batches,
       manager.fencing,
+      new Disks(manager.kit, options.disks),
     ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);
     return manager;

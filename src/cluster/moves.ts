@@ -24,7 +24,8 @@ export interface Move {
 }
 
 /** Whether what it has on its host's disk may be left there. */
-export const canMove = ({ kind, stateless }: VmRecord): boolean => kind === 'managed' && stateless === true;
+export const canMove = ({ kind, stateless, disk }: VmRecord): boolean =>
+  kind === 'managed' && (stateless === true || disk === 'network');
 
 export class Moves {
   readonly #kit: Kit;

@@ -11,6 +11,7 @@ import {
   type MetadataServerRecord,
   type Network,
   type OperationRecord,
+  storageKey,
   VmRecord,
   type VmStatus,
   VmStatusRecord,
@@ -40,6 +41,7 @@ export interface VmWish {
   readonly type: VmType | undefined;
   readonly image: { readonly name: string; readonly version: string | undefined } | undefined;
   readonly diskBytes: number | undefined;
+  readonly disk?: VmRecord['disk'];
   readonly network: z.infer<typeof Network>;
   readonly labels: Readonly<Record<string, string>>;
   readonly restart: VmRecord['restart'];
@@ -173,10 +175,12 @@ export class Vms {
     const first = looked.image?.record;
     // However often it is tried, this version.
     wanted = first;
-    if (first !== undefined) checkDisk(first, wish.diskBytes);
+    if (first !== undefined) checkDisk(first, wish);
+    if (wish.disk === 'network') await this.#checkStorage();
     const id = `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`;
     const size = wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type];
-    const takes = { ...size, diskBytes: wish.diskBytes ?? first?.virtualSizeBytes ?? 0 };
+    const diskBytes = wish.disk === 'network' ? 0 : (wish.diskBytes ?? first?.virtualSizeBytes ?? 0);
+    const takes = { ...size, diskBytes };
     let answered: Answer | undefined;
     const need = { takes, placement, mayGoElsewhere: wish.restartWhere === 'elsewhere' };
     await this.#hosts.place({ account, id, name, labels }, need, async (seat) => {
@@ -196,6 +200,7 @@ export class Vms {
           image: { name: image.record.name, version: image.record.version, digest: image.record.digest },
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
+        ...(wish.disk === 'network' && { disk: wish.disk }),
         network: networkFor(owner.record, wish),
         labels: { ...labels },
         restart: wish.restart,
@@ -260,6 +265,14 @@ export class Vms {
       return done;
     });
     return answered!;
+  }
+
+  async #checkStorage(): Promise<void> {
+    if ((await this.#kit.region.get(storageKey)) !== undefined) return;
+    throw new ApiError(
+      'BAD_REQUEST',
+      `the region "${this.#kit.regionName}" has no network disks: start one of its managers with --disks`,
+    );
   }
 
   async #checkFree(name: string): Promise<void> {
@@ -516,8 +529,13 @@ const matches = (vm: Vm, { status, labels, type, only }: VmFilters): boolean =>
 /** The host would refuse it while it makes the disk. A kernel, which is no disk, has one size and not two. */
 const checkDisk = (
   { name, version, sizeBytes, virtualSizeBytes }: ImageRecord,
-  diskBytes: number | undefined,
+  { diskBytes, disk }: Pick<VmWish, 'diskBytes' | 'disk'>,
 ): void => {
+  if (disk === 'network' && sizeBytes !== virtualSizeBytes)
+    throw new ApiError(
+      'BAD_REQUEST',
+      `the image "${name}" version "${version}" is a disk, and a network disk begins empty: use an image of a kernel`,
+    );
   if (diskBytes === undefined || sizeBytes === virtualSizeBytes || diskBytes >= virtualSizeBytes) return;
   throw new ApiError(
     'BAD_REQUEST',

@@ -34,6 +34,7 @@ import type { KeeperUnit } from './keeper-unit.ts';
 import { removeFiles } from './left-vms.ts';
 import { type MachineRecord, machineKey } from './machine-record.ts';
 import { metadataHolders } from './metadata-way.ts';
+import { networkDiskOf } from './network-disk.ts';
 import { RecordWriter } from './record-writer.ts';
 import { tokenKey } from './token-keeper.ts';
 import { leaseOf, machineOf, makeDisk } from './vm-machine.ts';
@@ -471,8 +472,10 @@ export class HostedVm {
         signal.throwIfAborted();
         await this.#metadata?.beReached();
         const lease = await leaseOf(this.#record, this.#parts.lease, signal);
+        const place = { store: this.#parts.store, paths: this.paths };
         return machineOf({
           lease,
+          networkDisk: await networkDiskOf(this.#record, place, signal),
           record: this.#record,
           paths: this.paths,
           images,

@@ -10,6 +10,7 @@ import {
   type GuardingLease,
   type ImageStore,
   type NetworkAttachment,
+  type NetworkDisk,
   relayProgram,
   type StoredImage,
   type VmMachine,
@@ -23,6 +24,7 @@ import { metadataAddress, metadataPort } from './metadata-sockets.ts';
 export interface MachineOptions {
   readonly record: VmRecord;
   readonly lease?: GuardingLease | undefined;
+  readonly networkDisk?: NetworkDisk | undefined;
   readonly paths: VmPaths;
   readonly images: ImageStore;
   readonly accelerator: Accelerator;
@@ -59,7 +61,7 @@ export const makeDisk = async (
   const image = imageOf(record, images);
   const { diskBytes } = record;
   // A kernel runs from memory; it has a disk where one was asked for.
-  if (image.kind === 'kernel' && diskBytes === undefined) return;
+  if (image.kind === 'kernel' && (diskBytes === undefined || record.disk === 'network')) return;
   await ensureDisk({
     path: paths.disk,
     ...(image.kind === 'disk' && { base: { path: image.path, virtualBytes: image.virtualBytes } }),
@@ -84,7 +86,7 @@ export const leaseOf = async (
 export const machineOf = (options: MachineOptions): VmMachine => {
   const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
   const image = imageOf(record, images);
-  const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
+  const hasDisk = image.kind === 'disk' || (record.diskBytes !== undefined && record.disk !== 'network');
   const disk: DiskAttachment = {
     path: paths.disk,
     format: 'qcow2',
@@ -118,6 +120,7 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     ...(record.ninep && { ninep: { socket: ninepSocket } }),
     ...(record.vsock && { vsock: { socket: vsockSocket } }),
     ...(ways.has('serial') && { metadata: { socket: metadataSockets.serial } }),
+    ...(options.networkDisk && { networkDisk: options.networkDisk }),
     ...(options.lease && { lease: options.lease }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };

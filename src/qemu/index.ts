@@ -27,6 +27,7 @@ export {
 export { type LastWords, readLastWords } from './last-words.ts';
 export { bootClockMs, leaseLeftMs, writeLease } from './lease-file.ts';
 export * from './machine.ts';
+export { type NetworkDisk, writeDiskKey } from './network-disk.ts';
 export { makeSearchable, makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
 export {
   type Ending,

@@ -22,6 +22,8 @@
  * | region | `hostleft/HOST/VM` | managers; the host removes it | `HostLeftRecord`: a VM that was taken from it, all of which it deletes |
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
+ * | region | `storage` | the manager that has the region's network disks | that there are some |
+ * | region | `diskexport/NAME` | that manager | `DiskExportRecord`: where the VM's network disk is, for which epoch; there as long as the disk is |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
  * | region | `hostimages/HOST/NAME/VERSION` | the host | which bytes an image is there; `hostimage/NAME/VERSION` of `porthole up` |
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
@@ -184,6 +186,20 @@ export const HostLeftRecord = z.looseObject({
 });
 export type HostLeftRecord = z.infer<typeof HostLeftRecord>;
 
+export const DiskExportRecord = z.looseObject({
+  id: vmId,
+  epoch: z.int().positive(),
+  address: z.string(),
+  port: z.int().positive(),
+  /** Pre-shared for TLS, in hex. */
+  key: z.string(),
+});
+export type DiskExportRecord = z.infer<typeof DiskExportRecord>;
+
+export const storageKey = 'storage';
+export const diskExportPrefix = 'diskexport/';
+export const diskExportKey = (vm: string): string => `${diskExportPrefix}${vm}`;
+
 export const hostLeasePrefix = 'hostlease/';
 export const hostLeaseKey = (host: string): string => `${hostLeasePrefix}${host}`;
 export const hostLostPrefix = 'hostlost/';
@@ -276,6 +292,8 @@ export const VmRecord = z.looseObject({
   host: vmName.optional(),
   /** What it takes of its host, from its creation until it is gone. Missing: nothing. */
   takes: Resources.optional(),
+  /** Where its first disk is. Missing: on its host. */
+  disk: z.enum(['local', 'network']).optional(),
   /** What was asked of its host, for when it goes to another. Missing: nothing. */
   placement: z
     .looseObject({

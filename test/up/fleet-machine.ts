@@ -64,13 +64,18 @@ export class FleetMachine extends UpMachine {
     });
   }
 
+  /** The region's network disks, each in a directory that is named after its VM's id. */
+  get disks(): string {
+    return path.join(this.directory, 'disks');
+  }
+
   override async start(): Promise<void> {
     if (this.manager?.hasEnded !== false) {
       const state = path.join(this.directory, 'manager');
       const run = path.join(this.directory, 'run');
       this.manager = new Daemon(this.program, [
         ...['manager', '--region', 'eu', '--hosts', '127.0.0.1:0', '--state', state, '--run', run],
-        ...['--host-lease', String(leaseSeconds)],
+        ...['--host-lease', String(leaseSeconds), '--disks', this.disks, '--disks-address', '127.0.0.1'],
       ]);
       const { hosts } = await this.manager.told('up');
       for (const { proxy } of this.hosts) proxy.port = Number(hosts.split(':')[1]);

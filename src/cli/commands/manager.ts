@@ -1,4 +1,5 @@
 /** `porthole manager`: the API of a region whose VMs run on other machines. */
+import { isIP } from 'node:net';
 import { type Command, InvalidArgumentError } from 'commander';
 import { thisVersion } from '../../parts/index.ts';
 import { command, examples, type Shell } from '../command.ts';
@@ -29,6 +30,8 @@ interface ManagerFlags extends DirectoryFlags, StoresFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
   readonly hostLease: number;
+  readonly disks?: string;
+  readonly disksAddress?: string;
   readonly json?: true;
 }
 
@@ -54,6 +57,13 @@ export const managerCommands = (program: Command, { terminal }: Shell): void => 
     parseLease,
     15,
   );
+  manager
+    .option('--disks <directory>', 'have the region’s network disks there; one manager of a region may')
+    .option(
+      '--disks-address <address>',
+      'with --disks: the IP address of this machine where hosts reach them',
+      parseAddress,
+    );
   directoryOptions(manager, 'the stores', 'the API’s socket');
   storeOptions(manager);
   apiOptions(manager);
@@ -69,6 +79,17 @@ ${examples('porthole manager --region eu --hosts 0.0.0.0:4665 --listen 127.0.0.1
     .action((flags: ManagerFlags, of: Command) => run({ ...flags, region: regionOf(of) }, terminal));
 };
 
+const parseAddress = (text: string): string => {
+  if (isIP(text) !== 0) return text;
+  throw new InvalidArgumentError('give an IP address.');
+};
+
+const disksOf = ({ disks: directory, disksAddress: address }: ManagerFlags) => {
+  if (directory === undefined && address === undefined) return undefined;
+  if (directory !== undefined && address !== undefined) return { directory, address };
+  throw new UsageError('--disks and --disks-address go together');
+};
+
 const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
   const { region } = flags;
   if (region === undefined) throw new UsageError('give --region: the name of the region');
@@ -79,6 +100,7 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
     region,
     hosts: flags.hosts,
     hostLeaseSeconds: flags.hostLease,
+    disks: disksOf(flags),
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     version: thisVersion().version,

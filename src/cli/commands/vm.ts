@@ -184,7 +184,10 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
       ],
       ['image', image && `${image.name}:${image.version} (${image.digest})`],
       ['host', vm.host === ownHost ? undefined : vm.host],
-      ['disk', vm.diskBytes === undefined ? undefined : size(vm.diskBytes)],
+      [
+        'disk',
+        vm.diskBytes === undefined ? undefined : `${size(vm.diskBytes)}${vm.disk === 'network' ? ', network' : ''}`,
+      ],
       ['network', network.mode],
       [
         'ports',

@@ -68,6 +68,7 @@ export const vmView = (vm: Vm) => {
     restart,
     restartWhere: rest.restartWhere ?? 'here',
     stateless: rest.stateless ?? false,
+    disk: rest.disk ?? 'local',
     epoch: epochOf(vm.record),
     desired,
     ...(rest.image && { image: rest.image }),

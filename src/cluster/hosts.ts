@@ -212,8 +212,7 @@ export class Hosts {
       const taken = group === undefined ? new Set<string>() : await this.#takenBy(group);
       const best = this.#choose(need, taken, i);
       if (best === undefined) {
-        if (isFresh)
-          throw new ApiError('NO_HOST', `no host fits "${vm.name}": ${reasonOf(this.#candidates(taken, false), need)}`);
+        if (isFresh) throw this.#noneFits(vm, need, taken);
         await this.#refresh();
         isFresh = true;
         continue;
@@ -339,13 +338,8 @@ export class Hosts {
    * it. What it throws, and NO_HOST, ends it.
    */
   async move(vm: VmRecord, attempt: (seat: Seat) => Promise<boolean>): Promise<void> {
-    const { host: leaves = ownHost, takes = nothingUsed, placement, restartWhere, uid, holds = [] } = vm;
-    const need: Need = {
-      takes,
-      placement: { strategy: 'spread', hostLabels: [], ...placement, host: undefined, apart: placement?.apart },
-      mayGoElsewhere: restartWhere === 'elsewhere',
-      leaves,
-    };
+    const { host: leaves = ownHost, takes = nothingUsed, uid, holds = [] } = vm;
+    const need = needOf(vm);
     const isOfHost = (key: string): boolean => key.startsWith('apart/');
     await this.place(vm, need, async (seat) => {
       const use = await getRecord(this.#kit.region, HostUseRecord, hostUseKey(leaves));
@@ -362,6 +356,19 @@ export class Hosts {
         holds: [...holds.filter((key) => !isOfHost(key)), ...seat.holds],
       });
     });
+  }
+
+  /** NO_HOST, as far as is known at present. */
+  async mustFitElsewhere(vm: VmRecord): Promise<void> {
+    const need = needOf(vm);
+    await this.#refresh();
+    const group = apartGroup(vm, need);
+    const taken = group === undefined ? new Set<string>() : await this.#takenBy(group);
+    if (this.#choose(need, taken, 0) === undefined) throw this.#noneFits(vm, need, taken);
+  }
+
+  #noneFits({ name }: Pick<PlacedVm, 'name'>, need: Need, taken: ReadonlySet<string>): ApiError {
+    return new ApiError('NO_HOST', `no host fits "${name}": ${reasonOf(this.#candidates(taken, false), need)}`);
   }
 
   /** Those that have VMs, and no lease: nor, where none was ever seen here, a connection. */
@@ -468,6 +475,14 @@ const holdIn = <T>(map: Map<string, T>, key: string, value: T | undefined): void
   if (value === undefined) map.delete(key);
   else map.set(key, value);
 };
+
+/** Of a VM that goes to another host. */
+const needOf = ({ host, takes = nothingUsed, placement, restartWhere }: VmRecord): Need => ({
+  takes,
+  placement: { strategy: 'spread', hostLabels: [], ...placement, host: undefined, apart: placement?.apart },
+  mayGoElsewhere: restartWhere === 'elsewhere',
+  leaves: host ?? ownHost,
+});
 
 /** What the keys of all VMs that stay apart begin with; a label may have any characters, and a key must not grow with it. */
 const apartGroup = ({ account, labels }: PlacedVm, { placement: { apart } }: Need): string | undefined => {

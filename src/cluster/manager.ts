@@ -8,6 +8,7 @@ import { Accounts } from './accounts.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
 import { Disks } from './disks.ts';
+import { Drains } from './drains.ts';
 import { Fencing } from './fencing.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
@@ -73,6 +74,7 @@ export class Manager implements AsyncDisposable {
   readonly reconciler: Reconciler;
   readonly moves: Moves;
   readonly fencing: Fencing;
+  readonly drains: Drains;
   readonly upkeep: Upkeep;
   readonly enrolment: Enrolment | undefined;
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
@@ -124,6 +126,7 @@ export class Manager implements AsyncDisposable {
       reconciler: this.reconciler,
       marginMs: options.fencingMarginMs ?? fencingMarginMs,
     });
+    this.drains = new Drains(this.kit, { hosts: this.hosts, moves: this.moves, operations: this.operations });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }
@@ -141,6 +144,7 @@ export class Manager implements AsyncDisposable {
       manager.hosts,
       manager.batches,
       manager.fencing,
+      manager.drains,
       new Disks(manager.kit, options.disks),
     ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);

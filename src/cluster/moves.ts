@@ -19,9 +19,10 @@ export interface Move {
   readonly conditions: readonly Condition[];
   /** For people; follows "it went from h1 to h2: ". */
   readonly why: string;
-  /** Of its record. */
-  readonly change?: Partial<VmRecord> | undefined;
 }
+
+/** Whether it is stopped for that alone: nobody has asked for anything since. */
+export const isMoving = ({ moving, generation }: VmRecord): boolean => moving?.generation === generation;
 
 /** Whether what it has on its host's disk may be left there. */
 export const canMove = ({ kind, stateless, disk }: VmRecord): boolean =>
@@ -40,7 +41,7 @@ export class Moves {
    * Gives a VM to another host, which starts it where it is to run; the one that it leaves can write nothing of it from then on,
    * and is told to delete what it has. Returns the host. NO_HOST; CONFLICT: it is not as it was read any more.
    */
-  async move(vm: Kept<VmRecord>, { conditions, why, change }: Move): Promise<string> {
+  async move(vm: Kept<VmRecord>, { conditions, why }: Move): Promise<string> {
     const { region } = this.#kit;
     const { record } = vm;
     const { name, id, uid, host: from = ownHost } = record;
@@ -49,10 +50,11 @@ export class Moves {
     const epoch = epochOf(record);
     let to = '';
     await this.#hosts.move(record, async (seat) => {
-      const { uid: _uid, lost: _lost, ...rest } = record;
+      const { uid: _uid, lost: _lost, moving, ...rest } = record;
       const moved: VmRecord = {
         ...rest,
-        ...change,
+        ...(isMoving(record) && { desired: 'running' }),
+        ...(isMoving(record) && moving?.runs === true && { generation: record.generation + 1 }),
         host: seat.host,
         ...(seat.uid !== undefined && { uid: seat.uid }),
         holds: [...seat.holds],

@@ -22,6 +22,7 @@
  * | region | `hostleft/HOST/VM` | managers; the host removes it | `HostLeftRecord`: a VM that was taken from it, all of which it deletes |
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
+ * | region | `drain/HOST` | managers | `DrainRecord`: it is being emptied |
  * | region | `storage` | the manager that has the region's network disks | that there are some |
  * | region | `diskexport/NAME` | that manager | `DiskExportRecord`: where the VM's network disk is, for which epoch; there as long as the disk is |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
@@ -196,6 +197,13 @@ export const DiskExportRecord = z.looseObject({
 });
 export type DiskExportRecord = z.infer<typeof DiskExportRecord>;
 
+/** Under which operation. */
+export const DrainRecord = z.looseObject({ operation: z.string() });
+export type DrainRecord = z.infer<typeof DrainRecord>;
+
+export const drainPrefix = 'drain/';
+export const drainKey = (host: string): string => `${drainPrefix}${host}`;
+
 export const storageKey = 'storage';
 export const diskExportPrefix = 'diskexport/';
 export const diskExportKey = (vm: string): string => `${diskExportPrefix}${vm}`;
@@ -308,6 +316,8 @@ export const VmRecord = z.looseObject({
   stateless: z.boolean().optional(),
   /** Rises whenever it goes to another host. Missing: 1. */
   epoch: z.int().positive().optional(),
+  /** It is stopped, at this generation, in order to go to another host; then it is to run there, or to be as it was: off. */
+  moving: z.looseObject({ generation: z.int().positive(), runs: z.boolean() }).optional(),
   /** Its host has not been heard of for as long as its lease, and it is not started elsewhere. */
   lost: z.looseObject({ sinceMs: millis, reason: z.string() }).optional(),
   /** Keys of the region's store that are its own, and go with it: of its quota, of its distance from others. */
@@ -408,6 +418,7 @@ export const OperationRecord = z.looseObject({
     'image.add',
     'image.remove',
     'key.rotate',
+    'host.drain',
   ]),
   /** What it is about: a VM's name and id, an image, or which keys. */
   target: z.looseObject({ name: z.string(), id: z.string().optional(), version: z.string().optional() }),

@@ -2,11 +2,18 @@
 import { existsSync, statfsSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Host } from '../host/index.ts';
+import { type Host, HostLease, type ImageSource } from '../host/index.ts';
+import { bootClockMs, machineBootId } from '../qemu/index.ts';
 import type { Resources } from '../records/index.ts';
 import { type DirectoryLock, lockDirectory } from '../store/index.ts';
 import { type Address, enrol, type HostFacts, type Identity, readIdentity, Uplink } from '../uplink/index.ts';
-import { type Machine, type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
+import {
+  type HostIdentity,
+  type Machine,
+  type MachineFacts,
+  type MachineOptions,
+  prepareMachine,
+} from './this-machine.ts';
 import { prepareHostDirectory } from './up-start.ts';
 
 export interface HostDaemonOptions extends Omit<MachineOptions, 'onTrouble'> {
@@ -100,8 +107,10 @@ export class HostDaemon implements AsyncDisposable {
     const facts: HostFacts = { version, capacity, ...(uids && { uids: { ...uids } }) };
     const identity = await this.#identity(directory, facts);
     const { host, region } = identity;
+    const lease = new HostLease(join(runDirectory, 'lease'));
     this.#uplink = await Uplink.open(
       {
+        lease: { machine: machineBootId(), nowMs: bootClockMs, onLease: (granted) => lease.granted(granted) },
         managers,
         identity,
         directory,
@@ -115,7 +124,7 @@ export class HostDaemon implements AsyncDisposable {
       },
       signal,
     );
-    this.#host = await this.#opened(machine, this.#uplink, host);
+    this.#host = await this.#opened(machine, this.#uplink, { name: host, lease });
     this.#host.cutOff(this.#uplink.store.lostAtMs);
     this.#uplink.serve(this.#host);
     const { vms } = await this.#host.status();
@@ -124,18 +133,15 @@ export class HostDaemon implements AsyncDisposable {
   }
 
   /** Waits for a manager as often as it has to. The signal's reason. */
-  async #opened(machine: Machine, uplink: Uplink, name: string): Promise<Host> {
+  async #opened(machine: Machine, uplink: Uplink, as: HostIdentity): Promise<Host> {
     const { signal } = this.#options;
     const { store } = uplink;
     const close = (): void => void store.close();
     signal.addEventListener('abort', close, { once: true });
     try {
       signal.throwIfAborted();
-      return await machine.open(
-        store,
-        { blob: ({ name: vm }, digest, options) => uplink.imageBlob(vm, digest, options) },
-        name,
-      );
+      const blob: ImageSource['blob'] = ({ name }, digest, options) => uplink.imageBlob(name, digest, options);
+      return await machine.open(store, { blob }, as);
     } catch (error) {
       signal.throwIfAborted();
       throw error;

@@ -31,6 +31,7 @@ const doing: Readonly<Record<string, string>> = {
   'image.migrate': 'migrating',
   'image.remove': 'removing',
   'key.rotate': 'rotating',
+  'host.drain': 'draining',
 };
 
 export const title = (operation: Operation): string =>

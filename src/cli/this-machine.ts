@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { claimUids, Host, type ImageSource, leftOvers, type UidRange } from '../host/index.ts';
+import { claimUids, Host, type HostLease, type ImageSource, leftOvers, type UidRange } from '../host/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
@@ -44,7 +44,13 @@ export interface Machine {
   /** After `claim`: who may read images, and the user who converts them. */
   readonly imageUsers: { readonly gid: number | undefined; readonly sandboxUid: number | undefined };
   /** After `claim`. Tells of what runs here and the store knows nothing of. StoreError. */
-  open(region: Store, imageSource: ImageSource, name?: string): Promise<Host>;
+  open(region: Store, imageSource: ImageSource, as?: HostIdentity): Promise<Host>;
+}
+
+/** As a region has it. */
+export interface HostIdentity {
+  readonly name: string;
+  readonly lease: HostLease;
 }
 
 /** uids of VMs that a host gives out at most. */
@@ -71,11 +77,11 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
       if (ownUsers) uids = claimed(stateDirectory, uidBase === 'free' ? undefined : uidBase);
       return uids;
     },
-    open: async (region, imageSource, name) => {
+    open: async (region, imageSource, as) => {
       for (const { vm, what } of await leftOvers(region, runDirectory)) onTrouble(vm, what);
       return Host.open({
         region,
-        ...(name !== undefined && { name }),
+        ...as,
         imageSource,
         stateDirectory,
         runDirectory,

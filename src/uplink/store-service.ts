@@ -19,6 +19,7 @@ export interface StoreServiceOptions {
   readonly onHello: (facts: HostFacts) => Promise<void>;
   readonly renew: (request: string) => Promise<string>;
   readonly images: ImageBytes;
+  readonly lease: (machine: string, signal: AbortSignal) => Promise<{ readonly id: string; readonly seconds: number }>;
 }
 
 export const markPrefix = (host: string): string => `hostmark/${host}/`;
@@ -31,7 +32,7 @@ interface Mark {
 }
 
 export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls> => {
-  const { store, host, region, manager, onHello, renew, images } = options;
+  const { store, host, region, manager, onHello, renew, images, lease } = options;
   return {
     hello: async ({ instance, facts }) => {
       const { marks, revision } = await fence(store, host, instance);
@@ -81,6 +82,7 @@ export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls
       const { sizeBytes, bytes } = await images.blob(await imageOf(store, vm), digest, { offset, signal });
       return { answer: { sizeBytes }, items: bytes };
     },
+    lease: async ({ machine }, { signal }) => lease(machine, signal),
     renew: async ({ request }) => ({ certificate: await renew(request) }),
   };
 };

@@ -40,6 +40,7 @@ export class Pair implements AsyncDisposable {
           onHello: async () => {},
           renew: async () => '',
           images: noImages,
+          lease: async () => ({ id: '0'.repeat(16), seconds: 15 }),
         }),
         onBug: this.#onBug,
       });

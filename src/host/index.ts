@@ -12,7 +12,7 @@ export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 export { Host, type HostOptions } from './host.ts';
 export { HostLease } from './host-lease.ts';
-export { ImageCache, type ImageSource } from './image-cache.ts';
+export type { ImageSource } from './image-cache.ts';
 export { type LeftOver, leftOvers } from './left-overs.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';

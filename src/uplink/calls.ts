@@ -1,6 +1,6 @@
 /**
  * Calls over one HTTP/2 session (RFC 9113), whichever side opened the connection. A call is a stream: `POST /NAME`, whose
- * body is a frame with the arguments and, for some, frames with what follows them. The answer is frames of
+ * body is a frame with the arguments. The answer is frames of
  *
  * | | |
  * |---|---|
@@ -35,8 +35,6 @@ export interface CallRow {
   readonly answer: z.ZodType;
   /** Of what follows the answer. */
   readonly item?: z.ZodType;
-  /** Of what follows the arguments. */
-  readonly input?: z.ZodType;
 }
 export type CallTable = Readonly<Record<string, CallRow>>;
 
@@ -44,12 +42,10 @@ type Of<S> = S extends z.ZodType ? z.infer<S> : never;
 export type ArgsOf<T extends CallTable, N extends keyof T> = Of<T[N]['args']>;
 export type AnswerOf<T extends CallTable, N extends keyof T> = Of<T[N]['answer']>;
 export type ItemOf<T extends CallTable, N extends keyof T> = Of<T[N]['item']>;
-export type InputOf<T extends CallTable, N extends keyof T> = Of<T[N]['input']>;
 
-export interface CallContext<I> {
+export interface CallContext {
   /** Aborted when whoever called does not wait any more. */
   readonly signal: AbortSignal;
-  readonly input: AsyncIterable<I>;
 }
 
 export interface Begun<A, I> {
@@ -61,7 +57,7 @@ export interface Begun<A, I> {
 export type Handlers<T extends CallTable> = {
   readonly [N in keyof T]: (
     args: ArgsOf<T, N>,
-    context: CallContext<InputOf<T, N>>,
+    context: CallContext,
   ) => Promise<T[N] extends { readonly item: z.ZodType } ? Begun<AnswerOf<T, N>, ItemOf<T, N>> : AnswerOf<T, N>>;
 };
 
@@ -145,7 +141,6 @@ export class Caller<T extends CallTable> {
     name: N,
     args: ArgsOf<T, N>,
     signal?: AbortSignal,
-    input?: (answer: AnswerOf<T, N>) => AsyncIterable<InputOf<T, N>>,
   ): Promise<Begun<AnswerOf<T, N>, ItemOf<T, N>>> {
     signal?.throwIfAborted();
     const row = this.#table[name]!;
@@ -157,12 +152,10 @@ export class Caller<T extends CallTable> {
     stream.on('error', () => {});
     const frames = framesOf(stream, name, signal);
     try {
-      stream.write(encodeFrame(args));
-      if (input === undefined) stream.end();
+      stream.end(encodeFrame(args));
       const first = await frames.next();
       if (first.done === true || first.value[0] !== 0) throw new MalformedFrame(`no answer to "${name}"`);
       const answer = checked(row.answer, first.value[1], `the answer to "${name}"`) as AnswerOf<T, N>;
-      if (input !== undefined) void send(stream, input(answer));
       return { answer, items: itemsOf(stream, frames, row, name) };
     } catch (error) {
       stream.close(NGHTTP2_CANCEL);
@@ -180,15 +173,6 @@ export class Caller<T extends CallTable> {
     }
   }
 }
-
-const send = async (stream: ClientHttp2Stream, input: AsyncIterable<unknown>): Promise<void> => {
-  try {
-    for await (const value of input) await written(stream, value);
-    stream.end();
-  } catch {
-    stream.close(NGHTTP2_CANCEL);
-  }
-};
 
 /** Frames up to the end, which is checked. */
 async function* framesOf(
@@ -271,8 +255,7 @@ const answer = async <T extends CallTable>(
     const first = await values.next();
     if (first.done === true) throw new MalformedFrame(`no arguments of "${name}"`);
     const args = checked(row.args, first.value, `the arguments of "${name}"`) as never;
-    const context = { signal: gone.signal, input: inputOf(values, row, name) };
-    const result = await handlers[name as keyof T](args, context);
+    const result = await handlers[name as keyof T](args, { signal: gone.signal });
     const begun = row.item === undefined ? undefined : (result as Begun<unknown, unknown>);
     await written(stream, [0, begun === undefined ? (result ?? null) : (begun.answer ?? null)]);
     for await (const item of begun?.items ?? []) await written(stream, [1, item]);
@@ -283,17 +266,6 @@ const answer = async <T extends CallTable>(
     stream.end(encodeFrame([2, toErrorMessage(told, (bug) => onBug(name, bug))]));
   }
 };
-
-async function* inputOf(
-  values: AsyncGenerator<unknown, void>,
-  row: CallRow,
-  name: string,
-): AsyncGenerator<never, void> {
-  for await (const value of values) {
-    if (row.input === undefined) throw new MalformedFrame(`more than the arguments of "${name}"`);
-    yield checked(row.input, value, `what follows the arguments of "${name}"`) as never;
-  }
-}
 
 /**
  * Ends a session by its connection, and not before whatever runs now has returned. A session that is destroyed while the end

@@ -79,13 +79,15 @@ export class ManagerDaemon implements AsyncDisposable {
       version,
       onTrouble,
     });
+    const { hosts: fleet, enrolment } = this.#uplink;
     this.#manager = await Manager.open({
       region,
       global,
       regionName,
-      host: this.#uplink.hosts,
+      host: fleet,
+      connected: () => fleet.connected(),
       ownHost: false,
-      enrolment: this.#uplink.enrolment,
+      enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
       ...upkeepOf(this.#stores, stateDirectory, this.#options),
     });

@@ -49,9 +49,9 @@ const tiers: readonly Tier[] = [
   },
   {
     name: 'etcd',
-    title: 'stores in an etcd whose members die, are cut off and are replaced, and managers on one',
-    files: ['test/etcd/**/*.test.ts'],
-    minimumTests: 37,
+    title: 'stores in an etcd whose members die, are cut off and are replaced, and managers and hosts on one',
+    files: ['test/etcd/**/*.test.ts', 'test/fleet/**/*.test.ts'],
+    minimumTests: 38,
     limitSeconds: 600,
     concurrency: 2,
     withPrevious: true,

@@ -17,6 +17,7 @@ import {
   type HostPort,
   type HostStatus,
   type ImageFacts,
+  type Resources,
   type TreePort,
   VmRecord,
   type VmRef,
@@ -35,6 +36,7 @@ export interface SimulatedHostOptions {
   readonly machine: Machine;
   readonly managers: readonly Address[];
   readonly identity: Identity;
+  readonly capacity: Resources;
   /** Where the identity is kept. */
   readonly directory: string;
   /** Where its audit log is; undefined: it keeps none. */
@@ -87,7 +89,7 @@ export class SimulatedHost implements AsyncDisposable {
         managers,
         identity,
         directory,
-        facts: { version: 'simulated' },
+        facts: { version: 'simulated', capacity: options.capacity },
         onConnection: () => {},
         onEnd: (why) => onTrouble(`host ${identity.host} ended: ${why}`),
         onTrouble,

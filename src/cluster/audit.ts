@@ -71,6 +71,7 @@ export class FleetAudit {
         };
       } catch (error) {
         signal.throwIfAborted();
+        this.#kit.log.warn({ err: error, host }, 'the audit of a host cannot be had');
         missing.push({ region, host, reason: reasonOf(error) });
         return { events: [], next: undefined };
       }

@@ -17,7 +17,7 @@ import { until } from '../until.ts';
 import { Machine, SimulatedHost } from './simulated-host.ts';
 
 const loopback = '127.0.0.1';
-const withinMs = 60_000;
+const withinMs = 240_000;
 
 const addressOf = ({ endpoint }: CuttingProxy): Address => ({ host: loopback, port: Number(endpoint.split(':')[1]) });
 

@@ -48,6 +48,8 @@ export interface ChainEnds {
 }
 
 const endsName = 'ends.json';
+/** Each note is as long as all others, and less than a sector. */
+const endsBytes = 512;
 
 const isLink = (value: unknown): value is Link => {
   const { sequence, chain } = (value ?? {}) as Partial<Link>;
@@ -67,14 +69,25 @@ export const readEnds = (directory: string): ChainEnds | undefined => {
 /** Throws what the disk says. `isLasting`: it is on the disk when this returns. */
 export const noteEnds = (directory: string, ends: ChainEnds, isLasting: boolean): void => {
   const file = path.join(directory, endsName);
-  const fd = openSync(`${file}.new`, 'w', 0o600);
+  const text = `${JSON.stringify(ends).padEnd(endsBytes - 1)}\n`;
   try {
-    writeSync(fd, `${JSON.stringify(ends)}\n`);
+    writeNote(`${file}.new`, 'w', text, isLasting);
+    renameSync(`${file}.new`, file);
+  } catch (error) {
+    if (!['ENOSPC', 'EDQUOT'].includes((error as NodeJS.ErrnoException).code ?? '')) throw error;
+    // Old segments can go only when this is noted: the place that the last note has is enough for it.
+    writeNote(file, 'r+', text, isLasting);
+  }
+};
+
+const writeNote = (file: string, flags: 'w' | 'r+', text: string, isLasting: boolean): void => {
+  const fd = openSync(file, flags, 0o600);
+  try {
+    writeSync(fd, text);
     if (isLasting) fsyncSync(fd);
   } finally {
     closeSync(fd);
   }
-  renameSync(`${file}.new`, file);
 };
 
 /** More than a line can have. */

@@ -151,7 +151,7 @@ const checkAnswers = async (fleet: Fleet, clients: readonly FleetClient[], keys:
 
 /** Hosts have recorded who was shown which secret, and their logs are whole. */
 const checkAudit = async (fleet: Fleet, clients: readonly FleetClient[]): Promise<void> => {
-  const [client] = clients.filter(({ vms }) => vms.size > 0);
+  const client = clients.find(({ vms }) => vms.size > 0);
   const [vm] = client?.vms.values() ?? [];
   if (client === undefined || vm === undefined) return;
   const path = `/v1/vms/${vm.name}/metadata/secrets/own`;
@@ -160,7 +160,7 @@ const checkAudit = async (fleet: Fleet, clients: readonly FleetClient[]): Promis
   const { json } = await http({ socketPath, path: `/v1/audit?regions=all&path=/secrets/own&vm=${vm.name}` });
   assert.deepEqual(json['missing'], []);
   const events = json['events'] as unknown as readonly { readonly vm: string; readonly host: string }[];
-  const [host] = fleet.hosts.filter(({ machine }) => [...machine.running.values()].includes(vm.name));
+  const host = fleet.hosts.find(({ machine }) => [...machine.running.values()].includes(vm.name));
   assert.ok(events.length > 0 && events.every((event) => event.vm === vm.name));
   if (host !== undefined) assert.deepEqual(new Set(events.map((event) => event.host)), new Set([host.name]));
   for (const { name } of fleet.hosts) {

@@ -17,6 +17,7 @@ const kitOf = (region: Store, global: Store, wallMs: () => number = Date.now): K
   global,
   host: {} as HostPort,
   images: {} as ImagePort,
+  connected: () => new Map(),
   regionName: 'local',
   wallMs,
   randomBytes,

@@ -20,6 +20,8 @@ export interface Kit {
   readonly global: Store;
   readonly host: HostPort;
   readonly images: ImagePort;
+  /** Hosts of the region that this manager can ask one by one, by name. */
+  readonly connected: () => ReadonlyMap<string, HostPort>;
   /** The region's name, as index keys have it. */
   readonly regionName: string;
   /** Milliseconds since the epoch. */

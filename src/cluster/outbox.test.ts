@@ -35,6 +35,7 @@ test('Outbox brings every change over once and in order, wherever it crashes', a
     global,
     host: {} as HostPort,
     images: {} as ImagePort,
+    connected: () => new Map(),
     regionName: 'local',
     wallMs: Date.now,
     randomBytes,

@@ -126,6 +126,11 @@ export class Peers {
     return this.#answer(region, identity, { method, path, headers: {}, body: undefined }, signal);
   }
 
+  /** What a manager of the region answers to a question of this one, on behalf of who asks it. As `ask`. */
+  async get(region: string, identity: Identity, path: string, signal: AbortSignal): Promise<Response> {
+    return responseOf(await this.fetch(region, identity, { method: 'GET', path }, signal), 'GET');
+  }
+
   async #answer(
     region: string,
     identity: Identity,

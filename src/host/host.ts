@@ -10,10 +10,6 @@ import { buildOf } from '../parts/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
-  type AuditEvent,
-  type AuditFilter,
-  type AuditPage,
-  type AuditQuery,
   type Boot,
   type ChangeOptions,
   type ConsolePort,
@@ -37,7 +33,7 @@ import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { insideOf } from './guest-inside.ts';
-import { auditFrom, auditPage } from './host-audit.ts';
+import { HostAudit } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { ImageCache, type ImageSource } from './image-cache.ts';
@@ -68,10 +64,6 @@ export interface HostOptions extends Omit<HostParts, Made> {
   readonly onTrouble: (vm: string | undefined, what: string) => void;
 }
 
-interface CallOptions {
-  readonly signal?: AbortSignal | undefined;
-}
-
 const vmPrefix = 'vm/';
 const beginAnewAfterMs = 500;
 const openAnewAgainMs = 5_000;
@@ -86,6 +78,9 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
+  readonly audit: HostPort['audit'];
+  readonly followAudit: HostPort['followAudit'];
+  readonly checkAudit: HostPort['checkAudit'];
   readonly #images: ImageCache;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
@@ -121,6 +116,8 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    const asked = new HostAudit(this.#audit, { drain: () => this.#drainRings(), ended: this.#stop.signal });
+    ({ audit: this.audit, followAudit: this.followAudit, checkAudit: this.checkAudit } = asked);
     this.#domains = new DomainWatch({
       uri: options.libvirtUri ?? 'qemu:///system',
       onTrouble: (what) => options.onTrouble(undefined, what),
@@ -342,7 +339,10 @@ export class Host implements HostPort, AsyncDisposable {
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => {
+        const { bootId } = this.#vms.get(record.name)?.status ?? {};
+        return this.#audit.append(records, { bootId, account: record.account });
+      },
       kept: {
         persist: async (commits) => {
           try {
@@ -507,19 +507,6 @@ export class Host implements HostPort, AsyncDisposable {
       throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
     }
     return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
-  }
-
-  async audit(query: AuditQuery, options: CallOptions = {}): Promise<AuditPage> {
-    this.#drainRings();
-    return auditPage(this.#audit, query, options);
-  }
-
-  async followAudit(
-    filter: AuditFilter,
-    { after, signal = this.#stop.signal }: CallOptions & { readonly after?: string | undefined },
-  ): Promise<AsyncIterable<AuditEvent>> {
-    this.#drainRings();
-    return auditFrom(this.#audit, filter, after, signal);
   }
 
   async status(): Promise<HostStatus> {

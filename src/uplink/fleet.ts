@@ -3,11 +3,10 @@ import {
   type AuditEvent,
   type AuditFilter,
   type AuditFollowOptions,
-  type AuditPage,
-  type AuditQuery,
   type CallOptions,
   decodeRecord,
   type FileProblem,
+  type HostPort,
   type HostStatus,
   ownHost,
   VmRecord,
@@ -46,18 +45,21 @@ export class Fleet extends RemoteHost {
     return this.#options.checkSpec(text);
   }
 
-  override async audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage> {
-    return (await this.#auditOf(query)).audit(query, options);
+  override async followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
+    const { vm } = filter;
+    const caller = vm === undefined ? this.#only() : await this.#hostOf({ id: '', name: vm });
+    return new RemoteHost(() => caller).followAudit(filter, options);
   }
 
-  override async followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
-    return (await this.#auditOf(filter)).followAudit(filter, options);
+  /** Those that are connected, one by one. */
+  connected(): Map<string, HostPort> {
+    return new Map([...this.#options.callers].map(([name, caller]) => [name, new RemoteHost(() => caller)]));
   }
 
   /** The sums of those that are connected. */
   override async status(options?: CallOptions): Promise<HostStatus> {
-    const { callers, name, version } = this.#options;
-    const all = await Promise.all([...callers.values()].map((caller) => new RemoteHost(() => caller).status(options)));
+    const { name, version } = this.#options;
+    const all = await Promise.all([...this.connected().values()].map((host) => host.status(options)));
     const sum = (of: (status: HostStatus) => number): number => all.reduce((total, status) => total + of(status), 0);
     const rejected = new Map<string, number>();
     for (const { metadataServers } of all)
@@ -102,11 +104,6 @@ export class Fleet extends RemoteHost {
       'HOST_UNAVAILABLE',
       `the host "${host}", which has VM "${name}", is not connected; try again`,
     );
-  }
-
-  async #auditOf({ vm }: AuditFilter): Promise<RemoteHost> {
-    const caller = vm === undefined ? this.#only() : await this.#hostOf({ id: '', name: vm });
-    return new RemoteHost(() => caller);
   }
 
   /** What is not about a VM, and no host is named, is asked of the one host that there is. */

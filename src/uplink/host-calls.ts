@@ -1,6 +1,15 @@
 /** What a manager asks of a host: the calls of `HostPort`. */
 import * as z from 'zod';
-import type { Attachment, AuditEvent, GuestInside, HostStatus, TreeCommit, TreeEntry } from '../records/index.ts';
+import type {
+  Attachment,
+  AuditCheck,
+  AuditEvent,
+  AuditLink,
+  GuestInside,
+  HostStatus,
+  TreeCommit,
+  TreeEntry,
+} from '../records/index.ts';
 import type { AuditRecord, Explanation } from '../tree/index.ts';
 import { Bytes } from './calls.ts';
 import { FileProblemMessage } from './uplink-error.ts';
@@ -158,6 +167,8 @@ const Inside = z.object({
 }) satisfies z.ZodType<GuestInside>;
 
 const auditFilter = {
+  account: z.string().max(64).optional(),
+  vms: z.strictObject({ names: z.array(text), prefixes: z.array(text) }).optional(),
   vm: z.string().max(64).optional(),
   path: path.optional(),
   uid: whole.optional(),
@@ -183,7 +194,19 @@ const AuditRecordMessage = z.object({
   droppedOthers: whole.optional(),
   bootId: text.optional(),
 }) satisfies z.ZodType<AuditRecord>;
-const Event = z.object({ id: z.string().max(64), record: AuditRecordMessage }) satisfies z.ZodType<AuditEvent>;
+const Event = z.object({
+  id: z.string().regex(/^\d{1,15}$/),
+  atMs: whole,
+  record: AuditRecordMessage,
+}) satisfies z.ZodType<AuditEvent>;
+
+const Link = z.object({ sequence: whole, chain: z.string().regex(/^[0-9a-f]{64}$/) }) satisfies z.ZodType<AuditLink>;
+const Check = z.object({
+  records: whole,
+  problems: z.array(z.object({ file: text, line: whole, what: text })),
+  last: Link,
+  isEnd: z.boolean(),
+}) satisfies z.ZodType<AuditCheck>;
 
 const Status = z.object({
   name: text,
@@ -261,13 +284,14 @@ export const hostCalls = {
       fromMs: z.number().optional(),
       untilMs: z.number().optional(),
       newestFirst: z.boolean().optional(),
-      cursor: text.optional(),
+      after: z.strictObject({ atMs: z.int(), sequence: whole.optional() }).optional(),
       limit: whole,
     }),
     answer: z
-      .object({ events: z.array(Event), next: text.optional() })
+      .object({ events: z.array(Event), next: z.object({ atMs: whole, sequence: whole }).optional() })
       .transform(({ events, next }) => ({ events, next })),
   },
+  checkAudit: { args: z.strictObject({ after: Link.optional() }), answer: Check },
   followAudit: { args: z.strictObject({ ...auditFilter, after: text.optional() }), answer: nothing, item: Event },
   status: { args: nothing, answer: Status },
 } as const;

@@ -60,7 +60,7 @@ const tiers: readonly Tier[] = [
     name: 'cli',
     title: 'the porthole command before the API, on pipes, terminals and in shells',
     files: ['test/cli/**/*.test.ts'],
-    minimumTests: 27,
+    minimumTests: 28,
     limitSeconds: 840,
     concurrency: 2,
     withPrevious: true,

@@ -106,9 +106,10 @@ export const createCommand = (vm: Command, shell: Shell): void => {
         .default('on-failure'),
     )
     .addOption(
-      new Option('--restart-where <where>', 'when its host is lost: there, once it is back, or on another host')
-        .choices(['here', 'elsewhere'])
-        .default('here'),
+      new Option(
+        '--restart-where <where>',
+        'when its host is lost: there, once it is back, or on another; default: here',
+      ).choices(['here', 'elsewhere']),
     )
     .option('--stateless', 'nothing on its disk needs to be kept: it may begin anew on another host')
     .option('--grace <seconds>', 'how long the guest has to stop by itself; default: 30', parseCount(0, 3600))

@@ -262,6 +262,8 @@ export const CreateVm = z
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
     for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
+    if (vm.disk === 'network' && vm.kind === 'attached')
+      context.addIssue({ code: 'custom', path: ['disk'], message: 'an attached VM has its disks where it is started' });
     if (vm.disk === 'network' && vm.diskBytes === undefined)
       context.addIssue({ code: 'custom', path: ['diskBytes'], message: 'a network disk needs its size' });
     for (const message of elsewhereProblems(vm)) context.addIssue({ code: 'custom', path: ['restartWhere'], message });

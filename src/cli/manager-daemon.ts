@@ -91,16 +91,18 @@ export class ManagerDaemon implements AsyncDisposable {
       version,
       onTrouble,
     });
+    const { hosts: fleet, enrolment } = this.#uplink;
     this.#disks = await this.#openDisks();
     this.#manager = await Manager.open({
       disks: this.#disks,
       region,
       global,
       regionName,
-      host: this.#uplink.hosts,
+      host: fleet,
+      connected: () => fleet.connected(),
       ownHost: false,
       fencingMarginMs: hostLeaseSeconds * 1000 * marginPart,
-      enrolment: this.#uplink.enrolment,
+      enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
       ...upkeepOf(this.#stores, stateDirectory, this.#options),
     });

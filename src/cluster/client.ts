@@ -56,6 +56,7 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   cancelOperation: ['post', '/v1/operations/{id}/cancel'],
   queryAudit: ['get', '/v1/audit'],
   followAudit: ['get', '/v1/audit/stream'],
+  checkAudit: ['get', '/v1/hosts/{host}/audit/check'],
   listImages: ['get', '/v1/images'],
   uploadFile: ['post', '/v1/uploads'],
   addImage: ['post', '/v1/images'],

@@ -5,6 +5,7 @@ import { type HostPort, type NetworkDisks, ownHost, type Resources } from '../re
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
+import { FleetAudit } from './audit.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
 import { Disks } from './disks.ts';
@@ -39,6 +40,8 @@ export interface ManagerOptions {
   readonly regionName?: string | undefined;
   /** The host that is given is in this process, as the one of this name; default: `ownHost`. False: none is. */
   readonly ownHost?: string | false | undefined;
+  /** Hosts of the region that can be asked one by one; default: the one in this process. */
+  readonly connected?: (() => ReadonlyMap<string, HostPort>) | undefined;
   /** What VMs may take of it; undefined: as much as they like. */
   readonly capacity?: Resources | undefined;
   /** uids to give to its VMs, one each; undefined: everything runs as the daemon's user. */
@@ -67,6 +70,7 @@ export class Manager implements AsyncDisposable {
   readonly regions: Regions;
   readonly peers: Peers;
   readonly hosts: Hosts;
+  readonly audit: FleetAudit;
   readonly vms: Vms;
   readonly batches: Batches;
   readonly keys: Keys;
@@ -85,10 +89,12 @@ export class Manager implements AsyncDisposable {
 
   private constructor(options: ManagerOptions) {
     const { region, global, host, log, regionName, upkeep, wallMs } = options;
+    const own = ownHostOf(options);
     this.kit = {
       region,
       global,
       host,
+      connected: options.connected ?? (() => new Map(own === undefined ? [] : [[own, host]])),
       log,
       regionName: regionName ?? 'local',
       wallMs: wallMs ?? Date.now,
@@ -103,7 +109,8 @@ export class Manager implements AsyncDisposable {
     this.images = new Images(this.kit, { operations: this.operations, outbox: this.outbox, accounts: this.accounts });
     this.regions = new Regions(this.kit);
     this.peers = new Peers(this.kit, this.regions);
-    this.hosts = new Hosts(this.kit, ownHostOf(options));
+    this.hosts = new Hosts(this.kit, own);
+    this.audit = new FleetAudit(this.kit, this.hosts);
     this.vms = new Vms(this.kit, {
       operations: this.operations,
       images: this.images,

@@ -11,10 +11,6 @@ import { ImageStore } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
-  type AuditEvent,
-  type AuditFilter,
-  type AuditPage,
-  type AuditQuery,
   type Boot,
   type ChangeOptions,
   type ConsolePort,
@@ -43,7 +39,7 @@ import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { insideOf } from './guest-inside.ts';
-import { auditFrom, auditPage } from './host-audit.ts';
+import { HostAudit } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
@@ -97,6 +93,9 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
+  readonly audit: HostPort['audit'];
+  readonly followAudit: HostPort['followAudit'];
+  readonly checkAudit: HostPort['checkAudit'];
   readonly #imageStore: ImageStore;
   readonly #images: HostImages;
   readonly #domains: DomainWatch;
@@ -139,6 +138,8 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    const asked = new HostAudit(this.#audit, { drain: () => this.#drainRings(), ended: this.#stop.signal });
+    ({ audit: this.audit, followAudit: this.followAudit, checkAudit: this.checkAudit } = asked);
     this.#domains = new DomainWatch({
       uri: options.libvirtUri ?? 'qemu:///system',
       onTrouble: (what) => options.onTrouble(undefined, what),
@@ -362,7 +363,10 @@ export class Host implements HostPort, AsyncDisposable {
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => {
+        const { bootId } = this.#vms.get(record.name)?.status ?? {};
+        return this.#audit.append(records, { bootId, account: record.account });
+      },
       kept: {
         persist: async (commits) => {
           try {
@@ -519,19 +523,6 @@ export class Host implements HostPort, AsyncDisposable {
       throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
     }
     return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
-  }
-
-  async audit(query: AuditQuery, options: CallOptions = {}): Promise<AuditPage> {
-    this.#drainRings();
-    return auditPage(this.#audit, query, options);
-  }
-
-  async followAudit(
-    filter: AuditFilter,
-    { after, signal = this.#stop.signal }: CallOptions & { readonly after?: string | undefined },
-  ): Promise<AsyncIterable<AuditEvent>> {
-    this.#drainRings();
-    return auditFrom(this.#audit, filter, after, signal);
   }
 
   addImage(

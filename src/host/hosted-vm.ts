@@ -135,7 +135,7 @@ export class HostedVm {
       owner: { uid: record.uid, gid: isAttached ? parts.attachGid : undefined },
       launcher: parts.launcher,
       audit: parts.audit,
-      bootId: () => this.#status.bootId,
+      recordsOf: () => ({ bootId: this.#status.bootId, account: record.account }),
       otherHolders: () => (record.metadataServer === undefined ? [] : metadataHolders(this.#status.bootId)),
       keeper: parts.keeper,
       isAttached,
@@ -340,7 +340,7 @@ export class HostedVm {
   }
 
   async #newMetadata(wish: MetadataServerRecord): Promise<void> {
-    const { kind, network, uid } = this.#record;
+    const { kind, network, uid, account } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -353,9 +353,9 @@ export class HostedVm {
       tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
-      audit: (record) => audit.append([record], bootOf()),
+      audit: (record) => audit.append([record], { bootId: bootOf(), account }),
       boot: bootOf(),
-      onToken: (event) => audit.append([tokenAudit(name, event)], event.boot),
+      onToken: (event) => audit.append([tokenAudit(name, event)], { bootId: event.boot, account }),
       onTokenState: (state) => {
         this.#tell({ token: tokenOf(state) });
         if (state.compromised === true) this.#endCompromised();

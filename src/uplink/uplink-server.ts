@@ -8,7 +8,7 @@ import { connect as connectHttp2, performServerHandshake } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
-import { decodeRecord, encodeRecord, type HostPort, HostRecord, hostKey, hostLiveKey } from '../records/index.ts';
+import { decodeRecord, encodeRecord, HostRecord, hostKey, hostLiveKey } from '../records/index.ts';
 import { keyText, type Page, prefixRange, type Store } from '../store/index.ts';
 import { Authority, hostOfAltName, keyIdOf } from './authority.ts';
 import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
@@ -54,7 +54,7 @@ const renewCredentialsMs = 24 * 3_600_000;
 
 export class UplinkServer implements AsyncDisposable {
   /** What managers ask of hosts: each VM's own is asked. */
-  readonly hosts: HostPort;
+  readonly hosts: Fleet;
   readonly enrolment: Enrolment;
   readonly authority: Authority;
   readonly #options: UplinkServerOptions;

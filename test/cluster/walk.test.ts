@@ -301,11 +301,15 @@ test('every operation gives the answers that are its own', async (t) => {
     rule: 'default',
     errno: 'EACCES',
   };
-  for (const n of [1, 2, 3]) api.host.audits.push({ id: `1.${n}`, record });
+  for (let n = 0; n < 3; n++) api.host.recorded(record);
   const audit = await ok(200, { path: '/v1/audit?vm=web-1&verdict=denied&limit=2' });
   await ok(200, { path: `/v1/audit?vm=web-1&cursor=${String(audit.json['next'])}` });
-  await readEvents(api, { path: '/v1/audit/stream?uid=5', headers: { 'last-event-id': '1.1' } }, 2);
-  await expect(api, 410, 'COMPACTED', { path: '/v1/audit/stream', headers: { 'last-event-id': '9.9' } });
+  await expect(api, 400, 'BAD_CURSOR', { path: '/v1/audit?cursor=x' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/hosts/none/audit/check' });
+  const checked = await ok(200, { path: '/v1/hosts/local/audit/check' });
+  await ok(200, { path: `/v1/hosts/local/audit/check?after=${String(checked.json['last'])}` });
+  await readEvents(api, { path: '/v1/audit/stream?uid=5', headers: { 'last-event-id': '1' } }, 2);
+  await expect(api, 410, 'COMPACTED', { path: '/v1/audit/stream', headers: { 'last-event-id': '9' } });
 
   // Keys
   const key = await ok(201, {

@@ -138,6 +138,8 @@ export const HostRecord = z.looseObject({
   draining: z.boolean(),
   /** uids to give to its VMs, one each; missing: everything runs as the daemon's user. */
   uids: z.looseObject({ first: z.int().positive(), count: z.int().positive() }).optional(),
+  /** It has had a lease: one that has none is not heard of. Missing: it is of before there were leases. */
+  leases: z.boolean().optional(),
   /** Which certificate is its own now, where it is connected by one. */
   certificateId: z.string().optional(),
   addedAtMs: millis,

@@ -5,6 +5,7 @@ import { type HostPort, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
+import { Addresses } from './addresses.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
 import { Hosts } from './hosts.ts';
@@ -55,6 +56,7 @@ export class Manager implements AsyncDisposable {
   readonly operations: Operations;
   readonly images: Images;
   readonly accounts: Accounts;
+  readonly addresses: Addresses;
   readonly regions: Regions;
   readonly peers: Peers;
   readonly hosts: Hosts;
@@ -88,6 +90,7 @@ export class Manager implements AsyncDisposable {
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
     this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
+    this.addresses = new Addresses(this.kit);
     this.images = new Images(this.kit, { operations: this.operations, outbox: this.outbox, accounts: this.accounts });
     this.regions = new Regions(this.kit);
     this.peers = new Peers(this.kit, this.regions);
@@ -97,6 +100,7 @@ export class Manager implements AsyncDisposable {
       images: this.images,
       hosts: this.hosts,
       accounts: this.accounts,
+      addresses: this.addresses,
       regions: this.regions,
     });
     this.batches = new Batches(this.kit, {
@@ -106,7 +110,12 @@ export class Manager implements AsyncDisposable {
       leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
     });
     this.keys = new Keys(this.kit, this.outbox);
-    this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
+    this.reconciler = new Reconciler(this.kit, {
+      vms: this.vms,
+      operations: this.operations,
+      hosts: this.hosts,
+      addresses: this.addresses,
+    });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }

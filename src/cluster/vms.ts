@@ -21,6 +21,7 @@ import {
 } from '../records/index.ts';
 import { type Condition, type Entry, keyText, type Operation, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
+import type { Addresses } from './addresses.ts';
 import { readCursor, writeCursor } from './cursor.ts';
 import type { Hosts } from './hosts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
@@ -120,19 +121,28 @@ export class Vms {
   readonly #images: Images;
   readonly #hosts: Hosts;
   readonly #accounts: Accounts;
+  readonly #addresses: Addresses;
   readonly #regions: Regions;
   /** VMs that were asked for lately, in order. */
   readonly #refs = new Map<string, VmRef & { readonly account: string }>();
 
   constructor(
     kit: Kit,
-    parts: { operations: Operations; images: Images; hosts: Hosts; accounts: Accounts; regions: Regions },
+    parts: {
+      operations: Operations;
+      images: Images;
+      hosts: Hosts;
+      accounts: Accounts;
+      addresses: Addresses;
+      regions: Regions;
+    },
   ) {
     this.#kit = kit;
     this.#operations = parts.operations;
     this.#images = parts.images;
     this.#hosts = parts.hosts;
     this.#accounts = parts.accounts;
+    this.#addresses = parts.addresses;
     this.#regions = parts.regions;
   }
 
@@ -141,8 +151,8 @@ export class Vms {
   }
 
   /**
-   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a name, a disk smaller than the image), TOO_LARGE (the spec), NO_HOST, QUOTA_EXCEEDED, FULL (no uid is left),
-   * WRONG_STATE (an account that is being deleted).
+   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a name, a disk smaller than the image), TOO_LARGE (the spec), NO_HOST, QUOTA_EXCEEDED, FULL (no uid, no
+   * address is left), WRONG_STATE (an account that is being deleted, a region without addresses).
    */
   async create(
     account: string,
@@ -176,6 +186,7 @@ export class Vms {
       looked = undefined;
       const type = wish.type ?? 'attached';
       const slot = await freeSlot(this.#kit, owner.record, type, id);
+      const given = await this.#addresses.take(wish.network, name);
       const record: VmRecord = {
         id,
         name,
@@ -188,6 +199,7 @@ export class Vms {
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
         network: networkFor(owner.record, wish),
+        ...(given && { addresses: given.addresses }),
         labels: { ...labels },
         restart: wish.restart,
         desired: wish.start ? 'running' : 'stopped',
@@ -221,6 +233,7 @@ export class Vms {
             { key: slot, exists: false },
             owner.condition,
             ...seat.conditions,
+            ...(given?.conditions ?? []),
             ...(image ? [image.condition] : []),
             ...more.conditions,
           ],
@@ -230,6 +243,7 @@ export class Vms {
             put(slot, { vm: name }),
             ...operations,
             ...seat.operations,
+            ...(given?.operations ?? []),
             ...(use === undefined ? [] : [put(use, { vm: name })]),
             ...(spec === undefined
               ? []

@@ -116,6 +116,8 @@ export const networkOf = (
   switch (network.mode) {
     case 'none':
       return undefined;
+    case 'routed':
+      throw new Error('this host gives VMs no routed network; create the VM with another one');
     case 'tap':
       return { kind: 'tap', interfaceName: network.device };
     case 'user':

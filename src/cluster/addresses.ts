@@ -6,9 +6,10 @@
 import { isIPv4, isIPv6 } from 'node:net';
 import { type AddressesRecord, PrefixesRecord, type VmRecord } from '../records/index.ts';
 import { type Condition, keyText, type Operation } from '../store/index.ts';
+import { addressOf, type IpFamily, numberOf } from '../wire/index.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { getRecord, type Kit, put, unchanged } from './kit.ts';
-import { addressOf, type Family, freeAt, hexOf, numberOf, type Span, sizeOf, spanOf } from './prefixes.ts';
+import { freeAt, hexOf, type Span, sizeOf, spanOf } from './prefixes.ts';
 import { ApiError } from './problem.ts';
 
 /** What a VM's transaction must have in it to have addresses. */
@@ -84,7 +85,7 @@ export class Addresses {
       operations.push(put(key, { vm }));
       return number;
     };
-    const address = async (family: Family, prefixes: readonly string[]): Promise<string | undefined> =>
+    const address = async (family: IpFamily, prefixes: readonly string[]): Promise<string | undefined> =>
       prefixes.length === 0 ? undefined : addressOf(family, await take(poolOf(family, prefixes)));
     const [four, six] = [await address('ipv4', ipv4), await address('ipv6', ipv6)];
     const ports: bigint[] = [];
@@ -151,7 +152,7 @@ export class Addresses {
 
 const names = { ipv4: 'IPv4 address', ipv6: 'IPv6 address' } as const;
 
-const poolOf = (family: Family, prefixes: readonly string[]): Pool => ({
+const poolOf = (family: IpFamily, prefixes: readonly string[]): Pool => ({
   what: names[family],
   of: prefixes.join(', '),
   spans: inOrder(prefixes.map((prefix) => spanOf(family, prefix))),

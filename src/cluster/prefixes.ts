@@ -1,7 +1,6 @@
-/** Prefixes of IPv4 and IPv6, as texts and as numbers. Pure. */
+/** Prefixes of IPv4 and IPv6, and what they have to give. Pure. */
 import { isIPv4, isIPv6 } from 'node:net';
-
-export type Family = 'ipv4' | 'ipv6';
+import { addressOf, type IpFamily, numberOf } from '../wire/index.ts';
 
 /** Numbers `first` to `last`, both included, that can be given out. */
 export interface Span {
@@ -13,30 +12,14 @@ const bitsOf = { ipv4: 32, ipv6: 128 } as const;
 /** Guests are told by router advertisement, which knows no wider ones; a wider IPv4 one is a mistake. */
 const lengths = { ipv4: [8, 32], ipv6: [64, 128] } as const;
 
-/** Of an address that is one. */
-export const numberOf = (family: Family, address: string): bigint => {
-  if (family === 'ipv4') return address.split('.').reduce((sum, byte) => (sum << 8n) | BigInt(byte), 0n);
-  // As RFC 5952 has it: groups in hex, one gap at most.
-  const [head = '', tail] = new URL(`http://[${address}]`).hostname.slice(1, -1).split('::');
-  const groups = (text: string): string[] => (text === '' ? [] : text.split(':'));
-  const [before, after] = [groups(head), groups(tail ?? '')];
-  const all = [...before, ...Array<string>(8 - before.length - after.length).fill('0'), ...after];
-  return all.reduce((sum, group) => (sum << 16n) | BigInt(`0x${group}`), 0n);
-};
-
-export const addressOf = (family: Family, number: bigint): string => {
-  if (family === 'ipv4') return [24n, 16n, 8n, 0n].map((shift) => (number >> shift) & 0xffn).join('.');
-  const groups = Array.from({ length: 8 }, (_, i) => ((number >> BigInt(112 - 16 * i)) & 0xffffn).toString(16));
-  return new URL(`http://[${groups.join(':')}]`).hostname.slice(1, -1);
-};
-
-export const hexOf = (family: Family, number: bigint): string => number.toString(16).padStart(bitsOf[family] / 4, '0');
+export const hexOf = (family: IpFamily, number: bigint): string =>
+  number.toString(16).padStart(bitsOf[family] / 4, '0');
 
 /**
  * What a prefix has to give: not its first address, and of IPv4 not its last, which would be mistaken for those of a network
  * and for all of it; of prefixes with fewer than four, all. Throws, with words for people, for what is no such prefix.
  */
-export const spanOf = (family: Family, prefix: string): Span => {
+export const spanOf = (family: IpFamily, prefix: string): Span => {
   const [, address = '', digits = ''] = /^([^/]*)\/(\d{1,3})$/.exec(prefix) ?? [];
   const [shortest, longest] = lengths[family];
   const length = Number(digits);

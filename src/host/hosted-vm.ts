@@ -3,11 +3,8 @@ import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import {
-  type Accelerator,
-  type ImageStore,
   isDown,
   killAllOf,
-  type Launcher,
   newVm,
   Vm,
   type VmPaths,
@@ -27,49 +24,20 @@ import {
   type VmStatusRecord,
 } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
-import type { AuditStore } from './audit-store.ts';
 import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
-import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
-import type { KeeperUnit } from './keeper-unit.ts';
+import type { HostParts } from './host-parts.ts';
 import { metadataHolders } from './metadata-way.ts';
 import { RecordWriter } from './record-writer.ts';
 import { tokenKey } from './token-keeper.ts';
 import { machineOf, makeDisk } from './vm-machine.ts';
 import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
+import { VmNetwork } from './vm-network.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import { readStatus, statusKey, statusOf } from './vm-status.ts';
 import type { VmTree } from './vm-tree.ts';
-
-/** What all VMs of a host share. */
-export interface HostParts {
-  readonly store: Store;
-  readonly stateDirectory: string;
-  readonly runDirectory: string;
-  readonly launcher: Launcher;
-  readonly accelerator: { readonly accelerator: Accelerator; readonly groups: readonly number[] };
-  readonly images: ImageStore;
-  /** The group that may read images; undefined where everything runs as this user. */
-  readonly imageGid: number | undefined;
-  readonly audit: AuditStore;
-  /** The group that may connect to the devices of VMs that others start. */
-  readonly attachGid: number | undefined;
-  /** PEM. Metadata servers on tap devices are reached by HTTPS too. */
-  readonly metadataTls?: { readonly cert: string; readonly key: string } | undefined;
-  /** The libvirt of this host, for VMs that have a domain there. */
-  readonly domains: DomainWatch;
-  readonly keeper: KeeperUnit;
-  readonly version: string;
-  /** What device processes run that are started now. */
-  readonly deviceBuild: string;
-  /** Where device processes find what they run; undefined: here. */
-  readonly deviceRoot: URL | undefined;
-  /** One of another version was found, and can be replaced. */
-  readonly onOutdated: (vm: string) => void;
-  readonly onTrouble: (vm: string, what: string) => void;
-}
 
 /** Written by the host for itself: how it finds a machine again. */
 interface MachineRecord {
@@ -104,6 +72,7 @@ export class HostedVm {
   readonly #statusWriter: RecordWriter<VmStatusRecord>;
   readonly #machineWriter: RecordWriter<MachineRecord>;
   readonly #boots: Boots;
+  readonly #network: VmNetwork;
   /** Of a VM that wants one, unless it could not be made; then a boot tries again. */
   #metadata: VmMetadata | undefined;
   #opening: Promise<void> | undefined;
@@ -135,6 +104,7 @@ export class HostedVm {
     this.#machineWriter = new RecordWriter(parts.store, machineKey(record.name), onTrouble);
     this.#status = status ?? statusOf(record, 'creating');
     this.#boots = new Boots(parts.store, record.name, this.#status.bootNumber);
+    this.#network = new VmNetwork({ network: parts.network, record, tree, onTrouble });
     const isAttached = record.kind === 'attached';
     this.#served = new VmServed({
       vm: record.name,
@@ -248,6 +218,7 @@ export class HostedVm {
         if (isDown(saved.state)) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
         else {
           void this.#serve();
+          this.#network.attachRunning();
           this.#metadata?.beReached().catch((error: unknown) => this.#tellMetadata(error));
         }
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
@@ -345,7 +316,7 @@ export class HostedVm {
   }
 
   async #newMetadata(wish: MetadataServerRecord): Promise<void> {
-    const { kind, network, uid } = this.#record;
+    const { kind, uid } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -354,7 +325,7 @@ export class HostedVm {
       tree,
       store,
       wish,
-      tap: network.mode === 'tap' ? network.device : undefined,
+      tap: this.#network.tap,
       tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
@@ -388,12 +359,8 @@ export class HostedVm {
   async statistics(): Promise<Statistics> {
     const machine = this.#machine;
     const pid = machine?.qemuPid;
-    const { network } = this.#record;
     const values = await valuesOf({
-      qemu:
-        pid === undefined
-          ? undefined
-          : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
+      qemu: pid === undefined ? undefined : { pid, qmp: machine?.qmp, tap: this.#network.tap },
       counters: await this.#served.counters(),
       metadata: this.metadataCounters,
       denialsTotal: this.#served.denialsTotal,
@@ -407,7 +374,9 @@ export class HostedVm {
     if (this.#over || this.#showing || !this.tree.isServed) return;
     this.#showing = true;
     try {
-      const edits = statusEdits((await this.statistics()).values, this.tree.replica.snapshot);
+      const { values } = await this.statistics();
+      const { snapshot } = this.tree.replica;
+      const edits = [...statusEdits(values, snapshot), ...this.#network.edits(snapshot)];
       if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
     } catch (error) {
       this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
@@ -473,6 +442,7 @@ export class HostedVm {
         await this.#served.start(signal);
         // No guest is connected between two boots.
         await this.#served.refresh();
+        await this.#network.attach();
         await this.#openMetadata();
         signal.throwIfAborted();
         await this.#metadata?.beReached();
@@ -484,6 +454,7 @@ export class HostedVm {
           vhostUserSocket: this.devicePaths.vhostUser,
           ninepSocket: this.devicePaths.ninep,
           vsockSocket: this.devicePaths.vsockFront,
+          tap: this.#network.tap,
           metadataSockets: this.devicePaths.metadata,
         });
       },
@@ -521,6 +492,7 @@ export class HostedVm {
     // One that is about to be started again keeps its device process.
     if (!isDown(machine.state) || wakeAtMs !== undefined) return;
     this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+    this.#network.detachDown();
     this.#served.stop().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
     });
@@ -568,6 +540,7 @@ export class HostedVm {
     await this.#metadata?.[Symbol.asyncDispose]();
     await this.#served.stop();
     await this.#served.release();
+    await this.#network.detach();
     this.#machineWriter.close();
     // The next VM may be given this user.
     if (this.#record.uid !== undefined) killAllOf(this.#record.uid);

@@ -2,11 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Manager } from '../../src/cluster/index.ts';
-import { addressOf } from '../../src/cluster/prefixes.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
 import { VmRecord } from '../../src/records/index.ts';
 import { keyText, type Stores } from '../../src/store/index.ts';
+import { addressOf } from '../../src/wire/index.ts';
 import { until } from '../until.ts';
 import { inSqlite } from './connections.ts';
 import { addHost } from './hosts.ts';

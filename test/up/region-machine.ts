@@ -14,7 +14,7 @@ import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 
 /** One process of `porthole`, and what it told. */
-class Daemon<E extends { readonly event: string }> {
+export class Daemon<E extends { readonly event: string }> {
   readonly events: E[] = [];
   readonly child: ChildProcess;
   said = '';

@@ -16,7 +16,8 @@ export type AuditEvent = z.infer<typeof routes.AuditEventShape>;
 export type TreeEntry = z.infer<typeof routes.EntryShape>;
 export type Directory = z.infer<typeof routes.DirectoryShape>;
 export type Tree = z.infer<typeof routes.TreeShape>;
-export type Store = ResultOf<'getHost'>['stores']['region'];
+export type HostStatus = ResultOf<'getHost'>;
+export type Store = HostStatus['stores']['region'];
 export type Top = ResultOf<'getTop'>;
 export type Attachment = ResultOf<'getAttachment'>;
 /** Of a policy: what it says of a path for a caller. */

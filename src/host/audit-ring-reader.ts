@@ -77,6 +77,8 @@ export class AuditRingReader implements Disposable {
   /** It holds nonsense. */
   #isBroken = false;
   #isClosed = false;
+  /** Records are being taken: what the log tells of itself meanwhile may ask for that again. */
+  #isTaking = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(options: AuditRingReaderOptions) {
@@ -232,9 +234,11 @@ export class AuditRingReader implements Disposable {
 
   #drain(): Drained {
     if (this.#isBroken) return 'nothing';
+    if (this.#isTaking) return 'blocked';
     let head = this.#readHead();
     if (head === undefined || head === this.#tail) return 'nothing';
     for (let doubts = 0; this.#tail !== head; ) {
+      this.#isTaking = true;
       try {
         if (!this.#takePiece(head)) return 'blocked';
         doubts = 0;
@@ -246,6 +250,8 @@ export class AuditRingReader implements Disposable {
         this.#isBroken = true;
         this.#options.onLie(error.message);
         return 'some';
+      } finally {
+        this.#isTaking = false;
       }
     }
     return 'some';

@@ -1,5 +1,14 @@
 import assert from 'node:assert/strict';
-import { appendFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -322,4 +331,39 @@ test('AuditStore takes each record of a ring once, wherever the daemon is killed
   ring.close();
   daemon.store[Symbol.dispose]();
   for (const reader of readers) reader[Symbol.dispose]();
+});
+
+test('AuditStore takes each record once when who hears that it can be written again writes at once', async (t) => {
+  const { directory, open } = storeIn(t);
+  const away = `${directory}-away`;
+  const store: AuditStore = open({
+    segmentBytes: 1,
+    onHealth: (writable) => {
+      if (!writable) return;
+      reader.drain();
+      store.append([recordOf(1)]);
+    },
+  });
+  const ringPath = path.join(directory, 'audit.ring');
+  const reader = new AuditRingReader({
+    path: ringPath,
+    vm: 'even',
+    log: store.ringLog(() => 'boot-1'),
+    onLie: assert.fail,
+    onTrouble: assert.fail,
+  });
+  const ring = new AuditRing(ringPath);
+  assert.equal(store.append([recordOf(3)]), true);
+  for (const pid of [1, 2, 3]) assert.equal(ring.record(recordOf(0, { pid })), true);
+  renameSync(directory, away);
+  assert.equal(reader.drain(), false);
+  renameSync(away, directory);
+  assert.equal(reader.drain(), true);
+  const found: string[] = [];
+  for await (const { sequence, record } of store.query({})) found.push(`${sequence} ${record.vm} ${record.pid}`);
+  assert.deepEqual(found, ['1 odd 1', '2 even 1', '3 even 2', '4 even 3', '5 odd 1']);
+  assert.equal(await store.verify(), undefined);
+  ring.close();
+  store[Symbol.dispose]();
+  reader[Symbol.dispose]();
 });

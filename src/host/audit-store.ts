@@ -194,6 +194,8 @@ export class AuditStore implements Disposable {
     this.#sequence = sequence;
     this.#chain = chain;
     for (const wake of this.#followers) wake();
+    // Who hears of it may append at once.
+    this.#health(true, '');
     return true;
   }
 
@@ -204,7 +206,7 @@ export class AuditStore implements Disposable {
 
   /** Tries whether a log that could not be written can be again. */
   probe(): boolean {
-    if (!this.#writable) this.#write(Buffer.from('\n'));
+    if (!this.#writable && this.#write(Buffer.from('\n'))) this.#health(true, '');
     return this.#writable;
   }
 
@@ -365,7 +367,6 @@ export class AuditStore implements Disposable {
       segment.bytes += written;
       segment.lastMs = this.#options.wallMs();
       this.#unsynced = true;
-      this.#health(true, '');
       return true;
     } catch (error) {
       this.#health(false, (error as NodeJS.ErrnoException).code ?? String(error));

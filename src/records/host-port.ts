@@ -539,6 +539,8 @@ export interface HostStatus {
   readonly freeMemoryBytes: number;
   readonly diskBytes: number;
   readonly freeDiskBytes: number;
+  /** Where this is a manager whose hosts are elsewhere: how many of them are connected, and summed up here. */
+  readonly hosts?: number | undefined;
   /** Why something does not work as it should, in words; empty when all is well. */
   readonly warnings: readonly string[];
   /** What device processes run that are started now. */

@@ -147,6 +147,7 @@ export class Fleet extends RemoteHost {
       freeMemoryBytes: sum(({ freeMemoryBytes }) => freeMemoryBytes),
       diskBytes: sum(({ diskBytes }) => diskBytes),
       freeDiskBytes: sum(({ freeDiskBytes }) => freeDiskBytes),
+      hosts: all.length,
       warnings:
         all.length === 0
           ? [noHostConnected]

@@ -23,7 +23,7 @@ test('porthole __complete answers from the tree of commands and from the API', a
   const { api } = stage;
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db-1', kind: 'attached' } });
   const expected: Readonly<Record<string, readonly string[]>> = {
-    'porthole m': ['words', 'metadata'],
+    'porthole m': ['words', 'metadata', 'manager'],
     'porthole vm st': ['words', 'start', 'stop'],
     'porthole vm show ': ['words', 'db-1', 'web-1'],
     'porthole vm start web-1 ': ['words', 'db-1'],

@@ -122,9 +122,9 @@ before(async () => {
 
 after(async () => {
   for (const program of Program.all) await program.end();
-  await agent.stop();
-  manager[Symbol.dispose]();
-  await server.stop();
+  await agent?.stop();
+  manager?.[Symbol.dispose]();
+  await server?.stop();
   rmSync(directory, { recursive: true, force: true });
 });
 

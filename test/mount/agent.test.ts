@@ -77,8 +77,8 @@ before(async () => {
 });
 
 after(async () => {
-  await agent.stop();
-  await server.stop();
+  await agent?.stop();
+  await server?.stop();
   rmSync(directory, { recursive: true, force: true });
 });
 

@@ -116,8 +116,8 @@ export const conformance = (
   });
 
   check('deletes as many keys at once as a transaction has room for', async ({ store }) => {
-    const names = Array.from({ length: limits.operations }, (_, i) => `k${i}`);
-    const half = names.slice(limits.operations / 2);
+    const names = Array.from({ length: most.operations }, (_, i) => `k${i}`);
+    const half = names.slice(most.operations / 2);
     const [puts, removes] = [names.map((key) => put(key)), names.map(remove)];
     await store.commit({ operations: puts });
     assert.equal((await store.commit({ operations: removes })).committed, true);

@@ -147,7 +147,8 @@ test('a full disk is told of to guests and over the API, and costs nothing that 
   t.diagnostic(`started with little room: ${(await client.call('getHost', {})).warnings.join('; ')}`);
   rmSync(filler);
   await until('the VM to be taken up', async () => (await client.call('getHost', {})).vms.length === 1);
-  assert.deepEqual([machine.devicePid('one'), machine.qemuPid('one')], pids);
+  const after = [machine.devicePid('one'), machine.qemuPid('one')];
+  assert.deepEqual(after, pids, machine.events.map((event) => JSON.stringify(event)).join('\n'));
   await until('the guest to append again', async () => Number(await guest('appended')) > appendedFull + 2, 60_000);
   await until('the guest to read the secret again', async () => Number(await guest('read')) > readFull + 2, 60_000);
   await write('instance/after', 'there is room');

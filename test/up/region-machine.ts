@@ -143,7 +143,7 @@ export class RegionMachine extends UpMachine {
     // By another connection than the one that is live.
     await until('the host to be asked', async () => {
       const status = await this.client.call('getHost', {}).catch(() => undefined);
-      return status !== undefined && !status.warnings.includes(noHostConnected);
+      return status?.hosts === 1 && !status.warnings.includes(noHostConnected);
     });
   }
 

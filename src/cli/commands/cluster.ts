@@ -181,7 +181,7 @@ const regionCommands = (program: Command, shell: Shell): void => {
 With any of these options, all are set: what is not named, there is none of.
 Machines keep what they were given.
 ${examples(
-  'porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64 --dns 10.0.0.53',
+  'porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64',
   'porthole region network --region eu',
 )}`,
     )

@@ -83,7 +83,7 @@ manager. Later starts need none: it has a certificate, and renews that.
 It begins when one manager can be reached, and goes on while none can: VMs run,
 their programs read what they were given, what needs the cluster is refused.
 ${examples(
-  'porthole host --manager manager-1 --manager manager-2 --region eu --join-key join.key',
+  'porthole host --manager m1 --manager m2 --region eu --join-key join.key',
   'porthole host --manager manager-1 --manager manager-2 --region eu',
 )}`,
     )

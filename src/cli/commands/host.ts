@@ -5,7 +5,7 @@ import { printable } from '../../wire/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import { apiCommand, examples, group, printJson, type Shell } from '../command.ts';
 import { finished, isFinished, subject } from '../operation.ts';
-import type { Operation, Store } from '../shapes.ts';
+import type { HostStatus, Operation, Store } from '../shapes.ts';
 import { facts, table } from '../table.ts';
 import { type Colours, paintFor } from '../terminal.ts';
 
@@ -71,13 +71,11 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
   terminal.out(
     facts(
       [
-        ['host', host.name],
+        host.hosts === undefined ? ['host', host.name] : ['manager of', `region ${host.name}`],
+        ['hosts', connectedHosts(host)],
         ['version', host.version],
         ['running', `since ${moment(Date.parse(host.startedAt), terminal.wallMs())}`],
-        ['accelerator', host.accelerator === 'kvm' ? 'kvm' : 'tcg (no usable /dev/kvm: guests are slow)'],
-        ['processors', String(host.cpus)],
-        ['memory', `${size(host.freeMemoryBytes)} free of ${size(host.memoryBytes)}`],
-        ['disk', `${size(host.freeDiskBytes)} free of ${size(host.diskBytes)}`],
+        ...(host.hosts === 0 ? [] : machineFacts(host)),
         ...(isDeepStrictEqual(region, global)
           ? [['store', storeText(region)] as const]
           : [['region store', storeText(region)] as const, ['global store', storeText(global)] as const]),
@@ -90,6 +88,18 @@ const status = async ({ api: connect, terminal }: Shell, flags: JsonFlags): Prom
   );
   for (const warning of host.warnings) terminal.out(`${paint.warning('warning')}: ${printable(warning)}\n`);
 };
+
+const connectedHosts = ({ hosts }: HostStatus): string | undefined => {
+  if (hosts === undefined) return undefined;
+  return hosts === 0 ? 'none connected' : `${hosts} connected; what follows is their sum`;
+};
+
+const machineFacts = (host: HostStatus): (readonly [name: string, value: string])[] => [
+  ['accelerator', host.accelerator === 'kvm' ? 'kvm' : 'tcg (no usable /dev/kvm: guests are slow)'],
+  ['processors', String(host.cpus)],
+  ['memory', `${size(host.freeMemoryBytes)} free of ${size(host.memoryBytes)}`],
+  ['disk', `${size(host.freeDiskBytes)} free of ${size(host.diskBytes)}`],
+];
 
 const storeText = ({ engine, endpoints = [], prefix, reachable }: Store): string =>
   `${engine}${engine === 'etcd' ? ` at ${endpoints.join(', ')}, below "${prefix}/"` : ''}${reachable ? '' : ': does not answer'}`;

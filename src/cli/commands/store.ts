@@ -64,7 +64,7 @@ Stop every daemon that uses the store first: each value is put again, and who
 remembers its revision takes that for somebody else's change. When it is
 interrupted, the next rotation does the rest. After --key-file, every daemon
 needs --key with the new file.
-${examples('porthole store rotate --store etcd://127.0.0.1:2379', 'porthole store rotate --store etcd://127.0.0.1:2379 --key-file /var/lib/porthole/key-2')}`,
+${examples('porthole store rotate --store etcd://127.0.0.1:2379', 'porthole store rotate --store etcd://127.0.0.1:2379 --key-file /root/key-2')}`,
     )
     .action((flags: RotateFlags) => rotate(shell, flags));
 

@@ -503,6 +503,10 @@ export const getHost = createRoute({
           freeMemoryBytes: z.int(),
           diskBytes: z.int(),
           freeDiskBytes: z.int(),
+          hosts: z.int().optional().openapi({
+            description:
+              'Of a manager whose hosts are machines of their own: how many are connected, whose sum this is.',
+          }),
           warnings: z.array(z.string()),
           vms: z.array(
             z.object({

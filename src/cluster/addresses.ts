@@ -73,7 +73,8 @@ export class Addresses {
     const { udpPorts = 0 } = network;
     if (ipv4.length === 0 && ipv6.length === 0)
       throw this.#missing('prefixes for routed networks', '--ipv4 10.20.0.0/16');
-    if (udp === undefined && udpPorts > 0) throw this.#missing('UDP ports', '--udp ADDRESS:FIRST-LAST');
+    if (udpPorts > 0 && (udp === undefined || ipv4.length === 0))
+      throw this.#missing('UDP ports that lead to IPv4 addresses', '--ipv4 10.20.0.0/16 --udp ADDRESS:FIRST-LAST');
     const conditions = [unchanged(prefixesKey, found)];
     const operations: Operation[] = [];
     const keys: string[] = [];

@@ -1,6 +1,6 @@
 /**
- * What dnsmasq is told: DHCP, DHCPv6 and router advertisements on the guests' tap devices, and nothing else. Each device has a
- * range of its own with one address, so that whose name a guest gives makes no difference.
+ * What dnsmasq is told: DHCP, DHCPv6 and router advertisements on the guests' tap devices, and nothing else. For IPv4 each device
+ * has a range of its own with one address; of both, an address is told on the device of its VM alone.
  */
 import { gateway, subnet64, type Tapped } from './attachment.ts';
 
@@ -20,7 +20,12 @@ const common = [
 ];
 
 export const dhcpConfiguration = (guests: readonly Tapped[]): string =>
-  `${[...common, ...guests.flatMap(linesOf)].join('\n')}\n`;
+  `${[...common, ...subnetsOf(guests).map((subnet) => `dhcp-range=${subnet},static,off-link,64`), ...guests.flatMap(linesOf)].join('\n')}\n`;
+
+/** Once each, however many guests are in it: their addresses are told by their MAC and device. */
+const subnetsOf = (guests: readonly Tapped[]): string[] => [
+  ...new Set(guests.flatMap(({ ipv6 }) => (ipv6 === undefined ? [] : [subnet64(ipv6)]))),
+];
 
 /** With a netmask of 32 bits the gateway is not on the guest's net: option 121 says that it is on its link (RFC 3442). */
 const linesOf = ({ tap, mac, ipv4, ipv6, dns }: Tapped): string[] => {
@@ -37,13 +42,8 @@ const linesOf = ({ tap, mac, ipv4, ipv6, dns }: Tapped): string[] => {
           `dhcp-option=tag:${tap},option:classless-static-route,${gateway}/32,0.0.0.0,0.0.0.0/0,${gateway}`,
           ...(dns4.length === 0 ? [] : [`dhcp-option=tag:${tap},option:dns-server,${dns4.join(',')}`]),
         ]),
-    ...(ipv6 === undefined
+    ...(ipv6 === undefined || dns6.length === 0
       ? []
-      : [
-          `dhcp-range=${subnet64(ipv6)},static,off-link,64`,
-          ...(dns6.length === 0
-            ? []
-            : [`dhcp-option=tag:${tap},option6:dns-server,${dns6.map((server) => `[${server}]`).join(',')}`]),
-        ]),
+      : [`dhcp-option=tag:${tap},option6:dns-server,${dns6.map((server) => `[${server}]`).join(',')}`]),
   ];
 };

@@ -50,6 +50,8 @@ export class HostNetwork {
   /** Nothing of it can be here. */
   #isUnused: boolean;
   #isReleased = false;
+  /** The last change did not come to its end. */
+  #hasFailed = false;
 
   constructor(options: HostNetworkOptions) {
     this.#options = options;
@@ -109,10 +111,9 @@ export class HostNetwork {
 
   /** Resolves when nothing of it is left. */
   detach(vmId: string): Promise<void> {
-    this.#attached.delete(vmId);
+    const had = this.#attached.delete(vmId);
     this.#made.delete(vmId);
-    if (this.#isUnused && this.#next === undefined) return Promise.resolve();
-    return this.#change();
+    return had || this.#hasFailed ? this.#change() : this.#changing;
   }
 
   /** Detaches all others, of which nobody knows any more. Never rejects. */
@@ -160,12 +161,17 @@ export class HostNetwork {
 
   /** What is asked for while a change is under way is one change after it. */
   #change(): Promise<void> {
-    this.#next ??= this.#changing.then(() => {
-      this.#next = undefined;
-      return this.#bringAbout();
-    });
+    this.#next ??= this.#changeAfter(this.#changing);
     this.#changing = this.#next.catch(() => {});
     return this.#next;
+  }
+
+  async #changeAfter(before: Promise<void>): Promise<void> {
+    await before;
+    this.#next = undefined;
+    this.#hasFailed = true;
+    await this.#bringAbout();
+    this.#hasFailed = false;
   }
 
   async #bringAbout(): Promise<void> {

@@ -180,10 +180,7 @@ const regionCommands = (program: Command, shell: Shell): void => {
       `
 With any of these options, all are set: what is not named, there is none of.
 Machines keep what they were given.
-${examples(
-  'porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64',
-  'porthole region network --region eu',
-)}`,
+${examples('porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64', 'porthole region network --region eu')}`,
     )
     .action(async ({ json, ...wish }: JsonFlags & Partial<Prefixes>) => {
       const api = shell.api();

@@ -65,41 +65,50 @@ test('routed VMs on two hosts', { skip }, async (t) => {
   const reaches = async (from: string, what: string): Promise<void> =>
     void (await until(
       `${from} to reach ${what}`,
-      async () => (await guest(from, `ping -c 1 -W 5 ${what} > /dev/null && echo reached`)) === 'reached',
+      async () => (await guest(from, `ping -c 1 -W 1 ${what} > /dev/null && echo reached`)) === 'reached',
       bootLimitMs,
     ));
 
   /** Datagrams for ports where nobody listens, by which it is known that they came. */
-  const arrived = async (name: string): Promise<number> =>
-    Number((await guest(name, "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp")).trim());
-  const untilArrived = async (name: string, send: () => unknown): Promise<void> => {
-    const before = await arrived(name);
+  const counted = {
+    ipv4: "awk '/^Udp: [0-9]/ { print $3 }' /proc/net/snmp",
+    ipv6: "awk '/^Udp6NoPorts/ { print $2 }' /proc/net/snmp6",
+  } as const;
+  const untilArrived = async (name: string, family: keyof typeof counted, send: () => unknown): Promise<void> => {
+    const arrived = async (): Promise<number> => Number(await guest(name, counted[family]));
+    const before = await arrived();
     await until('a datagram', async () => {
       await send();
-      return (await arrived(name)) > before;
+      return (await arrived()) > before;
     });
   };
+  const sends = (to: string): Promise<string> => guest('a', `bash -c 'echo hello > /dev/udp/${to}/5000'`);
 
   await t.test('reach each other by IPv4 over BGP, and by UDP', async () => {
     await reaches('a', b4!);
-    await untilArrived('b', () => guest('a', `bash -c 'echo hello > /dev/udp/${b4}/5000'`));
+    await untilArrived('b', 'ipv4', () => sends(b4!));
   });
 
-  await t.test('reach each other by IPv6', { skip: hasIpv6 ? false : 'this kernel has no IPv6' }, async () => {
-    for (const name of hostNames) {
-      await until('a router to advertise itself', async () =>
-        (await guest(name, 'ip -6 route show default')).includes('via fe80::'),
-      );
-      await guest(name, 'ip -6 address add $(cat /run/metadata/network/ipv6)/128 dev eth0');
-    }
-    await reaches('a', b6!);
-    await reaches('b', a6!);
-  });
+  await t.test(
+    'reach each other by IPv6, and by UDP',
+    { skip: hasIpv6 ? false : 'this kernel has no IPv6' },
+    async () => {
+      for (const name of hostNames) {
+        await until('a router to advertise itself', async () =>
+          (await guest(name, 'ip -6 route show default')).includes('via fe80::'),
+        );
+        await guest(name, 'ip -6 address add $(cat /run/metadata/network/ipv6)/128 dev eth0');
+      }
+      await reaches('a', b6!);
+      await reaches('b', a6!);
+      await untilArrived('b', 'ipv6', () => sends(b6!));
+    },
+  );
 
   await t.test('are reached by their port of the shared address', async () => {
     const port = String(a!.udp!.ports[0]);
     region.within('b', 'ip', 'route', 'add', '192.0.2.1/32', 'via', '10.0.0.1');
-    await untilArrived('a', () => region.within('b', 'bash', '-c', `echo hello > /dev/udp/192.0.2.1/${port}`));
+    await untilArrived('a', 'ipv4', () => region.within('b', 'bash', '-c', `echo hello > /dev/udp/192.0.2.1/${port}`));
   });
 
   await t.test('cannot send as one another, nor reach their host', async () => {

@@ -13,7 +13,7 @@ const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
-  ['device', 'uplink', 'network'],
+  ['device', 'disks', 'uplink', 'network'],
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];

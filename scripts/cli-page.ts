@@ -52,7 +52,8 @@ export const cliPage = (): string => {
   const index: string[] = [];
   const walk = (command: Command, words: string): void => {
     const below = command.commands.filter((one) => one.name() !== 'help');
-    if (below.length === 0 || words === 'porthole') {
+    // Those that have options do something by themselves.
+    if (below.length === 0 || command.options.length > 0) {
       sections.push(`## ${words}\n\n\`\`\`\n${helpOf(command)}\n\`\`\`\n`);
       if (words !== 'porthole')
         index.push(`| [\`${words}\`](#${words.replaceAll(' ', '-')}) | ${command.description()} |`);

@@ -4,6 +4,7 @@ import { OpenAPIHono } from '@hono/zod-openapi';
 import { HTTPException } from 'hono/http-exception';
 import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
+import { serveAudit } from './handlers/audit.ts';
 import { serveCluster } from './handlers/cluster.ts';
 import { serveJoinKeys } from './handlers/join-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
@@ -143,6 +144,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   serveVms(api);
   serveMetadata(api);
   serveRest(api);
+  serveAudit(api);
   serveStore(api);
   serveCluster(api);
   serveJoinKeys(api);

@@ -16,6 +16,7 @@ const kitOf = (region: Store, global: Store, wallMs: () => number = Date.now): K
   region,
   global,
   host: {} as HostPort,
+  connected: () => new Map(),
   regionName: 'local',
   wallMs,
   randomBytes,

@@ -19,6 +19,8 @@ export interface Kit {
   readonly region: Store;
   readonly global: Store;
   readonly host: HostPort;
+  /** Hosts of the region that this manager can ask one by one, by name. */
+  readonly connected: () => ReadonlyMap<string, HostPort>;
   /** The region's name, as index keys have it. */
   readonly regionName: string;
   /** Milliseconds since the epoch. */

@@ -34,6 +34,7 @@ test('Outbox brings every change over once and in order, wherever it crashes', a
     region,
     global,
     host: {} as HostPort,
+    connected: () => new Map(),
     regionName: 'local',
     wallMs: Date.now,
     randomBytes,

@@ -5,7 +5,7 @@
  */
 import { Buffer } from 'node:buffer';
 import { createHmac, timingSafeEqual } from 'node:crypto';
-import { type ClientRequest, type IncomingMessage, request } from 'node:http';
+import { type ClientRequest, type IncomingHttpHeaders, type IncomingMessage, request } from 'node:http';
 import { request as tlsRequest } from 'node:https';
 import type { Socket } from 'node:net';
 import { Readable } from 'node:stream';
@@ -97,8 +97,18 @@ export class Peers {
     return { account, role, vms, key, uid, ended: undefined };
   }
 
+  /** What a manager of the region answers to a question of this one, on behalf of who asks it. As `ask`. */
+  get(region: string, identity: Identity, url: string, signal: AbortSignal): Promise<Response> {
+    return this.#send(region, identity, { method: 'GET', url, headers: {} }, signal);
+  }
+
   /** The answer of a manager of the region. BAD_REQUEST, UNAVAILABLE, or the reason of the signal. */
-  async ask(region: string, identity: Identity, incoming: IncomingMessage, signal: AbortSignal): Promise<Response> {
+  ask(region: string, identity: Identity, incoming: IncomingMessage, signal: AbortSignal): Promise<Response> {
+    const { method = '', url = '/', headers } = incoming;
+    return this.#send(region, identity, { method, url, headers, body: incoming }, signal);
+  }
+
+  async #send(region: string, identity: Identity, asked: Asked, signal: AbortSignal): Promise<Response> {
     const found = await this.#regions.find(region);
     if (found === undefined)
       throw new ApiError('BAD_REQUEST', `there is no region "${region}"; "porthole region ls" lists them`);
@@ -107,20 +117,20 @@ export class Peers {
     const addresses = found.addresses.filter(isSafeAddress);
     const headers: Record<string, string> = { authorization: this.#claim(region, identity) };
     for (const name of passedOn) {
-      const value = incoming.headers[name];
+      const value = asked.headers[name];
       if (typeof value === 'string') headers[name] = value;
     }
     // Which of several is asked first does not matter, as long as it is not always the same.
     const first = Math.floor(Math.random() * addresses.length);
     let cause: unknown;
     for (let i = 0; i < addresses.length; i++) {
-      const url = new URL(incoming.url ?? '/', addresses[(first + i) % addresses.length]);
+      const url = new URL(asked.url, addresses[(first + i) % addresses.length]);
       try {
-        const options = { method: incoming.method!, headers, agent: false, signal, timeout: idleMs };
+        const options = { method: asked.method, headers, agent: false, signal, timeout: idleMs };
         const sending =
           url.protocol === 'https:' ? tlsRequest(url, { ...options, ca: authority }) : request(url, options);
         await connected(sending, url.protocol === 'https:');
-        return await answered(sending, incoming);
+        return await answered(sending, asked);
       } catch (error) {
         signal.throwIfAborted();
         if (!(error instanceof NotConnected)) throw this.#away(region, error);
@@ -143,6 +153,14 @@ export class Peers {
   }
 }
 
+/** A request, as it goes to another manager. */
+interface Asked {
+  readonly method: string;
+  readonly url: string;
+  readonly headers: IncomingHttpHeaders;
+  readonly body?: Readable;
+}
+
 /** Nothing of the request was sent. */
 class NotConnected extends Error {}
 
@@ -160,17 +178,18 @@ const connected = async (sending: ClientRequest, isTls: boolean): Promise<void> 
   }
 };
 
-const answered = async (sending: ClientRequest, incoming: IncomingMessage): Promise<Response> => {
+const answered = async (sending: ClientRequest, { method, body }: Asked): Promise<Response> => {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
   sending.once('response', resolve).on('error', reject);
   sending.once('timeout', () => sending.destroy(new Error('nothing came for a minute')));
-  incoming.pipe(sending);
+  if (body === undefined) sending.end();
+  else body.pipe(sending);
   const answer = await promise;
   const headers = new Headers();
   for (const [name, value] of Object.entries(answer.headers))
     if (typeof value === 'string' && !ofConnection.has(name)) headers.set(name, value);
   const status = answer.statusCode!;
-  const hasBody = status !== 204 && status !== 304 && incoming.method !== 'HEAD';
+  const hasBody = status !== 204 && status !== 304 && method !== 'HEAD';
   if (!hasBody) answer.resume();
   return new Response(hasBody ? (Readable.toWeb(answer) as ReadableStream<Uint8Array>) : null, { status, headers });
 };

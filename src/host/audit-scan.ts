@@ -4,25 +4,17 @@
  */
 import { Buffer } from 'node:buffer';
 import { type FileHandle, open } from 'node:fs/promises';
+import type { AuditFilter as Asked } from '../records/index.ts';
 import type { AuditRecord } from '../tree/index.ts';
+import type { LineHead } from './audit-chain.ts';
 import { quote } from './audit-line.ts';
 
 /** One record as it was kept. */
-export interface KeptRecord {
-  /** Counts all records of this host, from 1. */
-  readonly sequence: number;
+export interface KeptRecord extends LineHead {
   readonly record: AuditRecord;
-  /** The VM's boot that it is of, where one is known. */
-  readonly bootId?: string | undefined;
 }
 
-export interface AuditFilter {
-  readonly vm?: string | undefined;
-  /** A path and all below it. */
-  readonly path?: string | undefined;
-  readonly uid?: number | undefined;
-  readonly operation?: string | undefined;
-  readonly verdict?: 'allowed' | 'denied' | undefined;
+export interface AuditFilter extends Asked {
   /** Inclusive and exclusive, milliseconds since the epoch. */
   readonly fromMs?: number | undefined;
   readonly untilMs?: number | undefined;
@@ -37,8 +29,8 @@ export interface Line extends KeptRecord {
 /** What was found in one read. */
 export interface Slice {
   readonly records: readonly KeptRecord[];
-  /** Of the last line of it in the order of reading; undefined when it has none that is whole. */
-  readonly last: number | undefined;
+  /** The last line of it in the order of reading; undefined when it has none that is whole. */
+  readonly last: Pick<LineHead, 'sequence' | 'atMs'> | undefined;
   readonly bytes: number;
 }
 
@@ -60,24 +52,27 @@ export const parseLine = (text: string): Line | undefined => {
   const at = text.indexOf(recordStart);
   if (at < 0 || !text.endsWith('}}')) return undefined;
   try {
-    const { sequence, chain, bootId, record } = JSON.parse(text) as Omit<Line, 'json' | 'record'> & {
+    const {
+      at: atMs = 0,
+      record: { time, ...record },
+      ...head
+    } = JSON.parse(text) as Omit<Line, 'json' | 'record' | 'atMs'> & {
+      readonly at?: number;
       readonly record: Omit<AuditRecord, 'timeMs'> & { readonly time: string };
     };
-    const { time, ...rest } = record;
     const json = text.slice(at + recordStart.length, -1);
-    return {
-      sequence,
-      chain,
-      ...(bootId !== undefined && { bootId }),
-      record: { timeMs: Date.parse(time), ...rest },
-      json,
-    };
+    return { ...head, atMs, record: { timeMs: Date.parse(time), ...record }, json };
   } catch {
     return undefined;
   }
 };
 
-export const matches = (filter: AuditFilter, record: AuditRecord): boolean => {
+const isAmong = ({ names, prefixes }: NonNullable<AuditFilter['vms']>, vm: string): boolean =>
+  names.includes(vm) || prefixes.some((prefix) => vm.startsWith(prefix));
+
+export const matches = (filter: AuditFilter, { record, account }: Pick<KeptRecord, 'record' | 'account'>): boolean => {
+  if (filter.account !== undefined && account !== filter.account) return false;
+  if (filter.vms !== undefined && !isAmong(filter.vms, record.vm)) return false;
   if (filter.vm !== undefined && record.vm !== filter.vm) return false;
   if (filter.uid !== undefined && record.uid !== filter.uid) return false;
   if (filter.operation !== undefined && record.operation !== filter.operation) return false;
@@ -91,7 +86,8 @@ export const matches = (filter: AuditFilter, record: AuditRecord): boolean => {
 };
 
 /** What every line has in it that can match. */
-const needlesOf = ({ vm, path, uid, operation, verdict }: AuditFilter): readonly string[] => [
+const needlesOf = ({ account, vm, path, uid, operation, verdict }: AuditFilter): readonly string[] => [
+  ...(account === undefined ? [] : [`"account":${JSON.stringify(account)}`]),
   ...(vm === undefined ? [] : [`"vm":${quote(vm)}`]),
   // Without the quote at its end: what lies below matches too.
   ...(path === undefined || path === '/' ? [] : [`"path":${quote(path).slice(0, -1)}`]),
@@ -104,21 +100,33 @@ const newline = 0x0a;
 
 /** Slices of a segment in the order that is asked for. Nothing where the file is gone: it was too old. */
 export async function* scanSegment(file: string, options: ScanOptions): AsyncGenerator<Slice> {
-  let handle: FileHandle;
+  await using opened = await openSegment(file);
+  if (opened !== undefined) yield* new SegmentScan(opened, await sizeOf(opened), options).run();
+}
+
+/** The number of the last record of a segment that was kept until then; undefined where there is none. */
+export const lastKeptUntil = async (
+  file: string,
+  atMs: number,
+  signal: AbortSignal | undefined,
+): Promise<number | undefined> => {
+  await using opened = await openSegment(file);
+  if (opened === undefined) return undefined;
+  const options = { filter: {}, after: undefined, newestFirst: false, signal };
+  return await new SegmentScan(opened, await sizeOf(opened), options).lastUntil(atMs);
+};
+
+const openSegment = async (file: string): Promise<FileHandle | undefined> => {
   try {
-    handle = await open(file);
+    return await open(file);
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return;
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  try {
-    // A line that is written meanwhile is for the next who asks.
-    const { size } = await handle.stat();
-    yield* new SegmentScan(handle, size, options).run();
-  } finally {
-    await handle.close();
-  }
-}
+};
+
+/** A line that is written meanwhile is for the next who asks. */
+const sizeOf = async (handle: FileHandle): Promise<number> => (await handle.stat()).size;
 
 class SegmentScan {
   readonly #handle: FileHandle;
@@ -139,7 +147,7 @@ class SegmentScan {
 
   async *#forward(): AsyncGenerator<Slice> {
     const { after } = this.#options;
-    let from = after === undefined ? 0 : (await this.#around(after)).from;
+    let from = after === undefined ? 0 : (await this.#around(isAfter(after))).from;
     for (let want = sliceBytes; from < this.#size; ) {
       const bytes = await this.#read(from, want);
       const end = bytes.lastIndexOf(newline) + 1;
@@ -156,7 +164,7 @@ class SegmentScan {
 
   async *#backward(): AsyncGenerator<Slice> {
     const { after } = this.#options;
-    let to = after === undefined ? this.#size : (await this.#around(after - 1)).to;
+    let to = after === undefined ? this.#size : (await this.#around(isAfter(after - 1))).to;
     for (let want = sliceBytes; to > 0; ) {
       const from = Math.max(0, to - want);
       const bytes = await this.#read(from, to - from);
@@ -178,33 +186,47 @@ class SegmentScan {
     lines.pop();
     if (newestFirst) lines.reverse();
     const records: KeptRecord[] = [];
-    let last: number | undefined;
+    let last: Slice['last'];
     for (const text of lines) {
-      const sequence = sequenceOf(text);
-      if (sequence === undefined) continue;
-      last = sequence;
+      const head = headOf(text);
+      if (head === undefined) continue;
+      last = head;
+      const { sequence } = head;
       if (after !== undefined && (newestFirst ? sequence >= after : sequence <= after)) continue;
       if (!this.#needles.every((needle) => text.includes(needle))) continue;
       const line = parseLine(text);
-      if (line === undefined || !matches(filter, line.record)) continue;
-      const { record, bootId } = line;
-      records.push({ sequence, record, ...(bootId !== undefined && { bootId }) });
+      if (line === undefined || !matches(filter, line)) continue;
+      const { chain: _, json: __, ...kept } = line;
+      records.push(kept);
     }
     return { records, last, bytes: bytes.length };
   }
 
+  /** The number of the last line that was kept until then; undefined when the first was kept later. */
+  async lastUntil(atMs: number): Promise<number | undefined> {
+    let last: number | undefined;
+    const isLater = (head: Head): boolean => head.atMs > atMs;
+    const { from, to } = await this.#around(isLater);
+    for (const text of (await this.#read(from, to - from)).toString().split('\n')) {
+      const head = headOf(text);
+      if (head !== undefined && isLater(head)) break;
+      last = head?.sequence ?? last;
+    }
+    return last;
+  }
+
   /**
-   * Two beginnings of lines, less than a slice apart where lines are not long, between which the first line with a higher number
-   * begins: no line before `from` has one, and every line from `to` on.
+   * Two beginnings of lines, less than a slice apart where lines are not long, between which the first line begins that is
+   * beyond: none before `from` is, and every line from `to` on. Lines are in order of it.
    */
-  async #around(sequence: number): Promise<{ readonly from: number; readonly to: number }> {
+  async #around(isBeyond: (head: Head) => boolean): Promise<{ readonly from: number; readonly to: number }> {
     let from = 0;
     let to = this.#size;
     while (to - from > sliceBytes) {
       const middle = from + Math.floor((to - from) / 2);
       const found = firstLine(await this.#read(middle, sliceBytes));
       if (found === undefined || middle + found.at >= to) break;
-      if (found.sequence > sequence) to = middle + found.at;
+      if (isBeyond(found.head)) to = middle + found.at;
       else from = middle + found.at;
     }
     return { from, to };
@@ -223,16 +245,23 @@ class SegmentScan {
   }
 }
 
-const sequenceOf = (line: string): number | undefined => {
-  const found = /^\{"sequence":(\d{1,15}),/.exec(line);
-  return found === null ? undefined : Number(found[1]);
+type Head = Pick<LineHead, 'sequence' | 'atMs'>;
+
+const isAfter =
+  (sequence: number) =>
+  (head: Head): boolean =>
+    head.sequence > sequence;
+
+const headOf = (line: string): Head | undefined => {
+  const found = /^\{"sequence":(\d{1,15}),"chain":"[0-9a-f]{64}",(?:"at":(\d{1,15}),)?/.exec(line);
+  return found === null ? undefined : { sequence: Number(found[1]), atMs: Number(found[2] ?? 0) };
 };
 
 /** The first line that begins in there and says its number. */
-const firstLine = (bytes: Buffer): { readonly at: number; readonly sequence: number } | undefined => {
+const firstLine = (bytes: Buffer): { readonly at: number; readonly head: Head } | undefined => {
   for (let at = bytes.indexOf(newline) + 1; at > 0; at = bytes.indexOf(newline, at) + 1) {
-    const sequence = sequenceOf(bytes.toString('latin1', at, at + 40));
-    if (sequence !== undefined) return { at, sequence };
+    const head = headOf(bytes.toString('latin1', at, at + 140));
+    if (head !== undefined) return { at, head };
   }
   return undefined;
 };

@@ -15,8 +15,9 @@ import { type TestContext, test } from 'node:test';
 import fc from 'fast-check';
 import { AuditRing } from '../device/audit-ring.ts';
 import type { AuditRecord } from '../tree/index.ts';
+import { asLine, chainOf, firstLink, type Link } from './audit-chain.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
-import { type KeptRecord, sliceBytes } from './audit-scan.ts';
+import { type KeptRecord, parseLine, sliceBytes } from './audit-scan.ts';
 import { AuditCompactedError, AuditStore, type AuditStoreOptions } from './audit-store.ts';
 
 const startMs = Date.UTC(2026, 0, 1);
@@ -60,6 +61,17 @@ async function all(records: AsyncIterable<KeptRecord>): Promise<number[]> {
   return sequences;
 }
 
+/** What a whole check finds, a segment at a time. */
+async function problemsOf(store: AuditStore, after?: Link): Promise<string[]> {
+  const found: string[] = [];
+  for (let from = after; ; ) {
+    const { problems, last, isEnd } = await store.check(from, { mostBytes: 1 });
+    found.push(...problems.map(({ file, line, what }) => `${file.replace(/^0*(\d+).jsonl$/, '$1')}:${line} ${what}`));
+    if (isEnd) return found;
+    from = last;
+  }
+}
+
 test('AuditStore gives back what matches, in order and in reverse, over segments and restarts', async (t) => {
   const { open } = storeIn(t);
   const records = Array.from({ length: 60 }, (_, n) => recordOf(n));
@@ -94,7 +106,7 @@ test('AuditStore gives back what matches, in order and in reverse, over segments
   assert.deepEqual(await all(store.query({}, { after: 3, newestFirst: true })), [2, 1]);
   const [fromMs, untilMs] = [startMs + 10_000, startMs + 13_000];
   assert.deepEqual(await all(store.query({ fromMs, untilMs })), [11, 12, 13]);
-  assert.equal(await store.verify(), undefined);
+  assert.deepEqual(await problemsOf(store), []);
 });
 
 test('AuditStore.page gives all that matches over its pages, however short lines, pages and reads are', async (t) => {
@@ -122,8 +134,8 @@ test('AuditStore.page gives all that matches over its pages, however short lines
         found.push(...some.map(({ sequence }) => sequence));
         assert.ok(some.length <= limit);
         if (next === undefined) break;
-        assert.ok(from === undefined || (newestFirst ? next < from : next > from), `${next} is not beyond ${from}`);
-        from = next;
+        assert.ok(from === undefined || (newestFirst ? next.sequence < from : next.sequence > from));
+        from = next.sequence;
       }
       assert.deepEqual(found, wanted.filter(isWanted));
     }),
@@ -166,7 +178,7 @@ test('AuditStore.page parses a slice of a large log and lets others have their t
       const { records, next } = await store.page(filter, { after, limit: 10, mostBytes, newestFirst });
       assert.deepEqual(records, []);
       if (next === undefined) break;
-      after = next;
+      after = next.sequence;
     }
     assert.ok(pages >= largeMib / 4 - 1 && pages <= largeMib / 4 + 2, `${pages} pages of ${largeMib} MiB`);
   }
@@ -177,25 +189,115 @@ test('AuditStore.page parses a slice of a large log and lets others have their t
   t.diagnostic(`${largeMib} MiB, at most ${most} bytes in one turn`);
 });
 
-test('AuditStore.verify tells of a line that was changed, taken out, or put in', async (t) => {
+test('AuditStore.check says what was changed, taken out, moved or cut off, and where', async (t) => {
+  const { open, directory } = storeIn(t);
+  const segmentBytes = 700;
+  const names = (): string[] => readdirSync(directory).filter((name) => name.endsWith('.jsonl'));
+  let noted: Link;
+  {
+    using store = open({ segmentBytes });
+    for (let n = 0; n < 9; n++) store.append([recordOf(n)], n < 5 ? {} : { account: 'team', bootId: 'b' });
+    noted = (await store.check(undefined, { mostBytes: 1 })).last;
+  }
+  const whole = new Map(readdirSync(directory).map((name) => [name, readFileSync(path.join(directory, name), 'utf8')]));
+  const [first, second, third] = names().map((name) => whole.get(name)!.trimEnd().split('\n')) as [
+    string[],
+    string[],
+    string[],
+  ];
+  assert.ok(first.length > 2 && second.length > 2 && third.length > 1, 'three segments');
+  const secondName = String(first.length + 1);
+  const thirdName = String(first.length + second.length + 1);
+  const foundIn = async (
+    changed: Readonly<Record<number, readonly string[] | undefined>>,
+    after?: Link,
+    withEnds = true,
+  ) => {
+    for (const name of names()) rmSync(path.join(directory, name));
+    for (const [i, [name, text]] of [...whole].filter(([name]) => name.endsWith('.jsonl')).entries()) {
+      const lines = i in changed ? changed[i] : text.trimEnd().split('\n');
+      if (lines !== undefined) writeFileSync(path.join(directory, name), `${lines.join('\n')}\n`);
+    }
+    if (withEnds) writeFileSync(path.join(directory, 'ends.json'), whole.get('ends.json')!);
+    else rmSync(path.join(directory, 'ends.json'), { force: true });
+    using store = open({ segmentBytes });
+    return problemsOf(store, after);
+  };
+  assert.deepEqual(await foundIn({}), []);
+  const changed = second.with(1, second[1]!.replace('"pid":1', '"pid":2'));
+  assert.deepEqual(await foundIn({ 1: changed }), [
+    `${secondName}:2 record ${first.length + 2}, or the one before, was changed`,
+  ]);
+  assert.deepEqual(await foundIn({ 0: first.with(0, first[0]!.replace('"uid":0', '"uid":7')) }), [
+    '1:1 record 1, or the one before, was changed',
+  ]);
+  assert.deepEqual(await foundIn({ 2: third.with(0, third[0]!.replace('"team"', '"other"')) }), [
+    `${thirdName}:1 record ${first.length + second.length + 1}, or the one before, was changed`,
+  ]);
+  assert.deepEqual(await foundIn({ 1: second.toSpliced(1, 1) }), [
+    `${secondName}:2 record ${first.length + 2} is missing`,
+  ]);
+  assert.match((await foundIn({ 1: [second[1]!, second[0]!, ...second.slice(2)] })).join(), /comes after record/);
+  assert.match((await foundIn({ 1: undefined })).join(), new RegExp(`^${thirdName}:1 records .* are missing$`));
+  assert.deepEqual(await foundIn({ 0: undefined }), [`${secondName}:1 records 1 to ${first.length} are missing`]);
+  assert.deepEqual(await foundIn({ 2: third.slice(0, -1) }), [`${thirdName}:0 record 9 is missing at the end`]);
+  assert.match(
+    (await foundIn({ 0: undefined, 1: undefined, 2: undefined })).join(),
+    /records 1 to 9 are missing at the end/,
+  );
+
+  // Somebody who makes the whole chain anew is found out by what was noted of it.
+  let before: Link = firstLink;
+  const forged = [first.with(1, first[1]!.replace('"uid":1', '"uid":7')), second, third].map((lines) =>
+    lines.map((text) => {
+      const { json, ...line } = parseLine(text)!;
+      before = { sequence: line.sequence, chain: chainOf(before.chain, line, json) };
+      return asLine(line, before.chain, json).trimEnd();
+    }),
+  );
+  assert.deepEqual(await foundIn({ ...forged }), [`${thirdName}:0 record 9 is another than was written`]);
+  assert.deepEqual(await foundIn({ ...forged }, undefined, false), []);
+  assert.match((await foundIn({ ...forged }, noted, false)).join(), /was changed|is another than it was/);
+  assert.deepEqual(await foundIn({}, noted), []);
+});
+
+test('AuditStore.check goes on finding that records were cut off, after restarts, more records and the end of old ones', async (t) => {
   const { open, directory } = storeIn(t);
   {
-    using store = open();
-    store.append(Array.from({ length: 9 }, (_, n) => recordOf(n)));
+    using store = open({ segmentBytes: 1000 });
+    for (let n = 0; n < 9; n++) store.append([recordOf(n)]);
   }
-  const file = path.join(directory, readdirSync(directory)[0]!);
-  const text = readFileSync(file, 'utf8');
-  const kept = text.trimEnd().split('\n');
-  const verdictOn = async (changed: readonly string[]): Promise<string | undefined> => {
-    writeFileSync(file, `${changed.join('\n')}\n`);
-    using store = open();
-    return store.verify();
-  };
-  assert.equal(await verdictOn(kept), undefined);
-  assert.match((await verdictOn(kept.with(4, kept[4]!.replace('"uid":4', '"uid":0')))) ?? '', /was changed/);
-  assert.match((await verdictOn(kept.toSpliced(4, 1))) ?? '', /are missing/);
-  assert.match((await verdictOn(kept.toSpliced(4, 0, kept[4]!))) ?? '', /are missing/);
-  assert.match((await verdictOn(kept.with(0, kept[0]!.replace('"pid":1', '"pid":2')))) ?? '', /was changed/);
+  const last = path.join(directory, readdirSync(directory).findLast((name) => name.endsWith('.jsonl'))!);
+  rmSync(last);
+  for (const more of [9, 10]) {
+    using store = open({ segmentBytes: 1000 });
+    assert.match((await problemsOf(store)).join(), /^\S+ records? .* (is|are) missing( at the end)?$/);
+    store.append([recordOf(more)]);
+    assert.equal(store.sequence, more + 1);
+    assert.deepEqual(
+      await all(store.query({}, { after: 9 })),
+      Array.from({ length: more - 8 }, (_, n) => n + 10),
+    );
+  }
+  using store = open({ segmentBytes: 1000, mostBytes: 3000 });
+  for (let n = 11; n < 30; n++) store.append([recordOf(n)]);
+  assert.ok(store.oldestSequence > 10);
+  assert.deepEqual(await problemsOf(store), [], 'what is too old is not missed');
+});
+
+test('AuditStore.lastUntil finds where a moment is, in segments of any length', async (t) => {
+  const { open, advanceDays } = storeIn(t);
+  using store = open({ segmentBytes: 100_000 });
+  assert.equal(await store.lastUntil(startMs), 0);
+  for (let day = 0; day < 6; day++) {
+    store.append(Array.from({ length: 300 }, (_, n) => recordOf(n)));
+    advanceDays(1);
+  }
+  for (let day = -1; day < 7; day++) {
+    const atMs = startMs + day * 86_400_000;
+    assert.equal(await store.lastUntil(atMs), Math.min(6, day + 1) * 300);
+    assert.equal(await store.lastUntil(atMs + 1), Math.min(6, day + 1) * 300);
+  }
 });
 
 test('AuditStore goes on after a line that a crash cut, wherever it was cut', (t) => {
@@ -215,6 +317,8 @@ test('AuditStore goes on after a line that a crash cut, wherever it was cut', (t
     fc.property(fc.integer({ min: 0, max: line.length - 1 }), (cut) => {
       writeFileSync(file, whole);
       appendFileSync(file, line.slice(0, cut));
+      // Nothing of that line was on the disk for certain.
+      rmSync(path.join(directory, 'ends.json'));
       using store = open();
       assert.equal(store.sequence, 2);
       assert.equal(store.append([recordOf(2)]), true);
@@ -268,7 +372,7 @@ test('AuditStore forgets what is too old or too much, and says so to who asks fo
     },
     (error) => error instanceof AuditCompactedError && error.oldestSequence === store.oldestSequence,
   );
-  assert.equal(await store.verify(), undefined);
+  assert.deepEqual(await problemsOf(store), []);
 });
 
 class Killed extends Error {}
@@ -281,7 +385,7 @@ test('AuditStore takes each record of a ring once, wherever the daemon is killed
   const readers: AuditRingReader[] = [];
   const start = (): { store: AuditStore; reader: AuditRingReader } => {
     const store = open();
-    const log = store.ringLog(() => 'boot-1');
+    const log = store.ringLog(() => ({ bootId: 'boot-1' }));
     const reader = new AuditRingReader({
       path: ringPath,
       vm: 'even',
@@ -327,7 +431,7 @@ test('AuditStore takes each record of a ring once, wherever the daemon is killed
     pids,
     Array.from({ length: made }, (_, n) => n + 1),
   );
-  assert.equal(await daemon.store.verify(), undefined);
+  assert.deepEqual(await problemsOf(daemon.store), []);
   ring.close();
   daemon.store[Symbol.dispose]();
   for (const reader of readers) reader[Symbol.dispose]();
@@ -348,7 +452,7 @@ test('AuditStore takes each record once when who hears that it can be written ag
   const reader = new AuditRingReader({
     path: ringPath,
     vm: 'even',
-    log: store.ringLog(() => 'boot-1'),
+    log: store.ringLog(() => ({ bootId: 'boot-1' })),
     onLie: assert.fail,
     onTrouble: assert.fail,
   });
@@ -362,7 +466,7 @@ test('AuditStore takes each record once when who hears that it can be written ag
   const found: string[] = [];
   for await (const { sequence, record } of store.query({})) found.push(`${sequence} ${record.vm} ${record.pid}`);
   assert.deepEqual(found, ['1 odd 1', '2 even 1', '3 even 2', '4 even 3', '5 odd 1']);
-  assert.equal(await store.verify(), undefined);
+  assert.deepEqual(await problemsOf(store), []);
   ring.close();
   store[Symbol.dispose]();
   reader[Symbol.dispose]();

@@ -1,13 +1,12 @@
 /**
  * The audit log of a host: JSON lines in segments, each line chained to the one before it by a hash, so that nobody can
- * take a line out or change one without it being seen (`verify`). Kept for a stated time and size.
+ * take a line out or change one without it being seen (`check`). Kept for a stated time and size.
  */
 
-import { hash } from 'node:crypto';
 import {
   closeSync,
-  createReadStream,
   fdatasync,
+  fdatasyncSync,
   ftruncateSync,
   mkdirSync,
   openSync,
@@ -18,14 +17,26 @@ import {
   writeSync,
 } from 'node:fs';
 import path from 'node:path';
-import { createInterface } from 'node:readline';
+import type { AuditCheck } from '../records/index.ts';
 import type { AuditRecord } from '../tree/index.ts';
+import {
+  asLine,
+  type ChainEnds,
+  chainOf,
+  firstLink,
+  type LineHead,
+  type Link,
+  lastLineOf,
+  noteEnds,
+  readEnds,
+} from './audit-chain.ts';
+import { type CheckOptions, checkChain } from './audit-check.ts';
 import { auditLine } from './audit-line.ts';
 import type { LogPlace } from './audit-log.ts';
 import {
   type AuditFilter,
   type KeptRecord,
-  type Line,
+  lastKeptUntil,
   matches,
   parseLine,
   type Slice,
@@ -72,10 +83,14 @@ export interface QueryOptions {
 }
 
 /** A record that was written lately, as its line has it. */
-interface Recent {
-  readonly sequence: number;
-  readonly bootId: string | undefined;
+interface Recent extends LineHead {
   readonly json: string;
+}
+
+/** Whose records they are. */
+export interface RecordsOf {
+  readonly bootId?: string | undefined;
+  readonly account?: string | undefined;
 }
 
 /** What one VM's ring has its lines appended to: `AuditRingReader` says how it is used. */
@@ -91,16 +106,7 @@ const defaultSegmentBytes = 16 * 1024 * 1024;
 /** In memory, for followers and for rings: more than a ring holds. */
 const recentRecords = 32_768;
 const syncEveryMs = 1_000;
-const firstChain = '0'.repeat(64);
 const segmentName = (first: number): string => `${String(first).padStart(16, '0')}.jsonl`;
-
-const chainOf = (before: string, sequence: number, bootId: string | undefined, json: string): string =>
-  hash('sha256', `${before}\n${sequence}\n${bootId ?? ''}\n${json}`);
-
-const asLine = (sequence: number, chain: string, bootId: string | undefined, json: string): string => {
-  const boot = bootId === undefined ? '' : `"bootId":${JSON.stringify(bootId)},`;
-  return `{"sequence":${sequence},"chain":"${chain}",${boot}"record":${json}}\n`;
-};
 
 /** Opens, or makes, the log. One process at a time: the store's lock is the log's too. */
 export class AuditStore implements Disposable {
@@ -110,8 +116,10 @@ export class AuditStore implements Disposable {
   /** The newest records, so that followers need not read what was just written. */
   #recent: Recent[] = [];
   #fd: number | undefined;
-  #sequence = 0;
-  #chain = firstChain;
+  #last: Link = firstLink;
+  #lastAtMs = 0;
+  /** The last record that was deleted for its age; undefined where that was never noted. */
+  #deleted: Link | undefined;
   #writable = true;
   #unsynced = false;
   readonly #syncing: NodeJS.Timeout;
@@ -128,6 +136,7 @@ export class AuditStore implements Disposable {
         return { file, first: Number.parseInt(name, 10), bytes: size, lastMs: mtimeMs };
       });
     this.#resume();
+    this.#goOnFrom(readEnds(options.directory));
     this.#syncing = setInterval(() => this.#sync(), syncEveryMs).unref();
   }
 
@@ -137,35 +146,35 @@ export class AuditStore implements Disposable {
 
   /** Of the last record; 0 when there is none. */
   get sequence(): number {
-    return this.#sequence;
+    return this.#last.sequence;
   }
 
   get oldestSequence(): number {
-    return this.#segments[0]?.first ?? this.#sequence + 1;
+    return this.#segments[0]?.first ?? this.sequence + 1;
   }
 
   /** Appends all or none. False when that is not possible now; `onHealth` has said why. */
-  append(records: readonly AuditRecord[], bootId?: string): boolean {
+  append(records: readonly AuditRecord[], of: RecordsOf = {}): boolean {
     return this.#append(
       records.map((record) => auditLine(record).slice(0, -1)),
-      bootId,
+      of,
     );
   }
 
-  /** For the ring of one VM. `bootId`: of the boot that its records are of. */
-  ringLog(bootId: () => string | undefined): RingLog {
+  /** For the ring of one VM. */
+  ringLog(of: () => RecordsOf): RingLog {
     // One host has one log: a place is how many records there are.
     const isWritable = (): boolean => this.#writable;
     const device = 0;
     const inode = 0;
-    const place = (): LogPlace => ({ device, inode, offset: this.#sequence });
+    const place = (): LogPlace => ({ device, inode, offset: this.sequence });
     return {
       get writable() {
         return isWritable();
       },
       write: (lines) => {
         const text = Buffer.from(lines.buffer, lines.byteOffset, lines.length).toString().trimEnd();
-        return text === '' || this.#append(text.split('\n'), bootId()) ? lines.length : 0;
+        return text === '' || this.#append(text.split('\n'), of()) ? lines.length : 0;
       },
       place,
       readFrom: ({ offset }, bytes) => {
@@ -179,20 +188,22 @@ export class AuditStore implements Disposable {
     };
   }
 
-  #append(jsons: readonly string[], bootId: string | undefined): boolean {
+  #append(jsons: readonly string[], of: RecordsOf): boolean {
     if (jsons.length === 0) return true;
-    let sequence = this.#sequence;
-    let chain = this.#chain;
+    const atMs = Math.max(this.#lastAtMs, this.#options.wallMs());
+    let { sequence, chain } = this.#last;
     let text = '';
+    const added: Recent[] = [];
     for (const json of jsons) {
-      sequence++;
-      chain = chainOf(chain, sequence, bootId, json);
-      text += asLine(sequence, chain, bootId, json);
+      const head = { ...of, sequence: ++sequence, atMs };
+      chain = chainOf(chain, head, json);
+      text += asLine(head, chain, json);
+      added.push({ ...head, json });
     }
     if (!this.#write(Buffer.from(text))) return false;
-    for (const [index, json] of jsons.entries()) this.#remember({ sequence: this.#sequence + 1 + index, bootId, json });
-    this.#sequence = sequence;
-    this.#chain = chain;
+    for (const recent of added) this.#remember(recent);
+    this.#last = { sequence, chain };
+    this.#lastAtMs = atMs;
     for (const wake of this.#followers) wake();
     // Who hears of it may append at once.
     this.#health(true, '');
@@ -212,24 +223,24 @@ export class AuditStore implements Disposable {
 
   /**
    * The next `limit` records that match, from the one after `after` on (newest first: from the one before it down), or those in
-   * the next `mostBytes` of the log. `next`: the `after` of the page that follows; undefined at the end.
+   * the next `mostBytes` of the log. `next`: after what the page that follows begins; undefined at the end.
    */
   async page(
     filter: AuditFilter,
     options: QueryOptions & { readonly limit: number; readonly mostBytes: number },
-  ): Promise<{ readonly records: readonly KeptRecord[]; readonly next: number | undefined }> {
+  ): Promise<{ readonly records: readonly KeptRecord[]; readonly next: Slice['last'] }> {
     const { after, limit, mostBytes, newestFirst } = options;
     const isBeyond = (sequence: number): boolean =>
       after === undefined || (newestFirst === true ? sequence < after : sequence > after);
     const records: KeptRecord[] = [];
     let bytes = 0;
-    let next: number | undefined;
+    let next: Slice['last'];
     for await (const slice of this.#scan(filter, options)) {
       records.push(...slice.records.slice(0, limit - records.length));
-      if (records.length === limit) return { records, next: records.at(-1)!.sequence };
+      if (records.length === limit) return { records, next: records.at(-1)! };
       bytes += slice.bytes;
       // The first slice may end before the page begins.
-      if (slice.last !== undefined && isBeyond(slice.last)) next = slice.last;
+      if (slice.last !== undefined && isBeyond(slice.last.sequence)) next = slice.last;
       if (bytes >= mostBytes && next !== undefined) return { records, next };
     }
     return { records, next: undefined };
@@ -254,18 +265,28 @@ export class AuditStore implements Disposable {
       yield* scanSegment(file, { filter, after, newestFirst, signal });
   }
 
+  /** The number of the last record that was kept until then; 0 when none was. */
+  async lastUntil(atMs: number, signal?: AbortSignal): Promise<number> {
+    // The newest first: whoever asks for times asks for late ones.
+    for (const { file } of this.#segments.toReversed()) {
+      const found = await lastKeptUntil(file, atMs, signal);
+      if (found !== undefined) return found;
+    }
+    return 0;
+  }
+
   /** Every record after `after` that matches, in order, as they come. AuditCompactedError when some are deleted already. */
   async *follow(filter: AuditFilter, after: number, signal: AbortSignal): AsyncGenerator<KeptRecord> {
     let told = after;
     while (!signal.aborted) {
       if (told + 1 < this.oldestSequence) throw new AuditCompactedError(this.oldestSequence);
-      if (told < this.#sequence) {
-        const upTo = this.#sequence;
+      if (told < this.sequence) {
+        const upTo = this.sequence;
         const source = this.#keptSince(told) ?? this.query(filter, { after: told, signal });
         for await (const kept of source) {
           if (kept.sequence > upTo) break;
           told = kept.sequence;
-          if (matches(filter, kept.record)) yield kept;
+          if (matches(filter, kept)) yield kept;
         }
         told = upTo;
         continue;
@@ -283,29 +304,28 @@ export class AuditStore implements Disposable {
     signal.throwIfAborted();
   }
 
-  /** Checks every line against the one before. @returns what is wrong, in words, or undefined */
-  async verify(signal?: AbortSignal): Promise<string | undefined> {
-    let before: Line | undefined;
-    for (const { file } of [...this.#segments]) {
-      for await (const text of lines(file, signal)) {
-        if (text === '') continue;
-        const line = parseLine(text);
-        const where = `"${path.basename(file)}" after record ${before?.sequence ?? 0}`;
-        if (line === undefined) return `a line of ${where} is not whole`;
-        // What came before the oldest record that is kept is not known.
-        const chain = before === undefined && line.sequence > 1 ? undefined : (before?.chain ?? firstChain);
-        if (before !== undefined && line.sequence !== before.sequence + 1) return `records are missing in ${where}`;
-        if (chain !== undefined && chainOf(chain, line.sequence, line.bootId, line.json) !== line.chain)
-          return `the record in ${where} was changed`;
-        before = line;
-      }
+  /** `HostPort` says what it is; a part has whole segments, of `mostBytes` or more where there are more. */
+  async check(after: Link | undefined, options: CheckOptions): Promise<AuditCheck> {
+    for (;;) {
+      const deleted = this.#deleted;
+      const isKept = after !== undefined && after.sequence >= (deleted?.sequence ?? 0);
+      const oldest = this.#segments[0];
+      const found = await checkChain([...this.#segments], isKept ? after : deleted, this.#last, options);
+      // What was too old may have gone meanwhile.
+      if (found.problems.length === 0 || this.#segments[0] === oldest) return found;
     }
-    return undefined;
   }
 
   [Symbol.dispose](): void {
     clearInterval(this.#syncing);
-    if (this.#fd !== undefined) closeSync(this.#fd);
+    if (this.#fd === undefined) return;
+    try {
+      fdatasyncSync(this.#fd);
+      this.#noteEnds(this.#last, false);
+    } catch {
+      // Then the note is of an earlier moment, and true.
+    }
+    closeSync(this.#fd);
     this.#fd = undefined;
   }
 
@@ -316,9 +336,7 @@ export class AuditStore implements Disposable {
   }
 
   #keptSince(told: number): readonly KeptRecord[] | undefined {
-    return this.#sinceRecent(told)?.map(
-      ({ sequence, bootId, json }) => parseLine(asLine(sequence, '', bootId, json).trimEnd())!,
-    );
+    return this.#sinceRecent(told)?.map(({ json, ...head }) => parseLine(asLine(head, '', json).trimEnd())!);
   }
 
   /** Finds the end of the chain. What a crash left of a line goes; its record was not taken for kept. */
@@ -337,20 +355,28 @@ export class AuditStore implements Disposable {
         this.#segments.pop();
         continue;
       }
-      this.#sequence = line.sequence;
-      this.#chain = line.chain;
+      this.#last = line;
+      this.#lastAtMs = line.atMs;
       for (const text of whole.split('\n').slice(-recentRecords)) {
         const recent = text === '' ? undefined : parseLine(text);
-        if (recent !== undefined) {
-          const { sequence, bootId, json } = recent;
-          this.#remember({ sequence, bootId, json });
-        }
+        if (recent !== undefined) this.#remember(recent);
       }
       segment.bytes = Buffer.byteLength(whole);
       this.#fd = openSync(segment.file, 'a', 0o600);
       ftruncateSync(this.#fd, segment.bytes);
       return;
     }
+  }
+
+  /**
+   * What the log had on the disk counts, whatever was done to it meanwhile: where records are missing at its end, or the last one
+   * is another, the next one goes on from what was there, so that every check from then on finds it.
+   */
+  #goOnFrom(ends: ChainEnds | undefined): void {
+    this.#deleted = ends === undefined && this.oldestSequence === 1 ? firstLink : ends?.deleted;
+    if (ends === undefined || ends.newest.sequence < this.sequence) return;
+    if (ends.newest.chain !== this.#last.chain) this.#recent = [];
+    this.#last = ends.newest;
   }
 
   #write(bytes: Uint8Array): boolean {
@@ -378,7 +404,7 @@ export class AuditStore implements Disposable {
     const last = this.#segments.at(-1);
     const { segmentBytes = defaultSegmentBytes, directory } = this.#options;
     if (last !== undefined && this.#fd !== undefined && last.bytes < segmentBytes) return last;
-    const first = this.#sequence + 1;
+    const first = this.sequence + 1;
     const file = path.join(directory, segmentName(first));
     const fd = openSync(file, 'a', 0o600);
     if (this.#fd !== undefined) closeSync(this.#fd);
@@ -393,11 +419,24 @@ export class AuditStore implements Disposable {
     const { keepDays, mostBytes, wallMs } = this.#options;
     const oldestMs = wallMs() - keepDays * dayMs;
     let bytes = this.#segments.reduce((sum, segment) => sum + segment.bytes, 0);
+    const old: Segment[] = [];
     while (this.#segments.length > 1 && (this.#segments[0]!.lastMs < oldestMs || bytes > mostBytes)) {
       const [oldest] = this.#segments.splice(0, 1);
       bytes -= oldest!.bytes;
-      rmSync(oldest!.file, { force: true });
+      old.push(oldest!);
     }
+    if (old.length === 0) return;
+    // Noted before they go, or nobody could say later that no more than they are gone.
+    const last = lastLineOf(old.at(-1)!.file);
+    this.#deleted = (last === undefined ? undefined : parseLine(last)) ?? this.#deleted;
+    this.#noteEnds(this.#last, true);
+    for (const { file } of old) rmSync(file, { force: true });
+  }
+
+  #noteEnds(newest: Link, isLasting: boolean): void {
+    const plain = ({ sequence, chain }: Link): Link => ({ sequence, chain });
+    const deleted = this.#deleted && plain(this.#deleted);
+    noteEnds(this.#options.directory, { deleted, newest: plain(newest) }, isLasting);
   }
 
   #health(writable: boolean, reason: string): void {
@@ -409,20 +448,15 @@ export class AuditStore implements Disposable {
   #sync(): void {
     if (!this.#unsynced || this.#fd === undefined) return;
     this.#unsynced = false;
+    const newest = this.#last;
     fdatasync(this.#fd, (error) => {
-      if (error !== null && error.code !== 'EBADF') this.#health(false, error.code ?? error.message);
+      if (error?.code === 'EBADF') return;
+      try {
+        if (error !== null) throw error;
+        this.#noteEnds(newest, false);
+      } catch (failed) {
+        this.#health(false, (failed as NodeJS.ErrnoException).code ?? String(failed));
+      }
     });
-  }
-}
-
-async function* lines(file: string, signal: AbortSignal | undefined): AsyncGenerator<string> {
-  const stream = createReadStream(file, { encoding: 'utf8', ...(signal && { signal }) });
-  try {
-    yield* createInterface({ input: stream, crlfDelay: Number.POSITIVE_INFINITY });
-  } catch (error) {
-    // It was deleted since: too old.
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  } finally {
-    stream.destroy();
   }
 }

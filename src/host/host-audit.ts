@@ -1,35 +1,71 @@
 /** The audit log of a host, as managers ask for it. */
-import type { AuditEvent, AuditPage, AuditQuery } from '../records/index.ts';
-import type { AuditFilter, KeptRecord } from './audit-scan.ts';
+import type {
+  AuditCheck,
+  AuditEvent,
+  AuditFilter,
+  AuditFollowOptions,
+  AuditLink,
+  AuditPage,
+  AuditPlace,
+  AuditQuery,
+  CallOptions,
+} from '../records/index.ts';
+import type { KeptRecord } from './audit-scan.ts';
 import { AuditCompactedError, type AuditStore } from './audit-store.ts';
 import { HostRefusal } from './host-error.ts';
 
-/** Of the log, that one query looks through. */
+/** Of the log, that one query looks through, and one check. */
 const pageBytes = 16 * 1024 * 1024;
 
-/** HOST_INVALID for a cursor that is none. */
-export const auditPage = async (
-  store: AuditStore,
-  query: AuditQuery,
-  { signal }: { readonly signal?: AbortSignal | undefined },
-): Promise<AuditPage> => {
-  const { limit, newestFirst = false, cursor, ...filter } = query;
-  const after = cursor === undefined ? undefined : sequenceOf(cursor);
-  const { records, next } = await store.page(filter, { after, newestFirst, limit, mostBytes: pageBytes, signal });
-  return { events: records.map(toEvent), next: next === undefined ? undefined : String(next) };
-};
+/** `HostPort`'s calls about the audit. */
+export class HostAudit {
+  readonly #store: AuditStore;
+  readonly #drain: () => void;
+  readonly #ended: AbortSignal;
 
-/** HOST_INVALID, HOST_COMPACTED; the latter in the iteration too. */
-export const auditFrom = (
-  store: AuditStore,
-  filter: AuditFilter,
-  after: string | undefined,
-  signal: AbortSignal,
-): AsyncIterable<AuditEvent> => {
-  const from = after === undefined ? store.sequence : sequenceOf(after);
-  if (from + 1 < store.oldestSequence) throw compacted(store.oldestSequence);
-  return follow(store, filter, from, signal);
-};
+  /** `drain` takes what device processes have recorded and the log has not yet. `ended`: who follows is told no more. */
+  constructor(store: AuditStore, { drain, ended }: { readonly drain: () => void; readonly ended: AbortSignal }) {
+    this.#store = store;
+    this.#drain = drain;
+    this.#ended = ended;
+  }
+
+  audit = async (query: AuditQuery, { signal }: CallOptions = {}): Promise<AuditPage> => {
+    this.#drain();
+    const { limit, newestFirst = false, after: place, ...filter } = query;
+    const after = place && (await this.#sequenceAt(place, newestFirst, signal));
+    const options = { after, newestFirst, limit, mostBytes: pageBytes, signal };
+    const { records, next } = await this.#store.page(filter, options);
+    return { events: records.map(toEvent), next: next && { sequence: next.sequence, atMs: next.atMs } };
+  };
+
+  checkAudit = (after: AuditLink | undefined, { signal }: CallOptions = {}): Promise<AuditCheck> => {
+    this.#drain();
+    return this.#store.check(after, { mostBytes: pageBytes, signal });
+  };
+
+  /** HOST_INVALID, HOST_COMPACTED; the latter in the iteration too. */
+  followAudit = async (
+    filter: AuditFilter,
+    { after, signal = this.#ended }: AuditFollowOptions,
+  ): Promise<AsyncIterable<AuditEvent>> => {
+    this.#drain();
+    const { sequence, oldestSequence } = this.#store;
+    const from = after === undefined ? sequence : sequenceOf(after);
+    if (from + 1 < oldestSequence) throw compacted(oldestSequence);
+    return follow(this.#store, filter, from, signal);
+  };
+
+  /** Beyond which record a place is. */
+  async #sequenceAt(
+    { atMs, sequence }: AuditPlace,
+    newestFirst: boolean,
+    signal: AbortSignal | undefined,
+  ): Promise<number> {
+    if (sequence !== undefined) return sequence;
+    return newestFirst ? (await this.#store.lastUntil(atMs - 1, signal)) + 1 : this.#store.lastUntil(atMs, signal);
+  }
+}
 
 async function* follow(
   store: AuditStore,
@@ -54,7 +90,8 @@ const sequenceOf = (id: string): number => {
   return Number(id);
 };
 
-const toEvent = ({ sequence, record, bootId }: KeptRecord): AuditEvent => ({
+const toEvent = ({ sequence, atMs, record, bootId }: KeptRecord): AuditEvent => ({
   id: String(sequence),
+  atMs,
   record: { ...record, ...(bootId !== undefined && { bootId }) },
 });

@@ -4,6 +4,7 @@ import type { Accelerator, ImageStore, Launcher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
 import type { AuditStore } from './audit-store.ts';
 import type { DomainWatch } from './domain-watch.ts';
+import type { HostLease } from './host-lease.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
 
 /** What all VMs of a host share. */
@@ -25,6 +26,8 @@ export interface HostParts {
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
   readonly network: HostNetwork;
+  /** Under which VMs run that may start elsewhere; undefined: none can here. */
+  readonly lease?: HostLease | undefined;
   readonly version: string;
   /** What device processes run that are started now. */
   readonly deviceBuild: string;

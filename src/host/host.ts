@@ -12,15 +12,12 @@ import { ImageStore } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
-  type AuditEvent,
-  type AuditFilter,
-  type AuditPage,
-  type AuditQuery,
   type Boot,
   type ChangeOptions,
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
+  epochOf,
   type GuestInside,
   type HostPort,
   type HostStatus,
@@ -28,6 +25,7 @@ import {
   type ImageRef,
   type ImageRequest,
   type IncomingUpload,
+  isSameStay,
   type Progress,
   type ShowOptions,
   type Statistics,
@@ -42,12 +40,13 @@ import { VmConsolePort } from './console-port.ts';
 import { DomainWatch } from './domain-watch.ts';
 import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { insideOf } from './guest-inside.ts';
-import { auditFrom, auditPage } from './host-audit.ts';
+import { HostAudit } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
 import type { HostOptions, HostParts } from './host-parts.ts';
 import { HostedVm } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { LeftVms } from './left-vms.ts';
 import { LogLimits } from './log-limits.ts';
 import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
@@ -75,11 +74,15 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #options: HostOptions;
   readonly #parts: HostParts;
   readonly #audit: AuditStore;
+  readonly audit: HostPort['audit'];
+  readonly followAudit: HostPort['followAudit'];
+  readonly checkAudit: HostPort['checkAudit'];
   readonly #imageStore: ImageStore;
   readonly #images: HostImages;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
   readonly #network: HostNetwork;
+  readonly #left: LeftVms | undefined;
   readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
   readonly #texts = new SpecTexts();
@@ -117,6 +120,8 @@ export class Host implements HostPort, AsyncDisposable {
       wallMs: Date.now,
       onHealth: (writable, reason) => this.#auditHealth(writable, reason),
     });
+    const asked = new HostAudit(this.#audit, { drain: () => this.#drainRings(), ended: this.#stop.signal });
+    ({ audit: this.audit, followAudit: this.followAudit, checkAudit: this.checkAudit } = asked);
     this.#domains = new DomainWatch({
       uri: options.libvirtUri ?? 'qemu:///system',
       onTrouble: (what) => options.onTrouble(undefined, what),
@@ -134,6 +139,7 @@ export class Host implements HostPort, AsyncDisposable {
       bgp,
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#left = options.name === undefined ? undefined : new LeftVms(region, options.name, options);
     this.#logLimits = new LogLimits({
       files: () => [join(stateDirectory, 'keeper.log'), ...[...this.#vms.values()].map((vm) => vm.devicePaths.log)],
       onTrouble: (what) => options.onTrouble(undefined, what),
@@ -173,6 +179,7 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
+      await host.#left?.removeAll();
       await host.#images.collect().catch((error: unknown) => {
         options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
       });
@@ -280,8 +287,8 @@ export class Host implements HostPort, AsyncDisposable {
     try {
       const record = decodeRecord(VmRecord, vmPrefix + name, value);
       const known = this.#vms.get(name);
-      if (known?.id === record.id) return known.take(record);
-      if (known !== undefined) await this.#forget(name);
+      if (known !== undefined && isSameStay(known.record, record)) return known.take(record);
+      if (known !== undefined || epochOf(record) > 1) await this.#forget(name);
       const vm = await this.#open(record);
       this.#vms.set(name, vm);
       if (this.#cutOffSinceMs !== undefined) vm.cutOff(this.#cutOffSinceMs);
@@ -347,7 +354,10 @@ export class Host implements HostPort, AsyncDisposable {
     const tree = new VmTree({
       vm: record.name,
       epoch: region.epoch,
-      audit: (records) => this.#audit.append(records, this.#vms.get(record.name)?.status.bootId),
+      audit: (records) => {
+        const { bootId } = this.#vms.get(record.name)?.status ?? {};
+        return this.#audit.append(records, { bootId, account: record.account });
+      },
       kept: {
         persist: async (commits) => {
           try {
@@ -413,17 +423,18 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #forget(name: string): Promise<void> {
-    this.#renewals.remove(name);
+    const isLeft = await this.#left?.has(name);
     const vm = this.#vms.get(name);
-    this.#vms.delete(name);
-    this.#untaken.delete(name);
-    this.#warnings.delete(name);
+    this.#renewals.remove(name);
+    for (const known of [this.#vms, this.#untaken, this.#warnings]) known.delete(name);
     this.#consoles.get(name)?.end(noVm(name));
     this.#consoles.delete(name);
-    if (vm === undefined) return;
-    vm.tree.history.end(noVm(name));
-    await vm.release();
-    this.#metadataCounts.retire(vm);
+    if (vm !== undefined) {
+      vm.tree.history.end(noVm(name));
+      await (isLeft ? vm.leave() : vm.release());
+      this.#metadataCounts.retire(vm);
+    }
+    if (isLeft) await this.#left?.remove(name);
   }
 
   #vm({ id, name }: VmRef): HostedVm {
@@ -503,19 +514,6 @@ export class Host implements HostPort, AsyncDisposable {
       throw new HostRefusal('HOST_UNAVAILABLE', words, { cause: error });
     }
     return { version: served.serving?.build ?? this.#parts.deviceBuild, outdated: served.serving?.isOutdated ?? false };
-  }
-
-  async audit(query: AuditQuery, options: CallOptions = {}): Promise<AuditPage> {
-    this.#drainRings();
-    return auditPage(this.#audit, query, options);
-  }
-
-  async followAudit(
-    filter: AuditFilter,
-    { after, signal = this.#stop.signal }: CallOptions & { readonly after?: string | undefined },
-  ): Promise<AsyncIterable<AuditEvent>> {
-    this.#drainRings();
-    return auditFrom(this.#audit, filter, after, signal);
   }
 
   addImage(

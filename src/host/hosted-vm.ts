@@ -1,18 +1,6 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
-import { rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
-import {
-  isDown,
-  killAllOf,
-  newVm,
-  Vm,
-  type VmPaths,
-  type VmRuntime,
-  type VmSaved,
-  type VmState,
-  vmPaths,
-} from '../qemu/index.ts';
+import { isDown, killMachine, newVm, Vm, type VmPaths, type VmRuntime, type VmSaved, vmPaths } from '../qemu/index.ts';
 import {
   type Boot,
   encodeRecord,
@@ -28,27 +16,19 @@ import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
 import type { HostParts } from './host-parts.ts';
+import { removeFiles } from './left-vms.ts';
+import { type MachineRecord, machineKey } from './machine-record.ts';
 import { metadataHolders } from './metadata-way.ts';
+import { networkDiskOf } from './network-disk.ts';
 import { RecordWriter } from './record-writer.ts';
 import { tokenKey } from './token-keeper.ts';
-import { machineOf, makeDisk } from './vm-machine.ts';
+import { leaseOf, machineOf, makeDisk } from './vm-machine.ts';
 import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
 import { VmNetwork } from './vm-network.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
-import { readStatus, statusKey, statusOf } from './vm-status.ts';
+import { outcomeOf, readStatus, statusKey, statusOf } from './vm-status.ts';
 import type { VmTree } from './vm-tree.ts';
-
-/** Written by the host for itself: how it finds a machine again. */
-interface MachineRecord {
-  readonly id: string;
-  readonly runtime: VmRuntime | undefined;
-  readonly state: VmState;
-  /** The last generation of the VM's record that the state has taken in. Absent in records of 0.1.0's first days. */
-  readonly generation?: number;
-}
-
-const machineKey = (name: string): string => `machine/${name}`;
 
 const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
@@ -113,7 +93,7 @@ export class HostedVm {
       owner: { uid: record.uid, gid: isAttached ? parts.attachGid : undefined },
       launcher: parts.launcher,
       audit: parts.audit,
-      bootId: () => this.#status.bootId,
+      recordsOf: () => ({ bootId: this.#status.bootId, account: record.account }),
       otherHolders: () => (record.metadataServer === undefined ? [] : metadataHolders(this.#status.bootId)),
       keeper: parts.keeper,
       isAttached,
@@ -209,6 +189,9 @@ export class HostedVm {
     } else {
       const options = this.#machineOptions();
       if (saved === undefined) {
+        // It came from another host, where it had stopped by itself.
+        if (this.#status.status === 'stopped' && this.#status.generation === this.#record.generation)
+          this.#taken = this.#record.generation;
         this.#machine = new Vm(options, newVm(Date.now()));
         this.#machine.create();
       } else {
@@ -316,7 +299,7 @@ export class HostedVm {
   }
 
   async #newMetadata(wish: MetadataServerRecord): Promise<void> {
-    const { kind, uid } = this.#record;
+    const { kind, uid, account } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -329,9 +312,9 @@ export class HostedVm {
       tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
-      audit: (record) => audit.append([record], bootOf()),
+      audit: (record) => audit.append([record], { bootId: bootOf(), account }),
       boot: bootOf(),
-      onToken: (event) => audit.append([tokenAudit(name, event)], event.boot),
+      onToken: (event) => audit.append([tokenAudit(name, event)], { bootId: event.boot, account }),
       onTokenState: (state) => {
         this.#tell({ token: tokenOf(state) });
         if (state.compromised === true) this.#endCompromised();
@@ -446,7 +429,11 @@ export class HostedVm {
         await this.#openMetadata();
         signal.throwIfAborted();
         await this.#metadata?.beReached();
+        const lease = await leaseOf(this.#record, this.#parts.lease, signal);
+        const place = { store: this.#parts.store, paths: this.paths };
         return machineOf({
+          lease,
+          networkDisk: await networkDiskOf(this.#record, place, signal),
           record: this.#record,
           paths: this.paths,
           images,
@@ -488,7 +475,7 @@ export class HostedVm {
     const machine = this.#machine;
     if (machine === undefined || this.#over) return;
     const { status, reason, sinceMs, wakeAtMs } = machine.state;
-    this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
+    this.#tell({ status, reason, sinceMs, outcome: outcomeOf(machine.state, this.#record, this.#status) });
     // One that is about to be started again keeps its device process.
     if (!isDown(machine.state) || wakeAtMs !== undefined) return;
     this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
@@ -496,15 +483,6 @@ export class HostedVm {
     this.#served.stop().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
     });
-  }
-
-  #outcome({ status }: VmState): VmStatusRecord['outcome'] {
-    if (status === 'failed') return 'failed';
-    if (status === 'compromised') return this.#record.desired === 'running' ? 'failed' : 'done';
-    const wanted = this.#record.desired === 'running' ? 'running' : 'stopped';
-    if (status === wanted) return 'done';
-    // It ran as was asked for, and ended by itself since.
-    return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
   }
 
   /** Until it is done: what runs must not be left, nor the name taken for ever. */
@@ -526,7 +504,16 @@ export class HostedVm {
     }
   }
 
-  async #deleteNow(): Promise<void> {
+  /** It is another host's: all that is here of it ends and goes, and nothing more is told of it. */
+  async leave(): Promise<void> {
+    this.#released.abort();
+    this.#statusWriter.close();
+    this.#machineWriter.close();
+    killMachine(this.paths);
+    await this.#removeAll();
+  }
+
+  async #removeAll(): Promise<void> {
     await this.#domain?.close();
     const machine = this.#machine;
     if (machine !== undefined) {
@@ -542,11 +529,12 @@ export class HostedVm {
     await this.#served.release();
     await this.#network.detach();
     this.#machineWriter.close();
-    // The next VM may be given this user.
-    if (this.#record.uid !== undefined) killAllOf(this.#record.uid);
-    const { store, stateDirectory, runDirectory } = this.#parts;
-    for (const directory of [stateDirectory, runDirectory])
-      rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
+    removeFiles(this.#parts, this.name, this.#record.uid);
+  }
+
+  async #deleteNow(): Promise<void> {
+    await this.#removeAll();
+    const { store } = this.#parts;
     await store.commit({
       operations: [machineKey, domainRunKey, tokenKey].map((key) => ({ type: 'delete', key: key(this.name) })),
     });

@@ -3,7 +3,7 @@ import type { LinkConfig } from '../device/index.ts';
 import { commandOf, partEnvironment } from '../parts/index.ts';
 import { type Launcher, unlessAborted } from '../qemu/index.ts';
 import { AuditRingReader } from './audit-ring-reader.ts';
-import type { AuditStore, RingLog } from './audit-store.ts';
+import type { AuditStore, RecordsOf, RingLog } from './audit-store.ts';
 import { type DeviceOwner, type DevicePaths, makeDeviceDirectories, ninepPort } from './device-paths.ts';
 import { type Counters, type DeviceEvent, DeviceSession } from './device-session.ts';
 import { HostRefusal } from './host-error.ts';
@@ -18,7 +18,8 @@ export interface VmServedOptions {
   readonly owner: DeviceOwner;
   readonly launcher: Launcher;
   readonly audit: AuditStore;
-  readonly bootId: () => string | undefined;
+  /** Whose what it records is. */
+  readonly recordsOf: () => RecordsOf;
   /** Who changes the tree besides its device process. */
   readonly otherHolders: () => readonly string[];
   /** Holds what outlives device processes. */
@@ -70,13 +71,13 @@ export class VmServed {
   /** Throws where the ring can't be made. */
   constructor(options: VmServedOptions) {
     this.#options = options;
-    const { vm, tree, paths, owner, audit, bootId, onEvent } = options;
+    const { vm, tree, paths, owner, audit, recordsOf, onEvent } = options;
     makeDeviceDirectories(paths, owner);
     const { uid } = owner;
     this.#ring = new AuditRingReader({
       path: paths.auditRing,
       vm,
-      log: this.#counting(audit.ringLog(bootId)),
+      log: this.#counting(audit.ringLog(recordsOf)),
       ...(uid !== undefined && { owner: { uid, gid: uid } }),
       onLie: (reason) => this.#device?.lied(`its audit ring: ${reason}`),
       onTrouble: (what) => onEvent({ event: 'trouble', what }),

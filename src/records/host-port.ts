@@ -103,6 +103,11 @@ export interface HostPort {
   /** Newest first where `newestFirst`, else in order of time. Never a value of a tree. */
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage>;
   /**
+   * Checks the chain of the log, some megabytes of it, from the record after a link that was seen before (which must still be as
+   * it was), or from the oldest on.
+   */
+  checkAudit(after: AuditLink | undefined, options?: CallOptions): Promise<AuditCheck>;
+  /**
    * Every record that matches after `after` (default: from now on), in order, none lost, none twice. Resolves when it has
    * begun; HOST_COMPACTED then, or thrown by the iteration when the consumer was too slow.
    */
@@ -427,6 +432,10 @@ export interface GuestInside {
 // Audit.
 
 export interface AuditFilter {
+  /** Records of VMs of this account only. */
+  readonly account?: string | undefined;
+  /** Of those that have one of these names, or one that begins so. */
+  readonly vms?: { readonly names: readonly string[]; readonly prefixes: readonly string[] } | undefined;
   readonly vm?: string | undefined;
   /** A path and all below it. */
   readonly path?: string | undefined;
@@ -440,9 +449,18 @@ export interface AuditQuery extends AuditFilter {
   readonly fromMs?: number | undefined;
   readonly untilMs?: number | undefined;
   readonly newestFirst?: boolean | undefined;
-  /** `next` of the page before. */
-  readonly cursor?: string | undefined;
+  /** Where to begin; default: at the end that `newestFirst` says. */
+  readonly after?: AuditPlace | undefined;
   readonly limit: number;
+}
+
+/**
+ * A place in the log of one host, from which it is read on in the order that is asked for: beyond the record of this number, or
+ * beyond all that were kept at this moment.
+ */
+export interface AuditPlace {
+  readonly atMs: number;
+  readonly sequence?: number | undefined;
 }
 
 export interface AuditFollowOptions extends CallOptions {
@@ -450,16 +468,44 @@ export interface AuditFollowOptions extends CallOptions {
   readonly after?: string | undefined;
 }
 
-/** `id` is opaque, at most 64 characters of `A-Z a-z 0-9 . _ -`. */
 export interface AuditEvent {
+  /** The record's number at its host, in digits. */
   readonly id: string;
+  /** When its host kept it: rises with the number, which the record's own time need not. */
+  readonly atMs: number;
   readonly record: AuditRecord & { readonly bootId?: string | undefined };
 }
 
 export interface AuditPage {
   readonly events: readonly AuditEvent[];
-  /** Undefined on the last page. */
-  readonly next: string | undefined;
+  /** How far the log was looked through; undefined on the last page. */
+  readonly next: { readonly atMs: number; readonly sequence: number } | undefined;
+}
+
+/** A record of a host's log, and the hash over it and all before it. */
+export interface AuditLink {
+  readonly sequence: number;
+  /** 64 hex digits. */
+  readonly chain: string;
+}
+
+/** What was found of a part of a host's log. */
+export interface AuditCheck {
+  /** How many were checked. */
+  readonly records: number;
+  readonly problems: readonly AuditProblem[];
+  /** The last that was checked. */
+  readonly last: AuditLink;
+  /** There is nothing after it. */
+  readonly isEnd: boolean;
+}
+
+export interface AuditProblem {
+  /** Name of the segment; '' where it is about none. */
+  readonly file: string;
+  /** 1-based; 0 where it is about none. */
+  readonly line: number;
+  readonly what: string;
 }
 
 // Images and the machine.

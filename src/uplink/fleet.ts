@@ -4,11 +4,10 @@ import {
   type AuditEvent,
   type AuditFilter,
   type AuditFollowOptions,
-  type AuditPage,
-  type AuditQuery,
   type CallOptions,
   decodeRecord,
   type FileProblem,
+  type HostPort,
   type HostStatus,
   type ImageFacts,
   type ImageFile,
@@ -58,12 +57,15 @@ export class Fleet extends RemoteHost {
     return this.#options.checkSpec(text);
   }
 
-  override async audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage> {
-    return (await this.#auditOf(query)).audit(query, options);
+  override async followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
+    const { vm } = filter;
+    const caller = vm === undefined ? this.#only() : await this.#hostOf({ id: '', name: vm });
+    return new RemoteHost(() => caller).followAudit(filter, options);
   }
 
-  override async followAudit(filter: AuditFilter, options: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
-    return (await this.#auditOf(filter)).followAudit(filter, options);
+  /** Those that are connected, one by one. */
+  connected(): Map<string, HostPort> {
+    return new Map([...this.#options.callers].map(([name, caller]) => [name, new RemoteHost(() => caller)]));
   }
 
   /** Bytes go to every host that is connected; one that comes later has not got the image. */
@@ -129,8 +131,8 @@ export class Fleet extends RemoteHost {
 
   /** The sums of those that are connected. */
   override async status(options?: CallOptions): Promise<HostStatus> {
-    const { callers, name, version } = this.#options;
-    const all = await Promise.all([...callers.values()].map((caller) => new RemoteHost(() => caller).status(options)));
+    const { name, version } = this.#options;
+    const all = await Promise.all([...this.connected().values()].map((host) => host.status(options)));
     const sum = (of: (status: HostStatus) => number): number => all.reduce((total, status) => total + of(status), 0);
     const rejected = new Map<string, number>();
     for (const { metadataServers } of all)
@@ -177,11 +179,6 @@ export class Fleet extends RemoteHost {
     );
   }
 
-  async #auditOf({ vm }: AuditFilter): Promise<RemoteHost> {
-    const caller = vm === undefined ? this.#only() : await this.#hostOf({ id: '', name: vm });
-    return new RemoteHost(() => caller);
-  }
-
   /** What is not about a VM, and no host is named, is asked of the one host that there is. */
   #only(): Caller<HostCalls> {
     const { callers } = this.#options;
@@ -191,8 +188,8 @@ export class Fleet extends RemoteHost {
     throw new RemoteRefusal('HOST_UNSUPPORTED', `there are ${callers.size} hosts, and this is asked of one: name a VM`);
   }
 
-  #all(): { readonly name: string; readonly host: RemoteHost }[] {
-    const all = [...this.#options.callers].map(([name, caller]) => ({ name, host: new RemoteHost(() => caller) }));
+  #all(): { readonly name: string; readonly host: HostPort }[] {
+    const all = [...this.connected()].map(([name, host]) => ({ name, host }));
     if (all.length === 0) throw noHost();
     return all;
   }

@@ -2,7 +2,9 @@
 import * as z from 'zod';
 import type {
   Attachment,
+  AuditCheck,
   AuditEvent,
+  AuditLink,
   GuestInside,
   HostStatus,
   ImageFacts,
@@ -168,6 +170,8 @@ const Inside = z.object({
 }) satisfies z.ZodType<GuestInside>;
 
 const auditFilter = {
+  account: z.string().max(64).optional(),
+  vms: z.strictObject({ names: z.array(text), prefixes: z.array(text) }).optional(),
   vm: z.string().max(64).optional(),
   path: path.optional(),
   uid: whole.optional(),
@@ -193,7 +197,19 @@ const AuditRecordMessage = z.object({
   droppedOthers: whole.optional(),
   bootId: text.optional(),
 }) satisfies z.ZodType<AuditRecord>;
-const Event = z.object({ id: z.string().max(64), record: AuditRecordMessage }) satisfies z.ZodType<AuditEvent>;
+const Event = z.object({
+  id: z.string().regex(/^\d{1,15}$/),
+  atMs: whole,
+  record: AuditRecordMessage,
+}) satisfies z.ZodType<AuditEvent>;
+
+const Link = z.object({ sequence: whole, chain: z.string().regex(/^[0-9a-f]{64}$/) }) satisfies z.ZodType<AuditLink>;
+const Check = z.object({
+  records: whole,
+  problems: z.array(z.object({ file: text, line: whole, what: text })),
+  last: Link,
+  isEnd: z.boolean(),
+}) satisfies z.ZodType<AuditCheck>;
 
 const ImageRef = { name: z.string().max(255), version: z.string().max(255) };
 const ImageFile = z.discriminatedUnion('from', [
@@ -297,13 +313,14 @@ export const hostCalls = {
       fromMs: z.number().optional(),
       untilMs: z.number().optional(),
       newestFirst: z.boolean().optional(),
-      cursor: text.optional(),
+      after: z.strictObject({ atMs: z.int(), sequence: whole.optional() }).optional(),
       limit: whole,
     }),
     answer: z
-      .object({ events: z.array(Event), next: text.optional() })
+      .object({ events: z.array(Event), next: z.object({ atMs: whole, sequence: whole }).optional() })
       .transform(({ events, next }) => ({ events, next })),
   },
+  checkAudit: { args: z.strictObject({ after: Link.optional() }), answer: Check },
   followAudit: { args: z.strictObject({ ...auditFilter, after: text.optional() }), answer: nothing, item: Event },
   /** The answer comes when there is room; then the bytes are sent, and the item is what became of them. */
   upload: { args: z.strictObject({ sizeBytes: whole }), answer: nothing, input: Bytes, item: UploadMessage },

@@ -58,6 +58,10 @@ export const hostHandlers = (host: HostPort): Handlers<HostCalls> => ({
     const { events, next } = await host.audit(query, { signal });
     return { events: [...events], next };
   },
+  checkAudit: async ({ after }, { signal }) => {
+    const { problems, ...rest } = await host.checkAudit(after, { signal });
+    return { ...rest, problems: [...problems] };
+  },
   followAudit: async ({ after, ...filter }, { signal }) => ({
     answer: null,
     items: await host.followAudit(filter, { after, signal }),

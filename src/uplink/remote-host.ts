@@ -2,9 +2,11 @@
 import type {
   AttachedMachine,
   Attachment,
+  AuditCheck,
   AuditEvent,
   AuditFilter,
   AuditFollowOptions,
+  AuditLink,
   AuditPage,
   AuditQuery,
   Boot,
@@ -110,11 +112,16 @@ export class RemoteHost implements HostPort {
   }
 
   audit(query: AuditQuery, options?: CallOptions): Promise<AuditPage> {
-    return this.#ask('audit', query, options);
+    const { after, ...filter } = query;
+    return this.#ask('audit', { ...messageOf(filter), after: after && { ...after } }, options);
+  }
+
+  checkAudit(after: AuditLink | undefined, options?: CallOptions): Promise<AuditCheck> {
+    return this.#ask('checkAudit', { after }, options);
   }
 
   async followAudit(filter: AuditFilter, { after, signal }: AuditFollowOptions): Promise<AsyncIterable<AuditEvent>> {
-    return (await this.#begin('followAudit', { ...filter, after }, signal)).items;
+    return (await this.#begin('followAudit', { ...messageOf(filter), after }, signal)).items;
   }
 
   /** The bytes are sent once there is room for them, as fast as the host takes them. */
@@ -183,6 +190,12 @@ export class RemoteHost implements HostPort {
     }
   }
 }
+
+/** With lists of its own. */
+const messageOf = <F extends AuditFilter>({ vms, ...rest }: F) => ({
+  ...rest,
+  vms: vms && { names: [...vms.names], prefixes: [...vms.prefixes] },
+});
 
 const vmOf = (args: unknown): VmRef | undefined => {
   const vm = (args as { readonly vm?: VmRef | string } | null)?.vm;

@@ -77,6 +77,7 @@ const tableOf = (made: { readonly operation: string }): Readonly<Record<string, 
       request: post(`/v1/operations/${made.operation}/cancel`),
     },
     queryAudit: { least: 'viewer', about: ofAudit, request: get('/v1/audit?vm=web-1') },
+    checkAudit: { least: 'viewer', about: 'cluster', request: get('/v1/hosts/local/audit/check') },
     followAudit: { least: 'viewer', about: ofAudit, request: get('/v1/audit/stream?vm=web-1') },
     listImages: { least: 'viewer', about: 'account', request: get('/v1/images') },
     uploadFile: { least: 'admin', about: 'account', request: post('/v1/uploads', 'x') },
@@ -112,6 +113,7 @@ const tableOf = (made: { readonly operation: string }): Readonly<Record<string, 
     listHosts: { least: 'viewer', about: 'cluster', request: get('/v1/hosts') },
     showHost: { least: 'viewer', about: 'cluster', request: get('/v1/hosts/local') },
     changeHost: { least: 'admin', about: 'cluster', request: { method: 'PATCH', path: '/v1/hosts/local', body: {} } },
+    drainHost: { least: 'admin', about: 'cluster', request: post('/v1/hosts/none/drain') },
     removeHost: { least: 'admin', about: 'cluster', request: remove('/v1/hosts/none') },
     createJoinKey: { least: 'admin', about: 'cluster', request: post('/v1/join-keys', {}) },
     listJoinKeys: { least: 'admin', about: 'cluster', request: get('/v1/join-keys') },
@@ -309,9 +311,9 @@ test('an account is shown the audit of its own VMs, and of nothing before they w
     verdict: 'denied',
     rule: 'default',
   } as const;
-  api.host.audits.push({ id: '1.1', record });
+  api.host.recorded(record);
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' }, url, key: maker });
-  api.host.audits.push({ id: '1.2', record: { ...record, timeMs: Date.now() + 60_000, path: '/secrets/ours' } });
+  api.host.recorded({ ...record, timeMs: Date.now() + 60_000, path: '/secrets/ours' });
   const seen = async (query: string) => (await api.ask({ path: `/v1/audit?${query}`, url, key })).text;
   assert.match(await seen('vm=web'), /secrets\/ours/);
   for (const query of ['vm=web', 'vm=web&from=1970-01-01T00:00:00.000Z', 'vm=web&order=newest'])
@@ -334,14 +336,14 @@ test('an account is shown the audit of its own VMs, and of nothing before they w
   assert.match(await asks({}), /"isolated":true/);
 
   // A stream ends with its VM: a namesake may be another's.
-  const whole = http({ url, path: '/v1/audit/stream?vm=web', key, headers: { 'last-event-id': '1.1' } });
+  const whole = http({ url, path: '/v1/audit/stream?vm=web', key, headers: { 'last-event-id': '1' } });
   await until('the stream', async () =>
     /^porthole_api_streams\S* 1$/m.test((await api.ask({ path: '/metrics' })).text),
   );
   await api.ask({ method: 'DELETE', path: '/v1/vms/web', url, key: maker });
   await until('its end', async () => (await api.stores.region.get('vm/web')) === undefined);
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });
-  api.host.audits.push({ id: '1.3', record: { ...record, timeMs: Date.now() + 60_000, path: '/secrets/later' } });
+  api.host.recorded({ ...record, timeMs: Date.now() + 60_000, path: '/secrets/later' });
   const { text } = await whole;
   assert.match(text, /ours/);
   assert.doesNotMatch(text, /later|theirs/);

@@ -13,6 +13,7 @@ import type {
   AttachedMachine,
   AuditEvent,
   AuditFilter,
+  AuditProblem,
   Boot,
   ChangeOptions,
   ConsolePiece,
@@ -157,6 +158,7 @@ interface TestVm {
 export class TestHost implements HostPort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
+  readonly auditProblems: AuditProblem[] = [];
   readonly images = new Set<string>();
   /** Uploads that were opened and not disposed of; and what came. */
   readonly coming = new Set<string>();
@@ -176,6 +178,12 @@ export class TestHost implements HostPort {
     const vm = this.vms.get(name);
     if (vm?.id !== id) throw new HostRefusal('HOST_NO_VM', `this host has no VM "${name}"`);
     return vm;
+  }
+
+  /** Its log has it from now on; the first is record 1. */
+  recorded(record: AuditEvent['record']): void {
+    const n = this.audits.items.length + 1;
+    this.audits.push({ id: String(n), atMs: n, record });
   }
 
   make({ id, name }: VmRef): TestVm {
@@ -249,12 +257,19 @@ export class TestHost implements HostPort {
     return insideOf(this.#vm(vm).tree.authority.snapshot, Date.now()).read();
   }
 
-  async audit({ limit, cursor, newestFirst, fromMs = 0, ...filter }: Parameters<HostPort['audit']>[0]) {
+  async audit({ limit, after, newestFirst, fromMs = 0, ...filter }: Parameters<HostPort['audit']>[0]) {
     const matching = this.audits.items.filter((event) => event.record.timeMs >= fromMs && matches(event, filter));
     if (newestFirst === true) matching.reverse();
-    const from = cursor === undefined ? 0 : Number(cursor);
-    const next = from + limit < matching.length ? String(from + limit) : undefined;
-    return { events: matching.slice(from, from + limit), next };
+    const from = after === undefined ? 0 : matching.findIndex(({ id }) => id === String(after.sequence)) + 1;
+    const events = matching.slice(from, from + limit);
+    const last = events.at(-1);
+    const isEnd = last === undefined || last === matching.at(-1);
+    return { events, next: isEnd ? undefined : { atMs: last.atMs, sequence: Number(last.id) } };
+  }
+
+  async checkAudit() {
+    const last = { sequence: this.audits.items.length, chain: 'a'.repeat(64) };
+    return { records: last.sequence, problems: this.auditProblems, last, isEnd: true };
   }
 
   async followAudit(filter: AuditFilter, { after, signal }: Parameters<HostPort['followAudit']>[1]) {

@@ -9,11 +9,12 @@ import { Manager } from '../../src/cluster/index.ts';
 import { entriesOf } from '../../src/cluster/kit.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
-import { HostRecord, HostUseRecord, VmRecord } from '../../src/records/index.ts';
-import { type Entry, keyText, prefixRange, type Store, type Stores } from '../../src/store/index.ts';
+import type { VmRecord } from '../../src/records/index.ts';
+import type { Entry, Store, Stores } from '../../src/store/index.ts';
 import type { Connections } from './connections.ts';
 import { TestHost } from './host-on-authority.ts';
 import { addHost, anywhere } from './hosts.ts';
+import { checkPlaces } from './invariants.ts';
 import { mortal } from './mortal.ts';
 
 /** `PORTHOLE_PLACEMENT_ROUNDS` does it more often. */
@@ -77,33 +78,9 @@ export const remove = (manager: Manager, name: string): Promise<unknown> =>
   );
 
 /** What every moment of the region's store must keep to. */
-const check = async ({ region }: Stores): Promise<VmRecord[]> => {
-  // All of one moment.
-  const revision = await region.revision();
-  const at = async (prefix: string): Promise<readonly Entry[]> =>
-    (await region.range(prefixRange(prefix), { revision })).entries;
-  const [vms, hosts, uses, assigned, slots, apart, uids] = await Promise.all(
-    ['vm/', 'host/', 'hostuse/', 'hostvm/', 'slot/', 'apart/', 'hostuid/'].map(at),
-  );
-  const records = vms!.map((entry) => VmRecord.parse(parsed(entry)));
-  for (const entry of hosts!) {
-    const { name, capacity } = HostRecord.parse(parsed(entry));
-    const found = uses!.find(({ key }) => keyText(key) === `hostuse/${name}`);
-    const use =
-      found === undefined ? { vcpus: 0, memoryMiB: 0, diskBytes: 0, vms: 0 } : HostUseRecord.parse(parsed(found));
-    const own = records.filter(({ host }) => host === name);
-    const sum = (of: 'vcpus' | 'memoryMiB' | 'diskBytes'): number =>
-      own.reduce((total, { takes }) => total + takes![of], 0);
-    const real = { vcpus: sum('vcpus'), memoryMiB: sum('memoryMiB'), diskBytes: sum('diskBytes'), vms: own.length };
-    assert.deepEqual(use, real, `what is taken of ${name}`);
-    for (const size of ['vcpus', 'memoryMiB', 'diskBytes'] as const)
-      assert.ok(real[size] <= capacity![size], `${name} has ${real[size]} ${size} of ${capacity![size]}`);
-    assert.equal(new Set(own.map(({ uid }) => uid)).size, own.length, `uids of ${name}`);
-  }
-  assert.deepEqual(
-    assigned!.map(({ key }) => keyText(key)),
-    records.map(({ host, name }) => `hostvm/${host}/${name}`).toSorted(),
-  );
+const check = async ({ region }: Stores): Promise<readonly VmRecord[]> => {
+  const { vms: records, at } = await checkPlaces(region);
+  const [slots, apart, uids] = await Promise.all(['slot/', 'apart/', 'hostuid/'].map(at));
   assert.equal(slots!.length, records.length);
   assert.equal(uids!.length, records.length);
   assert.equal(apart!.length, records.filter(({ labels }) => 'apart' in labels).length);

@@ -90,19 +90,19 @@ test('streams that are cut at random points lose nothing and repeat nothing', as
   };
   const params = { name: 'web-1' };
   const last = (id: string) => ({ isLast: (event: StreamEvent) => event.id === id });
-  api.host.audits.push({ id: '0.0', record });
+  api.host.recorded(record);
   const bytes = Array.from({ length: writes }, (_, i) => `line ${i}\n`).join('');
   const streams = [
     collect(
       client.events('watchMetadata', { params, query: { from: `1.${from}` }, ...last(`1.${from + writes}`) }),
       'commit',
     ),
-    collect(client.events('followAudit', { lastEventId: '0.0', ...last(`1.${writes - 1}`) }), 'audit'),
+    collect(client.events('followAudit', { lastEventId: '1', ...last(String(writes + 1)) }), 'audit'),
     collect(client.events('streamConsole', { params, query: { offset: 0 }, ...last(String(bytes.length)) }), 'output'),
   ] as const;
   for (let i = 0; i < writes; i++) {
     await tree.edit([{ op: 'put', path: '/a', bytes: new TextEncoder().encode(String(i)) }], []);
-    api.host.audits.push({ id: `1.${i}`, record });
+    api.host.recorded(record);
     console.print(`line ${i}\n`);
     if (below(4) === 0) await turn();
     if (below(20) === 0) await api.ask({ path: '/healthz' });
@@ -114,7 +114,7 @@ test('streams that are cut at random points lose nothing and repeat nothing', as
   );
   assert.deepEqual(
     audits.map(({ id }) => id),
-    Array.from({ length: writes }, (_, i) => `1.${i}`),
+    Array.from({ length: writes }, (_, i) => String(i + 2)),
   );
   const text = output.map(({ data }) => Buffer.from((data as { base64: string }).base64, 'base64').toString()).join('');
   assert.equal(text, bytes);

@@ -301,11 +301,15 @@ test('every operation gives the answers that are its own', async (t) => {
     rule: 'default',
     errno: 'EACCES',
   };
-  for (const n of [1, 2, 3]) api.host.audits.push({ id: `1.${n}`, record });
+  for (let n = 0; n < 3; n++) api.host.recorded(record);
   const audit = await ok(200, { path: '/v1/audit?vm=web-1&verdict=denied&limit=2' });
   await ok(200, { path: `/v1/audit?vm=web-1&cursor=${String(audit.json['next'])}` });
-  await readEvents(api, { path: '/v1/audit/stream?uid=5', headers: { 'last-event-id': '1.1' } }, 2);
-  await expect(api, 410, 'COMPACTED', { path: '/v1/audit/stream', headers: { 'last-event-id': '9.9' } });
+  await expect(api, 400, 'BAD_CURSOR', { path: '/v1/audit?cursor=x' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/hosts/none/audit/check' });
+  const checked = await ok(200, { path: '/v1/hosts/local/audit/check' });
+  await ok(200, { path: `/v1/hosts/local/audit/check?after=${String(checked.json['last'])}` });
+  await readEvents(api, { path: '/v1/audit/stream?uid=5', headers: { 'last-event-id': '1' } }, 2);
+  await expect(api, 410, 'COMPACTED', { path: '/v1/audit/stream', headers: { 'last-event-id': '9' } });
 
   // Keys
   const key = await ok(201, {
@@ -397,7 +401,11 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/hosts/local' });
   await ok(202, { method: 'DELETE', path: '/v1/vms/placed' });
   await until('its end', async () => (await api.ask({ path: '/v1/vms/placed' })).status === 404);
+  const drain = { method: 'POST', path: '/v1/hosts/other/drain' };
+  const draining = `/v1/operations/${String((await ok(202, drain)).json['operation']!['id'])}`;
+  await until('it to be empty', async () => `${(await api.ask({ path: draining })).json['state']}` === 'succeeded');
   await ok(204, { method: 'DELETE', path: '/v1/hosts/other' });
+  await expect(api, 404, 'NOT_FOUND', drain);
   const joining = { method: 'POST', path: '/v1/join-keys', body: { host: 'h7' } };
   const joinKey = await ok(201, joining);
   assert.match(String(joinKey.json['text']), /^phj_/);

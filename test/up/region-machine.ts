@@ -57,7 +57,7 @@ export class Proxy {
   state: 'open' | 'silent' | 'closed' = 'open';
 
   async listen(): Promise<number> {
-    await once(this.#server.listen(0, '127.0.0.1'), 'listening');
+    if (!this.#server.listening) await once(this.#server.listen(0, '127.0.0.1'), 'listening');
     return (this.#server.address() as AddressInfo).port;
   }
 

@@ -1,18 +1,22 @@
 /** `porthole audit`: who read or was refused what. */
 import { type Command, Option } from 'commander';
 import type { StreamEvent } from '../../cluster/client/index.ts';
+import type { ResultOf } from '../../cluster/index.ts';
 import { printable } from '../../wire/index.ts';
 import { parseMoment } from '../amounts.ts';
 import type { Api } from '../api.ts';
 import { apiCommand, examples, parseCount, parseId, type Shell } from '../command.ts';
+import { exitCodes } from '../exit-code.ts';
 import type { AuditEvent } from '../shapes.ts';
 import { type Column, table } from '../table.ts';
 import { type Colours, paintFor } from '../terminal.ts';
 import { UsageError } from '../usage-error.ts';
+import { auditVerifyCommand } from './audit-verify.ts';
 import { breakWords, untilInterrupted } from './console.ts';
 
 interface AuditFlags {
   readonly vm?: string;
+  readonly allVms?: true;
   readonly path?: string;
   readonly uid?: number;
   readonly operation?: string;
@@ -30,8 +34,12 @@ const page = 500;
 
 export const auditCommands = (program: Command, shell: Shell): void => {
   const when = parseMoment(shell.terminal.wallMs());
-  apiCommand(program, 'audit', 'say who read or was refused what')
+  const audit = apiCommand(program, 'audit', 'say who read or was refused what');
+  audit.helpCommand(false);
+  auditVerifyCommand(audit, shell);
+  audit
     .option('--vm <vm>', 'of this virtual machine')
+    .addOption(new Option('--all-vms', 'of all virtual machines, in all regions').conflicts(['vm', 'follow']))
     .option('--path <path>', 'at this path or below it')
     .option('--uid <uid>', 'by this user', parseId)
     .option('--operation <name>', 'this operation, as "open"')
@@ -46,14 +54,15 @@ export const auditCommands = (program: Command, shell: Shell): void => {
       'after',
       examples(
         'porthole audit --vm web-1 --path /secrets --since 1d',
+        'porthole audit --path /secrets/db --all-vms',
         'porthole audit --denied --follow',
-        'porthole audit --path /secrets/db-password --json > reads.jsonl',
+        'porthole audit --all-vms --since 30d --json > audit.jsonl',
       ),
     )
-    .action((flags: AuditFlags) => audit(shell, flags));
+    .action((flags: AuditFlags) => show(shell, flags));
 };
 
-const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
+const show = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   const { terminal } = shell;
   const { vm, path, uid, operation } = flags;
   if (flags.follow === true && flags.until !== undefined)
@@ -61,9 +70,13 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
   const verdict = flags.denied === true ? 'denied' : flags.allowed === true ? 'allowed' : undefined;
   const filter: Filter = { vm, path, uid, operation, verdict };
   const api = shell.api();
-  const print = printer(shell, flags.json === true);
+  const print = printer(shell, flags);
   if (flags.follow !== true) {
-    if ((await print(past(api, filter, flags))) === 0 && flags.json !== true) terminal.err('no record matches\n');
+    const missing = new Map<string, Missing>();
+    if ((await print(past(api, filter, flags, missing))) === 0 && flags.json !== true)
+      terminal.err('no record matches\n');
+    for (const one of missing.values()) terminal.err(missingWords(one));
+    if (missing.size > 0) shell.setExitCode(exitCodes.failed);
     return;
   }
   await untilInterrupted(terminal, async () => {
@@ -79,7 +92,7 @@ const audit = async (shell: Shell, flags: AuditFlags): Promise<void> => {
     if (flags.since !== undefined || flags.limit !== undefined) {
       await print(
         (async function* () {
-          for await (const event of past(api, filter, flags)) {
+          for await (const event of past(api, filter, flags, new Map())) {
             last = event.id;
             yield event;
           }
@@ -106,13 +119,30 @@ interface Filter {
   readonly verdict: 'allowed' | 'denied' | undefined;
 }
 
-/** Oldest first. */
-async function* past(api: Api, filter: Filter, flags: AuditFlags): AsyncGenerator<AuditEvent> {
+type Missing = ResultOf<'queryAudit'>['missing'][number];
+
+const missingWords = ({ region, host, reason }: Missing): string => {
+  const who = host === undefined ? `region "${region}"` : `host "${host}" of region "${region}"`;
+  return `${who} did not answer, what is recorded there is missing: ${printable(reason)}\n`;
+};
+
+/** Oldest first. `missing` is told who did not answer. */
+async function* past(
+  api: Api,
+  filter: Filter,
+  flags: AuditFlags,
+  missing: Map<string, Missing>,
+): AsyncGenerator<AuditEvent> {
   const iso = (ms: number | undefined) => (ms === undefined ? undefined : new Date(ms).toISOString());
-  const query = { ...filter, from: iso(flags.since), until: iso(flags.until) };
+  const regions = flags.allVms === true ? ('all' as const) : ('own' as const);
+  const query = { ...filter, regions, from: iso(flags.since), until: iso(flags.until) };
+  const eventsOf = (answer: ResultOf<'queryAudit'>): readonly AuditEvent[] => {
+    for (const one of answer.missing) missing.set(`${one.region}/${one.host ?? ''}`, one);
+    return answer.events;
+  };
   const limit = flags.limit ?? (flags.since === undefined ? 100 : undefined);
   if (limit === undefined) {
-    for await (const { events } of api.pages('queryAudit', { ...query, limit: page })) yield* events;
+    for await (const answer of api.pages('queryAudit', { ...query, limit: page })) yield* eventsOf(answer);
     return;
   }
   const newest: AuditEvent[] = [];
@@ -121,23 +151,24 @@ async function* past(api: Api, filter: Filter, flags: AuditFlags): AsyncGenerato
     order: 'newest',
     limit: Math.min(limit, page),
   });
-  for await (const { events } of pages) {
-    newest.push(...events);
+  for await (const answer of pages) {
+    newest.push(...eventsOf(answer));
     if (newest.length >= limit) break;
   }
   yield* newest.slice(0, limit).toReversed();
 }
 
 /** Prints as they come, and answers how many. A table's columns are as wide as those of its first page need. */
-const printer = ({ terminal }: Shell, isJson: boolean) => {
-  const columns = columnsFor(paintFor(terminal, 'out'));
+const printer = ({ terminal }: Shell, { json: isJson, allVms }: AuditFlags) => {
+  const all = columnsFor(paintFor(terminal, 'out'));
+  const columns = allVms === true ? all : all.filter(({ title }) => title !== 'HOST');
   const { dim } = paintFor(terminal, 'out');
   let hasTitle = false;
   return async (events: AsyncIterable<AuditEvent>): Promise<number> => {
     let count = 0;
     for await (const event of events) {
       count++;
-      if (isJson) terminal.out(`${JSON.stringify(event)}\n`);
+      if (isJson === true) terminal.out(`${JSON.stringify(event)}\n`);
       else {
         const lines = table(columns, [event], dim);
         terminal.out(hasTitle ? lines.slice(lines.indexOf('\n') + 1) : lines);
@@ -154,6 +185,7 @@ const fixed = (width: number, text: string): string => printable(text).padEnd(wi
 
 const columnsFor = (paint: Colours): readonly Column<AuditEvent>[] => [
   { title: 'TIME', cell: ({ time }) => `${time.slice(0, 19)}Z` },
+  { title: 'HOST', cell: ({ region = '', host = '' }) => fixed(16, `${region}/${host}`) },
   { title: 'VM', cell: ({ vm }) => fixed(12, vm) },
   { title: 'UID', cell: ({ uid, by }) => (by === undefined ? String(uid) : '-').padStart(6), align: 'right' },
   { title: 'OPERATION', cell: ({ operation }) => fixed(9, operation) },

@@ -1,24 +1,13 @@
 import type { z } from '@hono/zod-openapi';
-import type {
-  AuditEvent,
-  ImageFile,
-  ImageRecord,
-  ImageRequest,
-  Once,
-  OperationRecord,
-  VmRecord,
-} from '../../records/index.ts';
+import type { ImageFile, ImageRecord, ImageRequest, Once, OperationRecord } from '../../records/index.ts';
 import type { Store } from '../../store/index.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
-import { accountOf, checkVm, type Identity, seesCluster } from '../identity.ts';
+import { accountOf } from '../identity.ts';
 import { KeyedUploads } from '../keyed-uploads.ts';
 import type { KeyFacts } from '../keys.ts';
-import type { Kept } from '../kit.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError, toApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
-import { parseTreePath } from '../tree-path.ts';
-import { noVm } from '../vms.ts';
 import {
   type Api,
   answerOf,
@@ -30,11 +19,8 @@ import {
   send,
   serve,
   stream,
-  takeTurn,
 } from './serve.ts';
 import { isoTime, operationView } from './vms.ts';
-
-const auditView = ({ id, record: { timeMs, ...record } }: AuditEvent) => ({ id, time: isoTime(timeMs), ...record });
 
 const keyView = ({ id, name, role, account, vms, createdAtMs, expiresAtMs }: KeyFacts) => ({
   id,
@@ -57,7 +43,6 @@ const imageView = ({ name, version, digest, sizeBytes, virtualSizeBytes, created
 
 export const serveRest = (api: Api): void => {
   serveOperations(api);
-  serveAudit(api);
   serveImages(api);
   serveKeys(api);
   serveHost(api);
@@ -169,92 +154,6 @@ const insteadOf: Partial<
 > = {
   'vm.create': { kind: 'vm.delete', done: 'deleted' },
   'vm.start': { kind: 'vm.stop', done: 'stopped' },
-};
-
-const serveAudit = (api: Api): void => {
-  const { manager } = api;
-  const { host } = manager.kit;
-
-  /**
-   * Hosts know no accounts: who may not see all is shown one VM of their own, and nothing of before it was made, when its name
-   * may have been another's. FORBIDDEN, VM_NOT_FOUND.
-   */
-  const shownOf = async (identity: Identity, vm: string | undefined): Promise<Kept<VmRecord> | undefined> => {
-    if (seesCluster(identity)) return undefined;
-    if (vm === undefined)
-      throw new ApiError('FORBIDDEN', 'name one of your VMs: only the account that has the cluster sees all of a host');
-    checkVm(identity, vm);
-    return manager.vms.find(identity.account, vm);
-  };
-
-  /** Aborts when the VM is gone: another may have its name from then on, which is perhaps of another account. */
-  const untilGone = (vm: Kept<VmRecord> | undefined, signal: AbortSignal): AbortSignal => {
-    if (vm === undefined) return signal;
-    const gone = new AbortController();
-    const both = AbortSignal.any([signal, gone.signal]);
-    const watch = async (): Promise<void> => {
-      const range = { start: vm.key, end: `${vm.key}\0` };
-      for await (const { events } of manager.kit.region.watch(range, { from: vm.modRevision + 1, signal: both }))
-        if (events.some(({ type }) => type === 'delete')) return;
-    };
-    // A watch that breaks ends the stream as well: whoever follows comes back, and is asked again.
-    watch()
-      .catch(() => {})
-      .finally(() => gone.abort());
-    return both;
-  };
-
-  /** Also when what is at the host is newer than what was heard of the store. */
-  const isThere = async (vm: Kept<VmRecord> | undefined): Promise<boolean> =>
-    vm === undefined || (await manager.kit.region.get(vm.key))?.createRevision === vm.createRevision;
-
-  serve(api, routes.queryAudit, async (c) => {
-    const { limit, cursor, from, until, order, path, ...filter } = c.req.valid('query');
-    const vm = await shownOf(identityOf(c), filter.vm);
-    const beginning = vm?.record.createdAtMs ?? 0;
-    takeTurn(c, api);
-    const page = await host.audit(
-      {
-        ...filter,
-        path: path === undefined ? undefined : parseTreePath(path),
-        fromMs: from === undefined && beginning === 0 ? undefined : Math.max(beginning, Date.parse(from ?? isoTime(0))),
-        untilMs: until === undefined ? undefined : Date.parse(until),
-        newestFirst: order === 'newest',
-        cursor,
-        limit,
-      },
-      { signal: c.req.raw.signal },
-    );
-    if (!(await isThere(vm))) throw noVm(vm!.record.name);
-    return reply(routes.queryAudit, 200, {
-      events: page.events.map(auditView),
-      ...(page.next !== undefined && { next: page.next }),
-    });
-  });
-
-  serve(api, routes.followAudit, async (c) => {
-    const { path, ...filter } = c.req.valid('query');
-    const after = c.req.valid('header')['last-event-id'];
-    if (after !== undefined && !/^[A-Za-z0-9._-]{1,64}$/.test(after))
-      throw new ApiError('BAD_REQUEST', 'the Last-Event-ID is none of an audit stream');
-    const filters = { ...filter, path: path === undefined ? undefined : parseTreePath(path) };
-    const vm = await shownOf(identityOf(c), filter.vm);
-    const beginning = vm?.record.createdAtMs ?? 0;
-    return stream(c, api, async (streaming) => {
-      const signal = untilGone(vm, streaming);
-      const events = await host.followAudit(filters, { after, signal });
-      return (async function* () {
-        try {
-          for await (const event of events) {
-            if (!(await isThere(vm))) return;
-            if (event.record.timeMs >= beginning) yield { event: 'audit', id: event.id, data: auditView(event) };
-          }
-        } catch (error) {
-          if (streaming.aborted || !signal.aborted) throw error;
-        }
-      })();
-    });
-  });
 };
 
 type AskedFile = { readonly upload: string } | { readonly file: string };

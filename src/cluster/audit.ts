@@ -1,0 +1,111 @@
+/** The audit of a region: what is asked of all its hosts, and how their answers become one. */
+import {
+  type AuditCheck,
+  type AuditEvent,
+  type AuditLink,
+  type AuditQuery,
+  type HostPort,
+  VmRecord,
+} from '../records/index.ts';
+import { merged, type Place, type Placed, type PlacedPage, placeAt } from './audit-merge.ts';
+import type { Hosts } from './hosts.ts';
+import { type Identity, seesCluster } from './identity.ts';
+import { getRecord, type Kit } from './kit.ts';
+import { ApiError } from './problem.ts';
+
+/** Whose records are not in an answer, and why. */
+export interface Missing {
+  readonly region: string;
+  /** Undefined: nobody of the region answers. */
+  readonly host?: string | undefined;
+  readonly reason: string;
+}
+
+export interface FleetEvent extends Placed {
+  readonly event: AuditEvent;
+}
+
+export interface FleetPage extends PlacedPage<FleetEvent> {
+  readonly missing: readonly Missing[];
+}
+
+export type FleetQuery = Omit<AuditQuery, 'account' | 'vms' | 'after'> & { readonly after?: Place | undefined };
+
+/** A host that has not answered until then is taken for away. */
+const hostMs = 20_000;
+/** Of a page, that each of very many hosts is asked for. */
+const fewest = 16;
+
+export class FleetAudit {
+  readonly #kit: Kit;
+  readonly #hosts: Hosts;
+
+  constructor(kit: Kit, hosts: Hosts) {
+    this.#kit = kit;
+    this.#hosts = hosts;
+  }
+
+  /**
+   * What whoever asks may see of the region. Of its own VMs, where that is not all: of those that there are, since they were
+   * made, as their names may have been others' before.
+   */
+  async page(identity: Identity, { after, ...query }: FleetQuery, signal: AbortSignal): Promise<FleetPage> {
+    const { regionName: region, connected } = this.#kit;
+    const { limit, newestFirst = false } = query;
+    const own = seesCluster(identity) ? {} : { account: identity.account, vms: identity.vms };
+    const hosts = await this.#hosts.list();
+    const ports = connected();
+    const share = Math.min(limit, Math.max(fewest, Math.ceil((2 * limit) / hosts.length)));
+    const missing: Missing[] = [];
+    const pages = hosts.map(async ({ record: { name: host } }): Promise<PlacedPage<FleetEvent>> => {
+      const place = (at: { readonly atMs: number; readonly sequence: number }): Place => ({ ...at, region, host });
+      try {
+        const port = ports.get(host);
+        if (port === undefined) throw new Error('the host is not connected to the manager that was asked');
+        const from = after && placeAt(after, { region, host, newestFirst });
+        const asked: AuditQuery = { ...query, ...own, limit: share, after: from };
+        const { events, next } = await port.audit(asked, { signal: within(signal) });
+        return {
+          events: events.map((event) => ({ place: place({ atMs: event.atMs, sequence: Number(event.id) }), event })),
+          next: next && place(next),
+        };
+      } catch (error) {
+        signal.throwIfAborted();
+        this.#kit.log.warn({ err: error, host }, 'the audit of a host cannot be had');
+        missing.push({ region, host, reason: reasonOf(error) });
+        return { events: [], next: undefined };
+      }
+    });
+    const { events, next } = merged(await Promise.all(pages), { limit, newestFirst });
+    return { events: seesCluster(identity) ? events : await this.#ofPresentVms(identity, events), next, missing };
+  }
+
+  async #ofPresentVms({ account }: Identity, events: readonly FleetEvent[]): Promise<FleetEvent[]> {
+    const names = [...new Set(events.map(({ event }) => event.record.vm))];
+    const found = await Promise.all(names.map((name) => getRecord(this.#kit.region, VmRecord, `vm/${name}`)));
+    const since = new Map(
+      found.flatMap((vm) => (vm?.record.account === account ? [[vm.record.name, vm.record.createdAtMs]] : [])),
+    );
+    return events.filter(
+      ({ event: { record } }) => record.timeMs >= (since.get(record.vm) ?? Number.POSITIVE_INFINITY),
+    );
+  }
+
+  /** Of one host: `HostPort.checkAudit`. NOT_FOUND, UNAVAILABLE. */
+  async check(host: string, after: AuditLink | undefined, signal: AbortSignal): Promise<AuditCheck> {
+    await this.#hosts.get(host);
+    const port: HostPort | undefined = this.#kit.connected().get(host);
+    if (port === undefined)
+      throw new ApiError('UNAVAILABLE', `the host "${host}" is not connected to the manager that was asked; try again`);
+    return port.checkAudit(after, { signal });
+  }
+}
+
+const within = (signal: AbortSignal): AbortSignal => AbortSignal.any([signal, AbortSignal.timeout(hostMs)]);
+
+export const reasonOf = (error: unknown): string =>
+  error instanceof DOMException && error.name === 'TimeoutError'
+    ? 'no answer came in time'
+    : error instanceof Error
+      ? error.message
+      : String(error);

@@ -13,7 +13,7 @@ const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
-  ['device', 'disks', 'uplink'],
+  ['device', 'disks', 'uplink', 'network'],
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];

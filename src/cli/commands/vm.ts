@@ -196,6 +196,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['addresses', vm.addresses.join('\n')],
+      ['UDP ports', vm.udp && vm.udp.ports.map((port) => `${vm.udp!.address}:${port}`).join('\n')],
       [
         'labels',
         Object.entries(vm.labels)

@@ -161,9 +161,14 @@ const checkAudit = async (fleet: Fleet, clients: readonly FleetClient[]): Promis
   const path = `/v1/vms/${vm.name}/metadata/secrets/own`;
   await until('a secret to be read', async () => (await client.ask({ path }))?.text === vm.secret);
   const { socketPath } = fleet.managers[1]!;
-  const { json } = await http({ socketPath, path: `/v1/audit?regions=all&path=/secrets/own&vm=${vm.name}` });
-  assert.deepEqual(json['missing'], []);
-  const events = json['events'] as unknown as readonly { readonly vm: string; readonly host: string }[];
+  const events = await until('all hosts to answer', async () => {
+    const { json } = await http({ socketPath, path: `/v1/audit?regions=all&path=/secrets/own&vm=${vm.name}` });
+    const answer = json as unknown as {
+      readonly missing: readonly unknown[];
+      readonly events: readonly { readonly vm: string; readonly host: string }[];
+    };
+    return answer.missing.length === 0 && answer.events;
+  });
   const host = fleet.hosts.find(({ machine }) => [...machine.running.values()].includes(vm.name));
   assert.ok(events.length > 0 && events.every((event) => event.vm === vm.name));
   if (host !== undefined) assert.deepEqual(new Set(events.map((event) => event.host)), new Set([host.name]));

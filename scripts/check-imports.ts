@@ -13,7 +13,7 @@ const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
-  ['device', 'uplink'],
+  ['device', 'disks', 'uplink'],
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];

@@ -2,7 +2,8 @@
 import { existsSync, statfsSync } from 'node:fs';
 import { availableParallelism, totalmem } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { Host } from '../host/index.ts';
+import { type Host, HostLease } from '../host/index.ts';
+import { bootClockMs, machineBootId } from '../qemu/index.ts';
 import type { Resources } from '../records/index.ts';
 import { type DirectoryLock, lockDirectory } from '../store/index.ts';
 import {
@@ -14,7 +15,13 @@ import {
   readIdentity,
   Uplink,
 } from '../uplink/index.ts';
-import { type Machine, type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
+import {
+  type HostIdentity,
+  type Machine,
+  type MachineFacts,
+  type MachineOptions,
+  prepareMachine,
+} from './this-machine.ts';
 import { prepareHostDirectory } from './up-start.ts';
 
 export interface HostDaemonOptions extends Omit<MachineOptions, 'onTrouble'> {
@@ -108,8 +115,10 @@ export class HostDaemon implements AsyncDisposable {
     const facts: HostFacts = { version, capacity, ...(uids && { uids: { ...uids } }) };
     const identity = await this.#identity(directory, facts);
     const { host, region } = identity;
+    const lease = new HostLease(join(runDirectory, 'lease'));
     this.#uplink = await Uplink.open(
       {
+        lease: { machine: machineBootId(), nowMs: bootClockMs, onLease: (granted) => lease.granted(granted) },
         managers,
         identity,
         directory,
@@ -123,7 +132,7 @@ export class HostDaemon implements AsyncDisposable {
       },
       signal,
     );
-    this.#host = await this.#opened(machine, this.#uplink.store, host);
+    this.#host = await this.#opened(machine, this.#uplink.store, { name: host, lease });
     this.#host.cutOff(this.#uplink.store.lostAtMs);
     this.#uplink.serve(this.#host);
     const { vms } = await this.#host.status();
@@ -132,13 +141,13 @@ export class HostDaemon implements AsyncDisposable {
   }
 
   /** Waits for a manager as often as it has to. The signal's reason. */
-  async #opened(machine: Machine, store: RemoteStore, name: string): Promise<Host> {
+  async #opened(machine: Machine, store: RemoteStore, as: HostIdentity): Promise<Host> {
     const { signal } = this.#options;
     const close = (): void => void store.close();
     signal.addEventListener('abort', close, { once: true });
     try {
       signal.throwIfAborted();
-      return await machine.open(store, name);
+      return await machine.open(store, as);
     } catch (error) {
       signal.throwIfAborted();
       throw error;

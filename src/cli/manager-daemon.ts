@@ -1,8 +1,11 @@
 /** `porthole manager`: the API of a region, whose VMs run on hosts that connect to it. */
+import { realpathSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { pino } from 'pino';
 import { type ApiServer, claimSocket, listen, Manager } from '../cluster/index.ts';
-import { specChecker } from '../host/index.ts';
+import { DiskServer } from '../disks/index.ts';
+import { claimUids, specChecker } from '../host/index.ts';
+import { findLauncher, makeSearchable } from '../qemu/index.ts';
 import type { Stores } from '../store/index.ts';
 import { addressText, UplinkServer } from '../uplink/index.ts';
 import { type ApiAddress, openDaemonStores, type StoresLocation, toTcpOptions, upkeepOf } from './manager-parts.ts';
@@ -15,6 +18,10 @@ export interface ManagerDaemonOptions extends StoresLocation {
   readonly region: string;
   /** Where hosts connect. */
   readonly hosts: { readonly host: string; readonly port: number };
+  /** See `porthole manager --host-lease`. */
+  readonly hostLeaseSeconds: number;
+  /** The region's network disks, where they are on this machine. */
+  readonly disks?: { readonly directory: string; readonly address: string } | undefined;
   readonly tcp?: ApiAddress | undefined;
   readonly socketGid?: number | undefined;
   readonly version: string;
@@ -36,12 +43,16 @@ export type ManagerEvent =
   | { readonly event: 'trouble'; readonly what: string }
   | { readonly event: 'down' };
 
+/** What hosts' clocks may differ by, of a lease's time; hosts keep as much off on their side. */
+const marginPart = 0.1;
+
 export class ManagerDaemon implements AsyncDisposable {
   readonly #options: ManagerDaemonOptions;
   #stores: Stores | undefined;
   #uplink: UplinkServer | undefined;
   #manager: Manager | undefined;
   #api: ApiServer | undefined;
+  #disks: DiskServer | undefined;
   #releasing: Promise<void> | undefined;
 
   private constructor(options: ManagerDaemonOptions) {
@@ -61,7 +72,7 @@ export class ManagerDaemon implements AsyncDisposable {
   }
 
   async #start(): Promise<void> {
-    const { region: regionName, hosts, tcp, socketGid, version, onEvent } = this.#options;
+    const { region: regionName, hosts, hostLeaseSeconds, tcp, socketGid, version, onEvent } = this.#options;
     const stateDirectory = resolve(this.#options.stateDirectory);
     const runDirectory = resolve(this.#options.runDirectory);
     prepareHostDirectory(stateDirectory, '--state');
@@ -76,17 +87,21 @@ export class ManagerDaemon implements AsyncDisposable {
       regionName,
       address: hosts,
       checkSpec: specChecker(),
+      hostLeaseSeconds,
       version,
       onTrouble,
     });
     const { hosts: fleet, enrolment } = this.#uplink;
+    this.#disks = await this.#openDisks();
     this.#manager = await Manager.open({
+      disks: this.#disks,
       region,
       global,
       regionName,
       host: fleet,
       connected: () => fleet.connected(),
       ownHost: false,
+      fencingMarginMs: hostLeaseSeconds * 1000 * marginPart,
       enrolment,
       log: pino({ level: 'warn' }, { write: (line) => onTrouble(line.trim()) }),
       ...upkeepOf(this.#stores, stateDirectory, this.#options),
@@ -109,6 +124,20 @@ export class ManagerDaemon implements AsyncDisposable {
     });
   }
 
+  async #openDisks(): Promise<DiskServer | undefined> {
+    const { disks } = this.#options;
+    if (disks === undefined) return undefined;
+    const directory = resolve(disks.directory);
+    makeSearchable(directory);
+    const launcher = await findLauncher();
+    // None but root can give files away.
+    const uid =
+      process.getuid?.() === 0
+        ? claimUids({ count: 1, first: undefined, stateDirectory: realpathSync(directory) }).first
+        : undefined;
+    return new DiskServer({ directory, address: disks.address, launcher, uid });
+  }
+
   release(): Promise<void> {
     this.#releasing ??= this.#release();
     return this.#releasing;
@@ -118,6 +147,7 @@ export class ManagerDaemon implements AsyncDisposable {
   async #release(): Promise<void> {
     await this.#api?.close();
     await this.#manager?.close();
+    this.#disks?.[Symbol.dispose]();
     await this.#uplink?.close();
     await this.#stores?.close();
     if (this.#api !== undefined) this.#options.onEvent({ event: 'down' });

@@ -29,6 +29,7 @@ const doing: Readonly<Record<string, string>> = {
   'image.add': 'adding',
   'image.remove': 'removing',
   'key.rotate': 'rotating',
+  'host.drain': 'draining',
 };
 
 export const title = (operation: Operation): string =>

@@ -2,7 +2,7 @@
 import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
-import { claimUids, Host, leftOvers, type UidRange } from '../host/index.ts';
+import { claimUids, Host, type HostLease, leftOvers, type UidRange } from '../host/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
@@ -43,7 +43,13 @@ export interface Machine {
   /** The uids of its VMs, from now on; undefined: all run as this user. Error with words for people. */
   claim(): UidRange | undefined;
   /** After `claim`. Tells of what runs here and the store knows nothing of. StoreError. */
-  open(region: Store, name?: string): Promise<Host>;
+  open(region: Store, as?: HostIdentity): Promise<Host>;
+}
+
+/** As a region has it. */
+export interface HostIdentity {
+  readonly name: string;
+  readonly lease: HostLease;
 }
 
 /** uids of VMs that a host gives out at most. */
@@ -67,11 +73,11 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
       if (ownUsers) uids = claimed(stateDirectory, uidBase === 'free' ? undefined : uidBase);
       return uids;
     },
-    open: async (region, name) => {
+    open: async (region, as) => {
       for (const { vm, what } of await leftOvers(region, runDirectory)) onTrouble(vm, what);
       return Host.open({
         region,
-        ...(name !== undefined && { name, imagesPrefix: `hostimages/${name}/` }),
+        ...(as && { ...as, imagesPrefix: `hostimages/${as.name}/` }),
         stateDirectory,
         runDirectory,
         launcher,

@@ -4,12 +4,17 @@
  * host, whenever either of them dies. What is held in memory only says which host to try first.
  */
 import { createHash } from 'node:crypto';
+import type { z } from 'zod';
 import {
+  HostLeaseRecord,
   HostLiveRecord,
   HostRecord,
   HostUseRecord,
   hostKey,
+  hostLeaseKey,
+  hostLeasePrefix,
   hostLiveKey,
+  hostLostKey,
   hostUidKey,
   hostUidPrefix,
   hostUseKey,
@@ -21,7 +26,7 @@ import {
 } from '../records/index.ts';
 import { type Condition, keyText, type Operation, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kit, kept, pause, put, remove, unchanged } from './kit.ts';
 import { type Candidate, type Need, nothingUsed, plus, ranked, reasonOf, refusalOf } from './placement.ts';
 import { ApiError } from './problem.ts';
 
@@ -67,6 +72,9 @@ export class Hosts {
   readonly #hosts = new Map<string, HostRecord>();
   readonly #uses = new Map<string, HostUseRecord>();
   readonly #live = new Map<string, HostLiveRecord>();
+  readonly #leases = new Map<string, HostLeaseRecord>();
+  /** A host of before there were leases has never had one. */
+  readonly #everLeased = new Set<string>();
   /** What is under way to each, so that creations at once spread as well. */
   readonly #coming = new Map<string, HostUseRecord>();
   /** One transaction of this manager at a time on each host: they would overtake each other. */
@@ -84,6 +92,7 @@ export class Hosts {
       [hostPrefix, HostRecord, this.#hosts],
       [usePrefix, HostUseRecord, this.#uses],
       [livePrefix, HostLiveRecord, this.#live],
+      [hostLeasePrefix, HostLeaseRecord, this.#leases],
     ] as const;
     await Promise.all(
       parts.map(([prefix, schema, held]) => {
@@ -181,7 +190,7 @@ export class Hosts {
       );
     return {
       conditions: [{ key: found.key, modRevision: found.modRevision }, unchanged(hostUseKey(name), use)],
-      operations: [hostKey(name), hostUseKey(name), hostLiveKey(name)].map(remove),
+      operations: [hostKey, hostUseKey, hostLiveKey, hostLostKey].map((key) => remove(key(name))),
     };
   }
 
@@ -203,8 +212,7 @@ export class Hosts {
       const taken = group === undefined ? new Set<string>() : await this.#takenBy(group);
       const best = this.#choose(need, taken, i);
       if (best === undefined) {
-        if (isFresh)
-          throw new ApiError('NO_HOST', `no host fits "${vm.name}": ${reasonOf(this.#candidates(taken, false), need)}`);
+        if (isFresh) throw this.#noneFits(vm, need, taken);
         await this.#refresh();
         isFresh = true;
         continue;
@@ -240,6 +248,7 @@ export class Hosts {
         host,
         use: coming === undefined ? use : { ...plus(use, coming, 1), vms: use.vms + coming.vms },
         isLive: this.#isLive(host),
+        isLeased: this.#leases.get(host.name)?.host === host.id,
         isTaken: taken.has(host.name),
       };
     }
@@ -253,17 +262,22 @@ export class Hosts {
     attempt: (seat: Seat) => Promise<boolean>,
   ): Promise<boolean> {
     const { region } = this.#kit;
-    const [host, use, live] = await Promise.all([
+    const [host, use, live, lease] = await Promise.all([
       getRecord(region, HostRecord, hostKey(name)),
       getRecord(region, HostUseRecord, hostUseKey(name)),
       getRecord(region, HostLiveRecord, hostLiveKey(name)),
+      getRecord(region, HostLeaseRecord, hostLeaseKey(name)),
     ]);
-    this.#hold(name, host?.record, use?.record, live?.record);
+    holdIn(this.#hosts, name, host?.record);
+    holdIn(this.#uses, name, use?.record);
+    holdIn(this.#live, name, live?.record);
+    holdIn(this.#leases, name, lease?.record);
     if (host === undefined) return false;
     const candidate = {
       host: host.record,
       use: use?.record ?? nothingUsed,
       isLive: this.#isLive(host.record),
+      isLeased: lease?.record.host === host.record.id,
       isTaken: false,
     };
     if (refusalOf(candidate, need) !== undefined) return false;
@@ -277,6 +291,7 @@ export class Hosts {
         { key: host.key, modRevision: host.modRevision },
         unchanged(hostUseKey(name), use),
         ...(live === undefined || name === this.#own ? [] : [{ key: live.key, exists: true }]),
+        ...(need.mayGoElsewhere && lease !== undefined ? [{ key: lease.key, exists: true }] : []),
         ...(apartKey === undefined ? [] : [{ key: apartKey, exists: false }]),
         ...(uid === undefined ? [] : [{ key: hostUidKey(name, uid), exists: false }]),
       ],
@@ -318,6 +333,54 @@ export class Hosts {
     });
   }
 
+  /**
+   * Finds another host for a VM: `attempt` commits what takes a seat there and gives back the one that it leaves, as `place` has
+   * it. What it throws, and NO_HOST, ends it.
+   */
+  async move(vm: VmRecord, attempt: (seat: Seat) => Promise<boolean>): Promise<void> {
+    const { host: leaves = ownHost, takes = nothingUsed, uid, holds = [] } = vm;
+    const need = needOf(vm);
+    const isOfHost = (key: string): boolean => key.startsWith('apart/');
+    await this.place(vm, need, async (seat) => {
+      const use = await getRecord(this.#kit.region, HostUseRecord, hostUseKey(leaves));
+      return attempt({
+        ...seat,
+        conditions: [...seat.conditions, unchanged(hostUseKey(leaves), use)],
+        operations: [
+          ...seat.operations,
+          ...(use === undefined ? [] : [put(hostUseKey(leaves), plus(use.record, takes, -1))]),
+          ...holds.filter(isOfHost).map(remove),
+          ...(uid === undefined ? [] : [remove(hostUidKey(leaves, uid))]),
+          remove(hostVmKey(leaves, vm.name)),
+        ],
+        holds: [...holds.filter((key) => !isOfHost(key)), ...seat.holds],
+      });
+    });
+  }
+
+  /** NO_HOST, as far as is known at present. */
+  async mustFitElsewhere(vm: VmRecord): Promise<void> {
+    const need = needOf(vm);
+    await this.#refresh();
+    const group = apartGroup(vm, need);
+    const taken = group === undefined ? new Set<string>() : await this.#takenBy(group);
+    if (this.#choose(need, taken, 0) === undefined) throw this.#noneFits(vm, need, taken);
+  }
+
+  #noneFits({ name }: Pick<PlacedVm, 'name'>, need: Need, taken: ReadonlySet<string>): ApiError {
+    return new ApiError('NO_HOST', `no host fits "${name}": ${reasonOf(this.#candidates(taken, false), need)}`);
+  }
+
+  /** Those that have VMs, and no lease: nor, where none was ever seen here, a connection. */
+  notHeardOf(): string[] {
+    for (const name of this.#leases.keys()) this.#everLeased.add(name);
+    const isHeardOf = (host: HostRecord): boolean =>
+      this.#leases.has(host.name) || (!this.#everLeased.has(host.name) && this.#isLive(host));
+    return [...this.#hosts.values()]
+      .filter((host) => (this.#uses.get(host.name)?.vms ?? 0) > 0 && !isHeardOf(host))
+      .map(({ name }) => name);
+  }
+
   /** Has `commit` assign a VM of before there were hosts to one, whatever room it has. False: overtaken. */
   async assign(
     host: string,
@@ -337,17 +400,6 @@ export class Hosts {
     });
   }
 
-  #hold(
-    name: string,
-    host: HostRecord | undefined,
-    use: HostUseRecord | undefined,
-    live: HostLiveRecord | undefined,
-  ): void {
-    holdIn(this.#hosts, name, host);
-    holdIn(this.#uses, name, use);
-    holdIn(this.#live, name, live);
-  }
-
   /** All as it stands in the store: at the beginning, and before it is said that nothing fits. */
   async #refresh(): Promise<void> {
     // One that began before this call may have missed what was committed before it.
@@ -361,28 +413,22 @@ export class Hosts {
 
   async #load(): Promise<void> {
     const { region } = this.#kit;
-    const [hosts, uses, live] = await Promise.all(
-      [hostPrefix, usePrefix, livePrefix].map((prefix) => entriesOf(region, prefix)),
-    );
-    const fill = <T>(map: Map<string, T>, records: readonly Kept<T>[], prefix: string): void => {
+    const fill = async <S extends z.ZodType>(
+      map: Map<string, z.infer<S>>,
+      schema: S,
+      prefix: string,
+    ): Promise<void> => {
+      const { entries } = await entriesOf(region, prefix);
       map.clear();
-      for (const { key, record } of records) map.set(key.slice(prefix.length), record);
+      for (const { key, record } of entries.map((entry) => kept(schema, entry)))
+        map.set(key.slice(prefix.length), record);
     };
-    fill(
-      this.#hosts,
-      hosts!.entries.map((entry) => kept(HostRecord, entry)),
-      hostPrefix,
-    );
-    fill(
-      this.#uses,
-      uses!.entries.map((entry) => kept(HostUseRecord, entry)),
-      usePrefix,
-    );
-    fill(
-      this.#live,
-      live!.entries.map((entry) => kept(HostLiveRecord, entry)),
-      livePrefix,
-    );
+    await Promise.all([
+      fill(this.#hosts, HostRecord, hostPrefix),
+      fill(this.#uses, HostUseRecord, usePrefix),
+      fill(this.#live, HostLiveRecord, livePrefix),
+      fill(this.#leases, HostLeaseRecord, hostLeasePrefix),
+    ]);
   }
 
   async #inTurn(host: string, { takes }: Need, run: () => Promise<boolean>): Promise<boolean> {
@@ -425,13 +471,18 @@ export class Hosts {
   }
 }
 
-const unchanged = (key: string, found: { readonly modRevision: number } | undefined): Condition =>
-  found === undefined ? { key, exists: false } : { key, modRevision: found.modRevision };
-
 const holdIn = <T>(map: Map<string, T>, key: string, value: T | undefined): void => {
   if (value === undefined) map.delete(key);
   else map.set(key, value);
 };
+
+/** Of a VM that goes to another host. */
+const needOf = ({ host, takes = nothingUsed, placement, restartWhere }: VmRecord): Need => ({
+  takes,
+  placement: { strategy: 'spread', hostLabels: [], ...placement, host: undefined, apart: placement?.apart },
+  mayGoElsewhere: restartWhere === 'elsewhere',
+  leaves: host ?? ownHost,
+});
 
 /** What the keys of all VMs that stay apart begin with; a label may have any characters, and a key must not grow with it. */
 const apartGroup = ({ account, labels }: PlacedVm, { placement: { apart } }: Need): string | undefined => {

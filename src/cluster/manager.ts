@@ -1,18 +1,22 @@
 /** A manager: all that the API does, without the API. Everything lasting is in the stores. */
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
-import { type HostPort, ownHost, type Resources } from '../records/index.ts';
+import { type HostPort, type NetworkDisks, ownHost, type Resources } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
 import { FleetAudit } from './audit.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
+import { Disks } from './disks.ts';
+import { Drains } from './drains.ts';
+import { Fencing } from './fencing.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
+import { Moves } from './moves.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
 import { Peers } from './peers.ts';
@@ -44,14 +48,19 @@ export interface ManagerOptions {
   readonly uids?: UidRange | undefined;
   /** The stores as a whole, where they are kept on this machine. */
   readonly upkeep?: UpkeepOptions | undefined;
+  /** The region's network disks, where they are on this machine. */
+  readonly disks?: NetworkDisks | undefined;
   /** How hosts become hosts of the region; undefined where there is only this one. */
   readonly enrolment?: Enrolment | undefined;
   /** How long after its end others go on with what a manager was at. Whole seconds; default: 10. */
   readonly takeoverSeconds?: number | undefined;
+  /** From the end of a host's lease until its VMs are started elsewhere; default: 1500. */
+  readonly fencingMarginMs?: number | undefined;
   readonly wallMs?: (() => number) | undefined;
 }
 
 const takeoverSeconds = 10;
+const fencingMarginMs = 1_500;
 
 export class Manager implements AsyncDisposable {
   readonly kit: Kit;
@@ -67,6 +76,9 @@ export class Manager implements AsyncDisposable {
   readonly keys: Keys;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
+  readonly moves: Moves;
+  readonly fencing: Fencing;
+  readonly drains: Drains;
   readonly upkeep: Upkeep;
   readonly enrolment: Enrolment | undefined;
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
@@ -114,6 +126,14 @@ export class Manager implements AsyncDisposable {
     });
     this.keys = new Keys(this.kit, this.outbox);
     this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
+    this.moves = new Moves(this.kit, this.hosts);
+    this.fencing = new Fencing(this.kit, {
+      hosts: this.hosts,
+      moves: this.moves,
+      reconciler: this.reconciler,
+      marginMs: options.fencingMarginMs ?? fencingMarginMs,
+    });
+    this.drains = new Drains(this.kit, { hosts: this.hosts, moves: this.moves, operations: this.operations });
     this.idempotency = new Idempotency(this.kit, region, lease);
     this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
   }
@@ -130,6 +150,9 @@ export class Manager implements AsyncDisposable {
       manager.accounts,
       manager.hosts,
       manager.batches,
+      manager.fencing,
+      manager.drains,
+      new Disks(manager.kit, options.disks),
     ].map((part) => part.run(signal));
     await Promise.all([manager.keys.ready, manager.images.recover(), manager.upkeep.recover()]);
     return manager;

@@ -20,6 +20,7 @@ const candidate = (of: HostRecord, used: Partial<Resources> = {}, fields: Partia
   host: of,
   use: { ...nothingUsed, ...used },
   isLive: true,
+  isLeased: false,
   isTaken: false,
   ...fields,
 });

@@ -16,6 +16,10 @@ export interface Placement {
 export interface Need {
   readonly takes: Resources;
   readonly placement: Placement;
+  /** Its host must be one whose VMs end when its lease has run out. */
+  readonly mayGoElsewhere?: boolean | undefined;
+  /** The host that it leaves. */
+  readonly leaves?: string | undefined;
 }
 
 /** A host as the scheduler sees it. */
@@ -23,6 +27,7 @@ export interface Candidate {
   readonly host: HostRecord;
   readonly use: HostUseRecord;
   readonly isLive: boolean;
+  readonly isLeased: boolean;
   /** Has a VM already from which this one stays apart. */
   readonly isTaken: boolean;
 }
@@ -47,15 +52,17 @@ export const hasLabel = (labels: Readonly<Record<string, string>>, wanted: strin
 
 /** Why a host is out of the question, in words that follow "3 hosts"; undefined: it has room. */
 export const refusalOf = (
-  { host, use, isLive, isTaken }: Candidate,
-  { takes, placement }: Need,
+  { host, use, isLive, isLeased, isTaken }: Candidate,
+  { takes, placement, mayGoElsewhere, leaves }: Need,
 ): string | undefined => {
+  if (host.name === leaves) return 'are the one that it leaves';
   if (placement.host !== undefined && host.name !== placement.host) return `are not "${placement.host}"`;
   const missing = placement.hostLabels.filter((label) => !hasLabel(host.labels, label));
   if (missing.length > 0) return `have not the label ${missing.join(', ')}`;
   if (host.draining) return 'are being drained';
   if (host.cordoned) return 'are cordoned';
   if (!isLive) return 'are not connected';
+  if (mayGoElsewhere && !isLeased) return 'have no lease, and so nothing that ends its VMs when they are cut off';
   if (isTaken) return `have a VM of the same ${placement.apart} already`;
   const { capacity } = host;
   if (capacity === undefined) return undefined;

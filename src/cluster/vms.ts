@@ -11,6 +11,7 @@ import {
   type MetadataServerRecord,
   type Network,
   type OperationRecord,
+  storageKey,
   VmRecord,
   type VmStatus,
   VmStatusRecord,
@@ -40,9 +41,12 @@ export interface VmWish {
   readonly type: VmType | undefined;
   readonly image: { readonly name: string; readonly version: string | undefined } | undefined;
   readonly diskBytes: number | undefined;
+  readonly disk?: VmRecord['disk'];
   readonly network: z.infer<typeof Network>;
   readonly labels: Readonly<Record<string, string>>;
   readonly restart: VmRecord['restart'];
+  readonly restartWhere?: VmRecord['restartWhere'];
+  readonly stateless?: boolean | undefined;
   readonly start: boolean;
   readonly stopGraceSeconds: number;
   readonly ninep?: boolean;
@@ -109,10 +113,16 @@ const tries = 8;
 const scanMost = 5_000;
 
 /** As callers see it: a VM of which nothing has been reported is being made, and one that is gone is going. */
-export const statusOf = ({ status }: Vm): VmStatus => {
+export const statusOf = ({ record, status }: Vm): VmStatus => {
+  if (record.lost !== undefined && (status === undefined || mayRun(status))) return 'lost';
   if (status === undefined) return 'creating';
   return status.status === 'deleted' ? 'stopping' : status.status;
 };
+
+const runningStatuses: ReadonlySet<string> = new Set(['creating', 'starting', 'running', 'stopping']);
+
+/** As far as its host has told. */
+export const mayRun = ({ status }: Pick<VmStatusRecord, 'status'>): boolean => runningStatuses.has(status);
 
 export class Vms {
   readonly #kit: Kit;
@@ -165,12 +175,15 @@ export class Vms {
     const first = looked.image?.record;
     // However often it is tried, this version.
     wanted = first;
-    if (first !== undefined) checkDisk(first, wish.diskBytes);
+    if (first !== undefined) checkDisk(first, wish);
+    if (wish.disk === 'network') await this.#checkStorage();
     const id = `i-${this.#kit.randomBytes(9).toString('hex').slice(1)}`;
     const size = wish.type === undefined ? { vcpus: 0, memoryMiB: 0 } : vmTypes[wish.type];
-    const takes = { ...size, diskBytes: wish.diskBytes ?? first?.virtualSizeBytes ?? 0 };
+    const diskBytes = wish.disk === 'network' ? 0 : (wish.diskBytes ?? first?.virtualSizeBytes ?? 0);
+    const takes = { ...size, diskBytes };
     let answered: Answer | undefined;
-    await this.#hosts.place({ account, id, name, labels }, { takes, placement }, async (seat) => {
+    const need = { takes, placement, mayGoElsewhere: wish.restartWhere === 'elsewhere' };
+    await this.#hosts.place({ account, id, name, labels }, need, async (seat) => {
       const { owner, image } = looked ?? (await look());
       // Who is overtaken looks anew.
       looked = undefined;
@@ -187,6 +200,7 @@ export class Vms {
           image: { name: image.record.name, version: image.record.version, digest: image.record.digest },
         }),
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
+        ...(wish.disk === 'network' && { disk: wish.disk }),
         network: networkFor(owner.record, wish),
         labels: { ...labels },
         restart: wish.restart,
@@ -201,6 +215,13 @@ export class Vms {
         ...(seat.uid !== undefined && { uid: seat.uid }),
         host: seat.host,
         takes,
+        placement: {
+          strategy: placement.strategy,
+          hostLabels: [...placement.hostLabels],
+          ...(placement.apart !== undefined && { apart: placement.apart }),
+        },
+        ...(wish.restartWhere === 'elsewhere' && { restartWhere: wish.restartWhere }),
+        ...(wish.stateless && { stateless: true }),
         holds: [...seat.holds, slot],
         createdAtMs: this.#kit.wallMs(),
       };
@@ -244,6 +265,14 @@ export class Vms {
       return done;
     });
     return answered!;
+  }
+
+  async #checkStorage(): Promise<void> {
+    if ((await this.#kit.region.get(storageKey)) !== undefined) return;
+    throw new ApiError(
+      'BAD_REQUEST',
+      `the region "${this.#kit.regionName}" has no network disks: start one of its managers with --disks`,
+    );
   }
 
   async #checkFree(name: string): Promise<void> {
@@ -500,8 +529,13 @@ const matches = (vm: Vm, { status, labels, type, only }: VmFilters): boolean =>
 /** The host would refuse it while it makes the disk. A kernel, which is no disk, has one size and not two. */
 const checkDisk = (
   { name, version, sizeBytes, virtualSizeBytes }: ImageRecord,
-  diskBytes: number | undefined,
+  { diskBytes, disk }: Pick<VmWish, 'diskBytes' | 'disk'>,
 ): void => {
+  if (disk === 'network' && sizeBytes !== virtualSizeBytes)
+    throw new ApiError(
+      'BAD_REQUEST',
+      `the image "${name}" version "${version}" is a disk, and a network disk begins empty: use an image of a kernel`,
+    );
   if (diskBytes === undefined || sizeBytes === virtualSizeBytes || diskBytes >= virtualSizeBytes) return;
   throw new ApiError(
     'BAD_REQUEST',

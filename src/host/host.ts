@@ -16,6 +16,7 @@ import {
   type ConsolePort,
   type DeviceVersion,
   decodeRecord,
+  epochOf,
   type GuestInside,
   type HostPort,
   type HostStatus,
@@ -23,6 +24,7 @@ import {
   type ImageRef,
   type ImageRequest,
   type IncomingUpload,
+  isSameStay,
   type Progress,
   type ShowOptions,
   type Statistics,
@@ -42,6 +44,7 @@ import { HostRefusal } from './host-error.ts';
 import { HostImages } from './host-images.ts';
 import { HostedVm, type HostParts } from './hosted-vm.ts';
 import { KeeperUnit } from './keeper-unit.ts';
+import { LeftVms } from './left-vms.ts';
 import { LogLimits } from './log-limits.ts';
 import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
@@ -97,6 +100,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #images: HostImages;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
+  readonly #left: LeftVms | undefined;
   readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
   readonly #texts = new SpecTexts();
@@ -146,6 +150,7 @@ export class Host implements HostPort, AsyncDisposable {
       logFile: join(stateDirectory, 'keeper.log'),
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    this.#left = options.name === undefined ? undefined : new LeftVms(region, options.name, options);
     this.#logLimits = new LogLimits({
       files: () => [join(stateDirectory, 'keeper.log'), ...[...this.#vms.values()].map((vm) => vm.devicePaths.log)],
       onTrouble: (what) => options.onTrouble(undefined, what),
@@ -184,6 +189,7 @@ export class Host implements HostPort, AsyncDisposable {
     const host = new Host(options);
     try {
       await host.#keeper.start();
+      await host.#left?.removeAll();
       await host.#images.collect().catch((error: unknown) => {
         options.onTrouble(undefined, `images that nobody wants any more are kept: ${messageOf(error)}`);
       });
@@ -290,8 +296,8 @@ export class Host implements HostPort, AsyncDisposable {
     try {
       const record = decodeRecord(VmRecord, vmPrefix + name, value);
       const known = this.#vms.get(name);
-      if (known?.id === record.id) return known.take(record);
-      if (known !== undefined) await this.#forget(name);
+      if (known !== undefined && isSameStay(known.record, record)) return known.take(record);
+      if (known !== undefined || epochOf(record) > 1) await this.#forget(name);
       const vm = await this.#open(record);
       this.#vms.set(name, vm);
       if (this.#cutOffSinceMs !== undefined) vm.cutOff(this.#cutOffSinceMs);
@@ -426,17 +432,18 @@ export class Host implements HostPort, AsyncDisposable {
   }
 
   async #forget(name: string): Promise<void> {
-    this.#renewals.remove(name);
+    const isLeft = await this.#left?.has(name);
     const vm = this.#vms.get(name);
-    this.#vms.delete(name);
-    this.#untaken.delete(name);
-    this.#warnings.delete(name);
+    this.#renewals.remove(name);
+    for (const known of [this.#vms, this.#untaken, this.#warnings]) known.delete(name);
     this.#consoles.get(name)?.end(noVm(name));
     this.#consoles.delete(name);
-    if (vm === undefined) return;
-    vm.tree.history.end(noVm(name));
-    await vm.release();
-    this.#metadataCounts.retire(vm);
+    if (vm !== undefined) {
+      vm.tree.history.end(noVm(name));
+      await (isLeft ? vm.leave() : vm.release());
+      this.#metadataCounts.retire(vm);
+    }
+    if (isLeft) await this.#left?.remove(name);
   }
 
   #vm({ id, name }: VmRef): HostedVm {

@@ -1,19 +1,16 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
-import { rmSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import {
   type Accelerator,
   type ImageStore,
   isDown,
-  killAllOf,
+  killMachine,
   type Launcher,
   newVm,
   Vm,
   type VmPaths,
   type VmRuntime,
   type VmSaved,
-  type VmState,
   vmPaths,
 } from '../qemu/index.ts';
 import {
@@ -32,15 +29,19 @@ import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
 import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
+import type { HostLease } from './host-lease.ts';
 import type { KeeperUnit } from './keeper-unit.ts';
+import { removeFiles } from './left-vms.ts';
+import { type MachineRecord, machineKey } from './machine-record.ts';
 import { metadataHolders } from './metadata-way.ts';
+import { networkDiskOf } from './network-disk.ts';
 import { RecordWriter } from './record-writer.ts';
 import { tokenKey } from './token-keeper.ts';
-import { machineOf, makeDisk } from './vm-machine.ts';
+import { leaseOf, machineOf, makeDisk } from './vm-machine.ts';
 import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
-import { readStatus, statusKey, statusOf } from './vm-status.ts';
+import { outcomeOf, readStatus, statusKey, statusOf } from './vm-status.ts';
 import type { VmTree } from './vm-tree.ts';
 
 /** What all VMs of a host share. */
@@ -61,6 +62,8 @@ export interface HostParts {
   /** The libvirt of this host, for VMs that have a domain there. */
   readonly domains: DomainWatch;
   readonly keeper: KeeperUnit;
+  /** Under which VMs run that may start elsewhere; undefined: none can here. */
+  readonly lease?: HostLease | undefined;
   readonly version: string;
   /** What device processes run that are started now. */
   readonly deviceBuild: string;
@@ -70,17 +73,6 @@ export interface HostParts {
   readonly onOutdated: (vm: string) => void;
   readonly onTrouble: (vm: string, what: string) => void;
 }
-
-/** Written by the host for itself: how it finds a machine again. */
-interface MachineRecord {
-  readonly id: string;
-  readonly runtime: VmRuntime | undefined;
-  readonly state: VmState;
-  /** The last generation of the VM's record that the state has taken in. Absent in records of 0.1.0's first days. */
-  readonly generation?: number;
-}
-
-const machineKey = (name: string): string => `machine/${name}`;
 
 const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
@@ -239,6 +231,9 @@ export class HostedVm {
     } else {
       const options = this.#machineOptions();
       if (saved === undefined) {
+        // It came from another host, where it had stopped by itself.
+        if (this.#status.status === 'stopped' && this.#status.generation === this.#record.generation)
+          this.#taken = this.#record.generation;
         this.#machine = new Vm(options, newVm(Date.now()));
         this.#machine.create();
       } else {
@@ -476,7 +471,11 @@ export class HostedVm {
         await this.#openMetadata();
         signal.throwIfAborted();
         await this.#metadata?.beReached();
+        const lease = await leaseOf(this.#record, this.#parts.lease, signal);
+        const place = { store: this.#parts.store, paths: this.paths };
         return machineOf({
+          lease,
+          networkDisk: await networkDiskOf(this.#record, place, signal),
           record: this.#record,
           paths: this.paths,
           images,
@@ -517,22 +516,13 @@ export class HostedVm {
     const machine = this.#machine;
     if (machine === undefined || this.#over) return;
     const { status, reason, sinceMs, wakeAtMs } = machine.state;
-    this.#tell({ status, reason, sinceMs, outcome: this.#outcome(machine.state) });
+    this.#tell({ status, reason, sinceMs, outcome: outcomeOf(machine.state, this.#record, this.#status) });
     // One that is about to be started again keeps its device process.
     if (!isDown(machine.state) || wakeAtMs !== undefined) return;
     this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
     this.#served.stop().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
     });
-  }
-
-  #outcome({ status }: VmState): VmStatusRecord['outcome'] {
-    if (status === 'failed') return 'failed';
-    if (status === 'compromised') return this.#record.desired === 'running' ? 'failed' : 'done';
-    const wanted = this.#record.desired === 'running' ? 'running' : 'stopped';
-    if (status === wanted) return 'done';
-    // It ran as was asked for, and ended by itself since.
-    return this.#status.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
   }
 
   /** Until it is done: what runs must not be left, nor the name taken for ever. */
@@ -554,7 +544,16 @@ export class HostedVm {
     }
   }
 
-  async #deleteNow(): Promise<void> {
+  /** It is another host's: all that is here of it ends and goes, and nothing more is told of it. */
+  async leave(): Promise<void> {
+    this.#released.abort();
+    this.#statusWriter.close();
+    this.#machineWriter.close();
+    killMachine(this.paths);
+    await this.#removeAll();
+  }
+
+  async #removeAll(): Promise<void> {
     await this.#domain?.close();
     const machine = this.#machine;
     if (machine !== undefined) {
@@ -569,11 +568,12 @@ export class HostedVm {
     await this.#served.stop();
     await this.#served.release();
     this.#machineWriter.close();
-    // The next VM may be given this user.
-    if (this.#record.uid !== undefined) killAllOf(this.#record.uid);
-    const { store, stateDirectory, runDirectory } = this.#parts;
-    for (const directory of [stateDirectory, runDirectory])
-      rmSync(join(directory, 'vms', this.name), { recursive: true, force: true });
+    removeFiles(this.#parts, this.name, this.#record.uid);
+  }
+
+  async #deleteNow(): Promise<void> {
+    await this.#removeAll();
+    const { store } = this.#parts;
     await store.commit({
       operations: [machineKey, domainRunKey, tokenKey].map((key) => ({ type: 'delete', key: key(this.name) })),
     });

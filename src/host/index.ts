@@ -11,6 +11,7 @@ export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
 export { Host, type HostOptions } from './host.ts';
+export { HostLease } from './host-lease.ts';
 export { type LeftOver, leftOvers } from './left-overs.ts';
 export { nearest } from './near-miss.ts';
 export { digestOf } from './node-record.ts';

@@ -7,8 +7,10 @@ import {
   type BootSource,
   type DiskAttachment,
   ensureDisk,
+  type GuardingLease,
   type ImageStore,
   type NetworkAttachment,
+  type NetworkDisk,
   relayProgram,
   type StoredImage,
   type VmMachine,
@@ -16,10 +18,13 @@ import {
 } from '../qemu/index.ts';
 import type { VmRecord } from '../records/index.ts';
 import type { DevicePaths } from './device-paths.ts';
+import type { HostLease } from './host-lease.ts';
 import { metadataAddress, metadataPort } from './metadata-sockets.ts';
 
 export interface MachineOptions {
   readonly record: VmRecord;
+  readonly lease?: GuardingLease | undefined;
+  readonly networkDisk?: NetworkDisk | undefined;
   readonly paths: VmPaths;
   readonly images: ImageStore;
   readonly accelerator: Accelerator;
@@ -56,7 +61,7 @@ export const makeDisk = async (
   const image = imageOf(record, images);
   const { diskBytes } = record;
   // A kernel runs from memory; it has a disk where one was asked for.
-  if (image.kind === 'kernel' && diskBytes === undefined) return;
+  if (image.kind === 'kernel' && (diskBytes === undefined || record.disk === 'network')) return;
   await ensureDisk({
     path: paths.disk,
     ...(image.kind === 'disk' && { base: { path: image.path, virtualBytes: image.virtualBytes } }),
@@ -66,11 +71,22 @@ export const makeDisk = async (
   });
 };
 
+/** That a VM runs under which may start elsewhere: this host's, waited for until it has one. */
+export const leaseOf = async (
+  { restartWhere, name }: VmRecord,
+  lease: HostLease | undefined,
+  signal: AbortSignal,
+): Promise<GuardingLease | undefined> => {
+  if (restartWhere !== 'elsewhere') return undefined;
+  if (lease === undefined) throw new Error(`"${name}" may start elsewhere, and this host has no lease of any manager`);
+  return lease.held(signal);
+};
+
 /** Throws where the image is gone. */
 export const machineOf = (options: MachineOptions): VmMachine => {
   const { record, paths, images, accelerator, vhostUserSocket, ninepSocket, vsockSocket, metadataSockets } = options;
   const image = imageOf(record, images);
-  const hasDisk = image.kind === 'disk' || record.diskBytes !== undefined;
+  const hasDisk = image.kind === 'disk' || (record.diskBytes !== undefined && record.disk !== 'network');
   const disk: DiskAttachment = {
     path: paths.disk,
     format: 'qcow2',
@@ -104,6 +120,8 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     ...(record.ninep && { ninep: { socket: ninepSocket } }),
     ...(record.vsock && { vsock: { socket: vsockSocket } }),
     ...(ways.has('serial') && { metadata: { socket: metadataSockets.serial } }),
+    ...(options.networkDisk && { networkDisk: options.networkDisk }),
+    ...(options.lease && { lease: options.lease }),
     sockets: { qmp: paths.qmp, watch: paths.watch, serial: paths.serial },
   };
 };

@@ -1,4 +1,5 @@
 /** What the store has of how a VM is. */
+import type { VmState } from '../qemu/index.ts';
 import { decodeRecord, type VmRecord, VmStatusRecord } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
 
@@ -15,6 +16,19 @@ export const statusOf = ({ id }: VmRecord, status: VmStatusRecord['status']): Vm
   bootNumber: 0,
   addresses: [],
 });
+
+/** Whether a machine is as its record asks. */
+export const outcomeOf = (
+  { status }: Pick<VmState, 'status'>,
+  { desired }: Pick<VmRecord, 'desired'>,
+  before: Pick<VmStatusRecord, 'outcome'>,
+): VmStatusRecord['outcome'] => {
+  if (status === 'failed') return 'failed';
+  if (status === 'compromised') return desired === 'running' ? 'failed' : 'done';
+  if (status === (desired === 'running' ? 'running' : 'stopped')) return 'done';
+  // It ran as was asked for, and ended by itself since.
+  return before.outcome === 'done' && status === 'stopped' ? 'done' : 'underway';
+};
 
 /** StoreError. */
 export const readStatus = async (

@@ -14,6 +14,7 @@ interface ProcessPart {
 export const processParts = {
   device: { file: 'device/main.ts', flags: small },
   watcher: { file: 'qemu/watcher-main.ts', flags: [...small, '--max-old-space-size=32'] },
+  guard: { file: 'qemu/guard-main.ts', flags: [...small, '--max-old-space-size=32'] },
   keeper: { file: 'device/keeper-main.ts', flags: small },
 } as const satisfies Record<string, ProcessPart>;
 

@@ -4,13 +4,15 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { commandLine } from './command-line.ts';
 import { carryOn } from './console-log.ts';
 import { messageOf, QemuError } from './error.ts';
+import { guarded, guardedPid } from './guard.ts';
 import { type LastWords, readLastWords } from './last-words.ts';
+import { leaseEnded } from './lease-file.ts';
 import type { VmMachine } from './machine.ts';
 import { makeVmDirectories, type VmPaths } from './paths.ts';
 import { type Ending, endingInWords, type LastingProcess, type ProcessIdentity } from './process-identity.ts';
 import { Qmp, type QmpEvent } from './qmp.ts';
 import { killStrays } from './strays.ts';
-import { type Launcher, lastLine } from './units.ts';
+import { type Launcher, type LaunchSpec, lastLine } from './units.ts';
 import { startWatcher, watchedLog } from './watcher-process.ts';
 
 /** What is kept about a boot, so that the next daemon finds its processes; plain JSON. */
@@ -20,6 +22,8 @@ export interface VmRuntime {
   /** Absent when the daemon ended before it had started QEMU, or before it could write so. */
   readonly qemu?: ProcessIdentity;
   readonly watcher?: ProcessIdentity;
+  /** `qemu` is the guard that has it as its child. */
+  readonly isGuarded?: boolean;
 }
 
 export interface BootOptions {
@@ -64,6 +68,8 @@ export interface BootEnd {
   readonly words: string;
   /** QEMU's reason for its SHUTDOWN, if it said one. */
   readonly shutdown: string | undefined;
+  /** It ran for as long as it might: its host's lease had run out. */
+  readonly leaseEnded: boolean;
 }
 
 export class Boot {
@@ -107,7 +113,7 @@ export class Boot {
     let runtime: VmRuntime = { bootId, startedAtMs: Date.now() };
     await options.keep(runtime);
     signal.throwIfAborted();
-    const qemu = await launcher.launch({
+    const spec: LaunchSpec = {
       name: unitName('vm', machine.name, bootId),
       description: `Porthole: VM ${machine.name}`,
       command: [program, ...args],
@@ -121,8 +127,10 @@ export class Boot {
       ...(uid !== undefined && { uid }),
       ...(gid !== undefined && { gid }),
       ...(groups !== undefined && { groups }),
-    });
-    runtime = { ...runtime, qemu: qemu.identity };
+    };
+    const { lease } = machine;
+    const qemu = await launcher.launch(lease === undefined ? spec : guarded(spec, lease));
+    runtime = { ...runtime, qemu: qemu.identity, ...(lease && { isGuarded: true }) };
     const boot = new Boot(machine.name, options, runtime, qemu);
     try {
       await options.keep(runtime);
@@ -130,7 +138,8 @@ export class Boot {
       return boot;
     } catch (error) {
       qemu.signal('SIGKILL');
-      const { words } = await boot.ended;
+      const { words, leaseEnded } = await boot.ended;
+      if (leaseEnded) throw new QemuError('LEASE_ENDED', words, error);
       if (signal.aborted || !(error instanceof QemuError && error.code === 'QMP_LOST')) throw error;
       throw new QemuError('START_FAILED', words, error);
     }
@@ -157,6 +166,7 @@ export class Boot {
       return {
         shutdown: words?.shutdown?.reason,
         words: `QEMU ended while the host daemon was away${line && `: ${line}`}`,
+        leaseEnded: line === leaseEnded.words,
       };
     }
     const boot = new Boot(name, options, runtime, qemu);
@@ -180,7 +190,8 @@ export class Boot {
   }
 
   get qemuPid(): number {
-    return this.#qemu.identity.pid;
+    const { pid } = this.#qemu.identity;
+    return this.#runtime.isGuarded === true ? guardedPid(pid) : pid;
   }
 
   /** The monitor; undefined while it is not connected. */
@@ -420,6 +431,8 @@ export class Boot {
   async #end(ending: Ending): Promise<BootEnd> {
     const { paths } = this.#options;
     this.#over.abort();
+    // A guard that was killed has it killed by the kernel, which takes a moment.
+    if (this.#runtime.isGuarded === true) killStrays(monitorArgument(paths));
     this.#qmp?.close();
     await this.#watching?.catch(() => {});
     let words: LastWords | undefined;
@@ -433,7 +446,11 @@ export class Boot {
     if (this.#watcher?.alive === true) await this.#endWatcher(this.#watcher, words?.attachedAtMs !== undefined);
     const line = lastLine(paths.qemuLog);
     const how = endingInWords(ending);
-    return { shutdown: this.#shutdown ?? words?.shutdown?.reason, words: `QEMU ${how}${line && `: ${line}`}` };
+    return {
+      shutdown: this.#shutdown ?? words?.shutdown?.reason,
+      words: `QEMU ${how}${line && `: ${line}`}`,
+      leaseEnded: line === leaseEnded.words,
+    };
   }
 
   /** It ends with QEMU by itself, if it had reached it; one that does not is ended. */
@@ -454,6 +471,11 @@ const unitName = (kind: string, vm: string, bootId: string): string =>
 /** An argument that no process has but the QEMU of this VM. */
 const monitorArgument = (paths: VmPaths): string =>
   `socket,id=qmp,path=${paths.qmp.replaceAll(',', ',,')},server=on,wait=off`;
+
+/** Kills QEMU, its guard and its watcher, whoever started them. */
+export const killMachine = (paths: VmPaths): void => {
+  for (const argument of [monitorArgument(paths), paths.watcherConfig]) killStrays(argument);
+};
 
 /** The log of the boot before is kept as `LOG.1`. */
 function keepOneLog(path: string): void {

@@ -1,5 +1,7 @@
 /** From a machine's description to QEMU's arguments. Nothing that a user gives can add an option. */
+
 import { checkMachine, type DiskAttachment, type PortForward, type Relay, type VmMachine } from './machine.ts';
+import { diskKeyUser } from './network-disk.ts';
 
 const programs = { x64: 'qemu-system-x86_64', arm64: 'qemu-system-aarch64' } as const;
 
@@ -75,6 +77,7 @@ export function commandLine(machine: VmMachine): CommandLine {
     ['-object', 'rng-builtin,id=rng', '-device', 'virtio-rng-pci,rng=rng,max-bytes=4096,period=1000'],
     ['-device', 'pvpanic-pci'],
     machine.disks.flatMap((disk, index) => diskArgs(disk, index, machine.boot.from === 'disk')),
+    networkDiskArgs(machine),
     networkArgs(machine),
     virtiofsArgs(machine),
     machine.ninep === undefined ? [] : ninepArguments(machine.ninep.socket),
@@ -125,6 +128,30 @@ function diskArgs(disk: DiskAttachment, index: number, bootable: boolean): strin
     bootindex: bootable ? index : undefined,
   });
   return ['-blockdev', node, '-device', device];
+}
+
+/** What it sends to a server that is away waits for so long, then fails. */
+const diskAwaySeconds = 60;
+
+function networkDiskArgs({ networkDisk }: VmMachine): string[] {
+  if (networkDisk === undefined) return [];
+  const { address, port, name, keyDirectory } = networkDisk;
+  const key = { id: 'disk-key', endpoint: 'client', username: diskKeyUser, dir: keyDirectory };
+  const node = option('', {
+    driver: 'raw',
+    'node-name': 'network-disk',
+    discard: 'unmap',
+    'file.driver': 'nbd',
+    'file.server.type': 'inet',
+    'file.server.host': address,
+    'file.server.port': port,
+    'file.export': name,
+    'file.tls-creds': 'disk-key',
+    'file.reconnect-delay': diskAwaySeconds,
+    'file.open-timeout': diskAwaySeconds,
+  });
+  const device = option('virtio-blk-pci', { drive: 'network-disk', id: 'network-disk-device' });
+  return ['-object', option('tls-creds-psk', key), '-blockdev', node, '-device', device];
 }
 
 function networkArgs({ network }: VmMachine): string[] {

@@ -3,6 +3,8 @@ export type QemuErrorCode =
   | 'MACHINE_INVALID'
   /** A process could not be started, or ended before it was ready. */
   | 'START_FAILED'
+  /** The lease of this host ran out before it was ready. */
+  | 'LEASE_ENDED'
   /** QEMU did not answer on its monitor in time, or closed it. */
   | 'QMP_LOST'
   | 'QMP_TIMEOUT'

@@ -1,5 +1,5 @@
 export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
-export type { VmRuntime } from './boot.ts';
+export { killMachine, type VmRuntime } from './boot.ts';
 export { trimLog } from './bounded-log.ts';
 export {
   type CommandLine,
@@ -13,6 +13,7 @@ export {
 export { type ConsoleRead, readConsole } from './console-log.ts';
 export { type DiskOptions, ensureDisk, MAX_DISK_BYTES } from './disks.ts';
 export { QemuError, type QemuErrorCode } from './error.ts';
+export type { GuardingLease } from './guard.ts';
 export {
   type DiskImage,
   type ImageSource,
@@ -24,7 +25,9 @@ export {
   type StoredImage,
 } from './images.ts';
 export { type LastWords, readLastWords } from './last-words.ts';
+export { bootClockMs, leaseLeftMs, writeLease } from './lease-file.ts';
 export * from './machine.ts';
+export { type NetworkDisk, writeDiskKey } from './network-disk.ts';
 export { makeSearchable, makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';
 export {
   type Ending,
@@ -37,7 +40,7 @@ export {
 export { type Qcow2Header, readQcow2Header } from './qcow2.ts';
 export { type ExecuteOptions, type Json, type JsonObject, Qmp, QmpError, type QmpEvent } from './qmp.ts';
 export { type DiskStatistics, type NetworkStatistics, type VmStatistics, vmStatistics } from './statistics.ts';
-export { killAllOf, runsAsOneOf } from './strays.ts';
+export { killAllOf, killStrays, runsAsOneOf } from './strays.ts';
 export {
   findLauncher,
   type Launcher,

@@ -1,6 +1,8 @@
 /** What a virtual machine of ours is made of, checked before anything is started. */
 import { isIP } from 'node:net';
 import { QemuError } from './error.ts';
+import type { GuardingLease } from './guard.ts';
+import type { NetworkDisk } from './network-disk.ts';
 
 export type Accelerator = 'kvm' | 'tcg';
 export type Architecture = 'x64' | 'arm64';
@@ -73,6 +75,8 @@ export interface VmMachine {
   readonly architecture: Architecture;
   readonly boot: BootSource;
   readonly disks: readonly DiskAttachment[];
+  /** Behind `disks`. */
+  readonly networkDisk?: NetworkDisk;
   readonly network?: NetworkAttachment & { readonly mac?: string };
   readonly virtiofs?: { readonly socket: string };
   /** Where 9P is spoken; the guest has it as a console, hvc1. */
@@ -81,6 +85,8 @@ export interface VmMachine {
   readonly vsock?: { readonly socket: string };
   /** Whoever listens there has the other end of the virtio-serial port org.porthole.metadata. */
   readonly metadata?: { readonly socket: string };
+  /** It runs only while this lease of its host holds. */
+  readonly lease?: GuardingLease;
   /** Where QEMU listens. */
   readonly sockets: { readonly qmp: string; readonly watch: string; readonly serial: string };
 }
@@ -119,7 +125,7 @@ export function checkSocketPath(what: string, path: string): void {
 
 /** Throws MACHINE_INVALID with what is wrong and what would be right. */
 export function checkMachine(machine: VmMachine): void {
-  const { name, uuid, type, boot, disks, network, virtiofs, ninep, vsock, metadata, sockets } = machine;
+  const { name, uuid, type, boot, disks, networkDisk, network, virtiofs, ninep, vsock, metadata, sockets } = machine;
   if (!isVmName(name))
     invalid(`a VM cannot be named "${name}"; use at most 63 lower-case letters, digits and "-", none at the ends`);
   if (uuid !== undefined && !/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/.test(uuid))
@@ -143,6 +149,11 @@ export function checkMachine(machine: VmMachine): void {
     if (disk.base) checkPath("the disk's base", disk.base.path);
     if (disk.serial !== undefined && !/^[A-Za-z0-9_-]{1,20}$/.test(disk.serial))
       invalid(`a disk's serial cannot be "${disk.serial}"; use at most 20 letters, digits, "_" and "-"`);
+  }
+  if (networkDisk) {
+    checkPath('the key of the network disk', networkDisk.keyDirectory);
+    if (isIP(networkDisk.address) === 0 || !isWholeWithin(networkDisk.port, 1, 65_535))
+      invalid(`"${networkDisk.address}" port ${networkDisk.port} is no place of a network disk`);
   }
   if (network) checkNetwork(network);
   if (virtiofs) checkSocketPath('the virtiofs socket', virtiofs.socket);

@@ -162,20 +162,23 @@ export class SessionLauncher implements Launcher {
   }
 }
 
-/** Programs of util-linux that set limits and identity and then become the command, so that its pid is the child's. */
-function sessionCommand(spec: LaunchSpec): readonly [string, ...string[]] {
+/** Programs of util-linux that set limits and identity and then become the command, so that its pid is the child's. `more`: flags of `setpriv`. */
+export function sessionCommand(spec: LaunchSpec, more: readonly string[] = []): readonly [string, ...string[]] {
   const { limits = {}, uid } = spec;
   const flags = ['--core=0:0'];
   if (limits.addressSpaceBytes !== undefined) flags.push(`--as=${limits.addressSpaceBytes}`);
   if (limits.openFiles !== undefined) flags.push(`--nofile=${limits.openFiles}`);
   if (limits.processes !== undefined && uid !== undefined)
     flags.push(`--nproc=${limits.processes + (limits.othersOfUid ?? 0)}`);
-  return ['prlimit', ...flags, '--', ...withIdentity(spec)];
+  return ['prlimit', ...flags, '--', ...withIdentity(spec, more)];
 }
 
 /** The command behind `setpriv`, which takes on its user. (systemd's `User=` wants one that /etc/passwd knows.) */
-function withIdentity({ uid, gid = uid, groups = [], command }: LaunchSpec): [string, ...string[]] {
-  const identity = ['--no-new-privs'];
+function withIdentity(
+  { uid, gid = uid, groups = [], command }: LaunchSpec,
+  more: readonly string[] = [],
+): [string, ...string[]] {
+  const identity = ['--no-new-privs', ...more];
   if (uid !== undefined) {
     identity.push(`--reuid=${uid}`, `--regid=${gid}`, '--bounding-set=-all', '--inh-caps=-all');
     identity.push(groups.length === 0 ? '--clear-groups' : `--groups=${groups.join(',')}`);

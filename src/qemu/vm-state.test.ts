@@ -161,6 +161,16 @@ test('step starts again at once what ran when the machine was restarted, unless 
   assert.deepEqual(after(never, ...started, [5, reboot]), ['starting', 'it was rebooted', 'boot']);
 });
 
+test('step begins again what ended with the lease of its host, whatever the policy', () => {
+  const ended: VmEvent = { type: 'lease-ended' };
+  for (const policy of [never, always]) {
+    const { state, actions } = play(policy, ...started, [9, ended]);
+    assert.deepEqual([state.status, state.wakeAtMs, actions.at(-1)], ['starting', undefined, 'boot']);
+    assert.equal(play(policy, [0, { type: 'start' }], [1, ended]).state.status, 'starting');
+    assert.equal(play(policy, ...started, [5, stop], [9, ended]).state.status, 'stopped');
+  }
+});
+
 test('step kills what is compromised, and starts it again for nobody but who asks afterwards', () => {
   const compromised: VmEvent = { type: 'compromised', reason: 'its token was taken' };
   const start: VmEvent = { type: 'start' };
@@ -195,7 +205,11 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
       reason: fc.constantFrom('guest-shutdown', 'guest-reset', 'guest-panic', 'host-signal'),
     }),
     fc.constantFrom<VmEvent>({ type: 'running' }, { type: 'boot-failed', reason: 'x' }, { type: 'ended', words: 'x' }),
-    fc.constantFrom<VmEvent>({ type: 'machine-restarted' }, { type: 'compromised', reason: 'x' }),
+    fc.constantFrom<VmEvent>(
+      { type: 'machine-restarted' },
+      { type: 'lease-ended' },
+      { type: 'compromised', reason: 'x' },
+    ),
   );
   const policy = fc.record({
     restart: fc.constantFrom('no' as const, 'on-failure' as const, 'always' as const),
@@ -213,7 +227,7 @@ test('step never has two QEMUs at once, nor forgets one, whatever happens', () =
         if (event.type === 'boot-failed' && real !== 'booting') continue;
         if ((event.type === 'ended' || event.type === 'shutdown') && real !== 'running') continue;
         // A daemon finds it out when it has found no QEMU, and a boot that was on its way is none any more.
-        if (event.type === 'machine-restarted') real = 'none';
+        if (event.type === 'machine-restarted' || event.type === 'lease-ended') real = 'none';
         if (event.type === 'running') real = 'running';
         if (event.type === 'boot-failed' || event.type === 'ended') real = 'none';
         const next = step(state, event, policy, now);

@@ -58,6 +58,8 @@ export type VmEvent =
   | { readonly type: 'ended'; readonly words: string }
   /** The machine that all runs on was restarted, and QEMU ended with it. */
   | { readonly type: 'machine-restarted' }
+  /** It ran, or was to, under a lease of its host that has run out: QEMU was ended. */
+  | { readonly type: 'lease-ended' }
   /** Somebody in the guest has what only its agent may have: it is ended at once. */
   | { readonly type: 'compromised'; readonly reason: string }
   /** QEMU stopped the guest's CPUs, or goes on. */
@@ -113,6 +115,8 @@ export function step(state: VmState, event: VmEvent, policy: VmPolicy, nowMs: nu
       return ended(state, event.words, policy, nowMs);
     case 'machine-restarted':
       return machineRestarted(state, policy, nowMs);
+    case 'lease-ended':
+      return leaseEnded(state, nowMs);
     case 'compromised':
       return compromised(state, event.reason, nowMs);
     case 'paused':
@@ -232,6 +236,13 @@ function machineRestarted(state: VmState, policy: VmPolicy, nowMs: number): Step
     case 'compromised':
       return same(state);
   }
+}
+
+/** It begins again with the next lease, if it is this host's then: that it ended was no failure of its own. */
+function leaseEnded(state: VmState, nowMs: number): Step {
+  const reason = 'this host was cut off for as long as its lease; it starts when it has another';
+  if (state.status === 'stopping') return stopped(state, reason, nowMs);
+  return state.status === 'running' || state.status === 'starting' ? boot(state, reason, nowMs) : same(state);
 }
 
 function compromised(state: VmState, reason: string, nowMs: number): Step {

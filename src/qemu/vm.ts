@@ -1,6 +1,6 @@
 /** One VM: drives its states (`vm-state.ts`) with real processes. The daemon may be replaced at any time; `adopt` goes on. */
 import { Boot, type BootEnd, type BootOptions, type VmRuntime } from './boot.ts';
-import { messageOf } from './error.ts';
+import { messageOf, QemuError } from './error.ts';
 import type { VmMachine } from './machine.ts';
 import { machineBootId } from './process-identity.ts';
 import type { Qmp, QmpEvent } from './qmp.ts';
@@ -223,7 +223,8 @@ export class Vm {
       this.#follow(boot);
     } catch (error) {
       await this.#forget();
-      this.#take({ type: 'boot-failed', reason: messageOf(error) });
+      const isOfLease = error instanceof QemuError && error.code === 'LEASE_ENDED';
+      this.#take(isOfLease ? { type: 'lease-ended' } : { type: 'boot-failed', reason: messageOf(error) });
     } finally {
       if (this.#booting === booting) this.#booting = undefined;
     }
@@ -237,7 +238,8 @@ export class Vm {
       return;
     }
     if (runtime === undefined) {
-      if (!isDown(state)) await this.#over({ words: 'QEMU ended while the host daemon was away', shutdown: undefined });
+      const words = 'QEMU ended while the host daemon was away';
+      if (!isDown(state)) await this.#over({ words, shutdown: undefined, leaseEnded: false });
       return;
     }
     try {
@@ -257,7 +259,7 @@ export class Vm {
       end = found;
     } catch (error) {
       if (this.#released.signal.aborted) return;
-      end = { words: messageOf(error), shutdown: undefined };
+      end = { words: messageOf(error), shutdown: undefined, leaseEnded: false };
     }
     const isOfThisRun = runtime.qemu === undefined || runtime.qemu.machineBootId === machineBootId();
     await this.#over(end, { machineRestarted: !isOfThisRun && end.shutdown === undefined });
@@ -273,12 +275,13 @@ export class Vm {
     void boot.ended.then((end) => this.#over(end));
   }
 
-  async #over({ words, shutdown }: BootEnd, { machineRestarted = false } = {}): Promise<void> {
+  async #over({ words, shutdown, leaseEnded }: BootEnd, { machineRestarted = false } = {}): Promise<void> {
     if (this.#released.signal.aborted) return;
     clearInterval(this.#retryWrite);
     this.#boot = undefined;
     await this.#forget();
     if (machineRestarted) return this.#take({ type: 'machine-restarted' });
+    if (leaseEnded) return this.#take({ type: 'lease-ended' });
     if (shutdown !== undefined) this.#take({ type: 'shutdown', reason: shutdown });
     if (this.#state.status === 'starting') this.#take({ type: 'boot-failed', reason: words });
     else this.#take({ type: 'ended', words });

@@ -1,2 +1,3 @@
 export type * from './host-port.ts';
+export * from './network-disks.ts';
 export * from './records.ts';

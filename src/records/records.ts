@@ -16,8 +16,15 @@
  * | region | `hostlive/NAME` | the manager that the host is connected to | `HostLiveRecord`, under a lease: who has none is not given VMs |
  * | region | `hostuse/NAME` | managers | `HostUseRecord`: what is taken of it; changed in the transactions that make and free its VMs |
  * | region | `hostvm/HOST/VM` | managers | `HostVmRecord`: which VMs are assigned to it |
+ * | region | `hostlease/HOST` | the manager that the host is connected to | `HostLeaseRecord`, under the lease that it says: who has none has no VM running that may start elsewhere |
+ * | region | `hostlost/HOST` | managers | `HostLostRecord`: its lease had run out; goes in the transaction that grants it another |
+ * | region | `lostvm/HOST/VM` | managers | which VMs say that they are lost with it |
+ * | region | `hostleft/HOST/VM` | managers; the host removes it | `HostLeftRecord`: a VM that was taken from it, all of which it deletes |
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
+ * | region | `drain/HOST` | managers | `DrainRecord`: it is being emptied |
+ * | region | `storage` | the manager that has the region's network disks | that there are some |
+ * | region | `diskexport/NAME` | that manager | `DiskExportRecord`: where the VM's network disk is, for which epoch; there as long as the disk is |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
  * | region | `hostimages/HOST/NAME/VERSION` | the host | which bytes an image is there; `hostimage/NAME/VERSION` of `porthole up` |
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
@@ -42,7 +49,17 @@ import { z } from 'zod';
 /** A DNS label: it is part of paths, socket names and unit names. */
 export const vmNamePattern = /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/;
 
-export const vmStatuses = ['creating', 'starting', 'running', 'stopping', 'stopped', 'failed', 'compromised'] as const;
+/** `lost`: managers say so of one whose host was not heard of for as long as its lease. */
+export const vmStatuses = [
+  'creating',
+  'starting',
+  'running',
+  'stopping',
+  'stopped',
+  'failed',
+  'lost',
+  'compromised',
+] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
 const millis = z.int().nonnegative();
@@ -144,6 +161,63 @@ export type HostUseRecord = z.infer<typeof HostUseRecord>;
 export const HostVmRecord = z.looseObject({ id: vmId });
 export type HostVmRecord = z.infer<typeof HostVmRecord>;
 
+/** A host's lease, which managers grant and keep alive when it asks. */
+export const HostLeaseRecord = z.looseObject({
+  /** Another with each lease that was granted after the last had run out. */
+  id: z.string().regex(/^[0-9a-f]{16}$/),
+  /** Of the host's `HostRecord`. */
+  host: z.string(),
+  /** Which boot of which machine has it: no other goes on with it. */
+  machine: z.string(),
+  /** In the region's store. */
+  leaseId: z.int(),
+  seconds: z.int().positive(),
+});
+export type HostLeaseRecord = z.infer<typeof HostLeaseRecord>;
+
+/** VMs are moved under a condition on it, once it has been there for a while. */
+export const HostLostRecord = z.looseObject({ sinceMs: millis });
+export type HostLostRecord = z.infer<typeof HostLostRecord>;
+
+export const HostLeftRecord = z.looseObject({
+  id: vmId,
+  /** Which of its lives is left there: that of this epoch, or of one before. */
+  epoch: z.int().positive(),
+  uid: z.int().positive().optional(),
+});
+export type HostLeftRecord = z.infer<typeof HostLeftRecord>;
+
+export const DiskExportRecord = z.looseObject({
+  id: vmId,
+  epoch: z.int().positive(),
+  address: z.string(),
+  port: z.int().positive(),
+  /** Pre-shared for TLS, in hex. */
+  key: z.string(),
+});
+export type DiskExportRecord = z.infer<typeof DiskExportRecord>;
+
+/** Under which operation. */
+export const DrainRecord = z.looseObject({ operation: z.string() });
+export type DrainRecord = z.infer<typeof DrainRecord>;
+
+export const drainPrefix = 'drain/';
+export const drainKey = (host: string): string => `${drainPrefix}${host}`;
+
+export const storageKey = 'storage';
+export const diskExportPrefix = 'diskexport/';
+export const diskExportKey = (vm: string): string => `${diskExportPrefix}${vm}`;
+
+export const hostLeasePrefix = 'hostlease/';
+export const hostLeaseKey = (host: string): string => `${hostLeasePrefix}${host}`;
+export const hostLostPrefix = 'hostlost/';
+export const hostLostKey = (host: string): string => `${hostLostPrefix}${host}`;
+export const lostVmPrefix = 'lostvm/';
+export const lostVmsOf = (host: string): string => `${lostVmPrefix}${host}/`;
+export const lostVmKey = (host: string, vm: string): string => `${lostVmsOf(host)}${vm}`;
+export const hostLeftPrefix = (host: string): string => `hostleft/${host}/`;
+export const hostLeftKey = (host: string, vm: string): string => `${hostLeftPrefix(host)}${vm}`;
+
 export const hostKey = (host: string): string => `host/${host}`;
 export const hostLiveKey = (host: string): string => `hostlive/${host}`;
 export const hostUseKey = (host: string): string => `hostuse/${host}`;
@@ -226,11 +300,37 @@ export const VmRecord = z.looseObject({
   host: vmName.optional(),
   /** What it takes of its host, from its creation until it is gone. Missing: nothing. */
   takes: Resources.optional(),
+  /** Where its first disk is. Missing: on its host. */
+  disk: z.enum(['local', 'network']).optional(),
+  /** What was asked of its host, for when it goes to another. Missing: nothing. */
+  placement: z
+    .looseObject({
+      strategy: z.enum(['spread', 'pack']),
+      hostLabels: z.array(z.string()),
+      apart: z.string().optional(),
+    })
+    .optional(),
+  /** What becomes of it when its host is lost: it waits for that host, or another starts it. Missing: `here`. */
+  restartWhere: z.enum(['here', 'elsewhere']).optional(),
+  /** Nothing that it has on its host's disk needs to be kept. */
+  stateless: z.boolean().optional(),
+  /** Rises whenever it goes to another host. Missing: 1. */
+  epoch: z.int().positive().optional(),
+  /** It is stopped, at this generation, in order to go to another host; then it is to run there, or to be as it was: off. */
+  moving: z.looseObject({ generation: z.int().positive(), runs: z.boolean() }).optional(),
+  /** Its host has not been heard of for as long as its lease, and it is not started elsewhere. */
+  lost: z.looseObject({ sinceMs: millis, reason: z.string() }).optional(),
   /** Keys of the region's store that are its own, and go with it: of its quota, of its distance from others. */
   holds: z.array(z.string()).optional(),
   createdAtMs: millis,
 });
 export type VmRecord = z.infer<typeof VmRecord>;
+
+export const epochOf = ({ epoch }: Pick<VmRecord, 'epoch'>): number => epoch ?? 1;
+
+/** The same VM, on the same stay at a host. */
+export const isSameStay = (a: Pick<VmRecord, 'id' | 'epoch'>, b: Pick<VmRecord, 'id' | 'epoch'>): boolean =>
+  a.id === b.id && epochOf(a) === epochOf(b);
 
 /** How long the latest request leaves the guest to stop by itself. */
 export const graceSecondsOf = ({ generation, grace, stopGraceSeconds }: VmRecord): number =>
@@ -318,6 +418,7 @@ export const OperationRecord = z.looseObject({
     'image.add',
     'image.remove',
     'key.rotate',
+    'host.drain',
   ]),
   /** What it is about: a VM's name and id, an image, or which keys. */
   target: z.looseObject({ name: z.string(), id: z.string().optional(), version: z.string().optional() }),

@@ -5,7 +5,14 @@
  * that a VM was taken from can write nothing of it any more, however late its request comes.
  */
 import { Buffer } from 'node:buffer';
-import { decodeRecord, HostVmRecord, hostVmKey, hostVmPrefix } from '../records/index.ts';
+import {
+  decodeRecord,
+  diskExportPrefix,
+  HostVmRecord,
+  hostLeftPrefix,
+  hostVmKey,
+  hostVmPrefix,
+} from '../records/index.ts';
 import {
   type CallOptions,
   type Condition,
@@ -53,9 +60,11 @@ export const hostRows = (host: string): readonly Row[] => [
   { prefix: 'machine/', of: 'vm', may: all, below: false },
   { prefix: 'token/', of: 'vm', may: all, below: false },
   { prefix: 'domainrun/', of: 'vm', may: all, below: false },
+  { prefix: diskExportPrefix, of: 'vm', may: ['read'], below: false },
   { prefix: 'boot/', of: 'vm', may: all, below: true },
   { prefix: 'tree/', of: 'vm id', may: all, below: true },
   { prefix: hostImagesPrefix(host), of: 'host', may: all, below: true },
+  { prefix: hostLeftPrefix(host), of: 'host', may: ['read', 'delete'], below: true },
   { prefix: markPrefix(host), of: 'host', may: ['read', 'put'], below: true },
 ];
 

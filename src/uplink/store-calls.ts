@@ -102,6 +102,11 @@ export const storeCalls = {
   revision: { args: nothing, answer: whole },
   grantLease: { args: z.strictObject({ ttlSeconds: z.number() }), answer: z.object({ id: whole, ttlSeconds: whole }) },
   keepAlive: { args: z.strictObject({ leaseId: whole }), answer: nothing },
+  /** The host's own lease, from when it asked: granted anew where the last has run out. */
+  lease: {
+    args: z.strictObject({ machine: z.string().min(1).max(64) }),
+    answer: z.object({ id: z.string(), seconds: z.int().positive() }),
+  },
   revokeLease: { args: z.strictObject({ leaseId: whole }), answer: nothing },
   compact: { args: z.strictObject({ revision: z.number() }), answer: nothing },
   /** A certificate for the key that this one is for, which goes on for longer. */

@@ -16,6 +16,7 @@ export interface StoreServiceOptions {
   readonly manager: string;
   readonly onHello: (facts: HostFacts) => Promise<void>;
   readonly renew: (request: string) => Promise<string>;
+  readonly lease: (machine: string, signal: AbortSignal) => Promise<{ readonly id: string; readonly seconds: number }>;
 }
 
 export const markPrefix = (host: string): string => `hostmark/${host}/`;
@@ -28,7 +29,7 @@ interface Mark {
 }
 
 export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls> => {
-  const { store, host, region, manager, onHello, renew } = options;
+  const { store, host, region, manager, onHello, renew, lease } = options;
   return {
     hello: async ({ instance, facts }) => {
       const { marks, revision } = await fence(store, host, instance);
@@ -74,6 +75,7 @@ export const storeHandlers = (options: StoreServiceOptions): Handlers<StoreCalls
       await store.compact(revision, { signal });
       return null;
     },
+    lease: async ({ machine }, { signal }) => lease(machine, signal),
     renew: async ({ request }) => ({ certificate: await renew(request) }),
   };
 };

@@ -16,6 +16,7 @@ import { Enrolment, enrolCalls } from './enrolment.ts';
 import { Fleet, type FleetOptions } from './fleet.ts';
 import { frameLimits } from './frames.ts';
 import { type HostCalls, hostCalls } from './host-calls.ts';
+import { grantHostLease } from './host-lease.ts';
 import { HostStore } from './host-store.ts';
 import { alpnOf, heartbeat, purposeOf, purposes } from './protocols.ts';
 import { type HostFacts, storeCalls } from './store-calls.ts';
@@ -27,6 +28,8 @@ export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'v
   readonly region: Store;
   readonly regionName: string;
   readonly address: { readonly host: string; readonly port: number };
+  /** How long a host need not be heard of before its VMs may start elsewhere; default: 15. */
+  readonly hostLeaseSeconds?: number | undefined;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -41,6 +44,7 @@ interface Connected {
 
 const hostPrefix = 'host/';
 const leaseSeconds = 15;
+const hostLeaseSeconds = 15;
 const keepLeaseMs = 4_000;
 const againAfterMs = 500;
 const handshakeMs = 10_000;
@@ -169,12 +173,13 @@ export class UplinkServer implements AsyncDisposable {
           if (session.destroyed) gone.abort();
           void this.#stayLive(connected, facts, gone.signal);
         },
-        renew: async (request) => {
-          const record = await this.#record(host);
-          const refusal = refusalOf(connected, record);
-          if (record === undefined || refusal !== undefined) throw refusal ?? removed(host);
-          return this.enrolment.renew(record, request);
-        },
+        renew: async (request) => this.enrolment.renew(await this.#its(connected), request),
+        lease: async (machine, signal) =>
+          grantHostLease(region, await this.#its(connected), {
+            machine,
+            seconds: this.#options.hostLeaseSeconds ?? hostLeaseSeconds,
+            signal,
+          }),
       }),
       gate: () => {
         if (connected.refusal !== undefined) throw connected.refusal;
@@ -231,6 +236,14 @@ export class UplinkServer implements AsyncDisposable {
     const key = hostKey(host);
     const entry = await this.#options.region.get(key);
     return entry && decodeRecord(HostRecord, key, entry.value);
+  }
+
+  /** UPLINK_REFUSED where it is another's by now. */
+  async #its(connected: Connected): Promise<HostRecord> {
+    const record = await this.#record(connected.host);
+    const refusal = refusalOf(connected, record);
+    if (record === undefined || refusal !== undefined) throw refusal ?? removed(connected.host);
+    return record;
   }
 
   /** What a host says of itself, where that is other than was known. */

@@ -16,12 +16,23 @@ import { heartbeat } from './protocols.ts';
 import { RemoteStore, type RemoteStoreOptions } from './remote-store.ts';
 import { type HostFacts, type StoreCalls, storeCalls } from './store-calls.ts';
 
+export interface LeaseHolder {
+  /** This boot of this machine. */
+  readonly machine: string;
+  /** A clock that goes on while the machine is suspended. */
+  readonly nowMs: () => number;
+  /** `fromMs`: before it was asked for. It is granted for `seconds` from then on at least. */
+  readonly onLease: (lease: { readonly id: string; readonly fromMs: number; readonly seconds: number }) => void;
+}
+
 export interface UplinkOptions extends RemoteStoreOptions {
   readonly managers: readonly Address[];
   readonly identity: Identity;
   /** Where the identity is kept. */
   readonly directory: string;
   readonly facts: HostFacts;
+  /** Keeps a lease, of which it is told whenever it goes on for longer. */
+  readonly lease?: LeaseHolder | undefined;
   /** It has the store's connection, through which manager; or has lost it, and why. Told when that changes. */
   readonly onConnection: (is: { readonly manager: string } | { readonly lost: string }) => void;
   /** The store is closed: another process has this certificate, or the region's store was restored. */
@@ -31,6 +42,9 @@ export interface UplinkOptions extends RemoteStoreOptions {
 
 const firstPauseMs = 100;
 const longestPauseMs = 4_000;
+/** In one lease it is asked for so often. */
+const askedInOneLease = 6;
+const askAgainMs = 500;
 const lookAtCertificateMs = 3_600_000;
 
 export class Uplink implements AsyncDisposable {
@@ -112,6 +126,7 @@ export class Uplink implements AsyncDisposable {
         this.#caller = caller;
         this.#tell({ manager: addressText(manager) });
         void this.#renew();
+        void this.#keepLease(caller);
         onFirst();
         await ended;
         this.store.disconnect(caller);
@@ -122,6 +137,28 @@ export class Uplink implements AsyncDisposable {
         endConnection(socket);
       }
     });
+  }
+
+  /** For as long as the connection holds. */
+  async #keepLease(caller: Caller<StoreCalls>): Promise<void> {
+    const { lease, onTrouble } = this.#options;
+    const { signal } = this.#stop;
+    if (lease === undefined) return;
+    for (let told = ''; !signal.aborted && this.#caller === caller; ) {
+      let waitMs = askAgainMs;
+      try {
+        const fromMs = lease.nowMs();
+        const { id, seconds } = await caller.ask('lease', { machine: lease.machine }, signal);
+        lease.onLease({ id, fromMs, seconds });
+        waitMs = (seconds * 1000) / askedInOneLease;
+      } catch (error) {
+        if (signal.aborted || this.#caller !== caller) return;
+        const { message } = error as Error;
+        if (message !== told) onTrouble(`the host's lease was not granted, asking again: ${message}`);
+        told = message;
+      }
+      await pause(waitMs, undefined, { signal, ref: false }).catch(() => {});
+    }
   }
 
   async #answer(manager: Address, host: HostPort): Promise<void> {

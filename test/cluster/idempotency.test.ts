@@ -224,6 +224,7 @@ test('every operation that changes something takes an Idempotency-Key, and its r
     setRegion: { method: 'PUT', path: '/v1/regions/eu', body: { addresses: ['https://eu.example'] } },
     removeRegion: { method: 'DELETE', path: '/v1/regions/eu' },
     changeHost: { method: 'PATCH', path: '/v1/hosts/local', body: { labels: { rack: 'a' } } },
+    drainHost: { method: 'POST', path: '/v1/hosts/old/drain' },
     removeHost: { method: 'DELETE', path: '/v1/hosts/old' },
     createJoinKey: { method: 'POST', path: '/v1/join-keys', body: {} },
     revokeJoinKey: { method: 'DELETE', path: `/v1/join-keys/${String(joinKey.json['joinKey']!['id'])}` },

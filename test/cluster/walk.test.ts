@@ -398,7 +398,11 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/hosts/local' });
   await ok(202, { method: 'DELETE', path: '/v1/vms/placed' });
   await until('its end', async () => (await api.ask({ path: '/v1/vms/placed' })).status === 404);
+  const drain = { method: 'POST', path: '/v1/hosts/other/drain' };
+  const draining = `/v1/operations/${String((await ok(202, drain)).json['operation']!['id'])}`;
+  await until('it to be empty', async () => `${(await api.ask({ path: draining })).json['state']}` === 'succeeded');
   await ok(204, { method: 'DELETE', path: '/v1/hosts/other' });
+  await expect(api, 404, 'NOT_FOUND', drain);
   const joining = { method: 'POST', path: '/v1/join-keys', body: { host: 'h7' } };
   const joinKey = await ok(201, joining);
   assert.match(String(joinKey.json['text']), /^phj_/);

@@ -14,7 +14,7 @@ import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
 
 /** One process of `porthole`, and what it told. */
-class Daemon<E extends { readonly event: string }> {
+export class Daemon<E extends { readonly event: string }> {
   readonly events: E[] = [];
   readonly child: ChildProcess;
   said = '';
@@ -57,7 +57,7 @@ export class Proxy {
   state: 'open' | 'silent' | 'closed' = 'open';
 
   async listen(): Promise<number> {
-    await once(this.#server.listen(0, '127.0.0.1'), 'listening');
+    if (!this.#server.listening) await once(this.#server.listen(0, '127.0.0.1'), 'listening');
     return (this.#server.address() as AddressInfo).port;
   }
 

@@ -38,6 +38,7 @@ export class Pair implements AsyncDisposable {
           manager: 'm1',
           onHello: async () => {},
           renew: async () => '',
+          lease: async () => ({ id: '0'.repeat(16), seconds: 15 }),
         }),
         onBug: this.#onBug,
       });

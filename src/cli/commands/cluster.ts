@@ -5,8 +5,10 @@ import type { ResultOf } from '../../cluster/index.ts';
 import { vmTypes } from '../../records/index.ts';
 import { ago, moment, size } from '../amounts.ts';
 import { apiCommand, collected, examples, group, parseLabel, printJson, type Shell } from '../command.ts';
+import { finished } from '../operation.ts';
 import { facts, table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
+import { told, waitOption } from './create.ts';
 import { hostDaemonCommand } from './host-daemon.ts';
 import { joinKeyCommand } from './join-key.ts';
 
@@ -225,7 +227,30 @@ const hostRecordCommands = (program: Command, shell: Shell): void => {
   };
   change('cordon', 'place no more virtual machines on hosts', { cordoned: true });
   change('uncordon', 'place virtual machines on hosts again', { cordoned: false, draining: false });
-  change('drain', 'cordon hosts, and say that their virtual machines are to leave', { cordoned: true, draining: true });
+
+  apiCommand(host, 'drain', 'have the virtual machines of hosts go to others')
+    .argument('<host...>', 'their names')
+    .addOption(waitOption())
+    .addHelpText(
+      'after',
+      `
+Hosts are cordoned. Machines that are stateless or have a network disk are
+stopped, and started on other hosts; the others stay, and are listed.
+"porthole host uncordon" calls it off.
+${examples('porthole host drain h1')}`,
+    )
+    .action(async (names: readonly string[], { wait }: { readonly wait: boolean }) => {
+      const api = shell.api();
+      for (const name of names) {
+        const { operation } = await api.call('drainHost', { params: { host: name } });
+        if (!wait) {
+          told(shell.terminal, operation);
+          continue;
+        }
+        const { step } = await finished(api, operation, shell.terminal);
+        if (step !== '') shell.terminal.err(`${name}: ${step}\n`);
+      }
+    });
 
   apiCommand(host, 'label', 'set the labels of a host, in place of those it has')
     .argument('<host>', 'its name')

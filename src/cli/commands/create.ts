@@ -46,6 +46,9 @@ interface CreateFlags extends MetadataServerFlags {
   readonly pack?: true;
   readonly apart?: string;
   readonly restart?: NewVm['restart'];
+  readonly restartWhere?: NewVm['restartWhere'];
+  readonly stateless?: true;
+  readonly networkDisk?: true;
   readonly grace?: number;
   readonly start: boolean;
   readonly wait: boolean;
@@ -87,6 +90,7 @@ export const createCommand = (vm: Command, shell: Shell): void => {
     .option('--no-network', 'without any network')
     .option('--isolated', 'let nothing out but answers through --port; else it reaches what this machine reaches')
     .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
+    .option('--network-disk', 'with --disk, for images of a kernel: not on its host, so that it goes to others with it')
     .option('--9p', 'also a console that speaks 9P, hvc1, for guests without virtiofs')
     .option('--vsock', 'also a vsock device that leads to unix sockets of this host, with 9P on port 564');
   metadataServerOptions(command, {
@@ -101,6 +105,12 @@ export const createCommand = (vm: Command, shell: Shell): void => {
         .choices(['always', 'on-failure', 'never'])
         .default('on-failure'),
     )
+    .addOption(
+      new Option('--restart-where <where>', 'when its host is lost: there, once it is back, or on another host')
+        .choices(['here', 'elsewhere'])
+        .default('here'),
+    )
+    .option('--stateless', 'nothing on its disk needs to be kept: it may begin anew on another host')
     .option('--grace <seconds>', 'how long the guest has to stop by itself; default: 30', parseCount(0, 3600))
     .option('--no-start', 'leave it stopped')
     .addOption(waitOption())
@@ -142,6 +152,9 @@ const create = async ({ apis: connect, terminal }: Shell, name: string, flags: C
     ...(count !== undefined && { count }),
     ...(first !== undefined && { firstIndex: first }),
     ...(restart !== undefined && { restart }),
+    ...(flags.restartWhere !== undefined && { restartWhere: flags.restartWhere }),
+    ...(flags.networkDisk && { disk: 'network' as const }),
+    ...(flags.stateless && { stateless: true }),
     ...(flags['9p'] && { ninep: true }),
     ...(flags.vsock && { vsock: true }),
     ...metadataServerOf(flags),

@@ -1,5 +1,6 @@
 /** `porthole manager`: the API of a region whose VMs run on other machines. */
-import type { Command } from 'commander';
+import { isIP } from 'node:net';
+import { type Command, InvalidArgumentError } from 'commander';
 import { thisVersion } from '../../parts/index.ts';
 import { command, examples, type Shell } from '../command.ts';
 import {
@@ -10,6 +11,7 @@ import {
   eventsOption,
   interrupted,
   parseListen,
+  parseWhole,
   printEvents,
   type StoresFlags,
   storeOptions,
@@ -27,8 +29,19 @@ import { regionOf } from './host-daemon.ts';
 interface ManagerFlags extends DirectoryFlags, StoresFlags, ApiFlags {
   readonly region?: string | undefined;
   readonly hosts: { readonly host: string; readonly port: number };
+  readonly hostLease: number;
+  readonly disks?: string;
+  readonly disksAddress?: string;
   readonly json?: true;
 }
+
+const leaseLimits = { least: 5, most: 3600 } as const;
+
+const parseLease = (text: string): number => {
+  const seconds = parseWhole(text);
+  if (seconds >= leaseLimits.least && seconds <= leaseLimits.most) return seconds;
+  throw new InvalidArgumentError(`give ${leaseLimits.least} to ${leaseLimits.most} seconds.`);
+};
 
 export const managerCommands = (program: Command, { terminal }: Shell): void => {
   const manager = command(program, 'manager', 'run the API of a region, whose VMs run on hosts that connect to it')
@@ -37,6 +50,19 @@ export const managerCommands = (program: Command, { terminal }: Shell): void => 
       '--hosts <address>',
       'where its hosts connect, as ADDRESS:PORT (their default port: 4665)',
       parseListen,
+    );
+  manager.option(
+    '--host-lease <seconds>',
+    'how long a host is not heard of before its VMs may start elsewhere',
+    parseLease,
+    15,
+  );
+  manager
+    .option('--disks <directory>', 'have the region’s network disks there; one manager of a region may')
+    .option(
+      '--disks-address <address>',
+      'with --disks: the IP address of this machine where hosts reach them',
+      parseAddress,
     );
   directoryOptions(manager, 'the stores', 'the API’s socket');
   storeOptions(manager);
@@ -53,6 +79,17 @@ ${examples('porthole manager --region eu --hosts 0.0.0.0:4665 --listen 127.0.0.1
     .action((flags: ManagerFlags, of: Command) => run({ ...flags, region: regionOf(of) }, terminal));
 };
 
+const parseAddress = (text: string): string => {
+  if (isIP(text) !== 0) return text;
+  throw new InvalidArgumentError('give an IP address.');
+};
+
+const disksOf = ({ disks: directory, disksAddress: address }: ManagerFlags) => {
+  if (directory === undefined && address === undefined) return undefined;
+  if (directory !== undefined && address !== undefined) return { directory, address };
+  throw new UsageError('--disks and --disks-address go together');
+};
+
 const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
   const { region } = flags;
   if (region === undefined) throw new UsageError('give --region: the name of the region');
@@ -62,6 +99,8 @@ const run = async (flags: ManagerFlags, terminal: Terminal): Promise<void> => {
     ...toStoresLocation(flags),
     region,
     hosts: flags.hosts,
+    hostLeaseSeconds: flags.hostLease,
+    disks: disksOf(flags),
     tcp: toApiAddress(flags),
     socketGid: toGroup(flags.socketGroup),
     version: thisVersion().version,

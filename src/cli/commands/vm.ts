@@ -158,7 +158,7 @@ const list = async (shell: Shell, flags: ListFlags): Promise<void> => {
 
 const statusPaint = (status: string, paint: Colours): ((text: string) => string) => {
   if (status === 'running') return paint.good;
-  if (status === 'failed' || status === 'compromised') return paint.error;
+  if (status === 'failed' || status === 'lost' || status === 'compromised') return paint.error;
   return status === 'stopped' ? paint.dim : paint.warning;
 };
 
@@ -184,7 +184,10 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
       ],
       ['image', image && `${image.name}:${image.version} (${image.digest})`],
       ['host', vm.host === ownHost ? undefined : vm.host],
-      ['disk', vm.diskBytes === undefined ? undefined : size(vm.diskBytes)],
+      [
+        'disk',
+        vm.diskBytes === undefined ? undefined : `${size(vm.diskBytes)}${vm.disk === 'network' ? ', network' : ''}`,
+      ],
       ['network', network.mode],
       [
         'ports',
@@ -200,6 +203,9 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['restart', vm.restart],
+      ['when its host is lost', vm.restartWhere === 'elsewhere' ? 'starts elsewhere' : undefined],
+      ['stateless', vm.stateless ? 'yes' : undefined],
+      ['host changes', vm.epoch === 1 ? undefined : String(vm.epoch - 1)],
       ['9P', [vm.ninep && 'on hvc1', vm.vsock && 'on vsock port 564'].filter(Boolean).join('\n')],
       ['vsock', vm.vsock ? 'to this host' : undefined],
       ['metadata server', vm.metadataServer?.addresses.join('\n')],

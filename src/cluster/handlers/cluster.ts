@@ -1,11 +1,11 @@
 /** Accounts, regions and hosts. */
-import type { AccountRecord, Once, RegionRecord } from '../../records/index.ts';
+import type { AccountRecord, Once, OperationRecord, RegionRecord } from '../../records/index.ts';
 import type { HostFacts } from '../hosts.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
 import { ApiError, toApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
-import { type Api, answerOf, noContent, onceRequest, reply, send, serve } from './serve.ts';
-import { isoTime } from './vms.ts';
+import { type Api, answerOf, identityOf, noContent, onceRequest, reply, send, serve } from './serve.ts';
+import { isoTime, operationView } from './vms.ts';
 
 const vmsShown = 1000;
 
@@ -133,7 +133,7 @@ const serveRegions = (api: Api): void => {
 };
 
 const serveHosts = (api: Api): void => {
-  const { hosts, idempotency } = api.manager;
+  const { hosts, drains, idempotency } = api.manager;
 
   serve(api, routes.listHosts, async () => reply(routes.listHosts, 200, { hosts: (await hosts.list()).map(hostView) }));
 
@@ -159,6 +159,20 @@ const serveHosts = (api: Api): void => {
       throw changedMeanwhile(name);
     };
     return send(await idempotency.run(once, effect));
+  });
+
+  serve(api, routes.drainHost, async (c) => {
+    const { host } = c.req.valid('param');
+    const { account } = identityOf(c);
+    const accepted = (operation: OperationRecord): Answer =>
+      answerOf(
+        routes.drainHost,
+        202,
+        { operation: operationView(operation) },
+        { location: `/v1/operations/${operation.id}` },
+      );
+    const once = await onceRequest(c);
+    return send(await idempotency.run(once, (commit) => drains.begin(account, host, commit, accepted)));
   });
 
   serve(api, routes.removeHost, async (c) => {

@@ -8,7 +8,7 @@ import type {
   OperationRecord,
   VmStatusRecord,
 } from '../../records/index.ts';
-import { ownHost } from '../../records/index.ts';
+import { epochOf, ownHost } from '../../records/index.ts';
 import { nameOfIndex, rendered } from '../batch-run.ts';
 import type { Answer } from '../idempotency.ts';
 import { checkVm, nameOf } from '../identity.ts';
@@ -54,7 +54,7 @@ const topView = ({ status, processes, problems, ...ages }: GuestInside) => ({
 });
 
 export const vmView = (vm: Vm) => {
-  const { id, name, kind, type, vcpus, memoryMiB, network, labels, restart, desired, ...rest } = vm.record;
+  const { id, name, kind, type, vcpus, memoryMiB, network, labels, restart, desired, lost, ...rest } = vm.record;
   const { status } = vm;
   return {
     id,
@@ -66,12 +66,16 @@ export const vmView = (vm: Vm) => {
     network,
     labels,
     restart,
+    restartWhere: rest.restartWhere ?? 'here',
+    stateless: rest.stateless ?? false,
+    disk: rest.disk ?? 'local',
+    epoch: epochOf(vm.record),
     desired,
     ...(rest.image && { image: rest.image }),
     ...(rest.diskBytes !== undefined && { diskBytes: rest.diskBytes }),
     host: rest.host ?? ownHost,
     status: statusOf(vm),
-    reason: status?.reason ?? '',
+    reason: lost?.reason ?? status?.reason ?? '',
     bootNumber: status?.bootNumber ?? 0,
     addresses: status?.addresses ?? [],
     ...(status && { since: isoTime(status.sinceMs) }),

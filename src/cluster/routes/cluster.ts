@@ -2,7 +2,7 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { vmTypes } from '../../records/index.ts';
 import { isSafeAddress } from '../safe-address.ts';
 import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
-import { Labels } from './vms.ts';
+import { Labels, OperationShape } from './vms.ts';
 
 /** Names of accounts, regions and hosts are DNS labels, as those of VMs. */
 const Name = VmName;
@@ -286,6 +286,24 @@ export const changeHost = createRoute({
     ),
   },
   responses: { 200: json(HostRecordShape, 'The host.'), ...problems('NOT_FOUND', 'CONFLICT', ...changing) },
+});
+
+export const drainHost = createRoute({
+  operationId: 'drainHost',
+  method: 'post',
+  path: '/v1/hosts/{host}/drain',
+  tags: ['Hosts'],
+  summary: 'Have the VMs of a host go to others',
+  description:
+    'Cordons it. VMs that are stateless or have a network disk are stopped, and started on other hosts; those with a disk there stay, and the operation lists them. To call it off, say `draining: false` of the host.',
+  'x-access': 'admin',
+  'x-scope': 'cluster',
+  security,
+  request: { params: HostParams, headers: IdempotencyHeaders },
+  responses: {
+    202: json(z.object({ operation: OperationShape }), 'They are leaving.'),
+    ...problems('NOT_FOUND', 'WRONG_STATE', 'CONFLICT', ...changing),
+  },
 });
 
 export const removeHost = createRoute({

@@ -110,6 +110,30 @@ const metadataProblems = ({
   ].filter((problem) => problem !== false);
 };
 
+const elsewhereProblems = ({
+  kind,
+  restartWhere,
+  stateless,
+  disk,
+  placement,
+}: {
+  readonly kind: 'managed' | 'attached';
+  readonly restartWhere: 'here' | 'elsewhere';
+  readonly stateless: boolean;
+  readonly disk: 'local' | 'network';
+  readonly placement: { readonly host?: string | undefined };
+}): string[] => {
+  if (restartWhere === 'here') return [];
+  return [
+    kind === 'attached' && 'an attached VM is started by others: here is all that it can be',
+    kind === 'managed' &&
+      !stateless &&
+      disk === 'local' &&
+      'its disk stays on its host: only a VM with stateless: true or disk: network starts elsewhere',
+    placement.host !== undefined && `it is for the host "${placement.host}" alone, and so starts nowhere else`,
+  ].filter((problem) => problem !== false);
+};
+
 const Placement = z
   .strictObject({
     strategy: z.enum(['spread', 'pack']).default('spread').openapi({
@@ -183,9 +207,20 @@ export const CreateVm = z
       .multipleOf(512, 'a multiple of 512')
       .optional()
       .openapi({ description: 'Size of the first disk; at least that of the image.' }),
+    disk: z.enum(['local', 'network']).default('local').openapi({
+      description:
+        'Where its disk is: on its host, an overlay of the image; or network: at the region’s storage, empty at first, from where it goes to another host with its VM. For images of a kernel, with diskBytes.',
+    }),
     network: NetworkShape.default({ mode: 'user', forwards: [] }),
     labels: Labels.default({}),
     restart: z.enum(['always', 'on-failure', 'never']).default('on-failure'),
+    restartWhere: z.enum(['here', 'elsewhere']).default('here').openapi({
+      description:
+        'When its host is lost. here: it waits for that host, and runs nowhere else. elsewhere: its host ends it when it is cut off, and another starts it; for a VM that is stateless, or has a network disk.',
+    }),
+    stateless: z.boolean().default(false).openapi({
+      description: 'Nothing on its disk needs to be kept: it may go to another host, and begins anew there.',
+    }),
     start: z.boolean().default(true),
     stopGraceSeconds: z.int().min(0).max(3600).default(30),
     ninep: z.boolean().default(false).openapi({
@@ -227,6 +262,9 @@ export const CreateVm = z
     needs('type', vm.kind === 'managed');
     needs('image', vm.kind === 'managed');
     for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
+    if (vm.disk === 'network' && vm.diskBytes === undefined)
+      context.addIssue({ code: 'custom', path: ['diskBytes'], message: 'a network disk needs its size' });
+    for (const message of elsewhereProblems(vm)) context.addIssue({ code: 'custom', path: ['restartWhere'], message });
     if (vm.libvirtDomain !== undefined && vm.kind === 'managed')
       context.addIssue({
         code: 'custom',
@@ -257,6 +295,10 @@ export const VmShape = z
     network: z.looseObject({ mode: z.string() }),
     labels: z.record(z.string(), z.string()),
     restart: z.enum(['always', 'on-failure', 'never']),
+    restartWhere: z.enum(['here', 'elsewhere']),
+    stateless: z.boolean(),
+    disk: z.enum(['local', 'network']),
+    epoch: z.int().openapi({ description: 'Rises whenever it goes to another host; 1 at first.' }),
     desired: z.enum(['running', 'stopped', 'deleted']).openapi({ description: 'What was asked for last.' }),
     status: z.enum(vmStatuses),
     reason: z.string().openapi({ description: 'Why it has this status, in words; may be empty.' }),

@@ -1,0 +1,58 @@
+/** Network disks with the real qemu-nbd, and qemu-io as the QEMU of a host. */
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { promisify } from 'node:util';
+import { SessionLauncher, writeDiskKey } from '../qemu/index.ts';
+import type { OpenDisk } from '../records/index.ts';
+import { DiskServer } from './disk-server.ts';
+
+const run = promisify(execFile);
+const id = 'i-00000000000000001';
+const sizeBytes = 1024 * 1024;
+
+test('DiskServer exports a disk for one epoch at a time, to who has its key, and keeps what is written', async (t) => {
+  const directory = mkdtempSync(join(tmpdir(), 'ph-disks-'));
+  const server = (): DiskServer =>
+    new DiskServer({ directory: join(directory, 'disks'), launcher: new SessionLauncher(), address: '127.0.0.1' });
+  const first = server();
+  t.after(async () => {
+    await first.remove(id);
+    first[Symbol.dispose]();
+    rmSync(directory, { recursive: true, force: true });
+  });
+  const io = async ({ port, key }: OpenDisk, command: string): Promise<string> => {
+    writeDiskKey(join(directory, 'key'), key, undefined);
+    const { stdout } = await run('qemu-io', [
+      ...['--object', `tls-creds-psk,id=k,endpoint=client,username=porthole,dir=${join(directory, 'key')}`],
+      ...['--image-opts', `driver=nbd,host=127.0.0.1,port=${port},export=${id},tls-creds=k`],
+      ...['-c', command],
+    ]);
+    return stdout;
+  };
+  const wish = { id, epoch: 1, sizeBytes };
+  const one = await first.open(wish);
+  assert.deepEqual(await first.open(wish), one, 'it is open already');
+  await io(one, 'write -P 7 0 4096');
+  await assert.rejects(io({ ...one, key: '0'.repeat(64) }, 'read 0 512'), /TLS|handshake|authenticat/i);
+
+  // A manager that is started anew finds it open.
+  {
+    using second = server();
+    assert.deepEqual(await second.open(wish), one);
+  }
+  const two = await first.open({ ...wish, epoch: 2 });
+  assert.notEqual(two.key, one.key);
+  await assert.rejects(io(one, 'read 0 512'), 'its export has ended');
+  assert.match(await io(two, 'read -P 7 0 4096'), /read 4096\/4096/);
+  await assert.rejects(first.open(wish), /was opened for epoch 2, and is not for 1 any more/);
+  using third = server();
+  await assert.rejects(third.open(wish), /was opened for epoch 2/);
+
+  await first.remove(id);
+  assert.equal(existsSync(join(directory, 'disks', id)), false);
+  await assert.rejects(io(two, 'read 0 512'));
+});

@@ -1,0 +1,1 @@
+export { DiskServer, type DiskServerOptions } from './disk-server.ts';

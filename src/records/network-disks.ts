@@ -1,0 +1,17 @@
+/** What a manager asks of the network disks on its machine. */
+import type { DiskExportRecord } from './records.ts';
+
+export interface DiskWish {
+  /** Of the VM. */
+  readonly id: string;
+  readonly epoch: number;
+  readonly sizeBytes: number;
+}
+
+export type OpenDisk = Pick<DiskExportRecord, 'address' | 'port' | 'key'>;
+
+export interface NetworkDisks {
+  /** For one epoch: whoever had it by a lower one has it no more when this resolves. */
+  open(wish: DiskWish): Promise<OpenDisk>;
+  remove(id: string): Promise<void>;
+}

@@ -13,7 +13,7 @@ const layers = [
   ['wire', 'sys', 'parts'],
   ['tree', 'store'],
   ['fuse', 'ninep', 'virtio', 'imds', 'qemu', 'records'],
-  ['device', 'disks', 'uplink', 'images'],
+  ['device', 'disks', 'uplink', 'images', 'network'],
   ['agent', 'host', 'cluster'],
   ['cli'],
 ];

@@ -3,8 +3,9 @@ import { isIP } from 'node:net';
 import { type Command, InvalidArgumentError } from 'commander';
 import { groupId } from '../host/index.ts';
 import type { Recipes } from '../images/index.ts';
+import type { Bgp, BgpPeer } from '../network/index.ts';
 import { checkoutFile, thisVersion } from '../parts/index.ts';
-import { collect } from './command.ts';
+import { collect, collected } from './command.ts';
 import type { ApiAddress, StoresLocation } from './manager-parts.ts';
 import { etcdAccessOptions, etcdOptions, type StoreFlags } from './store-flags.ts';
 import { paintFor, type Terminal } from './terminal.ts';
@@ -37,6 +38,9 @@ export interface MachineFlags {
   readonly metadataCert?: string;
   readonly metadataKey?: string;
   readonly libvirt?: string;
+  readonly bgpAs?: number;
+  readonly bgpPeer?: readonly BgpPeer[];
+  readonly routerId?: string;
   readonly uidBase?: number;
   readonly auditDays: number;
   readonly auditSize: number;
@@ -52,6 +56,26 @@ export const parseWhole = (text: string): number => {
   if (!/^\d+$/.test(text) || number > mostWhole)
     throw new InvalidArgumentError(`give a whole number, at most ${mostWhole}`);
   return number;
+};
+
+const mostAs = 0xffff_ffff;
+
+const parseAs = (text: string): number => {
+  const as = Number(text);
+  if (!/^\d+$/.test(text) || as < 1 || as > mostAs) throw new InvalidArgumentError(`give a number from 1 to ${mostAs}`);
+  return as;
+};
+
+/** `ADDRESS` or `ADDRESS=AS`. */
+const parsePeer = (text: string): BgpPeer => {
+  const [address = '', as] = text.split('=', 2);
+  if (isIP(address) === 0) throw new InvalidArgumentError('write it as ADDRESS or ADDRESS=AS, as 10.0.0.2=64512');
+  return { address, as: as === undefined ? undefined : parseAs(as) };
+};
+
+const parseRouterId = (text: string): string => {
+  if (isIP(text) !== 4) throw new InvalidArgumentError('give an IPv4 address');
+  return text;
 };
 
 export const parseListen = (text: string): { readonly host: string; readonly port: number } => {
@@ -94,6 +118,13 @@ export const machineOptions = (command: Command): Command =>
     .option('--metadata-cert <file>', 'certificate of 169.254.169.254, as PEM: HTTPS for VMs on tap devices too')
     .option('--metadata-key <file>', 'its private key, as PEM')
     .option('--libvirt <uri>', 'the libvirt that “vm attach --domain” means; default: qemu:///system')
+    .option('--bgp-as <number>', 'announce routed VMs by BGP, as this autonomous system', parseAs)
+    .option(
+      '--bgp-peer <peer>',
+      'to ADDRESS, of the same system, or ADDRESS=AS (any number of times); IPv4 by IPv4, IPv6 by IPv6',
+      collected(parsePeer),
+    )
+    .option('--router-id <address>', 'of BGP, an IPv4 address; default: one of this machine’s', parseRouterId)
     .option(
       '--uid-base <uid>',
       'VMs run as users of their own, from this uid on (default: where nobody else’s are); 0: all as this user',
@@ -152,6 +183,7 @@ export const toMachineOptions = (flags: MachineFlags & DirectoryFlags): Omit<Mac
         ? undefined
         : { certFile: metadataCert, keyFile: metadataKey },
     libvirtUri: libvirt,
+    bgp: toBgp(flags),
     uidBase: isRoot && uidBase !== 0 ? (uidBase ?? 'free') : undefined,
     auditDays,
     auditBytes: auditSize * mebibyte,
@@ -159,6 +191,14 @@ export const toMachineOptions = (flags: MachineFlags & DirectoryFlags): Omit<Mac
     renews: renew,
     version: thisVersion().version,
   };
+};
+
+/** UsageError. */
+const toBgp = ({ bgpAs: as, bgpPeer: peers = [], routerId }: MachineFlags): Bgp | undefined => {
+  if (as !== undefined) return { as, peers, routerId };
+  if (peers.length > 0 || routerId !== undefined)
+    throw new UsageError('--bgp-peer and --router-id are for --bgp-as: give that too');
+  return undefined;
 };
 
 /** Programs of a checkout: the executable has none. */

@@ -3,6 +3,7 @@ import { existsSync, readFileSync, realpathSync, statSync, writeFileSync } from 
 import { dirname, join } from 'node:path';
 import { z } from 'zod';
 import { claimUids, Host, type HostLease, type ImageSource, leftOvers, type UidRange } from '../host/index.ts';
+import type { Bgp } from '../network/index.ts';
 import { copyPart, isReadableByAll } from '../parts/index.ts';
 import { type AcceleratorFound, findAccelerator, findLauncher } from '../qemu/index.ts';
 import type { Store } from '../store/index.ts';
@@ -17,6 +18,8 @@ export interface MachineOptions {
   readonly metadataTls?: TlsFiles | undefined;
   /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
   readonly libvirtUri?: string | undefined;
+  /** How routes to its VMs get to other hosts; undefined: somebody else sees to that. */
+  readonly bgp?: Bgp | undefined;
   /** VMs run as users of their own, whose uids start here, or where this machine has room; undefined: all as this user. */
   readonly uidBase?: number | 'free' | undefined;
   readonly auditDays: number;
@@ -93,6 +96,7 @@ export const prepareMachine = async (options: MachineOptions): Promise<Machine> 
         attachGid: options.attachGid,
         metadataTls: metadataTls && readTls(metadataTls),
         libvirtUri: options.libvirtUri,
+        bgp: options.bgp,
         guestWriteRate: options.guestWriteRate,
         version,
         renews: options.renews ?? true,

@@ -59,9 +59,12 @@ export class FleetAudit {
     const missing: Missing[] = [];
     const pages = hosts.map(async ({ record: { name: host } }): Promise<PlacedPage<FleetEvent>> => {
       const place = (at: { readonly atMs: number; readonly sequence: number }): Place => ({ ...at, region, host });
+      const port = ports.get(host);
+      if (port === undefined) {
+        missing.push({ region, host, reason: 'the host is not connected to the manager that was asked' });
+        return { events: [], next: undefined };
+      }
       try {
-        const port = ports.get(host);
-        if (port === undefined) throw new Error('the host is not connected to the manager that was asked');
         const from = after && placeAt(after, { region, host, newestFirst });
         const asked: AuditQuery = { ...query, ...own, limit: share, after: from };
         const { events, next } = await port.audit(asked, { signal: within(signal) });

@@ -78,6 +78,8 @@ const table: { readonly [K in OperationId]: readonly [Routes[K]['method'], Route
   getRegion: ['get', '/v1/regions/{region}'],
   setRegion: ['put', '/v1/regions/{region}'],
   removeRegion: ['delete', '/v1/regions/{region}'],
+  getPrefixes: ['get', '/v1/prefixes'],
+  setPrefixes: ['put', '/v1/prefixes'],
   listHosts: ['get', '/v1/hosts'],
   showHost: ['get', '/v1/hosts/{host}'],
   changeHost: ['patch', '/v1/hosts/{host}'],

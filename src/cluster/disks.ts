@@ -3,6 +3,7 @@
  * which ends the export of the one before, and hosts are told how to reach it. `diskexport/NAME` is there for as long as the disk
  * is, so that one whose VM has gone is removed, whenever that was.
  */
+import { setTimeout as pause } from 'node:timers/promises';
 import {
   DiskExportRecord,
   diskExportKey,
@@ -12,14 +13,18 @@ import {
   storageKey,
   VmRecord,
 } from '../records/index.ts';
+import { keyText } from '../store/index.ts';
 import { follow } from './follow.ts';
-import { entriesOf, getRecord, type Kept, type Kit, knownOf, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kit, put, remove } from './kit.ts';
 
 const againAfterMs = 2_000;
 
 export class Disks {
   readonly #kit: Kit;
   readonly #disks: NetworkDisks | undefined;
+  /** VMs of which something is to be seen to: one that fails is in nobody's way, and is tried again. */
+  readonly #waiting = new Set<string>();
+  #seeing: Promise<void> = Promise.resolve();
 
   constructor(kit: Kit, disks: NetworkDisks | undefined) {
     this.#kit = kit;
@@ -31,69 +36,68 @@ export class Disks {
     const disks = this.#disks;
     if (disks === undefined) return;
     const { region } = this.#kit;
-    await this.#until(signal, 'saying that there are network disks', () =>
-      region.commit({ operations: [put(storageKey, {})] }),
-    );
-    const openOf = async ({ record }: Kept<VmRecord>): Promise<void> => {
-      if (record.disk === 'network')
-        await this.#until(signal, 'opening a network disk', () => this.#open(disks, record));
+    const see = (name: string): Promise<void> => {
+      this.#waiting.add(name);
+      return this.#see(disks, name, signal);
     };
-    const removed = async (name: string): Promise<void> => {
-      await this.#until(signal, 'removing a network disk', () => this.#removed(disks, name));
-    };
-    await follow(
+    const following = follow(
       this.#kit,
       { store: region, prefix: 'vm/', schema: VmRecord, signal },
       {
         all: async (vms) => {
-          for (const { key } of knownOf(
-            this.#kit,
-            DiskExportRecord,
-            (await entriesOf(region, diskExportPrefix)).entries,
-          ))
-            await removed(key.slice(diskExportPrefix.length));
-          for (const vm of vms) await openOf(vm);
+          await region.commit({ operations: [put(storageKey, {})] });
+          for (const { key } of (await entriesOf(region, diskExportPrefix)).entries)
+            await see(keyText(key).slice(diskExportPrefix.length));
+          for (const { record } of vms) if (record.disk === 'network') await see(record.name);
         },
-        put: openOf,
-        removed: (key) => removed(key.slice('vm/'.length)),
+        put: ({ record }) => (record.disk === 'network' ? see(record.name) : undefined),
+        removed: (key) => see(key.slice('vm/'.length)),
       },
     );
+    while (!signal.aborted) {
+      await pause(againAfterMs, undefined, { signal, ref: false }).catch(() => {});
+      for (const name of this.#waiting) if (!signal.aborted) await this.#see(disks, name, signal);
+    }
+    await following;
   }
 
-  /** Tries a few times: one disk that fails is not to be in the way of the others. */
-  async #until(signal: AbortSignal, what: string, work: () => Promise<unknown>): Promise<void> {
-    for (let tries = 0; tries < 3 && !signal.aborted; tries++) {
-      try {
-        await work();
-        return;
-      } catch (error) {
-        if (!signal.aborted) this.#kit.log.error({ err: error }, `${what} failed`);
-        await pause(againAfterMs, signal);
-      }
+  /** One at a time: it is asked for by what is heard, and again by what failed. */
+  #see(disks: NetworkDisks, name: string, signal: AbortSignal): Promise<void> {
+    const before = this.#seeing;
+    this.#seeing = this.#seeNow(before, disks, name, signal);
+    return this.#seeing;
+  }
+
+  async #seeNow(before: Promise<void>, disks: NetworkDisks, name: string, signal: AbortSignal): Promise<void> {
+    await before;
+    if (!this.#waiting.has(name) || signal.aborted) return;
+    try {
+      await this.#settle(disks, name);
+      this.#waiting.delete(name);
+    } catch (error) {
+      if (!signal.aborted) this.#kit.log.error({ err: error, vm: name }, 'a network disk failed; trying again');
     }
   }
 
-  async #open(disks: NetworkDisks, { name, id, epoch, diskBytes: sizeBytes = 0 }: VmRecord): Promise<void> {
-    const wanted = epochOf({ epoch });
-    const known = await getRecord(this.#kit.region, DiskExportRecord, diskExportKey(name));
-    if (known !== undefined && known.record.id !== id) await disks.remove(known.record.id);
-    if (known?.record.id === id && known.record.epoch > wanted) return;
-    const record: DiskExportRecord = { id, epoch: wanted, ...(await disks.open({ id, epoch: wanted, sizeBytes })) };
-    if (JSON.stringify(known?.record) !== JSON.stringify(record))
-      await this.#kit.region.commit({ operations: [put(diskExportKey(name), record)] });
-  }
-
-  async #removed(disks: NetworkDisks, name: string): Promise<void> {
+  /** Brings the disk of a VM of that name to what its record says. */
+  async #settle(disks: NetworkDisks, name: string): Promise<void> {
     const { region } = this.#kit;
     const [vm, known] = await Promise.all([
       getRecord(region, VmRecord, `vm/${name}`),
       getRecord(region, DiskExportRecord, diskExportKey(name)),
     ]);
-    if (known === undefined || vm?.record.id === known.record.id) return;
-    await disks.remove(known.record.id);
-    await region.commit({
-      conditions: [{ key: known.key, modRevision: known.modRevision }],
-      operations: [remove(known.key)],
-    });
+    if (known !== undefined && known.record.id !== vm?.record.id) {
+      await disks.remove(known.record.id);
+      await region.commit({
+        conditions: [{ key: known.key, modRevision: known.modRevision }],
+        operations: [remove(known.key)],
+      });
+    }
+    if (vm?.record.disk !== 'network') return;
+    const { id, diskBytes: sizeBytes = 0 } = vm.record;
+    const epoch = epochOf(vm.record);
+    const record: DiskExportRecord = { id, epoch, ...(await disks.open({ id, epoch, sizeBytes })) };
+    if (JSON.stringify(known?.record) !== JSON.stringify(record))
+      await region.commit({ operations: [put(diskExportKey(name), record)] });
   }
 }

@@ -33,8 +33,7 @@ const againAfterMs = 5_000;
 
 interface Lost {
   readonly modRevision: number;
-  /** `performance.now` of when it was heard of here. */
-  readonly heardAtMs: number;
+  /** By `performance.now`: not before its margin is over, counted from when it was heard of here. */
   nextAtMs: number;
 }
 
@@ -60,9 +59,8 @@ export class Fencing {
   async run(signal: AbortSignal): Promise<void> {
     const { region } = this.#kit;
     const hear = ({ key, modRevision }: Kept<HostLostRecord>): void => {
-      const heardAtMs = performance.now();
-      const nextAtMs = heardAtMs + this.#parts.marginMs;
-      this.#lost.set(key.slice(hostLostPrefix.length), { modRevision, heardAtMs, nextAtMs });
+      const nextAtMs = performance.now() + this.#parts.marginMs;
+      this.#lost.set(key.slice(hostLostPrefix.length), { modRevision, nextAtMs });
     };
     const following = follow(
       this.#kit,

@@ -73,8 +73,6 @@ export class Hosts {
   readonly #uses = new Map<string, HostUseRecord>();
   readonly #live = new Map<string, HostLiveRecord>();
   readonly #leases = new Map<string, HostLeaseRecord>();
-  /** A host of before there were leases has never had one. */
-  readonly #everLeased = new Set<string>();
   /** What is under way to each, so that creations at once spread as well. */
   readonly #coming = new Map<string, HostUseRecord>();
   /** One transaction of this manager at a time on each host: they would overtake each other. */
@@ -371,13 +369,10 @@ export class Hosts {
     return new ApiError('NO_HOST', `no host fits "${name}": ${reasonOf(this.#candidates(taken, false), need)}`);
   }
 
-  /** Those that have VMs, and no lease: nor, where none was ever seen here, a connection. */
+  /** Those that have VMs, and no lease any more. */
   notHeardOf(): string[] {
-    for (const name of this.#leases.keys()) this.#everLeased.add(name);
-    const isHeardOf = (host: HostRecord): boolean =>
-      this.#leases.has(host.name) || (!this.#everLeased.has(host.name) && this.#isLive(host));
     return [...this.#hosts.values()]
-      .filter((host) => (this.#uses.get(host.name)?.vms ?? 0) > 0 && !isHeardOf(host))
+      .filter(({ name, leases }) => leases && !this.#leases.has(name) && (this.#uses.get(name)?.vms ?? 0) > 0)
       .map(({ name }) => name);
   }
 

@@ -5,6 +5,7 @@ import { type HostPort, type ImagePort, type NetworkDisks, ownHost, type Resourc
 import type { Store } from '../store/index.ts';
 import type { Enrolment } from '../uplink/index.ts';
 import { Accounts } from './accounts.ts';
+import { Addresses } from './addresses.ts';
 import { FleetAudit } from './audit.ts';
 import { Batches } from './batches.ts';
 import { DayLease } from './day-lease.ts';
@@ -69,6 +70,7 @@ export class Manager implements AsyncDisposable {
   readonly operations: Operations;
   readonly images: Images;
   readonly accounts: Accounts;
+  readonly addresses: Addresses;
   readonly regions: Regions;
   readonly peers: Peers;
   readonly hosts: Hosts;
@@ -109,6 +111,7 @@ export class Manager implements AsyncDisposable {
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
     this.enrolment = options.enrolment;
     this.accounts = new Accounts(this.kit);
+    this.addresses = new Addresses(this.kit);
     this.regions = new Regions(this.kit);
     this.peers = new Peers(this.kit, this.regions);
     this.images = new Images(this.kit, {
@@ -124,6 +127,7 @@ export class Manager implements AsyncDisposable {
       images: this.images,
       hosts: this.hosts,
       accounts: this.accounts,
+      addresses: this.addresses,
       regions: this.regions,
     });
     this.batches = new Batches(this.kit, {
@@ -133,7 +137,12 @@ export class Manager implements AsyncDisposable {
       leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
     });
     this.keys = new Keys(this.kit, this.outbox);
-    this.reconciler = new Reconciler(this.kit, { vms: this.vms, operations: this.operations, hosts: this.hosts });
+    this.reconciler = new Reconciler(this.kit, {
+      vms: this.vms,
+      operations: this.operations,
+      hosts: this.hosts,
+      addresses: this.addresses,
+    });
     this.moves = new Moves(this.kit, this.hosts);
     this.fencing = new Fencing(this.kit, {
       hosts: this.hosts,

@@ -5,6 +5,7 @@
  */
 import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '../records/index.ts';
 import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
+import type { Addresses } from './addresses.ts';
 import type { Hosts } from './hosts.ts';
 import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
@@ -21,12 +22,22 @@ export class Reconciler {
   readonly #vms: Vms;
   readonly #operations: Operations;
   readonly #hosts: Hosts;
+  readonly #addresses: Addresses;
 
-  constructor(kit: Kit, parts: { readonly vms: Vms; readonly operations: Operations; readonly hosts: Hosts }) {
+  constructor(
+    kit: Kit,
+    parts: {
+      readonly vms: Vms;
+      readonly operations: Operations;
+      readonly hosts: Hosts;
+      readonly addresses: Addresses;
+    },
+  ) {
     this.#kit = kit;
     this.#vms = parts.vms;
     this.#operations = parts.operations;
     this.#hosts = parts.hosts;
+    this.#addresses = parts.addresses;
   }
 
   /** Until the signal. Never rejects. */
@@ -135,6 +146,7 @@ export class Reconciler {
     }
     const indexed = await getRecord(region, IndexedRecord, indexedKey(name));
     const use = useKeyOf(vm.record);
+    const resting = await this.#addresses.rest(vm.record);
     return this.#hosts.release(vm.record, async (freeing) => {
       const outcome = await region.commit({
         conditions: [
@@ -144,6 +156,7 @@ export class Reconciler {
         operations: [
           ...[vm.key, status.key, seedKey(name), indexedKey(name)].map(remove),
           ...freeing.operations,
+          ...resting,
           ...(use === undefined ? [] : [remove(use)]),
           ...ends,
           ...(indexed ? [outboxEntry(this.#kit, [{ type: 'delete', key: indexed.record.key }])] : []),

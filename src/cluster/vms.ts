@@ -22,6 +22,7 @@ import {
 } from '../records/index.ts';
 import { type Condition, type Entry, keyText, type Operation, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
+import type { Addresses } from './addresses.ts';
 import { readCursor, writeCursor } from './cursor.ts';
 import type { Hosts } from './hosts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
@@ -130,19 +131,28 @@ export class Vms {
   readonly #images: Images;
   readonly #hosts: Hosts;
   readonly #accounts: Accounts;
+  readonly #addresses: Addresses;
   readonly #regions: Regions;
   /** VMs that were asked for lately, in order. */
   readonly #refs = new Map<string, VmRef & { readonly account: string }>();
 
   constructor(
     kit: Kit,
-    parts: { operations: Operations; images: Images; hosts: Hosts; accounts: Accounts; regions: Regions },
+    parts: {
+      operations: Operations;
+      images: Images;
+      hosts: Hosts;
+      accounts: Accounts;
+      addresses: Addresses;
+      regions: Regions;
+    },
   ) {
     this.#kit = kit;
     this.#operations = parts.operations;
     this.#images = parts.images;
     this.#hosts = parts.hosts;
     this.#accounts = parts.accounts;
+    this.#addresses = parts.addresses;
     this.#regions = parts.regions;
   }
 
@@ -151,8 +161,8 @@ export class Vms {
   }
 
   /**
-   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a name, a disk smaller than the image), TOO_LARGE (the spec), NO_HOST, QUOTA_EXCEEDED, FULL (no uid is left),
-   * WRONG_STATE (an account that is being deleted).
+   * NAME_TAKEN, NOT_FOUND (image), BAD_REQUEST (a name, a disk smaller than the image), TOO_LARGE (the spec), NO_HOST, QUOTA_EXCEEDED, FULL (no uid, no
+   * address is left), WRONG_STATE (an account that is being deleted, a region without addresses).
    */
   async create(
     account: string,
@@ -189,6 +199,7 @@ export class Vms {
       looked = undefined;
       const type = wish.type ?? 'attached';
       const slot = await freeSlot(this.#kit, owner.record, type, id);
+      const given = await this.#addresses.take(wish.network, name);
       const record: VmRecord = {
         id,
         name,
@@ -202,6 +213,7 @@ export class Vms {
         ...(wish.diskBytes !== undefined && { diskBytes: wish.diskBytes }),
         ...(wish.disk === 'network' && { disk: wish.disk }),
         network: networkFor(owner.record, wish),
+        ...(given && { addresses: given.addresses }),
         labels: { ...labels },
         restart: wish.restart,
         desired: wish.start ? 'running' : 'stopped',
@@ -242,6 +254,7 @@ export class Vms {
             { key: slot, exists: false },
             owner.condition,
             ...seat.conditions,
+            ...(given?.conditions ?? []),
             ...(image ? [image.condition] : []),
             ...more.conditions,
           ],
@@ -251,6 +264,7 @@ export class Vms {
             put(slot, { vm: name }),
             ...operations,
             ...seat.operations,
+            ...(given?.operations ?? []),
             ...(use === undefined ? [] : [put(use, { vm: name })]),
             ...(spec === undefined
               ? []

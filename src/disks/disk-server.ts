@@ -5,6 +5,7 @@ import {
   chownSync,
   closeSync,
   existsSync,
+  fstatSync,
   fsyncSync,
   ftruncateSync,
   openSync,
@@ -138,7 +139,7 @@ export class DiskServer implements NetworkDisks {
   #make(id: string, sizeBytes: number): void {
     const file = this.#path(id, 'disk.raw');
     const fd = openSync(file, existsSync(file) ? 'r+' : 'w+', 0o600);
-    ftruncateSync(fd, sizeBytes);
+    if (fstatSync(fd).size < sizeBytes) ftruncateSync(fd, sizeBytes);
     fsyncSync(fd);
     closeSync(fd);
     const { uid } = this.#options;

@@ -6,6 +6,7 @@ import { statfsSync } from 'node:fs';
 import { availableParallelism, freemem, hostname, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
+import { HostNetwork } from '../network/index.ts';
 import { buildOf } from '../parts/index.ts';
 import {
   type AttachedMachine,
@@ -26,7 +27,7 @@ import {
   VmRecord,
   type VmRef,
 } from '../records/index.ts';
-import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
+import { keyText, prefixRange, StoreError } from '../store/index.ts';
 import { attachedMetadata, attachWords } from './attachment.ts';
 import { AuditStore } from './audit-store.ts';
 import { VmConsolePort } from './console-port.ts';
@@ -35,8 +36,9 @@ import { forgetFirstTree, loadFirstTree } from './first-tree.ts';
 import { insideOf } from './guest-inside.ts';
 import { HostAudit } from './host-audit.ts';
 import { HostRefusal } from './host-error.ts';
-import { HostedVm, type HostParts } from './hosted-vm.ts';
-import { ImageCache, type ImageSource } from './image-cache.ts';
+import type { HostOptions, HostParts } from './host-parts.ts';
+import { HostedVm } from './hosted-vm.ts';
+import { ImageCache } from './image-cache.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LeftVms } from './left-vms.ts';
 import { LogLimits } from './log-limits.ts';
@@ -47,22 +49,6 @@ import { checkedSpec, specChecker, VmTreePort } from './tree-port.ts';
 import { TreeStore } from './tree-store.ts';
 import { VmTree } from './vm-tree.ts';
 import { WriteRate } from './write-rate.ts';
-
-type Made = 'audit' | 'images' | 'store' | 'domains' | 'keeper' | 'deviceBuild' | 'onOutdated' | 'onTrouble';
-
-export interface HostOptions extends Omit<HostParts, Made> {
-  readonly region: Store;
-  /** Device processes and a keeper of another version that are found are replaced, by and by. */
-  readonly renews: boolean;
-  readonly name?: string;
-  readonly imageSource: ImageSource;
-  readonly audit: { readonly keepDays: number; readonly mostBytes: number };
-  /** Bytes a second that what one VM's guest writes may come to in the store; undefined: as fast as it can. */
-  readonly guestWriteRate?: number | undefined;
-  /** Of the libvirt whose domains attached VMs may name; `qemu:///system` unless given. */
-  readonly libvirtUri?: string | undefined;
-  readonly onTrouble: (vm: string | undefined, what: string) => void;
-}
 
 const vmPrefix = 'vm/';
 const beginAnewAfterMs = 500;
@@ -84,6 +70,7 @@ export class Host implements HostPort, AsyncDisposable {
   readonly #images: ImageCache;
   readonly #domains: DomainWatch;
   readonly #keeper: KeeperUnit;
+  readonly #network: HostNetwork;
   readonly #left: LeftVms | undefined;
   readonly #renewals: Renewals;
   readonly #vms = new Map<string, HostedVm>();
@@ -128,6 +115,13 @@ export class Host implements HostPort, AsyncDisposable {
       logFile: join(stateDirectory, 'keeper.log'),
       onTrouble: (what) => options.onTrouble(undefined, what),
     });
+    const { runDirectory, launcher, bgp } = options;
+    this.#network = new HostNetwork({
+      runDirectory,
+      launcher,
+      bgp,
+      onTrouble: (what) => options.onTrouble(undefined, what),
+    });
     this.#left = options.name === undefined ? undefined : new LeftVms(options.region, options.name, options);
     this.#logLimits = new LogLimits({
       files: () => [join(stateDirectory, 'keeper.log'), ...[...this.#vms.values()].map((vm) => vm.devicePaths.log)],
@@ -147,6 +141,7 @@ export class Host implements HostPort, AsyncDisposable {
       ...options,
       domains: this.#domains,
       keeper: this.#keeper,
+      network: this.#network,
       deviceBuild: buildOf('device'),
       onOutdated: (vm) => {
         if (options.renews) this.#renewals.add(vm);
@@ -169,6 +164,7 @@ export class Host implements HostPort, AsyncDisposable {
       await host.#keeper.start();
       await host.#left?.removeAll();
       const from = await host.#takeAll();
+      if (host.#untaken.size === 0) await host.#network.keepOnly(new Set([...host.#vms.values()].map(({ id }) => id)));
       host.#isOpen = true;
       host.#dropImages();
       host.#following = host.#follow(from);
@@ -192,7 +188,7 @@ export class Host implements HostPort, AsyncDisposable {
     // What runs for a VM that was not taken up may have all it needs there.
     const isIdle = this.#isOpen && this.#untaken.size === 0 && this.#keeper.isIdle;
     await Promise.all([...this.#vms.values()].map((vm) => vm.release()));
-    await this.#images.close();
+    await Promise.all([this.#images.close(), this.#network.release()]);
     await this.#domains.close();
     await (isIdle ? this.#keeper.stop() : this.#keeper.release());
     this.#audit[Symbol.dispose]();

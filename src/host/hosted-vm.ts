@@ -1,17 +1,6 @@
 /** One VM of this host: its tree, what serves it, and its machine; brings about what its record asks for. */
 import { setTimeout as pause } from 'node:timers/promises';
-import {
-  type Accelerator,
-  isDown,
-  killMachine,
-  type Launcher,
-  newVm,
-  Vm,
-  type VmPaths,
-  type VmRuntime,
-  type VmSaved,
-  vmPaths,
-} from '../qemu/index.ts';
+import { isDown, killMachine, newVm, Vm, type VmPaths, type VmRuntime, type VmSaved, vmPaths } from '../qemu/index.ts';
 import {
   type Boot,
   encodeRecord,
@@ -23,14 +12,10 @@ import {
   type VmStatusRecord,
 } from '../records/index.ts';
 import type { Store } from '../store/index.ts';
-import type { AuditStore } from './audit-store.ts';
 import { Boots, type NewBoot } from './boots.ts';
 import { type DevicePaths, devicePaths } from './device-paths.ts';
-import type { DomainWatch } from './domain-watch.ts';
 import { domainRunKey, FollowedDomain } from './followed-domain.ts';
-import type { HostLease } from './host-lease.ts';
-import type { ImageCache } from './image-cache.ts';
-import type { KeeperUnit } from './keeper-unit.ts';
+import type { HostParts } from './host-parts.ts';
 import { removeFiles } from './left-vms.ts';
 import { type MachineRecord, machineKey } from './machine-record.ts';
 import { metadataHolders } from './metadata-way.ts';
@@ -39,40 +24,11 @@ import { RecordWriter } from './record-writer.ts';
 import { tokenKey } from './token-keeper.ts';
 import { leaseOf, machineOf, makeDisk } from './vm-machine.ts';
 import { tokenAudit, tokenIncident, tokenOf, VmMetadata } from './vm-metadata.ts';
+import { VmNetwork } from './vm-network.ts';
 import { type ServingFacts, VmServed } from './vm-served.ts';
 import { statusEdits, valuesOf } from './vm-statistics.ts';
 import { outcomeOf, readStatus, statusKey, statusOf } from './vm-status.ts';
 import type { VmTree } from './vm-tree.ts';
-
-/** What all VMs of a host share. */
-export interface HostParts {
-  readonly store: Store;
-  readonly stateDirectory: string;
-  readonly runDirectory: string;
-  readonly launcher: Launcher;
-  readonly accelerator: { readonly accelerator: Accelerator; readonly groups: readonly number[] };
-  readonly images: ImageCache;
-  /** The group that may read images; undefined where everything runs as this user. */
-  readonly imageGid: number | undefined;
-  readonly audit: AuditStore;
-  /** The group that may connect to the devices of VMs that others start. */
-  readonly attachGid: number | undefined;
-  /** PEM. Metadata servers on tap devices are reached by HTTPS too. */
-  readonly metadataTls?: { readonly cert: string; readonly key: string } | undefined;
-  /** The libvirt of this host, for VMs that have a domain there. */
-  readonly domains: DomainWatch;
-  readonly keeper: KeeperUnit;
-  /** Under which VMs run that may start elsewhere; undefined: none can here. */
-  readonly lease?: HostLease | undefined;
-  readonly version: string;
-  /** What device processes run that are started now. */
-  readonly deviceBuild: string;
-  /** Where device processes find what they run; undefined: here. */
-  readonly deviceRoot: URL | undefined;
-  /** One of another version was found, and can be replaced. */
-  readonly onOutdated: (vm: string) => void;
-  readonly onTrouble: (vm: string, what: string) => void;
-}
 
 const consoleLogBytes = 1024 * 1024;
 const replayBytes = 64 * 1024;
@@ -96,6 +52,7 @@ export class HostedVm {
   readonly #statusWriter: RecordWriter<VmStatusRecord>;
   readonly #machineWriter: RecordWriter<MachineRecord>;
   readonly #boots: Boots;
+  readonly #network: VmNetwork;
   /** Of a VM that wants one, unless it could not be made; then a boot tries again. */
   #metadata: VmMetadata | undefined;
   #opening: Promise<void> | undefined;
@@ -127,6 +84,7 @@ export class HostedVm {
     this.#machineWriter = new RecordWriter(parts.store, machineKey(record.name), onTrouble);
     this.#status = status ?? statusOf(record, 'creating');
     this.#boots = new Boots(parts.store, record.name, this.#status.bootNumber);
+    this.#network = new VmNetwork({ network: parts.network, record, tree, onTrouble });
     const isAttached = record.kind === 'attached';
     this.#served = new VmServed({
       vm: record.name,
@@ -243,6 +201,7 @@ export class HostedVm {
         if (isDown(saved.state)) this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
         else {
           void this.#serve();
+          this.#network.attachRunning();
           this.#metadata?.beReached().catch((error: unknown) => this.#tellMetadata(error));
         }
         this.#machine = Vm.adopt(options, { runtime: saved.runtime, state: saved.state } satisfies VmSaved);
@@ -340,7 +299,7 @@ export class HostedVm {
   }
 
   async #newMetadata(wish: MetadataServerRecord): Promise<void> {
-    const { kind, network, uid, account } = this.#record;
+    const { kind, uid, account } = this.#record;
     const { store, audit, attachGid, onTrouble } = this.#parts;
     const { name, id, tree } = this;
     const bootOf = (): string | undefined => this.#status.bootId;
@@ -349,7 +308,7 @@ export class HostedVm {
       tree,
       store,
       wish,
-      tap: network.mode === 'tap' ? network.device : undefined,
+      tap: this.#network.tap,
       tls: this.#parts.metadataTls,
       paths: this.devicePaths,
       owner: { uid, gid: kind === 'attached' ? attachGid : undefined },
@@ -383,12 +342,8 @@ export class HostedVm {
   async statistics(): Promise<Statistics> {
     const machine = this.#machine;
     const pid = machine?.qemuPid;
-    const { network } = this.#record;
     const values = await valuesOf({
-      qemu:
-        pid === undefined
-          ? undefined
-          : { pid, qmp: machine?.qmp, tap: network.mode === 'tap' ? network.device : undefined },
+      qemu: pid === undefined ? undefined : { pid, qmp: machine?.qmp, tap: this.#network.tap },
       counters: await this.#served.counters(),
       metadata: this.metadataCounters,
       denialsTotal: this.#served.denialsTotal,
@@ -402,7 +357,9 @@ export class HostedVm {
     if (this.#over || this.#showing || !this.tree.isServed) return;
     this.#showing = true;
     try {
-      const edits = statusEdits((await this.statistics()).values, this.tree.replica.snapshot);
+      const { values } = await this.statistics();
+      const { snapshot } = this.tree.replica;
+      const edits = [...statusEdits(values, snapshot), ...this.#network.edits(snapshot)];
       if (edits.length > 0 && !this.#over) await this.tree.edit(edits, []);
     } catch (error) {
       this.#parts.onTrouble(this.name, `/instance/status could not be written: ${(error as Error).message}`);
@@ -468,6 +425,7 @@ export class HostedVm {
         await this.#served.start(signal);
         // No guest is connected between two boots.
         await this.#served.refresh();
+        await this.#network.attach();
         await this.#openMetadata();
         signal.throwIfAborted();
         await this.#metadata?.beReached();
@@ -484,6 +442,7 @@ export class HostedVm {
           vhostUserSocket: this.devicePaths.vhostUser,
           ninepSocket: this.devicePaths.ninep,
           vsockSocket: this.devicePaths.vsockFront,
+          tap: this.#network.tap,
           metadataSockets: this.devicePaths.metadata,
         });
       },
@@ -521,6 +480,7 @@ export class HostedVm {
     // One that is about to be started again keeps its device process.
     if (!isDown(machine.state) || wakeAtMs !== undefined) return;
     this.#tell({ deviceVersion: undefined, deviceOutdated: undefined });
+    this.#network.detachDown();
     this.#served.stop().catch((error: unknown) => {
       this.#parts.onTrouble(this.name, `its device process could not be ended: ${(error as Error).message}`);
     });
@@ -568,6 +528,7 @@ export class HostedVm {
     await this.#metadata?.[Symbol.asyncDispose]();
     await this.#served.stop();
     await this.#served.release();
+    await this.#network.detach();
     this.#machineWriter.close();
     removeFiles(this.#parts, this.name, this.#record.uid);
   }

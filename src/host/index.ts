@@ -10,8 +10,9 @@ export {
 export type { Counters } from './device-session.ts';
 export { exportReplica } from './export-tree.ts';
 export { type ExportEntry, type ExportedTree, exportYaml } from './export-yaml.ts';
-export { Host, type HostOptions } from './host.ts';
+export { Host } from './host.ts';
 export { HostLease } from './host-lease.ts';
+export type { HostOptions } from './host-parts.ts';
 export type { ImageSource } from './image-cache.ts';
 export { type LeftOver, leftOvers } from './left-overs.ts';
 export { nearest } from './near-miss.ts';

@@ -31,6 +31,8 @@ export interface MachineOptions {
   readonly vhostUserSocket: string;
   readonly ninepSocket: string;
   readonly vsockSocket: string;
+  /** Of a VM that has one. */
+  readonly tap: string | undefined;
   readonly metadataSockets: Pick<DevicePaths['metadata'], 'serial' | 'network'>;
 }
 
@@ -41,7 +43,7 @@ export const uuidOf = (id: string): string =>
   hexOf(id, 'uuid').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12}).*$/, '$1-$2-$3-$4-$5');
 
 /** Locally administered, in QEMU's own range. */
-const macOf = (id: string): string => `52:54:00:${hexOf(id, 'mac').replace(/^(..)(..)(..).*$/, '$1:$2:$3')}`;
+export const macOf = (id: string): string => `52:54:00:${hexOf(id, 'mac').replace(/^(..)(..)(..).*$/, '$1:$2:$3')}`;
 
 /** Makes the VM's disk where it has none yet, or grows it. Errors as `ensureDisk` and `ImageCache.of`. */
 export const makeDisk = async (
@@ -99,7 +101,7 @@ export const machineOf = (options: MachineOptions): VmMachine => {
     throw new Error(
       `a metadata server on a user-mode network needs ${relayProgram}; install it (Debian's package socat), then start the VM`,
     );
-  const network = networkOf(record, metadataSockets.network);
+  const network = networkOf(record, options.tap, metadataSockets.network);
   return {
     name: record.name,
     uuid: uuidOf(record.id),
@@ -122,13 +124,15 @@ export const machineOf = (options: MachineOptions): VmMachine => {
 /** What QEMU is to connect it to; undefined: nothing. `relayTo`: where a user-mode network leads what asks for metadata. */
 export const networkOf = (
   { network, metadataServer }: Pick<VmRecord, 'network' | 'metadataServer'>,
+  tap: string | undefined,
   relayTo: string,
 ): NetworkAttachment | undefined => {
   switch (network.mode) {
     case 'none':
       return undefined;
     case 'tap':
-      return { kind: 'tap', interfaceName: network.device };
+    case 'routed':
+      return tap === undefined ? undefined : { kind: 'tap', interfaceName: tap };
     case 'user':
       return {
         kind: 'user',

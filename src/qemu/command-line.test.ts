@@ -134,6 +134,23 @@ test('commandLine gives a machine the port of its metadata server', () => {
   ]);
 });
 
+test('commandLine of a network disk has its key nowhere', () => {
+  const networkDisk = { address: 'fd00::1', port: 10_809, name: 'i-1', keyDirectory: '/run/p/a,b' };
+  const { args } = commandLine({ ...kernelBoot, networkDisk });
+  assert.deepEqual(args.slice(-6), [
+    '-object',
+    'tls-creds-psk,id=disk-key,endpoint=client,username=porthole,dir=/run/p/a,,b',
+    '-blockdev',
+    'driver=raw,node-name=network-disk,discard=unmap,file.driver=nbd,file.server.type=inet,file.server.host=fd00::1,file.server.port=10809,file.export=i-1,file.tls-creds=disk-key,file.reconnect-delay=60,file.open-timeout=60',
+    '-device',
+    'virtio-blk-pci,drive=network-disk,id=network-disk-device',
+  ]);
+  for (const wrong of [{ address: 'disks.example' }, { port: 0 }, { keyDirectory: 'run' }])
+    assert.throws(() => commandLine({ ...kernelBoot, networkDisk: { ...networkDisk, ...wrong } }), {
+      code: 'MACHINE_INVALID',
+    });
+});
+
 /** Reads `key=value,…` as QEMU does (util/keyval.c): a comma ends a value unless it is doubled. */
 function parsed(option: string): Record<string, string> {
   const values: Record<string, string> = {};

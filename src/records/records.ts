@@ -38,6 +38,8 @@
  * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
  * | region | `imageadd/NAME/VERSION` | managers | the operation that brings it to the region |
  * | global | `imageclaim/NAME/VERSION` | managers | the region and the operation that are about to add it |
+ * | region | `prefixes` | managers | `PrefixesRecord`: which addresses the region has to give |
+ * | region | `address/ipv4/HEX`, `address/ipv6/HEX`, `address/udp/HEX/PORT` | managers | the VM that has it, or had it until lately: then under a lease |
  * | global | `key/ID`, `image/NAME/VERSION`, `index/vm/…`, `outboxread/REGION` | managers | |
  * | global | `account/NAME`, `region/NAME` | managers | `AccountRecord`, `RegionRecord` |
  * | global | `leaving/ACCOUNT/REGION` | managers of that region | `LeavingRecord`: what it has of an account that is to be deleted |
@@ -92,7 +94,32 @@ export const Network = z.discriminatedUnion('mode', [
   z.looseObject({ mode: z.literal('user'), forwards: z.array(PortForward), isolated: z.boolean().optional() }),
   /** A tap device of this name that exists. */
   z.looseObject({ mode: z.literal('tap'), device: z.string() }),
+  /** A tap device of its own with addresses of the region; `udpPorts`: how many ports of the region's shared address. */
+  z.looseObject({ mode: z.literal('routed'), udpPorts: z.int().nonnegative().optional() }),
 ]);
+
+/** Which addresses a region has for its VMs. */
+export const PrefixesRecord = z.looseObject({
+  /** As `10.20.0.0/16`, `fd00:20::/64`. */
+  ipv4: z.array(z.string()),
+  ipv6: z.array(z.string()),
+  /** Ports of one address that all VMs share. */
+  udp: z.looseObject({ address: z.string(), first: z.int(), last: z.int() }).optional(),
+  /** Resolvers that VMs are told of. */
+  dns: z.array(z.string()),
+});
+export type PrefixesRecord = z.infer<typeof PrefixesRecord>;
+
+/** What a VM was given of them with its creation. */
+export const AddressesRecord = z.looseObject({
+  ipv4: z.string().optional(),
+  ipv6: z.string().optional(),
+  udp: z.looseObject({ address: z.string(), ports: z.array(z.int()) }).optional(),
+  dns: z.array(z.string()),
+  /** Keys of the region's store that say so. */
+  keys: z.array(z.string()),
+});
+export type AddressesRecord = z.infer<typeof AddressesRecord>;
 
 export const metadataWays = ['network', 'vsock', 'serial', 'socket'] as const;
 
@@ -140,6 +167,8 @@ export const HostRecord = z.looseObject({
   draining: z.boolean(),
   /** uids to give to its VMs, one each; missing: everything runs as the daemon's user. */
   uids: z.looseObject({ first: z.int().positive(), count: z.int().positive() }).optional(),
+  /** It has had a lease: one that has none is not heard of. Missing: it is of before there were leases. */
+  leases: z.boolean().optional(),
   /** Which certificate is its own now, where it is connected by one. */
   certificateId: z.string().optional(),
   addedAtMs: millis,
@@ -277,6 +306,8 @@ export const VmRecord = z.looseObject({
   /** Size of the first disk, an overlay of the image; undefined: as large as the image. */
   diskBytes: z.int().positive().optional(),
   network: Network,
+  /** Of a VM with a routed network. */
+  addresses: AddressesRecord.optional(),
   labels: z.record(z.string(), z.string()),
   /** After an end that nobody asked for: `on-failure` when it was a failure (QEMU died, the guest panicked). */
   restart: z.enum(['always', 'on-failure', 'never']),

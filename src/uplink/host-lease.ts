@@ -5,7 +5,8 @@ import {
   decodeRecord,
   encodeRecord,
   HostLeaseRecord,
-  type HostRecord,
+  HostRecord,
+  hostKey,
   hostLeaseKey,
   hostLostKey,
 } from '../records/index.ts';
@@ -50,6 +51,10 @@ export const grantHostLease = async (
         continue;
       }
     }
+    const own = await region.get(hostKey(name), { signal });
+    const hostRecord = own && decodeRecord(HostRecord, hostKey(name), own.value);
+    if (own === undefined || hostRecord?.id !== host)
+      throw new UplinkError('UPLINK_REFUSED', `the host "${name}" was removed from the region`);
     const granted = await region.grantLease(seconds, { signal });
     const record: HostLeaseRecord = {
       id: randomBytes(8).toString('hex'),
@@ -59,8 +64,14 @@ export const grantHostLease = async (
       seconds,
     };
     const { committed } = await region.commit({
-      conditions: [{ key, exists: false }],
+      conditions: [
+        { key, exists: false },
+        { key: own.key, modRevision: own.modRevision },
+      ],
       operations: [
+        ...(hostRecord.leases
+          ? []
+          : [{ type: 'put', key: own.key, value: encodeRecord({ ...hostRecord, leases: true }) } as const]),
         { type: 'put', key, value: encodeRecord(record), leaseId: granted.id },
         { type: 'delete', key: hostLostKey(name) },
       ],

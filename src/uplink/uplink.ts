@@ -44,7 +44,7 @@ export interface UplinkOptions extends RemoteStoreOptions {
 const firstPauseMs = 100;
 const longestPauseMs = 4_000;
 /** In one lease it is asked for so often. */
-const askedInOneLease = 6;
+const askedInOneLease = 4;
 const askAgainMs = 500;
 const lookAtCertificateMs = 3_600_000;
 

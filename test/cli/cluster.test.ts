@@ -28,6 +28,11 @@ test('porthole makes and stops many machines, and administers accounts, regions 
 
   await addHost(api.stores.region, 'h1', { capacity: { vcpus: 4, memoryMiB: 2048, diskBytes: 0 } });
   assert.equal((await run('host', 'cordon', 'h1')).code, 0);
+  const drained = await run('host', 'drain', 'h1');
+  assert.deepEqual([drained.code, drained.out], [0, '']);
+  assert.match((await run('host', 'ls')).out, /^h1 +connected, draining /m);
+  assert.equal((await run('host', 'uncordon', 'h1')).code, 0);
+  assert.equal((await run('host', 'cordon', 'h1')).code, 0);
   assert.equal((await run('host', 'label', 'h1', 'disk=ssd')).code, 0);
   assert.match(
     (await run('host', 'ls')).out,

@@ -392,6 +392,9 @@ test('every operation gives the answers that are its own', async (t) => {
   assert.equal((await ok(200, { path: '/v1/regions' })).json['regions']!['length'] as unknown, 2);
   await expect(api, 404, 'NOT_FOUND', { path: '/v1/regions/none' });
   await ok(204, { method: 'DELETE', path: '/v1/regions/eu' });
+  await ok(200, { method: 'PUT', path: '/v1/prefixes', body: { ipv4: ['10.20.0.0/30'] } });
+  await expect(api, 400, 'BAD_REQUEST', { method: 'PUT', path: '/v1/prefixes', body: { ipv4: ['10.20.0.1/30'] } });
+  assert.deepEqual((await ok(200, { path: '/v1/prefixes' })).json, { ipv4: ['10.20.0.0/30'], ipv6: [], dns: [] });
   await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/regions/eu' });
   await expect(api, 409, 'WRONG_STATE', { method: 'DELETE', path: '/v1/regions/local' });
   await addHost(api.stores.region, 'other', { capacity: { vcpus: 2, memoryMiB: 1024, diskBytes: 10_000 } });

@@ -31,10 +31,13 @@ interface OwnVm {
 const answerMs = 2_500;
 const againMs = 100;
 const mostVms = 6;
+const secretOf = (name: string): string => `secret-of-${name}`;
 const paths = ['a', 'b', 'deep/c'] as const;
 
 export class FleetClient {
   readonly vms = new Map<string, OwnVm>();
+  /** Refused after an earlier try that was not answered, which may come through all the same. */
+  readonly perhaps = new Set<string>();
   readonly counts = new Map<string, number>();
   readonly name: string;
   readonly #options: ClientOptions;
@@ -63,7 +66,7 @@ export class FleetClient {
   }
 
   /** The same request until it is known what became of it. */
-  async #once(request: HttpRequest, signal: AbortSignal): Promise<HttpAnswer | undefined> {
+  async #once(request: HttpRequest, signal: AbortSignal, onOpen?: () => void): Promise<HttpAnswer | undefined> {
     const headers = { 'idempotency-key': `${this.name}-${this.#serial++}` };
     for (;;) {
       const answer = await this.ask({ ...request, headers });
@@ -73,6 +76,7 @@ export class FleetClient {
         answer.status === 503 ||
         ['IDEMPOTENCY_BUSY', 'CONFLICT', 'TOO_MANY_REQUESTS', 'WRONG_STATE'].includes(code);
       if (!isOpen) return answer;
+      onOpen?.();
       this.#count(`again ${code || 'lost'}`);
       if (signal.aborted) return undefined;
       await pause(againMs);
@@ -95,15 +99,28 @@ export class FleetClient {
     }
   }
 
+  #has(name: string): void {
+    this.vms.set(name, { name, secret: secretOf(name), values: new Map(), desired: 'running' });
+  }
+
+  /** When nothing is under way any more: which of those that may have come about did. */
+  learn(present: ReadonlySet<string>): void {
+    for (const name of this.perhaps) if (present.has(name)) this.#has(name);
+  }
+
   async #create(signal: AbortSignal): Promise<void> {
     const name = `${this.name}-${this.#serial++}`;
-    const secret = `secret-of-${name}`;
-    const spec = `porthole: 1\nmetadata: { secrets: { own: ${secret} } }\n`;
+    const spec = `porthole: 1\nmetadata: { secrets: { own: ${secretOf(name)} } }\n`;
     const body = { name, type: 'nano', image: { name: this.#options.image }, diskBytes: 2 ** 20, spec };
-    const answer = await this.#once({ method: 'POST', path: '/v1/vms', body }, signal);
+    let isSure = true;
+    const request = { method: 'POST', path: '/v1/vms', body };
+    const answer = await this.#once(request, signal, () => (isSure = false));
     assert.ok(answer, `the creation of ${name} was never answered`);
-    if (answer.status === 202) this.vms.set(name, { name, secret, values: new Map(), desired: 'running' });
-    else assert.match(answer.text, /NO_HOST|QUOTA_EXCEEDED/, `${name}: ${answer.text}`);
+    if (answer.status === 202) this.#has(name);
+    else {
+      assert.match(answer.text, /NO_HOST|QUOTA_EXCEEDED/, `${name}: ${answer.text}`);
+      if (!isSure) this.perhaps.add(name);
+    }
     this.#count(answer.status === 202 ? 'created' : 'no room');
   }
 

@@ -6,6 +6,7 @@ import assert from 'node:assert/strict';
 import { randomInt } from 'node:crypto';
 import { test } from 'node:test';
 import { setTimeout as pause } from 'node:timers/promises';
+import { isDeepStrictEqual } from 'node:util';
 import { decodeRecord, VmStatusRecord } from '../../src/records/index.ts';
 import { keyText } from '../../src/store/index.ts';
 import { http, type Json } from '../cluster/http.ts';
@@ -114,34 +115,37 @@ const settled = async (fleet: Fleet): Promise<void> => {
   });
 };
 
+/** Lists, and counts by the index of the global store, in the same words. */
+const saidOf = async (url: string, key: string): Promise<unknown> => {
+  const [listed, counted] = await Promise.all(
+    ['/v1/vms?limit=500', '/v1/counts'].map((path) => http({ url, key, path })),
+  );
+  if (listed!.status !== 200 || counted!.status !== 200) return `${listed!.text} ${counted!.text}`;
+  const vms = listed!.json['vms'] as unknown as readonly { readonly name: string; readonly status: string }[];
+  const counts = counted!.json['counts'] as unknown as readonly { readonly status: string; readonly count: number }[];
+  return {
+    vms: vms.map(({ name, status }) => `${name} ${status}`).toSorted(),
+    counts: ['running', 'stopped'].map((status) => {
+      const sum = counts.reduce((total, one) => total + (one.status === status ? one.count : 0), 0);
+      return `${sum} ${status}`;
+    }),
+  };
+};
+
 /** What each manager says is what was asked for, and what was acknowledged. */
 const checkAnswers = async (fleet: Fleet, clients: readonly FleetClient[], keys: ReadonlyMap<string, string>) => {
   for (const { url, name: manager } of fleet.managers)
     for (const [account, key] of keys) {
       const own = clients.filter(({ name }) => name.startsWith(account)).flatMap(({ vms }) => [...vms.values()]);
       const wished = own.map(({ name, desired }) => `${name} ${desired}`).toSorted();
+      const counted = ['running', 'stopped'].map(
+        (status) => `${own.filter(({ desired }) => desired === status).length} ${status}`,
+      );
+      let said: unknown;
       await until(`${manager} to say what ${account} has`, async () => {
-        const [list, counted] = await Promise.all(
-          ['/v1/vms?limit=500', '/v1/counts'].map((path) => http({ url, key, path })),
-        );
-        if (list!.status !== 200 || counted!.status !== 200) return false;
-        const vms = list!.json['vms'] as unknown as readonly { readonly name: string; readonly status: string }[];
-        const counts = counted!.json['counts'] as unknown as readonly {
-          readonly status: string;
-          readonly count: number;
-        }[];
-        if (
-          vms
-            .map(({ name, status }) => `${name} ${status}`)
-            .toSorted()
-            .join() !== wished.join()
-        )
-          return false;
-        return ['running', 'stopped'].every((status) => {
-          const sum = counts.reduce((total, one) => total + (one.status === status ? one.count : 0), 0);
-          return sum === own.filter(({ desired }) => desired === status).length;
-        });
-      });
+        said = await saidOf(url, key);
+        return isDeepStrictEqual(said, { vms: wished, counts: counted });
+      }).catch(() => assert.deepEqual(said, { vms: wished, counts: counted }, `${manager}, ${account}`));
     }
   for (const client of clients)
     for (const vm of client.vms.values())
@@ -157,9 +161,14 @@ const checkAudit = async (fleet: Fleet, clients: readonly FleetClient[]): Promis
   const path = `/v1/vms/${vm.name}/metadata/secrets/own`;
   await until('a secret to be read', async () => (await client.ask({ path }))?.text === vm.secret);
   const { socketPath } = fleet.managers[1]!;
-  const { json } = await http({ socketPath, path: `/v1/audit?regions=all&path=/secrets/own&vm=${vm.name}` });
-  assert.deepEqual(json['missing'], []);
-  const events = json['events'] as unknown as readonly { readonly vm: string; readonly host: string }[];
+  const events = await until('all hosts to answer', async () => {
+    const { json } = await http({ socketPath, path: `/v1/audit?regions=all&path=/secrets/own&vm=${vm.name}` });
+    const answer = json as unknown as {
+      readonly missing: readonly unknown[];
+      readonly events: readonly { readonly vm: string; readonly host: string }[];
+    };
+    return answer.missing.length === 0 && answer.events;
+  });
   const host = fleet.hosts.find(({ machine }) => [...machine.running.values()].includes(vm.name));
   assert.ok(events.length > 0 && events.every((event) => event.vm === vm.name));
   if (host !== undefined) assert.deepEqual(new Set(events.map((event) => event.host)), new Set([host.name]));
@@ -239,6 +248,8 @@ test('a region loses nothing, doubles nothing and shows nothing to others while 
   await Promise.all(works);
   await fleet.healAll();
   await settled(fleet);
+  const { vms: present } = await checkPlaces(fleet.stores.region);
+  for (const client of clients) client.learn(new Set(present.map(({ name }) => name)));
   await checkAnswers(fleet, clients, keys);
   await checkAudit(fleet, clients);
   const { vms } = await checkPlaces(fleet.stores.region);

@@ -2,6 +2,7 @@
  * A host without QEMU: the protocol of `porthole host`, with a certificate over a real connection, its VMs' trees kept as the
  * real one keeps them, and machines that are but written down.
  */
+import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
 import { AuditStore } from '../../src/host/audit-store.ts';
 import { loadFirstTree } from '../../src/host/first-tree.ts';
@@ -27,6 +28,7 @@ import { type Address, type Identity, Uplink } from '../../src/uplink/index.ts';
 
 /** What outlives the host's daemon: what runs on the machine, by the VM's id. */
 export class Machine {
+  readonly id: string = randomUUID();
   readonly running = new Map<string, string>();
   boots = 0;
 }
@@ -88,6 +90,8 @@ export class SimulatedHost implements AsyncDisposable {
         identity,
         directory,
         facts: { version: 'simulated', capacity: options.capacity },
+        // Nothing of it starts elsewhere: that it has a lease is enough.
+        lease: { machine: options.machine.id, nowMs: () => performance.now(), onLease: () => {} },
         onConnection: () => {},
         onEnd: (why) => onTrouble(`host ${identity.host} ended: ${why}`),
         onTrouble,

@@ -115,6 +115,11 @@ export class UpMachine {
     return processesWith(path.join(this.directory, 'run', file));
   }
 
+  /** Processes that have a text in their command line. */
+  pidsWithin(text: string): number[] {
+    return processesWith(text);
+  }
+
   /** All that was started for this machine and knows of its directories: daemon, keepers, device processes, QEMU. */
   get pids(): readonly number[] {
     return processesWith(this.directory);

@@ -4,7 +4,7 @@ import { type Command, InvalidArgumentError } from 'commander';
 import type { ResultOf } from '../../cluster/index.ts';
 import { vmTypes } from '../../records/index.ts';
 import { ago, moment, size } from '../amounts.ts';
-import { apiCommand, collected, examples, group, parseLabel, printJson, type Shell } from '../command.ts';
+import { apiCommand, collect, collected, examples, group, parseLabel, printJson, type Shell } from '../command.ts';
 import { finished } from '../operation.ts';
 import { facts, table } from '../table.ts';
 import { paintFor } from '../terminal.ts';
@@ -18,6 +18,7 @@ interface JsonFlags {
 
 type Account = ResultOf<'getAccount'>;
 type Region = ResultOf<'getRegion'>;
+type Prefixes = ResultOf<'getPrefixes'>;
 type HostRecord = ResultOf<'showHost'>['host'];
 
 interface Quota {
@@ -159,6 +160,37 @@ const regionCommands = (program: Command, shell: Shell): void => {
       if (flags.json === true) printJson(shell.terminal, set);
     });
 
+  const prefixesShown = (prefixes: Prefixes) => (): string =>
+    facts(
+      [
+        ['IPv4', prefixes.ipv4.join('\n') || 'none'],
+        ['IPv6', prefixes.ipv6.join('\n') || 'none'],
+        ['UDP ports', prefixes.udp ? `${prefixes.udp.address}:${prefixes.udp.first}-${prefixes.udp.last}` : 'none'],
+        ['resolvers', prefixes.dns.join('\n') || 'none'],
+      ],
+      paintFor(shell.terminal, 'out').dim,
+    );
+
+  apiCommand(region, 'network', 'show, or set, which addresses a region gives to virtual machines')
+    .option('--ipv4 <prefix>', 'as 10.20.0.0/16 (any number of times)', collect)
+    .option('--ipv6 <prefix>', 'as fd00:20::/64 (any number of times)', collect)
+    .option('--udp <ports>', 'ADDRESS:FIRST-LAST: UDP ports of an address that all share', parsePorts)
+    .option('--dns <address>', 'a resolver that they are told of (any number of times)', collect)
+    .option('--json', 'print one JSON document')
+    .addHelpText(
+      'after',
+      `
+With any of these options, all are set: what is not named, there is none of.
+Machines keep what they were given.
+${examples('porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64', 'porthole region network --region eu')}`,
+    )
+    .action(async ({ json, ...wish }: JsonFlags & Partial<Prefixes>) => {
+      const api = shell.api();
+      const isSet = Object.values(wish).some((value) => value !== undefined);
+      const prefixes = await (isSet ? api.call('setPrefixes', { body: wish }) : api.call('getPrefixes'));
+      printed(shell, json === true ? { json } : {}, prefixes, prefixesShown(prefixes));
+    });
+
   apiCommand(region, 'rm', 'forget regions that have no virtual machines')
     .argument('<region...>', 'their names')
     .addHelpText('after', examples('porthole region rm eu'))
@@ -166,6 +198,13 @@ const regionCommands = (program: Command, shell: Shell): void => {
       const api = shell.api();
       for (const name of names) await api.call('removeRegion', { params: { region: name } });
     });
+};
+
+/** `ADDRESS:FIRST-LAST`. */
+const parsePorts = (text: string): NonNullable<Prefixes['udp']> => {
+  const [, address, first, last] = /^([\d.]+):(\d{1,5})-(\d{1,5})$/.exec(text) ?? [];
+  if (address !== undefined) return { address, first: Number(first), last: Number(last) };
+  throw new InvalidArgumentError('Write it as ADDRESS:FIRST-LAST, such as 192.0.2.1:20000-29999.');
 };
 
 const hostRecordCommands = (program: Command, shell: Shell): void => {

@@ -33,6 +33,8 @@ interface CreateFlags extends MetadataServerFlags {
   readonly metadata?: string;
   readonly port?: readonly Forward[];
   readonly tap?: string;
+  readonly routed?: true;
+  readonly udpPorts?: number;
   readonly network: boolean;
   readonly isolated?: true;
   readonly disk?: number;
@@ -87,6 +89,8 @@ export const createCommand = (vm: Command, shell: Shell): void => {
       collected(parseForward),
     )
     .option('--tap <device>', 'connect it to this tap device, which exists')
+    .option('--routed', 'a network of its own, with an IPv4 and an IPv6 address of the region')
+    .option('--udp-ports <number>', 'with --routed: ports of the region’s shared address', parseCount(1, 16))
     .option('--no-network', 'without any network')
     .option('--isolated', 'let nothing out but answers through --port; else it reaches what this machine reaches')
     .option('--disk <size>', 'size of its disk, as 10G; default: that of the image', parseSize)
@@ -106,9 +110,10 @@ export const createCommand = (vm: Command, shell: Shell): void => {
         .default('on-failure'),
     )
     .addOption(
-      new Option('--restart-where <where>', 'when its host is lost: there, once it is back, or on another host')
-        .choices(['here', 'elsewhere'])
-        .default('here'),
+      new Option(
+        '--restart-where <where>',
+        'when its host is lost: there, once it is back, or on another; default: here',
+      ).choices(['here', 'elsewhere']),
     )
     .option('--stateless', 'nothing on its disk needs to be kept: it may begin anew on another host')
     .option('--grace <seconds>', 'how long the guest has to stop by itself; default: 30', parseCount(0, 3600))
@@ -190,7 +195,14 @@ const placementOf = ({ host, hostLabel, pack, apart }: CreateFlags): NonNullable
   ...(apart !== undefined && { apart }),
 });
 
-const networkOf = ({ port = [], tap, network, isolated }: CreateFlags): NonNullable<NewVm['network']> => {
+const networkOf = (flags: CreateFlags): NonNullable<NewVm['network']> => {
+  const { port = [], tap, network, isolated, routed, udpPorts } = flags;
+  if (udpPorts !== undefined && !routed) throw new UsageError('--udp-ports goes with --routed');
+  if (routed) {
+    if (!network || tap !== undefined || port.length > 0 || isolated)
+      throw new UsageError('--routed is a network by itself: give no --no-network, --tap, --port or --isolated');
+    return { mode: 'routed', ...(udpPorts !== undefined && { udpPorts }) };
+  }
   if (!network) {
     if (tap !== undefined || port.length > 0) throw new UsageError('--no-network leaves nothing for --tap or --port');
     if (isolated) throw new UsageError('--no-network leaves nothing for --isolated');

@@ -196,6 +196,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
           .join('\n'),
       ],
       ['addresses', vm.addresses.join('\n')],
+      ['UDP ports', vm.udp && vm.udp.ports.map((port) => `${vm.udp!.address}:${port}`).join('\n')],
       [
         'labels',
         Object.entries(vm.labels)
@@ -205,7 +206,7 @@ const shown = (vm: Vm, nowMs: number, paint: Colours): string => {
       ['restart', vm.restart],
       ['when its host is lost', vm.restartWhere === 'elsewhere' ? 'starts elsewhere' : undefined],
       ['stateless', vm.stateless ? 'yes' : undefined],
-      ['host changes', vm.epoch === 1 ? undefined : String(vm.epoch - 1)],
+      ['host changes', vm.epoch > 1 ? String(vm.epoch - 1) : undefined],
       ['9P', [vm.ninep && 'on hvc1', vm.vsock && 'on vsock port 564'].filter(Boolean).join('\n')],
       ['vsock', vm.vsock ? 'to this host' : undefined],
       ['metadata server', vm.metadataServer?.addresses.join('\n')],

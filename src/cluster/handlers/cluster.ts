@@ -1,5 +1,5 @@
 /** Accounts, regions and hosts. */
-import type { AccountRecord, Once, OperationRecord, RegionRecord } from '../../records/index.ts';
+import type { AccountRecord, Once, OperationRecord, PrefixesRecord, RegionRecord } from '../../records/index.ts';
 import type { HostFacts } from '../hosts.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
 import { ApiError, toApiError } from '../problem.ts';
@@ -32,6 +32,7 @@ const hostView = ({ record, use: { vcpus, memoryMiB, diskBytes, vms }, isLive }:
 export const serveCluster = (api: Api): void => {
   serveAccounts(api);
   serveRegions(api);
+  servePrefixes(api);
   serveHosts(api);
 };
 
@@ -129,6 +130,27 @@ const serveRegions = (api: Api): void => {
     const names = (await accounts.list()).map(({ name }) => name);
     const once = await onceRequest(c);
     return send(await globalIdempotency.run(once, (commit) => regions.remove(region, names, commit, noContent)));
+  });
+};
+
+const servePrefixes = (api: Api): void => {
+  const { addresses, idempotency } = api.manager;
+
+  const prefixesView = ({ ipv4, ipv6, udp, dns }: PrefixesRecord) => ({
+    ipv4,
+    ipv6,
+    ...(udp && { udp: { address: udp.address, first: udp.first, last: udp.last } }),
+    dns,
+  });
+
+  serve(api, routes.getPrefixes, async () => reply(routes.getPrefixes, 200, prefixesView(await addresses.prefixes())));
+
+  serve(api, routes.setPrefixes, async (c) => {
+    const { udp, ...rest } = c.req.valid('json');
+    const wish = { ...rest, ...(udp && { udp }) };
+    const answer = (record: PrefixesRecord): Answer => answerOf(routes.setPrefixes, 200, prefixesView(record));
+    const once = await onceRequest(c);
+    return send(await idempotency.run(once, (commit) => addresses.set(wish, commit, answer)));
   });
 };
 

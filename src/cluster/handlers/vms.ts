@@ -77,7 +77,10 @@ export const vmView = (vm: Vm) => {
     status: statusOf(vm),
     reason: lost?.reason ?? status?.reason ?? '',
     bootNumber: status?.bootNumber ?? 0,
-    addresses: status?.addresses ?? [],
+    addresses: [rest.addresses?.ipv4, rest.addresses?.ipv6, ...(status?.addresses ?? [])].filter(
+      (address) => address !== undefined,
+    ),
+    ...(rest.addresses?.udp && { udp: rest.addresses.udp }),
     ...(status && { since: isoTime(status.sinceMs) }),
     ninep: rest.ninep ?? false,
     vsock: rest.vsock ?? false,

@@ -207,6 +207,62 @@ export const removeRegion = createRoute({
   },
 });
 
+// What VMs of the region get addresses from
+
+export const PrefixesShape = z
+  .strictObject({
+    ipv4: z
+      .array(z.string().max(18))
+      .max(16)
+      .default([])
+      .openapi({ description: 'IPv4 prefixes, of lengths 8 to 32.', example: ['10.20.0.0/16'] }),
+    ipv6: z
+      .array(z.string().max(64))
+      .max(16)
+      .default([])
+      .openapi({ description: 'IPv6 prefixes, of lengths 64 to 128.', example: ['fd00:20::/64'] }),
+    udp: z
+      .strictObject({
+        address: z.ipv4().openapi({ format: 'ipv4' }),
+        first: z.int().min(1).max(65_535),
+        last: z.int().min(1).max(65_535),
+      })
+      .optional()
+      .openapi({ description: 'UDP ports of one address that all VMs share, both ends included.' }),
+    dns: z
+      .array(z.union([z.ipv4(), z.ipv6()]).openapi({ type: 'string' }))
+      .max(4)
+      .default([])
+      .openapi({ description: 'Resolvers that VMs are told of by DHCP.' }),
+  })
+  .openapi('Prefixes');
+
+export const getPrefixes = createRoute({
+  operationId: 'getPrefixes',
+  method: 'get',
+  path: '/v1/prefixes',
+  tags: ['Regions'],
+  summary: 'Show which addresses the region gives to VMs',
+  'x-access': 'viewer',
+  'x-scope': 'cluster',
+  security,
+  responses: { 200: json(PrefixesShape, 'Its prefixes.'), ...problems() },
+});
+
+export const setPrefixes = createRoute({
+  operationId: 'setPrefixes',
+  method: 'put',
+  path: '/v1/prefixes',
+  tags: ['Regions'],
+  summary: 'Say which addresses the region gives to VMs',
+  description: 'In place of those it has. VMs keep what they were given.',
+  'x-access': 'admin',
+  'x-scope': 'cluster',
+  security,
+  request: { headers: IdempotencyHeaders, body: body(PrefixesShape) },
+  responses: { 200: json(PrefixesShape, 'Its prefixes.'), ...problems('CONFLICT', ...changing) },
+});
+
 // Hosts
 
 const ResourcesShape = z.object({ vcpus: z.int(), memoryMiB: z.int(), diskBytes: z.int() });

@@ -52,6 +52,14 @@ export const NetworkShape = z
       mode: z.literal('tap'),
       device: z.string().regex(/^[A-Za-z0-9_.-]{1,15}$/, 'the name of a tap device that exists'),
     }),
+    z
+      .strictObject({
+        mode: z.literal('routed'),
+        udpPorts: z.int().min(0).max(16).optional().openapi({
+          description: 'So many UDP ports of the address that all VMs of the region share; default: none.',
+        }),
+      })
+      .openapi({ description: 'A tap device of its own, with an IPv4 and an IPv6 address of the region.' }),
   ])
   .openapi('Network');
 
@@ -59,7 +67,7 @@ export const MetadataServerShape = z
   .strictObject({
     ways: z.array(z.enum(metadataWays)).min(1).max(metadataWays.length).openapi({
       description:
-        'How the guest reaches it. network: http://169.254.169.254 on its network, the user-mode one or the tap device. vsock: port 80 of CID 2; the VM needs vsock. serial: the virtio-serial port org.porthole.metadata. socket, of an attached VM: unix sockets for relays.',
+        'How the guest reaches it. network: http://169.254.169.254 on its network, the user-mode one or the tap device, its own too. vsock: port 80 of CID 2; the VM needs vsock. serial: the virtio-serial port org.porthole.metadata. socket, of an attached VM: unix sockets for relays.',
     }),
     hopLimit: z
       .int()
@@ -106,7 +114,9 @@ const metadataProblems = ({
     has('network') && kind === 'attached' && 'the network of an attached VM is not known here: relay to the way socket',
     has('network') && kind === 'managed' && network.mode === 'none' && 'the way network needs a network',
     has('socket') && kind === 'managed' && 'the way socket is for attached VMs',
-    hopLimit !== undefined && !(has('network') && network.mode === 'tap') && 'hopLimit is for the way network on a tap',
+    hopLimit !== undefined &&
+      !(has('network') && (network.mode === 'tap' || network.mode === 'routed')) &&
+      'hopLimit is for the way network on a tap',
   ].filter((problem) => problem !== false);
 };
 
@@ -260,8 +270,16 @@ export const CreateVm = z
       });
     };
     needs('type', vm.kind === 'managed');
+    if (vm.network.mode === 'routed' && vm.kind === 'attached')
+      context.addIssue({
+        code: 'custom',
+        path: ['network'],
+        message: 'an attached VM has the network that it is started with elsewhere',
+      });
     needs('image', vm.kind === 'managed');
     for (const message of metadataProblems(vm)) context.addIssue({ code: 'custom', path: ['metadataServer'], message });
+    if (vm.disk === 'network' && vm.kind === 'attached')
+      context.addIssue({ code: 'custom', path: ['disk'], message: 'an attached VM has its disks where it is started' });
     if (vm.disk === 'network' && vm.diskBytes === undefined)
       context.addIssue({ code: 'custom', path: ['diskBytes'], message: 'a network disk needs its size' });
     for (const message of elsewhereProblems(vm)) context.addIssue({ code: 'custom', path: ['restartWhere'], message });
@@ -325,7 +343,13 @@ export const VmShape = z
     libvirtDomain: z.string().optional(),
     bootId: z.string().optional(),
     bootNumber: z.int(),
-    addresses: z.array(z.string()),
+    addresses: z.array(z.string()).openapi({ description: 'IPv4 and IPv6, of a VM with a routed network.' }),
+    udp: z
+      .object({ address: z.string(), ports: z.array(z.int()) })
+      .optional()
+      .openapi({
+        description: 'Ports of the address that all VMs of the region share; what comes there is for this VM.',
+      }),
     device: DeviceShape.optional().openapi({ description: 'The process that serves its directory now.' }),
     createdAt: Time,
   })

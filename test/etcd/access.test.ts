@@ -81,7 +81,7 @@ before(async () => {
   const tls = { ca: readFileSync(files.ca), client: { cert: readFileSync(files.cert), key: readFileSync(files.key) } };
   shared = { endpoints: cluster.endpoints, prefix: 'main', tls, password: { user: 'porthole', password: 'secret' } };
 });
-after(() => cluster[Symbol.asyncDispose]());
+after(() => cluster?.[Symbol.asyncDispose]());
 
 const ctl = (args: readonly string[], input?: Uint8Array): Promise<string> =>
   cluster.ctl(['--user=root:rootpw', ...args], { input });

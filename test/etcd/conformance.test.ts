@@ -12,7 +12,7 @@ let opened = 0;
 before(async () => {
   cluster = await EtcdCluster.start();
 });
-after(() => cluster[Symbol.asyncDispose]());
+after(() => cluster?.[Symbol.asyncDispose]());
 
 conformance(
   'EtcdStore',

@@ -28,7 +28,7 @@ let opened = 0;
 before(async () => {
   cluster = await EtcdCluster.start();
 });
-after(() => cluster[Symbol.asyncDispose]());
+after(() => cluster?.[Symbol.asyncDispose]());
 
 /** Stores below a prefix of their own, through a proxy before each member. */
 const throughProxies = async (

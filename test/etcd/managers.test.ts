@@ -10,7 +10,7 @@ let opened = 0;
 before(async () => {
   cluster = await EtcdCluster.start();
 });
-after(() => cluster[Symbol.asyncDispose]());
+after(() => cluster?.[Symbol.asyncDispose]());
 
 const open = (): Connections => inEtcd(cluster, `m${opened++}`);
 

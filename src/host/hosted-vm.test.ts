@@ -121,7 +121,7 @@ class World {
       launcher: { kind: 'session', enforced: [], launch: () => this.#launching.promise, adopt: () => undefined },
       accelerator: { accelerator: 'tcg', groups: [] },
       images: {
-        open: () => {
+        of: async () => {
           if (!this.hasImage) throw new Error('there is no such image');
           return { kind: 'kernel', kernel: '/none', commandLine: '' };
         },

@@ -228,7 +228,8 @@ export class TreeStore {
         forget(holder, entries.slice(0, -APPLIED_KEPT));
         applied.set(holder, entries.slice(-APPLIED_KEPT));
       }
-      if (commit.answered !== undefined && keeps) answered.push(commit.answered);
+      // A request is to have its effect once, also where nothing of that is left: what it removed may be somebody else's next time.
+      if (commit.answered !== undefined) answered.push(commit.answered);
       if (commit.forgotten !== undefined) {
         forget(commit.forgotten, appliedOf(commit.forgotten));
         applied.set(commit.forgotten, []);

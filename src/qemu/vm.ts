@@ -179,7 +179,11 @@ export class Vm {
       case 'quit': {
         const boot = this.#boot;
         // A QEMU that does not answer is killed in time by the next step.
-        boot?.[action]().catch((error: unknown) => this.#trouble(`${action}: ${messageOf(error)}`));
+        boot?.[action]().catch((error: unknown) => {
+          // It ends, which is what it was asked for.
+          if (error instanceof QemuError && error.code === 'QMP_LOST') return;
+          this.#trouble(`${action}: ${messageOf(error)}`);
+        });
         return;
       }
     }

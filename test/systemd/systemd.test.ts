@@ -217,7 +217,8 @@ ${webSpec}END
 
   // Images are converted, and disks made, in a sandbox within the unit's own.
   assert.equal(await sh('stat -c %u /var/lib/porthole/vms/web-1/disk.qcow2'), '700000\n');
-  assert.match(await sh('ls /var/lib/porthole/images'), /^sha256-[0-9a-f]{64}\.qcow2$/m);
+  const blobs = '/var/lib/porthole/oci/blobs/sha256';
+  assert.equal(await sh(`for blob in ${blobs}/*; do head -c 3 $blob | grep -ao QFI; done || true`), 'QFI\n');
 
   const kinds = ['vm-web-1', 'watch-web-1', 'device-web-1', 'keeper'];
   const processes = async (): Promise<string> =>

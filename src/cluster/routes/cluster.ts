@@ -2,7 +2,8 @@ import { createRoute, z } from '@hono/zod-openapi';
 import { vmTypes } from '../../records/index.ts';
 import { isSafeAddress } from '../safe-address.ts';
 import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
-import { Labels, OperationShape } from './vms.ts';
+import { Labels } from './new-vm.ts';
+import { OperationShape } from './vms.ts';
 
 /** Names of accounts, regions and hosts are DNS labels, as those of VMs. */
 const Name = VmName;

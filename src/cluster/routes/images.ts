@@ -12,7 +12,8 @@ import {
   Time,
   VmName,
 } from './common.ts';
-import { ImageName, ImageVersion, OperationShape } from './vms.ts';
+import { ImageName, ImageVersion } from './new-vm.ts';
+import { OperationShape } from './vms.ts';
 
 export const ImageShape = z
   .object({

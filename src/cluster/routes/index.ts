@@ -6,6 +6,7 @@ export * from './console.ts';
 export * from './images.ts';
 export * from './join-keys.ts';
 export * from './metadata.ts';
+export { CreateVm } from './new-vm.ts';
 export * from './rest.ts';
 export * from './store.ts';
 export * from './vms.ts';

@@ -14,7 +14,7 @@ import {
   type MachineOptions,
   prepareMachine,
 } from './this-machine.ts';
-import { prepareHostDirectory } from './up-start.ts';
+import { prepareDirectories } from './up-start.ts';
 
 export interface HostDaemonOptions extends Omit<MachineOptions, 'onTrouble'> {
   readonly managers: readonly Address[];
@@ -94,10 +94,7 @@ export class HostDaemon implements AsyncDisposable {
 
   async #start(): Promise<void> {
     const { managers, capacity, version, onEvent, signal } = this.#options;
-    const stateDirectory = resolve(this.#options.stateDirectory);
-    const runDirectory = resolve(this.#options.runDirectory);
-    prepareHostDirectory(stateDirectory, '--state');
-    prepareHostDirectory(runDirectory, '--run');
+    const { stateDirectory, runDirectory } = prepareDirectories(this.#options);
     const directory = join(stateDirectory, 'uplink');
     this.#lock = lockDirectory(directory);
     const onTrouble = (vm: string | undefined, what: string): void =>

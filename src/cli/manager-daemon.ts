@@ -19,7 +19,7 @@ import {
 } from './manager-parts.ts';
 import { mustBeReachable } from './this-machine.ts';
 import { apiSocketName } from './up.ts';
-import { prepareHostDirectory, startRefusal } from './up-start.ts';
+import { prepareDirectories, startRefusal } from './up-start.ts';
 
 export interface ManagerDaemonOptions extends StoresLocation {
   readonly stateDirectory: string;
@@ -86,10 +86,7 @@ export class ManagerDaemon implements AsyncDisposable {
 
   async #start(): Promise<void> {
     const { region: regionName, hosts, hostLeaseSeconds, tcp, socketGid, version, onEvent } = this.#options;
-    const stateDirectory = resolve(this.#options.stateDirectory);
-    const runDirectory = resolve(this.#options.runDirectory);
-    prepareHostDirectory(stateDirectory, '--state');
-    prepareHostDirectory(runDirectory, '--run');
+    const { stateDirectory, runDirectory } = prepareDirectories(this.#options);
     const socket = join(runDirectory, apiSocketName);
     await claimSocket(socket);
     const onTrouble = (what: string): void => onEvent({ event: 'trouble', what });

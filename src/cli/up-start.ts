@@ -1,12 +1,13 @@
 /** What `porthole up` makes sure of before it begins, and why it does not, in words for who typed the command. */
 import { chmodSync, mkdirSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
 import { StoreError } from '../store/index.ts';
 
 /**
  * Makes it where it is not there. VMs run as users of their own and must get to their directories in it, each of which is
  * closed by itself: 0711. Refused is what others could change below us.
  */
-export const prepareHostDirectory = (directory: string, option: '--state' | '--run'): void => {
+const prepareHostDirectory = (directory: string, option: '--state' | '--run'): void => {
   const otherwise = `give another ${option} directory`;
   try {
     mkdirSync(directory, { recursive: true, mode: 0o711 });
@@ -23,6 +24,18 @@ export const prepareHostDirectory = (directory: string, option: '--state' | '--r
     if (syscall === undefined) throw error;
     throw new Error(`"${directory}" cannot be used (${code}); ${otherwise}`, { cause: error });
   }
+};
+
+/** The daemon's directories, made and closed to others, as absolute paths. */
+export const prepareDirectories = (options: {
+  readonly stateDirectory: string;
+  readonly runDirectory: string;
+}): { readonly stateDirectory: string; readonly runDirectory: string } => {
+  const stateDirectory = resolve(options.stateDirectory);
+  const runDirectory = resolve(options.runDirectory);
+  prepareHostDirectory(stateDirectory, '--state');
+  prepareHostDirectory(runDirectory, '--run');
+  return { stateDirectory, runDirectory };
 };
 
 export interface Places {

@@ -15,7 +15,7 @@ import {
 } from './manager-parts.ts';
 import { StoreClaim } from './store-claim.ts';
 import { type MachineFacts, type MachineOptions, prepareMachine } from './this-machine.ts';
-import { prepareHostDirectory, startRefusal } from './up-start.ts';
+import { prepareDirectories, startRefusal } from './up-start.ts';
 
 export interface UpOptions extends Omit<MachineOptions, 'onTrouble'>, StoresLocation {
   readonly tcp?: ApiAddress | undefined;
@@ -100,10 +100,7 @@ export class Up implements AsyncDisposable {
 
   async #start(): Promise<void> {
     const { version, onEvent, tcp, socketGid, etcd } = this.#options;
-    const stateDirectory = resolve(this.#options.stateDirectory);
-    const runDirectory = resolve(this.#options.runDirectory);
-    prepareHostDirectory(stateDirectory, '--state');
-    prepareHostDirectory(runDirectory, '--run');
+    const { stateDirectory, runDirectory } = prepareDirectories(this.#options);
     // Before VMs are touched: their sockets are in the run directory.
     await claimSocket(join(runDirectory, apiSocketName));
     const onTrouble = (vm: string | undefined, what: string): void =>

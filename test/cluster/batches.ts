@@ -9,9 +9,9 @@ import type { Store, Stores } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import type { Connections } from './connections.ts';
-import { anywhere } from './hosts.ts';
 import type { HttpAnswer, Json } from './http.ts';
 import { mortal } from './mortal.ts';
+import { wish } from './placement.ts';
 
 /** `PORTHOLE_BATCH_ROUNDS` does it more often. */
 const rounds = Number(process.env['PORTHOLE_BATCH_ROUNDS'] ?? 1);
@@ -63,22 +63,9 @@ export const completesOnceTest = (open: () => Connections, count: number): void 
       });
       const commit = async (transaction: Parameters<Store['commit']>[0]) =>
         (await region.commit(transaction)).committed;
-      const wish = {
-        name: `r${round}`,
-        kind: 'managed',
-        type: 'nano',
-        image: { name: 'tiny', version: undefined },
-        diskBytes: undefined,
-        network: { mode: 'none' },
-        labels: {},
-        restart: 'never',
-        start: true,
-        stopGraceSeconds: 1,
-        placement: anywhere,
-        spec: undefined,
-      } as const;
+      const many = wish(`r${round}`, { image: { name: 'tiny', version: undefined } });
       let id = '';
-      await doomed.batches.create('default', undefined, { wish, count, firstIndex: 1 }, commit, (operation) => {
+      await doomed.batches.create('default', undefined, { wish: many, count, firstIndex: 1 }, commit, (operation) => {
         ({ id } = operation);
         return { status: 202, headers: {}, body: '' };
       });

@@ -1,7 +1,6 @@
 /** Hosts that are emptied, as managers do it, with hosts that do what records ask. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Manager } from '../../src/cluster/index.ts';
 import {
   encodeRecord,
   HostRecord,
@@ -15,24 +14,15 @@ import {
 import { openStores } from '../../src/store/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
-import { TestHost } from './host-on-authority.ts';
 import { addHost } from './hosts.ts';
-import { all, answer, create, log, parsed, wish } from './placement.ts';
+import { all, answer, create, managerOf, parsed, wish } from './placement.ts';
 
 test('a host that is drained has its VMs stopped and started on others, and keeps those with disks there', async (t) => {
   const stores = await openStores(temporaryStore(t));
   t.after(() => stores.close());
   const { region } = stores;
-  const options = {
-    region,
-    global: stores.global,
-    host: new TestHost(),
-    images: new TestHost(),
-    log,
-    ownHost: false as const,
-  };
-  await using manager = await Manager.open(options);
-  await using _ = await Manager.open(options);
+  await using manager = await managerOf(stores);
+  await using _ = await managerOf(stores);
   for (const name of ['h1', 'h2']) await addHost(region, name);
   const change = async (name: string, fields: Partial<HostRecord>): Promise<void> => {
     const host = HostRecord.parse(parsed((await region.get(hostKey(name)))!));

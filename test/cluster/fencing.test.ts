@@ -1,7 +1,6 @@
 /** Hosts that are cut off, lost and back, as the managers of a region see it: by their leases in its store. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Manager } from '../../src/cluster/index.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
 import {
@@ -25,9 +24,8 @@ import { keyText, openStores, type Store } from '../../src/store/index.ts';
 import { grantHostLease } from '../../src/uplink/host-lease.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
-import { TestHost } from './host-on-authority.ts';
 import { addHost } from './hosts.ts';
-import { all, create, log, parsed, wish } from './placement.ts';
+import { all, create, managerOf, parsed, wish } from './placement.ts';
 
 const leaseSeconds = 3600;
 const marginMs = 200;
@@ -83,17 +81,9 @@ test('VMs that may start elsewhere leave a host whose lease has run out, and the
   const stores = await openStores(temporaryStore(t));
   t.after(() => stores.close());
   const { region } = stores;
-  const options = {
-    region,
-    global: stores.global,
-    host: new TestHost(),
-    images: new TestHost(),
-    log,
-    ownHost: false as const,
-  };
   // Two managers, which see to the same.
-  await using manager = await Manager.open({ ...options, fencingMarginMs: marginMs });
-  await using _ = await Manager.open({ ...options, fencingMarginMs: marginMs });
+  await using manager = await managerOf(stores, { fencingMarginMs: marginMs });
+  await using _ = await managerOf(stores, { fencingMarginMs: marginMs });
   const capacity = { vcpus: 4, memoryMiB: 1024, diskBytes: 0 };
   for (const name of ['h1', 'h2']) await addHost(region, name, { capacity });
   const make = async (name: string, fields: Partial<VmWish>): Promise<VmRecord> => {

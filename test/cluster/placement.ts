@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { pino } from 'pino';
-import { Manager } from '../../src/cluster/index.ts';
+import { Manager, type ManagerOptions } from '../../src/cluster/index.ts';
 import { entriesOf } from '../../src/cluster/kit.ts';
 import { ApiError } from '../../src/cluster/problem.ts';
 import type { VmWish } from '../../src/cluster/vms.ts';
@@ -57,7 +57,7 @@ export const all = async (store: Store, prefix: string): Promise<readonly Entry[
 
 export const parsed = <T>(entry: Entry): T => JSON.parse(new TextDecoder().decode(entry.value)) as T;
 
-export const managerOf = (stores: Stores): Promise<Manager> =>
+export const managerOf = (stores: Stores, options: Partial<ManagerOptions> = {}): Promise<Manager> =>
   Manager.open({
     region: stores.region,
     global: stores.global,
@@ -65,6 +65,7 @@ export const managerOf = (stores: Stores): Promise<Manager> =>
     images: new TestHost(),
     log,
     ownHost: false,
+    ...options,
   });
 
 export const create = (manager: Manager, of: VmWish): Promise<unknown> =>

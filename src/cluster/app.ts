@@ -9,6 +9,7 @@ import { serveCluster } from './handlers/cluster.ts';
 import { serveImages } from './handlers/images.ts';
 import { serveJoinKeys } from './handlers/join-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
+import { servePolicyViews } from './handlers/policy-views.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
 import { serveStore } from './handlers/store.ts';
@@ -144,6 +145,7 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   const api: Api = { app, manager, streams, turns: new Turns(), expectLong: options.expectLong };
   serveVms(api);
   serveMetadata(api);
+  servePolicyViews(api);
   serveRest(api);
   serveImages(api);
   serveAudit(api);

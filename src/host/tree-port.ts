@@ -1,13 +1,14 @@
 /** One VM's tree, as managers see it: from outside, past all access rules of the guest. */
-import { setImmediate as turn } from 'node:timers/promises';
 import type {
   FileProblem,
   Once,
+  PolicyComparison,
   TreeAnswer,
   TreeCommit,
   TreeCondition,
   TreeEdit,
   TreeEntry,
+  TreePage,
   TreePort,
 } from '../records/index.ts';
 import {
@@ -16,22 +17,21 @@ import {
   type Explanation,
   explain,
   type Node,
-  Replica,
+  type Replica,
   type Spec,
   ways,
 } from '../tree/index.ts';
-import { S_IFDIR, S_IFLNK, S_IFMT } from '../wire/index.ts';
 import { entriesOf } from './export-tree.ts';
 import { type ExportEntry, exportPolicyYaml } from './export-yaml.ts';
 import { HostRefusal } from './host-error.ts';
 import type { LoadedSpec } from './spec-file.ts';
 import type { SpecProblem } from './spec-problem.ts';
 import { SpecTexts } from './spec-texts.ts';
+import { entryOf, inTurns, nodesInTurn, stillOf, typeOf } from './tree-entry.ts';
+import { comparePolicy, listBelow, type ReadPolicy, type StillTree, viewOf } from './tree-views.ts';
 import type { VmTree } from './vm-tree.ts';
 
 const listed = 1000;
-/** Of a tree that is read whole, before others have their turn. */
-const nodesInTurn = 256;
 /** What an entry counts for beside its value. */
 const entryBytes = 256;
 
@@ -68,10 +68,19 @@ export class VmTreePort implements TreePort {
 
   async list(
     path: string,
-    options: { readonly after?: string | undefined; readonly limit?: number | undefined } = {},
+    options: {
+      readonly below?: boolean | undefined;
+      readonly after?: string | undefined;
+      readonly limit?: number | undefined;
+      readonly signal?: AbortSignal | undefined;
+    } = {},
   ): Promise<TreeAnswer & { readonly entries: readonly TreeEntry[]; readonly more: boolean }> {
     const { snapshot } = this.#tree.replica;
     const directory = this.#node(path);
+    if (options.below === true) {
+      const { limit = listed, ...rest } = options;
+      return listBelow(this.#still(), directory, { ...rest, path, limit });
+    }
     if (typeOf(directory) !== 'directory')
       throw new HostRefusal('HOST_NOT_DIRECTORY', `listing "${path}" failed: it is a ${typeOf(directory)}`);
     const { after, limit = listed } = options;
@@ -163,15 +172,24 @@ export class VmTreePort implements TreePort {
     text: string,
     options: ChangeOptions & { readonly ifRevision?: number | undefined } = {},
   ): Promise<TreeAnswer & { readonly policyRevision: number; readonly warnings: readonly FileProblem[] }> {
-    const { policy, problems } = await this.#texts.readPolicy(text);
-    if (policy === undefined) throw refusalOf('the policy', problems);
+    const { policy, warnings } = await this.#policyOf(text);
     const { revision, policyRevision } = await this.#tree.setPolicy(policy, options.ifRevision, options.once);
-    return { ...this.#answer(), revision, policyRevision, warnings: problems.map(toProblem) };
+    return { ...this.#answer(), revision, policyRevision, warnings };
   }
 
   async explain(caller: Caller, path: string): Promise<TreeAnswer & { readonly explanation: Explanation }> {
     const explanation = explain(this.#tree.replica, ways.virtiofs, this.#node(path), caller, Date.now());
     return { ...this.#answer(), explanation };
+  }
+
+  async view(caller: Caller, { policy, ...page }: Parameters<TreePort['view']>[1]): ReturnType<TreePort['view']> {
+    const read = policy === undefined ? undefined : await this.#policyOf(policy);
+    return viewOf(this.#still(), this.#node(page.path), caller, page, read);
+  }
+
+  async comparePolicy(text: string, page: TreePage): Promise<PolicyComparison> {
+    const read = await this.#policyOf(text);
+    return comparePolicy(this.#still(), this.#node(page.path), page, read);
   }
 
   async watch(
@@ -186,6 +204,16 @@ export class VmTreePort implements TreePort {
 
   async applied(revision: number, options: { readonly timeoutMs: number }): Promise<readonly string[]> {
     return this.#tree.applied(revision, options.timeoutMs);
+  }
+
+  async #policyOf(text: string): Promise<ReadPolicy> {
+    const { policy, problems } = await this.#texts.readPolicy(text);
+    if (policy === undefined) throw refusalOf('the policy', problems);
+    return { policy, warnings: problems.map(toProblem) };
+  }
+
+  #still(): StillTree {
+    return { epoch: this.#tree.epoch, still: stillOf(this.#tree.replica) };
   }
 
   #answer(): TreeAnswer {
@@ -206,21 +234,6 @@ export class VmTreePort implements TreePort {
 
   #entry(node: Node): TreeEntry {
     return entryOf(this.#tree.replica, node);
-  }
-}
-
-/** As a tree is now, for whoever takes several turns to read it. */
-const stillOf = (replica: Replica): Replica => {
-  const still = new Replica();
-  still.become(replica);
-  return still;
-};
-
-async function* inTurns<T>(all: Iterable<T>, signal: AbortSignal | undefined): AsyncGenerator<T> {
-  let count = 0;
-  for (const one of all) {
-    yield one;
-    if (++count % nodesInTurn === 0) await turn(undefined, { signal });
   }
 }
 
@@ -247,33 +260,6 @@ const isHidden = (replica: Replica, node: Node): boolean => {
   if (typeOf(node) === 'directory' || node.burned) return false;
   const { path, worldReadable } = entryOf(replica, node);
   return !worldReadable && path !== `/${CHANGES_NAME}`;
-};
-
-const entryOf = (replica: Replica, node: Node): TreeEntry => {
-  const { caching, effective } = replica.facts(node);
-  return {
-    path: replica.snapshot.path(node),
-    kind: typeOf(node),
-    madeBy: node.madeBy,
-    sizeBytes: node.sizeBytes,
-    dataRevision: node.dataRevision,
-    revision: node.revision,
-    uid: node.uid,
-    gid: node.gid,
-    mode: node.mode & 0o7777,
-    mtimeMs: node.mtime.sec * 1000 + Math.floor(node.mtime.nsec / 1e6),
-    worldReadable: (node.mode & 0o004) !== 0 && !effective.special && caching !== 'private',
-    burned: node.burned,
-    rule: ruleOf(effective.rule),
-  };
-};
-
-const ruleOf = (rule: { readonly path: string } | undefined): string => rule?.path ?? 'default';
-
-const typeOf = ({ mode }: Node): TreeEntry['kind'] => {
-  const type = mode & S_IFMT;
-  if (type === S_IFDIR) return 'directory';
-  return type === S_IFLNK ? 'symlink' : 'file';
 };
 
 /** HOST_INVALID with the problems. */

@@ -7,7 +7,7 @@
  * A refusal is an `Error` with a `code` of `HostErrorCode`; its message says what was tried and what to do, and never
  * quotes a value of the tree. Anything else that is thrown is a bug, or the reason of an aborted signal.
  */
-import type { AuditRecord, Caller, Explanation } from '../tree/index.ts';
+import type { AuditRecord, Caller, CallerClass, Explanation, Right, RightsChange, Verdict } from '../tree/index.ts';
 
 export type HostErrorCode =
   /** The host has no such VM, or has another one of that name by now. */
@@ -125,10 +125,17 @@ export interface HostPort {
 export interface TreePort {
   /** HOST_NOT_FOUND, HOST_NOT_DIRECTORY. */
   stat(path: string, options?: CallOptions): Promise<TreeAnswer & { readonly entry: TreeEntry }>;
-  /** Entries of a directory in order of their names (by UTF-16 code units), from the one after `after` on. */
+  /**
+   * Entries of a directory in order of their names (by UTF-16 code units), from the one after `after` on. `below`: of what is at
+   * and below the path, whatever it is, a directory before what is in it; `after` is a path then.
+   */
   list(
     path: string,
-    options?: CallOptions & { readonly after?: string | undefined; readonly limit?: number | undefined },
+    options?: CallOptions & {
+      readonly below?: boolean | undefined;
+      readonly after?: string | undefined;
+      readonly limit?: number | undefined;
+    },
   ): Promise<TreeAnswer & { readonly entries: readonly TreeEntry[]; readonly more: boolean }>;
   /**
    * The value of a file or the target of a symlink. Reading from outside burns nothing. HOST_IS_DIRECTORY, HOST_BURNED.
@@ -186,6 +193,23 @@ export interface TreePort {
     options?: CallOptions,
   ): Promise<TreeAnswer & { readonly explanation: Explanation }>;
 
+  /** What a caller, who can prove all that is said of him, may do at and below a path. Leaves no record in the audit. */
+  view(
+    caller: Caller,
+    options: TreePage & {
+      /** Under this policy, which is not kept. HOST_INVALID with `problems`. */
+      readonly policy?: string | undefined;
+    },
+  ): Promise<
+    TreeAnswer & {
+      readonly entries: readonly SeenEntry[];
+      readonly more: boolean;
+      readonly warnings: readonly FileProblem[];
+    }
+  >;
+  /** Who would gain or lose what by another policy, which is not kept. HOST_INVALID with `problems`. */
+  comparePolicy(policy: string, options: TreePage): Promise<PolicyComparison>;
+
   /**
    * Every commit from revision `from` on (default: the next one) that changed something at or below `path`, in order. One
    * without changes says that there was nothing up to its revision.
@@ -230,6 +254,56 @@ export interface TreeEntry {
   readonly burned: boolean;
   /** The most specific rule, or `default`. */
   readonly rule: string;
+  /** Names of the owner and the group, where the policy gives them. */
+  readonly owner?: string | undefined;
+  readonly group?: string | undefined;
+  /** What the ACL has beyond the mode, as setfacl(1) takes it (`user:1000:r--,group::r--,mask::r--`); absent where there is none. */
+  readonly acl?: string | undefined;
+  /** Of the last change of anything; absent from hosts that do not tell. */
+  readonly changedMs?: number | undefined;
+}
+
+/** A part of what is at and below `path`, a directory before what is in it: what comes after the path `after`. */
+export interface TreePage extends CallOptions {
+  readonly path: string;
+  readonly after?: string | undefined;
+  readonly limit: number;
+}
+
+/** What one caller may do with a node. */
+export interface SeenEntry {
+  readonly path: string;
+  readonly kind: TreeEntry['kind'];
+  readonly madeBy: TreeEntry['madeBy'];
+  readonly uid: number;
+  readonly gid: number;
+  readonly mode: number;
+  /** The way to it included. */
+  readonly may: readonly Right[];
+  /** By itself, whether there is a way to it or not. */
+  readonly read: Verdict;
+  readonly write: Verdict;
+  readonly search: Verdict;
+  /** The first directory on the way that the caller may not search. */
+  readonly stoppedAt: string | undefined;
+  readonly rule: string;
+}
+
+export interface PolicyComparison extends TreeAnswer {
+  readonly warnings: readonly FileProblem[];
+  readonly callers: readonly (CallerClass & {
+    /** Names of the uids and gids that have one in either policy. */
+    readonly names: readonly string[];
+  })[];
+  /** Classes beyond those that are compared at most. */
+  readonly callersLeftOut: number;
+  /** Where somebody gains or loses something; callers are indexes of `callers`. */
+  readonly entries: readonly {
+    readonly path: string;
+    readonly kind: TreeEntry['kind'];
+    readonly changes: readonly RightsChange[];
+  }[];
+  readonly more: boolean;
 }
 
 /** Edits from outside. Missing directories above a `put`, `directory` or `symlink` are made. */

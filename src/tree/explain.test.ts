@@ -38,7 +38,7 @@ test('explain agrees with what decide answers, for every caller and node', () =>
 
 test('explain names the rule of each key, and what refuses', () => {
   const { told, line } = of('/secrets/db', 0);
-  assert.deepEqual(told.read, { allowed: false, because: 'root: deny' });
+  assert.deepEqual(told.read, { allowed: false, because: 'root: deny', rule: '/secrets/** (web.yaml:7)' });
   assert.equal(told.rule, '/secrets/db');
   assert.deepEqual(
     told.keys.toSorted((a, b) => (a.key < b.key ? -1 : 1)),
@@ -52,11 +52,15 @@ test('explain names the rule of each key, and what refuses', () => {
     line,
     'uid 0; read: denied (root: deny); write: denied (root: deny); rule: /secrets/db; special: root: deny',
   );
-  assert.deepEqual(of('/secrets/db', 114).told.read, { allowed: true, because: 'mode 0400' });
+  assert.deepEqual(of('/secrets/db', 114).told.read, { allowed: true, because: 'mode 0400', rule: '/secrets/db' });
 });
 
 test('explain says where a caller is stopped, and that a sealed file can not be written', () => {
   assert.equal(of('/secrets/deep/f', 1000).told.stoppedAt, '/secrets/deep');
   assert.match(of('/secrets/deep/f', 1000).line, /no search permission on \/secrets\/deep/);
-  assert.deepEqual(of('/secrets/wo', 1000).told.write, { allowed: false, because: 'writeOnce: it has been written' });
+  assert.deepEqual(of('/secrets/wo', 1000).told.write, {
+    allowed: false,
+    because: 'writeOnce: it has been written',
+    rule: '/secrets/wo',
+  });
 });

@@ -3,13 +3,15 @@ import { R_OK, S_IFDIR, S_IFLNK, S_IFMT, W_OK, X_OK } from '../wire/index.ts';
 import { refusedBySpecialKey } from './access.ts';
 import type { Caller, Way } from './caller.ts';
 import { type Node, ROOT_INO } from './node.ts';
-import { type Effective, ruleName } from './policy.ts';
+import { type Effective, type RuleKey, ruleName } from './policy.ts';
 import type { Replica } from './replica.ts';
 
-interface Verdict {
+export interface Verdict {
   readonly allowed: boolean;
   /** What decided: `mode 0400`, `root: deny`, `program`, `burned`, … */
   readonly because: string;
+  /** The rule that this comes from; absent where none says it: a default, or a mode that a guest set. */
+  readonly rule?: string | undefined;
 }
 
 /** What the policy says of one node for one caller. */
@@ -35,23 +37,38 @@ export interface Explanation {
   readonly keys: readonly { readonly key: string; readonly value: string; readonly rule: string }[];
 }
 
+/** Where what a special key refuses is written. */
+const keyOf: Readonly<Record<string, RuleKey>> = {
+  'root: deny': 'root',
+  from: 'fromMs',
+  until: 'untilMs',
+  program: 'program',
+  unit: 'unit',
+};
+
 const octal = (mode: number): string => `0${(mode & 0o7777).toString(8).padStart(3, '0')}`;
 
 /** `wallMs`: when the caller asks, in milliseconds since the epoch. Nothing is recorded for the audit. */
 export function explain(replica: Replica, way: Way, node: Node, caller: Caller, wallMs: number): Explanation {
   const { effective, shownMode, entriesLocked } = replica.facts(node);
   const type = node.mode & S_IFMT;
+  const from = (key: RuleKey | undefined) => {
+    const rule = key && effective.sources.get(key);
+    return rule === undefined ? {} : { rule: ruleName(rule) };
+  };
   const verdict = (mask: number): Verdict => {
     const special = refusedBySpecialKey(effective, way, caller, wallMs);
     const allowed = replica.decide(way, node, caller, mask, wallMs) === 0;
-    if (special !== undefined) return { allowed: false, because: special };
-    if (node.burned && mask !== X_OK) return { allowed: false, because: 'once: it has been read' };
-    if (mask === W_OK && entriesLocked) return { allowed: false, because: 'no rule lets guests create here' };
+    const denied = (because: string, key?: RuleKey): Verdict => ({ allowed: false, because, ...from(key) });
+    if (special !== undefined) return denied(special, keyOf[special]);
+    if (node.burned && mask !== X_OK) return denied('once: it has been read', 'once');
+    if (mask === W_OK && entriesLocked) return denied('no rule lets guests create here');
     if (effective.writeOnce && mask === W_OK && type !== S_IFDIR && node.sizeBytes > 0)
-      return { allowed: false, because: 'writeOnce: it has been written' };
+      return denied('writeOnce: it has been written', 'writeOnce');
     const acl = node.acl === undefined ? '' : ' and ACL';
     const override = caller.uid === 0 && allowed && !(mask === W_OK && node.madeBy === 'outside') ? ', root may' : '';
-    return { allowed, because: `mode ${octal(node.mode)}${acl}${override}` };
+    const said = node.madeBy === 'outside' ? from(effective.sources.has('mode') ? 'mode' : 'acl') : {};
+    return { allowed, because: `mode ${octal(node.mode)}${acl}${override}`, ...said };
   };
   const read = verdict(R_OK);
   return {

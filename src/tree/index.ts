@@ -17,7 +17,7 @@ export {
 } from './commit.ts';
 export type { Change, Delta, Usage } from './delta.ts';
 export { type Edit, type EditCondition, TreeError, type TreeErrorCode } from './edit.ts';
-export { type Explanation, explain } from './explain.ts';
+export { type Explanation, explain, type Verdict } from './explain.ts';
 export {
   type DirectoryEntry,
   type DirectoryHandle,
@@ -34,7 +34,9 @@ export { type OpenFile, openMask } from './open-files.ts';
 export type { LeftDirectory, LeftFile, OpenJournal } from './open-journal.ts';
 export { standing } from './outside.ts';
 export { CHANGES_NAME, Policy, ruleName } from './policy.ts';
+export { type CallerClass, Comparison, callersOf, type RightsChange, underPolicy } from './preview.ts';
 export { type Caching, Replica } from './replica.ts';
+export { type Right, rightsOf, TreeRights } from './rights.ts';
 export type { Snapshot } from './snapshot.ts';
 export {
   defaultQuota,

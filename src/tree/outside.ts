@@ -216,7 +216,8 @@ export function reattributeAll(placing: Pick<Placing, 'draft' | 'policy' | 'now'
   for (const node of placing.draft.base.nodes.values()) if (node.madeBy === 'outside') reattribute(placing, node);
 }
 
-function reattribute({ draft, policy, now }: Pick<Placing, 'draft' | 'policy' | 'now'>, node: Node): void {
+/** The same for one node. */
+export function reattribute({ draft, policy, now }: Pick<Placing, 'draft' | 'policy' | 'now'>, node: Node): void {
   const path = draft.now.path(node);
   const attributes = outsideAttributes(policy.effective(path), path, node.mode & S_IFMT);
   const next: Node = { ...node, ...attributes, revision: draft.revision, ctime: now };

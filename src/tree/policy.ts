@@ -7,7 +7,7 @@ import type { Group, PolicySpec, Quota, Rule, RuleAclEntry } from './spec.ts';
 export const isPattern = (rule: Rule): boolean => /[*?]/.test(rule.path);
 
 /** Keys of a rule that say something of a node, with the rule that each came from. */
-type RuleKey = Exclude<keyof Rule, 'path' | 'source'>;
+export type RuleKey = Exclude<keyof Rule, 'path' | 'source'>;
 
 /** What the rules say of one path: each key from the most specific rule that sets it. Shared by all paths that the same rules match. */
 export interface Effective {

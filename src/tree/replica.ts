@@ -113,7 +113,7 @@ export class Replica {
   }
 
   /** Becomes what another is. The listeners are not told. */
-  become({ snapshot, policy, usage }: Replica): void {
+  become({ snapshot, policy, usage }: Pick<Replica, 'snapshot' | 'policy' | 'usage'>): void {
     this.#snapshot = snapshot;
     this.#policy = policy;
     this.#usage = usage;

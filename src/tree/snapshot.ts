@@ -77,6 +77,16 @@ export class Snapshot {
     if ((node.mode & S_IFMT) !== S_IFDIR) return;
     for (const [, ino] of this.entries(node.ino)) yield* this.descendants(this.nodes.get(ino)!);
   }
+
+  /** Of what `descendants` tells, what comes after where the names lead from the node, be there something or not. */
+  *descendantsAfter(node: Node, names: readonly string[]): Generator<Node> {
+    const [first, ...rest] = names;
+    for (const [name, ino] of this.entries(node.ino)) {
+      if (first !== undefined && name < first) continue;
+      const child = this.nodes.get(ino)!;
+      yield* name === first ? this.descendantsAfter(child, rest) : this.descendants(child);
+    }
+  }
 }
 
 /** Changes on top of a snapshot. Keeps the directory entries in step with the nodes' `parentIno` and `name`. */

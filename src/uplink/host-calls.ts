@@ -7,6 +7,8 @@ import type {
   AuditLink,
   GuestInside,
   HostStatus,
+  PolicyComparison,
+  SeenEntry,
   TreeCommit,
   TreeEntry,
 } from '../records/index.ts';
@@ -41,6 +43,10 @@ const treeEntry = {
   worldReadable: z.boolean(),
   burned: z.boolean(),
   rule: text,
+  owner: text.optional(),
+  group: text.optional(),
+  acl: text.optional(),
+  changedMs: z.number().optional(),
 };
 const Entry = z.object(treeEntry) satisfies z.ZodType<TreeEntry>;
 
@@ -70,7 +76,7 @@ const Caller = z.strictObject({
   unit: path.optional(),
 });
 
-const verdict = z.object({ allowed: z.boolean(), because: text });
+const verdict = z.object({ allowed: z.boolean(), because: text, rule: text.optional() });
 const ExplanationMessage = z
   .object({
     path,
@@ -90,6 +96,51 @@ const ExplanationMessage = z
   })
   // Absent on the wire where it is undefined.
   .transform(({ stoppedAt, ...rest }) => ({ ...rest, stoppedAt })) satisfies z.ZodType<Explanation>;
+
+const page = { path, after: path.optional(), limit: z.int().positive() };
+const right = z.enum(['see', 'read', 'write', 'search']);
+const kind = treeEntry.kind;
+const Seen = z
+  .object({
+    path,
+    kind,
+    madeBy: treeEntry.madeBy,
+    uid: whole,
+    gid: whole,
+    mode: whole,
+    may: z.array(right),
+    read: verdict,
+    write: verdict,
+    search: verdict,
+    stoppedAt: text.optional(),
+    rule: text,
+  })
+  .transform(({ stoppedAt, ...rest }) => ({ ...rest, stoppedAt })) satisfies z.ZodType<SeenEntry>;
+
+const ids = z.array(whole).optional();
+const names = z.array(text).optional();
+const Compared = z.object({
+  ...moment,
+  warnings: z.array(FileProblemMessage),
+  callers: z.array(
+    z.object({ uids: ids, gids: ids, programs: names, units: names, names: z.array(text) }).transform((one) => ({
+      uids: one.uids,
+      gids: one.gids,
+      programs: one.programs,
+      units: one.units,
+      names: one.names,
+    })),
+  ),
+  callersLeftOut: whole,
+  entries: z.array(
+    z.object({
+      path,
+      kind,
+      changes: z.array(z.object({ callers: z.array(whole), gained: z.array(right), lost: z.array(right) })),
+    }),
+  ),
+  more: z.boolean(),
+}) satisfies z.ZodType<PolicyComparison>;
 
 const Machine = z.strictObject({
   memoryMiB: whole,
@@ -230,7 +281,12 @@ const shown = { path, by };
 export const hostCalls = {
   treeStat: { args: ofVm({ path }), answer: z.object({ ...moment, entry: Entry }) },
   treeList: {
-    args: ofVm({ path, after: text.optional(), limit: z.int().positive().optional() }),
+    args: ofVm({
+      path,
+      below: z.boolean().optional(),
+      after: text.optional(),
+      limit: z.int().positive().optional(),
+    }),
     answer: z.object({ ...moment, entries: z.array(Entry), more: z.boolean() }),
   },
   treeRead: { args: ofVm(shown), answer: z.object({ ...moment, entry: Entry, bytes: Bytes }) },
@@ -257,6 +313,11 @@ export const hostCalls = {
     args: ofVm({ caller: Caller, path }),
     answer: z.object({ ...moment, explanation: ExplanationMessage }),
   },
+  treeView: {
+    args: ofVm({ caller: Caller, ...page, policy: text.optional() }),
+    answer: z.object({ ...moment, entries: z.array(Seen), more: z.boolean(), warnings: z.array(FileProblemMessage) }),
+  },
+  treeComparePolicy: { args: ofVm({ policy: text, ...page }), answer: Compared },
   treeWatch: { args: ofVm({ path, from: whole.optional() }), answer: TreeAnswer, item: Commit },
   treeApplied: { args: ofVm({ revision: whole, timeoutMs: whole }), answer: words },
   consoleLog: {

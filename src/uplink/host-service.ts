@@ -32,6 +32,9 @@ export const hostHandlers = (host: HostPort): Handlers<HostCalls> => ({
     const { explanation, ...rest } = await host.tree(vm).explain(caller, path, { signal });
     return { ...rest, explanation: { ...explanation, keys: [...explanation.keys] } };
   },
+  treeView: ({ vm, caller, ...options }, { signal }) => host.tree(vm).view(caller, { ...options, signal }) as never,
+  treeComparePolicy: ({ vm, policy, ...page }, { signal }) =>
+    host.tree(vm).comparePolicy(policy, { ...page, signal }) as never,
   treeWatch: async ({ vm, path, from }, { signal }) => {
     const { epoch, revision, commits } = await host.tree(vm).watch(path, { from, signal });
     return { answer: { epoch, revision }, items: mapped(commits, (c) => ({ ...c, changes: [...c.changes] })) };

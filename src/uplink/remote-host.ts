@@ -60,6 +60,10 @@ export class RemoteHost implements HostPort {
         this.#ask('treeSetPolicy', { vm, text, ...options }, { signal }),
       explain: ({ groups, ...caller }, path, options) =>
         this.#ask('treeExplain', { vm, path, caller: { ...caller, groups: groups && [...groups] } }, options),
+      view: ({ groups, ...caller }, { signal, ...options }) =>
+        this.#ask('treeView', { vm, caller: { ...caller, groups: groups && [...groups] }, ...options }, { signal }),
+      comparePolicy: (policy, { signal, ...page }) =>
+        this.#ask('treeComparePolicy', { vm, policy, ...page }, { signal }),
       watch: async (path, { from, signal }) => {
         const { answer, items } = await this.#begin('treeWatch', { vm, path, from }, signal);
         return { ...answer, commits: items };

@@ -295,6 +295,30 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 404, 'PATH_NOT_FOUND', { path: `${vm}/policy/explain?path=/none&uid=0` });
   await expect(api, 409, 'NOT_DIRECTORY', { path: `${vm}/policy/explain?path=/secrets/db/x&uid=0` });
 
+  const yaml = { 'content-type': 'application/yaml' };
+  const otherPolicy = 'users: { app: 1000 }\npolicy:\n  - { path: /secrets/db, owner: app, mode: "0400" }\n';
+  const badPolicy = 'policy:\n  - { path: /a, mdoe: "0400" }\n';
+  await ok(200, { path: `${vm}/metadata/?view=below&limit=2&after=/instance` });
+  for (const [method, path] of [
+    ['GET', `${vm}/policy/view?uid=1000`],
+    ['POST', `${vm}/policy/view?uid=1000&program=/bin/a`],
+    ['POST', `${vm}/policy/preview`],
+  ] as const) {
+    const asked = (more: string, body = otherPolicy): HttpRequest => ({
+      method,
+      path: `${path}${path.includes('?') ? '&' : '?'}${more}`,
+      ...(method === 'POST' && { headers: yaml, body }),
+    });
+    await ok(200, asked('path=/secrets&limit=1'));
+    await expect(api, 404, 'PATH_NOT_FOUND', asked('path=/none'));
+    await expect(api, 409, 'NOT_DIRECTORY', asked('path=/secrets/db/x'));
+    await expect(api, 422, 'BAD_PATH', asked('path=none'));
+    await expect(api, 404, 'VM_NOT_FOUND', { ...asked('path=/'), path: asked('path=/').path.replace('web-1', 'none') });
+    if (method === 'GET') continue;
+    const refused = await expect(api, 422, 'BAD_SPEC', asked('path=/', badPolicy));
+    assert.ok(JSON.stringify(refused.json['problems']).includes('"line":2'), refused.text);
+  }
+
   // Streams of a tree
   await readEvents(api, { path: `${vm}/changes?from=1.1` }, 2);
   api.host.vms.get('web-1')!.tree.remembered = 1;

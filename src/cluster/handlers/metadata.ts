@@ -30,6 +30,7 @@ import {
   stream,
   takeTurn,
 } from './serve.ts';
+import { treeFor } from './tree-for.ts';
 import { isOpen, isoTime } from './vms.ts';
 
 /** How long a write waits for replicas. */
@@ -37,7 +38,7 @@ const appliedMs = 2_000;
 /** Values of one answer, together. */
 const mostTreeBytes = 32 * 1024 * 1024;
 const valueBytes = 1024 * 1024;
-const importBytes = 8 * 1024 * 1024;
+export const importBytes = 8 * 1024 * 1024;
 const shortText = 64 * 1024;
 const transactionBytes = 8 * 1024 * 1024;
 
@@ -58,11 +59,15 @@ export const entryView = (answer: TreeAnswer, entry: TreeEntry) => ({
   worldReadable: entry.worldReadable,
   burned: entry.burned,
   rule: entry.rule,
+  owner: entry.owner,
+  group: entry.group,
+  acl: entry.acl,
+  ...(entry.changedMs !== undefined && { changedAt: isoTime(entry.changedMs) }),
 });
 
-const modeText = (mode: number): string => mode.toString(8).padStart(4, '0');
+export const modeText = (mode: number): string => mode.toString(8).padStart(4, '0');
 
-const warningsView = (warnings: readonly FileProblem[]) =>
+export const warningsView = (warnings: readonly FileProblem[]) =>
   warnings.map(({ line, column, path, what, fix }) => ({ line, column, path, what, fix }));
 
 /** The text that bytes are, where they are UTF-8; a byte order mark stays. */
@@ -111,32 +116,9 @@ const queryOf = (c: Context<Env>): Record<string, string | string[]> =>
   );
 
 export const serveMetadata = (api: Api): void => {
-  const { vms, idempotency, kit } = api.manager;
+  const { idempotency } = api.manager;
 
-  const treeOf = (c: Context<Env>, name: string): TreePort => {
-    const { account } = identityOf(c);
-    const on =
-      <K extends keyof TreePort>(method: K) =>
-      (...args: unknown[]): ReturnType<TreePort[K]> =>
-        vms.ask(account, name, async (vm) => {
-          const tree = kit.host.tree(vm);
-          return Reflect.apply(tree[method] as (...all: unknown[]) => Promise<unknown>, tree, args);
-        }) as ReturnType<TreePort[K]>;
-    return {
-      stat: on('stat'),
-      list: on('list'),
-      read: on('read'),
-      walk: on('walk'),
-      edit: on('edit'),
-      export: on('export'),
-      import: on('import'),
-      policy: on('policy'),
-      setPolicy: on('setPolicy'),
-      explain: on('explain'),
-      watch: on('watch'),
-      applied: on('applied'),
-    };
-  };
+  const treeOf = (c: Context<Env>, name: string): TreePort => treeFor(api, c, name);
 
   /** For `serveBelow`. */
   const namedTree = (c: Context<Env>): TreePort =>
@@ -190,6 +172,12 @@ export const serveMetadata = (api: Api): void => {
       const { entries: _, ...head }: TreeView = { revision: writeRevision(walked, walked.revision), entries: [] };
       return longJson(head, 'entries', walked.entries, view, { 'porthole-kind': 'tree' });
     }
+    if (view === 'below') {
+      takeTurn(c, api);
+      const from = after === undefined ? undefined : parseTreePath(after);
+      const listed = await tree.list(path, { below: true, after: from, limit, signal });
+      return directoryReply(listed, { 'porthole-kind': 'tree' });
+    }
     const found = await tree.stat(path, { signal });
     const { entry } = found;
     const headers = {
@@ -200,16 +188,7 @@ export const serveMetadata = (api: Api): void => {
     if (view === 'stat') return reply(routes.readMetadata, 200, entryView(found, entry), headers);
     if (entry.kind === 'directory') {
       const listed = await tree.list(path, { after, limit, signal });
-      return reply(
-        routes.readMetadata,
-        200,
-        {
-          revision: writeRevision(listed, listed.revision),
-          entries: listed.entries.map((one) => entryView(listed, one)),
-          more: listed.more,
-        },
-        { ...headers, 'porthole-revision': writeRevision(listed, listed.revision) },
-      );
+      return directoryReply(listed, { ...headers, 'porthole-revision': writeRevision(listed, listed.revision) });
     }
     if (!entry.worldReadable && !readsSecrets(c))
       throw new ApiError(
@@ -429,6 +408,21 @@ export const serveMetadata = (api: Api): void => {
   });
 };
 
+const directoryReply = (
+  listed: Awaited<ReturnType<TreePort['list']>>,
+  headers: Readonly<Record<string, string>>,
+): Response =>
+  reply(
+    routes.readMetadata,
+    200,
+    {
+      revision: writeRevision(listed, listed.revision),
+      entries: listed.entries.map((one) => entryView(listed, one)),
+      more: listed.more,
+    },
+    headers,
+  );
+
 const matchCondition = (path: string, ifMatch: TreeAnswer | '*' | undefined): TreeCondition[] => {
   if (ifMatch === undefined) return [];
   return ifMatch === '*' ? [{ path, exists: true }] : [{ path, dataRevision: ifMatch.revision }];
@@ -471,7 +465,7 @@ const yamlResponse = (text: string, revision: string): Response =>
   });
 
 /** A long one is one of few. */
-const yamlText = async (c: Context<Env>, api: Api): Promise<string> => {
+export const yamlText = async (c: Context<Env>, api: Api): Promise<string> => {
   const type = c.req.header('content-type')?.split(';', 1)[0]!.trim().toLowerCase();
   if (type !== 'application/yaml')
     throw new ApiError('WRONG_MEDIA_TYPE', 'send YAML, with "Content-Type: application/yaml"');

@@ -7,6 +7,7 @@ export * from './images.ts';
 export * from './join-keys.ts';
 export * from './metadata.ts';
 export { CreateVm } from './new-vm.ts';
+export * from './policy-views.ts';
 export * from './rest.ts';
 export * from './store.ts';
 export * from './vms.ts';

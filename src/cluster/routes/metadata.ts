@@ -32,6 +32,13 @@ export const EntryShape = z
     worldReadable: z.boolean().openapi({ description: 'Every program in the guest may read it.' }),
     burned: z.boolean().openapi({ description: 'A `once` value that was read.' }),
     rule: z.string(),
+    owner: z.string().optional().openapi({ description: 'Name of the uid, where the policy gives one.' }),
+    group: z.string().optional(),
+    acl: z.string().optional().openapi({
+      description: 'What the ACL has beyond the mode.',
+      example: 'user:1000:r--,group::r--,mask::r--',
+    }),
+    changedAt: Time.optional().openapi({ description: 'Of the last change of anything.' }),
   })
   .openapi('TreeEntry');
 
@@ -80,11 +87,13 @@ export const MetadataParams = z.object({ ...VmParams.shape, path: pathParam });
 const path = '/v1/vms/{name}/metadata/{path}';
 
 export const MetadataQuery = z.strictObject({
-  view: z.enum(['value', 'stat', 'tree']).default('value').openapi({
+  view: z.enum(['value', 'stat', 'below', 'tree']).default('value').openapi({
     description:
-      'value: the bytes of a file, or the entries of a directory. stat: what is known of it, without the value. tree: it and all below it, with values, at one revision.',
+      'value: the bytes of a file, or the entries of a directory. stat: what is known of it, without the value. below: that of it and of all below it, a directory before what is in it, in pages. tree: it and all below it, with values, at one revision.',
   }),
-  after: z.string().max(1024).optional().openapi({ description: 'Of a directory: the entries after this name.' }),
+  after: z.string().max(4096).optional().openapi({
+    description: 'Of a directory: the entries after this name. With the view `below`: those after this absolute path.',
+  }),
   limit: z.coerce.number().int().min(1).max(1000).default(1000),
 });
 
@@ -182,7 +191,7 @@ export const removeMetadata = createRoute({
   responses: { 200: json(EditResultShape, 'Removed.'), ...problems(...edited, ...changing) },
 });
 
-const TreePath = z.string().max(4096).openapi({ description: 'Absolute: `/secrets/db`.' });
+export const TreePath = z.string().max(4096).openapi({ description: 'Absolute: `/secrets/db`.' });
 
 export const TransactionShape = z
   .strictObject({
@@ -233,7 +242,7 @@ export const editMetadata = createRoute({
   responses: { 200: json(EditResultShape, 'Committed.'), ...problems(...edited, ...changing) },
 });
 
-const Warnings = z.array(
+export const Warnings = z.array(
   z.object({ line: z.int(), column: z.int(), path: z.string(), what: z.string(), fix: z.string() }),
 );
 
@@ -344,9 +353,18 @@ export const setPolicy = createRoute({
   },
 });
 
-const id = z.coerce.number().int().min(0).max(0xffff_fffe);
+export const UserId = z.coerce.number().int().min(0).max(0xffff_fffe);
 
-export const VerdictShape = z.object({ allowed: z.boolean(), because: z.string() });
+export const FurtherGroups = z
+  .union([UserId.transform((one) => [one]), z.array(UserId).max(64)])
+  .default([])
+  .openapi({ type: 'array', items: { type: 'integer' }, description: 'Further groups.' });
+
+export const VerdictShape = z.object({
+  allowed: z.boolean(),
+  because: z.string(),
+  rule: z.string().optional().openapi({ description: 'Where that is written; absent where no rule says it.' }),
+});
 
 export const explainPolicy = createRoute({
   operationId: 'explainPolicy',
@@ -361,12 +379,9 @@ export const explainPolicy = createRoute({
     params: VmParams,
     query: z.strictObject({
       path: TreePath,
-      uid: id,
-      gid: id.optional().openapi({ description: 'Default: the uid.' }),
-      group: z
-        .union([id.transform((one) => [one]), z.array(id).max(64)])
-        .default([])
-        .openapi({ type: 'array', items: { type: 'integer' }, description: 'Further groups.' }),
+      uid: UserId,
+      gid: UserId.optional().openapi({ description: 'Default: the uid.' }),
+      group: FurtherGroups,
     }),
   },
   responses: {

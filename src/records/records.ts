@@ -572,6 +572,9 @@ export type KeyCopyRecord = z.infer<typeof KeyCopyRecord>;
 export const SessionRecord = z.looseObject({ key: z.string(), createdAtMs: millis, expiresAtMs: millis });
 export type SessionRecord = z.infer<typeof SessionRecord>;
 
+/** How long a key may be good with which a host enrols. */
+export const longestJoinSeconds = 7 * 24 * 3600;
+
 export const ImageRecord = z.looseObject({
   name: z.string(),
   version: z.string(),

@@ -19,7 +19,7 @@ import { type HostCalls, hostCalls } from './host-calls.ts';
 import { grantHostLease } from './host-lease.ts';
 import { HostStore } from './host-store.ts';
 import { alpnOf, heartbeat, purposeOf, purposes } from './protocols.ts';
-import { type HostFacts, storeCalls } from './store-calls.ts';
+import { type HostFacts, slots, storeCalls } from './store-calls.ts';
 import { storeHandlers } from './store-service.ts';
 import { UplinkError } from './uplink-error.ts';
 import { VmFeed } from './vm-feed.ts';
@@ -195,6 +195,8 @@ export class UplinkServer implements AsyncDisposable {
       gate: () => {
         if (connected.refusal !== undefined) throw connected.refusal;
       },
+      mostBytes: frameLimits.askedBytes,
+      mostBytesTogether: slots * frameLimits.askedBytes,
       onBug: (call, error) => onTrouble(`"${call}" of host "${host}" failed: ${(error as Error).stack}`),
     });
   }

@@ -5,7 +5,14 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { encodeRecord, hostVmKey, type ImageBytes, type VmRecord } from '../../src/records/index.ts';
 import { type Operation, openStores, type Stores } from '../../src/store/index.ts';
-import { enrol, type Identity, Uplink, type UplinkOptions, UplinkServer, type UplinkServerOptions } from '../../src/uplink/index.ts';
+import {
+  enrol,
+  type Identity,
+  Uplink,
+  type UplinkOptions,
+  UplinkServer,
+  type UplinkServerOptions,
+} from '../../src/uplink/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 
 export const regionName = 'eu';

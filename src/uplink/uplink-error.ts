@@ -73,6 +73,7 @@ const storeCodes = {
   STORE_DENIED: true,
   STORE_REFUSED: true,
   STORE_UNAVAILABLE: true,
+  STORE_CUT_OFF: true,
   STORE_COMPACTED: true,
   STORE_LEASE_GONE: true,
   STORE_KEY_MISSING: true,

@@ -177,7 +177,7 @@ test('a certificate opens what it is for, and a host that was removed nothing', 
   uplink.store.hurry();
   await region.stores.region.commit({ operations: [{ type: 'delete', key: hostKey('h1') }] });
   await until('the host to be told', () => ended.includes('was removed from the region'));
-  await assert.rejects(uplink.store.get('vm/a'), { code: 'STORE_UNAVAILABLE' });
+  await assert.rejects(uplink.store.get('vm/a'), { code: 'STORE_CUT_OFF' });
 });
 
 test('a host goes to another manager when one dies, and loses nothing of what it follows', {

@@ -7,7 +7,7 @@ import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '.
 import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Addresses } from './addresses.ts';
 import type { Hosts } from './hosts.ts';
-import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kept, type Kit, knownOf, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
 import { indexedKey, seedKey, statusKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
@@ -76,10 +76,12 @@ export class Reconciler {
   /** Brings operations and index of one VM up to what the host reports of it. */
   async settle(name: string): Promise<void> {
     for (;;) {
-      const [vm, status] = await Promise.all([
+      const [vm, reported] = await Promise.all([
         getRecord(this.#kit.region, VmRecord, vmKey(name)),
-        getRecord(this.#kit.region, VmStatusRecord, statusKey(name)),
+        this.#kit.region.get(statusKey(name)),
       ]);
+      // A host wrote it, and what makes no sense today makes none the next time.
+      const [status] = knownOf(this.#kit, VmStatusRecord, reported ? [reported] : []);
       if (vm === undefined || status === undefined || status.record.id !== vm.record.id) return;
       const operations = await this.#operations.ofVm(name);
       const settled =

@@ -26,7 +26,7 @@ const IdentityRecord = z.looseObject({
   authority: z.string(),
   certificate: z.string(),
 });
-const recordFile = 'identity.json';
+export const recordFile = 'identity.json';
 const keyFile = 'key.pem';
 
 /** Undefined: this host was not enrolled yet. */

@@ -24,7 +24,7 @@ import { storeHandlers } from './store-service.ts';
 import { UplinkError } from './uplink-error.ts';
 import { VmFeed } from './vm-feed.ts';
 
-export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'version'> {
+export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'version' | 'answerWithinMs'> {
   readonly region: Store;
   readonly regionName: string;
   /** Of which hosts get those of their VMs. */
@@ -78,10 +78,18 @@ export class UplinkServer implements AsyncDisposable {
   private constructor(options: UplinkServerOptions, authority: Authority, tls: ServerCredentials) {
     this.#options = options;
     this.authority = authority;
-    const { region, onTrouble, checkSpec, version, regionName } = options;
+    const { region, onTrouble, checkSpec, version, answerWithinMs, regionName } = options;
     this.enrolment = new Enrolment({ region, authority });
     this.#feed = new VmFeed({ region, onTrouble });
-    this.hosts = new Fleet({ region, feed: this.#feed, callers: this.#callers, checkSpec, version, name: regionName });
+    this.hosts = new Fleet({
+      region,
+      feed: this.#feed,
+      callers: this.#callers,
+      checkSpec,
+      version,
+      answerWithinMs,
+      name: regionName,
+    });
     this.#server = createServer(
       {
         ...tls,

@@ -5,7 +5,7 @@ import { type ClientHttp2Session, connect as connectHttp2 } from 'node:http2';
 import { connect as connectSocket } from 'node:net';
 import { test } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
-import type { TreeEntry } from '../../src/records/index.ts';
+import type { HostPort, TreeEntry } from '../../src/records/index.ts';
 import { Caller, sessionOptions } from '../../src/uplink/calls.ts';
 import { dial } from '../../src/uplink/dial.ts';
 import { frameLimits } from '../../src/uplink/frames.ts';
@@ -147,4 +147,20 @@ test('a manager takes no more of a tree than it asked a host for', { timeout: 60
   const asked = server.hosts.tree(vm).walk('/', { mostBytes: 256 * 1024, by: 'test' });
   await assert.rejects(asked, { code: 'HOST_UNAVAILABLE', message: /more of a tree than was asked for/ });
   assert(sent < 1_000_000);
+});
+
+test('a host that does not say how it is, or says so of another, is told by its own name', {
+  timeout: 60_000,
+}, async (t) => {
+  const region = await openRegion(t);
+  const server = await region.manager({ answerWithinMs: 500 });
+  const hosts = ['mute', 'liar'].map((name) => ({ name, host: new TestHost() }));
+  for (const { name, host } of hosts)
+    (await region.uplink(await region.identity(name, server), { managers: [at(server)] })).serve(host);
+  const [mute, liar] = hosts.map(({ host }): HostPort => host);
+  mute!.status = () => new Promise(() => {});
+  const status = await liar!.status();
+  liar!.status = async () => ({ ...status, name: 'mute', warnings: ['it burns'] });
+  const warnings = ['host mute: it does not answer; its log says more', 'host liar: it burns'];
+  await until('both to be told of', async () => String((await server.hosts.status()).warnings) === String(warnings));
 });

@@ -7,10 +7,10 @@ import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '.
 import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Addresses } from './addresses.ts';
 import type { Hosts } from './hosts.ts';
-import { entriesOf, getRecord, type Kept, type Kit, knownOf, pagesOf, pause, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
-import { indexedKey, seedKey, statusKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
+import { indexedKey, reported, seedKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
 
 const prefix = 'vmstatus/';
 const retryMs = 500;
@@ -76,12 +76,10 @@ export class Reconciler {
   /** Brings operations and index of one VM up to what the host reports of it. */
   async settle(name: string): Promise<void> {
     for (;;) {
-      const [vm, reported] = await Promise.all([
+      const [vm, { status }] = await Promise.all([
         getRecord(this.#kit.region, VmRecord, vmKey(name)),
-        this.#kit.region.get(statusKey(name)),
+        reported(this.#kit, name),
       ]);
-      // A host wrote it, and what makes no sense today makes none the next time.
-      const [status] = knownOf(this.#kit, VmStatusRecord, reported ? [reported] : []);
       if (vm === undefined || status === undefined || status.record.id !== vm.record.id) return;
       const operations = await this.#operations.ofVm(name);
       const settled =

@@ -3,7 +3,7 @@
  * and frees everything of a VM that the host has deleted. It keeps nothing in memory and acts on what stands in the store,
  * under conditions, so that a crash, a repeat or a second manager does no harm.
  */
-import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '../records/index.ts';
+import { IndexedRecord, type OperationRecord, VmRecord, type VmStatusRecord } from '../records/index.ts';
 import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Addresses } from './addresses.ts';
 import type { Hosts } from './hosts.ts';

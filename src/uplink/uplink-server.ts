@@ -157,7 +157,9 @@ export class UplinkServer implements AsyncDisposable {
     const connected: Connected = { host, keyId, end: () => endConnection(socket), refusal: undefined };
     this.#connected.add(connected);
     socket.once('close', () => this.#connected.delete(connected));
-    for (const older of [...this.#connected].filter((other) => other.host === host).slice(0, -mostOfHost)) older.end();
+    // Of its key: who had its name before ends none of its own.
+    const its = [...this.#connected].filter((other) => other.host === host && other.keyId === keyId);
+    for (const older of its.slice(0, -mostOfHost)) older.end();
     // Known before anything is answered, and by the watch from here on.
     const record = await this.#record(host);
     connected.refusal ??= refusalOf(connected, record);

@@ -66,7 +66,9 @@ export const vmStatuses = [
 ] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
-const millis = z.int().nonnegative();
+/** Since the epoch; later ones are no time to a `Date`. */
+export const lastMillis = 8_640_000_000_000_000;
+export const millis = z.int().nonnegative().max(lastMillis);
 const vmName = z.string().regex(vmNamePattern);
 const vmId = z.string().regex(/^i-[0-9a-f]{17}$/);
 

@@ -92,7 +92,7 @@ export class Fleet extends RemoteHost {
       freeMemoryBytes: sum(({ freeMemoryBytes }) => freeMemoryBytes),
       diskBytes: sum(({ diskBytes }) => diskBytes),
       freeDiskBytes: sum(({ freeDiskBytes }) => freeDiskBytes),
-      hosts: all.length,
+      hosts: asked.length,
       warnings:
         asked.length === 0
           ? [noHostConnected]

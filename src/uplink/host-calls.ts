@@ -10,6 +10,7 @@ import type {
   TreeCommit,
   TreeEntry,
 } from '../records/index.ts';
+import { lastMillis, millis } from '../records/index.ts';
 import type { AuditRecord, Explanation } from '../tree/index.ts';
 import { Bytes } from './calls.ts';
 import { FileProblemMessage } from './uplink-error.ts';
@@ -18,6 +19,8 @@ const whole = z.int().nonnegative();
 const nothing = z.null();
 const text = z.string();
 const path = z.string().max(8 * 1024);
+/** Of a file system or a clock: also before the epoch, and between milliseconds. */
+const instant = z.number().min(-lastMillis).max(lastMillis);
 
 const vm = z.strictObject({ id: z.string().max(64), name: z.string().max(64) });
 const once = z.strictObject({ id: z.string().max(64), isRepeat: z.boolean() }).optional();
@@ -37,7 +40,7 @@ const treeEntry = {
   uid: whole,
   gid: whole,
   mode: whole,
-  mtimeMs: z.number(),
+  mtimeMs: instant,
   worldReadable: z.boolean(),
   burned: z.boolean(),
   rule: text,
@@ -176,7 +179,7 @@ const auditFilter = {
   verdict: z.enum(['allowed', 'denied']).optional(),
 };
 const AuditRecordMessage = z.object({
-  timeMs: whole,
+  timeMs: millis,
   vm: text,
   way: text,
   operation: text,
@@ -196,7 +199,7 @@ const AuditRecordMessage = z.object({
 }) satisfies z.ZodType<AuditRecord>;
 const Event = z.object({
   id: z.string().regex(/^\d{1,15}$/),
-  atMs: whole,
+  atMs: millis,
   record: AuditRecordMessage,
 }) satisfies z.ZodType<AuditEvent>;
 
@@ -211,7 +214,7 @@ const Check = z.object({
 const Status = z.object({
   name: text,
   version: text,
-  startedAtMs: whole,
+  startedAtMs: millis,
   accelerator: z.enum(['kvm', 'tcg']),
   cpus: whole,
   memoryBytes: whole,
@@ -274,7 +277,7 @@ export const hostCalls = {
   boot: { args: ofVm({ once }), answer: z.object({ bootId: text, number: whole }) },
   statistics: {
     args: ofVm({}),
-    answer: z.object({ atMs: z.number(), values: z.record(z.string(), z.number()) }),
+    answer: z.object({ atMs: instant, values: z.record(z.string(), z.number()) }),
   },
   inside: { args: ofVm({ by }), answer: Inside },
   renewDevice: { args: ofVm({}), answer: DeviceVersion },
@@ -288,7 +291,7 @@ export const hostCalls = {
       limit: whole,
     }),
     answer: z
-      .object({ events: z.array(Event), next: z.object({ atMs: whole, sequence: whole }).optional() })
+      .object({ events: z.array(Event), next: z.object({ atMs: millis, sequence: whole }).optional() })
       .transform(({ events, next }) => ({ events, next })),
   },
   checkAudit: { args: z.strictObject({ after: Link.optional() }), answer: Check },

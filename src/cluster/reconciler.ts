@@ -174,8 +174,11 @@ const superseded: Partial<OperationRecord> = {
   error: { code: 'SUPERSEDED', detail: 'a later request to the same VM took its place' },
 };
 
+/** Of what a host says: so much of it goes into each operation, which are changed in one transaction. */
+const longestReason = 4_096;
+
 /** What a status means for an operation that is not finished; undefined: nothing new. */
-const resultOf = (
+export const resultOf = (
   operation: OperationRecord,
   vm: VmRecord,
   status: VmStatusRecord,
@@ -185,8 +188,9 @@ const resultOf = (
   if (status.generation < generation) return undefined;
   if (status.generation > generation) return superseded;
   if (status.outcome === 'done') return succeeded;
+  const reason = status.reason.slice(0, longestReason);
   if (status.outcome === 'failed')
-    return { state: 'failed', error: { code: 'VM_FAILED', detail: status.reason || `the VM is ${status.status}` } };
-  const step = status.reason || status.status;
+    return { state: 'failed', error: { code: 'VM_FAILED', detail: reason || `the VM is ${status.status}` } };
+  const step = reason || status.status;
   return operation.state === 'running' && operation.step === step ? undefined : { state: 'running', step };
 };

@@ -1,6 +1,9 @@
 /** Two regions with a store each, one global store, a manager in each: either of them answers for both. */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { type Store, StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
@@ -85,6 +88,24 @@ test('a manager answers for other regions, and says so when one does not answer'
     (await here.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db', kind: 'attached' } })).status,
     202,
   );
+});
+
+test('what goes on to another region goes to its managers, whatever place the path names', async (t) => {
+  const here = await startApi(t, tcp);
+  const there = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: here.stores.global } });
+  await here.ask({ method: 'PUT', path: '/v1/regions/eu', body: { addresses: [there.server.url!] } });
+  let came = 0;
+  const elsewhere = createServer((_, response) => {
+    came++;
+    response.end('mine');
+  });
+  await once(elsewhere.listen(0, '127.0.0.1'), 'listening');
+  t.after(() => elsewhere.close());
+  const { port } = elsewhere.address() as AddressInfo;
+  const { socketPath } = here;
+  assert.equal((await http({ socketPath, path: '/v1/self', headers: inEu })).status, 200);
+  assert.equal((await http({ socketPath, path: `//127.0.0.1:${port}/v1/self`, headers: inEu })).status, 404);
+  assert.equal(came, 0);
 });
 
 /** A store that can be cut off from whoever asks it. */

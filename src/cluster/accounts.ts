@@ -7,6 +7,7 @@ import {
   AccountRecord,
   accountKey,
   defaultAccount,
+  ImageAddRecord,
   ImageRecord,
   KeyRecord,
   LeavingRecord,
@@ -15,6 +16,7 @@ import {
 import { type Condition, limits, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
+import { imageAddPrefix } from './image-index.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 import { slotsPrefix } from './slots.ts';
@@ -95,13 +97,15 @@ export class Accounts {
     }
   }
 
-  /** The copy says so, and a VM's transaction has a condition on it: what is there now is all that there will be. */
+  /** The copy says so, and what makes VMs and images has a condition on it: what is there now is all that there will be. */
   async #tellLeaving({ record: { name }, modRevision, key }: Kept<AccountRecord>): Promise<void> {
     const { region, global, regionName } = this.#kit;
     const { count: vms } = await region.count(prefixRange(slotsPrefix(name)));
+    const adding = (await entriesOf(region, imageAddPrefix)).entries.map((entry) => kept(ImageAddRecord, entry));
+    const images = adding.filter(({ record }) => record.account === name).length;
     await global.commit({
       conditions: [{ key, modRevision }],
-      operations: [put(leavingKey(name, regionName), { vms, atRevision: modRevision } satisfies LeavingRecord)],
+      operations: [put(leavingKey(name, regionName), { vms, images, atRevision: modRevision } satisfies LeavingRecord)],
     });
   }
 
@@ -166,8 +170,9 @@ export class Accounts {
     if (name === defaultAccount) throw new ApiError('WRONG_STATE', `the account "${name}" stays: it has the cluster`);
     const begun = await this.#setState(name, 'leaving');
     try {
-      await this.#checkImages(name);
+      // In this order: what was on its way is among the images then, or was seen on it.
       await this.#checkRegions(name, begun.modRevision);
+      await this.#checkImages(name);
     } catch (error) {
       await this.#setState(name, 'active');
       throw error;
@@ -213,10 +218,13 @@ export class Accounts {
       for (;;) {
         const said = await getRecord(global, LeavingRecord, leavingKey(name, region));
         if (said !== undefined && said.record.atRevision >= revision) {
-          if (said.record.vms === 0) break;
+          const { vms, images } = said.record;
+          if (vms === 0 && images === 0) break;
           throw new ApiError(
             'IN_USE',
-            `the account "${name}" has ${said.record.vms} VMs in the region "${region}"; delete them first`,
+            vms > 0
+              ? `the account "${name}" has ${vms} VMs in the region "${region}"; delete them first`
+              : `the account "${name}" has ${images} images on their way to the region "${region}"; cancel that, or remove them then`,
           );
         }
         if (performance.now() > untilMs)

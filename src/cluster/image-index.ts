@@ -7,6 +7,8 @@ import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged
 import { ApiError } from './problem.ts';
 
 const imagePrefix = 'image/';
+/** Who brings an image to the region: before it is anywhere else. */
+export const imageAddPrefix = 'imageadd/';
 const imageKey = ({ name, version }: ImageName): string => `${imagePrefix}${name}/${version}`;
 /** Which region's operation is about to add it. */
 const claimKey = ({ name, version }: ImageName): string => `imageclaim/${name}/${version}`;

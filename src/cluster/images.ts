@@ -4,11 +4,11 @@
  */
 
 import type { BlobBytes, ImageRequest, Progress } from '../records/index.ts';
-import { ImageRecord, type OperationRecord } from '../records/index.ts';
+import { type ImageAddRecord, ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { ImageIndex, type ImageName, quoted } from './image-index.ts';
+import { ImageIndex, type ImageName, imageAddPrefix, quoted } from './image-index.ts';
 import { ImageSource } from './image-source.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
@@ -23,7 +23,7 @@ const ownKey = ({ name, version }: ImageName): string => `${ownPrefix}${name}/${
 /** Changes whenever the image is removed, so that no VM is made from one that goes at the same time. It stays. */
 const gateKey = (name: string, version: string): string => `imageremoval/${name}/${version}`;
 /** Who is adding it. */
-const addKey = (name: string, version: string): string => `imageadd/${name}/${version}`;
+const addKey = (name: string, version: string): string => `${imageAddPrefix}${name}/${version}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
 
 /** What an operation does until its image is here. */
@@ -199,7 +199,10 @@ export class Images {
     const done = await commit(
       {
         conditions: [{ key, exists: false }, ...conditions],
-        operations: [...operations, put(key, { operation: operation.id })],
+        operations: [
+          ...operations,
+          put(key, { operation: operation.id, account: wish.account } satisfies ImageAddRecord),
+        ],
       },
       answer(operation),
     );

@@ -103,6 +103,36 @@ test('a name and version is given to one image, whichever regions add it at once
   assert.equal(await add(loser), 'succeeded');
 });
 
+test('an account stays while an image of its is on its way to a region', async (t) => {
+  const api = await startApi(t, tcp);
+  await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+  const made = await api.ask({
+    method: 'POST',
+    path: '/v1/keys',
+    body: { name: 'k', role: 'admin', account: 'team' },
+  });
+  const key = String(made.json['text']);
+  const going = Promise.withResolvers<void>();
+  api.host.addImageWith = async (_, { signal }) => {
+    signal?.addEventListener('abort', () => going.resolve());
+    await going.promise;
+    return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
+  };
+  const body = { name: 'tiny', version: '1', recipe: 'tiny' };
+  const begun = await api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
+  assert.equal(begun.status, 202, begun.text);
+  const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
+  const refused = await gone();
+  assert.equal(refused.json?.['code'], 'IN_USE');
+  assert.match(String(refused.json['detail']), /has 1 images on their way to the region "local"/);
+  going.resolve();
+  const image = { path: '/v1/images/tiny/1', url: api.server.url!, key };
+  await until('the image', async () => (await api.ask(image)).status === 200);
+  await until('its end', async () => (await gone()).text.includes('1 versions of images'));
+  assert.equal((await api.ask({ ...image, method: 'DELETE' })).status, 204);
+  assert.equal((await gone()).status, 204);
+});
+
 test('an image of before regions kept them is used as it was, and is the region’s that has its bytes', async (t) => {
   const { here } = await regions(t);
   const image = {

@@ -40,6 +40,12 @@ type Work = (
   progress: (progress: Progress) => void,
 ) => Promise<void>;
 
+interface Running {
+  readonly runKey: string;
+  readonly cancel: AbortController;
+  readonly end: Promise<void>;
+}
+
 /** Another manager has taken this one for dead, and ended what it was at. */
 class Overtaken extends Error {}
 
@@ -56,7 +62,7 @@ export class Images {
   /** Of this start of the manager. */
   readonly #runner: string;
   #recovering: Promise<void> = Promise.resolve();
-  readonly #running = new Map<string, { readonly cancel: AbortController; readonly end: Promise<void> }>();
+  readonly #running = new Map<string, Running>();
 
   constructor(
     kit: Kit,
@@ -151,6 +157,7 @@ export class Images {
       const image = { name, version };
       if (!(await this.#index.claim(image, operation.id))) throw taken(name, version);
       const facts = await this.#kit.images.addImage({ ...request, ...image }, { signal, progress });
+      signal.throwIfAborted();
       await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id, fence);
     };
     const conditions = [{ key: ownKey({ name, version }), exists: false }, open, owner.condition];
@@ -189,6 +196,7 @@ export class Images {
     const work: Work = async (operation, fence, signal, progress) => {
       if (!isHere) {
         await this.#kit.images.copyImage(record, source, { signal, progress });
+        signal.throwIfAborted();
         await this.#have(record, operation.id, fence);
       }
       if (moves) await source.remove(image, signal);
@@ -229,7 +237,7 @@ export class Images {
     const end = this.#bring(operation, work, cancel.signal).catch((error: unknown) => {
       this.#kit.log.error({ err: error, operation: operation.id }, 'bringing an image here failed to tell its end');
     });
-    this.#running.set(operation.id, { cancel, end });
+    this.#running.set(operation.id, { runKey: runKey(wish.target), cancel, end });
     return answer(operation);
   }
 
@@ -247,6 +255,7 @@ export class Images {
         await work(operation, fence, signal, telling.progress);
       } catch (error) {
         if (error instanceof Overtaken) throw error;
+        if (signal.reason instanceof Overtaken) throw signal.reason;
         outcome = this.#failure(error, signal);
         isSettled = await this.#dropped({ name, version }, operation.id);
       }
@@ -382,8 +391,18 @@ export class Images {
     await follow(
       this.#kit,
       { store: this.#kit.region, prefix: runPrefix, schema: RunRecord, signal },
-      { all: () => this.#recoverAdds(), put: () => {}, removed: () => this.#recoverAdds() },
+      { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
     );
+  }
+
+  /** By whoever was at it: it has ended, or that manager is taken for dead, which may be this one. */
+  async #left(key: string): Promise<void> {
+    // The next one may be at it by now.
+    if ((await this.#kit.region.get(key)) !== undefined) return;
+    const own = this.#running.values().find((one) => one.runKey === key);
+    own?.cancel.abort(new Overtaken());
+    await own?.end;
+    await this.#recoverAdds();
   }
 
   #recoverAdds(): Promise<void> {

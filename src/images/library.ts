@@ -248,6 +248,7 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
         : { kind: 'kernel', commandLine: made.commandLine },
     );
     const manifest = manifestOf(made.kind, config.descriptor, files);
+    signal?.throwIfAborted();
     this.#layout.put(image, manifest, [config], links);
     return { digest: manifest.descriptor.digest, sizeBytes: made.fileBytes, virtualSizeBytes };
   }

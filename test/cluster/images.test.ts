@@ -180,8 +180,13 @@ test('what a manager is at is left to it by those that start, and ended by other
   let isStuck = false;
   await using other = await open(forgetting(stores.region, () => isStuck));
   const going = Promise.withResolvers<void>();
+  using ending = new DisposableStack();
+  ending.defer(() => going.resolve());
+  let isEnded = false;
   host.addImageWith = async (_, { signal }) => {
-    signal?.addEventListener('abort', () => going.resolve());
+    signal?.addEventListener('abort', () => {
+      isEnded = true;
+    });
     await going.promise;
     return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
   };
@@ -199,9 +204,9 @@ test('what a manager is at is left to it by those that start, and ended by other
   await until('another to end it', async () => String((await operation()).json['state']) === 'failed');
   assert.equal((await operation()).json['error']!['code'], 'UNAVAILABLE');
   // It was not dead, and comes too late.
-  const ending = until('it to be over', () => !other.images.runs(String(id)));
+  await until('it to be told', () => isEnded);
   going.resolve();
-  await ending;
+  await until('it to be over', () => !other.images.runs(String(id)));
   assert.equal((await operation()).json['state'], 'failed');
   assert.equal(await regionsOf(api), 404);
   assert.equal(await add(api), 'succeeded');

@@ -11,13 +11,27 @@ import {
   ImageRecord,
   KeyRecord,
   LeavingRecord,
+  OperationRecord,
   RegionRecord,
 } from '../records/index.ts';
-import { type Condition, limits, prefixRange } from '../store/index.ts';
+import { type Condition, keyText, limits, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
-import type { Answer, CommitOnce } from './idempotency.ts';
+import { type Answer, type CommitOnce, idempotencyPrefix } from './idempotency.ts';
 import { imageAddPrefix } from './image-index.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove, unchanged } from './kit.ts';
+import {
+  entriesOf,
+  getRecord,
+  type Kept,
+  type Kit,
+  kept,
+  knownOf,
+  pagesOf,
+  pause,
+  put,
+  remove,
+  unchanged,
+} from './kit.ts';
+import { isFinished, operationPrefix } from './operations.ts';
 import { ApiError } from './problem.ts';
 import { slotsPrefix } from './slots.ts';
 
@@ -82,6 +96,11 @@ export class Accounts {
       const copy = await region.get(key);
       const original = await global.get(key);
       const condition = unchanged(key, copy);
+      if (
+        copy !== undefined &&
+        (original === undefined || !isSame(kept(AccountRecord, copy), kept(AccountRecord, original)))
+      )
+        await this.#removeTraces(name, condition);
       if (original === undefined) {
         if (copy === undefined) return;
         if ((await region.commit({ conditions: [condition], operations: [remove(key)] })).committed) return;
@@ -237,18 +256,35 @@ export class Accounts {
     }
   }
 
-  /** Of an account that is gone, unless another has its name by now. */
+  /** What the region keeps for a day of an account that is gone: nothing is told of it to whoever has its name next. */
+  async #removeTraces(name: string, condition: Condition): Promise<void> {
+    const { region } = this.#kit;
+    const keys = (await entriesOf(region, idempotencyPrefix(name))).entries.map(({ key }) => keyText(key));
+    for await (const { entries } of pagesOf(region, operationPrefix))
+      for (const { key, record } of knownOf(this.#kit, OperationRecord, entries))
+        if (record.account === name && isFinished(record)) keys.push(key);
+    for (let i = 0; i < keys.length; i += keysAtOnce)
+      await region.commit({ conditions: [condition], operations: keys.slice(i, i + keysAtOnce).map(remove) });
+  }
+
+  /** And answers to its requests, of an account that is gone, unless another has its name by now. */
   async #removeKeys(name: string): Promise<void> {
     const { global } = this.#kit;
     const { entries } = await entriesOf(global, 'key/');
     const own = knownOf(this.#kit, KeyRecord, entries).filter(({ record }) => record.account === name);
+    const answers = (await entriesOf(global, idempotencyPrefix(name))).entries.map(({ key }) => keyText(key));
+    const keys = [...own.map(({ key }) => key), ...answers];
     const conditions = [{ key: accountKey(name), exists: false }];
-    for (let i = 0; i < own.length; i += keysAtOnce) {
-      const operations = own.slice(i, i + keysAtOnce).map(({ key }) => remove(key));
+    for (let i = 0; i < keys.length; i += keysAtOnce) {
+      const operations = keys.slice(i, i + keysAtOnce).map(remove);
       if (!(await global.commit({ conditions, operations })).committed) return;
     }
   }
 }
+
+/** Whether it is not another that has been given the name meanwhile. */
+const isSame = (one: Kept<AccountRecord>, other: Kept<AccountRecord>): boolean =>
+  one.record.createdAtMs === other.record.createdAtMs;
 
 export const noAccount = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no account "${name}"`);
 

@@ -108,6 +108,29 @@ test('what goes on to another region goes to its managers, whatever place the pa
   assert.equal(came, 0);
 });
 
+test('whoever has the name of an account that is gone is told nothing of it', async (t) => {
+  const api = await startApi(t, tcp);
+  const account = async (): Promise<string> => {
+    await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+    const body = { name: 'k', role: 'admin', account: 'team' };
+    return String((await api.ask({ method: 'POST', path: '/v1/keys', body })).json['text']);
+  };
+  const url = api.server.url!;
+  const key = await account();
+  const headers = { 'idempotency-key': 'first' };
+  const make = { method: 'POST', path: '/v1/vms', url, headers, body: { name: 'web', kind: 'attached' } };
+  assert.equal((await http({ ...make, key })).status, 202);
+  await until('the VM', () => api.host.vms.has('web'));
+  await http({ method: 'DELETE', path: '/v1/vms/web', url, key });
+  await until('the VM to be gone', async () => (await http({ path: '/v1/vms/web', url, key })).status === 404);
+  const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
+  await until('the account to be gone', async () => (await gone()).status === 204);
+  const next = await account();
+  assert.deepEqual((await http({ path: '/v1/operations', url, key: next })).json['operations'], []);
+  const again = await http({ ...make, key: next });
+  assert.equal(again.headers['idempotent-replay'], undefined, 'it is a request of its own');
+});
+
 /** A store that can be cut off from whoever asks it. */
 const severable = (store: Store): { readonly store: Store; cut(): void; heal(): void } => {
   let line = new AbortController();

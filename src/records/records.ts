@@ -67,7 +67,9 @@ export const vmStatuses = [
 ] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
-const millis = z.int().nonnegative();
+/** Of the last year with four digits: what is later has no time in words, and nobody means it. */
+export const latestMs = 253_402_300_799_999;
+const millis = z.int().nonnegative().max(latestMs);
 const vmName = z.string().regex(vmNamePattern);
 const vmId = z.string().regex(/^i-[0-9a-f]{17}$/);
 

@@ -1,9 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { VmStatusRecord } from '../records/index.ts';
+import { latestMs, VmStatusRecord } from '../records/index.ts';
 import { hostCalls } from './host-calls.ts';
-
-const latestMs = 8_640_000_000_000_000;
 
 test('a time that a host says and that none can be made of is refused', () => {
   const record = {
@@ -20,5 +18,4 @@ test('a time that a host says and that none can be made of is refused', () => {
   ];
   for (const [index, isTaken] of says.entries())
     assert.deepEqual([isTaken(0), isTaken(latestMs), isTaken(latestMs + 1)], [true, true, false], String(index));
-  assert.throws(() => new Date(latestMs + 1).toISOString(), RangeError);
 });

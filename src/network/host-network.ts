@@ -72,9 +72,10 @@ export class HostNetwork {
         '--log-facility=-',
         '--user=nobody',
         `--pid-file=${mark}`,
-        `--conf-file=${configuration}`,
+        dnsmasqReads(configuration),
       ],
-      check: ({ configuration }) => program('dnsmasq', ['--test', `--conf-file=${configuration}`]),
+      argument: ({ configuration }) => dnsmasqReads(configuration),
+      check: ({ configuration }) => program('dnsmasq', ['--test', dnsmasqReads(configuration)]),
       onEnd: (why) => this.#startAgain('dnsmasq', why),
     });
     this.#bird = new Service({
@@ -83,6 +84,7 @@ export class HostNetwork {
       directory,
       launcher,
       command: ({ configuration, mark }) => ['bird', '-f', '-c', configuration, '-s', mark],
+      argument: ({ configuration }) => configuration,
       reload: async ({ mark }) => void (await program('birdc', ['-s', mark, 'configure'])),
       check: ({ configuration }) => program('bird', ['-p', '-c', configuration]),
       onEnd: (why) => this.#startAgain('bird', why),
@@ -227,6 +229,8 @@ export class HostNetwork {
     for (const { id } of guests) this.#made.add(id);
   }
 }
+
+const dnsmasqReads = (configuration: string): string => `--conf-file=${configuration}`;
 
 const settings = '/proc/sys/net';
 

@@ -45,6 +45,8 @@ export class HostNetwork {
   readonly #attached = new Map<string, Attachment>();
   /** Of those, whose devices this process has seen to. */
   readonly #made = new Set<string>();
+  /** Devices that another user may open than the one of before: what runs as that one now is another VM's. */
+  readonly #foreign = new Set<string>();
   #changing: Promise<void> = Promise.resolve();
   #next: Promise<void> | undefined;
   /** Nothing of it can be here. */
@@ -107,6 +109,7 @@ export class HostNetwork {
     const before = this.#attached.get(attachment.id);
     const isSame = before !== undefined && JSON.stringify(before) === JSON.stringify(attachment);
     if (!isSame) this.#made.delete(attachment.id);
+    if (before !== undefined && before.uid !== attachment.uid) this.#foreign.add(this.tapOf(attachment.id));
     this.#attached.set(attachment.id, attachment);
     return this.#change();
   }
@@ -179,11 +182,15 @@ export class HostNetwork {
   async #bringAbout(): Promise<void> {
     this.#isUnused = false;
     const guests = [...this.#attached.values()].map((one) => ({ ...one, tap: this.tapOf(one.id) }));
+    const there = await this.#taps();
+    // Before it is written down whose they are.
+    const foreign = [...this.#foreign].filter((tap) => there.delete(tap));
+    await deleteTaps(foreign);
+    for (const tap of foreign) this.#foreign.delete(tap);
     mkdirSync(this.#directory, { recursive: true, mode: 0o711 });
     writeFileSync(`${this.#stateFile}.new`, JSON.stringify([...this.#attached.values()]), { mode: 0o600 });
     renameSync(`${this.#stateFile}.new`, this.#stateFile);
     const { bgp } = this.#options;
-    const there = await this.#taps();
     const gone = [...there].filter((tap) => !guests.some((guest) => guest.tap === tap));
     if (guests.length > 0) {
       forward(this.#prefix);
@@ -197,7 +204,7 @@ export class HostNetwork {
     } else await this.#dhcp.stop();
     if (bgp !== undefined && guests.length > 0) await this.#bird.run(routesConfiguration(bgp, this.#prefix, guests));
     else await this.#bird.stop();
-    if (gone.length > 0) await program('ip', ['-batch', '-'], gone.map((tap) => `link delete dev ${tap}\n`).join(''));
+    await deleteTaps(gone);
     if (guests.length > 0) return;
     await program('nft', ['-f', '-'], noFilterScript(this.#prefix));
     rmSync(this.#stateFile, { force: true });
@@ -229,6 +236,10 @@ export class HostNetwork {
     for (const { id } of guests) this.#made.add(id);
   }
 }
+
+const deleteTaps = async (taps: readonly string[]): Promise<void> => {
+  if (taps.length > 0) await program('ip', ['-batch', '-'], taps.map((tap) => `link delete dev ${tap}\n`).join(''));
+};
 
 const dnsmasqReads = (configuration: string): string => `--conf-file=${configuration}`;
 

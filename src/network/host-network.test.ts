@@ -1,0 +1,58 @@
+/** The network of a host that is all in one network namespace: this file runs itself again in there. */
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { SessionLauncher } from '../qemu/index.ts';
+import { HostNetwork } from './host-network.ts';
+
+const variable = 'PORTHOLE_TEST_RUN_DIRECTORY';
+const within = process.env[variable];
+const skip =
+  process.getuid?.() === 0 && existsSync('/dev/net/tun') ? false : 'tap devices take root and a /dev/net/tun';
+const guest = { id: 'i-1', mac: '52:54:00:00:00:01', ipv4: '10.20.0.5', dns: [], hasMetadata: false };
+
+const open = (runDirectory: string): HostNetwork =>
+  new HostNetwork({
+    runDirectory,
+    launcher: new SessionLauncher(),
+    onTrouble: (what) => {
+      throw new Error(what);
+    },
+  });
+
+/** Of the tap device: whose it is, in its own words. */
+const ownerOf = (tap: string): unknown => {
+  const links = execFileSync('ip', ['-json', '-details', 'link', 'show', 'dev', tap], { encoding: 'utf8' });
+  const [link] = JSON.parse(links) as { linkinfo: { info_data: { user: unknown } } }[];
+  return link?.linkinfo.info_data.user;
+};
+
+const inNetwork = async (runDirectory: string): Promise<readonly unknown[]> => {
+  const owners: unknown[] = [];
+  // It left while the daemon was away, and came back, as another user.
+  for (const uid of [61_001, 61_001, 61_002]) {
+    const network = open(runDirectory);
+    await network.attach({ ...guest, uid });
+    owners.push(ownerOf(network.tapOf(guest.id)));
+    await network.release();
+  }
+  const last = open(runDirectory);
+  await last.keepOnly(new Set());
+  await last.release();
+  return owners;
+};
+
+if (within === undefined)
+  test('HostNetwork makes a tap device anew that belongs to the user of before', { skip }, (t) => {
+    const directory = mkdtempSync(join(tmpdir(), 'porthole-network-'));
+    t.after(() => rmSync(directory, { recursive: true }));
+    const printed = execFileSync('unshare', ['--net', process.execPath, import.meta.filename], {
+      encoding: 'utf8',
+      env: { PATH: process.env['PATH'], [variable]: join(directory, 'run') },
+    });
+    assert.deepEqual(JSON.parse(printed), [61_001, 61_001, 61_002]);
+  });
+else process.stdout.write(JSON.stringify(await inNetwork(within)));

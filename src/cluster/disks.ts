@@ -24,6 +24,8 @@ export class Disks {
   readonly #disks: NetworkDisks | undefined;
   /** VMs of which something is to be seen to: one that fails is in nobody's way, and is tried again. */
   readonly #waiting = new Set<string>();
+  /** Names of VMs by the ids of their disks, of those that are open. */
+  readonly #names = new Map<string, string>();
   #seeing: Promise<void> = Promise.resolve();
 
   constructor(kit: Kit, disks: NetworkDisks | undefined) {
@@ -56,6 +58,10 @@ export class Disks {
     );
     while (!signal.aborted) {
       await pause(againAfterMs, undefined, { signal, ref: false }).catch(() => {});
+      for (const id of disks.lost()) {
+        const name = this.#names.get(id);
+        if (name !== undefined) this.#waiting.add(name);
+      }
       for (const name of this.#waiting) if (!signal.aborted) await this.#see(disks, name, signal);
     }
     await following;
@@ -88,6 +94,7 @@ export class Disks {
     ]);
     if (known !== undefined && known.record.id !== vm?.record.id) {
       await disks.remove(known.record.id);
+      this.#names.delete(known.record.id);
       await region.commit({
         conditions: [{ key: known.key, modRevision: known.modRevision }],
         operations: [remove(known.key)],
@@ -97,6 +104,7 @@ export class Disks {
     const { id, diskBytes: sizeBytes = 0 } = vm.record;
     const epoch = epochOf(vm.record);
     const record: DiskExportRecord = { id, epoch, ...(await disks.open({ id, epoch, sizeBytes })) };
+    this.#names.set(id, name);
     if (JSON.stringify(known?.record) !== JSON.stringify(record))
       await region.commit({ operations: [put(diskExportKey(name), record)] });
   }

@@ -1,11 +1,12 @@
 /** Network disks with the real qemu-nbd, and qemu-io as the QEMU of a host. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
+import { until } from '../../test/until.ts';
 import { SessionLauncher, writeDiskKey } from '../qemu/index.ts';
 import type { OpenDisk } from '../records/index.ts';
 import { DiskServer } from './disk-server.ts';
@@ -44,6 +45,16 @@ test('DiskServer exports a disk for one epoch at a time, to who has its key, and
     using second = server();
     assert.deepEqual(await second.open(wish), one);
   }
+  // One that ends by itself is found where it was.
+  assert.deepEqual(first.lost(), []);
+  const kept = JSON.parse(readFileSync(join(directory, 'disks', id, 'export.json'), 'utf8')) as {
+    process: { pid: number };
+  };
+  process.kill(kept.process.pid, 'SIGKILL');
+  await until('it to be lost', () => first.lost().includes(id));
+  assert.deepEqual(await first.open(wish), one);
+  assert.deepEqual(first.lost(), []);
+  assert.match(await io(one, 'read -P 7 0 4096'), /read 4096\/4096/);
   const two = await first.open({ ...wish, epoch: 2 });
   assert.notEqual(two.key, one.key);
   await assert.rejects(io(one, 'read 0 512'), 'its export has ended');

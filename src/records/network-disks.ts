@@ -13,5 +13,7 @@ export type OpenDisk = Pick<DiskExportRecord, 'address' | 'port' | 'key'>;
 export interface NetworkDisks {
   /** For one epoch: whoever had it by a lower one has it no more when this resolves. */
   open(wish: DiskWish): Promise<OpenDisk>;
+  /** Those that nobody reaches any more, as what exported them has ended by itself: to be opened again. */
+  lost(): readonly string[];
   remove(id: string): Promise<void>;
 }

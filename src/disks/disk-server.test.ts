@@ -1,7 +1,7 @@
 /** Network disks with the real qemu-nbd, and qemu-io as the QEMU of a host. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -18,7 +18,12 @@ const sizeBytes = 1024 * 1024;
 test('DiskServer exports a disk for one epoch at a time, to who has its key, and keeps what is written', async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'ph-disks-'));
   const server = (): DiskServer =>
-    new DiskServer({ directory: join(directory, 'disks'), launcher: new SessionLauncher(), address: '127.0.0.1' });
+    new DiskServer({
+      directory: join(directory, 'disks'),
+      launcher: new SessionLauncher(),
+      address: '127.0.0.1',
+      onTrouble: assert.fail,
+    });
   const first = server();
   t.after(async () => {
     await first.remove(id);
@@ -66,4 +71,25 @@ test('DiskServer exports a disk for one epoch at a time, to who has its key, and
   await first.remove(id);
   assert.equal(existsSync(join(directory, 'disks', id)), false);
   await assert.rejects(io(two, 'read 0 512'));
+});
+
+test('DiskServer bounds the logs of exports, to which anybody can speak', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const directory = mkdtempSync(join(tmpdir(), 'ph-disks-'));
+  using server = new DiskServer({
+    ...{ directory, launcher: new SessionLauncher(), address: '127.0.0.1', onTrouble: assert.fail },
+  });
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  await server.open({ id, epoch: 1, sizeBytes });
+  const log = join(directory, id, 'log');
+  appendFileSync(log, 'a line\n'.repeat(1024 * 1024));
+  t.mock.timers.tick(60_000);
+  assert.ok(statSync(log).size <= 1024 * 1024);
+  let isRemoved = false;
+  const removing = server.remove(id).then(() => (isRemoved = true));
+  await until('it to be removed', () => {
+    t.mock.timers.tick(1_000);
+    return isRemoved;
+  });
+  await removing;
 });

@@ -22,6 +22,7 @@ import {
   killStrays,
   type LastingProcess,
   type Launcher,
+  LogLimits,
   lastLine,
   makeSearchable,
   writeDiskKey,
@@ -36,6 +37,7 @@ export interface DiskServerOptions {
   readonly address: string;
   /** Whose the disks are, and as whom they are exported; undefined: this user. */
   readonly uid?: number | undefined;
+  readonly onTrouble: (what: string) => void;
 }
 
 const Kept = z.looseObject({
@@ -56,10 +58,16 @@ const keyBytes = 32;
 export class DiskServer implements NetworkDisks {
   readonly #options: DiskServerOptions;
   readonly #open = new Map<string, LastingProcess>();
+  readonly #logLimits: LogLimits;
 
   constructor(options: DiskServerOptions) {
     this.#options = options;
     makeSearchable(options.directory);
+    // Whoever reaches a port, with a key or without, is written of there.
+    this.#logLimits = new LogLimits({
+      files: () => [...this.#open.keys()].map((id) => this.#path(id, 'log')),
+      onTrouble: options.onTrouble,
+    });
   }
 
   /**
@@ -98,6 +106,7 @@ export class DiskServer implements NetworkDisks {
 
   /** Lets go of the processes: exports go on. */
   [Symbol.dispose](): void {
+    this.#logLimits[Symbol.dispose]();
     for (const process of this.#open.values()) process.release();
     this.#open.clear();
   }

@@ -55,6 +55,10 @@ test('a guest gets no more than its part of the tables that its host has once', 
   there.shell('for ((i = 1; i <= 50; i++)); do echo > /dev/udp/10.9.0.10/$i; done');
   assert.ok(refused() >= before + 40);
 
+  const until67 = refused();
+  there.shell(`for i in {1..200}; do echo > /dev/udp/${gateway}/67; done`);
+  assert.ok(refused() > until67 + 100);
+
   if (!hasIpv6) return;
   host.shell(`for i in {1..120}; do ip -6 address add fe80::1:$i/64 dev ${tap} nodad; done`);
   there.shell(`

@@ -15,7 +15,9 @@ export const counters = ['spoofed', 'refused'] as const;
 
 /** Of the host's 65,536 to 262,144: those that the guest began. */
 const mostConnections = 8_192;
-/** A second, and at once, of what comes from link-local addresses: each may be another neighbour, kept for 5 s at least. */
+/** A second, and at once, of requests for addresses: what does not suit dnsmasq goes into its log. */
+const addressRequests = { rate: 5, burst: 40 } as const;
+/** The same, of what comes from link-local addresses: each may be another neighbour, kept for 5 s at least. */
 const linkLocal = { rate: 5, burst: 40 } as const;
 
 const elements = (values: readonly string[]): string => `{ ${values.join(', ')} }`;
@@ -50,6 +52,7 @@ export const filterScript = (prefix: string, guests: readonly Tapped[]): string 
     `add set ${inet} here6 { type ipv6_addr; }`,
     `add set ${inet} metadata { type ifname; }`,
     `add set ${inet} began { type ifname; size 65535; flags dynamic; }`,
+    `add set ${inet} wants { type ifname; size 65535; flags dynamic,timeout; timeout 1h; }`,
     `add set ${inet} asks { type ifname; size 65535; flags dynamic,timeout; timeout 1h; }`,
     `add set ${arp} guests4 { type ifname . ether_addr . ipv4_addr; }`,
     `add map ${nat} shared { type ipv4_addr . inet_service : ipv4_addr; }`,
@@ -111,6 +114,7 @@ export const filterScript = (prefix: string, guests: readonly Tapped[]): string 
     ]),
     ...chain(inet, 'to_host', [
       `iifname != ${taps} accept`,
+      `udp dport { 67, 547 } update @wants { iifname limit rate over ${addressRequests.rate}/second burst ${addressRequests.burst} packets } counter name "refused" drop`,
       'ct state established,related accept',
       `ip daddr { ${gateway}, 255.255.255.255 } udp dport 67 accept`,
       beganTooMany,

@@ -1,7 +1,7 @@
 /** The network of a host that is all in one network namespace: this file runs itself again in there. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -45,7 +45,20 @@ const inNetwork = async (runDirectory: string): Promise<readonly unknown[]> => {
   return owners;
 };
 
-if (within === undefined)
+if (within === undefined) {
+  test('HostNetwork bounds the logs of what guests speak to', async (t) => {
+    t.mock.timers.enable({ apis: ['setInterval'] });
+    const directory = mkdtempSync(join(tmpdir(), 'porthole-network-'));
+    t.after(() => rmSync(directory, { recursive: true }));
+    const network = open(directory);
+    const logs = ['dnsmasq', 'bird'].map((name) => join(directory, 'network', `${name}.log`));
+    mkdirSync(join(directory, 'network'));
+    for (const log of logs) writeFileSync(log, 'a line\n'.repeat(1024 * 1024));
+    t.mock.timers.tick(60_000);
+    for (const log of logs) assert.ok(statSync(log).size <= 1024 * 1024);
+    await network.release();
+  });
+
   test('HostNetwork makes a tap device anew that belongs to the user of before', { skip }, (t) => {
     const directory = mkdtempSync(join(tmpdir(), 'porthole-network-'));
     t.after(() => rmSync(directory, { recursive: true }));
@@ -55,4 +68,4 @@ if (within === undefined)
     });
     assert.deepEqual(JSON.parse(printed), [61_001, 61_001, 61_002]);
   });
-else process.stdout.write(JSON.stringify(await inNetwork(within)));
+} else process.stdout.write(JSON.stringify(await inNetwork(within)));

@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Launcher } from '../qemu/index.ts';
+import { type Launcher, LogLimits } from '../qemu/index.ts';
 import { type Attachment, gateway, ownPrefix, subnet64, type Tapped, tapName } from './attachment.ts';
 import { dhcpConfiguration } from './dhcp.ts';
 import { filterScript, noFilterScript } from './filter.ts';
@@ -42,6 +42,7 @@ export class HostNetwork {
   readonly #directory: string;
   readonly #dhcp: Service;
   readonly #bird: Service;
+  readonly #logLimits: LogLimits;
   readonly #attached = new Map<string, Attachment>();
   /** Of those, whose devices this process has seen to. */
   readonly #made = new Set<string>();
@@ -91,6 +92,10 @@ export class HostNetwork {
       check: ({ configuration }) => program('bird', ['-p', '-c', configuration]),
       onEnd: (why) => this.#startAgain('bird', why),
     });
+    this.#logLimits = new LogLimits({
+      files: () => [this.#dhcp.logFile, this.#bird.logFile],
+      onTrouble: options.onTrouble,
+    });
   }
 
   /** Of a VM that is attached, or will be. */
@@ -131,6 +136,7 @@ export class HostNetwork {
   /** All goes on without us. */
   async release(): Promise<void> {
     this.#isReleased = true;
+    this.#logLimits[Symbol.dispose]();
     await this.#changing;
     this.#dhcp.release();
     this.#bird.release();

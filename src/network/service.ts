@@ -51,7 +51,7 @@ export class Service {
   readonly #options: ServiceOptions;
   readonly #files: ServiceFiles;
   readonly #processFile: string;
-  readonly #logFile: string;
+  readonly logFile: string;
   #process: LastingProcess | undefined;
   /** What it goes by. */
   #taken: string | undefined;
@@ -61,12 +61,12 @@ export class Service {
     const { directory, name, launcher } = options;
     this.#files = { configuration: join(directory, `${name}.conf`), mark: join(directory, `${name}.up`) };
     this.#processFile = join(directory, `${name}.json`);
-    this.#logFile = join(directory, `${name}.log`);
+    this.logFile = join(directory, `${name}.log`);
     const known = ProcessRecord.safeParse(jsonOf(this.#processFile));
     if (known.success) {
       const { unit, configuration, ...identity } = known.data;
       this.#taken = configuration;
-      this.#hold(launcher.adopt({ ...identity, ...(unit !== undefined && { unit }) }, this.#logFile));
+      this.#hold(launcher.adopt({ ...identity, ...(unit !== undefined && { unit }) }, this.logFile));
     }
   }
 
@@ -115,13 +115,13 @@ export class Service {
       description,
       command: command(this.#files),
       limits,
-      logFile: this.#logFile,
+      logFile: this.logFile,
     });
     this.#hold(process);
     this.#keep(process, undefined);
     for (const deadline = performance.now() + readyWithinMs; !existsSync(this.#files.mark); ) {
-      if (!process.alive) throw new Error(`${name} ended: ${lastLine(this.#logFile)}`);
-      if (performance.now() > deadline) throw new Error(`${name} is not ready: ${lastLine(this.#logFile)}`);
+      if (!process.alive) throw new Error(`${name} ended: ${lastLine(this.logFile)}`);
+      if (performance.now() > deadline) throw new Error(`${name} is not ready: ${lastLine(this.logFile)}`);
       await pause(lookEveryMs);
     }
     this.#keep(process, configuration);
@@ -142,7 +142,7 @@ export class Service {
 
   async #watch(process: LastingProcess): Promise<void> {
     await process.ended;
-    if (this.#process === process) this.#options.onEnd(lastLine(this.#logFile));
+    if (this.#process === process) this.#options.onEnd(lastLine(this.logFile));
   }
 
   async #end(): Promise<void> {

@@ -53,6 +53,8 @@ export class HostNetwork {
   /** Nothing of it can be here. */
   #isUnused: boolean;
   #isReleased = false;
+  /** False while devices may be of VMs that will be attached again, and nobody knows of which. */
+  #knowsAll = true;
   /** The last change did not come to its end. */
   #hasFailed = false;
 
@@ -129,6 +131,7 @@ export class HostNetwork {
   /** Detaches all others, of which nobody knows any more. Never rejects. */
   async keepOnly(vmIds: ReadonlySet<string>): Promise<void> {
     if (this.#isUnused) return;
+    this.#knowsAll = true;
     for (const id of [...this.#attached.keys()]) if (!vmIds.has(id)) this.#attached.delete(id);
     await this.#changeAnyway();
   }
@@ -151,6 +154,7 @@ export class HostNetwork {
       return z.array(AttachmentRecord).parse(JSON.parse(readFileSync(this.#stateFile, 'utf8')));
     } catch {
       // Every VM is attached again by who has its record.
+      this.#knowsAll = false;
       return [];
     }
   }
@@ -197,7 +201,7 @@ export class HostNetwork {
     writeFileSync(`${this.#stateFile}.new`, JSON.stringify([...this.#attached.values()]), { mode: 0o600 });
     renameSync(`${this.#stateFile}.new`, this.#stateFile);
     const { bgp } = this.#options;
-    const gone = [...there].filter((tap) => !guests.some((guest) => guest.tap === tap));
+    const gone = [...there].filter((tap) => this.#knowsAll && !guests.some((guest) => guest.tap === tap));
     if (guests.length > 0) {
       forward(this.#prefix);
       // No packet passes by it.
@@ -211,7 +215,7 @@ export class HostNetwork {
     if (bgp !== undefined && guests.length > 0) await this.#bird.run(routesConfiguration(bgp, this.#prefix, guests));
     else await this.#bird.stop();
     await deleteTaps(gone);
-    if (guests.length > 0) return;
+    if (guests.length > 0 || !this.#knowsAll) return;
     await program('nft', ['-f', '-'], noFilterScript(this.#prefix));
     rmSync(this.#stateFile, { force: true });
     this.#isUnused = true;

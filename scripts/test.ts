@@ -144,7 +144,7 @@ const tiers: readonly Tier[] = [
     name: 'up',
     title: 'the host daemon with real guests, through its API',
     files: ['test/up/**/*.test.ts'],
-    minimumTests: 46,
+    minimumTests: 47,
     limitSeconds: 1800,
     concurrency: 1,
     withPrevious: true,

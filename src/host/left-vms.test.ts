@@ -22,7 +22,7 @@ test('LeftVms ends what runs as the user of a VM that was here, and nobody where
   const { region } = stores;
   const other = spawn('sleep', ['3600'], { uid, gid: uid, stdio: 'ignore' });
   t.after(() => other.kill('SIGKILL'));
-  await until('it to run', () => /^sleep/.test(readFileSync(`/proc/${other.pid}/comm`, 'latin1')));
+  await until('it to run', () => readFileSync(`/proc/${other.pid}/comm`, 'latin1').startsWith('sleep'));
   const [stateDirectory, runDirectory] = [join(directory, 'state'), join(directory, 'run')];
   const left = new LeftVms(region, 'h1', { stateDirectory, runDirectory });
   const leave = async (): Promise<void> => {

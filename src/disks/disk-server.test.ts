@@ -49,6 +49,7 @@ test('DiskServer exports a disk for one epoch at a time, to who has its key, and
   {
     using second = server();
     assert.deepEqual(await second.open(wish), one);
+    assert.equal(second.id, first.id);
   }
   // One that ends by itself is found where it was.
   assert.deepEqual(first.lost(), []);

@@ -56,6 +56,7 @@ const lookEveryMs = 20;
 const keyBytes = 32;
 
 export class DiskServer implements NetworkDisks {
+  readonly id: string;
   readonly #options: DiskServerOptions;
   readonly #open = new Map<string, LastingProcess>();
   readonly #logLimits: LogLimits;
@@ -63,6 +64,7 @@ export class DiskServer implements NetworkDisks {
   constructor(options: DiskServerOptions) {
     this.#options = options;
     makeSearchable(options.directory);
+    this.id = idOf(join(options.directory, 'id'));
     // Whoever reaches a port, with a key or without, is written of there.
     this.#logLimits = new LogLimits({
       files: () => [...this.#open.keys()].map((id) => this.#path(id, 'log')),
@@ -199,6 +201,14 @@ export class DiskServer implements NetworkDisks {
     return port;
   }
 }
+
+const idOf = (file: string): string => {
+  if (!existsSync(file)) {
+    writeFileSync(`${file}.new`, `${randomBytes(8).toString('hex')}\n`, { mode: 0o600, flush: true });
+    renameSync(`${file}.new`, file);
+  }
+  return readFileSync(file, 'utf8').trim();
+};
 
 /** An argument that no process has but the export of this disk. */
 const exportName = (id: string): string => `--export-name=${id}`;

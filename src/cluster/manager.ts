@@ -17,6 +17,7 @@ import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
+import { ManagerLease } from './manager-lease.ts';
 import { Moves } from './moves.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
@@ -88,6 +89,7 @@ export class Manager implements AsyncDisposable {
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
   readonly idempotency: Idempotency;
   readonly globalIdempotency: Idempotency;
+  readonly #lease: ManagerLease;
   readonly #stop = new AbortController();
   #loops: readonly Promise<void>[] = [];
 
@@ -106,6 +108,7 @@ export class Manager implements AsyncDisposable {
       randomBytes,
     };
     const lease = new DayLease(region, this.kit);
+    this.#lease = new ManagerLease(region, options.takeoverSeconds ?? takeoverSeconds);
     this.operations = new Operations(this.kit, lease);
     this.outbox = new Outbox(this.kit);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
@@ -119,6 +122,7 @@ export class Manager implements AsyncDisposable {
       outbox: this.outbox,
       accounts: this.accounts,
       peers: this.peers,
+      lease: this.#lease,
     });
     this.hosts = new Hosts(this.kit, own);
     this.audit = new FleetAudit(this.kit, this.hosts);
@@ -134,7 +138,7 @@ export class Manager implements AsyncDisposable {
       vms: this.vms,
       operations: this.operations,
       day: lease,
-      leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
+      lease: this.#lease,
     });
     this.keys = new Keys(this.kit, this.outbox);
     this.reconciler = new Reconciler(this.kit, {
@@ -167,6 +171,7 @@ export class Manager implements AsyncDisposable {
       manager.accounts,
       manager.hosts,
       manager.batches,
+      manager.images,
       manager.fencing,
       manager.drains,
       new Disks(manager.kit, options.disks),
@@ -188,6 +193,7 @@ export class Manager implements AsyncDisposable {
     await Promise.all([this.images.close(), this.upkeep.close()]);
     this.#stop.abort();
     await Promise.all(this.#loops);
+    await this.#lease.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -52,6 +52,7 @@ export {
   SystemdLauncher,
 } from './units.ts';
 export { unlessAborted } from './unless-aborted.ts';
+export { checkRoom } from './uploads.ts';
 export { Vm, type VmOptions, type VmSaved } from './vm.ts';
 export {
   isDown,

@@ -1,20 +1,22 @@
 /** What a manager asks of a host: the calls of `HostPort`. */
 import * as z from 'zod';
-import type {
-  Attachment,
-  AuditCheck,
-  AuditEvent,
-  AuditLink,
-  GuestInside,
-  HostStatus,
-  TreeCommit,
-  TreeEntry,
+import {
+  type Attachment,
+  type AuditCheck,
+  type AuditEvent,
+  type AuditLink,
+  type GuestInside,
+  type HostStatus,
+  latestMs,
+  type TreeCommit,
+  type TreeEntry,
 } from '../records/index.ts';
 import type { AuditRecord, Explanation } from '../tree/index.ts';
 import { Bytes } from './calls.ts';
 import { FileProblemMessage } from './uplink-error.ts';
 
 const whole = z.int().nonnegative();
+const time = whole.max(latestMs);
 const nothing = z.null();
 const text = z.string();
 const path = z.string().max(8 * 1024);
@@ -176,7 +178,7 @@ const auditFilter = {
   verdict: z.enum(['allowed', 'denied']).optional(),
 };
 const AuditRecordMessage = z.object({
-  timeMs: whole,
+  timeMs: time,
   vm: text,
   way: text,
   operation: text,
@@ -196,7 +198,7 @@ const AuditRecordMessage = z.object({
 }) satisfies z.ZodType<AuditRecord>;
 const Event = z.object({
   id: z.string().regex(/^\d{1,15}$/),
-  atMs: whole,
+  atMs: time,
   record: AuditRecordMessage,
 }) satisfies z.ZodType<AuditEvent>;
 
@@ -211,7 +213,7 @@ const Check = z.object({
 const Status = z.object({
   name: text,
   version: text,
-  startedAtMs: whole,
+  startedAtMs: time,
   accelerator: z.enum(['kvm', 'tcg']),
   cpus: whole,
   memoryBytes: whole,
@@ -288,7 +290,7 @@ export const hostCalls = {
       limit: whole,
     }),
     answer: z
-      .object({ events: z.array(Event), next: z.object({ atMs: whole, sequence: whole }).optional() })
+      .object({ events: z.array(Event), next: z.object({ atMs: time, sequence: whole }).optional() })
       .transform(({ events, next }) => ({ events, next })),
   },
   checkAudit: { args: z.strictObject({ after: Link.optional() }), answer: Check },

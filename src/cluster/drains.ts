@@ -149,7 +149,7 @@ export class Drains {
     if (!canMove(record) || told?.status === 'compromised') return void stay.push(name);
     leave.push(name);
     if (record.desired === 'deleted') return;
-    const isDown = told?.outcome === 'done' && told.status === 'stopped' && told.generation === record.generation;
+    const isDown = told?.generation === record.generation && isAtRest(told);
     try {
       if (record.desired === 'stopped' && isDown) {
         await this.#moves.move(vm, { conditions: [isThis], why: 'that host is drained' });
@@ -180,6 +180,10 @@ export class Drains {
     await this.#kit.region.commit({ conditions: [{ key, modRevision }], operations: [put(key, back)] });
   }
 }
+
+/** Nothing of it runs: it was stopped, or had failed, which no request to stop changes. */
+const isAtRest = ({ status, outcome }: VmStatusRecord): boolean =>
+  (status === 'stopped' && outcome === 'done') || (status === 'failed' && outcome === 'failed');
 
 const listed = (names: readonly string[]): string =>
   names.length <= namesTold

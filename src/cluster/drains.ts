@@ -4,7 +4,7 @@
  * under conditions.
  */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { OperationRecord } from '../records/index.ts';
+import type { OperationRecord, VmStatusRecord } from '../records/index.ts';
 import { DrainRecord, drainKey, drainPrefix, HostRecord, hostKey, hostVmPrefix, VmRecord } from '../records/index.ts';
 import { type Condition, keyText } from '../store/index.ts';
 import { follow } from './follow.ts';

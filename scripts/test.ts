@@ -86,10 +86,9 @@ const tiers: readonly Tier[] = [
     name: 'console',
     title: 'the web console in Chromium, before a real daemon',
     files: ['test/console/**/*.test.ts'],
-    minimumTests: 1,
+    minimumTests: 5,
     limitSeconds: 600,
     concurrency: 1,
-    withPrevious: true,
   },
   {
     name: 'guest',

@@ -1,6 +1,6 @@
 /** A question that has to be answered first. Escape is no. */
 import type { ComponentChildren, JSX } from 'preact';
-import { useEffect, useId, useRef } from 'preact/hooks';
+import { useId, useLayoutEffect, useRef } from 'preact/hooks';
 
 export interface DialogProps {
   readonly title: string;
@@ -24,7 +24,7 @@ export const Dialog = ({
 }: DialogProps): JSX.Element => {
   const dialog = useRef<HTMLDialogElement>(null);
   const heading = useId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     const before = document.activeElement;
     const shown = dialog.current!;
     shown.showModal();

@@ -14,6 +14,7 @@ import {
   openDaemonStores,
   placeOfImages,
   type StoresLocation,
+  siteOf,
   toTcpOptions,
   upkeepOf,
 } from './manager-parts.ts';
@@ -109,7 +110,7 @@ export class ManagerDaemon implements AsyncDisposable {
       onTrouble,
     });
     const { hosts: fleet, enrolment } = this.#uplink;
-    this.#disks = await this.#openDisks();
+    this.#disks = await this.#openDisks(onTrouble);
     this.#manager = await Manager.open({
       disks: this.#disks,
       region,
@@ -130,6 +131,7 @@ export class ManagerDaemon implements AsyncDisposable {
       socketPath: socket,
       ...(socketGid !== undefined && { socketGroup: { gid: socketGid, role: 'operator' } }),
       tcp: tcp && toTcpOptions(tcp),
+      site: tcp && siteOf(),
     });
     onEvent({
       event: 'up',
@@ -142,7 +144,7 @@ export class ManagerDaemon implements AsyncDisposable {
     });
   }
 
-  async #openDisks(): Promise<DiskServer | undefined> {
+  async #openDisks(onTrouble: (what: string) => void): Promise<DiskServer | undefined> {
     const { disks } = this.#options;
     if (disks === undefined) return undefined;
     const directory = resolve(disks.directory);
@@ -153,7 +155,7 @@ export class ManagerDaemon implements AsyncDisposable {
       process.getuid?.() === 0
         ? claimUids({ count: 1, first: undefined, stateDirectory: realpathSync(directory) }).first
         : undefined;
-    return new DiskServer({ directory, address: disks.address, launcher, uid });
+    return new DiskServer({ directory, address: disks.address, launcher, uid, onTrouble });
   }
 
   release(): Promise<void> {

@@ -7,6 +7,8 @@ import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged
 import { ApiError } from './problem.ts';
 
 const imagePrefix = 'image/';
+/** Who brings an image to the region: before it is anywhere else. */
+export const imageAddPrefix = 'imageadd/';
 const imageKey = ({ name, version }: ImageName): string => `${imagePrefix}${name}/${version}`;
 /** Which region's operation is about to add it. */
 const claimKey = ({ name, version }: ImageName): string => `imageclaim/${name}/${version}`;
@@ -71,16 +73,17 @@ export class ImageIndex {
   }
 
   /**
-   * This region has it from now on; the claim of the operation that brought it ends. CONFLICT when the name is that of other
-   * bytes: that operation's claim was taken from it.
+   * This region has it from now on; the claim of the operation that brought it ends. CONFLICT when the name is another's or that
+   * of other bytes: that operation's claim was taken from it.
    */
   async addRegion(image: ImageRecord, operation: string): Promise<void> {
     const key = imageKey(image);
     const regions = [this.#kit.regionName];
     await this.#change(key, (before) => {
       if (before === undefined) return { ...image, regions };
-      if (before.digest !== image.digest && before.regions !== undefined)
-        throw new ApiError('CONFLICT', `${quoted(image)} is there with other bytes; give another version`);
+      const isOther = before.digest !== image.digest && before.regions !== undefined;
+      if (isOther || before.account !== image.account)
+        throw new ApiError('CONFLICT', `${quoted(image)} is another by now; give another version`);
       return {
         ...before,
         digest: image.digest,

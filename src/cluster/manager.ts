@@ -17,12 +17,14 @@ import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
+import { ManagerLease } from './manager-lease.ts';
 import { Moves } from './moves.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
 import { Peers } from './peers.ts';
 import { Reconciler } from './reconciler.ts';
 import { Regions } from './regions.ts';
+import { Sessions } from './sessions.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
 import { Vms } from './vms.ts';
 
@@ -78,6 +80,7 @@ export class Manager implements AsyncDisposable {
   readonly vms: Vms;
   readonly batches: Batches;
   readonly keys: Keys;
+  readonly sessions: Sessions;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
   readonly moves: Moves;
@@ -88,6 +91,7 @@ export class Manager implements AsyncDisposable {
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
   readonly idempotency: Idempotency;
   readonly globalIdempotency: Idempotency;
+  readonly #lease: ManagerLease;
   readonly #stop = new AbortController();
   #loops: readonly Promise<void>[] = [];
 
@@ -106,6 +110,7 @@ export class Manager implements AsyncDisposable {
       randomBytes,
     };
     const lease = new DayLease(region, this.kit);
+    this.#lease = new ManagerLease(region, options.takeoverSeconds ?? takeoverSeconds);
     this.operations = new Operations(this.kit, lease);
     this.outbox = new Outbox(this.kit);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
@@ -119,6 +124,7 @@ export class Manager implements AsyncDisposable {
       outbox: this.outbox,
       accounts: this.accounts,
       peers: this.peers,
+      lease: this.#lease,
     });
     this.hosts = new Hosts(this.kit, own);
     this.audit = new FleetAudit(this.kit, this.hosts);
@@ -134,9 +140,10 @@ export class Manager implements AsyncDisposable {
       vms: this.vms,
       operations: this.operations,
       day: lease,
-      leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
+      lease: this.#lease,
     });
     this.keys = new Keys(this.kit, this.outbox);
+    this.sessions = new Sessions(this.kit, this.keys);
     this.reconciler = new Reconciler(this.kit, {
       vms: this.vms,
       operations: this.operations,
@@ -162,11 +169,13 @@ export class Manager implements AsyncDisposable {
     await manager.#settle(options);
     manager.#loops = [
       manager.keys,
+      manager.sessions,
       manager.outbox,
       manager.reconciler,
       manager.accounts,
       manager.hosts,
       manager.batches,
+      manager.images,
       manager.fencing,
       manager.drains,
       new Disks(manager.kit, options.disks),
@@ -188,6 +197,7 @@ export class Manager implements AsyncDisposable {
     await Promise.all([this.images.close(), this.upkeep.close()]);
     this.#stop.abort();
     await Promise.all(this.#loops);
+    await this.#lease.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

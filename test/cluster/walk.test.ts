@@ -295,7 +295,6 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 404, 'PATH_NOT_FOUND', { path: `${vm}/policy/explain?path=/none&uid=0` });
   await expect(api, 409, 'NOT_DIRECTORY', { path: `${vm}/policy/explain?path=/secrets/db/x&uid=0` });
 
-  const yaml = { 'content-type': 'application/yaml' };
   const otherPolicy = 'users: { app: 1000 }\npolicy:\n  - { path: /secrets/db, owner: app, mode: "0400" }\n';
   const badPolicy = 'policy:\n  - { path: /a, mdoe: "0400" }\n';
   await ok(200, { path: `${vm}/metadata/?view=below&limit=2&after=/instance` });
@@ -312,7 +311,7 @@ test('every operation gives the answers that are its own', async (t) => {
     await ok(200, asked('path=/secrets&limit=1'));
     await expect(api, 404, 'PATH_NOT_FOUND', asked('path=/none'));
     await expect(api, 409, 'NOT_DIRECTORY', asked('path=/secrets/db/x'));
-    await expect(api, 422, 'BAD_PATH', asked('path=none'));
+    await expect(api, 400, 'BAD_PATH', asked('path=none'));
     await expect(api, 404, 'VM_NOT_FOUND', { ...asked('path=/'), path: asked('path=/').path.replace('web-1', 'none') });
     if (method === 'GET') continue;
     const refused = await expect(api, 422, 'BAD_SPEC', asked('path=/', badPolicy));
@@ -370,6 +369,23 @@ test('every operation gives the answers that are its own', async (t) => {
   await ok(201, once);
   await expect(api, 409, 'IDEMPOTENCY_SECRET', once);
   await expect(api, 422, 'IDEMPOTENCY_MISMATCH', { ...once, body: { name: 'other', role: 'viewer' } });
+
+  // Sessions
+  const viewer = String((await ok(201, { ...once, headers: {} })).json['text']);
+  const inPage = (cookie: string, more: object = {}) => ({
+    path: '/v1/session',
+    url: api.server.url,
+    headers: { origin: api.server.url!, 'porthole-console': '1', cookie },
+    ...more,
+  });
+  const signedIn = await ok(201, { method: 'POST', path: '/v1/session', url: api.server.url, key: viewer });
+  const cookie = String(signedIn.headers['set-cookie']).split(';')[0]!;
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: '/v1/session' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/session' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/session' });
+  assert.equal((await ok(200, inPage(cookie))).json['role'], 'viewer');
+  await ok(204, inPage(cookie, { method: 'DELETE' }));
+  await expect(api, 401, 'BAD_KEY', inPage(cookie));
 
   // Accounts, with a region that exists by name only, which could not say what it has of one
   const created = await ok(201, { method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
@@ -498,7 +514,7 @@ test('every operation gives the answers that are its own', async (t) => {
   const promised = api.contract.operations.flatMap(({ id: operation, statuses }) =>
     statuses.filter((status) => status < 400).map((status) => `${operation} ${status}`),
   );
-  const streams = new Set(['streamConsole 200', 'watchMetadata 200', 'followAudit 200']);
+  const streams = new Set(['streamConsole 200', 'followEvents 200', 'watchMetadata 200', 'followAudit 200']);
   assert.deepEqual(
     promised.filter((one) => !api.contract.seen.has(one) && !streams.has(one)),
     [],

@@ -10,7 +10,7 @@ import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { ImageIndex, type ImageName, quoted } from './image-index.ts';
 import { ImageSource } from './image-source.ts';
-import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
+import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
 import type { Outbox } from './outbox.ts';
 import type { Peers } from './peers.ts';
@@ -379,13 +379,16 @@ export class Images {
     await Promise.all(running.map(({ end }) => end));
   }
 
+  /** By what the region has; where that is none, of before regions kept what they have. */
   async #newest(account: string, name: string): Promise<string | undefined> {
     const { entries } = await entriesOf(this.#kit.region, `${ownPrefix}${name}/`);
-    const before = (await this.#index.list(name)).filter(({ record }) => record.regions === undefined);
-    return [...entries.map((entry) => kept(ImageRecord, entry)), ...before]
-      .filter(({ record }) => record.account === account)
-      .toSorted((a, b) => b.record.createdAtMs - a.record.createdAtMs || b.createRevision - a.createRevision)[0]?.record
-      .version;
+    const newestOf = (images: readonly Kept<ImageRecord>[]): string | undefined =>
+      images
+        .filter(({ record }) => record.account === account)
+        .toSorted((a, b) => b.record.createdAtMs - a.record.createdAtMs || b.createRevision - a.createRevision)[0]
+        ?.record.version;
+    const own = newestOf(entries.map((entry) => kept(ImageRecord, entry)));
+    return own ?? newestOf((await this.#index.list(name)).filter(({ record }) => record.regions === undefined));
   }
 
   async #highestNumber(name: string): Promise<number> {

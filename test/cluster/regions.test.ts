@@ -135,6 +135,8 @@ test('a region that is cut off goes on with its keys and revokes them, and all a
   );
   await there.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });
   await until('the VM', () => there.host.vms.has('web'));
+  await there.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', version: '1', recipe: 'tiny' } });
+  await until('the image', async () => (await there.stores.region.get('regionimage/tiny/1')) !== undefined);
 
   line.cut();
   await until('word of it', () => there.logged.some(({ prefix }) => prefix === 'key/'));
@@ -145,6 +147,11 @@ test('a region that is cut off goes on with its keys and revokes them, and all a
   assert.equal((await there.ask(set)).status, 200);
   const more = await there.ask({ method: 'POST', path: '/v1/keys', body: { name: 'more', role: 'viewer' } });
   assert.equal(more.status, 503, more.text);
+  assert.match(String(more.json['detail']), /^the global store, .* gives no answer/);
+  const newest = { name: 'new', type: 'nano', image: { name: 'tiny' } };
+  const created = await there.ask({ method: 'POST', path: '/v1/vms', body: newest });
+  assert.equal(created.status, 202, created.text);
+  assert.equal((await there.ask({ path: '/healthz' })).status, 200);
 
   assert.equal(await statusOf(there, kept.key, `/v1/keys/${revokedThere.id}`, 'DELETE'), 204);
   assert.equal(await statusOf(there, revokedThere.key), 401);

@@ -90,12 +90,17 @@ export class ImageIndex {
     await this.disclaim(image, operation);
   }
 
-  /** This region has it no more. A name without regions is free. */
-  async removeRegion(image: ImageName): Promise<void> {
+  /** A region has it no more. A name without regions is free. */
+  async removeRegion(image: ImageName, name = this.#kit.regionName): Promise<void> {
     await this.#change(imageKey(image), (before) => {
-      const regions = before?.regions?.filter((region) => region !== this.#kit.regionName) ?? [];
+      const regions = before?.regions?.filter((region) => region !== name) ?? [];
       return before === undefined || regions.length === 0 ? undefined : { ...before, regions };
     });
+  }
+
+  /** Those that a region has. */
+  async of(region: string): Promise<ImageRecord[]> {
+    return (await this.list()).map(({ record }) => record).filter(({ regions }) => regions?.includes(region) === true);
   }
 
   async #change(key: string, next: (before: ImageRecord | undefined) => ImageRecord | undefined): Promise<void> {

@@ -15,6 +15,9 @@ const batchOperations = 80;
 export const entryOperations = 20;
 const retryMs = 500;
 
+/** How far a region's was read. */
+export const outboxReadKey = (region: string): string => `outboxread/${region}`;
+
 /** The region's half of it: an operation for the transaction that has an effect. */
 export const outboxEntry = (kit: Kit, operations: OutboxRecord['operations']): Operation =>
   put(`${prefix}${newId(kit, 'e')}`, { operations } satisfies OutboxRecord);
@@ -26,7 +29,7 @@ export class Outbox {
 
   constructor(kit: Kit) {
     this.#kit = kit;
-    this.#readKey = `outboxread/${kit.regionName}`;
+    this.#readKey = outboxReadKey(kit.regionName);
   }
 
   /** Until the signal: applies what comes. Never rejects. */

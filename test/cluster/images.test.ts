@@ -222,3 +222,32 @@ test('an image is copied between regions by digest, goes on where that broke off
   assert.equal(await copy(here), 'succeeded');
   assert.ok(target.offsets.at(-1)! > 0, `${target.offsets}`);
 });
+
+test('a region is forgotten when it has no images, or is lost with them', async (t) => {
+  const { here, eu } = await regions(t);
+  await add(eu, '1');
+  await add(eu, '2');
+  assert.equal(await ended(here, '/v1/images/tiny/1/copy', { from: 'eu' }), 'succeeded');
+  const remove = async (query = ''): Promise<string> => {
+    const { status, text } = await here.ask({ method: 'DELETE', path: `/v1/regions/eu${query}` });
+    return `${status} ${text}`;
+  };
+  assert.match(
+    await remove(),
+    /^409 .*the region \\"eu\\" has 2 images \(tiny:1, tiny:2\); migrate or remove them first/,
+  );
+  await eu.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached', count: 120 } });
+  const counts = async (): Promise<string> => (await here.ask({ path: '/v1/counts' })).text;
+  await until('the VMs to be counted', async () => (await counts()).includes('"count":120'));
+  assert.match(
+    await remove(),
+    /^409 .*has 120 VMs; delete them first. If it is lost for ever: porthole region rm --lost eu/,
+  );
+  await eu.server.close();
+  await eu.manager.close();
+  assert.match(await remove('?lost=true'), /^204/);
+  assert.doesNotMatch(await counts(), /"eu"/);
+  assert.deepEqual(await regionsOf(here), ['local']);
+  assert.equal((await here.ask({ path: '/v1/images/tiny/2' })).status, 404, 'its name is free');
+  assert.equal(await here.stores.global.get('outboxread/eu'), undefined);
+});

@@ -18,7 +18,7 @@ export const regions = ['eu', 'us', 'ap'] as const;
 export type Region = (typeof regions)[number];
 export const prefixOf = (region: Region): string => `10.77.${regions.indexOf(region) + 1}.0/24`;
 const withEtcd = ['eu-1', 'us-1', 'ap-1'] as const;
-const managerNames = [...withEtcd, 'eu-2'] as const;
+export const managerNames = [...withEtcd, 'eu-2'] as const;
 export type ManagerName = (typeof managerNames)[number];
 export const hostNames = ['eu-h1', 'eu-h2', 'us-h1'] as const;
 export type HostName = (typeof hostNames)[number];
@@ -156,6 +156,17 @@ export class Installation implements AsyncDisposable {
     const { pid } = this.#services.get(what)!;
     process.kill(pid, 'SIGKILL');
     await until(`${what} to be dead`, () => !isAlive(pid));
+  }
+
+  /** With its data. */
+  async loseGlobalMember(name: (typeof withEtcd)[number]): Promise<void> {
+    await this.endService(`global etcd of ${name}`);
+    rmSync(this.at(name, 'etcd/global'), { recursive: true });
+  }
+
+  async replaceGlobalMember(name: (typeof withEtcd)[number]): Promise<void> {
+    await this.run('Loss of a member of etcd', 'eu-1');
+    this.serve(`global etcd of ${name}`, name, this.#block('Loss of a member of etcd', name, undefined, isDaemon));
   }
 
   async startManager(name: ManagerName): Promise<void> {

@@ -6,6 +6,9 @@ import { ImageRecord } from '../records/index.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 
+/** Of the region's store: images that it has. */
+export const ownImagePrefix = 'regionimage/';
+
 const imagePrefix = 'image/';
 const imageKey = ({ name, version }: ImageName): string => `${imagePrefix}${name}/${version}`;
 /** Which region's operation is about to add it. */

@@ -8,7 +8,7 @@ import { ImageRecord, type OperationRecord } from '../records/index.ts';
 import { type Condition, keyText, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { ImageIndex, type ImageName, quoted } from './image-index.ts';
+import { ImageIndex, type ImageName, ownImagePrefix, quoted } from './image-index.ts';
 import { ImageSource } from './image-source.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove } from './kit.ts';
 import type { Operations } from './operations.ts';
@@ -18,8 +18,7 @@ import { ApiError, isHostError, toApiError } from './problem.ts';
 import { Telling } from './telling.ts';
 
 /** That the region has it. */
-const ownPrefix = 'regionimage/';
-const ownKey = ({ name, version }: ImageName): string => `${ownPrefix}${name}/${version}`;
+const ownKey = ({ name, version }: ImageName): string => `${ownImagePrefix}${name}/${version}`;
 /** Changes whenever the image is removed, so that no VM is made from one that goes at the same time. It stays. */
 const gateKey = (name: string, version: string): string => `imageremoval/${name}/${version}`;
 /** Who is adding it. */
@@ -381,7 +380,7 @@ export class Images {
 
   /** By what the region has; where that is none, of before regions kept what they have. */
   async #newest(account: string, name: string): Promise<string | undefined> {
-    const { entries } = await entriesOf(this.#kit.region, `${ownPrefix}${name}/`);
+    const { entries } = await entriesOf(this.#kit.region, `${ownImagePrefix}${name}/`);
     const newestOf = (images: readonly Kept<ImageRecord>[]): string | undefined =>
       images
         .filter(({ record }) => record.account === account)

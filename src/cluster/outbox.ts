@@ -8,6 +8,7 @@
 import { OutboxReadRecord, OutboxRecord } from '../records/index.ts';
 import { type Operation, prefixRange, StoreError } from '../store/index.ts';
 import { entriesOf, getRecord, type Kit, kept, newId, pause, put, remove } from './kit.ts';
+import { isOfBefore, realign } from './realign.ts';
 
 const prefix = 'outbox/';
 /** Operations of one transaction of the global store; an entry has at most `entryOperations`. */
@@ -38,6 +39,7 @@ export class Outbox {
     while (!signal.aborted) {
       try {
         const from = (await region.revision()) + 1;
+        await this.#align();
         await this.drain();
         for await (const { events } of region.watch(prefixRange(prefix), { from, signal }))
           if (events.some(({ type }) => type === 'put')) await this.drain();
@@ -47,6 +49,15 @@ export class Outbox {
           log.error({ err: error }, 'applying the outbox failed; trying again');
         await pause(retryMs, signal);
       }
+    }
+  }
+
+  /** After a restore of one of the stores: whoever follows the region's entries only would not see what is missing. */
+  async #align(): Promise<void> {
+    for (;;) {
+      const read = await getRecord(this.#kit.global, OutboxReadRecord, this.#readKey);
+      if (read === undefined || !isOfBefore(this.#kit, read.record)) return;
+      await realign(this.#kit, this.#readKey, read);
     }
   }
 
@@ -75,8 +86,11 @@ export class Outbox {
   async #apply(entries: readonly { key: string; createRevision: number; record: OutboxRecord }[]): Promise<string[]> {
     const { global, region } = this.#kit;
     const read = await getRecord(global, OutboxReadRecord, this.#readKey);
-    // Another epoch: this store was restored, and how far an earlier life came says nothing. Order makes repeating safe.
-    const position = read?.record.epoch === region.epoch ? read.record.revision : 0;
+    if (read !== undefined && isOfBefore(this.#kit, read.record)) {
+      await realign(this.#kit, this.#readKey, read);
+      return [];
+    }
+    const position = read?.record.revision ?? 0;
     const done: string[] = [];
     const operations = new Map<string, Operation>();
     let revision = position;
@@ -99,7 +113,10 @@ export class Outbox {
           ? { key: this.#readKey, exists: false }
           : { key: this.#readKey, modRevision: read.modRevision },
       ],
-      operations: [...operations.values(), put(this.#readKey, { epoch: region.epoch, revision })],
+      operations: [
+        ...operations.values(),
+        put(this.#readKey, { epoch: region.epoch, globalEpoch: global.epoch, revision }),
+      ],
     });
     // Another manager was faster: what it did is seen in the next round.
     return outcome.committed ? done : [];

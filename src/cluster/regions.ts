@@ -1,14 +1,12 @@
 /** Regions: records of the global store, by which managers find those of other regions. */
 import { RegionRecord, regionKey } from '../records/index.ts';
-import { keyText, limits } from '../store/index.ts';
+import { limits } from '../store/index.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { ImageIndex, type ImageName } from './image-index.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
 import { outboxReadKey } from './outbox.ts';
 import { ApiError } from './problem.ts';
-
-/** `index/vm/ACCOUNT/REGION/…` */
-const indexPrefix = 'index/vm/';
+import { indexKeysOf } from './realign.ts';
 
 export type RegionWish = Pick<RegionRecord, 'name' | 'addresses' | 'authority'>;
 
@@ -71,7 +69,7 @@ export class Regions {
     const key = regionKey(name);
     const found = await getRecord(this.#kit.global, RegionRecord, key);
     if (found === undefined) throw noRegion(name);
-    const vms = await this.#vmsOf(name);
+    const vms = await indexKeysOf(this.#kit, name);
     const images = await this.#images.of(name);
     if (isLost) await this.#forget(name, vms, images);
     else {
@@ -83,14 +81,6 @@ export class Regions {
     if (!(await commit({ conditions, operations: [remove(key), remove(outboxReadKey(name))] }, answer)))
       throw new ApiError('CONFLICT', `the region "${name}" was changed at the same time; try again`);
     return answer;
-  }
-
-  /** Keys of its part of the index, of all accounts. */
-  async #vmsOf(name: string): Promise<string[]> {
-    const { entries } = await entriesOf(this.#kit.global, indexPrefix);
-    return entries
-      .map((entry) => keyText(entry.key))
-      .filter((key) => key.slice(indexPrefix.length).split('/')[1] === name);
   }
 
   async #forget(name: string, vms: readonly string[], images: readonly ImageName[]): Promise<void> {

@@ -541,7 +541,13 @@ export const OutboxRecord = z.looseObject({
 export type OutboxRecord = z.infer<typeof OutboxRecord>;
 
 /** How far the global store has read a region's outbox. */
-export const OutboxReadRecord = z.looseObject({ epoch: z.int(), revision: z.int().nonnegative() });
+export const OutboxReadRecord = z.looseObject({
+  epoch: z.int(),
+  revision: z.int().nonnegative(),
+  /** That of the global store; missing where none was restored since. */
+  globalEpoch: z.int().optional(),
+});
+export type OutboxReadRecord = z.infer<typeof OutboxReadRecord>;
 
 export const roles = ['admin', 'operator', 'viewer'] as const;
 export type Role = (typeof roles)[number];

@@ -17,7 +17,8 @@ import { type Machine, Network } from './network.ts';
 export const regions = ['eu', 'us', 'ap'] as const;
 export type Region = (typeof regions)[number];
 export const prefixOf = (region: Region): string => `10.77.${regions.indexOf(region) + 1}.0/24`;
-const withEtcd = ['eu-1', 'us-1', 'ap-1'] as const;
+export const withEtcd = ['eu-1', 'us-1', 'ap-1'] as const;
+type WithEtcd = (typeof withEtcd)[number];
 export const managerNames = [...withEtcd, 'eu-2'] as const;
 export type ManagerName = (typeof managerNames)[number];
 export const hostNames = ['eu-h1', 'eu-h2', 'us-h1'] as const;
@@ -79,14 +80,17 @@ export class Installation implements AsyncDisposable {
     return machine;
   }
 
-  /** Up to hosts that are connected. */
-  async start(): Promise<void> {
+  /** Up to hosts that are connected, where some are named. */
+  async start(hosts: readonly HostName[]): Promise<void> {
     for (const name of [office, ...Object.keys(addresses)])
       mkdirSync(this.at(name, 'etc'), { recursive: true, mode: 0o711 });
     await Promise.all(Object.entries(addresses).map(([name, address]) => this.network.add(name, address)));
     await this.run('Certificates', office);
     this.#bringCertificates();
-    await Promise.all(withEtcd.map((name) => this.startEtcd(name)));
+    for (const name of withEtcd) {
+      this.startEtcd(name, 'region');
+      this.startEtcd(name, 'global');
+    }
     await this.etcdAnswers();
     await Promise.all([
       ...withEtcd.map((name) => this.run('etcd', name, /who may use the region's/)),
@@ -98,11 +102,12 @@ export class Installation implements AsyncDisposable {
     await Promise.all(managerNames.filter((name) => name !== 'eu-1').map((name) => this.startManager(name)));
     await this.run('Regions, the first account, the first keys', 'eu-1');
     copyFileSync(this.at('eu-1', 'etc/team.key'), this.at(office, 'etc/team.key'));
+    if (hosts.length === 0) return;
     await this.run('Regions, the first account, the first keys', office);
     await Promise.all((['eu-1', 'us-1'] as const).map((name) => this.run('Hosts', name)));
-    for (const name of hostNames)
+    for (const name of hosts)
       copyFileSync(this.at(`${regionOf(name)}-1`, `etc/${name}.join`), this.at(name, 'etc/host.join'));
-    await Promise.all(hostNames.map((name) => this.startHost(name)));
+    await Promise.all(hosts.map((name) => this.startHost(name)));
   }
 
   #bringCertificates(): void {
@@ -118,12 +123,9 @@ export class Installation implements AsyncDisposable {
     }
   }
 
-  async startEtcd(name: (typeof withEtcd)[number]): Promise<void> {
-    for (const [which, words] of [
-      ['region', /^the region's etcd/],
-      ['global', /a member of the global etcd/],
-    ] as const)
-      this.serve(`${which} etcd of ${name}`, name, this.#block('etcd', name, words));
+  startEtcd(name: WithEtcd, store: 'region' | 'global'): void {
+    const words = { region: /^the region's etcd/, global: /^a member of the global etcd/ }[store];
+    this.serve(`${store} etcd of ${name}`, name, this.#block('etcd', name, words));
   }
 
   /** `etcdctl`, as its root. */
@@ -159,12 +161,12 @@ export class Installation implements AsyncDisposable {
   }
 
   /** With its data. */
-  async loseGlobalMember(name: (typeof withEtcd)[number]): Promise<void> {
+  async loseGlobalMember(name: WithEtcd): Promise<void> {
     await this.endService(`global etcd of ${name}`);
     rmSync(this.at(name, 'etcd/global'), { recursive: true });
   }
 
-  async replaceGlobalMember(name: (typeof withEtcd)[number]): Promise<void> {
+  async replaceGlobalMember(name: WithEtcd): Promise<void> {
     await this.run('Loss of a member of etcd', 'eu-1');
     this.serve(`global etcd of ${name}`, name, this.#block('Loss of a member of etcd', name, undefined, isDaemon));
   }

@@ -7,18 +7,17 @@ import { type Installation, managersOf, type Region } from './installation.ts';
 const capacity = { vcpus: 1_000, memoryMiB: 1_000_000, diskBytes: 2 ** 50 };
 const withinMs = 120_000;
 
-export const startSimulatedHost = async (
+/** A host that is enrolled, and starts as often as it is asked to. */
+export const enrolSimulatedHost = async (
   installation: Installation,
   region: Region,
   name: string,
-  onTrouble: (what: string) => void,
-): Promise<SimulatedHost> => {
+): Promise<() => Promise<SimulatedHost>> => {
   const { text: joinKey } = await installation.root(`${region}-1`).call('createJoinKey', { body: { host: name } });
   const managers = managersOf(region).map((address) => ({ host: address, port: 4665 }));
   const directory = join(installation.directory, name);
   const facts = { version: 'simulated', capacity };
   const identity = await enrol({ managers, region, host: name, joinKey, facts, directory });
-  const machine = new Machine();
-  const options = { machine, managers, identity, capacity, directory, onTrouble };
-  return SimulatedHost.start(options, AbortSignal.timeout(withinMs));
+  const options = { machine: new Machine(), managers, identity, capacity, directory, onTrouble: () => {} };
+  return () => SimulatedHost.start(options, AbortSignal.timeout(withinMs));
 };

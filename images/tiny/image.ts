@@ -58,6 +58,7 @@ const modulePatterns = [
   'drivers/block/virtio_blk.ko*',
   'drivers/net/virtio_net.ko*',
   'drivers/net/net_failover.ko*',
+  'drivers/net/veth.ko*',
   'net/core/failover.ko*',
   'drivers/acpi/button.ko*',
   'drivers/input/evdev.ko*',

@@ -7,15 +7,31 @@ import {
   AccountRecord,
   accountKey,
   defaultAccount,
+  ImageAddRecord,
   ImageRecord,
   KeyRecord,
   LeavingRecord,
+  OperationRecord,
   RegionRecord,
 } from '../records/index.ts';
-import { type Condition, limits, prefixRange } from '../store/index.ts';
+import { type Condition, keyText, limits, prefixRange } from '../store/index.ts';
 import { follow } from './follow.ts';
-import type { Answer, CommitOnce } from './idempotency.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, knownOf, pause, put, remove, unchanged } from './kit.ts';
+import { type Answer, type CommitOnce, idempotencyPrefix } from './idempotency.ts';
+import { imageAddPrefix } from './image-index.ts';
+import {
+  entriesOf,
+  getRecord,
+  type Kept,
+  type Kit,
+  kept,
+  knownOf,
+  pagesOf,
+  pause,
+  put,
+  remove,
+  unchanged,
+} from './kit.ts';
+import { isFinished, operationPrefix } from './operations.ts';
 import { ApiError } from './problem.ts';
 import { slotsPrefix } from './slots.ts';
 
@@ -80,6 +96,11 @@ export class Accounts {
       const copy = await region.get(key);
       const original = await global.get(key);
       const condition = unchanged(key, copy);
+      if (
+        copy !== undefined &&
+        (original === undefined || !isSame(kept(AccountRecord, copy), kept(AccountRecord, original)))
+      )
+        await this.#removeTraces(name, condition);
       if (original === undefined) {
         if (copy === undefined) return;
         if ((await region.commit({ conditions: [condition], operations: [remove(key)] })).committed) return;
@@ -95,13 +116,15 @@ export class Accounts {
     }
   }
 
-  /** The copy says so, and a VM's transaction has a condition on it: what is there now is all that there will be. */
+  /** The copy says so, and what makes VMs and images has a condition on it: what is there now is all that there will be. */
   async #tellLeaving({ record: { name }, modRevision, key }: Kept<AccountRecord>): Promise<void> {
     const { region, global, regionName } = this.#kit;
     const { count: vms } = await region.count(prefixRange(slotsPrefix(name)));
+    const adding = (await entriesOf(region, imageAddPrefix)).entries.map((entry) => kept(ImageAddRecord, entry));
+    const images = adding.filter(({ record }) => record.account === name).length;
     await global.commit({
       conditions: [{ key, modRevision }],
-      operations: [put(leavingKey(name, regionName), { vms, atRevision: modRevision } satisfies LeavingRecord)],
+      operations: [put(leavingKey(name, regionName), { vms, images, atRevision: modRevision } satisfies LeavingRecord)],
     });
   }
 
@@ -166,8 +189,9 @@ export class Accounts {
     if (name === defaultAccount) throw new ApiError('WRONG_STATE', `the account "${name}" stays: it has the cluster`);
     const begun = await this.#setState(name, 'leaving');
     try {
-      await this.#checkImages(name);
+      // In this order: what was on its way is among the images then, or was seen on it.
       await this.#checkRegions(name, begun.modRevision);
+      await this.#checkImages(name);
     } catch (error) {
       await this.#setState(name, 'active');
       throw error;
@@ -213,10 +237,13 @@ export class Accounts {
       for (;;) {
         const said = await getRecord(global, LeavingRecord, leavingKey(name, region));
         if (said !== undefined && said.record.atRevision >= revision) {
-          if (said.record.vms === 0) break;
+          const { vms, images } = said.record;
+          if (vms === 0 && images === 0) break;
           throw new ApiError(
             'IN_USE',
-            `the account "${name}" has ${said.record.vms} VMs in the region "${region}"; delete them first`,
+            vms > 0
+              ? `the account "${name}" has ${vms} VMs in the region "${region}"; delete them first`
+              : `the account "${name}" has ${images} images on their way to the region "${region}"; cancel that, or remove them then`,
           );
         }
         if (performance.now() > untilMs)
@@ -229,18 +256,35 @@ export class Accounts {
     }
   }
 
-  /** Of an account that is gone, unless another has its name by now. */
+  /** What the region keeps for a day of an account that is gone: nothing is told of it to whoever has its name next. */
+  async #removeTraces(name: string, condition: Condition): Promise<void> {
+    const { region } = this.#kit;
+    const keys = (await entriesOf(region, idempotencyPrefix(name))).entries.map(({ key }) => keyText(key));
+    for await (const { entries } of pagesOf(region, operationPrefix))
+      for (const { key, record } of knownOf(this.#kit, OperationRecord, entries))
+        if (record.account === name && isFinished(record)) keys.push(key);
+    for (let i = 0; i < keys.length; i += keysAtOnce)
+      await region.commit({ conditions: [condition], operations: keys.slice(i, i + keysAtOnce).map(remove) });
+  }
+
+  /** And answers to its requests, of an account that is gone, unless another has its name by now. */
   async #removeKeys(name: string): Promise<void> {
     const { global } = this.#kit;
     const { entries } = await entriesOf(global, 'key/');
     const own = knownOf(this.#kit, KeyRecord, entries).filter(({ record }) => record.account === name);
+    const answers = (await entriesOf(global, idempotencyPrefix(name))).entries.map(({ key }) => keyText(key));
+    const keys = [...own.map(({ key }) => key), ...answers];
     const conditions = [{ key: accountKey(name), exists: false }];
-    for (let i = 0; i < own.length; i += keysAtOnce) {
-      const operations = own.slice(i, i + keysAtOnce).map(({ key }) => remove(key));
+    for (let i = 0; i < keys.length; i += keysAtOnce) {
+      const operations = keys.slice(i, i + keysAtOnce).map(remove);
       if (!(await global.commit({ conditions, operations })).committed) return;
     }
   }
 }
+
+/** Whether it is not another that has been given the name meanwhile. */
+const isSame = (one: Kept<AccountRecord>, other: Kept<AccountRecord>): boolean =>
+  one.record.createdAtMs === other.record.createdAtMs;
 
 export const noAccount = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no account "${name}"`);
 

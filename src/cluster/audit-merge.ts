@@ -47,6 +47,19 @@ export const merged = <T extends Placed>(
   return { events: events.slice(0, limit), next: events[limit - 1]!.place };
 };
 
+/** Whether each of a page comes after the one before it, and all after that place: else its reader would not get on. */
+export const getsOn = (
+  { events, next }: PlacedPage<Placed>,
+  { after, newestFirst }: { readonly after: Place | undefined; readonly newestFirst: boolean },
+): boolean => {
+  const isBefore = (a: Place, b: Place): boolean => (newestFirst ? compare(b, a) : compare(a, b)) < 0;
+  const places = [...(after === undefined ? [] : [after]), ...events.map(({ place }) => place)];
+  const last = places.at(-1);
+  if (next !== undefined && last !== undefined && (events.length === 0 ? !isBefore(last, next) : isBefore(next, last)))
+    return false;
+  return places.every((place, i) => i === 0 || isBefore(places[i - 1]!, place));
+};
+
 /** Where the log of a host is read on when all up to a place was told of all hosts. */
 export const placeAt = (
   { atMs, sequence, ...place }: Place,

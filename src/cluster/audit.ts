@@ -7,7 +7,7 @@ import {
   type HostPort,
   VmRecord,
 } from '../records/index.ts';
-import { merged, type Place, type Placed, type PlacedPage, placeAt } from './audit-merge.ts';
+import { getsOn, merged, type Place, type Placed, type PlacedPage, placeAt } from './audit-merge.ts';
 import type { Hosts } from './hosts.ts';
 import { type Identity, seesCluster } from './identity.ts';
 import { getRecord, type Kit } from './kit.ts';
@@ -68,10 +68,12 @@ export class FleetAudit {
         const from = after && placeAt(after, { region, host, newestFirst });
         const asked: AuditQuery = { ...query, ...own, limit: share, after: from };
         const { events, next } = await port.audit(asked, { signal: within(signal) });
-        return {
+        const page = {
           events: events.map((event) => ({ place: place({ atMs: event.atMs, sequence: Number(event.id) }), event })),
           next: next && place(next),
         };
+        if (getsOn(page, { after, newestFirst })) return page;
+        throw new Error('what it answers is not in order');
       } catch (error) {
         signal.throwIfAborted();
         this.#kit.log.warn({ err: error, host }, 'the audit of a host cannot be had');

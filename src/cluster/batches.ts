@@ -11,7 +11,7 @@ import {
   encodeRecord,
   type OperationRecord,
 } from '../records/index.ts';
-import { keyText, prefixRange, StoreError } from '../store/index.ts';
+import { keyText, prefixRange } from '../store/index.ts';
 import {
   BatchRun,
   batchKey,
@@ -29,6 +29,7 @@ import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import type { VmScope } from './identity.ts';
 import { type Kit, kept, pause, put, remove } from './kit.ts';
+import type { ManagerLease } from './manager-lease.ts';
 import { type Operations, operationPrefix } from './operations.ts';
 import { ApiError } from './problem.ts';
 import { Queue } from './queue.ts';
@@ -58,15 +59,13 @@ export class Batches {
   readonly #vms: Vms;
   readonly #operations: Operations;
   readonly #day: DayLease;
-  /** How long one that died keeps others from its batches. */
-  readonly #leaseSeconds: number;
+  readonly #lease: ManagerLease;
   /** Those that are seen to here. */
   readonly #running = new Map<string, Promise<void>>();
   readonly #runs = new Set<BatchRun>();
   readonly #asking = new Queue({ most: askingMost, mostOfOne: askingMostOfOne });
   /** What becomes of operations is heard from here on. */
   #following = Promise.withResolvers<void>();
-  #lease: Promise<number> | undefined;
 
   constructor(
     kit: Kit,
@@ -74,14 +73,14 @@ export class Batches {
       readonly vms: Vms;
       readonly operations: Operations;
       readonly day: DayLease;
-      readonly leaseSeconds: number;
+      readonly lease: ManagerLease;
     },
   ) {
     this.#kit = kit;
     this.#vms = parts.vms;
     this.#operations = parts.operations;
     this.#day = parts.day;
-    this.#leaseSeconds = parts.leaseSeconds;
+    this.#lease = parts.lease;
   }
 
   /** Makes `count` VMs, numbered from `firstIndex` on. Their names were checked. TOO_LARGE. */
@@ -223,21 +222,8 @@ export class Batches {
         },
       },
     );
-    const keeping = setInterval(() => void this.#keepLease(), (this.#leaseSeconds * 1000) / 3).unref();
     await Promise.all([batches, runs, this.#followOperations(signal)]);
     await Promise.all(this.#running.values());
-    clearInterval(keeping);
-    const lease = await this.#lease?.catch(() => undefined);
-    // Others need not wait.
-    if (lease !== undefined) await region.revokeLease(lease).catch(() => {});
-  }
-
-  async #keepLease(): Promise<void> {
-    const lease = await this.#lease?.catch(() => undefined);
-    if (lease === undefined) return;
-    await this.#kit.region.keepAlive(lease).catch((error: unknown) => {
-      if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
-    });
   }
 
   /** Tells those that are seen to here what becomes of operations. When it breaks, they begin anew. */
@@ -278,24 +264,16 @@ export class Batches {
   /** @returns the revision of `batchrun/ID`; undefined when another has it, or there is no such batch */
   async #take(id: string): Promise<number | undefined> {
     const { region, randomBytes } = this.#kit;
-    this.#lease ??= region.grantLease(this.#leaseSeconds).then((lease) => lease.id);
-    const lease = await this.#lease.catch((error: unknown) => {
-      this.#lease = undefined;
-      throw error;
-    });
     const key = runKey(id);
-    const { committed, revision } = await region
-      .commit({
+    const { committed, revision } = await this.#lease.under((lease) =>
+      region.commit({
         conditions: [
           { key, exists: false },
           { key: batchKey(id), exists: true },
         ],
         operations: [put(key, { manager: randomBytes(8).toString('hex') } satisfies RunRecord, lease)],
-      })
-      .catch((error: unknown) => {
-        if (error instanceof StoreError && error.code === 'STORE_LEASE_GONE') this.#lease = undefined;
-        throw error;
-      });
+      }),
+    );
     return committed ? revision : undefined;
   }
 

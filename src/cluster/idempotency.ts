@@ -166,8 +166,10 @@ export const replayed = ({ status, headers, body }: Answer): Answer => ({
   body,
 });
 
+export const idempotencyPrefix = (account: string): string => `idempotency/${account}/`;
+
 const keyOf = ({ account, key }: OnceRequest): string =>
-  `idempotency/${account}/${createHash('sha256').update(key!).digest('hex')}`;
+  `${idempotencyPrefix(account)}${createHash('sha256').update(key!).digest('hex')}`;
 
 /** Of this request, and of no other one with the same key: that may be used again after a day. */
 const onceId = ({ account, key, hash }: OnceRequest): string =>

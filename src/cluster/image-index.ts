@@ -3,6 +3,7 @@
  * regions can't give one name and version to different bytes.
  */
 import { ImageRecord } from '../records/index.ts';
+import { keyText } from '../store/index.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 
@@ -10,9 +11,12 @@ import { ApiError } from './problem.ts';
 export const ownImagePrefix = 'regionimage/';
 
 const imagePrefix = 'image/';
+/** Who brings an image to the region: before it is anywhere else. */
+export const imageAddPrefix = 'imageadd/';
 const imageKey = ({ name, version }: ImageName): string => `${imagePrefix}${name}/${version}`;
 /** Which region's operation is about to add it. */
-const claimKey = ({ name, version }: ImageName): string => `imageclaim/${name}/${version}`;
+const claimPrefix = 'imageclaim/';
+const claimKey = ({ name, version }: ImageName): string => `${claimPrefix}${name}/${version}`;
 
 export interface ImageName {
   readonly name: string;
@@ -74,16 +78,17 @@ export class ImageIndex {
   }
 
   /**
-   * This region has it from now on; the claim of the operation that brought it ends. CONFLICT when the name is that of other
-   * bytes: that operation's claim was taken from it.
+   * This region has it from now on; the claim of the operation that brought it ends. CONFLICT when the name is another's or that
+   * of other bytes: that operation's claim was taken from it.
    */
   async addRegion(image: ImageRecord, operation: string): Promise<void> {
     const key = imageKey(image);
     const regions = [this.#kit.regionName];
     await this.#change(key, (before) => {
       if (before === undefined) return { ...image, regions };
-      if (before.digest !== image.digest && before.regions !== undefined)
-        throw new ApiError('CONFLICT', `${quoted(image)} is there with other bytes; give another version`);
+      const isOther = before.digest !== image.digest && before.regions !== undefined;
+      if (isOther || before.account !== image.account)
+        throw new ApiError('CONFLICT', `${quoted(image)} is another by now; give another version`);
       return {
         ...before,
         digest: image.digest,
@@ -99,6 +104,16 @@ export class ImageIndex {
       const regions = before?.regions?.filter((region) => region !== name) ?? [];
       return before === undefined || regions.length === 0 ? undefined : { ...before, regions };
     });
+  }
+
+  /** Gives up what a region was about to add. */
+  async disclaimAll(region: string): Promise<void> {
+    for (const { key, value, modRevision } of (await entriesOf(this.#kit.global, claimPrefix)).entries) {
+      const claim = JSON.parse(new TextDecoder().decode(value)) as { readonly region: string };
+      if (claim.region !== region) continue;
+      const name = keyText(key);
+      await this.#kit.global.commit({ conditions: [{ key: name, modRevision }], operations: [remove(name)] });
+    }
   }
 
   /** Those that a region has. */

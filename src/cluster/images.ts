@@ -3,15 +3,18 @@
  * of an image never changes.
  */
 
+import { z } from 'zod';
 import type { BlobBytes, ImageRequest, Progress } from '../records/index.ts';
-import { ImageRecord, type OperationRecord } from '../records/index.ts';
-import { type Condition, keyText, prefixRange } from '../store/index.ts';
+import { ImageAddRecord, ImageRecord, type OperationRecord } from '../records/index.ts';
+import { type Condition, keyText, type Operation, prefixRange } from '../store/index.ts';
 import type { Accounts } from './accounts.ts';
+import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { ImageIndex, type ImageName, ownImagePrefix, quoted } from './image-index.ts';
+import { ImageIndex, type ImageName, imageAddPrefix, ownImagePrefix, quoted } from './image-index.ts';
 import { ImageSource } from './image-source.ts';
-import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove } from './kit.ts';
-import type { Operations } from './operations.ts';
+import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
+import type { ManagerLease } from './manager-lease.ts';
+import { isFinished, type Operations } from './operations.ts';
 import type { Outbox } from './outbox.ts';
 import type { Peers } from './peers.ts';
 import { ApiError, isHostError, toApiError } from './problem.ts';
@@ -21,12 +24,29 @@ import { Telling } from './telling.ts';
 const ownKey = ({ name, version }: ImageName): string => `${ownImagePrefix}${name}/${version}`;
 /** Changes whenever the image is removed, so that no VM is made from one that goes at the same time. It stays. */
 const gateKey = (name: string, version: string): string => `imageremoval/${name}/${version}`;
-/** Who is adding it. */
-const addKey = (name: string, version: string): string => `imageadd/${name}/${version}`;
+/** Who is adding it. Its revision is in each transaction of theirs: who takes over changes it. */
+const addKey = (name: string, version: string): string => `${imageAddPrefix}${name}/${version}`;
+/** Under the lease of the manager that is at it. */
+const runPrefix = 'imagerun/';
+const runKey = ({ name, version }: ImageName): string => `${runPrefix}${name}/${version}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
 
-/** What an operation does until its image is here. */
-type Work = (operation: OperationRecord, signal: AbortSignal, progress: (progress: Progress) => void) => Promise<void>;
+/** What an operation does until its image is here. `fence`: that no other manager has taken over. */
+type Work = (
+  operation: OperationRecord,
+  fence: Condition,
+  signal: AbortSignal,
+  progress: (progress: Progress) => void,
+) => Promise<void>;
+
+interface Running {
+  readonly runKey: string;
+  readonly cancel: AbortController;
+  readonly end: Promise<void>;
+}
+
+/** Another manager has taken this one for dead, and ended what it was at. */
+class Overtaken extends Error {}
 
 const addedOutcome: Partial<OperationRecord> = { state: 'succeeded', step: '', done: 1, total: 1 };
 
@@ -37,9 +57,11 @@ export class Images {
   readonly #accounts: Accounts;
   readonly #peers: Peers;
   readonly #index: ImageIndex;
-  /** Of this start of the manager: work of another one is not under way any more. */
+  readonly #lease: ManagerLease;
+  /** Of this start of the manager. */
   readonly #runner: string;
-  readonly #running = new Map<string, { readonly cancel: AbortController; readonly end: Promise<void> }>();
+  #recovering: Promise<void> = Promise.resolve();
+  readonly #running = new Map<string, Running>();
 
   constructor(
     kit: Kit,
@@ -48,6 +70,7 @@ export class Images {
       readonly outbox: Outbox;
       readonly accounts: Accounts;
       readonly peers: Peers;
+      readonly lease: ManagerLease;
     },
   ) {
     this.#kit = kit;
@@ -56,6 +79,7 @@ export class Images {
     this.#accounts = parts.accounts;
     this.#peers = parts.peers;
     this.#index = new ImageIndex(kit);
+    this.#lease = parts.lease;
     this.#runner = kit.randomBytes(8).toString('hex');
   }
 
@@ -128,11 +152,12 @@ export class Images {
     const owner = await this.#accounts.forUse(account);
     const open = await this.#isOpen(name, version);
     if (await this.#index.isTaken({ name, version })) throw taken(name, version);
-    const work: Work = async (operation, signal, progress) => {
+    const work: Work = async (operation, fence, signal, progress) => {
       const image = { name, version };
       if (!(await this.#index.claim(image, operation.id))) throw taken(name, version);
       const facts = await this.#kit.images.addImage({ ...request, ...image }, { signal, progress });
-      await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id);
+      signal.throwIfAborted();
+      await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id, fence);
     };
     const conditions = [{ key: ownKey({ name, version }), exists: false }, open, owner.condition];
     const wish = { account, kind: 'image.add', target: { name, version } } as const;
@@ -167,10 +192,11 @@ export class Images {
         `${quoted(image)} is not in ${region ?? 'any other region'}; it is in: ${record.regions?.join(', ') ?? 'a host of before'}`,
       );
     const source = new ImageSource(this.#peers, region, account);
-    const work: Work = async (operation, signal, progress) => {
+    const work: Work = async (operation, fence, signal, progress) => {
       if (!isHere) {
         await this.#kit.images.copyImage(record, source, { signal, progress });
-        await this.#have(record, operation.id);
+        signal.throwIfAborted();
+        await this.#have(record, operation.id, fence);
       }
       if (moves) await source.remove(image, signal);
     };
@@ -195,45 +221,66 @@ export class Images {
       target: { ...wish.target },
       runner: this.#runner,
     });
-    const done = await commit(
-      {
-        conditions: [{ key, exists: false }, ...conditions],
-        operations: [...operations, put(key, { operation: operation.id })],
-      },
-      answer(operation),
+    const add: ImageAddRecord = { operation: operation.id, account: wish.account };
+    const done = await this.#lease.under((leaseId) =>
+      commit(
+        {
+          conditions: [{ key, exists: false }, ...conditions],
+          operations: [...operations, put(key, add), put(runKey(wish.target), {}, leaseId)],
+        },
+        answer(operation),
+      ),
     );
     if (!done) return undefined;
     const cancel = new AbortController();
     const end = this.#bring(operation, work, cancel.signal).catch((error: unknown) => {
       this.#kit.log.error({ err: error, operation: operation.id }, 'bringing an image here failed to tell its end');
     });
-    this.#running.set(operation.id, { cancel, end });
+    this.#running.set(operation.id, { runKey: runKey(wish.target), cancel, end });
     return answer(operation);
   }
 
   async #bring(operation: OperationRecord, work: Work, signal: AbortSignal): Promise<void> {
     const { name, version } = operation.target as ImageName & OperationRecord['target'];
-    const telling = new Telling(this.#kit, this.#operations, operation);
     try {
+      const key = addKey(name, version);
+      const add = await getRecord(this.#kit.region, ImageAddRecord, key);
+      if (add?.record.operation !== operation.id) throw new Overtaken();
+      const fence = unchanged(key, add);
+      const telling = new Telling(this.#kit, this.#operations, operation, [fence]);
       let outcome: Partial<OperationRecord> = addedOutcome;
       let isSettled = true;
       try {
-        await work(operation, signal, telling.progress);
+        await work(operation, fence, signal, telling.progress);
       } catch (error) {
+        if (error instanceof Overtaken) throw error;
+        if (signal.reason instanceof Overtaken) throw signal.reason;
         outcome = this.#failure(error, signal);
         isSettled = await this.#dropped({ name, version }, operation.id);
       }
       await telling.end();
-      await this.#finish(operation, outcome, isSettled);
+      const { operations } = await this.#operations.change(operation, outcome);
+      await this.#end({ name, version }, fence, operations, isSettled);
     } finally {
       this.#running.delete(operation.id);
     }
   }
 
-  /** Its bytes are here: whoever waits for the operation may use it at once. */
-  async #have(image: ImageRecord, operation: string): Promise<void> {
+  /** `isSettled`: its name is free for others. Overtaken. */
+  async #end(image: ImageName, fence: Condition, operations: readonly Operation[], isSettled: boolean): Promise<void> {
+    const settled = isSettled ? [addKey(image.name, image.version), runKey(image)].map(remove) : [];
+    await this.#fenced(fence, [...operations, ...settled]);
+  }
+
+  async #fenced(fence: Condition, operations: readonly Operation[]): Promise<void> {
+    if (!(await this.#kit.region.commit({ conditions: [fence], operations })).committed) throw new Overtaken();
+  }
+
+  /** Its bytes are here: whoever waits for the operation may use it at once. Overtaken. */
+  async #have(image: ImageRecord, operation: string, fence?: Condition): Promise<void> {
     const own = { ...image, regions: [this.#kit.regionName] };
-    await this.#kit.region.commit({ operations: [put(ownKey(image), own)] });
+    const operations = [put(ownKey(image), own)];
+    await (fence === undefined ? this.#kit.region.commit({ operations }) : this.#fenced(fence, operations));
     await this.#index.addRegion(own, operation);
   }
 
@@ -266,13 +313,6 @@ export class Images {
     const { code, message } = toApiError(error);
     if (code === 'INTERNAL') this.#kit.log.error({ err: error }, 'bringing an image here failed');
     return { state: 'failed', error: { code, detail: message } };
-  }
-
-  async #finish(operation: OperationRecord, outcome: Partial<OperationRecord>, isSettled: boolean): Promise<void> {
-    const { name, version } = operation.target;
-    const { operations } = await this.#operations.change(operation, outcome);
-    const settled = isSettled ? [remove(addKey(name, version!))] : [];
-    await this.#kit.region.commit({ operations: [...operations, ...settled] });
   }
 
   /** A blob of one that the region has. NOT_FOUND. */
@@ -332,22 +372,7 @@ export class Images {
   async recover(): Promise<void> {
     await this.#outbox.drain();
     await this.#adopt();
-    for (const { key, value } of (await entriesOf(this.#kit.region, 'imageadd/')).entries) {
-      const { operation: id } = JSON.parse(new TextDecoder().decode(value)) as { operation: string };
-      if (this.#running.has(id)) continue;
-      const found = await this.#operations.find(id);
-      const [, name, version] = keyText(key).split('/') as [string, string, string];
-      const own = await getRecord(this.#kit.region, ImageRecord, ownKey({ name, version }));
-      if (own === undefined) await this.#drop({ name, version }, id);
-      else await this.#index.addRegion(own.record, id);
-      const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; ask for it again' };
-      // The other region was not asked to remove its copy, or not heard.
-      const isDone = own !== undefined && found?.record.kind !== 'image.migrate';
-      const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
-      const change =
-        found?.record.state === 'running' ? await this.#operations.change(found.record, outcome) : undefined;
-      await this.#kit.region.commit({ operations: [...(change?.operations ?? []), remove(keyText(key))] });
-    }
+    await this.#recoverAdds();
     for (const { key, value } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries) {
       if (stateOf({ value }) !== 'removing') continue;
       const [, name, version] = keyText(key).split('/') as [string, string, string];
@@ -357,6 +382,83 @@ export class Images {
           this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again'),
         );
       else await this.#kit.region.commit({ operations: [put(keyText(key), { state: 'kept' })] });
+    }
+  }
+
+  /** Until the signal: ends what managers that died were at. Never rejects. */
+  async run(signal: AbortSignal): Promise<void> {
+    await follow(
+      this.#kit,
+      { store: this.#kit.region, prefix: runPrefix, schema: RunRecord, signal },
+      { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
+    );
+  }
+
+  /** By whoever was at it: it has ended, or that manager is taken for dead, which may be this one. */
+  async #left(key: string): Promise<void> {
+    // The next one may be at it by now.
+    if ((await this.#kit.region.get(key)) !== undefined) return;
+    const own = this.#running.values().find((one) => one.runKey === key);
+    own?.cancel.abort(new Overtaken());
+    await own?.end;
+    await this.#recoverAdds();
+  }
+
+  #recoverAdds(): Promise<void> {
+    const recover = async (): Promise<void> => {
+      for (const entry of (await entriesOf(this.#kit.region, imageAddPrefix)).entries) {
+        const add = kept(ImageAddRecord, entry);
+        if (this.#running.has(add.record.operation)) continue;
+        try {
+          await this.#recoverAdd(add);
+        } catch (error) {
+          this.#kit.log.warn({ err: error, key: add.key }, 'what an image left is ended when a manager starts next');
+        }
+      }
+    };
+    const after = this.#recovering.then(recover);
+    this.#recovering = after.catch(() => {});
+    return after;
+  }
+
+  /** Ends what the manager left that began to bring an image, where none is at it. */
+  async #recoverAdd({ key, record: { operation: id, ...more }, modRevision }: Kept<ImageAddRecord>): Promise<void> {
+    const { region } = this.#kit;
+    const [, name, version] = key.split('/') as [string, string, string];
+    const image = { name, version };
+    const taken = await this.#lease.under((leaseId) =>
+      region.commit({
+        conditions: [
+          { key, modRevision },
+          { key: runKey(image), exists: false },
+        ],
+        operations: [put(key, { operation: id, ...more }), put(runKey(image), {}, leaseId)],
+      }),
+    );
+    if (!taken.committed) return;
+    const found = await this.#operations.find(id);
+    const isHere = await this.#isHere(image, id);
+    if (!isHere) await this.#drop(image, id);
+    const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; ask for it again' };
+    // The other region was not asked to remove its copy, or not heard.
+    const isDone = isHere && found?.record.kind !== 'image.migrate';
+    const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
+    const isOpen = found !== undefined && !isFinished(found.record);
+    const { operations } = isOpen ? await this.#operations.change(found.record, outcome) : { operations: [] };
+    await this.#end(image, { key, modRevision: taken.revision }, operations, true);
+  }
+
+  /** Whether all of it is here, and under its name. */
+  async #isHere(image: ImageName, operation: string): Promise<boolean> {
+    const own = await getRecord(this.#kit.region, ImageRecord, ownKey(image));
+    if (own === undefined) return false;
+    try {
+      await this.#index.addRegion(own.record, operation);
+      return true;
+    } catch (error) {
+      // Its name was given to another meanwhile.
+      if (error instanceof ApiError && error.code === 'CONFLICT') return false;
+      throw error;
     }
   }
 
@@ -402,6 +504,8 @@ export class Images {
     return Math.max(0, ...versions.filter((version) => /^\d{1,9}$/.test(version)).map(Number));
   }
 }
+
+const RunRecord = z.looseObject({});
 
 const stateOf = ({ value }: { readonly value: Uint8Array }): unknown =>
   (JSON.parse(new TextDecoder().decode(value)) as { readonly state?: unknown }).state;

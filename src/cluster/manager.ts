@@ -18,6 +18,7 @@ import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
 import { Keys } from './keys.ts';
 import type { Kit } from './kit.ts';
+import { ManagerLease } from './manager-lease.ts';
 import { Moves } from './moves.ts';
 import { Operations } from './operations.ts';
 import { Outbox } from './outbox.ts';
@@ -89,6 +90,7 @@ export class Manager implements AsyncDisposable {
   /** Of requests whose effect is in the region's store or on a host, and in the global store. */
   readonly idempotency: Idempotency;
   readonly globalIdempotency: Idempotency;
+  readonly #lease: ManagerLease;
   readonly #stop = new AbortController();
   #loops: readonly Promise<void>[] = [];
 
@@ -107,6 +109,7 @@ export class Manager implements AsyncDisposable {
       randomBytes,
     };
     const lease = new DayLease(region, this.kit);
+    this.#lease = new ManagerLease(region, options.takeoverSeconds ?? takeoverSeconds);
     this.operations = new Operations(this.kit, lease);
     this.outbox = new Outbox(this.kit);
     this.upkeep = new Upkeep(this.kit, this.operations, upkeep);
@@ -120,6 +123,7 @@ export class Manager implements AsyncDisposable {
       outbox: this.outbox,
       accounts: this.accounts,
       peers: this.peers,
+      lease: this.#lease,
     });
     this.hosts = new Hosts(this.kit, own);
     this.audit = new FleetAudit(this.kit, this.hosts);
@@ -135,7 +139,7 @@ export class Manager implements AsyncDisposable {
       vms: this.vms,
       operations: this.operations,
       day: lease,
-      leaseSeconds: options.takeoverSeconds ?? takeoverSeconds,
+      lease: this.#lease,
     });
     this.keys = new Keys(this.kit, this.outbox);
     this.reconciler = new Reconciler(this.kit, {
@@ -168,6 +172,7 @@ export class Manager implements AsyncDisposable {
       manager.accounts,
       manager.hosts,
       manager.batches,
+      manager.images,
       manager.fencing,
       manager.drains,
       new Disks(manager.kit, options.disks),
@@ -189,6 +194,7 @@ export class Manager implements AsyncDisposable {
     await Promise.all([this.images.close(), this.upkeep.close()]);
     this.#stop.abort();
     await Promise.all(this.#loops);
+    await this.#lease.close();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

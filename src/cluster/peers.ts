@@ -148,9 +148,10 @@ export class Peers {
     const first = Math.floor(Math.random() * addresses.length);
     let cause: unknown;
     for (let i = 0; i < addresses.length; i++) {
-      const url = new URL(path, addresses[(first + i) % addresses.length]);
+      const url = new URL(addresses[(first + i) % addresses.length]!);
       try {
-        const options = { method, headers: { ...headers, authorization }, agent: false, signal, timeout: idleMs };
+        // The path stays what it is: as a part of a URL, "//HOST/" would be another place to ask.
+        const options = { path, method, headers: { ...headers, authorization }, agent: false, signal, timeout: idleMs };
         const sending =
           url.protocol === 'https:' ? tlsRequest(url, { ...options, ca: authority }) : request(url, options);
         await connected(sending, url.protocol === 'https:');

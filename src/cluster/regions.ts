@@ -87,6 +87,7 @@ export class Regions {
     for (let i = 0; i < vms.length; i += limits.operations)
       await this.#kit.global.commit({ operations: vms.slice(i, i + limits.operations).map(remove) });
     for (const image of images) await this.#images.removeRegion(image, name);
+    await this.#images.disclaimAll(name);
   }
 }
 

@@ -1,5 +1,6 @@
 /** How far an operation is, as the store has it: written now and then, one after the other. */
 import type { OperationRecord, Progress } from '../records/index.ts';
+import type { Condition } from '../store/index.ts';
 import type { Kit } from './kit.ts';
 import type { Operations } from './operations.ts';
 
@@ -10,13 +11,16 @@ export class Telling {
   readonly #kit: Kit;
   readonly #operations: Operations;
   readonly #operation: OperationRecord;
+  readonly #conditions: readonly Condition[];
   #toldAtMs = 0;
   #telling: Promise<unknown> = Promise.resolve();
 
-  constructor(kit: Kit, operations: Operations, operation: OperationRecord) {
+  /** `conditions`: that it is still this one's to tell of. */
+  constructor(kit: Kit, operations: Operations, operation: OperationRecord, conditions: readonly Condition[] = []) {
     this.#kit = kit;
     this.#operations = operations;
     this.#operation = operation;
+    this.#conditions = conditions;
   }
 
   readonly progress = ({ step, done, total }: Progress): void => {
@@ -36,6 +40,6 @@ export class Telling {
   async #tell(before: Promise<unknown>, change: Partial<OperationRecord>): Promise<void> {
     await before;
     const { operations } = await this.#operations.change(this.#operation, change);
-    await this.#kit.region.commit({ operations });
+    await this.#kit.region.commit({ conditions: this.#conditions, operations });
   }
 }

@@ -85,10 +85,18 @@ export class ImageLayout {
 
   /**
    * Keeps an image under its name. `files`: those of its parts that are not here yet, by digest, which are moved here; they
-   * are what their digest says, on the disk, and nobody else can change them.
+   * are what their digest says, on the disk, and nobody else can change them. False, and nothing is done, when a part that was
+   * here has gone with another image.
    */
-  put(image: ImageRef, manifest: Document, documents: readonly Document[], files: ReadonlyMap<string, string>): void {
-    this.#alone(() => {
+  put(
+    image: ImageRef,
+    manifest: Document,
+    documents: readonly Document[],
+    files: ReadonlyMap<string, string>,
+  ): boolean {
+    return this.#alone(() => {
+      const parts = Object.values(readManifest(manifest.bytes).files);
+      if (!parts.every(({ digest }) => files.has(digest) || this.has(digest))) return false;
       for (const [digest, file] of files) {
         if (this.has(digest)) rmSync(file, { force: true });
         else renameSync(file, this.#fileOf(digest));
@@ -100,6 +108,7 @@ export class ImageLayout {
       const others = index.manifests.filter(({ annotations }) => tagIn(annotations) !== tag);
       const entry = { ...manifest.descriptor, annotations: { [refName]: tag } };
       this.#writeIndex({ ...index, manifests: [...others, entry] });
+      return true;
     });
   }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -125,7 +125,7 @@ test('ImageLibrary shares its directory with another, which may be opened while 
   const directory = temporary(t);
   const open = (makingName: string) => new ImageLibrary({ directory: join(directory, 'oci'), makingName, recipes: {} });
   await using first = open('making-1');
-  const incoming = await first.openUpload(7);
+  const incoming = await first.openUpload('default', 7);
   const upload = await incoming.receive(
     (async function* () {
       yield Buffer.from('vmlinuz');
@@ -139,4 +139,58 @@ test('ImageLibrary shares its directory with another, which may be opened while 
   await second.removeImage({ name: 'tiny', version: '1' });
   await assert.rejects(read(first, digest, digest), { code: 'HOST_NOT_FOUND' });
   await read(first, other.digest, other.digest);
+});
+
+/** Bytes of a library, in pieces that others of the same fetch come between. */
+const slowly = (library: ImageLibrary) => ({
+  blob: async (...asked: Parameters<ImageLibrary['blob']>) => {
+    const { sizeBytes, bytes } = await library.blob(...asked);
+    return {
+      sizeBytes,
+      bytes: (async function* () {
+        for await (const chunk of bytes)
+          for (let at = 0; at < chunk.length; at += 1000) {
+            yield chunk.subarray(at, at + 1000);
+            await new Promise(setImmediate);
+          }
+      })(),
+    };
+  },
+});
+
+test('ImageLibrary copies the same bytes under two names at once', async (t) => {
+  const directory = temporary(t);
+  await using from = new ImageLibrary({ directory: join(directory, 'from'), recipes: {} });
+  await using to = new ImageLibrary({ directory: join(directory, 'oci'), recipes: {} });
+  const source = kernel(directory, 'vmlinuz');
+  writeFileSync(join(directory, 'vmlinuz'), randomBytes(100_000));
+  const { digest } = await from.addImage({ name: 'a', version: '1', source }, options);
+  await Promise.all(['a', 'b'].map((name) => to.copyImage({ name, version: '1', digest }, slowly(from), options)));
+  for (const hex of blobs(directory))
+    assert.equal(sha256(readFileSync(join(directory, 'oci/blobs/sha256', hex))), `sha256:${hex}`);
+});
+
+test('ImageLibrary names no image of which a part went while the rest of it was copied', async (t) => {
+  const directory = temporary(t);
+  await using from = new ImageLibrary({ directory: join(directory, 'from'), recipes: {} });
+  await using to = new ImageLibrary({ directory: join(directory, 'oci'), recipes: {} });
+  const alone = await from.addImage({ name: 'a', version: '1', source: kernel(directory, 'vmlinuz') }, options);
+  writeFileSync(join(directory, 'initrd'), 'initrd');
+  const source = { ...kernel(directory, 'vmlinuz'), initrd: { from: 'host', path: join(directory, 'initrd') } };
+  const { digest } = await from.addImage({ name: 'b', version: '1', source } as ImageRequest, options);
+  await to.copyImage({ name: 'a', version: '1', digest: alone.digest }, from, options);
+  let asked = 0;
+  await to.copyImage(
+    { name: 'b', version: '1', digest },
+    {
+      blob: async (image, blob, at) => {
+        // After manifest and config: the kernel is there.
+        if (++asked === 3) await to.removeImage({ name: 'a', version: '1' });
+        return from.blob(image, blob, at);
+      },
+    },
+    options,
+  );
+  const { layers } = JSON.parse((await read(to, digest, digest)).toString());
+  for (const layer of layers) assert.equal(sha256(await read(to, digest, layer.digest)), layer.digest);
 });

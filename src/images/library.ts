@@ -1,9 +1,9 @@
 /** The images of a region in a directory: made from files here, given to hosts by digest. */
 import { createHash } from 'node:crypto';
-import { createReadStream, linkSync, mkdirSync, rmSync } from 'node:fs';
+import { createReadStream, linkSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
+import { checkRoom, type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
 import type {
   BlobBytes,
   BlobOptions,
@@ -23,11 +23,12 @@ import type {
 } from '../records/index.ts';
 import { ImageRefusal } from './error.ts';
 import { fetchBlob, fetchDocument } from './fetch.ts';
-import { ImageLayout } from './layout.ts';
+import { ImageLayout, tagOf } from './layout.ts';
 import {
   configOf,
   type Descriptor,
   type Document,
+  digestOf,
   type FileName,
   manifestOf,
   manifestType,
@@ -51,6 +52,9 @@ export interface ImageLibraryOptions {
   readonly before?: string | undefined;
 }
 
+/** How long what came of a copy that broke off waits for the next try. */
+const keepComingMs = 24 * 60 * 60_000;
+
 export class ImageLibrary implements ImagePort, AsyncDisposable {
   readonly #options: ImageLibraryOptions;
   readonly #layout: ImageLayout;
@@ -58,6 +62,8 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
   readonly #made: ImageStore;
   /** What there is of images that are copied. */
   readonly #coming: string;
+  /** Where in it something is on its way. */
+  readonly #copying = new Set<string>();
   readonly #links: string;
   #adding = 0;
 
@@ -110,9 +116,9 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     }
   }
 
-  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+  async openUpload(account: string, sizeBytes: number): Promise<IncomingUpload> {
     return refusing(async () => {
-      const file = this.#made.openUpload(sizeBytes);
+      const file = this.#made.openUpload(account, sizeBytes);
       return {
         receive: (chunks, { signal } = {}) => refusing(() => file.receive(chunks, signal), 'HOST_INVALID'),
         [Symbol.asyncDispose]: () => file[Symbol.asyncDispose](),
@@ -120,13 +126,13 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     }, 'HOST_TOO_LARGE');
   }
 
-  resumeUpload(piece: UploadPiece, chunks: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}) {
-    return refusing(() => this.#made.partialUploads.receive(piece, chunks, signal), 'HOST_TOO_LARGE');
+  resumeUpload({ account, ...piece }: UploadPiece, chunks: AsyncIterable<Uint8Array>, { signal }: CallOptions = {}) {
+    return refusing(() => this.#made.partialUploads.receive(account, piece, chunks, signal), 'HOST_TOO_LARGE');
   }
 
-  async findUpload(id: string): Promise<Upload | PartialUpload> {
+  async findUpload(account: string, id: string): Promise<Upload | PartialUpload> {
     try {
-      return this.#made.partialUploads.find(id);
+      return this.#made.partialUploads.find(account, id);
     } catch (error) {
       if (error instanceof QemuError && error.code === 'IMAGE_MISSING')
         throw new ImageRefusal('HOST_NOT_FOUND', error.message, error);
@@ -150,24 +156,47 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     const parts = readManifest(manifest.bytes);
     const config = await document(parts.config.digest);
     readConfig(config.bytes);
-    const total = Object.values(parts.files).reduce((sum, { size }) => sum + size, 0);
-    // What is there of it when this breaks off is gone on with.
-    const directory = join(this.#coming, digest.slice(-64));
+    const blobs = Object.values(parts.files);
+    const total = blobs.reduce((sum, { size }) => sum + size, 0);
+    // What is there of it when this breaks off is gone on with. No other has that name, so nobody else writes there.
+    const directory = join(this.#coming, digestOf(Buffer.from(`${tagOf({ name, version })} ${digest}`)).slice(-64));
+    this.#forgetComing();
     mkdirSync(directory, { recursive: true, mode: 0o700 });
-    const files = new Map<string, string>();
-    let before = 0;
-    for (const blob of Object.values(parts.files)) {
-      if (!this.#layout.has(blob.digest)) {
-        const file = join(directory, blob.digest.slice(-64));
-        const onBytes = (done: number): void => progress({ step: 'copying', done: before + done, total });
-        await fetchBlob(blob, file, { read, signal, onBytes });
-        this.#made.protect(file);
-        files.set(blob.digest, file);
-      }
-      before += blob.size;
+    this.#copying.add(directory);
+    try {
+      const files = new Map<string, string>();
+      do {
+        let before = 0;
+        for (const blob of blobs) {
+          if (!files.has(blob.digest) && !this.#layout.has(blob.digest)) {
+            const file = join(directory, blob.digest.slice(-64));
+            const there = statSync(file, { throwIfNoEntry: false })?.size ?? 0;
+            checkRoom(directory, { sizeBytes: blob.size, comingBytes: blob.size - there });
+            const onBytes = (done: number): void => progress({ step: 'copying', done: before + done, total });
+            await fetchBlob(blob, file, { read, signal, onBytes });
+            this.#made.protect(file);
+            files.set(blob.digest, file);
+          }
+          before += blob.size;
+        }
+      } while (!this.#layout.put({ name, version }, manifest, [config], files));
+      rmSync(directory, { recursive: true, force: true });
+    } catch (error) {
+      throw refusalOf(error);
+    } finally {
+      this.#copying.delete(directory);
     }
-    this.#layout.put({ name, version }, manifest, [config], files);
-    rmSync(directory, { recursive: true, force: true });
+  }
+
+  /** What came of copies that nobody went on with. */
+  #forgetComing(): void {
+    mkdirSync(this.#coming, { recursive: true, mode: 0o700 });
+    for (const name of readdirSync(this.#coming)) {
+      const directory = join(this.#coming, name);
+      const paths = [directory, ...readdirSync(directory).map((file) => join(directory, file))];
+      const newestMs = Math.max(...paths.map((path) => statSync(path).mtimeMs));
+      if (!this.#copying.has(directory) && newestMs + keepComingMs < Date.now()) rmSync(directory, { recursive: true });
+    }
   }
 
   async adoptImage({ digest, ...image }: ImageDigest): Promise<ImageFacts | undefined> {
@@ -219,6 +248,7 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
         : { kind: 'kernel', commandLine: made.commandLine },
     );
     const manifest = manifestOf(made.kind, config.descriptor, files);
+    signal?.throwIfAborted();
     this.#layout.put(image, manifest, [config], links);
     return { digest: manifest.descriptor.digest, sizeBytes: made.fileBytes, virtualSizeBytes };
   }

@@ -52,7 +52,14 @@ export const operations: readonly Operation[] = [
     attributes.statfs,
     'shows the quota',
   ),
-  row(12, 'Tlopen', shape(abi.Tlopen), OPENED, files.lopen, 'pins the version of now for what guests can’t write'),
+  row(
+    12,
+    'Tlopen',
+    shape(abi.Tlopen),
+    OPENED,
+    files.lopen,
+    'pins the version of now for what guests can’t write, and says the length of one Tread for all of it',
+  ),
   row(
     14,
     'Tlcreate',

@@ -160,6 +160,19 @@ test('Tread gives all that was asked for and never a frame of msize bytes', () =
   assert.equal(client.call('Tlopen', { fid: root }).errno, EINVAL);
 });
 
+test('Tlopen tells the length of one Tread for all of what stays as it was opened, and leaves all else to msize', () => {
+  const { client } = scene();
+  const root = client.attach(APP);
+  const iounit = (path: string): number => client.ok('Tlopen', { fid: client.walk(root, path) }).get(abi.Opened.iounit);
+  assert.equal(iounit('instance/id'), 4096 - 11);
+  assert.equal(iounit('instance/middle'), 8192 - 11);
+  assert.equal(iounit('instance/big'), 0);
+  assert.equal(iounit('.changes'), 0);
+  assert.equal(iounit('instance'), 0);
+  client.ok('Tclunk', { fid: made(client, root, 'f', 'x') });
+  assert.equal(iounit('guest/f'), 0);
+});
+
 test('an open fid shows its version, one that is not open the node of now; what is gone has no links', () => {
   const { client, world } = scene();
   const root = client.attach(APP);

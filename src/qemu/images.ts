@@ -108,12 +108,12 @@ export class ImageStore {
     const { directory, maxFileBytes = defaultMaxFileBytes } = options;
     const uploads = new Uploads({ directory, maxFileBytes });
     this.#uploads = uploads;
-    this.partialUploads = new PartialUploads({ directory, maxFileBytes, uploads });
+    this.partialUploads = new PartialUploads({ directory, uploads });
   }
 
   /** Makes room for a file that an image is to be made from soon. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */
-  openUpload(sizeBytes: number): IncomingFile {
-    return this.#uploads.open(sizeBytes);
+  openUpload(owner: string, sizeBytes: number): IncomingFile {
+    return this.#uploads.open(owner, sizeBytes);
   }
 
   /** Forgets uploads that wait. */

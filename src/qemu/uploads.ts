@@ -24,36 +24,63 @@ export interface UploadedFile {
 /** Names of files that a process which was killed may have left. */
 export const uploadPrefix = 'upload-';
 
-/** Files that come or wait at one time. */
-const mostFiles = 16;
+/** Files that come or wait at one time, of all and of one owner: so that nobody takes the place of all others. */
+const mostFiles = 256;
+const mostOfOne = 16;
 /** What is left to everybody else on the disk. */
 const spareBytes = 256 * 1024 * 1024;
 const defaultKeepMs = 10 * 60_000;
 
 export class Uploads {
   readonly #options: UploadOptions;
-  /** Bytes that files on their way are still to have, by id. */
-  readonly #coming = new Map<string, number>();
-  readonly #waiting = new Map<string, { readonly timer: NodeJS.Timeout; readonly file: UploadedFile }>();
+  /** Files on their way, with the bytes that they are still to have. */
+  readonly #coming = new Map<string, { readonly owner: string; readonly bytes: number }>();
+  readonly #waiting = new Map<string, { readonly timer: NodeJS.Timeout; readonly file: UploadedFile; owner: string }>();
 
   constructor(options: UploadOptions) {
     this.#options = options;
   }
 
   /** Makes room for a file of that size. IMAGE_REFUSED (too large), DISK_FULL, UPLOADS_MANY. */
-  open(sizeBytes: number): IncomingFile {
-    const { directory, maxFileBytes } = this.#options;
-    if (this.#coming.size + this.#waiting.size >= mostFiles)
-      throw new QemuError('UPLOADS_MANY', `${mostFiles} files are on their way or wait for their use; try again later`);
-    const promised = this.#coming.values().reduce((sum, bytes) => sum + bytes, 0);
-    checkRoom(directory, { sizeBytes, comingBytes: promised + sizeBytes, maxFileBytes });
+  open(owner: string, sizeBytes: number): IncomingFile {
+    this.checkCount(owner);
     const id = `up-${randomBytes(16).toString('hex')}`;
-    this.#coming.set(id, sizeBytes);
+    const { received, ended } = this.expect(owner, id, { sizeBytes, comingBytes: sizeBytes });
     return new IncomingFile(this.#pathOf(id), sizeBytes, {
-      received: (bytes) => this.#coming.set(id, sizeBytes - bytes),
-      ended: () => this.#coming.delete(id),
-      kept: (digest) => this.#keep({ id, sizeBytes, digest }),
+      received: (bytes) => received(sizeBytes - bytes),
+      ended,
+      kept: (digest) => this.#keep(owner, { id, sizeBytes, digest }),
     });
+  }
+
+  /** UPLOADS_MANY. `others`: that are neither on their way just now nor whole, of all and of that owner. */
+  checkCount(owner: string, others: { readonly all: number; readonly own: number } = { all: 0, own: 0 }): void {
+    const here = [...this.#coming.values(), ...this.#waiting.values()];
+    const own = here.filter((one) => one.owner === owner).length + others.own;
+    const words = 'files are on their way or wait for their use; use them, or try again later';
+    if (own >= mostOfOne) throw new QemuError('UPLOADS_MANY', `${own} of your ${words}`);
+    const all = here.length + others.all;
+    if (all >= mostFiles) throw new QemuError('UPLOADS_MANY', `${all} ${words}`);
+  }
+
+  /** Keeps room for bytes that come from now on, until they have `ended`. IMAGE_REFUSED (too large), DISK_FULL. */
+  expect(
+    owner: string,
+    id: string,
+    { sizeBytes, comingBytes }: { readonly sizeBytes: number; readonly comingBytes: number },
+  ): { readonly received: (leftBytes: number) => void; readonly ended: () => void } {
+    const { directory, maxFileBytes } = this.#options;
+    const promised = this.#coming.values().reduce((sum, { bytes }) => sum + bytes, 0);
+    checkRoom(directory, { sizeBytes, comingBytes: promised + comingBytes, maxFileBytes });
+    this.#coming.set(id, { owner, bytes: comingBytes });
+    return {
+      received: (bytes) => void this.#coming.set(id, { owner, bytes }),
+      ended: () => void this.#coming.delete(id),
+    };
+  }
+
+  isComing(id: string): boolean {
+    return this.#coming.has(id);
   }
 
   /** The path of a file, which is the caller's from then on. IMAGE_MISSING when it was used, waited too long or never came. */
@@ -73,24 +100,25 @@ export class Uploads {
   }
 
   /** One that waits for its use. */
-  find(id: string): UploadedFile | undefined {
-    return this.#waiting.get(id)?.file;
+  find(owner: string, id: string): UploadedFile | undefined {
+    const waiting = this.#waiting.get(id);
+    return waiting?.owner === owner ? waiting.file : undefined;
   }
 
   /** Takes a file that is whole, from its path, until it is used. */
-  async keepFile(file: Omit<UploadedFile, 'expiresAtMs'>, path: string): Promise<UploadedFile> {
+  async keepFile(owner: string, file: Omit<UploadedFile, 'expiresAtMs'>, path: string): Promise<UploadedFile> {
     await rename(path, this.#pathOf(file.id));
-    return this.#keep(file);
+    return this.#keep(owner, file);
   }
 
-  #keep(file: Omit<UploadedFile, 'expiresAtMs'>): UploadedFile {
+  #keep(owner: string, file: Omit<UploadedFile, 'expiresAtMs'>): UploadedFile {
     const { keepMs = defaultKeepMs } = this.#options;
     const forget = (): void => {
       // One that cannot be removed goes when the store is opened next.
       rm(this.take(file.id), { force: true }).catch(() => {});
     };
     const kept = { ...file, expiresAtMs: Date.now() + keepMs };
-    this.#waiting.set(file.id, { timer: setTimeout(forget, keepMs).unref(), file: kept });
+    this.#waiting.set(file.id, { timer: setTimeout(forget, keepMs).unref(), file: kept, owner });
     return kept;
   }
 
@@ -172,8 +200,8 @@ export const checkRoom = (
   {
     sizeBytes,
     comingBytes,
-    maxFileBytes,
-  }: { readonly sizeBytes: number; readonly comingBytes: number; readonly maxFileBytes: number },
+    maxFileBytes = sizeBytes,
+  }: { readonly sizeBytes: number; readonly comingBytes: number; readonly maxFileBytes?: number },
 ): void => {
   if (sizeBytes > maxFileBytes)
     throw new QemuError('IMAGE_REFUSED', `the file has ${sizeBytes} bytes, and ${maxFileBytes} are allowed`);

@@ -46,6 +46,8 @@ export interface PartialUpload {
 
 /** Bytes of a file, from `offset` on. Its id is made by who sends it, and not to be guessed. */
 export interface UploadPiece {
+  /** Whose it is until it is whole: another's of that id is another file. */
+  readonly account: string;
   readonly id: string;
   /** Of the whole. */
   readonly sizeBytes: number;
@@ -90,10 +92,11 @@ export interface BlobBytes {
 
 export interface ImagePort extends ImageBytes {
   /**
-   * Makes room for a file that an image is to be made from. HOST_TOO_LARGE, HOST_FULL, HOST_UNAVAILABLE (too many).
+   * Makes room for a file that an image is to be made from. HOST_TOO_LARGE, HOST_FULL, HOST_UNAVAILABLE (too many, most often
+   * of that account).
    * Whoever was given it receives or disposes of it.
    */
-  openUpload(sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
+  openUpload(account: string, sizeBytes: number, options?: CallOptions): Promise<IncomingUpload>;
   /**
    * Takes bytes of a file as they come, and keeps what came when they break off. HOST_WRONG_STATE when others are there than
    * those before the offset, and as `openUpload`; HOST_INVALID when more came than was said.
@@ -104,7 +107,7 @@ export interface ImagePort extends ImageBytes {
     options?: CallOptions,
   ): Promise<Upload | PartialUpload>;
   /** HOST_NOT_FOUND. */
-  findUpload(id: string): Promise<Upload | PartialUpload>;
+  findUpload(account: string, id: string): Promise<Upload | PartialUpload>;
   /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
   /**

@@ -23,7 +23,7 @@
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
  * | region | `drain/HOST` | managers | `DrainRecord`: it is being emptied |
- * | region | `storage` | the manager that has the region's network disks | that there are some |
+ * | region | `storage` | the manager that has the region's network disks | `StorageRecord`: that there are some, and which |
  * | region | `diskexport/NAME` | that manager | `DiskExportRecord`: where the VM's network disk is, for which epoch; there as long as the disk is |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
@@ -36,7 +36,8 @@
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
- * | region | `imageadd/NAME/VERSION` | managers | the operation that brings it to the region |
+ * | region | `imageadd/NAME/VERSION` | managers | `ImageAddRecord`: the operation that brings it to the region |
+ * | region | `imagerun/NAME/VERSION` | managers | that one of them is at it, under a lease: another ends what it leaves |
  * | global | `imageclaim/NAME/VERSION` | managers | the region and the operation that are about to add it |
  * | region | `prefixes` | managers | `PrefixesRecord`: which addresses the region has to give |
  * | region | `address/ipv4/HEX`, `address/ipv6/HEX`, `address/udp/HEX/PORT` | managers | the VM that has it, or had it until lately: then under a lease |
@@ -66,7 +67,9 @@ export const vmStatuses = [
 ] as const;
 export type VmStatus = (typeof vmStatuses)[number];
 
-const millis = z.int().nonnegative();
+/** Of the last year with four digits: what is later has no time in words, and nobody means it. */
+export const latestMs = 253_402_300_799_999;
+const millis = z.int().nonnegative().max(latestMs);
 const vmName = z.string().regex(vmNamePattern);
 const vmId = z.string().regex(/^i-[0-9a-f]{17}$/);
 
@@ -235,6 +238,10 @@ export type DrainRecord = z.infer<typeof DrainRecord>;
 export const drainPrefix = 'drain/';
 export const drainKey = (host: string): string => `${drainPrefix}${host}`;
 
+/** The directory that has the region's network disks, by `NetworkDisks.id`. */
+export const StorageRecord = z.looseObject({ id: z.string().optional() });
+export type StorageRecord = z.infer<typeof StorageRecord>;
+
 export const storageKey = 'storage';
 export const diskExportPrefix = 'diskexport/';
 export const diskExportKey = (vm: string): string => `${diskExportPrefix}${vm}`;
@@ -286,8 +293,17 @@ export const AccountRecord = z.looseObject({
 export type AccountRecord = z.infer<typeof AccountRecord>;
 
 /** An account's VMs of a region, told when the region makes no more of them. */
-export const LeavingRecord = z.looseObject({ vms: z.int().nonnegative(), atRevision: z.int().nonnegative() });
+/** `images`: that are on their way there, and in no other record yet. */
+export const LeavingRecord = z.looseObject({
+  vms: z.int().nonnegative(),
+  images: z.int().nonnegative().default(0),
+  atRevision: z.int().nonnegative(),
+});
 export type LeavingRecord = z.infer<typeof LeavingRecord>;
+
+/** Without an account: of a manager of before. */
+export const ImageAddRecord = z.looseObject({ operation: z.string(), account: z.string().optional() });
+export type ImageAddRecord = z.infer<typeof ImageAddRecord>;
 
 export const accountKey = (account: string): string => `account/${account}`;
 export const regionKey = (region: string): string => `region/${region}`;

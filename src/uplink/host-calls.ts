@@ -1,20 +1,24 @@
 /** What a manager asks of a host: the calls of `HostPort`. */
 import * as z from 'zod';
-import type {
-  Attachment,
-  AuditCheck,
-  AuditEvent,
-  AuditLink,
-  GuestInside,
-  HostStatus,
-  TreeCommit,
-  TreeEntry,
+import {
+  type Attachment,
+  type AuditCheck,
+  type AuditEvent,
+  type AuditLink,
+  type GuestInside,
+  type HostStatus,
+  latestMs,
+  type TreeCommit,
+  type TreeEntry,
 } from '../records/index.ts';
 import type { AuditRecord, Explanation } from '../tree/index.ts';
 import { Bytes } from './calls.ts';
 import { FileProblemMessage } from './uplink-error.ts';
 
 const whole = z.int().nonnegative();
+const time = whole.max(latestMs);
+/** Of a file system or a clock: also before the epoch, and between milliseconds. */
+const instant = z.number().min(-latestMs).max(latestMs);
 const nothing = z.null();
 const text = z.string();
 const path = z.string().max(8 * 1024);
@@ -37,7 +41,7 @@ const treeEntry = {
   uid: whole,
   gid: whole,
   mode: whole,
-  mtimeMs: z.number(),
+  mtimeMs: instant,
   worldReadable: z.boolean(),
   burned: z.boolean(),
   rule: text,
@@ -176,7 +180,7 @@ const auditFilter = {
   verdict: z.enum(['allowed', 'denied']).optional(),
 };
 const AuditRecordMessage = z.object({
-  timeMs: whole,
+  timeMs: time,
   vm: text,
   way: text,
   operation: text,
@@ -196,7 +200,7 @@ const AuditRecordMessage = z.object({
 }) satisfies z.ZodType<AuditRecord>;
 const Event = z.object({
   id: z.string().regex(/^\d{1,15}$/),
-  atMs: whole,
+  atMs: time,
   record: AuditRecordMessage,
 }) satisfies z.ZodType<AuditEvent>;
 
@@ -211,7 +215,7 @@ const Check = z.object({
 const Status = z.object({
   name: text,
   version: text,
-  startedAtMs: whole,
+  startedAtMs: time,
   accelerator: z.enum(['kvm', 'tcg']),
   cpus: whole,
   memoryBytes: whole,
@@ -274,7 +278,7 @@ export const hostCalls = {
   boot: { args: ofVm({ once }), answer: z.object({ bootId: text, number: whole }) },
   statistics: {
     args: ofVm({}),
-    answer: z.object({ atMs: z.number(), values: z.record(z.string(), z.number()) }),
+    answer: z.object({ atMs: instant, values: z.record(z.string(), z.number()) }),
   },
   inside: { args: ofVm({ by }), answer: Inside },
   renewDevice: { args: ofVm({}), answer: DeviceVersion },
@@ -288,7 +292,7 @@ export const hostCalls = {
       limit: whole,
     }),
     answer: z
-      .object({ events: z.array(Event), next: z.object({ atMs: whole, sequence: whole }).optional() })
+      .object({ events: z.array(Event), next: z.object({ atMs: time, sequence: whole }).optional() })
       .transform(({ events, next }) => ({ events, next })),
   },
   checkAudit: { args: z.strictObject({ after: Link.optional() }), answer: Check },

@@ -32,6 +32,18 @@ test('porthole audit verify checks each host, and goes on from what was noted', 
     ['--vm', 'web-1'],
   ])
     assert.equal((await stage.run('audit', 'verify', ...wrong)).code, 2);
+  const { checkAudit } = stage.api.host;
+  let asked = 0;
+  stage.api.host.checkAudit = async () => {
+    const checked = await checkAudit.call(stage.api.host);
+    return { ...checked, isEnd: ++asked > 5 };
+  };
+  assert.deepEqual(await stage.run('audit', 'verify', '--noted', noted), {
+    code: 1,
+    out: '',
+    err: 'local/local was not checked: the host says that there is more, and gives nothing\n',
+  });
+  stage.api.host.checkAudit = checkAudit;
   writeFileSync(noted, 'x');
   assert.match((await stage.run('audit', 'verify', '--noted', noted)).err, /not what "porthole audit verify --json"/);
 });

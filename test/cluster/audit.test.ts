@@ -8,6 +8,7 @@ import { AuditStore } from '../../src/host/audit-store.ts';
 import { HostAudit } from '../../src/host/host-audit.ts';
 import type { HostPort } from '../../src/records/index.ts';
 import type { AuditRecord } from '../../src/tree/index.ts';
+import { hostCalls } from '../../src/uplink/host-calls.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { addHost } from './hosts.ts';
@@ -142,6 +143,48 @@ test('queryAudit asks all hosts of all regions, in one order, and names those th
   await there.server.close();
   const [page] = await pagesOf(ask, 'regions=all&limit=500');
   assert.deepEqual(page!.missing.map(({ region, host }) => `${region}/${host ?? ''}`).toSorted(), ['eu/', 'local/h2']);
+});
+
+test('queryAudit is held up by no host that does not get on, or is out of order', async (t) => {
+  const clock = logsFor(t);
+  const log = clock.log();
+  const own = hostOf(log);
+  const answers: Awaited<ReturnType<HostPort['audit']>>[] = [];
+  const hostile = { audit: async () => answers.shift()! } as Partial<HostPort> as HostPort;
+  const connected = () => new Map([...Object.entries({ local: own, h1: hostile })]);
+  const api = await startApi(t, { listen: tcp, manager: { connected } });
+  await addHost(api.stores.region, 'h1');
+  log.append([recordOf('web-1', clock.nowMs(), 1)], {});
+  const record = recordOf('web-2', clock.nowMs(), 2);
+  const event = (atMs: number, id: number) => ({ id: String(id), atMs, record });
+  const ask = asker(api);
+  const asked = async (path: string, answer: (typeof answers)[number]): Promise<Events> => {
+    answers.push(answer);
+    return (await ask(path)) as unknown as Events;
+  };
+  const first = await asked('/v1/audit?limit=100', { events: [], next: { atMs: 1, sequence: 1 } });
+  assert.ok(first.next !== undefined && first.missing.length === 0);
+  for (const answer of [
+    { events: [], next: { atMs: 1, sequence: 1 } },
+    { events: [], next: { atMs: 0, sequence: 9 } },
+    { events: [event(1, 1)], next: undefined },
+    { events: [event(5, 5), event(4, 4)], next: undefined },
+    { events: [event(5, 5)], next: { atMs: 4, sequence: 4 } },
+  ]) {
+    const page = await asked(`/v1/audit?limit=100&cursor=${first.next}`, answer);
+    assert.deepEqual(
+      page.events.map(({ host }) => host),
+      ['local'],
+    );
+    assert.deepEqual(
+      page.missing.map(({ host }) => host),
+      ['h1'],
+    );
+  }
+  for (const atMs of [9e15, -1]) {
+    const answer = { events: [{ ...event(0, 1), atMs }] };
+    assert.equal(hostCalls.audit.answer.safeParse(answer).success, false);
+  }
 });
 
 test('queryAudit shows an account the VMs that are its own, on whichever host, and nothing of before them', async (t) => {

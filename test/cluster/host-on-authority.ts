@@ -291,7 +291,7 @@ export class TestHost implements HostPort, ImagePort {
     })();
   }
 
-  async openUpload(sizeBytes: number): Promise<IncomingUpload> {
+  async openUpload(_account: string, sizeBytes: number): Promise<IncomingUpload> {
     if (sizeBytes > mostUploaded) throw new HostRefusal('HOST_TOO_LARGE', `${sizeBytes} bytes are too many`);
     const id = `up-${randomBytes(16).toString('hex')}`;
     this.coming.add(id);
@@ -309,7 +309,7 @@ export class TestHost implements HostPort, ImagePort {
     };
   }
 
-  async resumeUpload({ id, sizeBytes, offset }: UploadPiece, chunks: AsyncIterable<Uint8Array>) {
+  async resumeUpload({ account, id, sizeBytes, offset }: UploadPiece, chunks: AsyncIterable<Uint8Array>) {
     const pieces = [this.uploads.get(id) ?? Buffer.alloc(0)];
     if (pieces[0]!.length !== offset)
       throw new HostRefusal('HOST_WRONG_STATE', `${pieces[0]!.length} bytes of the file are there`);
@@ -320,10 +320,10 @@ export class TestHost implements HostPort, ImagePort {
     } finally {
       this.uploads.set(id, Buffer.concat(pieces));
     }
-    return this.findUpload(id);
+    return this.findUpload(account, id);
   }
 
-  async findUpload(id: string) {
+  async findUpload(_account: string, id: string) {
     const bytes = this.uploads.get(id);
     if (bytes === undefined) throw new HostRefusal('HOST_NOT_FOUND', 'that file never came');
     const there = { id, expiresAtMs: Date.now() + 600_000 };

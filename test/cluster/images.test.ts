@@ -4,8 +4,11 @@ import { createHash, randomBytes } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { pino } from 'pino';
+import { Manager } from '../../src/cluster/index.ts';
 import { ImageLibrary } from '../../src/images/index.ts';
 import { type BlobBytes, encodeRecord, type ImagePort } from '../../src/records/index.ts';
+import type { Store } from '../../src/store/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
@@ -103,6 +106,36 @@ test('a name and version is given to one image, whichever regions add it at once
   assert.equal(await add(loser), 'succeeded');
 });
 
+test('an account stays while an image of its is on its way to a region', async (t) => {
+  const api = await startApi(t, tcp);
+  await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+  const made = await api.ask({
+    method: 'POST',
+    path: '/v1/keys',
+    body: { name: 'k', role: 'admin', account: 'team' },
+  });
+  const key = String(made.json['text']);
+  const going = Promise.withResolvers<void>();
+  api.host.addImageWith = async (_, { signal }) => {
+    signal?.addEventListener('abort', () => going.resolve());
+    await going.promise;
+    return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
+  };
+  const body = { name: 'tiny', version: '1', recipe: 'tiny' };
+  const begun = await api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
+  assert.equal(begun.status, 202, begun.text);
+  const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
+  const refused = await gone();
+  assert.equal(refused.json?.['code'], 'IN_USE');
+  assert.match(String(refused.json['detail']), /has 1 images on their way to the region "local"/);
+  going.resolve();
+  const image = { path: '/v1/images/tiny/1', url: api.server.url!, key };
+  await until('the image', async () => (await api.ask(image)).status === 200);
+  await until('its end', async () => (await gone()).text.includes('1 versions of images'));
+  assert.equal((await api.ask({ ...image, method: 'DELETE' })).status, 204);
+  assert.equal((await gone()).status, 204);
+});
+
 test('an image of before regions kept them is used as it was, and is the region’s that has its bytes', async (t) => {
   const { here } = await regions(t);
   const image = {
@@ -125,6 +158,76 @@ test('an image of before regions kept them is used as it was, and is the region�
   assert.equal(await remove(here), 'IMAGE_IN_USE');
   const later = await create(here, 'web-2', { name: 'tiny', version: '1' });
   assert.equal(later.json['vm']!['image']!['digest'], digest);
+});
+
+/** A store whose leases are not kept alive while that is said. */
+const forgetting = (store: Store, forgets: () => boolean): Store =>
+  new Proxy(store, {
+    get: (target, name: keyof Store) => {
+      const member = target[name] as unknown;
+      if (typeof member !== 'function') return member;
+      if (name === 'keepAlive' && forgets()) return async () => {};
+      return (...args: unknown[]): unknown => member.apply(target, args) as unknown;
+    },
+  });
+
+test('what a manager is at is left to it by those that start, and ended by others when it is dead', async (t) => {
+  const api = await startApi(t);
+  const { stores, host } = api;
+  const log = pino({ level: 'silent' });
+  const open = (region: Store): Promise<Manager> =>
+    Manager.open({ region, global: stores.global, host, images: host, log, takeoverSeconds: 1 });
+  let isStuck = false;
+  await using other = await open(forgetting(stores.region, () => isStuck));
+  const going = Promise.withResolvers<void>();
+  using ending = new DisposableStack();
+  ending.defer(() => going.resolve());
+  let isEnded = false;
+  host.addImageWith = async (_, { signal }) => {
+    signal?.addEventListener('abort', () => {
+      isEnded = true;
+    });
+    await going.promise;
+    return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
+  };
+  const source = { kind: 'recipe', recipe: 'tiny' } as const;
+  const { body: id } = await other.images.add(
+    'default',
+    { name: 'tiny', version: '1', source },
+    async (transaction) => (await stores.region.commit(transaction)).committed,
+    (operation) => ({ status: 202, headers: {}, body: operation.id }),
+  );
+  const operation = () => api.ask({ path: `/v1/operations/${id}` });
+  await (await open(stores.region)).close();
+  assert.equal((await operation()).json['state'], 'running');
+  isStuck = true;
+  await until('another to end it', async () => String((await operation()).json['state']) === 'failed');
+  assert.equal((await operation()).json['error']!['code'], 'UNAVAILABLE');
+  // It was not dead, and comes too late.
+  await until('it to be told', () => isEnded);
+  going.resolve();
+  await until('it to be over', () => !other.images.runs(String(id)));
+  assert.equal((await operation()).json['state'], 'failed');
+  assert.equal(await regionsOf(api), 404);
+  assert.equal(await add(api), 'succeeded');
+});
+
+test('a manager starts where an image that a killed one had brought has lost its name to another', async (t) => {
+  const api = await startApi(t);
+  const { region, global } = api.stores;
+  const image = { name: 'tiny', version: '1', sizeBytes: 1, virtualSizeBytes: 1, createdAtMs: 1 };
+  const put = (key: string, record: object) => ({ type: 'put', key, value: encodeRecord(record) }) as const;
+  const own = { ...image, account: 'default', digest: `sha256:${'a'.repeat(64)}`, regions: ['local'] };
+  const others = { ...image, account: 'team', digest: own.digest, regions: ['eu'] };
+  await region.commit({
+    operations: [put('regionimage/tiny/1', own), put('imageadd/tiny/1', { operation: 'op-1' })],
+  });
+  await global.commit({ operations: [put('image/tiny/1', others)] });
+  await api.restart();
+  assert.equal(await region.get('regionimage/tiny/1'), undefined);
+  assert.equal(await region.get('imageadd/tiny/1'), undefined);
+  assert.equal(await regionsOf(api), 404, 'it is another account’s, which keeps it');
+  assert.ok((await global.get('image/tiny/1')) !== undefined);
 });
 
 /** A library whose connections break after so many bytes, as often as is said, and whose bytes can be others. */
@@ -245,7 +348,10 @@ test('a region is forgotten when it has no images, or is lost with them', async 
   );
   await eu.server.close();
   await eu.manager.close();
+  const claim = { type: 'put', value: Buffer.from('{"region":"eu","operation":"op"}') } as const;
+  await here.stores.global.commit({ operations: [{ ...claim, key: 'imageclaim/adding/1' }] });
   assert.match(await remove('?lost=true'), /^204/);
+  assert.equal(await here.stores.global.get('imageclaim/adding/1'), undefined);
   assert.doesNotMatch(await counts(), /"eu"/);
   assert.deepEqual(await regionsOf(here), ['local']);
   assert.equal((await here.ask({ path: '/v1/images/tiny/2' })).status, 404, 'its name is free');

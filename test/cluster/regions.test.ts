@@ -1,6 +1,9 @@
 /** Two regions with a store each, one global store, a manager in each: either of them answers for both. */
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
 import { keyText, prefixRange, type Store, StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
@@ -85,6 +88,47 @@ test('a manager answers for other regions, and says so when one does not answer'
     (await here.ask({ method: 'POST', path: '/v1/vms', body: { name: 'db', kind: 'attached' } })).status,
     202,
   );
+});
+
+test('what goes on to another region goes to its managers, whatever place the path names', async (t) => {
+  const here = await startApi(t, tcp);
+  const there = await startApi(t, { ...tcp, manager: { regionName: 'eu', global: here.stores.global } });
+  await here.ask({ method: 'PUT', path: '/v1/regions/eu', body: { addresses: [there.server.url!] } });
+  let came = 0;
+  const elsewhere = createServer((_, response) => {
+    came++;
+    response.end('mine');
+  });
+  await once(elsewhere.listen(0, '127.0.0.1'), 'listening');
+  t.after(() => elsewhere.close());
+  const { port } = elsewhere.address() as AddressInfo;
+  const { socketPath } = here;
+  assert.equal((await http({ socketPath, path: '/v1/self', headers: inEu })).status, 200);
+  assert.equal((await http({ socketPath, path: `//127.0.0.1:${port}/v1/self`, headers: inEu })).status, 404);
+  assert.equal(came, 0);
+});
+
+test('whoever has the name of an account that is gone is told nothing of it', async (t) => {
+  const api = await startApi(t, tcp);
+  const account = async (): Promise<string> => {
+    await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
+    const body = { name: 'k', role: 'admin', account: 'team' };
+    return String((await api.ask({ method: 'POST', path: '/v1/keys', body })).json['text']);
+  };
+  const url = api.server.url!;
+  const key = await account();
+  const headers = { 'idempotency-key': 'first' };
+  const make = { method: 'POST', path: '/v1/vms', url, headers, body: { name: 'web', kind: 'attached' } };
+  assert.equal((await http({ ...make, key })).status, 202);
+  await until('the VM', () => api.host.vms.has('web'));
+  await http({ method: 'DELETE', path: '/v1/vms/web', url, key });
+  await until('the VM to be gone', async () => (await http({ path: '/v1/vms/web', url, key })).status === 404);
+  const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
+  await until('the account to be gone', async () => (await gone()).status === 204);
+  const next = await account();
+  assert.deepEqual((await http({ path: '/v1/operations', url, key: next })).json['operations'], []);
+  const again = await http({ ...make, key: next });
+  assert.equal(again.headers['idempotent-replay'], undefined, 'it is a request of its own');
 });
 
 /** A store that can be cut off from whoever asks it. */

@@ -5,7 +5,7 @@ import { Symlink, World } from '../tree/world.ts';
 import { Client, type ClientOptions } from './client.ts';
 
 export const content = {
-  instance: { id: 'i-1', link: new Symlink('id'), big: 'x'.repeat(300_000) },
+  instance: { id: 'i-1', link: new Symlink('id'), middle: 'x'.repeat(4085), big: 'x'.repeat(300_000) },
   secrets: { key: 'hunter2' },
   guest: {},
 };

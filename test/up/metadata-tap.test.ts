@@ -14,6 +14,11 @@ const skip =
 const devices = { one: 'tap0', two: 'tap1' } as const;
 const addresses = { one: '10.9.0.2', two: '10.7.0.2' } as const;
 const names = ['one', 'two'] as const;
+/** Who stands behind a guest that forwards packets, and how many hops that guest's answers may travel. */
+const behind = {
+  one: { network: '10.9.1', hopLimit: undefined },
+  two: { network: '10.7.1', hopLimit: 2 },
+} as const;
 
 test('VMs on tap devices have a metadata server each, and reach no other', { skip }, async (t) => {
   const holder = spawn('unshare', ['--net', 'sleep', '3600'], { stdio: 'ignore' });
@@ -27,7 +32,8 @@ test('VMs on tap devices have a metadata server each, and reach no other', { ski
     (name) => `ip tuntap add ${devices[name]} mode tap
 ip address add 169.254.169.254/32 dev ${devices[name]}
 ip link set ${devices[name]} up
-ip route add ${addresses[name]}/32 dev ${devices[name]}`,
+ip route add ${addresses[name]}/32 dev ${devices[name]}
+ip route add ${behind[name].network}.0/24 via ${addresses[name]} dev ${devices[name]} onlink`,
   );
   const within = ['nsenter', `--net=${network}`] as const;
   execFileSync(within[0], [within[1], 'sh', '-ec', ['ip link set lo up', ...setUp].join('\n')]);
@@ -49,7 +55,7 @@ ip route add ${addresses[name]}/32 dev ${devices[name]}`,
         type: 'nano',
         image: { name: 'tiny' },
         network: { mode: 'tap', device: devices[name] },
-        metadataServer: { ways: ['network'] },
+        metadataServer: { ways: ['network'], ...(behind[name].hopLimit && { hopLimit: behind[name].hopLimit }) },
         spec: `porthole: 1\nmetadata: { instance: { id: i-${name} } }`,
       },
     }),
@@ -75,13 +81,34 @@ ip route add ${addresses[name]}/32 dev ${devices[name]}`,
   );
   assert.equal(await claim('r'), 200, 'only root can have such ports');
 
+  const asked = (seconds: string, within = ''): string =>
+    `printf '${requestOf('GET', '/nocloud/meta-data')}' | ${within} nc -w ${seconds} 169.254.169.254 80`;
+  await t.test('who is behind a guest that forwards packets is answered as far as the hop limit goes', async () => {
+    for (const name of names) {
+      const { network, hopLimit } = behind[name];
+      await machine.type(
+        name,
+        `modprobe veth; ip link add out type veth; ip address add ${network}.1/24 dev out; ip link set out up
+echo 1 >/proc/sys/net/ipv4/ip_forward
+unshare -n sleep 3600 & P=$!
+while [ "$(readlink /proc/$P/ns/net)" = "$(readlink /proc/self/ns/net)" ]; do :; done
+ip link set veth0 netns $P
+nsenter -t $P -n sh -c 'ip address add ${network}.2/24 dev veth0; ip link set veth0 up; ip route add default via ${network}.1'`,
+      );
+      const inside = `nsenter -t $P -n`;
+      assert.match(await machine.type(name, `${inside} ping -c 3 169.254.169.254`), /[1-3] packets received/);
+      const printed = await machine.type(name, `${asked('2', inside)}; echo "ended $?"`);
+      assert.match(printed, hopLimit === undefined ? /^ended 1$/m : new RegExp(`instance-id: "i-${name}"`));
+      assert.equal(await idOf(name), name, 'the guest itself is answered');
+    }
+  });
+
   await t.test('not by the other one’s address either', async () => {
     await machine.type(
       'two',
       `ip address add ${addresses.one}/32 dev eth0; ip address del ${addresses.two}/32 dev eth0`,
     );
-    const asked = `printf '${requestOf('GET', '/nocloud/meta-data')}' | nc -w 2 169.254.169.254 80`;
-    assert.doesNotMatch(await machine.type('two', asked), /i-one/);
+    assert.doesNotMatch(await machine.type('two', asked('2')), /i-one/);
     const { metadataServer } = await client.call('getVm', { params: { name: 'one' } });
     assert.equal(metadataServer?.token?.state, 'claimed');
   });

@@ -101,9 +101,13 @@ const check = async (api: Api, region: string, host: string, noted: string | und
     records += part.records;
     problems.push(...part.problems);
     if (part.isEnd) return { region, host, records, problems, last: part.last };
+    if (after !== undefined && sequenceOf(part.last) <= sequenceOf(after))
+      throw new Error('the host says that there is more, and gives nothing');
     after = part.last;
   }
 };
+
+const sequenceOf = (link: string): number => Number(link.split('.', 1)[0]);
 
 /** UsageError. */
 const readNoted = (file: string): Map<string, string> => {

@@ -79,7 +79,7 @@ export const serveImages = (api: Api): void => {
       const { length, body, signal } = bodyOf(c);
       const { account } = identityOf(c);
       const receive = async () => {
-        await using incoming = await kit.images.openUpload(length, { signal });
+        await using incoming = await kit.images.openUpload(account, length, { signal });
         api.expectLong(c.env);
         try {
           const { expiresAtMs, ...upload } = await incoming.receive(body, { signal });
@@ -102,9 +102,10 @@ export const serveImages = (api: Api): void => {
       const { body, signal } = bodyOf(c);
       const { upload: id } = c.req.valid('param');
       const { offset, sizeBytes } = c.req.valid('query');
+      const { account } = identityOf(c);
       api.expectLong(c.env);
       try {
-        const upload = await kit.images.resumeUpload({ id, offset, sizeBytes }, body, { signal });
+        const upload = await kit.images.resumeUpload({ account, id, offset, sizeBytes }, body, { signal });
         return reply(routes.resumeUpload, 200, uploadView(upload));
       } catch (error) {
         if (!signal.aborted) throw error;
@@ -116,7 +117,9 @@ export const serveImages = (api: Api): void => {
 
   serve(api, routes.findUpload, async (c) => {
     try {
-      return reply(routes.findUpload, 200, uploadView(await kit.images.findUpload(c.req.valid('param').upload)));
+      const { account } = identityOf(c);
+      const upload = await kit.images.findUpload(account, c.req.valid('param').upload);
+      return reply(routes.findUpload, 200, uploadView(upload));
     } catch (error) {
       if (isHostError(error) && error.code === 'HOST_NOT_FOUND')
         throw new ApiError('NOT_FOUND', error.message, {}, error);

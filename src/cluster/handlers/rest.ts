@@ -83,7 +83,11 @@ const serveOperations = (api: Api): void => {
       if (record.kind.startsWith('vms.')) return batches.cancel(id, commit, accepted(record));
       if (record.kind.startsWith('image.') || record.kind === 'key.rotate') {
         const worker = record.kind === 'key.rotate' ? upkeep : images;
-        if (!worker.runs(id)) throw new ApiError('WRONG_STATE', `the operation "${id}" does not run here any more`);
+        if (!worker.runs(id))
+          throw new ApiError(
+            'WRONG_STATE',
+            `the operation "${id}" does not run at the manager that was asked; ask the one that was asked to begin it`,
+          );
         // A manager that ends between the two ends the work too.
         await commit({ conditions: [], operations: [] }, accepted(record));
         worker.cancel(id);

@@ -24,14 +24,26 @@ import { BODY, type SessionState } from '../state.ts';
 /** Flags of open(2) that 9P2000.L has. Bit 040 has no meaning there, but in the tree it is execve(2). */
 const DOTL_FLAGS = 0o7777703;
 /** The client works it out from msize. */
-const IOUNIT = 0;
+const ANY_IOUNIT = 0;
+const PAGE_BYTES = 4096;
+
+/**
+ * For what stays as it was opened: all of it in one Tread. Linux allocates, and clears, room for the longest answer before it
+ * sends one, by powers of two: with 64 KiB for each of the three Treads of a short file that takes longer than we do.
+ */
+function iounitOf({ msize }: SessionState, sizeBytes: number): number {
+  let answerBytes = PAGE_BYTES;
+  while (answerBytes - BODY - abi.Count.sizeBytes <= sizeBytes) answerBytes *= 2;
+  return answerBytes < msize ? answerBytes - BODY - abi.Count.sizeBytes : ANY_IOUNIT;
+}
 
 function openedAt(state: SessionState, fid: Fid, handle: Handle): number {
   const node = state.current(fid) ?? handle.node;
   fid.handle = handle;
   fid.pins = state.fileSystem.caching(node) !== 'mutable';
   state.qidOf(BODY, node);
-  abi.Opened.iounit.set(state.out, BODY, IOUNIT);
+  const isWhole = fid.pins && !handle.stream;
+  abi.Opened.iounit.set(state.out, BODY, isWhole ? iounitOf(state, handle.node.sizeBytes) : ANY_IOUNIT);
   return abi.Opened.sizeBytes;
 }
 
@@ -53,7 +65,7 @@ export function lopen(state: SessionState): number {
   if (typeof directory === 'number') return directory;
   fid.directory = directory;
   state.qidOf(BODY, state.current(fid) ?? fid.node);
-  abi.Opened.iounit.set(state.out, BODY, IOUNIT);
+  abi.Opened.iounit.set(state.out, BODY, ANY_IOUNIT);
   return state.reply(abi.Opened.sizeBytes);
 }
 

@@ -41,9 +41,5 @@ export const typeTo = async (client: Client, name: string, line: string): Promis
 };
 
 export const untilReady = async (client: Client, name: string): Promise<void> => {
-  await until(
-    `the guest of ${name}`,
-    async () => /tiny: ready[^]*# /.test(await consoleOf(client, name)),
-    bootLimitMs,
-  );
+  await until(`the guest of ${name}`, async () => /tiny: ready[^]*# /.test(await consoleOf(client, name)), bootLimitMs);
 };

@@ -56,7 +56,7 @@ export class Outbox {
   async #align(): Promise<void> {
     for (;;) {
       const read = await getRecord(this.#kit.global, OutboxReadRecord, this.#readKey);
-      if (read === undefined || !isOfBefore(this.#kit, read.record)) return;
+      if (!isOfBefore(this.#kit, read)) return;
       await realign(this.#kit, this.#readKey, read);
     }
   }
@@ -86,11 +86,11 @@ export class Outbox {
   async #apply(entries: readonly { key: string; createRevision: number; record: OutboxRecord }[]): Promise<string[]> {
     const { global, region } = this.#kit;
     const read = await getRecord(global, OutboxReadRecord, this.#readKey);
-    if (read !== undefined && isOfBefore(this.#kit, read.record)) {
+    if (read === undefined || isOfBefore(this.#kit, read)) {
       await realign(this.#kit, this.#readKey, read);
       return [];
     }
-    const position = read?.record.revision ?? 0;
+    const position = read.record.revision;
     const done: string[] = [];
     const operations = new Map<string, Operation>();
     let revision = position;
@@ -108,11 +108,7 @@ export class Outbox {
     }
     if (revision === position) return done;
     const outcome = await global.commit({
-      conditions: [
-        read === undefined
-          ? { key: this.#readKey, exists: false }
-          : { key: this.#readKey, modRevision: read.modRevision },
-      ],
+      conditions: [{ key: this.#readKey, modRevision: read.modRevision }],
       operations: [
         ...operations.values(),
         put(this.#readKey, { epoch: region.epoch, globalEpoch: global.epoch, revision }),

@@ -5,7 +5,7 @@
 import { ImageRecord, IndexedRecord, type OutboxReadRecord } from '../records/index.ts';
 import { keyText, type Operation } from '../store/index.ts';
 import { ImageIndex, ownImagePrefix } from './image-index.ts';
-import { entriesOf, type Kept, type Kit, kept, put, remove } from './kit.ts';
+import { entriesOf, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 
 /** `index/vm/ACCOUNT/REGION/…` */
@@ -19,14 +19,24 @@ export const indexKeysOf = async ({ global }: Pick<Kit, 'global'>, region: strin
   return entries.map(({ key }) => keyText(key)).filter((key) => key.slice(indexPrefix.length).split('/')[1] === region);
 };
 
-/** Whether an earlier life of one of the stores said how far the outbox was read. */
-export const isOfBefore = ({ region, global }: Kit, { epoch, globalEpoch = global.epoch }: OutboxReadRecord): boolean =>
-  epoch !== region.epoch || globalEpoch !== global.epoch;
+/** Whether an earlier life of one of the stores said how far the outbox was read, or nothing says it any more. */
+export const isOfBefore = ({ region, global }: Kit, read: Kept<OutboxReadRecord> | undefined): boolean => {
+  if (read === undefined) return true;
+  const { epoch, globalEpoch = global.epoch } = read.record;
+  return epoch !== region.epoch || globalEpoch !== global.epoch;
+};
 
-/** @returns false when another manager was at it; what it did is seen in the next round */
-export const realign = async (kit: Kit, readKey: string, read: Kept<OutboxReadRecord>): Promise<boolean> => {
+/**
+ * What waits in the outbox is all applied afterwards: of what it says of VMs, that in its order comes to the same.
+ * @returns false when another manager was at it; what it did is seen in the next round
+ */
+export const realign = async (
+  kit: Kit,
+  readKey: string,
+  read: Kept<OutboxReadRecord> | undefined,
+): Promise<boolean> => {
   const { region, global, regionName } = kit;
-  const { revision, entries } = await entriesOf(region, 'indexed/');
+  const { entries } = await entriesOf(region, 'indexed/');
   const own = new Map(
     entries.map((entry) => {
       const { key, record } = kept(IndexedRecord, entry);
@@ -39,16 +49,17 @@ export const realign = async (kit: Kit, readKey: string, read: Kept<OutboxReadRe
     ...[...there].filter((key) => !own.has(key)).map(remove),
   ];
   await realignImages(kit);
-  let { modRevision } = read;
+  const aligned: OutboxReadRecord = { epoch: region.epoch, globalEpoch: global.epoch, revision: 0 };
+  const meanwhile: OutboxReadRecord = read?.record ?? { epoch: 0, revision: 0 };
+  let condition = unchanged(readKey, read);
   do {
     const some = operations.splice(0, operationsAtOnce);
-    const record = operations.length > 0 ? read.record : { epoch: region.epoch, globalEpoch: global.epoch, revision };
     const outcome = await global.commit({
-      conditions: [{ key: readKey, modRevision }],
-      operations: [...some, put(readKey, record)],
+      conditions: [condition],
+      operations: [...some, put(readKey, operations.length > 0 ? meanwhile : aligned)],
     });
     if (!outcome.committed) return false;
-    modRevision = outcome.revision;
+    condition = { key: readKey, modRevision: outcome.revision };
   } while (operations.length > 0);
   return true;
 };

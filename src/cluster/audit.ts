@@ -5,11 +5,12 @@ import {
   type AuditLink,
   type AuditQuery,
   type HostPort,
+  ownHost,
   VmRecord,
 } from '../records/index.ts';
 import { getsOn, merged, type Place, type Placed, type PlacedPage, placeAt } from './audit-merge.ts';
 import type { Hosts } from './hosts.ts';
-import { type Identity, seesCluster } from './identity.ts';
+import { type Identity, mayTouch, seesCluster } from './identity.ts';
 import { getRecord, type Kit } from './kit.ts';
 import { ApiError } from './problem.ts';
 
@@ -35,6 +36,22 @@ export type FleetQuery = Omit<AuditQuery, 'account' | 'vms' | 'after'> & { reado
 const hostMs = 20_000;
 /** Of a page, that each of very many hosts is asked for. */
 const fewest = 16;
+/** By how much clocks of managers and hosts may differ. */
+const clocksMs = 60_000;
+
+/**
+ * Whether a record is of this VM, whose name may have been another's before: the host that tells it has the VM, or had it then.
+ */
+const isBelieved = (
+  { host: now = ownHost, stays = [], createdAtMs }: VmRecord,
+  { place: { host }, event: { record } }: FleetEvent,
+): boolean =>
+  record.timeMs >= createdAtMs &&
+  (host === now ||
+    stays.some(
+      (stay) =>
+        stay.host === host && record.timeMs >= stay.fromMs - clocksMs && record.timeMs <= stay.untilMs + clocksMs,
+    ));
 
 export class FleetAudit {
   readonly #kit: Kit;
@@ -47,7 +64,7 @@ export class FleetAudit {
 
   /**
    * What whoever asks may see of the region. Of its own VMs, where that is not all: of those that there are, since they were
-   * made, as their names may have been others' before.
+   * made, as their names may have been others' before, and from hosts where they are or were: others may tell what they like.
    */
   async page(identity: Identity, { after, ...query }: FleetQuery, signal: AbortSignal): Promise<FleetPage> {
     const { regionName: region, connected } = this.#kit;
@@ -85,15 +102,15 @@ export class FleetAudit {
     return { events: seesCluster(identity) ? events : await this.#ofPresentVms(identity, events), next, missing };
   }
 
-  async #ofPresentVms({ account }: Identity, events: readonly FleetEvent[]): Promise<FleetEvent[]> {
-    const names = [...new Set(events.map(({ event }) => event.record.vm))];
-    const found = await Promise.all(names.map((name) => getRecord(this.#kit.region, VmRecord, `vm/${name}`)));
-    const since = new Map(
-      found.flatMap((vm) => (vm?.record.account === account ? [[vm.record.name, vm.record.createdAtMs]] : [])),
-    );
-    return events.filter(
-      ({ event: { record } }) => record.timeMs >= (since.get(record.vm) ?? Number.POSITIVE_INFINITY),
-    );
+  async #ofPresentVms(identity: Identity, events: readonly FleetEvent[]): Promise<FleetEvent[]> {
+    const names = new Set(events.map(({ event }) => event.record.vm).filter((name) => mayTouch(identity, name)));
+    const found = await Promise.all([...names].map((name) => getRecord(this.#kit.region, VmRecord, `vm/${name}`)));
+    const own = found.flatMap((vm) => (vm?.record.account === identity.account ? [vm.record] : []));
+    const byName = new Map(own.map((vm) => [vm.name, vm]));
+    return events.filter((one) => {
+      const vm = byName.get(one.event.record.vm);
+      return vm !== undefined && isBelieved(vm, one);
+    });
   }
 
   /** Of one host: `HostPort.checkAudit`. NOT_FOUND, UNAVAILABLE. */

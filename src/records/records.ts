@@ -361,6 +361,8 @@ export const VmRecord = z.looseObject({
   stateless: z.boolean().optional(),
   /** Rises whenever it goes to another host. Missing: 1. */
   epoch: z.int().positive().optional(),
+  /** Hosts that it has left, the last ones: what they recorded of it then is believed. Missing: none is known. */
+  stays: z.array(z.looseObject({ host: vmName, fromMs: millis, untilMs: millis })).optional(),
   /** It is stopped, at this generation, in order to go to another host; then it is to run there, or to be as it was: off. */
   moving: z.looseObject({ generation: z.int().positive(), runs: z.boolean() }).optional(),
   /** Its host has not been heard of for as long as its lease, and it is not started elsewhere. */

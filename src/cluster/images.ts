@@ -14,6 +14,7 @@ import { ImageIndex, type ImageName, imageAddPrefix, quoted } from './image-inde
 import { ImageSource } from './image-source.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import type { ManagerLease } from './manager-lease.ts';
+import { withOpening } from './openings.ts';
 import { isFinished, type Operations } from './operations.ts';
 import type { Outbox } from './outbox.ts';
 import type { Peers } from './peers.ts';
@@ -208,7 +209,7 @@ export class Images {
     return begun;
   }
 
-  /** Undefined when a condition does not hold, or another operation brings the image. */
+  /** Undefined when a condition does not hold, or another operation brings the image. TOO_MANY_REQUESTS. */
   async #begin(
     wish: { readonly account: string; readonly kind: OperationRecord['kind']; readonly target: ImageName },
     conditions: readonly Condition[],
@@ -222,16 +223,25 @@ export class Images {
       target: { ...wish.target },
       runner: this.#runner,
     });
-    const add: ImageAddRecord = { operation: operation.id, account: wish.account };
-    const done = await this.#lease.under((leaseId) =>
-      commit(
-        {
-          conditions: [{ key, exists: false }, ...conditions],
-          operations: [...operations, put(key, add), put(runKey(wish.target), {}, leaseId)],
-        },
-        answer(operation),
-      ),
-    );
+    const { account } = wish;
+    const begin = (opening: string): Promise<boolean> => {
+      const add: ImageAddRecord = { operation: operation.id, account, opening };
+      return this.#lease.under((leaseId) =>
+        commit(
+          {
+            conditions: [{ key, exists: false }, { key: opening, exists: false }, ...conditions],
+            operations: [
+              ...operations,
+              put(key, add),
+              put(opening, { operation: operation.id }),
+              put(runKey(wish.target), {}, leaseId),
+            ],
+          },
+          answer(operation),
+        ),
+      );
+    };
+    const done = await withOpening(this.#kit, { kind: 'image', account }, begin);
     if (!done) return undefined;
     const cancel = new AbortController();
     const end = this.#bring(operation, work, cancel.signal).catch((error: unknown) => {
@@ -261,16 +271,25 @@ export class Images {
       }
       await telling.end();
       const { operations } = await this.#operations.change(operation, outcome);
-      await this.#end({ name, version }, fence, operations, isSettled);
+      await this.#end({ name, version }, fence, operations, isSettled && add.record);
     } finally {
       this.#running.delete(operation.id);
     }
   }
 
-  /** `isSettled`: its name is free for others. Overtaken. */
-  async #end(image: ImageName, fence: Condition, operations: readonly Operation[], isSettled: boolean): Promise<void> {
-    const settled = isSettled ? [addKey(image.name, image.version), runKey(image)].map(remove) : [];
-    await this.#fenced(fence, [...operations, ...settled]);
+  /** `settled`: its name is free for others. Overtaken. */
+  async #end(
+    image: ImageName,
+    fence: Condition,
+    operations: readonly Operation[],
+    settled: Pick<ImageAddRecord, 'opening'> | false,
+  ): Promise<void> {
+    const keys = [
+      addKey(image.name, image.version),
+      runKey(image),
+      ...(settled && settled.opening ? [settled.opening] : []),
+    ];
+    await this.#fenced(fence, [...operations, ...(settled ? keys.map(remove) : [])]);
   }
 
   async #fenced(fence: Condition, operations: readonly Operation[]): Promise<void> {
@@ -446,7 +465,7 @@ export class Images {
     const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
     const isOpen = found !== undefined && !isFinished(found.record);
     const { operations } = isOpen ? await this.#operations.change(found.record, outcome) : { operations: [] };
-    await this.#end(image, { key, modRevision: taken.revision }, operations, true);
+    await this.#end(image, { key, modRevision: taken.revision }, operations, more);
   }
 
   /** Whether all of it is here, and under its name. */

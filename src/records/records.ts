@@ -32,6 +32,7 @@
  * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
  * | region | `batchcancel/ID` | managers | that no more of its VMs are to be asked for |
  * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
+ * | region | `opening/KIND/ACCOUNT/N` | managers | the operation that is one of so many of an account at once |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
@@ -297,8 +298,13 @@ export const LeavingRecord = z.looseObject({
 });
 export type LeavingRecord = z.infer<typeof LeavingRecord>;
 
-/** Without an account: of a manager of before. */
-export const ImageAddRecord = z.looseObject({ operation: z.string(), account: z.string().optional() });
+/** Without an account or an opening: of a manager of before. */
+export const ImageAddRecord = z.looseObject({
+  operation: z.string(),
+  account: z.string().optional(),
+  /** Goes with it. */
+  opening: z.string().optional(),
+});
 export type ImageAddRecord = z.infer<typeof ImageAddRecord>;
 
 export const accountKey = (account: string): string => `account/${account}`;
@@ -497,6 +503,8 @@ export const BatchRecord = z.looseObject({
   account: z.string(),
   action: z.enum(batchActions),
   only: VmScopeRecord.optional(),
+  /** The key that goes with it: it is one of so many of the account. Missing: of a manager of before. */
+  opening: z.string().optional(),
   /** Of `create`: what is asked for, as the manager that was asked has it; names and spec with placeholders. */
   create: z.looseObject({ wish: z.record(z.string(), z.unknown()), count: z.int(), firstIndex: z.int() }).optional(),
   /** Of the others: which VMs. Looked for once: what matches later is none of it. */

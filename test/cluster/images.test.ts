@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
+import { entriesOf } from '../../src/cluster/kit.ts';
 import { ImageLibrary } from '../../src/images/index.ts';
 import { type BlobBytes, encodeRecord, type ImagePort } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
@@ -106,7 +107,7 @@ test('a name and version is given to one image, whichever regions add it at once
   assert.equal(await add(loser), 'succeeded');
 });
 
-test('an account stays while an image of its is on its way to a region', async (t) => {
+test('an account stays while images of its are on their way to a region, of which there are so many at once', async (t) => {
   const api = await startApi(t, tcp);
   await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
   const made = await api.ask({
@@ -121,18 +122,24 @@ test('an account stays while an image of its is on its way to a region', async (
     await going.promise;
     return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
   };
-  const body = { name: 'tiny', version: '1', recipe: 'tiny' };
-  const begun = await api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
-  assert.equal(begun.status, 202, begun.text);
+  const most = 32;
+  const versions = Array.from({ length: most }, (_, n) => String(n + 1));
+  const begin = (version: string) => {
+    const body = { name: 'tiny', version, recipe: 'tiny' };
+    return api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
+  };
+  for (const begun of await Promise.all(versions.map(begin))) assert.equal(begun.status, 202, begun.text);
+  assert.equal((await begin('more')).json['code'], 'TOO_MANY_REQUESTS');
   const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
   const refused = await gone();
   assert.equal(refused.json?.['code'], 'IN_USE');
-  assert.match(String(refused.json['detail']), /has 1 images on their way to the region "local"/);
+  assert.match(String(refused.json['detail']), /has 32 images on their way to the region "local"/);
   going.resolve();
-  const image = { path: '/v1/images/tiny/1', url: api.server.url!, key };
-  await until('the image', async () => (await api.ask(image)).status === 200);
-  await until('its end', async () => (await gone()).text.includes('1 versions of images'));
-  assert.equal((await api.ask({ ...image, method: 'DELETE' })).status, 204);
+  await until('their end', async () => (await gone()).text.includes('32 versions of images'));
+  for (const version of versions) {
+    const path = `/v1/images/tiny/${version}`;
+    assert.equal((await api.ask({ method: 'DELETE', path, url: api.server.url!, key })).status, 204);
+  }
   assert.equal((await gone()).status, 204);
 });
 
@@ -210,6 +217,7 @@ test('what a manager is at is left to it by those that start, and ended by other
   assert.equal((await operation()).json['state'], 'failed');
   assert.equal(await regionsOf(api), 404);
   assert.equal(await add(api), 'succeeded');
+  assert.deepEqual((await entriesOf(stores.region, 'opening/')).entries, []);
 });
 
 test('a manager starts where an image that a killed one had brought has lost its name to another', async (t) => {

@@ -34,6 +34,8 @@ export type FleetQuery = Omit<AuditQuery, 'account' | 'vms' | 'after'> & { reado
 
 /** A host that has not answered until then is taken for away. */
 const hostMs = 20_000;
+/** How often it is asked for one page. Each time it looks through some MiB. */
+const mostAsks = 1_000;
 /** Of a page, that each of very many hosts is asked for. */
 const fewest = 16;
 /** By how much clocks of managers and hosts may differ. */
@@ -84,13 +86,7 @@ export class FleetAudit {
       try {
         const from = after && placeAt(after, { region, host, newestFirst });
         const asked: AuditQuery = { ...query, ...own, limit: share, after: from };
-        const { events, next } = await port.audit(asked, { signal: within(signal) });
-        const page = {
-          events: events.map((event) => ({ place: place({ atMs: event.atMs, sequence: Number(event.id) }), event })),
-          next: next && place(next),
-        };
-        if (getsOn(page, { after, newestFirst })) return page;
-        throw new Error('what it answers is not in order');
+        return await foundAt(port, asked, { place, after, signal: within(signal) });
       } catch (error) {
         signal.throwIfAborted();
         this.#kit.log.warn({ err: error, host }, 'the audit of a host cannot be had');
@@ -122,6 +118,40 @@ export class FleetAudit {
     return port.checkAudit(after, { signal });
   }
 }
+
+/**
+ * Looks on at a host while it finds nothing: the others' records wait for the one that was looked through least. What it throws
+ * says why the host has no part in the page.
+ */
+const foundAt = async (
+  port: HostPort,
+  asked: AuditQuery,
+  {
+    place,
+    after,
+    signal,
+  }: {
+    readonly place: (at: { readonly atMs: number; readonly sequence: number }) => Place;
+    readonly after: Place | undefined;
+    readonly signal: AbortSignal;
+  },
+): Promise<PlacedPage<FleetEvent>> => {
+  const { newestFirst = false } = asked;
+  let from = asked.after;
+  let last = after;
+  for (let i = 0; i < mostAsks; i++) {
+    const { events, next } = await port.audit({ ...asked, after: from }, { signal });
+    const page = {
+      events: events.map((event) => ({ place: place({ atMs: event.atMs, sequence: Number(event.id) }), event })),
+      next: next && place(next),
+    };
+    if (!getsOn(page, { after: last, newestFirst })) throw new Error('what it answers is not in order');
+    if (events.length > 0 || page.next === undefined) return page;
+    from = next;
+    last = page.next;
+  }
+  throw new Error('it gets on too slowly with its log; narrow what you ask for, or ask later');
+};
 
 const within = (signal: AbortSignal): AbortSignal => AbortSignal.any([signal, AbortSignal.timeout(hostMs)]);
 

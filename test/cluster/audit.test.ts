@@ -169,7 +169,7 @@ test('queryAudit is held up by no host that does not get on, or is out of order'
     answers.push(answer);
     return (await ask(path)) as unknown as Events;
   };
-  const first = await asked('/v1/audit?limit=100', { events: [], next: { atMs: 1, sequence: 1 } });
+  const first = await asked('/v1/audit?limit=100', { events: [event(1, 1)], next: { atMs: 1, sequence: 1 } });
   assert.ok(first.next !== undefined && first.missing.length === 0);
   for (const answer of [
     { events: [], next: { atMs: 1, sequence: 1 } },
@@ -187,6 +187,24 @@ test('queryAudit is held up by no host that does not get on, or is out of order'
       page.missing.map(({ host }) => host),
       ['h1'],
     );
+  }
+  // One that finds nothing is asked on, for a while.
+  const slow = (found: number) => {
+    hostile.audit = async ({ after }) => {
+      const sequence = (after?.sequence ?? 0) + 1;
+      const at = { atMs: sequence, sequence };
+      return { events: sequence === found ? [event(sequence, sequence)] : [], next: at };
+    };
+  };
+  for (const found of [50, Number.POSITIVE_INFINITY]) {
+    slow(found);
+    const { events, missing, next } = (await ask('/v1/audit?limit=100')) as unknown as Events;
+    const isFound = found === 50;
+    assert.deepEqual(
+      events.map(({ host }) => host),
+      [isFound ? 'h1' : 'local'],
+    );
+    assert.deepEqual([missing.length, next !== undefined], [isFound ? 0 : 1, isFound]);
   }
   for (const atMs of [9e15, -1]) {
     const answer = { events: [{ ...event(0, 1), atMs }] };

@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import {
   BatchItemRecord,
-  BatchRecord,
+  type BatchRecord,
   type batchActions,
   encodeRecord,
   type OperationRecord,

@@ -157,6 +157,7 @@ export class Images {
     const work: Work = async (operation, fence, signal, progress) => {
       const image = { name, version };
       if (!(await this.#index.claim(image, operation.id))) throw taken(name, version);
+      await this.#clear(image, fence);
       const facts = await this.#kit.images.addImage({ ...request, ...image }, { signal, progress });
       signal.throwIfAborted();
       await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id, fence);
@@ -196,6 +197,7 @@ export class Images {
     const source = new ImageSource(this.#peers, region, account);
     const work: Work = async (operation, fence, signal, progress) => {
       if (!isHere) {
+        await this.#clear(image, fence);
         await this.#kit.images.copyImage(record, source, { signal, progress });
         signal.throwIfAborted();
         await this.#have(record, operation.id, fence);
@@ -267,7 +269,7 @@ export class Images {
         if (error instanceof Overtaken) throw error;
         if (signal.reason instanceof Overtaken) throw signal.reason;
         outcome = this.#failure(error, signal);
-        isSettled = await this.#dropped({ name, version }, operation.id);
+        isSettled = await this.#dropped({ name, version }, operation.id, fence);
       }
       await telling.end();
       const { operations } = await this.#operations.change(operation, outcome);
@@ -304,13 +306,17 @@ export class Images {
     await this.#index.addRegion(own, operation);
   }
 
-  /** Nothing of what an operation brought stays, unless all of it is here. */
-  async #drop(image: ImageName, operation: string): Promise<void> {
-    if (!(await this.#isWhole(image))) {
-      await this.#kit.images.removeImage(image);
-      await this.#kit.region.commit({ operations: [remove(ownKey(image))] });
-    }
+  /** Nothing of what an operation brought stays, unless all of it is here. Overtaken. */
+  async #drop(image: ImageName, operation: string, fence: Condition): Promise<void> {
+    if (!(await this.#isWhole(image))) await this.#clear(image, fence);
     await this.#index.disclaim(image, operation);
+  }
+
+  /** What is under its name is of who came before, or too late. What others add there later stays. Overtaken. */
+  async #clear({ name, version }: ImageName, fence: Condition): Promise<void> {
+    const digest = await this.#kit.images.findImage({ name, version });
+    await this.#fenced(fence, [remove(ownKey({ name, version }))]);
+    if (digest !== undefined) await this.#kit.images.removeImage({ name, version, digest });
   }
 
   async #isWhole(image: ImageName): Promise<boolean> {
@@ -318,9 +324,9 @@ export class Images {
   }
 
   /** False when that is left to the next start of a manager. */
-  async #dropped(image: ImageName, operation: string): Promise<boolean> {
+  async #dropped(image: ImageName, operation: string, fence: Condition): Promise<boolean> {
     try {
-      await this.#drop(image, operation);
+      await this.#drop(image, operation, fence);
       return true;
     } catch (error) {
       this.#kit.log.warn({ err: error, ...image }, 'what an image left is to be removed; its name is taken until then');
@@ -362,30 +368,43 @@ export class Images {
 
   /** The region's copy, and the name with the last of them. IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */
   async remove(account: string, name: string, version: string): Promise<void> {
-    await this.#own(account, name, version);
-    const begun = await this.#kit.region.commit({
-      conditions: [{ key: addKey(name, version), exists: false }],
-      operations: [put(gateKey(name, version), { state: 'removing' })],
+    const { region } = this.#kit;
+    const own = await getRecord(region, ImageRecord, ownKey({ name, version }));
+    const image = await this.#own(account, name, version);
+    const gate = gateKey(name, version);
+    const begun = await region.commit({
+      conditions: [{ key: addKey(name, version), exists: false }, unchanged(ownKey(image), own)],
+      operations: [put(gate, { state: 'removing' })],
     });
-    if (!begun.committed) throw conflict(name, version, 'added');
-    const users = await this.#kit.region.range(prefixRange(usePrefix(name, version)), { limit: 5 });
+    if (!begun.committed) throw conflict(name, version, 'added or removed');
+    const users = await region.range(prefixRange(usePrefix(name, version)), { limit: 5 });
     if (users.entries.length > 0) {
-      await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'kept' })] });
+      await this.#keep({ key: gate, modRevision: begun.revision });
       const names = users.entries.map(({ key }) => `"${keyText(key).slice(usePrefix(name, version).length)}"`);
       throw new ApiError(
         'IMAGE_IN_USE',
         `VMs were made from the image "${name}" version "${version}": ${names.join(', ')}; delete them first`,
       );
     }
-    await this.#removeUnused(name, version);
+    await this.#removeUnused(own?.record ?? image, own);
   }
 
-  /** The gate says `removed` only when the global store does not know the image any more. */
-  async #removeUnused(name: string, version: string): Promise<void> {
-    await this.#kit.images.removeImage({ name, version });
-    await this.#index.removeRegion({ name, version });
-    await this.#kit.region.commit({ operations: [remove(ownKey({ name, version }))] });
-    await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'removed' })] });
+  /** VMs use it, unless another removes it, who sees that too. */
+  async #keep(gate: { readonly key: string; readonly modRevision: number }): Promise<void> {
+    await this.#kit.region.commit({ conditions: [gate], operations: [put(gate.key, { state: 'kept' })] });
+  }
+
+  /**
+   * The gate says `removed` only when the global store does not know the image any more. Several may be at it, and one that
+   * comes late leaves alone what was added anew under the name.
+   */
+  async #removeUnused(image: ImageRecord, own: Kept<ImageRecord> | undefined): Promise<void> {
+    await this.#kit.images.removeImage(image);
+    await this.#index.removeRegion(image);
+    await this.#kit.region.commit({
+      conditions: [unchanged(ownKey(image), own)],
+      operations: [remove(ownKey(image)), put(gateKey(image.name, image.version), { state: 'removed' })],
+    });
   }
 
   /** After a start: ends what the last one left half done. */
@@ -393,15 +412,23 @@ export class Images {
     await this.#outbox.drain();
     await this.#adopt();
     await this.#recoverAdds();
-    for (const { key, value } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries) {
-      if (stateOf({ value }) !== 'removing') continue;
-      const [, name, version] = keyText(key).split('/') as [string, string, string];
-      const { count } = await this.#kit.region.count(prefixRange(usePrefix(name, version)));
-      if (count === 0)
-        await this.#removeUnused(name, version).catch((error: unknown) =>
-          this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again'),
-        );
-      else await this.#kit.region.commit({ operations: [put(keyText(key), { state: 'kept' })] });
+    for (const { key, value, modRevision } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries)
+      if (stateOf({ value }) === 'removing') await this.#recoverRemoval({ key: keyText(key), modRevision });
+  }
+
+  async #recoverRemoval(gate: { readonly key: string; readonly modRevision: number }): Promise<void> {
+    const { region } = this.#kit;
+    const [, name, version] = gate.key.split('/') as [string, string, string];
+    const { count } = await region.count(prefixRange(usePrefix(name, version)));
+    if (count > 0) return this.#keep(gate);
+    try {
+      const own = await getRecord(region, ImageRecord, ownKey({ name, version }));
+      const found = own === undefined ? await this.#index.find({ name, version }) : undefined;
+      const image = own?.record ?? (found?.regions === undefined ? found : undefined);
+      if (image !== undefined) await this.#removeUnused(image, own);
+      else await region.commit({ conditions: [gate], operations: [put(gate.key, { state: 'removed' })] });
+    } catch (error) {
+      this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again');
     }
   }
 
@@ -457,15 +484,16 @@ export class Images {
     );
     if (!taken.committed) return;
     const found = await this.#operations.find(id);
+    const fence = { key, modRevision: taken.revision };
     const isHere = await this.#isHere(image, id);
-    if (!isHere) await this.#drop(image, id);
+    if (!isHere) await this.#drop(image, id, fence);
     const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; ask for it again' };
     // The other region was not asked to remove its copy, or not heard.
     const isDone = isHere && found?.record.kind !== 'image.migrate';
     const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
     const isOpen = found !== undefined && !isFinished(found.record);
     const { operations } = isOpen ? await this.#operations.change(found.record, outcome) : { operations: [] };
-    await this.#end(image, { key, modRevision: taken.revision }, operations, more);
+    await this.#end(image, fence, operations, more);
   }
 
   /** Whether all of it is here, and under its name. */

@@ -140,7 +140,11 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     }
   }
 
-  async removeImage(image: ImageRef): Promise<void> {
+  async findImage(image: ImageRef): Promise<string | undefined> {
+    return this.#layout.find(image);
+  }
+
+  async removeImage(image: ImageDigest): Promise<void> {
     this.#layout.remove(image);
   }
 

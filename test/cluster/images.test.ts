@@ -8,7 +8,7 @@ import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
 import { entriesOf } from '../../src/cluster/kit.ts';
 import { ImageLibrary } from '../../src/images/index.ts';
-import { type BlobBytes, encodeRecord, type ImagePort } from '../../src/records/index.ts';
+import { type BlobBytes, encodeRecord, type ImageDigest, type ImagePort } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
@@ -218,6 +218,35 @@ test('what a manager is at is left to it by those that start, and ended by other
   assert.equal(await regionsOf(api), 404);
   assert.equal(await add(api), 'succeeded');
   assert.deepEqual((await entriesOf(stores.region, 'opening/')).entries, []);
+});
+
+test('an image that is added anew while a late manager removes the one before it stays', async (t) => {
+  const api = await startApi(t);
+  const { stores, host } = api;
+  const log = pino({ level: 'silent' });
+  assert.equal(await add(api), 'succeeded');
+  const late = Promise.withResolvers<void>();
+  const slow: ImagePort = Object.create(host, {
+    removeImage: {
+      value: async (image: ImageDigest) => {
+        await late.promise;
+        await host.removeImage(image);
+      },
+    },
+  });
+  const { region, global } = stores;
+  await using other = await Manager.open({ region, global, host, images: slow, log });
+  const removing = other.images.remove('default', 'tiny', '1');
+  await until('it to have begun', async () => (await region.get('imageremoval/tiny/1')) !== undefined);
+  assert.equal(await remove(api), 'removed');
+  const digest = `sha256:${'2'.repeat(64)}`;
+  host.addImageWith = async () => ({ digest, sizeBytes: 1, virtualSizeBytes: 1 });
+  assert.equal(await add(api), 'succeeded');
+  late.resolve();
+  await removing;
+  assert.equal(host.images.get('tiny/1'), digest);
+  assert.deepEqual(await regionsOf(api), ['local']);
+  assert.equal((await create(api, 'web')).status, 202);
 });
 
 test('a manager starts where an image that a killed one had brought has lost its name to another', async (t) => {

@@ -19,7 +19,7 @@ const tiers: readonly Tier[] = [
     name: 'api',
     title: 'the API over real stores and trees, hostile clients among them',
     files: ['test/cluster/**/*.test.ts', 'test/uplink/**/*.test.ts'],
-    minimumTests: 101,
+    minimumTests: 102,
     limitSeconds: 600,
     concurrency: 2,
   },

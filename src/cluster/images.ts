@@ -31,6 +31,9 @@ const addKey = (name: string, version: string): string => `${imageAddPrefix}${na
 /** Under the lease of the manager that is at it. */
 const runPrefix = 'imagerun/';
 const runKey = ({ name, version }: ImageName): string => `${runPrefix}${name}/${version}`;
+/** That an operation is to end: whoever runs it is told. */
+const cancelPrefix = 'imagecancel/';
+const cancelKey = (operation: string): string => `${cancelPrefix}${operation}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
 
 /** What an operation does until its image is here. `fence`: that no other manager has taken over. */
@@ -45,6 +48,12 @@ interface Running {
   readonly runKey: string;
   readonly cancel: AbortController;
   readonly end: Promise<void>;
+}
+
+interface Ending {
+  readonly fence: Condition;
+  readonly operations: readonly Operation[];
+  readonly isSettled: boolean;
 }
 
 /** Another manager has taken this one for dead, and ended what it was at. */
@@ -259,6 +268,8 @@ export class Images {
       const key = addKey(name, version);
       const add = await getRecord(this.#kit.region, ImageAddRecord, key);
       if (add?.record.operation !== operation.id) throw new Overtaken();
+      // Before it was known here that it runs here.
+      if ((await this.#kit.region.get(cancelKey(operation.id))) !== undefined) this.#abort(operation.id);
       const fence = unchanged(key, add);
       const telling = new Telling(this.#kit, this.#operations, operation, [fence]);
       let outcome: Partial<OperationRecord> = addedOutcome;
@@ -273,25 +284,21 @@ export class Images {
       }
       await telling.end();
       const { operations } = await this.#operations.change(operation, outcome);
-      await this.#end({ name, version }, fence, operations, isSettled && add.record);
+      await this.#end({ name, version }, add.record, { fence, operations, isSettled });
     } finally {
       this.#running.delete(operation.id);
     }
   }
 
-  /** `settled`: its name is free for others. Overtaken. */
+  /** `isSettled`: its name is free for others. Overtaken. */
   async #end(
     image: ImageName,
-    fence: Condition,
-    operations: readonly Operation[],
-    settled: Pick<ImageAddRecord, 'opening'> | false,
+    { operation, opening }: ImageAddRecord,
+    { fence, operations, isSettled }: Ending,
   ): Promise<void> {
-    const keys = [
-      addKey(image.name, image.version),
-      runKey(image),
-      ...(settled && settled.opening ? [settled.opening] : []),
-    ];
-    await this.#fenced(fence, [...operations, ...(settled ? keys.map(remove) : [])]);
+    const keys = [addKey(image.name, image.version), runKey(image), ...(opening === undefined ? [] : [opening])];
+    const ended = [cancelKey(operation), ...(isSettled ? keys : [])];
+    await this.#fenced(fence, [...operations, ...ended.map(remove)]);
   }
 
   async #fenced(fence: Condition, operations: readonly Operation[]): Promise<void> {
@@ -357,12 +364,17 @@ export class Images {
     }
   }
 
-  /** False when it does not run here, or not any more. */
-  runs(operationId: string): boolean {
-    return this.#running.has(operationId);
+  /** Of one that brings an image, at whichever manager. WRONG_STATE. */
+  async cancel({ id, target }: OperationRecord, commit: CommitOnce, answer: Answer): Promise<Answer> {
+    const key = addKey(target.name, target.version!);
+    const add = await getRecord(this.#kit.region, ImageAddRecord, key);
+    const transaction = { conditions: [unchanged(key, add)], operations: [put(cancelKey(id), {})] };
+    if (add?.record.operation !== id || !(await commit(transaction, answer)))
+      throw new ApiError('WRONG_STATE', `the operation "${id}" has finished`);
+    return answer;
   }
 
-  cancel(operationId: string): void {
+  #abort(operationId: string): void {
     this.#running.get(operationId)?.cancel.abort();
   }
 
@@ -432,13 +444,22 @@ export class Images {
     }
   }
 
-  /** Until the signal: ends what managers that died were at. Never rejects. */
+  /** Until the signal: ends what managers that died were at, and here what is cancelled elsewhere. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
-    await follow(
-      this.#kit,
-      { store: this.#kit.region, prefix: runPrefix, schema: RunRecord, signal },
-      { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
-    );
+    const { region: store } = this.#kit;
+    const abort = ({ key }: { readonly key: string }): void => this.#abort(key.slice(cancelPrefix.length));
+    await Promise.all([
+      follow(
+        this.#kit,
+        { store, prefix: runPrefix, schema: Mark, signal },
+        { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
+      ),
+      follow(
+        this.#kit,
+        { store, prefix: cancelPrefix, schema: Mark, signal },
+        { all: (cancels) => cancels.forEach(abort), put: abort, removed: () => {} },
+      ),
+    ]);
   }
 
   /** By whoever was at it: it has ended, or that manager is taken for dead, which may be this one. */
@@ -469,8 +490,9 @@ export class Images {
   }
 
   /** Ends what the manager left that began to bring an image, where none is at it. */
-  async #recoverAdd({ key, record: { operation: id, ...more }, modRevision }: Kept<ImageAddRecord>): Promise<void> {
+  async #recoverAdd({ key, record, modRevision }: Kept<ImageAddRecord>): Promise<void> {
     const { region } = this.#kit;
+    const { operation: id } = record;
     const [, name, version] = key.split('/') as [string, string, string];
     const image = { name, version };
     const taken = await this.#lease.under((leaseId) =>
@@ -479,7 +501,7 @@ export class Images {
           { key, modRevision },
           { key: runKey(image), exists: false },
         ],
-        operations: [put(key, { operation: id, ...more }), put(runKey(image), {}, leaseId)],
+        operations: [put(key, record), put(runKey(image), {}, leaseId)],
       }),
     );
     if (!taken.committed) return;
@@ -493,7 +515,7 @@ export class Images {
     const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
     const isOpen = found !== undefined && !isFinished(found.record);
     const { operations } = isOpen ? await this.#operations.change(found.record, outcome) : { operations: [] };
-    await this.#end(image, fence, operations, more);
+    await this.#end(image, record, { fence, operations, isSettled: true });
   }
 
   /** Whether all of it is here, and under its name. */
@@ -550,7 +572,8 @@ export class Images {
   }
 }
 
-const RunRecord = z.looseObject({});
+/** That something is so: all there is to it is its key. */
+const Mark = z.looseObject({});
 
 const stateOf = ({ value }: { readonly value: Uint8Array }): unknown =>
   (JSON.parse(new TextDecoder().decode(value)) as { readonly state?: unknown }).state;

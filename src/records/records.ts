@@ -39,6 +39,7 @@
  * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
  * | region | `imageadd/NAME/VERSION` | managers | `ImageAddRecord`: the operation that brings it to the region |
  * | region | `imagerun/NAME/VERSION` | managers | that one of them is at it, under a lease: another ends what it leaves |
+ * | region | `imagecancel/ID` | managers | that the operation which brings an image is to end, wherever it runs |
  * | global | `imageclaim/NAME/VERSION` | managers | the region and the operation that are about to add it |
  * | region | `prefixes` | managers | `PrefixesRecord`: which addresses the region has to give |
  * | region | `address/ipv4/HEX`, `address/ipv6/HEX`, `address/udp/HEX/PORT` | managers | the VM that has it, or had it until lately: then under a lease |

@@ -167,6 +167,15 @@ test('an image of before regions kept them is used as it was, and is the regionâ
   assert.equal(later.json['vm']!['image']!['digest'], digest);
 });
 
+/** By a manager without a server. Its answer's body is the operation's id. */
+const addAt = (manager: Manager, region: Store) =>
+  manager.images.add(
+    'default',
+    { name: 'tiny', version: '1', source: { kind: 'recipe', recipe: 'tiny' } },
+    async (transaction) => (await region.commit(transaction)).committed,
+    (operation) => ({ status: 202, headers: {}, body: operation.id }),
+  );
+
 /** A store whose leases are not kept alive while that is said. */
 const forgetting = (store: Store, forgets: () => boolean): Store =>
   new Proxy(store, {
@@ -197,13 +206,7 @@ test('what a manager is at is left to it by those that start, and ended by other
     await going.promise;
     return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
   };
-  const source = { kind: 'recipe', recipe: 'tiny' } as const;
-  const { body: id } = await other.images.add(
-    'default',
-    { name: 'tiny', version: '1', source },
-    async (transaction) => (await stores.region.commit(transaction)).committed,
-    (operation) => ({ status: 202, headers: {}, body: operation.id }),
-  );
+  const { body: id } = await addAt(other, stores.region);
   const operation = () => api.ask({ path: `/v1/operations/${id}` });
   await (await open(stores.region)).close();
   assert.equal((await operation()).json['state'], 'running');
@@ -213,11 +216,29 @@ test('what a manager is at is left to it by those that start, and ended by other
   // It was not dead, and comes too late.
   await until('it to be told', () => isEnded);
   going.resolve();
-  await until('it to be over', () => !other.images.runs(String(id)));
+  await other.images.close();
   assert.equal((await operation()).json['state'], 'failed');
   assert.equal(await regionsOf(api), 404);
   assert.equal(await add(api), 'succeeded');
   assert.deepEqual((await entriesOf(stores.region, 'opening/')).entries, []);
+});
+
+test('an image that one manager brings is cancelled at another', async (t) => {
+  const api = await startApi(t);
+  const { stores, host } = api;
+  const { region, global } = stores;
+  const log = pino({ level: 'silent' });
+  await using other = await Manager.open({ region, global, host, images: host, log });
+  host.addImageWith = async (_, { signal }) =>
+    new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason as Error)));
+  const { body: id } = await addAt(other, stores.region);
+  const path = `/v1/operations/${id}`;
+  const cancel = { method: 'POST', path: `${path}/cancel` };
+  assert.equal((await api.ask(cancel)).status, 202);
+  await until('its end', async () => String((await api.ask({ path })).json['state']) === 'cancelled');
+  const again = await api.ask(cancel);
+  assert.equal(again.json['code'], 'WRONG_STATE');
+  assert.deepEqual((await entriesOf(region, 'imagecancel/')).entries, []);
 });
 
 test('an image that is added anew while a late manager removes the one before it stays', async (t) => {

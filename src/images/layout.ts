@@ -42,7 +42,7 @@ export class ImageLayout {
     this.#blobs = join(directory, 'blobs/sha256');
     makeSearchable(this.#blobs);
     for (const above of [directory, join(directory, 'blobs')]) chmodSync(above, 0o711);
-    this.#alone(() => {
+    this.alone(() => {
       const marker = join(directory, 'oci-layout');
       if (!existsSync(marker)) this.#write(marker, { imageLayoutVersion: '1.0.0' });
       this.#removeUnused(this.#read());
@@ -94,7 +94,7 @@ export class ImageLayout {
     documents: readonly Document[],
     files: ReadonlyMap<string, string>,
   ): boolean {
-    return this.#alone(() => {
+    return this.alone(() => {
       const tag = tagOf(image);
       const { digest: there = manifest.descriptor.digest } = taggedIn(this.#read(), tag) ?? {};
       if (there !== manifest.descriptor.digest)
@@ -117,7 +117,7 @@ export class ImageLayout {
 
   /** Drops a name that has this digest, and what no other image has. */
   remove(image: ImageDigest): void {
-    this.#alone(() => {
+    this.alone(() => {
       const index = this.#read();
       if (taggedIn(index, tagOf(image))?.digest !== image.digest) return;
       const manifests = index.manifests.filter(({ annotations }) => tagIn(annotations) !== tagOf(image));
@@ -172,7 +172,8 @@ export class ImageLayout {
     return join(this.#blobs, digest.replace('sha256:', ''));
   }
 
-  #alone<T>(act: () => T): T {
+  /** No other process changes the directory meanwhile. HOST_UNAVAILABLE. */
+  alone<T>(act: () => T): T {
     const lock = openSync(join(this.#directory, 'lock'), 'a', 0o600);
     try {
       const errno = flock(lock, LOCK_EX);

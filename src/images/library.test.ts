@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -147,6 +147,29 @@ test('ImageLibrary shares its directory with another, which may be opened while 
   await second.removeImage({ name: 'tiny', version: '1', digest });
   await assert.rejects(read(first, digest, digest), { code: 'HOST_NOT_FOUND' });
   await read(first, other.digest, other.digest);
+});
+
+test('ImageLibrary drops what is left of another that never came back, and nothing of one that lives', async (t) => {
+  const directory = join(temporary(t), 'oci');
+  const open = (makingName: string) => new ImageLibrary({ directory, makingName, recipes: {} });
+  const age = (name: string, ms: number): void => {
+    const making = join(directory, name);
+    writeFileSync(join(making, 'left'), '');
+    const at = new Date(Date.now() - ms);
+    for (const path of readdirSync(making, { recursive: true, encoding: 'utf8' }))
+      utimesSync(join(making, path), at, at);
+  };
+  const dayMs = 24 * 60 * 60_000;
+  await using _ = open('making-lives');
+  for (const name of ['making-gone', 'making-away']) await open(name)[Symbol.asyncDispose]();
+  age('making-lives', 2 * dayMs);
+  age('making-gone', 2 * dayMs);
+  age('making-away', dayMs / 2);
+  await using _own = open('making-own');
+  assert.deepEqual(
+    ['lives', 'gone', 'away', 'own'].filter((name) => existsSync(join(directory, `making-${name}`))),
+    ['lives', 'away', 'own'],
+  );
 });
 
 /** Bytes of a library, in pieces that others of the same fetch come between. */

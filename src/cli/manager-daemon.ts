@@ -109,7 +109,7 @@ export class ManagerDaemon implements AsyncDisposable {
       onTrouble,
     });
     const { hosts: fleet, enrolment } = this.#uplink;
-    this.#disks = await this.#openDisks();
+    this.#disks = await this.#openDisks(onTrouble);
     this.#manager = await Manager.open({
       disks: this.#disks,
       region,
@@ -142,7 +142,7 @@ export class ManagerDaemon implements AsyncDisposable {
     });
   }
 
-  async #openDisks(): Promise<DiskServer | undefined> {
+  async #openDisks(onTrouble: (what: string) => void): Promise<DiskServer | undefined> {
     const { disks } = this.#options;
     if (disks === undefined) return undefined;
     const directory = resolve(disks.directory);
@@ -153,7 +153,7 @@ export class ManagerDaemon implements AsyncDisposable {
       process.getuid?.() === 0
         ? claimUids({ count: 1, first: undefined, stateDirectory: realpathSync(directory) }).first
         : undefined;
-    return new DiskServer({ directory, address: disks.address, launcher, uid });
+    return new DiskServer({ directory, address: disks.address, launcher, uid, onTrouble });
   }
 
   release(): Promise<void> {

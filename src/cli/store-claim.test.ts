@@ -32,6 +32,13 @@ test('StoreClaim.take refuses a second daemon of the same state directory, until
   next.use(await StoreClaim.take(store, options));
 });
 
+test('claimant tells of a manager by the hosts that are connected to it', limit, async (t) => {
+  const { store } = await opened(t);
+  const value = new Uint8Array(0);
+  await store.commit({ operations: [{ type: 'put', key: 'hostlive/h1', value }] });
+  assert.match((await claimant(store))!, /a manager uses this store: host "h1"/);
+});
+
 test('StoreClaim.take takes the claim of a daemon that was killed, and of no other', limit, async (t) => {
   const { store, options } = await opened(t);
   const ended = await StoreClaim.take(store, options);

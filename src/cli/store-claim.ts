@@ -9,7 +9,8 @@ import { dirname } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { z } from 'zod';
 import { machineBootId } from '../qemu/index.ts';
-import { type Entry, type Store, StoreError } from '../store/index.ts';
+import { hostLiveKey } from '../records/index.ts';
+import { type Entry, keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
 import { flock, LOCK_EX, LOCK_NB } from '../sys/index.ts';
 import { errnoName } from '../wire/index.ts';
 
@@ -27,10 +28,13 @@ type Claim = z.infer<typeof Claim>;
 
 const claimIn = ({ value }: Entry): Claim => Claim.parse(JSON.parse(Buffer.from(value).toString()));
 
-/** Which machine the daemon runs on that uses a store; undefined: there is none. */
+/** Who uses a store, in words, as far as the store says; undefined: nobody. A manager says so while a host is connected to it. */
 export const claimant = async (store: Store): Promise<string | undefined> => {
   const found = await store.get(claimKey);
-  return found && claimIn(found).machine;
+  if (found !== undefined) return `the host daemon on "${claimIn(found).machine}" uses this store`;
+  const prefix = hostLiveKey('');
+  const [live] = (await store.range(prefixRange(prefix), { limit: 1 })).entries;
+  return live && `a manager uses this store: host "${keyText(live.key).slice(prefix.length)}" is connected to it`;
 };
 
 export interface StoreClaimOptions {

@@ -187,6 +187,11 @@ const check = ({ ipv4, ipv6, udp, dns }: PrefixesRecord): void => {
     } catch (error) {
       throw bad((error as Error).message);
     }
+    const shared = family === 'ipv4' && udp !== undefined && isIPv4(udp.address) ? numberOf('ipv4', udp.address) : -1n;
+    if (spans.some(({ first, last }) => first <= shared && shared <= last))
+      throw bad(
+        `${udp!.address} is in one of ${prefixes.join(', ')}, and would be given to a VM; share another address`,
+      );
     if (spans.some(({ last }, i) => spans[i + 1] !== undefined && spans[i + 1]!.first <= last))
       throw bad(`of ${prefixes.join(', ')} some lie in others; name each address once`);
   }

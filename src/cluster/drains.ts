@@ -4,17 +4,8 @@
  * under conditions.
  */
 import { setTimeout as pause } from 'node:timers/promises';
-import type { OperationRecord } from '../records/index.ts';
-import {
-  DrainRecord,
-  drainKey,
-  drainPrefix,
-  HostRecord,
-  hostKey,
-  hostVmPrefix,
-  VmRecord,
-  VmStatusRecord,
-} from '../records/index.ts';
+import type { OperationRecord, VmStatusRecord } from '../records/index.ts';
+import { DrainRecord, drainKey, drainPrefix, HostRecord, hostKey, hostVmPrefix, VmRecord } from '../records/index.ts';
 import { type Condition, keyText } from '../store/index.ts';
 import { follow } from './follow.ts';
 import type { Hosts } from './hosts.ts';
@@ -23,7 +14,7 @@ import { getRecord, type Kept, type Kit, pagesOf, put, remove } from './kit.ts';
 import { canMove, isMoving, type Moves } from './moves.ts';
 import { isFinished, type Operations } from './operations.ts';
 import { ApiError } from './problem.ts';
-import { statusKey, vmKey } from './vms.ts';
+import { reported, vmKey } from './vms.ts';
 
 const lookEveryMs = 500;
 /** VMs of one host that are stopped and have not gone yet. */
@@ -153,12 +144,12 @@ export class Drains {
   async #see(vm: Kept<VmRecord>, { stay, leave, stuck }: Found, isThis: Condition): Promise<void> {
     const { record } = vm;
     const { name, id } = record;
-    const status = await getRecord(this.#kit.region, VmStatusRecord, statusKey(name));
+    const { status } = await reported(this.#kit, name);
     const told = status?.record.id === id ? status.record : undefined;
     if (!canMove(record) || told?.status === 'compromised') return void stay.push(name);
     leave.push(name);
     if (record.desired === 'deleted') return;
-    const isDown = told?.outcome === 'done' && told.status === 'stopped' && told.generation === record.generation;
+    const isDown = told?.generation === record.generation && isAtRest(told);
     try {
       if (record.desired === 'stopped' && isDown) {
         await this.#moves.move(vm, { conditions: [isThis], why: 'that host is drained' });
@@ -189,6 +180,10 @@ export class Drains {
     await this.#kit.region.commit({ conditions: [{ key, modRevision }], operations: [put(key, back)] });
   }
 }
+
+/** Nothing of it runs: it was stopped, or had failed, which no request to stop changes. */
+const isAtRest = ({ status, outcome }: VmStatusRecord): boolean =>
+  (status === 'stopped' && outcome === 'done') || (status === 'failed' && outcome === 'failed');
 
 const listed = (names: readonly string[]): string =>
   names.length <= namesTold

@@ -6,13 +6,13 @@ import {
   lostVmKey,
   ownHost,
   type VmRecord,
-  VmStatusRecord,
+  type VmStatusRecord,
 } from '../records/index.ts';
 import type { Condition } from '../store/index.ts';
 import type { Hosts } from './hosts.ts';
-import { getRecord, type Kept, type Kit, put, remove, unchanged } from './kit.ts';
+import { type Kept, type Kit, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
-import { mayRun, statusKey } from './vms.ts';
+import { mayRun, reported, statusKey } from './vms.ts';
 
 /** Of a VM: for so many moves what was recorded of it stays to be seen by its account. */
 const staysKept = 32;
@@ -48,7 +48,7 @@ export class Moves {
     const { region } = this.#kit;
     const { record } = vm;
     const { name, id, uid, host: from = ownHost } = record;
-    const status = await getRecord(region, VmStatusRecord, statusKey(name));
+    const { entry, status } = await reported(this.#kit, name);
     const told = status?.record.id === id ? status.record : undefined;
     const epoch = epochOf(record);
     let to = '';
@@ -67,7 +67,7 @@ export class Moves {
       const outcome = await region.commit({
         conditions: [
           { key: vm.key, modRevision: vm.modRevision },
-          unchanged(statusKey(name), status),
+          unchanged(statusKey(name), entry),
           ...conditions,
           ...seat.conditions,
         ],

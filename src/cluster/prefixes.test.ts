@@ -14,6 +14,17 @@ test('spanOf leaves out what would be mistaken for the network or for all of it'
   assert.deepEqual(span('ipv6', 'fd00::/126'), ['fd00::1', 'fd00::3']);
   assert.throws(() => spanOf('ipv4', '10.20.0.1/30'), /write it as 10\.20\.0\.0\/30/);
   assert.throws(() => spanOf('ipv6', 'fd00::/48'), /length of 48; it must be from 64 to 128/);
+  for (const prefix of [
+    '169.254.0.0/16',
+    '169.254.169.254/32',
+    '127.0.0.0/8',
+    '0.0.0.0/8',
+    '224.0.0.0/24',
+    '255.0.0.0/8',
+  ])
+    assert.throws(() => spanOf('ipv4', prefix), /which no VM can have/, prefix);
+  for (const prefix of ['fe80::/64', 'ff02::/64', '::/64', '::ffff:10.0.0.0/120'])
+    assert.throws(() => spanOf('ipv6', prefix), /which no VM can have/, prefix);
   for (const bad of ['', '10.0.0.0', '10.0.0/24', 'fd00::/64', '10.0.0.0/33', '10.0.0.0/'])
     assert.throws(() => spanOf('ipv4', bad));
 });

@@ -12,6 +12,12 @@ const bitsOf = { ipv4: 32, ipv6: 128 } as const;
 /** Guests are told by router advertisement, which knows no wider ones; a wider IPv4 one is a mistake. */
 const lengths = { ipv4: [8, 32], ipv6: [64, 128] } as const;
 
+/** What machines take for themselves, for a link or for groups, whoever it is given to: 169.254.169.254 is each VM's host. */
+const reserved = {
+  ipv4: ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3'],
+  ipv6: ['::/8', 'fe80::/9', 'ff00::/8'],
+} as const;
+
 export const hexOf = (family: IpFamily, number: bigint): string =>
   number.toString(16).padStart(bitsOf[family] / 4, '0');
 
@@ -33,8 +39,16 @@ export const spanOf = (family: IpFamily, prefix: string): Span => {
     throw new Error(
       `"${prefix}" has bits beyond its length; write it as ${addressOf(family, base - (base % size))}/${length}`,
     );
-  if (size < 4n) return { first: base, last: base + size - 1n };
-  return { first: base + 1n, last: base + size - (family === 'ipv4' ? 2n : 1n) };
+  const last = base + size - 1n;
+  for (const taken of reserved[family]) {
+    const [start, bits] = taken.split('/') as [string, string];
+    const from = numberOf(family, start);
+    const to = from + (1n << BigInt(bitsOf[family] - Number(bits))) - 1n;
+    if (base <= to && last >= from)
+      throw new Error(`"${prefix}" has addresses of ${taken}, which no VM can have; write it as ${examples[family]}`);
+  }
+  if (size < 4n) return { first: base, last };
+  return { first: base + 1n, last: family === 'ipv4' ? last - 1n : last };
 };
 
 const examples = { ipv4: '10.20.0.0/16', ipv6: 'fd00:20::/64' } as const;

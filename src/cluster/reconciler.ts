@@ -3,14 +3,14 @@
  * and frees everything of a VM that the host has deleted. It keeps nothing in memory and acts on what stands in the store,
  * under conditions, so that a crash, a repeat or a second manager does no harm.
  */
-import { IndexedRecord, type OperationRecord, VmRecord, VmStatusRecord } from '../records/index.ts';
+import { IndexedRecord, type OperationRecord, VmRecord, type VmStatusRecord } from '../records/index.ts';
 import { keyText, limits, type Operation, prefixRange, StoreError, type StoreErrorCode } from '../store/index.ts';
 import type { Addresses } from './addresses.ts';
 import type { Hosts } from './hosts.ts';
 import { entriesOf, getRecord, type Kept, type Kit, pagesOf, pause, put, remove } from './kit.ts';
 import { type Operations, someOfVm } from './operations.ts';
 import { outboxEntry } from './outbox.ts';
-import { indexedKey, seedKey, statusKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
+import { indexedKey, reported, seedKey, statusOf, useKeyOf, type Vms, vmKey } from './vms.ts';
 
 const prefix = 'vmstatus/';
 const retryMs = 500;
@@ -76,9 +76,9 @@ export class Reconciler {
   /** Brings operations and index of one VM up to what the host reports of it. */
   async settle(name: string): Promise<void> {
     for (;;) {
-      const [vm, status] = await Promise.all([
+      const [vm, { status }] = await Promise.all([
         getRecord(this.#kit.region, VmRecord, vmKey(name)),
-        getRecord(this.#kit.region, VmStatusRecord, statusKey(name)),
+        reported(this.#kit, name),
       ]);
       if (vm === undefined || status === undefined || status.record.id !== vm.record.id) return;
       const operations = await this.#operations.ofVm(name);
@@ -174,8 +174,11 @@ const superseded: Partial<OperationRecord> = {
   error: { code: 'SUPERSEDED', detail: 'a later request to the same VM took its place' },
 };
 
+/** Of what a host says: so much of it goes into each operation, which are changed in one transaction. */
+const longestReason = 4_096;
+
 /** What a status means for an operation that is not finished; undefined: nothing new. */
-const resultOf = (
+export const resultOf = (
   operation: OperationRecord,
   vm: VmRecord,
   status: VmStatusRecord,
@@ -185,8 +188,9 @@ const resultOf = (
   if (status.generation < generation) return undefined;
   if (status.generation > generation) return superseded;
   if (status.outcome === 'done') return succeeded;
+  const reason = status.reason.slice(0, longestReason);
   if (status.outcome === 'failed')
-    return { state: 'failed', error: { code: 'VM_FAILED', detail: status.reason || `the VM is ${status.status}` } };
-  const step = status.reason || status.status;
+    return { state: 'failed', error: { code: 'VM_FAILED', detail: reason || `the VM is ${status.status}` } };
+  const step = reason || status.status;
   return operation.state === 'running' && operation.step === step ? undefined : { state: 'running', step };
 };

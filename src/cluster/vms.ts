@@ -98,6 +98,19 @@ export interface Count {
 const prefix = 'vm/';
 export const vmKey = (name: string): string => `${prefix}${name}`;
 export const statusKey = (name: string): string => `vmstatus/${name}`;
+
+/**
+ * What the host of a VM reports: undefined where nobody understands it, as a host that was taken over may have written it, and
+ * what makes no sense today makes none the next time.
+ */
+export const reported = async (
+  kit: Kit,
+  name: string,
+): Promise<{ readonly entry: Entry | undefined; readonly status: Kept<VmStatusRecord> | undefined }> => {
+  const entry = await kit.region.get(statusKey(name));
+  const [status] = knownOf(kit, VmStatusRecord, entry ? [entry] : []);
+  return { entry, status };
+};
 export const indexedKey = (name: string): string => `indexed/${name}`;
 export const seedKey = (name: string): string => `seed/${name}`;
 const useKey = (image: { name: string; version: string }, vm: string): string =>
@@ -477,8 +490,8 @@ export class Vms {
   }
 
   async #status({ name, id }: VmRecord): Promise<VmStatusRecord | undefined> {
-    const found = await getRecord(this.#kit.region, VmStatusRecord, statusKey(name));
-    return found?.record.id === id ? found.record : undefined;
+    const { status } = await reported(this.#kit, name);
+    return status?.record.id === id ? status.record : undefined;
   }
 
   async #statuses(entries: readonly Entry[], revision: number): Promise<Map<string, VmStatusRecord>> {

@@ -1,11 +1,12 @@
 /** Network disks with the real qemu-nbd, and qemu-io as the QEMU of a host. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { existsSync, mkdtempSync, rmSync } from 'node:fs';
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
+import { until } from '../../test/until.ts';
 import { SessionLauncher, writeDiskKey } from '../qemu/index.ts';
 import type { OpenDisk } from '../records/index.ts';
 import { DiskServer } from './disk-server.ts';
@@ -17,7 +18,12 @@ const sizeBytes = 1024 * 1024;
 test('DiskServer exports a disk for one epoch at a time, to who has its key, and keeps what is written', async (t) => {
   const directory = mkdtempSync(join(tmpdir(), 'ph-disks-'));
   const server = (): DiskServer =>
-    new DiskServer({ directory: join(directory, 'disks'), launcher: new SessionLauncher(), address: '127.0.0.1' });
+    new DiskServer({
+      directory: join(directory, 'disks'),
+      launcher: new SessionLauncher(),
+      address: '127.0.0.1',
+      onTrouble: assert.fail,
+    });
   const first = server();
   t.after(async () => {
     await first.remove(id);
@@ -43,7 +49,18 @@ test('DiskServer exports a disk for one epoch at a time, to who has its key, and
   {
     using second = server();
     assert.deepEqual(await second.open(wish), one);
+    assert.equal(second.id, first.id);
   }
+  // One that ends by itself is found where it was.
+  assert.deepEqual(first.lost(), []);
+  const kept = JSON.parse(readFileSync(join(directory, 'disks', id, 'export.json'), 'utf8')) as {
+    process: { pid: number };
+  };
+  process.kill(kept.process.pid, 'SIGKILL');
+  await until('it to be lost', () => first.lost().includes(id));
+  assert.deepEqual(await first.open(wish), one);
+  assert.deepEqual(first.lost(), []);
+  assert.match(await io(one, 'read -P 7 0 4096'), /read 4096\/4096/);
   const two = await first.open({ ...wish, epoch: 2 });
   assert.notEqual(two.key, one.key);
   await assert.rejects(io(one, 'read 0 512'), 'its export has ended');
@@ -55,4 +72,25 @@ test('DiskServer exports a disk for one epoch at a time, to who has its key, and
   await first.remove(id);
   assert.equal(existsSync(join(directory, 'disks', id)), false);
   await assert.rejects(io(two, 'read 0 512'));
+});
+
+test('DiskServer bounds the logs of exports, to which anybody can speak', async (t) => {
+  t.mock.timers.enable({ apis: ['setInterval'] });
+  const directory = mkdtempSync(join(tmpdir(), 'ph-disks-'));
+  using server = new DiskServer({
+    ...{ directory, launcher: new SessionLauncher(), address: '127.0.0.1', onTrouble: assert.fail },
+  });
+  t.after(() => rmSync(directory, { recursive: true, force: true }));
+  await server.open({ id, epoch: 1, sizeBytes });
+  const log = join(directory, id, 'log');
+  appendFileSync(log, 'a line\n'.repeat(1024 * 1024));
+  t.mock.timers.tick(60_000);
+  assert.ok(statSync(log).size <= 1024 * 1024);
+  let isRemoved = false;
+  const removing = server.remove(id).then(() => (isRemoved = true));
+  await until('it to be removed', () => {
+    t.mock.timers.tick(1_000);
+    return isRemoved;
+  });
+  await removing;
 });

@@ -22,6 +22,7 @@ import {
   killStrays,
   type LastingProcess,
   type Launcher,
+  LogLimits,
   lastLine,
   makeSearchable,
   writeDiskKey,
@@ -36,6 +37,7 @@ export interface DiskServerOptions {
   readonly address: string;
   /** Whose the disks are, and as whom they are exported; undefined: this user. */
   readonly uid?: number | undefined;
+  readonly onTrouble: (what: string) => void;
 }
 
 const Kept = z.looseObject({
@@ -54,34 +56,48 @@ const lookEveryMs = 20;
 const keyBytes = 32;
 
 export class DiskServer implements NetworkDisks {
+  readonly id: string;
   readonly #options: DiskServerOptions;
   readonly #open = new Map<string, LastingProcess>();
+  readonly #logLimits: LogLimits;
 
   constructor(options: DiskServerOptions) {
     this.#options = options;
     makeSearchable(options.directory);
+    this.id = idOf(join(options.directory, 'id'));
+    // Whoever reaches a port, with a key or without, is written of there.
+    this.#logLimits = new LogLimits({
+      files: () => [...this.#open.keys()].map((id) => this.#path(id, 'log')),
+      onTrouble: options.onTrouble,
+    });
   }
 
   /**
    * Opens a disk for an epoch, and makes it where it is not there. Whoever had it open by a lower epoch has not any more when it
-   * resolves. Rejects for an epoch lower than one that it was opened for.
+   * resolves. Rejects for an epoch lower than one that it was opened for. One whose export has ended is found where it was and by
+   * the key that it had for that epoch, so that a QEMU which has it goes on.
    */
   async open({ id, epoch, sizeBytes }: DiskWish): Promise<OpenDisk> {
     const known = this.#read(id);
     if (known !== undefined && known.epoch > epoch)
       throw new Error(`the disk of ${id} was opened for epoch ${known.epoch}, and is not for ${epoch} any more`);
     const process = this.#processOf(id, known);
-    if (known?.epoch === epoch && process !== undefined && known.port !== undefined && known.key !== undefined)
-      return { address: this.#options.address, port: known.port, key: known.key };
+    const before = known?.epoch === epoch ? known : undefined;
+    if (before?.port !== undefined && before.key !== undefined && process !== undefined)
+      return { address: this.#options.address, port: before.port, key: before.key };
     await this.#end(id, process);
-    this.#keep(id, { epoch });
+    const key = before?.key ?? randomBytes(keyBytes).toString('hex');
+    this.#keep(id, { epoch, key, port: before?.port });
     this.#make(id, sizeBytes);
-    const key = randomBytes(keyBytes).toString('hex');
     writeDiskKey(this.#path(id, 'key'), key, this.#options.uid);
-    const port = await this.#export(id, epoch);
+    const port = await this.#export(id, epoch, before?.port);
     const { identity } = this.#open.get(id)!;
     this.#keep(id, { epoch, port, key, process: { ...identity } });
     return { address: this.#options.address, port, key };
+  }
+
+  lost(): readonly string[] {
+    return [...this.#open].filter(([, process]) => !process.alive).map(([id]) => id);
   }
 
   /** Ends its export, and deletes it. */
@@ -92,6 +108,7 @@ export class DiskServer implements NetworkDisks {
 
   /** Lets go of the processes: exports go on. */
   [Symbol.dispose](): void {
+    this.#logLimits[Symbol.dispose]();
     for (const process of this.#open.values()) process.release();
     this.#open.clear();
   }
@@ -146,9 +163,9 @@ export class DiskServer implements NetworkDisks {
     if (uid !== undefined) chownSync(file, uid, uid);
   }
 
-  async #export(id: string, epoch: number): Promise<number> {
+  async #export(id: string, epoch: number, portBefore: number | undefined): Promise<number> {
     const { launcher, address, uid } = this.#options;
-    const port = await freePort(address);
+    const port = await freePort(address, portBefore);
     const logFile = this.#path(id, 'log');
     const process = await launcher.launch({
       name: `porthole-disk-${id}-${epoch}`,
@@ -185,12 +202,26 @@ export class DiskServer implements NetworkDisks {
   }
 }
 
+const idOf = (file: string): string => {
+  if (!existsSync(file)) {
+    writeFileSync(`${file}.new`, `${randomBytes(8).toString('hex')}\n`, { mode: 0o600, flush: true });
+    renameSync(`${file}.new`, file);
+  }
+  return readFileSync(file, 'utf8').trim();
+};
+
 /** An argument that no process has but the export of this disk. */
 const exportName = (id: string): string => `--export-name=${id}`;
 
-const freePort = async (address: string): Promise<number> => {
+/** The one that is wanted, where it is free. */
+const freePort = async (address: string, wanted = 0): Promise<number> => {
   const server = createServer();
-  await once(server.listen(0, address), 'listening');
+  try {
+    await once(server.listen(wanted, address), 'listening');
+  } catch (error) {
+    if (wanted === 0 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error;
+    return freePort(address);
+  }
   const { port } = server.address() as AddressInfo;
   server.close();
   await once(server, 'close');

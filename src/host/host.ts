@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import { HostNetwork } from '../network/index.ts';
 import { buildOf } from '../parts/index.ts';
+import { LogLimits } from '../qemu/index.ts';
 import {
   type AttachedMachine,
   type Attachment,
@@ -41,7 +42,6 @@ import { HostedVm } from './hosted-vm.ts';
 import { ImageCache } from './image-cache.ts';
 import { KeeperUnit } from './keeper-unit.ts';
 import { LeftVms } from './left-vms.ts';
-import { LogLimits } from './log-limits.ts';
 import { MetadataCounts } from './metadata-totals.ts';
 import { Renewals } from './renewals.ts';
 import { SpecTexts } from './spec-texts.ts';

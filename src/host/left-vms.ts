@@ -1,5 +1,5 @@
 /** VMs that were taken from this host: all that it has of one goes, before anything else of that name is taken up. */
-import { rmSync } from 'node:fs';
+import { existsSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { killAllOf, killMachine, killStrays, vmPaths } from '../qemu/index.ts';
 import { decodeRecord, HostLeftRecord, hostLeftKey, hostLeftPrefix } from '../records/index.ts';
@@ -12,11 +12,13 @@ export interface Place {
 }
 
 /** Disk, logs and sockets of a VM, and whatever runs as its user, whom the next VM may be given. */
-export const removeFiles = ({ stateDirectory, runDirectory }: Place, name: string, uid: number | undefined): void => {
+export const removeFiles = (place: Place, name: string, uid: number | undefined): void => {
   if (uid !== undefined) killAllOf(uid);
-  for (const directory of [stateDirectory, runDirectory])
-    rmSync(join(directory, 'vms', name), { recursive: true, force: true });
+  for (const directory of directoriesOf(place, name)) rmSync(directory, { recursive: true, force: true });
 };
+
+const directoriesOf = ({ stateDirectory, runDirectory }: Place, name: string): string[] =>
+  [stateDirectory, runDirectory].map((directory) => join(directory, 'vms', name));
 
 export class LeftVms {
   readonly #store: Store;
@@ -56,7 +58,9 @@ export class LeftVms {
     const { stateDirectory, runDirectory } = this.#place;
     killMachine(vmPaths(stateDirectory, runDirectory, name));
     killStrays(devicePaths(stateDirectory, runDirectory, name).link);
-    removeFiles(this.#place, name, uid);
+    // Of a machine that had this host's name before, the user may be anybody here.
+    if (directoriesOf(this.#place, name).some((directory) => existsSync(directory)))
+      removeFiles(this.#place, name, uid);
     await this.#store.commit({ conditions: [{ key, modRevision }], operations: [{ type: 'delete', key }] });
   }
 }

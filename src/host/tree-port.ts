@@ -1,14 +1,15 @@
 /** One VM's tree, as managers see it: from outside, past all access rules of the guest. */
 import { setImmediate as turn } from 'node:timers/promises';
-import type {
-  FileProblem,
-  Once,
-  TreeAnswer,
-  TreeCommit,
-  TreeCondition,
-  TreeEdit,
-  TreeEntry,
-  TreePort,
+import {
+  type FileProblem,
+  type Once,
+  type TreeAnswer,
+  type TreeCommit,
+  type TreeCondition,
+  type TreeEdit,
+  type TreeEntry,
+  type TreePort,
+  walkedEntryBytes,
 } from '../records/index.ts';
 import {
   type Caller,
@@ -32,8 +33,6 @@ import type { VmTree } from './vm-tree.ts';
 const listed = 1000;
 /** Of a tree that is read whole, before others have their turn. */
 const nodesInTurn = 256;
-/** What an entry counts for beside its value. */
-const entryBytes = 256;
 
 interface CallOptions {
   readonly signal?: AbortSignal | undefined;
@@ -110,9 +109,9 @@ export class VmTreePort implements TreePort {
     let left = mostBytes;
     for await (const node of inTurns(still.snapshot.descendants(this.#node(path)), signal)) {
       const { bytes } = node;
-      left -= entryBytes + (bytes?.length ?? 0);
+      left -= walkedEntryBytes + (bytes?.length ?? 0);
       if (left < 0) {
-        const what = `what lies below "${path}" has more than ${mostBytes} bytes, counting ${entryBytes} for each entry; ask for a smaller part`;
+        const what = `what lies below "${path}" has more than ${mostBytes} bytes, counting ${walkedEntryBytes} for each entry; ask for a smaller part`;
         throw new HostRefusal('HOST_TOO_LARGE', what);
       }
       nodes.push(node);

@@ -5,7 +5,7 @@ import { ask, file, makeAuthority, serve, specOne } from '../../test/host/served
 import { temporaryStore } from '../../test/store/temporary.ts';
 import { root } from '../../test/tree/keepers.ts';
 import { specOf } from '../../test/tree/world.ts';
-import { keyText, openStores, prefixRange, restoreStores, StoreError } from '../store/index.ts';
+import { keyText, openStores, prefixRange, restoreStores, StoreError, type Transaction } from '../store/index.ts';
 import { ANSWERED_KEPT, APPLIED_KEPT, type Authority, type Rule } from '../tree/index.ts';
 import { decodeHead, encodeHead } from './tree-records.ts';
 import { removeTree, TreeStore } from './tree-store.ts';
@@ -48,6 +48,33 @@ test('TreeStore goes on after a full disk, and not after an answer that is lost'
   failure = undefined;
   await assert.rejects(authority.edit([file('/b', 1, 1)]), { message: /open the tree anew/ });
   await (await serve(store)).authority.edit([file('/b', 1, 1)]);
+});
+
+test('TreeStore says that it does not know when the store does not, goes on if nothing was kept, and else stops', async (t) => {
+  await using stores = await openStores(temporaryStore(t));
+  let lost: 'before' | 'after' | undefined;
+  const store = new Proxy(stores.region, {
+    get: (region, name) => {
+      const value: unknown = Reflect.get(region, name, region);
+      if (name === 'commit' && lost !== undefined)
+        return async (transaction: Transaction) => {
+          if (lost === 'after') await region.commit(transaction);
+          throw new StoreError('STORE_UNAVAILABLE', 'etcd gave no answer');
+        };
+      return typeof value === 'function' ? value.bind(region) : value;
+    },
+  });
+  const { authority } = await serve(store);
+  const open = { code: 'NOT_KEPT', message: /is not known.*etcd gave no answer/ };
+  lost = 'before';
+  await assert.rejects(authority.edit([file('/a', 1, 1)]), open);
+  lost = undefined;
+  await authority.edit([file('/a', 1, 1)]);
+  lost = 'after';
+  await assert.rejects(authority.edit([file('/b', 1, 1)]), open);
+  lost = undefined;
+  await assert.rejects(authority.edit([file('/c', 1, 1)]), open);
+  await (await serve(store)).authority.edit([file('/c', 1, 1)]);
 });
 
 test('TreeStore remembers what took effect, with what was burned, and forgets it with its holder', async (t) => {

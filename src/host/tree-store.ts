@@ -132,6 +132,8 @@ export class TreeStore {
   /** Something was committed of which nothing is kept: the head stays ahead, so that a restart is seen to have lost it. */
   #isLossy = false;
   #broken: TreeStoreError | undefined;
+  /** Why it is open whether the last transaction happened; undefined: it is known. */
+  #doubt: StoreError | undefined;
 
   private constructor(store: Store, vmId: string, opened: Opened) {
     this.vmId = vmId;
@@ -297,7 +299,8 @@ export class TreeStore {
       await this.#commit([], { ...head, log: { ...name, parts: parts.length } });
     } catch (error) {
       // Parts of a log that never became the tree's only take room.
-      if (this.#broken === undefined) await sweep(this.#store, this.#keys.log, this.#condition()).catch(() => {});
+      if (this.#broken === undefined && this.#doubt === undefined)
+        await sweep(this.#store, this.#keys.log, this.#condition()).catch(() => {});
       throw error;
     }
     this.#log = changes;
@@ -324,10 +327,16 @@ export class TreeStore {
   async #transact(operations: readonly Operation[]): Promise<number> {
     try {
       const outcome = await this.#store.commit({ conditions: [this.#condition()], operations });
-      if (outcome.committed) return outcome.revision;
-      throw taken(this.vmId);
+      if (!outcome.committed) throw this.#doubt === undefined ? taken(this.vmId) : inDoubt(this.vmId, this.#doubt);
+      this.#doubt = undefined;
+      return outcome.revision;
     } catch (error) {
       if (error instanceof StoreError && withoutEffect.has(error.code)) throw error;
+      if (error instanceof StoreError && error.code === 'STORE_UNAVAILABLE') {
+        // By its condition the next transaction makes it impossible, or finds that it happened.
+        this.#doubt = error;
+        throw inDoubt(this.vmId, error);
+      }
       this.#broken = error instanceof TreeStoreError ? error : inDoubt(this.vmId, error);
       throw this.#broken;
     }
@@ -335,7 +344,7 @@ export class TreeStore {
 }
 
 /** Of these it is known that nothing was kept. */
-const withoutEffect: ReadonlySet<string> = new Set(['STORE_FULL', 'STORE_INVALID', 'STORE_UNAVAILABLE']);
+const withoutEffect: ReadonlySet<string> = new Set(['STORE_FULL', 'STORE_INVALID', 'STORE_CUT_OFF']);
 
 const taken = (vmId: string): TreeStoreError =>
   new TreeStoreError(

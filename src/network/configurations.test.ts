@@ -32,6 +32,7 @@ test('dhcpConfiguration has a range with one address for each device', () => {
   const second = { ...guest, id: 'i-2', tap: 'second', ipv4: undefined, ipv6: 'fd00:20::6' };
   const other = { ...guest, id: 'i-3', tap: 'other', ipv4: '10.20.0.6', ipv6: undefined };
   const lines = dhcpConfiguration([guest, second, other]);
+  assert.ok(lines.includes('\ndhcp-lease-max=100000\n'));
   assert.equal(lines.split('\ndhcp-range=fd00:20::,static,off-link,64\n').length, 2, 'a subnet once');
   assert.ok(lines.includes(`\nshared-network=${tap},10.20.0.5\ndhcp-range=10.20.0.5,static,255.255.255.255\n`));
   assert.ok(lines.includes(`\ndhcp-host=52:54:00:11:22:33,tag:${tap},10.20.0.5,[fd00:20::5:0:0:7]\n`));

@@ -12,6 +12,8 @@ const common = [
   'no-hosts',
   'no-ping',
   'leasefile-ro',
+  // Two for each VM; as it comes it stops at 1,000.
+  'dhcp-lease-max=100000',
   'dhcp-authoritative',
   'quiet-dhcp',
   'quiet-dhcp6',

@@ -4,11 +4,21 @@
  * A guest sends from its own MAC and addresses, asks for addresses, and speaks neighbour discovery with this host; all else is
  * dropped and counted as `spoofed`. Of the host it reaches DHCP, and the metadata server where it has one; what else it sends to
  * the host is `refused`, and so is what is for link-local addresses beyond the host. Nobody outside sends as a guest of this host.
+ *
+ * Connections that the host follows, and neighbours that it knows by IPv6, are in tables of the whole host: each guest has a part
+ * of them, and what is beyond it is `refused`.
  */
 import { gateway, type Tapped } from './attachment.ts';
 
 /** What can be read of the counters with `nft list counters table inet NAME`. */
 export const counters = ['spoofed', 'refused'] as const;
+
+/** Of the host's 65,536 to 262,144: those that the guest began. */
+const mostConnections = 8_192;
+/** A second, and at once, of requests for addresses: what does not suit dnsmasq goes into its log. */
+const addressRequests = { rate: 5, burst: 40 } as const;
+/** The same, of what comes from link-local addresses: each may be another neighbour, kept for 5 s at least. */
+const linkLocal = { rate: 5, burst: 40 } as const;
 
 const elements = (values: readonly string[]): string => `{ ${values.join(', ')} }`;
 
@@ -28,6 +38,7 @@ export const filterScript = (prefix: string, guests: readonly Tapped[]): string 
   const arp = `arp ${prefix}`;
   const nat = `ip ${prefix}`;
   const taps = `"${prefix}-*"`;
+  const beganTooMany = `ct state new add @began { iifname ct count over ${mostConnections} } counter name "refused" drop`;
   const four = guests.filter(({ ipv4 }) => ipv4 !== undefined);
   const six = guests.filter(({ ipv6 }) => ipv6 !== undefined);
   const own4 = four.map(({ tap, mac, ipv4 }) => `"${tap}" . ${mac} . ${ipv4}`);
@@ -40,6 +51,9 @@ export const filterScript = (prefix: string, guests: readonly Tapped[]): string 
     `add set ${inet} here4 { type ipv4_addr; }`,
     `add set ${inet} here6 { type ipv6_addr; }`,
     `add set ${inet} metadata { type ifname; }`,
+    `add set ${inet} began { type ifname; size 65535; flags dynamic; }`,
+    `add set ${inet} wants { type ifname; size 65535; flags dynamic,timeout; timeout 1h; }`,
+    `add set ${inet} asks { type ifname; size 65535; flags dynamic,timeout; timeout 1h; }`,
     `add set ${arp} guests4 { type ifname . ether_addr . ipv4_addr; }`,
     `add map ${nat} shared { type ipv4_addr . inet_service : ipv4_addr; }`,
     `add chain ${inet} arriving { type filter hook prerouting priority -300; policy accept; }`,
@@ -93,20 +107,26 @@ export const filterScript = (prefix: string, guests: readonly Tapped[]): string 
       'ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67 accept',
       'icmpv6 type { nd-router-advert, nd-redirect } counter name "spoofed" drop',
       'iifname . ether saddr . ip6 saddr @guests6 accept',
+      `ip6 saddr fe80::/10 update @asks { iifname limit rate over ${linkLocal.rate}/second burst ${linkLocal.burst} packets } counter name "refused" drop`,
       'ip6 saddr { ::, fe80::/10 } icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld2-listener-report, mld-listener-done } accept',
       'ip6 saddr fe80::/10 udp sport 546 udp dport 547 accept',
       'counter name "spoofed" drop',
     ]),
     ...chain(inet, 'to_host', [
       `iifname != ${taps} accept`,
+      `udp dport { 67, 547 } update @wants { iifname limit rate over ${addressRequests.rate}/second burst ${addressRequests.burst} packets } counter name "refused" drop`,
       'ct state established,related accept',
       `ip daddr { ${gateway}, 255.255.255.255 } udp dport 67 accept`,
+      beganTooMany,
       `iifname @metadata ip daddr ${gateway} tcp dport { 80, 443 } accept`,
       'ip6 daddr ff02::1:2 udp dport 547 accept',
       'icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-report, mld2-listener-report, mld-listener-done } accept',
       'counter name "refused" drop',
     ]),
-    ...chain(inet, 'beyond', [`iifname ${taps} ip daddr 169.254.0.0/16 counter name "refused" drop`]),
+    ...chain(inet, 'beyond', [
+      `iifname ${taps} ip daddr 169.254.0.0/16 counter name "refused" drop`,
+      `iifname ${taps} ${beganTooMany}`,
+    ]),
     ...chain(arp, 'asking', [
       `iifname != ${taps} accept`,
       'iifname . arp saddr ether . arp saddr ip @guests4 accept',

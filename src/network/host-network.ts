@@ -5,7 +5,7 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { z } from 'zod';
-import type { Launcher } from '../qemu/index.ts';
+import { type Launcher, LogLimits } from '../qemu/index.ts';
 import { type Attachment, gateway, ownPrefix, subnet64, type Tapped, tapName } from './attachment.ts';
 import { dhcpConfiguration } from './dhcp.ts';
 import { filterScript, noFilterScript } from './filter.ts';
@@ -42,14 +42,19 @@ export class HostNetwork {
   readonly #directory: string;
   readonly #dhcp: Service;
   readonly #bird: Service;
+  readonly #logLimits: LogLimits;
   readonly #attached = new Map<string, Attachment>();
   /** Of those, whose devices this process has seen to. */
   readonly #made = new Set<string>();
+  /** Devices that another user may open than the one of before: what runs as that one now is another VM's. */
+  readonly #foreign = new Set<string>();
   #changing: Promise<void> = Promise.resolve();
   #next: Promise<void> | undefined;
   /** Nothing of it can be here. */
   #isUnused: boolean;
   #isReleased = false;
+  /** False while devices may be of VMs that will be attached again, and nobody knows of which. */
+  #knowsAll = true;
   /** The last change did not come to its end. */
   #hasFailed = false;
 
@@ -72,9 +77,10 @@ export class HostNetwork {
         '--log-facility=-',
         '--user=nobody',
         `--pid-file=${mark}`,
-        `--conf-file=${configuration}`,
+        dnsmasqReads(configuration),
       ],
-      check: ({ configuration }) => program('dnsmasq', ['--test', `--conf-file=${configuration}`]),
+      argument: ({ configuration }) => dnsmasqReads(configuration),
+      check: ({ configuration }) => program('dnsmasq', ['--test', dnsmasqReads(configuration)]),
       onEnd: (why) => this.#startAgain('dnsmasq', why),
     });
     this.#bird = new Service({
@@ -83,9 +89,14 @@ export class HostNetwork {
       directory,
       launcher,
       command: ({ configuration, mark }) => ['bird', '-f', '-c', configuration, '-s', mark],
+      argument: ({ configuration }) => configuration,
       reload: async ({ mark }) => void (await program('birdc', ['-s', mark, 'configure'])),
       check: ({ configuration }) => program('bird', ['-p', '-c', configuration]),
       onEnd: (why) => this.#startAgain('bird', why),
+    });
+    this.#logLimits = new LogLimits({
+      files: () => [this.#dhcp.logFile, this.#bird.logFile],
+      onTrouble: options.onTrouble,
     });
   }
 
@@ -105,6 +116,7 @@ export class HostNetwork {
     const before = this.#attached.get(attachment.id);
     const isSame = before !== undefined && JSON.stringify(before) === JSON.stringify(attachment);
     if (!isSame) this.#made.delete(attachment.id);
+    if (before !== undefined && before.uid !== attachment.uid) this.#foreign.add(this.tapOf(attachment.id));
     this.#attached.set(attachment.id, attachment);
     return this.#change();
   }
@@ -119,6 +131,7 @@ export class HostNetwork {
   /** Detaches all others, of which nobody knows any more. Never rejects. */
   async keepOnly(vmIds: ReadonlySet<string>): Promise<void> {
     if (this.#isUnused) return;
+    this.#knowsAll = true;
     for (const id of [...this.#attached.keys()]) if (!vmIds.has(id)) this.#attached.delete(id);
     await this.#changeAnyway();
   }
@@ -126,6 +139,7 @@ export class HostNetwork {
   /** All goes on without us. */
   async release(): Promise<void> {
     this.#isReleased = true;
+    this.#logLimits[Symbol.dispose]();
     await this.#changing;
     this.#dhcp.release();
     this.#bird.release();
@@ -140,6 +154,7 @@ export class HostNetwork {
       return z.array(AttachmentRecord).parse(JSON.parse(readFileSync(this.#stateFile, 'utf8')));
     } catch {
       // Every VM is attached again by who has its record.
+      this.#knowsAll = false;
       return [];
     }
   }
@@ -177,12 +192,16 @@ export class HostNetwork {
   async #bringAbout(): Promise<void> {
     this.#isUnused = false;
     const guests = [...this.#attached.values()].map((one) => ({ ...one, tap: this.tapOf(one.id) }));
+    const there = await this.#taps();
+    // Before it is written down whose they are.
+    const foreign = [...this.#foreign].filter((tap) => there.delete(tap));
+    await deleteTaps(foreign);
+    for (const tap of foreign) this.#foreign.delete(tap);
     mkdirSync(this.#directory, { recursive: true, mode: 0o711 });
     writeFileSync(`${this.#stateFile}.new`, JSON.stringify([...this.#attached.values()]), { mode: 0o600 });
     renameSync(`${this.#stateFile}.new`, this.#stateFile);
     const { bgp } = this.#options;
-    const there = await this.#taps();
-    const gone = [...there].filter((tap) => !guests.some((guest) => guest.tap === tap));
+    const gone = [...there].filter((tap) => this.#knowsAll && !guests.some((guest) => guest.tap === tap));
     if (guests.length > 0) {
       forward(this.#prefix);
       // No packet passes by it.
@@ -195,8 +214,8 @@ export class HostNetwork {
     } else await this.#dhcp.stop();
     if (bgp !== undefined && guests.length > 0) await this.#bird.run(routesConfiguration(bgp, this.#prefix, guests));
     else await this.#bird.stop();
-    if (gone.length > 0) await program('ip', ['-batch', '-'], gone.map((tap) => `link delete dev ${tap}\n`).join(''));
-    if (guests.length > 0) return;
+    await deleteTaps(gone);
+    if (guests.length > 0 || !this.#knowsAll) return;
     await program('nft', ['-f', '-'], noFilterScript(this.#prefix));
     rmSync(this.#stateFile, { force: true });
     this.#isUnused = true;
@@ -227,6 +246,12 @@ export class HostNetwork {
     for (const { id } of guests) this.#made.add(id);
   }
 }
+
+const deleteTaps = async (taps: readonly string[]): Promise<void> => {
+  if (taps.length > 0) await program('ip', ['-batch', '-'], taps.map((tap) => `link delete dev ${tap}\n`).join(''));
+};
+
+const dnsmasqReads = (configuration: string): string => `--conf-file=${configuration}`;
 
 const settings = '/proc/sys/net';
 

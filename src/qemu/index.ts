@@ -1,6 +1,5 @@
 export { type AcceleratorFound, findAccelerator } from './accelerator.ts';
 export { killMachine, type VmRuntime } from './boot.ts';
-export { trimLog } from './bounded-log.ts';
 export {
   type CommandLine,
   commandLine,
@@ -27,6 +26,7 @@ export {
 } from './images.ts';
 export { type LastWords, readLastWords } from './last-words.ts';
 export { bootClockMs, leaseLeftMs, writeLease } from './lease-file.ts';
+export { LogLimits } from './log-limits.ts';
 export * from './machine.ts';
 export { type NetworkDisk, writeDiskKey } from './network-disk.ts';
 export { makeSearchable, makeVmDirectories, type VmPaths, vmPaths } from './paths.ts';

@@ -118,6 +118,9 @@ export interface HostPort {
 
 // The tree of one VM.
 
+/** What an entry of `TreePort.walk` counts for beside its value. */
+export const walkedEntryBytes = 256;
+
 /**
  * Paths are absolute and normalised: `/`, `/secrets/db`. Revisions rise by commits of this tree and may be compared only
  * within one `epoch`, which rises when the store was restored from a backup.
@@ -139,7 +142,7 @@ export interface TreePort {
   ): Promise<TreeAnswer & { readonly entry: TreeEntry; readonly bytes: Uint8Array }>;
   /**
    * A path and all below it, at one revision, parents before children, values included but those that are burned.
-   * HOST_TOO_LARGE when the values have more than `mostBytes` together, where each entry counts for 256 bytes more.
+   * HOST_TOO_LARGE when the values have more than `mostBytes` together, where each entry counts for `walkedEntryBytes` more.
    */
   walk(
     path: string,

@@ -23,7 +23,7 @@
  * | region | `authority` | managers | certificate and key that sign those of hosts and managers (`src/uplink`) |
  * | region | `hosttoken/ID` | managers | a key with which a host enrols |
  * | region | `drain/HOST` | managers | `DrainRecord`: it is being emptied |
- * | region | `storage` | the manager that has the region's network disks | that there are some |
+ * | region | `storage` | the manager that has the region's network disks | `StorageRecord`: that there are some, and which |
  * | region | `diskexport/NAME` | that manager | `DiskExportRecord`: where the VM's network disk is, for which epoch; there as long as the disk is |
  * | region | `hostmark/HOST/SLOT` | managers, for the host | which of its commits was the last in a slot |
  * | region | `apart/GROUP/HOST` | managers | the VM that wants no other of its account, with the same label, beside it; GROUP is a hash of these |
@@ -239,6 +239,10 @@ export type DrainRecord = z.infer<typeof DrainRecord>;
 
 export const drainPrefix = 'drain/';
 export const drainKey = (host: string): string => `${drainPrefix}${host}`;
+
+/** The directory that has the region's network disks, by `NetworkDisks.id`. */
+export const StorageRecord = z.looseObject({ id: z.string().optional() });
+export type StorageRecord = z.infer<typeof StorageRecord>;
 
 export const storageKey = 'storage';
 export const diskExportPrefix = 'diskexport/';

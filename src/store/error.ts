@@ -16,8 +16,8 @@ export type StoreErrorCode =
   | 'STORE_INVALID'
   /** It concerns what whoever asks has nothing to do with; it had no effect. */
   | 'STORE_DENIED'
-  /** The store can't be reached at present; a change had no effect and never will have one. */
-  | 'STORE_UNAVAILABLE'
+  /** No manager through which the store is asked can be reached at present; a change had no effect and never will have one. */
+  | 'STORE_CUT_OFF'
   /** `oldestRevision` says from where on there still is history. */
   | 'STORE_COMPACTED'
   | 'STORE_LEASE_GONE'

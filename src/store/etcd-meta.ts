@@ -135,7 +135,10 @@ export class EtcdMeta {
 
   #take(meta: Meta, revision: number): void {
     if (meta.epoch !== this.epoch || !Buffer.from(meta.id).equals(this.#meta.id))
-      throw new StoreError('STORE_REFUSED', `${this.#place} was restored from a snapshot; start the host daemon anew`);
+      throw new StoreError(
+        'STORE_REFUSED',
+        `${this.#place} was restored from a snapshot; start every daemon of it anew`,
+      );
     if (revision < this.#revision) return;
     this.#meta = meta;
     this.#addKeys();

@@ -1,7 +1,7 @@
 export { type Copied, type CopyOptions, copyStores, mustBeWhole } from './copy.ts';
 export { StoreError, type StoreErrorCode } from './error.ts';
 export { type EtcdPlaceOptions, type EtcdStoresOptions, openEtcdStores, raiseEtcdEpoch } from './etcd.ts';
-export { type DirectoryLock, lockDirectory } from './files.ts';
+export { type DirectoryLock, lockDirectory, syncToDisk } from './files.ts';
 export { compareKeys, keyAfter, keyBytes, keyText, prefixRange } from './keys.ts';
 export { checkRange, checkRangeOptions, checkTransaction, checkWhole } from './request.ts';
 export { type Restored, type RestoreOptions, restoreStores } from './restore.ts';

@@ -220,6 +220,9 @@ export const renewalOf = (certificate: string): number => {
   return (validFromDate.getTime() + validToDate.getTime()) / 2;
 };
 
+/** In milliseconds since the epoch. */
+export const endOf = (certificate: string): number => new X509Certificate(certificate).validToDate.getTime();
+
 export const toPem = (der: Uint8Array, what: 'CERTIFICATE' | 'PRIVATE KEY'): string =>
   `-----BEGIN ${what}-----\n${Buffer.from(der)
     .toString('base64')

@@ -105,9 +105,13 @@ const lost = (cause?: unknown): UplinkError =>
 async function* valuesOf(
   stream: ClientHttp2Stream | ServerHttp2Stream,
   mostBytes?: number,
+  onBytes?: (bytes: number) => void,
 ): AsyncGenerator<unknown, void> {
   const reader = new FrameReader(mostBytes);
-  for await (const chunk of stream) yield* reader.push(chunk as Uint8Array);
+  for await (const chunk of stream) {
+    onBytes?.((chunk as Uint8Array).length);
+    yield* reader.push(chunk as Uint8Array);
+  }
   if (!reader.isBetween) throw lost();
 }
 
@@ -226,32 +230,47 @@ export interface AnswerOptions<T extends CallTable> {
   readonly gate?: (() => void) | undefined;
   /** Of one frame that is taken. */
   readonly mostBytes?: number | undefined;
+  /** Of the arguments of all calls that are under way on the session. */
+  readonly mostBytesTogether?: number | undefined;
   /** What nobody foresaw, of a call. */
   readonly onBug: (call: string, error: unknown) => void;
 }
 
 /** Answers every call of a session until it ends. */
 export const answerCalls = <T extends CallTable>(session: ServerHttp2Session, options: AnswerOptions<T>): void => {
+  const held: Held = { bytes: 0 };
   session.on('stream', (stream, headers) => {
     stream.on('error', () => {});
-    void answer(stream, headers, options);
+    void answer(stream, headers, options, held);
   });
 };
+
+/** Arguments of calls of one session that are not answered yet. */
+interface Held {
+  bytes: number;
+}
 
 const answer = async <T extends CallTable>(
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,
-  { table, handlers, gate, mostBytes, onBug }: AnswerOptions<T>,
+  { table, handlers, gate, mostBytes, mostBytesTogether = Number.POSITIVE_INFINITY, onBug }: AnswerOptions<T>,
+  held: Held,
 ): Promise<void> => {
   const name = String(headers[HTTP2_HEADER_PATH]).slice(1);
   const gone = new AbortController();
   stream.once('close', () => gone.abort());
+  let own = 0;
+  const take = (bytes: number): void => {
+    own += bytes;
+    held.bytes += bytes;
+    if (held.bytes > mostBytesTogether) throw new MalformedFrame('more arguments at once than are taken');
+  };
   try {
     stream.respond({ [HTTP2_HEADER_STATUS]: 200 });
     gate?.();
     if (!Object.hasOwn(table, name)) throw new UplinkError('UPLINK_REFUSED', 'there is no such call');
     const row = table[name]!;
-    const values = valuesOf(stream, mostBytes);
+    const values = valuesOf(stream, mostBytes, take);
     const first = await values.next();
     if (first.done === true) throw new MalformedFrame(`no arguments of "${name}"`);
     const args = checked(row.args, first.value, `the arguments of "${name}"`) as never;
@@ -264,6 +283,8 @@ const answer = async <T extends CallTable>(
     if (stream.destroyed || stream.closed) return;
     const told = error instanceof MalformedFrame ? new UplinkError('UPLINK_REFUSED', error.message) : (error as Error);
     stream.end(encodeFrame([2, toErrorMessage(told, (bug) => onBug(name, bug))]));
+  } finally {
+    held.bytes -= own;
   }
 };
 

@@ -144,11 +144,9 @@ export class Enrolment {
       ],
     });
     if (outcome.committed) return { certificate };
-    if (outcome.unmet.includes(1))
-      throw refused(
-        `there is a host "${name}" already; give another name, or remove that one: porthole host rm ${name}`,
-      );
-    throw refused('this join key is being used; make another');
+    // Also by an earlier request of the same host, which came in meanwhile.
+    if (outcome.unmet.includes(0)) return this.enrol(joinKey, name, request, facts);
+    throw refused(`there is a host "${name}" already; give another name, or remove that one: porthole host rm ${name}`);
   }
 
   /** Of a host that is connected by a certificate which is its own now: for the same key. UPLINK_REFUSED. */

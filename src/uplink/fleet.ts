@@ -28,7 +28,11 @@ export interface FleetOptions {
   /** Of the whole. */
   readonly name: string;
   readonly version: string;
+  /** How long a host may take to say how it is; default: 10 s. */
+  readonly answerWithinMs?: number | undefined;
 }
+
+const answerWithinMsDefault = 10_000;
 
 export const noHostConnected = 'no host is connected to this manager';
 
@@ -56,10 +60,22 @@ export class Fleet extends RemoteHost {
     return new Map([...this.#options.callers].map(([name, caller]) => [name, new RemoteHost(() => caller)]));
   }
 
-  /** The sums of those that are connected. */
-  override async status(options?: CallOptions): Promise<HostStatus> {
-    const { name, version } = this.#options;
-    const all = await Promise.all([...this.connected().values()].map((host) => host.status(options)));
+  /** The sums of those that are connected and answer in time: one that does not is no trouble of the others. */
+  override async status({ signal }: CallOptions = {}): Promise<HostStatus> {
+    const { name, version, answerWithinMs = answerWithinMsDefault } = this.#options;
+    const late = AbortSignal.timeout(answerWithinMs);
+    const silent: string[] = [];
+    const asked = [...this.connected()].map(async ([host, port]): Promise<HostStatus[]> => {
+      try {
+        // Under the name of its certificate, whatever it says.
+        return [{ ...(await port.status({ signal: signal ? AbortSignal.any([signal, late]) : late })), name: host }];
+      } catch {
+        signal?.throwIfAborted();
+        silent.push(`host ${host}: it does not answer; its log says more`);
+        return [];
+      }
+    });
+    const all = (await Promise.all(asked)).flat();
     const sum = (of: (status: HostStatus) => number): number => all.reduce((total, status) => total + of(status), 0);
     const rejected = new Map<string, number>();
     for (const { metadataServers } of all)
@@ -76,11 +92,14 @@ export class Fleet extends RemoteHost {
       freeMemoryBytes: sum(({ freeMemoryBytes }) => freeMemoryBytes),
       diskBytes: sum(({ diskBytes }) => diskBytes),
       freeDiskBytes: sum(({ freeDiskBytes }) => freeDiskBytes),
-      hosts: all.length,
+      hosts: asked.length,
       warnings:
-        all.length === 0
+        asked.length === 0
           ? [noHostConnected]
-          : all.flatMap((status) => status.warnings.map((warning) => `host ${status.name}: ${warning}`)),
+          : [
+              ...silent,
+              ...all.flatMap((status) => status.warnings.map((warning) => `host ${status.name}: ${warning}`)),
+            ],
       deviceVersion: first?.deviceVersion ?? version,
       keeper: { version: first?.keeper.version ?? version, outdated: all.some(({ keeper }) => keeper.outdated) },
       metadataServers: {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
-import { encodeFrame, FrameReader, MalformedFrame } from './frames.ts';
+import { encodeFrame, FrameReader, frameLimits, MalformedFrame } from './frames.ts';
 
 const value = fc.letrec((tie) => ({
   any: fc.oneof(
@@ -41,4 +41,14 @@ test('FrameReader refuses a frame that is longer than is allowed before any of i
   const reader = new FrameReader(10);
   assert.deepEqual([...reader.push(encodeFrame('12345678'))], ['12345678']);
   assert.throws(() => [...reader.push(encodeFrame('0123456789').subarray(0, 4))], MalformedFrame);
+});
+
+test('FrameReader refuses a frame of very many small values', () => {
+  const body = new Uint8Array(5 + 2 * frameLimits.values).fill(0x80);
+  body[0] = 0xdd;
+  new DataView(body.buffer).setUint32(1, body.length - 5);
+  const header = new Uint8Array(4);
+  new DataView(header.buffer).setUint32(0, body.length);
+  const reader = new FrameReader();
+  assert.throws(() => [...reader.push(header), ...reader.push(body)], MalformedFrame);
 });

@@ -8,8 +8,12 @@ import { isWholeMsgpack } from '../wire/index.ts';
 export const frameLimits = {
   /** A page of a store's range, or a spec. */
   bytes: 24 * 1024 * 1024,
+  /** Of what a host asks: a transaction, and not twice as much. */
+  askedBytes: 2 * 1024 * 1024,
   /** Of who has no certificate yet. */
   enrolBytes: 64 * 1024,
+  /** Each becomes an object, so that of 24 MiB of the smallest a process would die. */
+  values: 1_000_000,
 } as const;
 const headerBytes = 4;
 /** Of what may come: arguments, records of a spec, and what they hold. */
@@ -92,7 +96,8 @@ export class FrameReader {
 }
 
 const decodeBody = (body: Uint8Array): unknown => {
-  if (!isWholeMsgpack(body, mostDepth)) throw new MalformedFrame('a frame that is no single MessagePack value');
+  if (!isWholeMsgpack(body, mostDepth, frameLimits.values))
+    throw new MalformedFrame('a frame that is no single MessagePack value, or has too many within');
   try {
     // A plain view: of a Buffer, its pieces would be Buffers.
     return decode(new Uint8Array(body.buffer, body.byteOffset, body.byteLength));

@@ -17,6 +17,8 @@ import { FileProblemMessage } from './uplink-error.ts';
 
 const whole = z.int().nonnegative();
 const time = whole.max(latestMs);
+/** Of a file system or a clock: also before the epoch, and between milliseconds. */
+const instant = z.number().min(-latestMs).max(latestMs);
 const nothing = z.null();
 const text = z.string();
 const path = z.string().max(8 * 1024);
@@ -39,7 +41,7 @@ const treeEntry = {
   uid: whole,
   gid: whole,
   mode: whole,
-  mtimeMs: z.number(),
+  mtimeMs: instant,
   worldReadable: z.boolean(),
   burned: z.boolean(),
   rule: text,
@@ -276,7 +278,7 @@ export const hostCalls = {
   boot: { args: ofVm({ once }), answer: z.object({ bootId: text, number: whole }) },
   statistics: {
     args: ofVm({}),
-    answer: z.object({ atMs: z.number(), values: z.record(z.string(), z.number()) }),
+    answer: z.object({ atMs: instant, values: z.record(z.string(), z.number()) }),
   },
   inside: { args: ofVm({ by }), answer: Inside },
   renewDevice: { args: ofVm({}), answer: DeviceVersion },

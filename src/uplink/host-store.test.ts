@@ -226,3 +226,47 @@ test('VmFeed says what is compacted when a host asks for what it does not know a
   assert.equal(await outcomeOf(feed.watch('h1', revision + 1, undefined).next()), 'STORE_COMPACTED');
   assert.equal((await feed.watch('h1', revision + 4, undefined).next()).value?.revision, revision + 4);
 });
+
+test('HostStore shows a host nothing of a VM that had the name of its own before', async (t) => {
+  const { region, store } = await opened(t);
+  const others = assigned({ ...mine, id: 'i-0123456789abcdef0', host: 'h2' });
+  await region.commit({ operations: [{ type: 'delete', key: hostVmKey('h1', 'mine') }, ...others] });
+  const kept = [put('seed/mine'), put('boot/mine/1')];
+  const { revision } = await region.commit({ operations: kept });
+  await region.commit({ operations: [{ type: 'delete', key: hostVmKey('h2', 'mine') }, ...assigned(mine)] });
+  const now = await region.revision();
+  const reads = (at: number): Promise<string[]> =>
+    Promise.all(
+      [
+        store.get('vm/mine', { revision: at }),
+        store.get('seed/mine', { revision: at }),
+        store.range(prefixRange('boot/mine/'), { revision: at }),
+        store.count(prefixRange('boot/mine/'), { revision: at }),
+      ].map(outcomeOf),
+    );
+  assert.deepEqual(await reads(revision), ['absent', 'STORE_DENIED', 'STORE_DENIED', 'STORE_DENIED']);
+  assert.deepEqual(await reads(now), ['allowed', 'allowed', 'allowed', 'allowed']);
+});
+
+test('VmFeed tells a host that is too far behind nothing out of order', async (t) => {
+  const { region, feed } = await opened(t);
+  const mostBehind = 1_024;
+  const { revision } = await region.commit({ operations: assigned(mine) });
+  const slow = feed.watch('h1', revision + 1, undefined);
+  const first = slow.next();
+  let last = 0;
+  const change = async (count: number): Promise<void> => {
+    await Promise.all(
+      Array.from({ length: count }, async () => {
+        last = Math.max(last, (await region.commit({ operations: assigned(mine) })).revision);
+      }),
+    );
+  };
+  await change(1);
+  assert.equal((await first).value?.revision, revision + 1);
+  await change(mostBehind + 10);
+  // Whoever follows from here on is told when the feed has come to it.
+  const { value: end } = await feed.watch('h1', last, undefined).next();
+  assert.equal(end?.revision, last);
+  assert.equal(await outcomeOf(slow.next()), 'STORE_COMPACTED');
+});

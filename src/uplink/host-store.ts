@@ -15,7 +15,6 @@ import {
 } from '../records/index.ts';
 import {
   type CallOptions,
-  type Condition,
   compareKeys,
   type Entry,
   type Key,
@@ -81,6 +80,7 @@ interface Place {
 interface Assigned {
   readonly name: string;
   readonly id: string;
+  readonly createRevision: number;
   readonly modRevision: number;
 }
 
@@ -123,40 +123,47 @@ export class HostStore implements Store {
       if (operation.type === 'put' && operation.leaseId !== undefined) throw this.#denied();
     }
     for (let isKnown = true; ; isKnown = false) {
-      const guard = await this.#guard(places, isKnown);
-      const outcome = await this.#region.commit({ conditions: [...conditions, ...guard], operations }, options);
+      const assigned = await this.#assigned(places, isKnown);
+      const guard = assigned && { key: hostVmKey(this.#host, assigned.name), modRevision: assigned.modRevision };
+      const outcome = await this.#region.commit(
+        { conditions: [...conditions, ...(guard ? [guard] : [])], operations },
+        options,
+      );
       if (outcome.committed || !outcome.unmet.includes(conditions.length)) return outcome;
       // It was taken from this host, and perhaps given to it again.
       if (!isKnown) throw this.#denied();
     }
   }
 
-  /** That the one VM which all of it is about is still the host's. */
-  async #guard(places: readonly Place[], isKnown: boolean): Promise<Condition[]> {
+  /** The one VM that all of it is about; undefined: it is about none. STORE_DENIED: it is not the host's. */
+  async #assigned(places: readonly Place[], isKnown: boolean): Promise<Assigned | undefined> {
     const [first] = places;
-    if (first === undefined) return [];
+    if (first === undefined) return undefined;
     const name = await this.#nameOf(first);
     const assigned = (isKnown ? this.#byName.get(name) : undefined) ?? (await this.#look(name));
     if (assigned === undefined || !places.every((place) => isOf(place, assigned))) throw this.#denied();
-    return [{ key: hostVmKey(this.#host, name), modRevision: assigned.modRevision }];
+    return assigned;
   }
 
   async get(key: Key, options?: RangeOptions): Promise<Entry | undefined> {
     const place = this.#placeOf(keyText(keyBytes(key)), 'read');
     if (place === undefined) throw this.#denied();
-    if (place.row.prefix !== vmPrefix) await this.#mustBeIts(place);
-    else if ((await this.#look(place.whose)) === undefined) return undefined;
+    if (place.row.prefix !== vmPrefix) await this.#mustBeIts(place, options);
+    else {
+      const assigned = await this.#look(place.whose);
+      if (assigned === undefined || !isSince(assigned, options)) return undefined;
+    }
     return this.#region.get(key, options);
   }
 
   async range(range: KeyRange, options: RangeOptions = {}): Promise<Page> {
     if (isWithin(range, prefixRange(vmPrefix))) return this.#listVms(range, options);
-    await this.#mustBeIts(this.#placeOfRange(range));
+    await this.#mustBeIts(this.#placeOfRange(range), options);
     return this.#region.range(range, options);
   }
 
   async count(range: KeyRange, options?: RangeOptions): Promise<{ readonly revision: number; readonly count: number }> {
-    await this.#mustBeIts(this.#placeOfRange(range));
+    await this.#mustBeIts(this.#placeOfRange(range), options);
     return this.#region.count(range, options);
   }
 
@@ -208,8 +215,10 @@ export class HostStore implements Store {
     return place;
   }
 
-  async #mustBeIts(place: Place): Promise<void> {
-    if (place.row.of !== 'host') await this.#guard([place], false);
+  /** Also at the revision that is asked for: before, another VM may have had its name. */
+  async #mustBeIts(place: Place, options: RangeOptions | undefined): Promise<void> {
+    const assigned = place.row.of === 'host' ? undefined : await this.#assigned([place], false);
+    if (assigned !== undefined && !isSince(assigned, options)) throw this.#denied();
   }
 
   async #nameOf({ row, whose }: Place): Promise<string> {
@@ -230,9 +239,9 @@ export class HostStore implements Store {
     return this.#learn(name, entry);
   }
 
-  #learn(name: string, { key, value, modRevision }: Entry): Assigned {
+  #learn(name: string, { key, value, createRevision, modRevision }: Entry): Assigned {
     const { id } = decodeRecord(HostVmRecord, keyText(key), value);
-    const assigned = { name, id, modRevision };
+    const assigned = { name, id, createRevision, modRevision };
     this.#byName.set(name, assigned);
     this.#byId.set(id, name);
     return assigned;
@@ -273,6 +282,9 @@ export class HostStore implements Store {
     return new StoreError('STORE_DENIED', `that is not assigned to host "${this.#host}"`);
   }
 }
+
+const isSince = ({ createRevision }: Assigned, { revision = createRevision }: RangeOptions = {}): boolean =>
+  revision >= createRevision;
 
 const isOf = ({ row, whose }: Place, { name, id }: Assigned): boolean => whose === (row.of === 'vm' ? name : id);
 

@@ -1,8 +1,9 @@
 /** Who a host is to its region: files in its state directory, of which `key.pem` never leaves it. */
 import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs';
 import { connect as connectHttp2 } from 'node:http2';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import * as z from 'zod';
+import { syncToDisk } from '../store/index.ts';
 import { certificateRequest, keysFromPem, keyToPem, newKeys } from './authority.ts';
 import { Caller, endConnection } from './calls.ts';
 import { type Address, authorityAt, dial } from './dial.ts';
@@ -26,7 +27,7 @@ const IdentityRecord = z.looseObject({
   authority: z.string(),
   certificate: z.string(),
 });
-const recordFile = 'identity.json';
+export const recordFile = 'identity.json';
 const keyFile = 'key.pem';
 
 /** Undefined: this host was not enrolled yet. */
@@ -45,6 +46,8 @@ const writeIdentity = (directory: string, { region, host, authority, certificate
 const replaceFile = (file: string, text: string): void => {
   writeFileSync(`${file}.new`, text, { mode: 0o600, flush: true });
   renameSync(`${file}.new`, file);
+  // Before the key is used: a join key is good for one.
+  syncToDisk(dirname(file));
 };
 
 /** Its key: made before anything is asked, so that a lost answer can be asked for again. */

@@ -1,27 +1,28 @@
 /** A host, as a manager asks it over the uplink. HOST_UNAVAILABLE while it is not connected, or when its answer was lost. */
-import type {
-  AttachedMachine,
-  Attachment,
-  AuditCheck,
-  AuditEvent,
-  AuditFilter,
-  AuditFollowOptions,
-  AuditLink,
-  AuditPage,
-  AuditQuery,
-  Boot,
-  CallOptions,
-  ChangeOptions,
-  ConsolePort,
-  DeviceVersion,
-  FileProblem,
-  GuestInside,
-  HostPort,
-  HostStatus,
-  ShowOptions,
-  Statistics,
-  TreePort,
-  VmRef,
+import {
+  type AttachedMachine,
+  type Attachment,
+  type AuditCheck,
+  type AuditEvent,
+  type AuditFilter,
+  type AuditFollowOptions,
+  type AuditLink,
+  type AuditPage,
+  type AuditQuery,
+  type Boot,
+  type CallOptions,
+  type ChangeOptions,
+  type ConsolePort,
+  type DeviceVersion,
+  type FileProblem,
+  type GuestInside,
+  type HostPort,
+  type HostStatus,
+  type ShowOptions,
+  type Statistics,
+  type TreePort,
+  type VmRef,
+  walkedEntryBytes,
 } from '../records/index.ts';
 import type { AnswerOf, ArgsOf, Begun, Caller, ItemOf } from './calls.ts';
 import { MalformedFrame } from './frames.ts';
@@ -46,7 +47,7 @@ export class RemoteHost implements HostPort {
       read: (path, { by, signal }) => this.#ask('treeRead', { vm, path, by }, { signal }),
       walk: async (path, { by, mostBytes, signal }) => {
         const { answer, items } = await this.#begin('treeWalk', { vm, path, by, mostBytes }, signal);
-        return { ...answer, entries: await Array.fromAsync(items) };
+        return { ...answer, entries: await Array.fromAsync(walked(items, mostBytes)) };
       },
       edit: async (edits, conditions, { once, signal } = {}) => {
         const args = { vm, edits: [...edits], conditions: [...conditions], once };
@@ -148,6 +149,21 @@ export class RemoteHost implements HostPort {
     } catch (error) {
       throw toRefusal(error);
     }
+  }
+}
+
+/** No more than was asked for, whatever the host sends. MalformedFrame. */
+async function* walked(
+  items: AsyncIterable<ItemOf<HostCalls, 'treeWalk'>>,
+  mostBytes: number,
+): AsyncGenerator<ItemOf<HostCalls, 'treeWalk'>, void> {
+  let [values, words] = [0, 0];
+  for await (const item of items) {
+    values += walkedEntryBytes + (item.bytes?.length ?? 0);
+    words += item.path.length + item.rule.length;
+    if (values > mostBytes || words > mostBytes)
+      throw toRefusal(new MalformedFrame('more of a tree than was asked for'));
+    yield item;
   }
 }
 

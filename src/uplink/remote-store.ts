@@ -2,9 +2,9 @@
  * The region's store, as a host has it: over the uplink, whichever manager is at its other end, and limited there to what is
  * assigned to the host (`host-store.ts`).
  *
- * While there is no connection, calls wait a short while for one, then fail with STORE_UNAVAILABLE. A commit whose answer
- * was lost waits for the next connection, where the marks say whether it happened (`store-service.ts`): it is told as
- * committed, or made again, or failed as one that had no effect.
+ * While there is no connection, calls wait a short while for one, then fail with STORE_CUT_OFF. A commit whose answer was
+ * lost, or was that the manager does not know either (STORE_UNAVAILABLE), waits for the next connection, where the marks say
+ * whether it happened (`store-service.ts`): it is told as committed, or made again, or failed as one that had no effect.
  */
 import { randomBytes } from 'node:crypto';
 import {
@@ -171,7 +171,7 @@ export class RemoteStore implements Store {
         }
         // Another connection of this host has said hello.
       } catch (error) {
-        if (!isLost(error)) throw error;
+        if (!isLost(error) && !isOpen(error)) throw error;
       }
       this.#lose(connection);
       const lostAtMs = performance.now();
@@ -179,7 +179,7 @@ export class RemoteStore implements Store {
       const mark = connection.hello.marks[slot.number]!;
       if (mark.id === id) return { committed: true, revision: mark.revision };
       if (this.#patienceMs !== undefined && performance.now() - lostAtMs > this.#patienceMs) {
-        if (isMarked) throw unavailable();
+        if (isMarked) throw cutOff();
         throw inDoubt();
       }
     }
@@ -269,14 +269,14 @@ export class RemoteStore implements Store {
 
   // --- connections ---
 
-  /** The connection, if there is one in time after the end of the last. STORE_UNAVAILABLE, STORE_CLOSED. */
+  /** The connection, if there is one in time after the end of the last. STORE_CUT_OFF, STORE_CLOSED. */
   async #connected(signal?: AbortSignal): Promise<Connection> {
     if (this.#connection === undefined && this.#closed === undefined) {
       const leftMs = this.#patienceMs === undefined ? undefined : this.#lostAtMs + this.#patienceMs - performance.now();
       if (leftMs === undefined || leftMs > 0) await this.#woken(() => this.#connection !== undefined, signal, leftMs);
     }
     if (this.#closed !== undefined) throw this.#closed;
-    if (this.#connection === undefined) throw unavailable();
+    if (this.#connection === undefined) throw cutOff();
     return this.#connection;
   }
 
@@ -313,11 +313,14 @@ export class RemoteStore implements Store {
 
 const isLost = (error: unknown): boolean => error instanceof UplinkError && error.code === 'UPLINK_LOST';
 
+/** The manager does not know either whether it happened: the marks will say. */
+const isOpen = (error: unknown): boolean => error instanceof StoreError && error.code === 'STORE_UNAVAILABLE';
+
 const toEntry = ({ leaseId, ...entry }: NonNullable<AnswerOf<StoreCalls, 'get'>>): Entry => ({ ...entry, leaseId });
 
-const unavailable = (): StoreError =>
+const cutOff = (): StoreError =>
   new StoreError(
-    'STORE_UNAVAILABLE',
+    'STORE_CUT_OFF',
     "no manager of the region can be reached at present, so the cluster's store can't be",
   );
 

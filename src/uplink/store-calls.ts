@@ -46,11 +46,17 @@ const slot = z
   .max(slots - 1);
 const markId = z.string().regex(/^[0-9a-zA-Z._-]{1,64}$/);
 
+/** uids of Linux; its last one is none. */
+const mostUids = 2 ** 32 - 1;
+
 /** What a host tells of itself. */
 export const HostFacts = z.strictObject({
   version: z.string().max(64),
   capacity: Resources.optional(),
-  uids: z.strictObject({ first: z.int().positive(), count: z.int().positive() }).optional(),
+  uids: z
+    .strictObject({ first: z.int().positive(), count: z.int().positive() })
+    .refine(({ first, count }) => first + count <= mostUids)
+    .optional(),
 });
 export type HostFacts = z.infer<typeof HostFacts>;
 

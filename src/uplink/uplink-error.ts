@@ -73,6 +73,7 @@ const storeCodes = {
   STORE_DENIED: true,
   STORE_REFUSED: true,
   STORE_UNAVAILABLE: true,
+  STORE_CUT_OFF: true,
   STORE_COMPACTED: true,
   STORE_LEASE_GONE: true,
   STORE_KEY_MISSING: true,
@@ -100,11 +101,12 @@ export const FileProblemMessage = z.object({
 });
 
 const mostMessageLength = 16 * 1024;
+const mostProblems = 1000;
 
 export const ErrorMessage = z.object({
   code: z.enum([...names(hostCodes), ...names(storeCodes), ...names(uplinkCodes)]),
   message: z.string().max(mostMessageLength),
-  problems: z.array(FileProblemMessage).max(1000).optional(),
+  problems: z.array(FileProblemMessage).max(mostProblems).optional(),
   condition: z.int().nonnegative().optional(),
   oldestRevision: z.int().nonnegative().optional(),
 });
@@ -130,7 +132,7 @@ export const toErrorMessage = (error: unknown, onBug: (error: unknown) => void):
   return {
     code,
     message: message.slice(0, mostMessageLength),
-    ...(problems && { problems }),
+    ...(problems && { problems: problems.slice(0, mostProblems) }),
     ...(condition !== undefined && { condition }),
     ...(oldestRevision !== undefined && { oldestRevision }),
   };

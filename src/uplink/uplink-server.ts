@@ -7,7 +7,7 @@ import { randomBytes } from 'node:crypto';
 import { connect as connectHttp2, performServerHandshake } from 'node:http2';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as pause } from 'node:timers/promises';
-import { createServer, type Server, type TLSSocket } from 'node:tls';
+import { createServer, type SecureContextOptions, type Server, type TLSSocket } from 'node:tls';
 import { decodeRecord, encodeRecord, HostRecord, hostKey, hostLiveKey, type ImageBytes } from '../records/index.ts';
 import { keyText, type Page, prefixRange, type Store } from '../store/index.ts';
 import { Authority, hostOfAltName, keyIdOf } from './authority.ts';
@@ -19,12 +19,12 @@ import { type HostCalls, hostCalls } from './host-calls.ts';
 import { grantHostLease } from './host-lease.ts';
 import { HostStore } from './host-store.ts';
 import { alpnOf, heartbeat, purposeOf, purposes } from './protocols.ts';
-import { type HostFacts, storeCalls } from './store-calls.ts';
+import { type HostFacts, slots, storeCalls } from './store-calls.ts';
 import { storeHandlers } from './store-service.ts';
 import { UplinkError } from './uplink-error.ts';
 import { VmFeed } from './vm-feed.ts';
 
-export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'version'> {
+export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'version' | 'answerWithinMs'> {
   readonly region: Store;
   readonly regionName: string;
   /** Of which hosts get those of their VMs. */
@@ -32,6 +32,8 @@ export interface UplinkServerOptions extends Pick<FleetOptions, 'checkSpec' | 'v
   readonly address: { readonly host: string; readonly port: number };
   /** How long a host need not be heard of before its VMs may start elsewhere; default: 15. */
   readonly hostLeaseSeconds?: number | undefined;
+  /** How often a manager makes itself another certificate; default: daily. */
+  readonly renewCredentialsMs?: number | undefined;
   readonly onTrouble: (what: string) => void;
 }
 
@@ -52,6 +54,10 @@ const againAfterMs = 500;
 const handshakeMs = 10_000;
 /** Of connections that have no certificate yet. */
 const enrolling = { most: 32, withinMs: 20_000 } as const;
+/** Of all there are, so that this process keeps files for other work. */
+const mostConnections = 8_192;
+/** Of one host: it needs two, and those before them may not have ended yet. */
+const mostOfHost = 6;
 const renewCredentialsMs = 24 * 3_600_000;
 
 export class UplinkServer implements AsyncDisposable {
@@ -69,21 +75,27 @@ export class UplinkServer implements AsyncDisposable {
   readonly #stop = new AbortController();
   #loops: Promise<unknown> = Promise.resolve();
 
-  private constructor(options: UplinkServerOptions, authority: Authority, tls: { cert: string; key: string }) {
+  private constructor(options: UplinkServerOptions, authority: Authority, tls: ServerCredentials) {
     this.#options = options;
     this.authority = authority;
-    const { region, onTrouble, checkSpec, version, regionName } = options;
+    const { region, onTrouble, checkSpec, version, answerWithinMs, regionName } = options;
     this.enrolment = new Enrolment({ region, authority });
     this.#feed = new VmFeed({ region, onTrouble });
-    this.hosts = new Fleet({ region, feed: this.#feed, callers: this.#callers, checkSpec, version, name: regionName });
+    this.hosts = new Fleet({
+      region,
+      feed: this.#feed,
+      callers: this.#callers,
+      checkSpec,
+      version,
+      answerWithinMs,
+      name: regionName,
+    });
     this.#server = createServer(
       {
         ...tls,
-        ca: authority.certificate,
         requestCert: true,
         // Who has none may enrol; all else is refused below.
         rejectUnauthorized: false,
-        minVersion: 'TLSv1.3',
         ALPNProtocols: purposes.flatMap(alpnOf),
         handshakeTimeout: handshakeMs,
       },
@@ -95,6 +107,9 @@ export class UplinkServer implements AsyncDisposable {
         });
       },
     );
+    this.#server.maxConnections = mostConnections;
+    // Node leaves it open, as it does where the handshake took too long: nobody has heard of it by then.
+    this.#server.on('tlsClientError', (_, socket) => socket.destroy());
   }
 
   /** Resolves when hosts can connect. StoreError; what `listen` rejects with. */
@@ -142,6 +157,9 @@ export class UplinkServer implements AsyncDisposable {
     const connected: Connected = { host, keyId, end: () => endConnection(socket), refusal: undefined };
     this.#connected.add(connected);
     socket.once('close', () => this.#connected.delete(connected));
+    // Of its key: who had its name before ends none of its own.
+    const its = [...this.#connected].filter((other) => other.host === host && other.keyId === keyId);
+    for (const older of its.slice(0, -mostOfHost)) older.end();
     // Known before anything is answered, and by the watch from here on.
     const record = await this.#record(host);
     connected.refusal ??= refusalOf(connected, record);
@@ -187,6 +205,8 @@ export class UplinkServer implements AsyncDisposable {
       gate: () => {
         if (connected.refusal !== undefined) throw connected.refusal;
       },
+      mostBytes: frameLimits.askedBytes,
+      mostBytesTogether: slots * frameLimits.askedBytes,
       onBug: (call, error) => onTrouble(`"${call}" of host "${host}" failed: ${(error as Error).stack}`),
     });
   }
@@ -338,18 +358,28 @@ export class UplinkServer implements AsyncDisposable {
   }
 
   async #renewCredentials(signal: AbortSignal): Promise<void> {
+    const { renewCredentialsMs: everyMs = renewCredentialsMs } = this.#options;
     while (!signal.aborted) {
-      await pause(renewCredentialsMs, undefined, { signal, ref: false }).catch(() => {});
-      if (!signal.aborted)
-        this.#server.setSecureContext({ ...(await credentialsOf(this.authority)), ca: this.authority.certificate });
+      await pause(everyMs, undefined, { signal, ref: false }).catch(() => {});
+      if (!signal.aborted) this.#server.setSecureContext(await credentialsOf(this.authority));
     }
   }
 }
 
-/** The authority's certificate comes with it, for hosts that enrol and know but its fingerprint. */
-const credentialsOf = async (authority: Authority): Promise<{ cert: string; key: string }> => {
+type ServerCredentials = Required<Pick<SecureContextOptions, 'cert' | 'key' | 'ca' | 'minVersion'>>;
+
+/**
+ * All of a server's secure context, of which nothing is left when it is set anew. The authority's certificate comes with the
+ * manager's, for hosts that enrol and know but its fingerprint.
+ */
+const credentialsOf = async (authority: Authority): Promise<ServerCredentials> => {
   const { certificate, key } = await authority.issueManager();
-  return { cert: `${certificate}\n${authority.certificate}`, key };
+  return {
+    cert: `${certificate}\n${authority.certificate}`,
+    key,
+    ca: authority.certificate,
+    minVersion: 'TLSv1.3',
+  };
 };
 
 const refusalOf = ({ host, keyId }: Connected, record: HostRecord | undefined): UplinkError | undefined =>

@@ -3,19 +3,21 @@
  * to each manager it is asked. They are made again for as long as it runs.
  */
 import { connect as connectHttp2, performServerHandshake } from 'node:http2';
+import { join } from 'node:path';
 import { setTimeout as pause } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import type { BlobBytes, BlobOptions, HostPort } from '../records/index.ts';
-import { renewalOf } from './authority.ts';
+import { endOf, renewalOf } from './authority.ts';
 import { answerCalls, Caller, endConnection, keepAlive, sessionOptions } from './calls.ts';
 import { type Address, addressText, dial } from './dial.ts';
 import { hostCalls } from './host-calls.ts';
 import { hostHandlers } from './host-service.ts';
-import { type Identity, renewalRequest, renewed } from './identity.ts';
+import { type Identity, recordFile, renewalRequest, renewed } from './identity.ts';
 import { heartbeat } from './protocols.ts';
 import { remoteBlob } from './remote-images.ts';
 import { RemoteStore, type RemoteStoreOptions } from './remote-store.ts';
 import { type HostFacts, type StoreCalls, storeCalls } from './store-calls.ts';
+import { UplinkError } from './uplink-error.ts';
 
 export interface LeaseHolder {
   /** This boot of this machine. */
@@ -112,6 +114,7 @@ export class Uplink implements AsyncDisposable {
     const { managers, facts, onEnd } = this.#options;
     let turn = Math.floor(Math.random() * managers.length);
     await this.#again(async () => {
+      this.#mustBeValid();
       const manager = managers[turn++ % managers.length]!;
       const socket = await dial(manager, 'store', this.#dialing);
       const session = connectHttp2('https://manager.invalid', { ...sessionOptions, createConnection: () => socket });
@@ -203,6 +206,18 @@ export class Uplink implements AsyncDisposable {
       await pause(waitMs * (0.5 + Math.random() / 2), undefined, { signal }).catch(() => {});
       waitMs = Math.min(longestPauseMs, waitMs * 2);
     }
+  }
+
+  /** A manager would end the connection and not say why. */
+  #mustBeValid(): void {
+    const { certificate, host } = this.#identity;
+    const endMs = endOf(certificate);
+    if (Date.now() < endMs) return;
+    const file = join(this.#options.directory, recordFile);
+    throw new UplinkError(
+      'UPLINK_REFUSED',
+      `the certificate of host "${host}" ended at ${new Date(endMs).toISOString()}, for it was away too long (or this machine's clock is wrong); to enrol it anew: "porthole host rm ${host}" and "porthole host token" at a manager, then remove "${file}" here and start it with --join-key`,
+    );
   }
 
   get #dialing() {

@@ -148,6 +148,8 @@ const hostOf = (value: Uint8Array): string | undefined =>
   Assigned.safeParse(JSON.parse(new TextDecoder().decode(value))).data?.host;
 
 const give = (follower: Follower, { revision, event, host, before }: Told): void => {
+  // It begins anew: what it would be told now would leave out what was before.
+  if (follower.end !== undefined) return;
   const isIts = host === follower.host;
   if (!isIts && before !== follower.host) return;
   const shown: WatchEvent =

@@ -1,12 +1,18 @@
 /**
  * Walks one MessagePack value without building anything, so that a decoder is only run on what is whole and flat enough:
- * decoders allocate arrays by their claimed length before they see an element.
+ * decoders allocate arrays by their claimed length before they see an element. `maxValues`: of all, keys of maps and what is
+ * within others included, since a byte of an empty one becomes an object.
  * https://github.com/msgpack/msgpack/blob/master/spec.md
  */
-export const isWholeMsgpack = (bytes: Uint8Array, maxDepth: number): boolean => {
+export const isWholeMsgpack = (
+  bytes: Uint8Array,
+  maxDepth: number,
+  maxValues: number = Number.POSITIVE_INFINITY,
+): boolean => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   /** Values still to come at each depth; map keys and values count one each. */
   const left: number[] = [1];
+  let values = 1;
   let at = 0;
   while (left.length > 0) {
     const depth = left.length - 1;
@@ -24,7 +30,8 @@ export const isWholeMsgpack = (bytes: Uint8Array, maxDepth: number): boolean => 
     if (isContainer(code)) {
       const count = isMap(code) ? length * 2 : length;
       // Every value takes a byte at least.
-      if (count > bytes.length - at || left.length > maxDepth) return false;
+      values += count;
+      if (count > bytes.length - at || left.length > maxDepth || values > maxValues) return false;
       left.push(count);
     } else {
       at += isExtension(code) && width > 0 ? length + 1 : length;

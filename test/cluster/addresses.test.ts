@@ -52,6 +52,15 @@ const check = async ({ region }: Stores): Promise<VmRecord[]> => {
   return records;
 };
 
+test('a region does not give VMs the address that they share', async () => {
+  await using connections = inSqlite();
+  await using manager = await managerOf(await connections.connect());
+  const within = { ...prefixes, udp: { ...prefixes.udp, address: '10.20.0.14' } };
+  await assert.rejects(give(manager, within), /10\.20\.0\.14 is in one of 10\.20\.0\.0\/28, .* share another address/);
+  // Which no VM gets.
+  await give(manager, { ...prefixes, udp: { ...prefixes.udp, address: '10.20.0.15' } });
+});
+
 test('managers that die between any two commits give no address twice, and none while it rests', async (t) => {
   await using connections = inSqlite();
   const stores = await connections.connect();

@@ -36,20 +36,25 @@ test('a host that is drained has its VMs stopped and started on others, and keep
     return entry && VmStatusRecord.parse(parsed(entry));
   };
   const told: string[] = [];
-  const tell = async ({ name, id, generation, host }: VmRecord, status: 'running' | 'stopped'): Promise<void> => {
+  const tell = async (
+    { name, id, generation, host }: VmRecord,
+    status: 'running' | 'stopped' | 'failed',
+  ): Promise<void> => {
+    const outcome = status === 'failed' ? 'failed' : 'done';
     const record: VmStatusRecord = {
-      ...{ id, status, generation, reason: '', sinceMs: 1, outcome: 'done', bootNumber: 1, addresses: [] },
+      ...{ id, status, generation, reason: '', sinceMs: 1, outcome, bootNumber: 1, addresses: [] },
     };
     await region.commit({ operations: [{ type: 'put', key: `vmstatus/${name}`, value: encodeRecord(record) }] });
     told.push(`${name} ${status} on ${host}`);
   };
   let isDeaf = false;
-  /** Every host does what it is asked for. */
+  const failing = new Set<string>();
+  /** Every host does what it is asked for, but for what has failed. */
   const obey = async (): Promise<void> => {
     for (const entry of isDeaf ? [] : await all(region, 'vm/')) {
       const record = VmRecord.parse(parsed(entry));
       if ((await statusOf(record.name))?.generation !== record.generation)
-        await tell(record, record.desired === 'running' ? 'running' : 'stopped');
+        await tell(record, failing.has(record.name) ? 'failed' : record.desired === 'running' ? 'running' : 'stopped');
     }
   };
   const drain = async (host: string): Promise<string> => {
@@ -101,6 +106,17 @@ test('a host that is drained has its VMs stopped and started on others, and keep
   assert.deepEqual([off.host, off.desired, (await statusOf('off'))?.status], ['h2', 'running', 'stopped']);
   assert.equal((await statusOf('off'))?.generation, off.generation);
   assert.equal(HostUseRecord.parse(parsed((await region.get(hostUseKey('h1')))!)).vms, 1);
+
+  // One that has failed, and that nothing can stop any more, goes as well.
+  await change('h1', { cordoned: false, draining: false });
+  failing.add('web');
+  await tell(await vm('web'), 'failed');
+  assert.equal((await ended(await drain('h2'))).state, 'succeeded');
+  assert.deepEqual([(await vm('web')).host, (await vm('web')).desired], ['h1', 'running']);
+  failing.clear();
+  await change('h2', { cordoned: false, draining: false });
+  await obey();
+  assert.equal((await ended(await drain('h1'))).state, 'succeeded');
 
   // Called off while one is being stopped: it goes on where it is.
   await change('h1', { cordoned: false, draining: false });

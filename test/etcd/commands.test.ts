@@ -45,7 +45,7 @@ test('porthole store makes no store, leaves a daemon alone, and changes the key 
     held.use(await StoreClaim.take(stores.region, { idFile: join(directory, 'daemon-id'), onLost: assert.fail }));
     for (const command of ['rotate', 'restored']) {
       const { failed, said } = await run(command, ...flags);
-      assert(failed && /the host daemon on ".*" uses this store; stop it first/.test(said), said);
+      assert(failed && /the host daemon on ".*" uses this store; stop every daemon first/.test(said), said);
     }
   }
   await using before = await openEtcdStores({ ...place, keyFile });

@@ -5,6 +5,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { keyText, openStores, prefixRange, type Store, StoreError } from '../../src/store/index.ts';
 import { RemoteStore } from '../../src/uplink/remote-store.ts';
 import { temporaryStore } from '../store/temporary.ts';
+import { until } from '../until.ts';
 import { Pair } from './pair.ts';
 
 const rounds = Number(process.env['PORTHOLE_UPLINK_ROUNDS'] ?? 1);
@@ -56,7 +57,7 @@ const ofHost = async <T>(work: () => Promise<T>): Promise<T | undefined> => {
   try {
     return await work();
   } catch (error) {
-    assert(error instanceof StoreError && error.code === 'STORE_UNAVAILABLE', String(error));
+    assert(error instanceof StoreError && error.code === 'STORE_CUT_OFF', String(error));
     return undefined;
   }
 };
@@ -156,6 +157,33 @@ test('a commit that is on its way through a manager that was given up has no eff
   assert.deepEqual([numberOf(entry?.value), entry?.createRevision], [2, revision]);
 });
 
+test('a commit of which the manager does not know whether it happened is found by its mark', async (t) => {
+  const region = await openRegion(t);
+  let isFirst = true;
+  await using pair = await Pair.open(
+    {
+      ...slow(region),
+      commit: async (transaction) => {
+        const isOpen =
+          isFirst && transaction.operations.some(({ key }) => key instanceof Uint8Array && keyText(key) === 'a');
+        const outcome = await region.commit(transaction);
+        if (!isOpen) return outcome;
+        isFirst = false;
+        throw new StoreError('STORE_UNAVAILABLE', 'etcd gave no answer');
+      },
+    },
+    { patienceMs: 60_000 },
+  );
+  const { remote } = pair;
+  const writing = remote.commit({ operations: [{ type: 'put', key: 'a', value: bytesOf(1) }] });
+  const early = await Promise.race([writing, until('it to be lost', () => remote.lostAtMs !== undefined)]);
+  assert.equal(early, true);
+  await pair.connect();
+  const { committed, revision } = await writing;
+  const entry = await region.get('a');
+  assert.deepEqual([committed, revision, entry?.version], [true, entry?.modRevision, 1]);
+});
+
 test('RemoteStore gives up when another process says hello as its host', async (t) => {
   const region = await openRegion(t);
   await using first = await Pair.open(region);
@@ -174,7 +202,7 @@ test('RemoteStore waits for a manager while nobody waits for it, and then says t
   let early: StoreError | undefined;
   const waiting = store.get('a').catch((error: StoreError) => (early = error));
   store.hurry();
-  await assert.rejects(store.get('a'), { code: 'STORE_UNAVAILABLE' });
+  await assert.rejects(store.get('a'), { code: 'STORE_CUT_OFF' });
   assert.equal(early, undefined);
   const closed = store.close();
   await waiting;

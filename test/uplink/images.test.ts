@@ -22,8 +22,8 @@ test('a host gets the images of its VMs and no others, and hears when its connec
       };
     },
   };
-  const first = await region.manager(images);
-  const second = await region.manager(images);
+  const first = await region.manager({ images });
+  const second = await region.manager({ images });
   const uplink = await region.uplink(await region.identity('h1', first), { managers: [at(first), at(second)] });
   await region.assign(vmRecord('its', 'h1', { image }));
   await region.assign(vmRecord('bare', 'h1'));

@@ -15,11 +15,12 @@ import {
   hostLiveKey,
 } from '../../src/records/index.ts';
 import { openStores, prefixRange } from '../../src/store/index.ts';
-import { Authority, certificateRequest, keysFromPem, keyToPem, newKeys } from '../../src/uplink/authority.ts';
+import { Authority, certificateRequest, hostDays, keysFromPem, keyToPem, newKeys } from '../../src/uplink/authority.ts';
 import { Caller } from '../../src/uplink/calls.ts';
 import { dial } from '../../src/uplink/dial.ts';
 import { enrolCalls, joinKeyPattern } from '../../src/uplink/enrolment.ts';
 import { noHostConnected } from '../../src/uplink/fleet.ts';
+import { Uplink } from '../../src/uplink/index.ts';
 import { alpnOf } from '../../src/uplink/protocols.ts';
 import { storeCalls } from '../../src/uplink/store-calls.ts';
 import { TestHost } from '../cluster/host-on-authority.ts';
@@ -107,6 +108,19 @@ test('a join key enrols one host, once, in time and under its name, and no other
   await region.identity('h2', server, await region.joinKey('h2'));
 });
 
+test('a host whose first request to enrol comes in while it asks again is given its certificate', async (t) => {
+  const region = await openRegion(t);
+  const server = await region.manager();
+  const joinKey = await region.joinKey();
+  const request = await certificateRequest(await newKeys());
+  const [first, again] = await Promise.all(
+    [0, 1].map(() => server.enrolment.enrol(joinKey, 'h1', request, { version: 'test' })),
+  );
+  assert(first!.certificate !== '' && again!.certificate !== '');
+  const another = await certificateRequest(await newKeys());
+  await assert.rejects(server.enrolment.enrol(joinKey, 'h1', another, { version: 'test' }), { code: 'UPLINK_REFUSED' });
+});
+
 test('a certificate opens what it is for, and a host that was removed nothing', { timeout: 60_000 }, async (t) => {
   const region = await openRegion(t);
   const server = await region.manager();
@@ -177,7 +191,7 @@ test('a certificate opens what it is for, and a host that was removed nothing', 
   uplink.store.hurry();
   await region.stores.region.commit({ operations: [{ type: 'delete', key: hostKey('h1') }] });
   await until('the host to be told', () => ended.includes('was removed from the region'));
-  await assert.rejects(uplink.store.get('vm/a'), { code: 'STORE_UNAVAILABLE' });
+  await assert.rejects(uplink.store.get('vm/a'), { code: 'STORE_CUT_OFF' });
 });
 
 test('a host goes to another manager when one dies, and loses nothing of what it follows', {
@@ -228,4 +242,38 @@ test('a certificate is renewed for the same key when half of its time is over', 
   const certificate = (): string => JSON.parse(readFileSync(join(directory, 'identity.json'), 'utf8')).certificate;
   await until('another certificate', () => ![old.certificate, identity.certificate].includes(certificate()));
   await region.uplink({ ...identity, certificate: certificate() }, { managers: [at(server)], directory });
+});
+
+test('a host whose certificate has ended says so, and what to do', { timeout: 60_000 }, async (t) => {
+  const region = await openRegion(t);
+  const server = await region.manager();
+  const directory = region.directory();
+  const identity = await region.identity('h1', server, undefined, directory);
+  const past = await Authority.open(
+    region.stores.region,
+    regionName,
+    () => Date.now() - (hostDays + 1) * 24 * 3_600_000,
+  );
+  const request = await certificateRequest(await keysFromPem(identity.key));
+  const { certificate } = await past.issueHost('h1', request);
+  const told = Promise.withResolvers<string>();
+  const stop = new AbortController();
+  const opening = Uplink.open(
+    {
+      managers: [at(server)],
+      identity: { ...identity, certificate },
+      directory,
+      facts: { version: 'test' },
+      onConnection: (is) => told.resolve('lost' in is ? is.lost : ''),
+      onEnd: () => {},
+      onTrouble: () => {},
+    },
+    stop.signal,
+  );
+  assert.match(
+    await told.promise,
+    /certificate of host "h1" ended at .*porthole host rm h1.*identity\.json.*--join-key/,
+  );
+  stop.abort();
+  await assert.rejects(opening, { name: 'AbortError' });
 });

@@ -5,7 +5,14 @@ import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { encodeRecord, hostVmKey, type ImageBytes, type VmRecord } from '../../src/records/index.ts';
 import { type Operation, openStores, type Stores } from '../../src/store/index.ts';
-import { enrol, type Identity, Uplink, type UplinkOptions, UplinkServer } from '../../src/uplink/index.ts';
+import {
+  enrol,
+  type Identity,
+  Uplink,
+  type UplinkOptions,
+  UplinkServer,
+  type UplinkServerOptions,
+} from '../../src/uplink/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 
 export const regionName = 'eu';
@@ -18,7 +25,7 @@ export interface TestRegion {
   readonly stores: Stores;
   readonly troubles: string[];
   /** Another manager on the same store. */
-  manager(images?: ImageBytes): Promise<UplinkServer>;
+  manager(more?: Partial<UplinkServerOptions>): Promise<UplinkServer>;
   joinKey(host?: string, seconds?: number): Promise<string>;
   identity(host: string, server: UplinkServer, joinKey?: string, directory?: string): Promise<Identity>;
   directory(): string;
@@ -76,16 +83,17 @@ export const openRegion = async (t: TestContext): Promise<TestRegion> => {
     troubles,
     directory,
     joinKey,
-    manager: async (images = noImages) =>
+    manager: async (more = {}) =>
       own(
         await UplinkServer.open({
           region: stores.region,
           regionName,
-          images,
+          images: noImages,
           address: { host: '127.0.0.1', port: 0 },
           checkSpec: async () => [],
           version: 'test',
           onTrouble: (what) => troubles.push(what),
+          ...more,
         }),
       ),
     identity: async (host, server, key, into) =>

@@ -126,10 +126,10 @@ const copy = async ({ terminal }: Shell, flags: CopyFlags): Promise<void> => {
 const openUnused = async (options: EtcdStoresOptions): Promise<Stores> => {
   const stores = await openEtcdStores({ ...options, mustExist: true });
   try {
-    const machine = await claimant(stores.region);
-    if (machine === undefined) return stores;
+    const who = await claimant(stores.region);
+    if (who === undefined) return stores;
     throw new Error(
-      `the host daemon on "${machine}" uses this store; stop it first. Of a machine that is gone, or a snapshot, its claim ends within 30 s`,
+      `${who}; stop every daemon first. What one that is gone, or a snapshot, has left there of that ends within 30 s`,
     );
   } catch (error) {
     await stores.close();

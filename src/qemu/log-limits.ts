@@ -1,5 +1,5 @@
 /** Keeps logs that others append to at a bounded size: what a process writes there may be a guest's doing. */
-import { trimLog } from '../qemu/index.ts';
+import { trimLog } from './bounded-log.ts';
 
 export interface LogLimitsOptions {
   /** Asked each time. */

@@ -165,7 +165,7 @@ test('ImageLibrary drops what is left of another that never came back, and nothi
   age('making-lives', 2 * dayMs);
   age('making-gone', 2 * dayMs);
   age('making-away', dayMs / 2);
-  await using _own = open('making-own');
+  await open('making-own')[Symbol.asyncDispose]();
   assert.deepEqual(
     ['lives', 'gone', 'away', 'own'].filter((name) => existsSync(join(directory, `making-${name}`))),
     ['lives', 'away', 'own'],

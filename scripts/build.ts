@@ -12,6 +12,8 @@ import {
   agentPart,
   buildText,
   commandPart,
+  consoleAsset,
+  consolePack,
   processParts,
   threadParts,
   versionOf,
@@ -70,6 +72,7 @@ const makeExecutable = async (own: Part, others: readonly Part[]): Promise<void>
     assets[name] = file;
     return file;
   };
+  if (own === commandPart) assets[consoleAsset] = path.resolve(consolePack);
   asset('version.json', JSON.stringify(version));
   const parts = [own, ...others];
   const builds: Record<string, string> = {};

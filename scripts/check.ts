@@ -6,6 +6,7 @@ const checks: readonly { name: string; command: readonly [string, ...string[]] }
   { name: 'format', command: [`${bin}biome`, 'check', '.'] },
   { name: 'lint', command: [`${bin}oxlint`, '--deny-warnings', '.'] },
   { name: 'types', command: [`${bin}tsc`] },
+  { name: 'types of the console', command: [`${bin}tsc`, '-p', 'console'] },
   { name: 'imports', command: [process.execPath, 'scripts/check-imports.ts'] },
   { name: 'docs', command: [process.execPath, 'scripts/generate-docs.ts', '--check'] },
 ];

@@ -83,6 +83,14 @@ const tiers: readonly Tier[] = [
     withPrevious: true,
   },
   {
+    name: 'console',
+    title: 'the web console in Chromium, before a real daemon',
+    files: ['test/console/**/*.test.ts'],
+    minimumTests: 5,
+    limitSeconds: 600,
+    concurrency: 1,
+  },
+  {
     name: 'guest',
     title: 'guests in QEMU, over virtiofs',
     files: ['test/guest/**/*.test.ts', 'images/**/*.test.ts'],

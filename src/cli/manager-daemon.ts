@@ -14,6 +14,7 @@ import {
   openDaemonStores,
   placeOfImages,
   type StoresLocation,
+  siteOf,
   toTcpOptions,
   upkeepOf,
 } from './manager-parts.ts';
@@ -130,6 +131,7 @@ export class ManagerDaemon implements AsyncDisposable {
       socketPath: socket,
       ...(socketGid !== undefined && { socketGroup: { gid: socketGid, role: 'operator' } }),
       tcp: tcp && toTcpOptions(tcp),
+      site: tcp && siteOf(),
     });
     onEvent({
       event: 'up',

@@ -3,8 +3,9 @@ import { createHash } from 'node:crypto';
 import { existsSync, mkdirSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join, resolve } from 'node:path';
-import type { ManagerOptions, TcpOptions } from '../cluster/index.ts';
+import { type ManagerOptions, readSite, type Site, type SitePack, type TcpOptions } from '../cluster/index.ts';
 import type { ImageLibraryOptions } from '../images/index.ts';
+import { builtConsole } from '../parts/index.ts';
 import {
   createKeyFile,
   type EtcdStoresOptions,
@@ -74,6 +75,12 @@ export const openDaemonStores = async (stateDirectory: string, { keyFile, etcd }
 };
 
 /** How the API backs up and restores them: an etcd is looked after with its own tools. */
+/** The web console; undefined in a checkout where it was not built. */
+export const siteOf = (): Site | undefined => {
+  const pack = builtConsole();
+  return pack === undefined ? undefined : readSite(JSON.parse(pack) as SitePack);
+};
+
 export const upkeepOf = (
   stores: Stores,
   stateDirectory: string,

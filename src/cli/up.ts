@@ -10,6 +10,7 @@ import {
   openDaemonStores,
   placeOfImages,
   type StoresLocation,
+  siteOf,
   toTcpOptions,
   upkeepOf,
 } from './manager-parts.ts';
@@ -142,6 +143,7 @@ export class Up implements AsyncDisposable {
       socketPath: socket,
       ...(socketGid !== undefined && { socketGroup: { gid: socketGid, role: 'operator' } }),
       tcp: tcp && toTcpOptions(tcp),
+      site: tcp && siteOf(),
     });
     const { vms } = await this.#host.status();
     this.#isUp = true;

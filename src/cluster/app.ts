@@ -6,19 +6,25 @@ import { type Document, docsPage } from './docs-page.ts';
 import type { FailedKeys } from './failed-keys.ts';
 import { serveAudit } from './handlers/audit.ts';
 import { serveCluster } from './handlers/cluster.ts';
+import { serveEvents } from './handlers/events.ts';
 import { serveImages } from './handlers/images.ts';
 import { serveJoinKeys } from './handlers/join-keys.ts';
 import { serveMetadata } from './handlers/metadata.ts';
 import { serveRest } from './handlers/rest.ts';
 import { type Api, type Env, reply, serve } from './handlers/serve.ts';
+import { serveSession } from './handlers/session.ts';
 import { serveStore } from './handlers/store.ts';
 import { serveVms } from './handlers/vms.ts';
 import { type Identity, nameOf } from './identity.ts';
+import type { CheckedKey } from './keys.ts';
 import type { Manager } from './manager.ts';
 import type { Metrics } from './metrics.ts';
+import { checkOwnPage, clearCookie, readCookie, sessionCookie } from './own-page.ts';
 import { regionHeader } from './peers.ts';
 import { ApiError, problemResponse, toApiError } from './problem.ts';
 import * as routes from './routes/index.ts';
+import { type CheckedSession, sessionEnded } from './sessions.ts';
+import { type Site, serveSite } from './site.ts';
 import type { Streams } from './streams.ts';
 import { Turns } from './turns.ts';
 
@@ -43,6 +49,8 @@ export interface AppOptions {
   /** Origins of web pages that may use the API, besides its own: `https://console.example`. */
   readonly origins: ReadonlySet<string>;
   readonly expectLong: Api['expectLong'];
+  /** The console; undefined where it was not built. */
+  readonly site: Site | undefined;
 }
 
 const requestIdPattern = /^[A-Za-z0-9_-]{8,64}$/;
@@ -111,7 +119,26 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
     checkOrigin(c.req.header('origin'), incoming.headers.host, connection, options.origins);
     const authorization = c.req.header('authorization');
     const told = authorization?.startsWith('Peer ') === true;
-    const identity = told ? toldBy(authorization, manager) : identify(authorization, connection, options);
+    const cookie = sessionCookie(incoming.headers.host, connection.scheme);
+    c.set('cookie', cookie);
+    const id =
+      connection.peer === undefined && authorization === undefined && c.req.path.startsWith('/v1/')
+        ? readCookie(c.req.header('cookie'), cookie)
+        : undefined;
+    if (id !== undefined) {
+      checkOwnPage(c.req.method, incoming.headers, connection.scheme);
+      c.set(
+        'session',
+        await checkSession(id, connection, options, () => c.env.outgoing.setHeader('set-cookie', clearCookie(cookie))),
+      );
+    }
+    const session = c.get('session');
+    const identity =
+      session !== undefined
+        ? identityOfKey(session)
+        : told
+          ? toldBy(authorization, manager)
+          : identify(authorization, connection, options);
     c.set('identity', identity);
     const region = c.req.header(regionHeader);
     // Whoever has no key is refused here, as for this region; and nothing goes on twice.
@@ -133,6 +160,8 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   const methods = new Map<string, Set<string>>();
   app.notFound((c) => {
     const path = c.req.path;
+    const page = serveSite(options.site, c);
+    if (page !== undefined) return page;
     const allowed = [...methods].filter(([pattern]) => isOfRoute(path, pattern)).flatMap(([, of]) => [...of]);
     const error =
       allowed.length > 0
@@ -144,7 +173,9 @@ export const createApp = (options: AppOptions): OpenAPIHono<Env> => {
   const api: Api = { app, manager, streams, turns: new Turns(), expectLong: options.expectLong };
   serveVms(api);
   serveMetadata(api);
+  serveEvents(api);
   serveRest(api);
+  serveSession(api);
   serveImages(api);
   serveAudit(api);
   serveStore(api);
@@ -258,26 +289,50 @@ const toldBy = (authorization: string, { peers }: Manager): Identity => {
 /** Nobody is let in by a wrong key, not even over the unix socket. BAD_KEY, TOO_MANY_REQUESTS, FORBIDDEN. */
 const identify = (
   authorization: string | undefined,
-  { peer, address }: Connection,
-  { manager, failedKeys, metrics }: AppOptions,
+  connection: Connection,
+  options: AppOptions,
 ): Identity | undefined => {
+  const { peer } = connection;
   if (peer instanceof ApiError) throw peer;
   if (authorization === undefined) return peer;
-  const checked = manager.keys.check(/^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? '');
-  // A right key is never held up: addresses are shared, by this machine's guests and its users among others.
-  if (checked === undefined) {
-    const from = peer === undefined ? address : nameOf(peer);
-    const waitSeconds = failedKeys.waitSeconds(from);
-    if (waitSeconds > 0)
-      throw new ApiError('TOO_MANY_REQUESTS', 'too many wrong keys came from your address; wait a little', {
-        retryAfterSeconds: waitSeconds,
-      });
-    failedKeys.failed(from);
-    metrics.failedKeys.inc();
-    throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');
-  }
-  const { key, ended } = checked;
-  return { account: key.account, role: key.role, vms: key.vms, key: key.id, uid: undefined, ended };
+  const checked = options.manager.keys.check(/^Bearer +(\S+) *$/i.exec(authorization)?.[1] ?? '');
+  if (checked !== undefined) return identityOfKey(checked);
+  countFailed(peer === undefined ? connection.address : nameOf(peer), options);
+  throw new ApiError('BAD_KEY', 'the key is unknown, revoked or out of date; ask an admin for a new one');
+};
+
+const identityOfKey = ({ key, ended }: CheckedKey): Identity => ({
+  account: key.account,
+  role: key.role,
+  vms: key.vms,
+  key: key.id,
+  uid: undefined,
+  ended,
+});
+
+/** Whoever has a right key or session is never held up: addresses are shared, by this machine's guests and its users among others. TOO_MANY_REQUESTS. */
+const countFailed = (from: string, { failedKeys, metrics }: AppOptions): void => {
+  const waitSeconds = failedKeys.waitSeconds(from);
+  if (waitSeconds > 0)
+    throw new ApiError('TOO_MANY_REQUESTS', 'too many wrong keys came from your address; wait a little', {
+      retryAfterSeconds: waitSeconds,
+    });
+  failedKeys.failed(from);
+  metrics.failedKeys.inc();
+};
+
+/** As `identify`, by the cookie. `forget`: tells the browser that it has none any more. */
+const checkSession = async (
+  id: string,
+  { address }: Connection,
+  options: AppOptions,
+  forget: () => void,
+): Promise<CheckedSession> => {
+  const session = await options.manager.sessions.check(id);
+  if (session !== undefined) return session;
+  forget();
+  countFailed(address, options);
+  throw sessionEnded();
 };
 
 /** What hono itself refuses. */

@@ -3,11 +3,9 @@ export {
   ClientError,
   type ClientOptions,
   type Download,
-  type Input,
-  type OperationId,
-  type ResultOf,
   type StreamEvent,
 } from './client.ts';
+export type { Input, OperationId, ResultOf } from './client-request.ts';
 export { type ClientTarget, ConnectionError } from './client-transport.ts';
 export { Manager, type ManagerOptions, type UidRange } from './manager.ts';
 export type { Problem, ProblemCode } from './problem.ts';
@@ -22,4 +20,5 @@ export {
   listen,
   type TcpOptions,
 } from './server.ts';
+export { readSite, type Site, type SitePack } from './site.ts';
 export type { KeptStores, UpkeepOptions } from './upkeep.ts';

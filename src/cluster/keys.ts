@@ -35,6 +35,12 @@ const keyPattern = /^ph_([0-9a-f]{16})_([A-Za-z0-9_-]{43})$/;
 
 export type KeyFacts = Pick<KeyRecord, 'id' | 'account' | 'name' | 'role' | 'vms' | 'createdAtMs' | 'expiresAtMs'>;
 
+/** A key that is valid, and a signal that aborts when it ends. */
+export interface CheckedKey {
+  readonly key: KeyFacts;
+  readonly ended: AbortSignal;
+}
+
 export interface KeyWish {
   readonly name: string;
   readonly role: Role;
@@ -167,11 +173,20 @@ export class Keys {
   }
 
   /** The key, and a signal that aborts when it ends; undefined when it is not valid. Takes as long for every wrong one. */
-  check(text: string): { readonly key: KeyFacts; readonly ended: AbortSignal } | undefined {
+  check(text: string): CheckedKey | undefined {
     const [, id, secret] = keyPattern.exec(text) ?? [];
     const held = id === undefined ? undefined : this.#held.get(id);
     const isRight = timingSafeEqual(hashOf(secret ?? ''), held?.hash ?? nobody);
-    if (!isRight || held === undefined || held.ended.signal.aborted) return undefined;
+    return isRight ? this.#valid(held) : undefined;
+  }
+
+  /** The key that a session is of, as `check`. */
+  find(id: string): CheckedKey | undefined {
+    return this.#valid(this.#held.get(id));
+  }
+
+  #valid(held: Held | undefined): CheckedKey | undefined {
+    if (held === undefined || held.ended.signal.aborted) return undefined;
     if (this.#blindSinceMs !== undefined && performance.now() - this.#blindSinceMs >= trustMs) return undefined;
     if (isExpired(held.record, this.#kit.wallMs())) return undefined;
     return { key: factsOf(held.record), ended: held.ended.signal };

@@ -24,6 +24,7 @@ import { Outbox } from './outbox.ts';
 import { Peers } from './peers.ts';
 import { Reconciler } from './reconciler.ts';
 import { Regions } from './regions.ts';
+import { Sessions } from './sessions.ts';
 import { Upkeep, type UpkeepOptions } from './upkeep.ts';
 import { Vms } from './vms.ts';
 
@@ -79,6 +80,7 @@ export class Manager implements AsyncDisposable {
   readonly vms: Vms;
   readonly batches: Batches;
   readonly keys: Keys;
+  readonly sessions: Sessions;
   readonly outbox: Outbox;
   readonly reconciler: Reconciler;
   readonly moves: Moves;
@@ -141,6 +143,7 @@ export class Manager implements AsyncDisposable {
       lease: this.#lease,
     });
     this.keys = new Keys(this.kit, this.outbox);
+    this.sessions = new Sessions(this.kit, this.keys);
     this.reconciler = new Reconciler(this.kit, {
       vms: this.vms,
       operations: this.operations,
@@ -166,6 +169,7 @@ export class Manager implements AsyncDisposable {
     await manager.#settle(options);
     manager.#loops = [
       manager.keys,
+      manager.sessions,
       manager.outbox,
       manager.reconciler,
       manager.accounts,

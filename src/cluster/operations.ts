@@ -82,6 +82,11 @@ export class Operations {
     };
   }
 
+  /** Whether it is one of theirs. */
+  sees(who: Seer, operation: OperationRecord): boolean {
+    return sees(who, operation);
+  }
+
   find(id: string): Promise<Kept<OperationRecord> | undefined> {
     return getRecord(this.#kit.region, OperationRecord, keyOf(id));
   }

@@ -14,6 +14,7 @@ import type { Manager } from './manager.ts';
 import { Metrics } from './metrics.ts';
 import { ApiError, problemResponse } from './problem.ts';
 import * as routes from './routes/index.ts';
+import type { Site } from './site.ts';
 import { Streams, type StreamTiming } from './streams.ts';
 
 export interface TcpOptions {
@@ -35,6 +36,8 @@ export interface ListenOptions {
   readonly socketGroup?: { readonly gid: number; readonly role: Role } | undefined;
   readonly tcp?: TcpOptions | undefined;
   readonly origins?: readonly string[] | undefined;
+  /** The console, as `readSite` has it; undefined: there is none. */
+  readonly site?: Site | undefined;
   /** How long requests may go on after `close`. Default 5 s. */
   readonly closeMs?: number | undefined;
   readonly streamTiming?: StreamTiming | undefined;
@@ -104,6 +107,7 @@ export const listen = async (options: ListenOptions): Promise<ApiServer> => {
     failedKeys: new FailedKeys(),
     version: options.version,
     origins: new Set(options.origins),
+    site: options.site,
     connectionOf: ({ socket }) => {
       const known = connections.get(socket);
       if (known === undefined) throw new Error('a request came on a connection that was never told');

@@ -1,4 +1,5 @@
 export { buildOf, buildOfSources, buildText } from './build.ts';
+export { builtConsole, consoleAsset, consolePack } from './console.ts';
 export { copyPart, isReadableByAll } from './copy.ts';
 export {
   agentPart,

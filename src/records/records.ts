@@ -35,6 +35,7 @@
  * | region | `opening/KIND/ACCOUNT/N` | managers | the operation that is one of so many of an account at once |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
+ * | region | `session/HASH` | managers | `SessionRecord`: a page of the console that is signed in; HASH is SHA-256 of its id, in hex |
  * | region | `slot/ACCOUNT/TYPE/N` | managers | the VM that takes this one of an account's VMs of the type |
  * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
  * | region | `imageadd/NAME/VERSION` | managers | `ImageAddRecord`: the operation that brings it to the region |
@@ -593,6 +594,13 @@ export const KeyCopyRecord = z.discriminatedUnion('state', [
   z.looseObject({ state: z.literal('revoked'), atMs: millis }),
 ]);
 export type KeyCopyRecord = z.infer<typeof KeyCopyRecord>;
+
+/** Its id is nowhere but in the cookie. It ends at `expiresAtMs`, which use puts off, and with its key. */
+export const SessionRecord = z.looseObject({ key: z.string(), createdAtMs: millis, expiresAtMs: millis });
+export type SessionRecord = z.infer<typeof SessionRecord>;
+
+/** How long a key may be good with which a host enrols. */
+export const longestJoinSeconds = 7 * 24 * 3600;
 
 export const ImageRecord = z.looseObject({
   name: z.string(),

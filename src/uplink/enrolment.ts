@@ -21,7 +21,6 @@ import { UplinkError } from './uplink-error.ts';
 
 const prefix = 'hosttoken/';
 export const joinKeyPattern = /^phj_([0-9a-f]{16})_([A-Za-z0-9_-]{43})_([A-Za-z0-9_-]{43})$/;
-export const longestJoinSeconds = 7 * 24 * 3600;
 
 const JoinRecord = z.looseObject({
   id: z.string(),

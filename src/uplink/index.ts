@@ -1,5 +1,5 @@
 export { type Address, addressText, defaultPort, readAddress } from './dial.ts';
-export { type Enrolment, type JoinKey, longestJoinSeconds } from './enrolment.ts';
+export type { Enrolment, JoinKey } from './enrolment.ts';
 export { enrol, type Identity, readIdentity } from './identity.ts';
 export type { RemoteStore } from './remote-store.ts';
 export type { HostFacts } from './store-calls.ts';

@@ -347,6 +347,23 @@ test('every operation gives the answers that are its own', async (t) => {
   await expect(api, 409, 'IDEMPOTENCY_SECRET', once);
   await expect(api, 422, 'IDEMPOTENCY_MISMATCH', { ...once, body: { name: 'other', role: 'viewer' } });
 
+  // Sessions
+  const viewer = String((await ok(201, { ...once, headers: {} })).json['text']);
+  const inPage = (cookie: string, more: object = {}) => ({
+    path: '/v1/session',
+    url: api.server.url,
+    headers: { origin: api.server.url!, 'porthole-console': '1', cookie },
+    ...more,
+  });
+  const signedIn = await ok(201, { method: 'POST', path: '/v1/session', url: api.server.url, key: viewer });
+  const cookie = String(signedIn.headers['set-cookie']).split(';')[0]!;
+  await expect(api, 409, 'WRONG_STATE', { method: 'POST', path: '/v1/session' });
+  await expect(api, 404, 'NOT_FOUND', { path: '/v1/session' });
+  await expect(api, 404, 'NOT_FOUND', { method: 'DELETE', path: '/v1/session' });
+  assert.equal((await ok(200, inPage(cookie))).json['role'], 'viewer');
+  await ok(204, inPage(cookie, { method: 'DELETE' }));
+  await expect(api, 401, 'BAD_KEY', inPage(cookie));
+
   // Accounts, with a region that exists by name only, which could not say what it has of one
   const created = await ok(201, { method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
   assert.deepEqual([created.json['state'], created.json['quotas']], ['active', {}]);
@@ -474,7 +491,7 @@ test('every operation gives the answers that are its own', async (t) => {
   const promised = api.contract.operations.flatMap(({ id: operation, statuses }) =>
     statuses.filter((status) => status < 400).map((status) => `${operation} ${status}`),
   );
-  const streams = new Set(['streamConsole 200', 'watchMetadata 200', 'followAudit 200']);
+  const streams = new Set(['streamConsole 200', 'followEvents 200', 'watchMetadata 200', 'followAudit 200']);
   assert.deepEqual(
     promised.filter((one) => !api.contract.seen.has(one) && !streams.has(one)),
     [],

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readdirSync, readFileSync, rmSync } from 'node:fs';
 import path from 'node:path';
 import { test } from 'node:test';
-import type { ResultOf } from '../../src/cluster/client.ts';
+import type { ResultOf } from '../../src/cluster/client/index.ts';
 import { Boots } from '../../src/host/boots.ts';
 import { openStores } from '../../src/store/index.ts';
 import { until } from '../until.ts';

@@ -4,9 +4,7 @@ export {
   Client,
   ClientError,
   type Download,
-  type Input,
-  type OperationId,
-  type ResultOf,
   type StreamEvent,
 } from '../client.ts';
+export type { Input, OperationId, ResultOf } from '../client-request.ts';
 export { type ClientTarget, ConnectionError, type LongBody } from '../client-transport.ts';

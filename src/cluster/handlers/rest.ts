@@ -1,7 +1,7 @@
 import type { OperationRecord } from '../../records/index.ts';
 import type { Store } from '../../store/index.ts';
 import type { Answer, CommitOnce } from '../idempotency.ts';
-import { accountOf } from '../identity.ts';
+import { accountOf, type Identity } from '../identity.ts';
 import type { KeyFacts } from '../keys.ts';
 import { isFinished } from '../operations.ts';
 import { ApiError } from '../problem.ts';
@@ -17,6 +17,14 @@ const keyView = ({ id, name, role, account, vms, createdAtMs, expiresAtMs }: Key
   ...(vms && { vms: { names: vms.names, prefixes: vms.prefixes } }),
   createdAt: isoTime(createdAtMs),
   ...(expiresAtMs !== undefined && { expiresAt: isoTime(expiresAtMs) }),
+});
+
+export const whoView = ({ account, role, vms, key, uid }: Identity) => ({
+  account,
+  role,
+  ...(vms && { vms: { names: vms.names, prefixes: vms.prefixes } }),
+  ...(key !== undefined && { key }),
+  ...(uid !== undefined && { uid }),
 });
 
 export const serveRest = (api: Api): void => {
@@ -167,14 +175,7 @@ const serveKeys = (api: Api): void => {
   });
 
   serve(api, routes.whoAmI, async (c) => {
-    const { account, role, vms, key, uid } = identityOf(c);
-    return reply(routes.whoAmI, 200, {
-      account,
-      role,
-      ...(vms && { vms: { names: vms.names, prefixes: vms.prefixes } }),
-      ...(key !== undefined && { key }),
-      ...(uid !== undefined && { uid }),
-    });
+    return reply(routes.whoAmI, 200, whoView(identityOf(c)));
   });
 };
 

@@ -8,15 +8,26 @@ import { bodyLimit } from 'hono/body-limit';
 import type { Answer, OnceRequest } from '../idempotency.ts';
 import { checkAccess, type Identity, nameOf } from '../identity.ts';
 import type { Manager } from '../manager.ts';
+import type { SessionCookie } from '../own-page.ts';
 import { ApiError } from '../problem.ts';
 import type { Access, Scope } from '../routes/common.ts';
+import type { CheckedSession } from '../sessions.ts';
 import { eventStream, type ServerEvent } from '../sse.ts';
 import type { Streams } from '../streams.ts';
 import type { Turns } from '../turns.ts';
 
 export interface Env {
   Bindings: HttpBindings;
-  Variables: { identity: Identity | undefined; requestId: string; isLocal: boolean; route: string };
+  Variables: {
+    identity: Identity | undefined;
+    /** Where the identity is by a cookie. */
+    session: CheckedSession | undefined;
+    /** Of the cookie that a page of this server has. */
+    cookie: SessionCookie;
+    requestId: string;
+    isLocal: boolean;
+    route: string;
+  };
 }
 
 export type App = OpenAPIHono<Env>;

@@ -1,5 +1,5 @@
 import { createRoute, z } from '@hono/zod-openapi';
-import { longestJoinSeconds } from '../../uplink/index.ts';
+import { longestJoinSeconds } from '../../records/index.ts';
 import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
 
 export const JoinKeyShape = z

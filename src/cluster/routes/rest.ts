@@ -226,6 +226,14 @@ export const revokeKey = createRoute({
   responses: { 204: { description: 'Revoked.' }, ...problems('NOT_FOUND', ...changing) },
 });
 
+export const WhoShape = z.object({
+  account: z.string(),
+  role: Role,
+  vms: KeyShape.shape.vms,
+  key: z.string().optional(),
+  uid: z.int().optional(),
+});
+
 export const whoAmI = createRoute({
   operationId: 'whoAmI',
   method: 'get',
@@ -236,16 +244,7 @@ export const whoAmI = createRoute({
   'x-scope': 'self',
   security,
   responses: {
-    200: json(
-      z.object({
-        account: z.string(),
-        role: Role,
-        vms: KeyShape.shape.vms,
-        key: z.string().optional(),
-        uid: z.int().optional(),
-      }),
-      'Account and role, and the id of your key or your uid.',
-    ),
+    200: json(WhoShape, 'Account and role, and the id of your key or your uid.'),
     ...problems(),
   },
 });

@@ -98,11 +98,12 @@ export class ImageIndex {
     await this.disclaim(image, operation);
   }
 
-  /** A region has it no more. A name without regions is free. */
-  async removeRegion(image: ImageName, name = this.#kit.regionName): Promise<void> {
+  /** A region has it no more. A name without regions is free. Another that has the name by now stays. */
+  async removeRegion(image: ImageRecord, name = this.#kit.regionName): Promise<void> {
     await this.#change(imageKey(image), (before) => {
-      const regions = before?.regions?.filter((region) => region !== name) ?? [];
-      return before === undefined || regions.length === 0 ? undefined : { ...before, regions };
+      if (before?.digest !== image.digest || before.createdAtMs !== image.createdAtMs) return before;
+      const regions = before.regions?.filter((region) => region !== name) ?? [];
+      return regions.length === 0 ? undefined : { ...before, regions };
     });
   }
 
@@ -125,7 +126,7 @@ export class ImageIndex {
     for (;;) {
       const before = await getRecord(this.#kit.global, ImageRecord, key);
       const after = next(before?.record);
-      if (after === undefined && before === undefined) return;
+      if (after === before?.record) return;
       const { committed } = await this.#kit.global.commit({
         conditions: [unchanged(key, before)],
         operations: [after === undefined ? remove(key) : put(key, after)],

@@ -68,8 +68,8 @@ const realignImages = async (kit: Kit): Promise<void> => {
   const index = new ImageIndex(kit);
   const { entries } = await entriesOf(kit.region, ownImagePrefix);
   const own = new Map(entries.map((entry) => [keyText(entry.key).slice(ownImagePrefix.length), entry]));
-  for (const { name, version } of await index.of(kit.regionName))
-    if (!own.has(`${name}/${version}`)) await index.removeRegion({ name, version });
+  for (const image of await index.of(kit.regionName))
+    if (!own.has(`${image.name}/${image.version}`)) await index.removeRegion(image);
   for (const entry of own.values()) {
     const { record } = kept(ImageRecord, entry);
     // Its name was given to others since: it is of use here, and not to be copied.

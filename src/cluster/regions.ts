@@ -1,5 +1,5 @@
 /** Regions: records of the global store, by which managers find those of other regions. */
-import { RegionRecord, regionKey } from '../records/index.ts';
+import { type ImageRecord, RegionRecord, regionKey } from '../records/index.ts';
 import { limits } from '../store/index.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
 import { ImageIndex, type ImageName } from './image-index.ts';
@@ -83,7 +83,7 @@ export class Regions {
     return answer;
   }
 
-  async #forget(name: string, vms: readonly string[], images: readonly ImageName[]): Promise<void> {
+  async #forget(name: string, vms: readonly string[], images: readonly ImageRecord[]): Promise<void> {
     for (let i = 0; i < vms.length; i += limits.operations)
       await this.#kit.global.commit({ operations: vms.slice(i, i + limits.operations).map(remove) });
     for (const image of images) await this.#images.removeRegion(image, name);

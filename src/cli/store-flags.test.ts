@@ -9,7 +9,7 @@ test('etcdOptions takes members, ports and a prefix when they are written as doc
   assert.deepEqual(etcdOptions('etcd://127.0.0.1,localhost:1,[::1]:2/eu/west', { globalStore: 'etcd://127.0.0.1/' }), {
     endpoints: ['127.0.0.1:2379', 'localhost:1', '[::1]:2'],
     prefix: 'eu/west',
-    global: { endpoints: ['127.0.0.1:2379'], prefix: 'porthole' },
+    global: { endpoints: ['127.0.0.1:2379'], prefix: 'porthole', patienceMs: 10_000 },
   });
 });
 

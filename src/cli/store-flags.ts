@@ -26,6 +26,8 @@ export const etcdAccessOptions = (command: Command): Command =>
 export type EtcdOptions = Omit<EtcdStoresOptions, 'keyFile'>;
 
 const defaultPort = 2379;
+/** Longer than an election takes. */
+const globalPatienceMs = 10_000;
 
 /** "etcd://HOST[:PORT],…[/PREFIX]" @returns endpoints and prefix. UsageError. */
 const parse = (url: string): Required<Pick<EtcdPlaceOptions, 'endpoints' | 'prefix'>> => {
@@ -81,5 +83,7 @@ export const etcdOptions = (url: string, flags: StoreFlags): EtcdOptions => {
       throw new UsageError(`"${open}" is not on this machine, so etcd must be spoken to over TLS: give --store-ca`);
     return { ...parsed, ...shared };
   };
-  return { ...place(url), ...(globalStore !== undefined && { global: place(globalStore) }) };
+  // The region goes on without it: whoever asks for what is of all regions is told so soon.
+  const global = globalStore === undefined ? undefined : { ...place(globalStore), patienceMs: globalPatienceMs };
+  return { ...place(url), ...(global && { global }) };
 };

@@ -57,6 +57,8 @@ export class BatchRun {
   #moved = Promise.withResolvers<void>();
   #broken: unknown;
   #names: readonly string[] = [];
+  /** Goes with it. */
+  #opening: string | undefined;
 
   constructor(
     kit: Kit,
@@ -79,6 +81,7 @@ export class BatchRun {
   /** Asks for all that was not asked for. Ends of operations must be `told` from before it. */
   async askAll(): Promise<void> {
     const batch = await this.#batch();
+    this.#opening = batch.opening;
     for (const entry of (await entriesOf(this.#kit.region, itemPrefix(this.#id))).entries) {
       const { record } = kept(BatchItemRecord, entry);
       this.#items.set(record.name, record);
@@ -322,10 +325,11 @@ export class BatchRun {
         ? { state: 'failed', error: { code: 'SOME_FAILED', detail: failureWords(failed, items.length) } }
         : { state: 'succeeded' };
     const { operations } = await this.#operations.change(await this.#operation(), { ...this.#counts(), ...outcome });
-    await this.#commit({
-      conditions: [],
-      operations: [...operations, ...[batchKey, runKey, cancelKey].map((key) => remove(key(this.#id)))],
-    });
+    const keys = [
+      ...[batchKey, runKey, cancelKey].map((key) => key(this.#id)),
+      ...(this.#opening === undefined ? [] : [this.#opening]),
+    ];
+    await this.#commit({ conditions: [], operations: [...operations, ...keys.map(remove)] });
   }
 }
 

@@ -6,7 +6,7 @@
 import { z } from 'zod';
 import {
   BatchItemRecord,
-  BatchRecord,
+  type BatchRecord,
   type batchActions,
   encodeRecord,
   type OperationRecord,
@@ -30,6 +30,7 @@ import type { Answer, CommitOnce } from './idempotency.ts';
 import type { VmScope } from './identity.ts';
 import { type Kit, kept, pause, put, remove } from './kit.ts';
 import type { ManagerLease } from './manager-lease.ts';
+import { withOpening } from './openings.ts';
 import { type Operations, operationPrefix } from './operations.ts';
 import { ApiError } from './problem.ts';
 import { Queue } from './queue.ts';
@@ -83,7 +84,7 @@ export class Batches {
     this.#lease = parts.lease;
   }
 
-  /** Makes `count` VMs, numbered from `firstIndex` on. Their names were checked. TOO_LARGE. */
+  /** Makes `count` VMs, numbered from `firstIndex` on. Their names were checked. TOO_LARGE, TOO_MANY_REQUESTS. */
   create(
     account: string,
     only: VmScope | undefined,
@@ -100,7 +101,7 @@ export class Batches {
     );
   }
 
-  /** Asks the same of all VMs that match now. */
+  /** Asks the same of all VMs that match now. TOO_MANY_REQUESTS. */
   act(
     account: string,
     only: VmScope | undefined,
@@ -138,8 +139,19 @@ export class Batches {
     if (encodeRecord(batch).length > recordBytes)
       throw new ApiError('TOO_LARGE', 'what all of them are made from is too large; give a shorter spec');
     const told = answer(operation);
-    const transaction = { conditions: [], operations: [...operations, put(batchKey(operation.id), batch)] };
-    const done = await commit(transaction, told);
+    const done = await withOpening(this.#kit, { kind: 'batch', account }, (opening) =>
+      commit(
+        {
+          conditions: [{ key: opening, exists: false }],
+          operations: [
+            ...operations,
+            put(batchKey(operation.id), { ...batch, opening } satisfies BatchRecord),
+            put(opening, { operation: operation.id }),
+          ],
+        },
+        told,
+      ),
+    );
     if (!done) throw new ApiError('CONFLICT', 'it was overtaken; try again');
     return told;
   }
@@ -194,7 +206,7 @@ export class Batches {
     const { region } = this.#kit;
     const batches = follow(
       this.#kit,
-      { store: region, prefix: batchPrefix, schema: BatchRecord, signal },
+      { store: region, prefix: batchPrefix, schema: BatchHead, signal },
       {
         all: (records) => {
           known.clear();
@@ -296,6 +308,9 @@ export class Batches {
     }
   }
 }
+
+/** What there is to know of a batch that somebody else sees to. All else of it is left out: a batch may be large. */
+const BatchHead = z.object({ operation: z.string(), account: z.string() });
 
 const RunRecord = z.looseObject({ manager: z.string() });
 type RunRecord = z.infer<typeof RunRecord>;

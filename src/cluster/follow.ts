@@ -2,7 +2,7 @@
 
 import type { z } from 'zod';
 import { keyText, prefixRange, type Store, StoreError } from '../store/index.ts';
-import { entriesOf, type Kept, type Kit, knownOf, pause } from './kit.ts';
+import { type Kept, type Kit, knownOf, pagesOf, pause } from './kit.ts';
 
 const retryMs = 200;
 
@@ -21,8 +21,14 @@ export const follow = async <S extends z.ZodType>(
 ): Promise<void> => {
   while (!signal.aborted) {
     try {
-      const { revision, entries } = await entriesOf(store, prefix);
-      await told.all(knownOf(kit, schema, entries));
+      const records: Kept<z.infer<S>>[] = [];
+      let revision = 0;
+      // Only what the schema takes is held of all of them: they may be large.
+      for await (const page of pagesOf(store, prefix)) {
+        records.push(...knownOf(kit, schema, page.entries));
+        ({ revision } = page);
+      }
+      await told.all(records);
       for await (const { events } of store.watch(prefixRange(prefix), { from: revision + 1, signal }))
         for (const event of events)
           if (event.type === 'delete') await told.removed(keyText(event.key));

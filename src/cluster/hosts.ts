@@ -13,6 +13,7 @@ import {
   hostKey,
   hostLeaseKey,
   hostLeasePrefix,
+  hostLeftPrefix,
   hostLiveKey,
   hostLostKey,
   hostUidKey,
@@ -24,7 +25,7 @@ import {
   type Resources,
   type VmRecord,
 } from '../records/index.ts';
-import { type Condition, keyText, type Operation, prefixRange } from '../store/index.ts';
+import { type Condition, keyText, type Operation, prefixRange, type Transaction } from '../store/index.ts';
 import { follow } from './follow.ts';
 import { entriesOf, getRecord, type Kit, kept, pause, put, remove, unchanged } from './kit.ts';
 import { type Candidate, type Need, nothingUsed, plus, ranked, reasonOf, refusalOf } from './placement.ts';
@@ -60,6 +61,9 @@ const tries = 200;
 const longestPauseMs = 50;
 /** One in so many hosts is as good as the best to spread on. */
 const alikeOf = 16;
+
+/** How many marks go in one transaction, with what else removes a host. */
+const marksAtOnce = 80;
 
 const hostPrefix = 'host/';
 const usePrefix = 'hostuse/';
@@ -173,11 +177,15 @@ export class Hosts {
     };
   }
 
-  /** What removes a host that has no VMs. The record goes under a condition, so nothing is placed there meanwhile. */
-  async removal(name: string): Promise<{ readonly conditions: Condition[]; readonly operations: Operation[] }> {
+  /**
+   * Has `commit` remove a host that has no VMs, and what it was still to delete of VMs that left it. The record goes under a
+   * condition, so nothing is placed there meanwhile. False: something was changed meanwhile.
+   */
+  async remove(name: string, commit: (removal: Required<Transaction>) => Promise<boolean>): Promise<boolean> {
+    const { region } = this.#kit;
     const [found, use] = await Promise.all([
-      getRecord(this.#kit.region, HostRecord, hostKey(name)),
-      getRecord(this.#kit.region, HostUseRecord, hostUseKey(name)),
+      getRecord(region, HostRecord, hostKey(name)),
+      getRecord(region, HostUseRecord, hostUseKey(name)),
     ]);
     if (found === undefined) throw noHost(name);
     if (name === this.#own) throw new ApiError('WRONG_STATE', `the host "${name}" is the one that answers you`);
@@ -186,10 +194,15 @@ export class Hosts {
         'IN_USE',
         `the host "${name}" has ${use!.record.vms} VMs; cordon it, delete them, then remove it`,
       );
-    return {
-      conditions: [{ key: found.key, modRevision: found.modRevision }, unchanged(hostUseKey(name), use)],
-      operations: [hostKey, hostUseKey, hostLiveKey, hostLostKey].map((key) => remove(key(name))),
-    };
+    const conditions = [{ key: found.key, modRevision: found.modRevision }, unchanged(hostUseKey(name), use)];
+    const own = [hostKey, hostUseKey, hostLiveKey, hostLostKey].map((key) => remove(key(name)));
+    const left = (await entriesOf(region, hostLeftPrefix(name))).entries.map(({ key }) => remove(keyText(key)));
+    // What more than one transaction holds goes before the record.
+    while (left.length > marksAtOnce) {
+      const operations = left.splice(0, marksAtOnce);
+      if (!(await region.commit({ conditions, operations })).committed) return false;
+    }
+    return commit({ conditions, operations: [...own, ...left] });
   }
 
   /** Names of the VMs that are assigned to it, in order. */

@@ -3,15 +3,20 @@
  * regions can't give one name and version to different bytes.
  */
 import { ImageRecord } from '../records/index.ts';
+import { keyText } from '../store/index.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
+
+/** Of the region's store: images that it has. */
+export const ownImagePrefix = 'regionimage/';
 
 const imagePrefix = 'image/';
 /** Who brings an image to the region: before it is anywhere else. */
 export const imageAddPrefix = 'imageadd/';
 const imageKey = ({ name, version }: ImageName): string => `${imagePrefix}${name}/${version}`;
 /** Which region's operation is about to add it. */
-const claimKey = ({ name, version }: ImageName): string => `imageclaim/${name}/${version}`;
+const claimPrefix = 'imageclaim/';
+const claimKey = ({ name, version }: ImageName): string => `${claimPrefix}${name}/${version}`;
 
 export interface ImageName {
   readonly name: string;
@@ -93,19 +98,35 @@ export class ImageIndex {
     await this.disclaim(image, operation);
   }
 
-  /** This region has it no more. A name without regions is free. */
-  async removeRegion(image: ImageName): Promise<void> {
+  /** A region has it no more. A name without regions is free. Another that has the name by now stays. */
+  async removeRegion(image: ImageRecord, name = this.#kit.regionName): Promise<void> {
     await this.#change(imageKey(image), (before) => {
-      const regions = before?.regions?.filter((region) => region !== this.#kit.regionName) ?? [];
-      return before === undefined || regions.length === 0 ? undefined : { ...before, regions };
+      if (before?.digest !== image.digest || before.createdAtMs !== image.createdAtMs) return before;
+      const regions = before.regions?.filter((region) => region !== name) ?? [];
+      return regions.length === 0 ? undefined : { ...before, regions };
     });
+  }
+
+  /** Gives up what a region was about to add. */
+  async disclaimAll(region: string): Promise<void> {
+    for (const { key, value, modRevision } of (await entriesOf(this.#kit.global, claimPrefix)).entries) {
+      const claim = JSON.parse(new TextDecoder().decode(value)) as { readonly region: string };
+      if (claim.region !== region) continue;
+      const name = keyText(key);
+      await this.#kit.global.commit({ conditions: [{ key: name, modRevision }], operations: [remove(name)] });
+    }
+  }
+
+  /** Those that a region has. */
+  async of(region: string): Promise<ImageRecord[]> {
+    return (await this.list()).map(({ record }) => record).filter(({ regions }) => regions?.includes(region) === true);
   }
 
   async #change(key: string, next: (before: ImageRecord | undefined) => ImageRecord | undefined): Promise<void> {
     for (;;) {
       const before = await getRecord(this.#kit.global, ImageRecord, key);
       const after = next(before?.record);
-      if (after === undefined && before === undefined) return;
+      if (after === before?.record) return;
       const { committed } = await this.#kit.global.commit({
         conditions: [unchanged(key, before)],
         operations: [after === undefined ? remove(key) : put(key, after)],

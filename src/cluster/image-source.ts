@@ -1,10 +1,14 @@
 /** Images of another region, as its managers give them. */
 import type { IncomingMessage } from 'node:http';
 import { json } from 'node:stream/consumers';
+import { z } from 'zod';
 import type { BlobBytes, HostErrorCode, ImageBytes, ImageDigest, ImageRef } from '../records/index.ts';
 import type { Identity } from './identity.ts';
 import type { Peers } from './peers.ts';
-import { ApiError, type Problem, toApiError } from './problem.ts';
+import { ApiError, type ProblemCode, toApiError } from './problem.ts';
+
+/** A problem, as far as it is told on. */
+const Said = z.object({ code: z.string(), detail: z.string() });
 
 /** It may be there again in a moment. */
 class AwayForNow extends Error {
@@ -52,8 +56,10 @@ export class ImageSource implements ImageBytes {
   async #ask(method: string, path: string, signal = new AbortController().signal): Promise<IncomingMessage> {
     const answer = await this.#peers.fetch(this.#region, this.#identity, { method, path }, signal);
     if (answer.statusCode! < 300) return answer;
-    const { code, detail } = (await json(answer)) as Problem;
-    throw new ApiError(code, detail);
+    const said = Said.safeParse(await json(answer).catch(() => undefined));
+    if (said.success) throw new ApiError(said.data.code as ProblemCode, said.data.detail);
+    // Of a proxy before it, or cut off: the region has said nothing.
+    throw new ApiError('UNAVAILABLE', `no manager of the region "${this.#region}" answers: ${answer.statusCode}`);
   }
 }
 

@@ -10,10 +10,11 @@ import { type Condition, keyText, type Operation, prefixRange } from '../store/i
 import type { Accounts } from './accounts.ts';
 import { follow } from './follow.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
-import { ImageIndex, type ImageName, imageAddPrefix, quoted } from './image-index.ts';
+import { ImageIndex, type ImageName, imageAddPrefix, ownImagePrefix, quoted } from './image-index.ts';
 import { ImageSource } from './image-source.ts';
 import { entriesOf, getRecord, type Kept, type Kit, kept, put, remove, unchanged } from './kit.ts';
 import type { ManagerLease } from './manager-lease.ts';
+import { withOpening } from './openings.ts';
 import { isFinished, type Operations } from './operations.ts';
 import type { Outbox } from './outbox.ts';
 import type { Peers } from './peers.ts';
@@ -21,8 +22,7 @@ import { ApiError, isHostError, toApiError } from './problem.ts';
 import { Telling } from './telling.ts';
 
 /** That the region has it. */
-const ownPrefix = 'regionimage/';
-const ownKey = ({ name, version }: ImageName): string => `${ownPrefix}${name}/${version}`;
+const ownKey = ({ name, version }: ImageName): string => `${ownImagePrefix}${name}/${version}`;
 /** Changes whenever the image is removed, so that no VM is made from one that goes at the same time. It stays. */
 const gateKey = (name: string, version: string): string => `imageremoval/${name}/${version}`;
 /** Who is adding it. Its revision is in each transaction of theirs: who takes over changes it. */
@@ -30,6 +30,9 @@ const addKey = (name: string, version: string): string => `${imageAddPrefix}${na
 /** Under the lease of the manager that is at it. */
 const runPrefix = 'imagerun/';
 const runKey = ({ name, version }: ImageName): string => `${runPrefix}${name}/${version}`;
+/** That an operation is to end: whoever runs it is told. */
+const cancelPrefix = 'imagecancel/';
+const cancelKey = (operation: string): string => `${cancelPrefix}${operation}`;
 const usePrefix = (name: string, version: string): string => `imageuse/${name}/${version}/`;
 
 /** What an operation does until its image is here. `fence`: that no other manager has taken over. */
@@ -44,6 +47,12 @@ interface Running {
   readonly runKey: string;
   readonly cancel: AbortController;
   readonly end: Promise<void>;
+}
+
+interface Ending {
+  readonly fence: Condition;
+  readonly operations: readonly Operation[];
+  readonly isSettled: boolean;
 }
 
 /** Another manager has taken this one for dead, and ended what it was at. */
@@ -156,6 +165,7 @@ export class Images {
     const work: Work = async (operation, fence, signal, progress) => {
       const image = { name, version };
       if (!(await this.#index.claim(image, operation.id))) throw taken(name, version);
+      await this.#clear(image, fence);
       const facts = await this.#kit.images.addImage({ ...request, ...image }, { signal, progress });
       signal.throwIfAborted();
       await this.#have({ ...image, account, ...facts, createdAtMs: this.#kit.wallMs() }, operation.id, fence);
@@ -195,6 +205,7 @@ export class Images {
     const source = new ImageSource(this.#peers, region, account);
     const work: Work = async (operation, fence, signal, progress) => {
       if (!isHere) {
+        await this.#clear(image, fence);
         await this.#kit.images.copyImage(record, source, { signal, progress });
         signal.throwIfAborted();
         await this.#have(record, operation.id, fence);
@@ -208,7 +219,7 @@ export class Images {
     return begun;
   }
 
-  /** Undefined when a condition does not hold, or another operation brings the image. */
+  /** Undefined when a condition does not hold, or another operation brings the image. TOO_MANY_REQUESTS. */
   async #begin(
     wish: { readonly account: string; readonly kind: OperationRecord['kind']; readonly target: ImageName },
     conditions: readonly Condition[],
@@ -222,16 +233,25 @@ export class Images {
       target: { ...wish.target },
       runner: this.#runner,
     });
-    const add: ImageAddRecord = { operation: operation.id, account: wish.account };
-    const done = await this.#lease.under((leaseId) =>
-      commit(
-        {
-          conditions: [{ key, exists: false }, ...conditions],
-          operations: [...operations, put(key, add), put(runKey(wish.target), {}, leaseId)],
-        },
-        answer(operation),
-      ),
-    );
+    const { account } = wish;
+    const begin = (opening: string): Promise<boolean> => {
+      const add: ImageAddRecord = { operation: operation.id, account, opening };
+      return this.#lease.under((leaseId) =>
+        commit(
+          {
+            conditions: [{ key, exists: false }, { key: opening, exists: false }, ...conditions],
+            operations: [
+              ...operations,
+              put(key, add),
+              put(opening, { operation: operation.id }),
+              put(runKey(wish.target), {}, leaseId),
+            ],
+          },
+          answer(operation),
+        ),
+      );
+    };
+    const done = await withOpening(this.#kit, { kind: 'image', account }, begin);
     if (!done) return undefined;
     const cancel = new AbortController();
     const end = this.#bring(operation, work, cancel.signal).catch((error: unknown) => {
@@ -247,6 +267,8 @@ export class Images {
       const key = addKey(name, version);
       const add = await getRecord(this.#kit.region, ImageAddRecord, key);
       if (add?.record.operation !== operation.id) throw new Overtaken();
+      // Before it was known here that it runs here.
+      if ((await this.#kit.region.get(cancelKey(operation.id))) !== undefined) this.#abort(operation.id);
       const fence = unchanged(key, add);
       const telling = new Telling(this.#kit, this.#operations, operation, [fence]);
       let outcome: Partial<OperationRecord> = addedOutcome;
@@ -257,20 +279,25 @@ export class Images {
         if (error instanceof Overtaken) throw error;
         if (signal.reason instanceof Overtaken) throw signal.reason;
         outcome = this.#failure(error, signal);
-        isSettled = await this.#dropped({ name, version }, operation.id);
+        isSettled = await this.#dropped({ name, version }, operation.id, fence);
       }
       await telling.end();
       const { operations } = await this.#operations.change(operation, outcome);
-      await this.#end({ name, version }, fence, operations, isSettled);
+      await this.#end({ name, version }, add.record, { fence, operations, isSettled });
     } finally {
       this.#running.delete(operation.id);
     }
   }
 
   /** `isSettled`: its name is free for others. Overtaken. */
-  async #end(image: ImageName, fence: Condition, operations: readonly Operation[], isSettled: boolean): Promise<void> {
-    const settled = isSettled ? [addKey(image.name, image.version), runKey(image)].map(remove) : [];
-    await this.#fenced(fence, [...operations, ...settled]);
+  async #end(
+    image: ImageName,
+    { operation, opening }: ImageAddRecord,
+    { fence, operations, isSettled }: Ending,
+  ): Promise<void> {
+    const keys = [addKey(image.name, image.version), runKey(image), ...(opening === undefined ? [] : [opening])];
+    const ended = [cancelKey(operation), ...(isSettled ? keys : [])];
+    await this.#fenced(fence, [...operations, ...ended.map(remove)]);
   }
 
   async #fenced(fence: Condition, operations: readonly Operation[]): Promise<void> {
@@ -285,13 +312,17 @@ export class Images {
     await this.#index.addRegion(own, operation);
   }
 
-  /** Nothing of what an operation brought stays, unless all of it is here. */
-  async #drop(image: ImageName, operation: string): Promise<void> {
-    if (!(await this.#isWhole(image))) {
-      await this.#kit.images.removeImage(image);
-      await this.#kit.region.commit({ operations: [remove(ownKey(image))] });
-    }
+  /** Nothing of what an operation brought stays, unless all of it is here. Overtaken. */
+  async #drop(image: ImageName, operation: string, fence: Condition): Promise<void> {
+    if (!(await this.#isWhole(image))) await this.#clear(image, fence);
     await this.#index.disclaim(image, operation);
+  }
+
+  /** What is under its name is of who came before, or too late. What others add there later stays. Overtaken. */
+  async #clear({ name, version }: ImageName, fence: Condition): Promise<void> {
+    const digest = await this.#kit.images.findImage({ name, version });
+    await this.#fenced(fence, [remove(ownKey({ name, version }))]);
+    if (digest !== undefined) await this.#kit.images.removeImage({ name, version, digest });
   }
 
   async #isWhole(image: ImageName): Promise<boolean> {
@@ -299,9 +330,9 @@ export class Images {
   }
 
   /** False when that is left to the next start of a manager. */
-  async #dropped(image: ImageName, operation: string): Promise<boolean> {
+  async #dropped(image: ImageName, operation: string, fence: Condition): Promise<boolean> {
     try {
-      await this.#drop(image, operation);
+      await this.#drop(image, operation, fence);
       return true;
     } catch (error) {
       this.#kit.log.warn({ err: error, ...image }, 'what an image left is to be removed; its name is taken until then');
@@ -332,41 +363,59 @@ export class Images {
     }
   }
 
-  /** False when it does not run here, or not any more. */
-  runs(operationId: string): boolean {
-    return this.#running.has(operationId);
+  /** Of one that brings an image, at whichever manager. WRONG_STATE. */
+  async cancel({ id, target }: OperationRecord, commit: CommitOnce, answer: Answer): Promise<Answer> {
+    const key = addKey(target.name, target.version!);
+    const add = await getRecord(this.#kit.region, ImageAddRecord, key);
+    const transaction = { conditions: [unchanged(key, add)], operations: [put(cancelKey(id), {})] };
+    if (add?.record.operation !== id || !(await commit(transaction, answer)))
+      throw new ApiError('WRONG_STATE', `the operation "${id}" has finished`);
+    return answer;
   }
 
-  cancel(operationId: string): void {
+  #abort(operationId: string): void {
     this.#running.get(operationId)?.cancel.abort();
   }
 
   /** The region's copy, and the name with the last of them. IMAGE_IN_USE, NOT_FOUND. Done, or not done at all, when it resolves; a crash in between is made good by `recover`. */
   async remove(account: string, name: string, version: string): Promise<void> {
-    await this.#own(account, name, version);
-    const begun = await this.#kit.region.commit({
-      conditions: [{ key: addKey(name, version), exists: false }],
-      operations: [put(gateKey(name, version), { state: 'removing' })],
+    const { region } = this.#kit;
+    const own = await getRecord(region, ImageRecord, ownKey({ name, version }));
+    const image = await this.#own(account, name, version);
+    const gate = gateKey(name, version);
+    const begun = await region.commit({
+      conditions: [{ key: addKey(name, version), exists: false }, unchanged(ownKey(image), own)],
+      operations: [put(gate, { state: 'removing' })],
     });
-    if (!begun.committed) throw conflict(name, version, 'added');
-    const users = await this.#kit.region.range(prefixRange(usePrefix(name, version)), { limit: 5 });
+    if (!begun.committed) throw conflict(name, version, 'added or removed');
+    const users = await region.range(prefixRange(usePrefix(name, version)), { limit: 5 });
     if (users.entries.length > 0) {
-      await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'kept' })] });
+      await this.#keep({ key: gate, modRevision: begun.revision });
       const names = users.entries.map(({ key }) => `"${keyText(key).slice(usePrefix(name, version).length)}"`);
       throw new ApiError(
         'IMAGE_IN_USE',
         `VMs were made from the image "${name}" version "${version}": ${names.join(', ')}; delete them first`,
       );
     }
-    await this.#removeUnused(name, version);
+    await this.#removeUnused(own?.record ?? image, own);
   }
 
-  /** The gate says `removed` only when the global store does not know the image any more. */
-  async #removeUnused(name: string, version: string): Promise<void> {
-    await this.#kit.images.removeImage({ name, version });
-    await this.#index.removeRegion({ name, version });
-    await this.#kit.region.commit({ operations: [remove(ownKey({ name, version }))] });
-    await this.#kit.region.commit({ operations: [put(gateKey(name, version), { state: 'removed' })] });
+  /** VMs use it, unless another removes it, who sees that too. */
+  async #keep(gate: { readonly key: string; readonly modRevision: number }): Promise<void> {
+    await this.#kit.region.commit({ conditions: [gate], operations: [put(gate.key, { state: 'kept' })] });
+  }
+
+  /**
+   * The gate says `removed` only when the global store does not know the image any more. Several may be at it, and one that
+   * comes late leaves alone what was added anew under the name.
+   */
+  async #removeUnused(image: ImageRecord, own: Kept<ImageRecord> | undefined): Promise<void> {
+    await this.#kit.images.removeImage(image);
+    await this.#index.removeRegion(image);
+    await this.#kit.region.commit({
+      conditions: [unchanged(ownKey(image), own)],
+      operations: [remove(ownKey(image)), put(gateKey(image.name, image.version), { state: 'removed' })],
+    });
   }
 
   /** After a start: ends what the last one left half done. */
@@ -374,25 +423,42 @@ export class Images {
     await this.#outbox.drain();
     await this.#adopt();
     await this.#recoverAdds();
-    for (const { key, value } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries) {
-      if (stateOf({ value }) !== 'removing') continue;
-      const [, name, version] = keyText(key).split('/') as [string, string, string];
-      const { count } = await this.#kit.region.count(prefixRange(usePrefix(name, version)));
-      if (count === 0)
-        await this.#removeUnused(name, version).catch((error: unknown) =>
-          this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again'),
-        );
-      else await this.#kit.region.commit({ operations: [put(keyText(key), { state: 'kept' })] });
+    for (const { key, value, modRevision } of (await entriesOf(this.#kit.region, 'imageremoval/')).entries)
+      if (stateOf({ value }) === 'removing') await this.#recoverRemoval({ key: keyText(key), modRevision });
+  }
+
+  async #recoverRemoval(gate: { readonly key: string; readonly modRevision: number }): Promise<void> {
+    const { region } = this.#kit;
+    const [, name, version] = gate.key.split('/') as [string, string, string];
+    const { count } = await region.count(prefixRange(usePrefix(name, version)));
+    if (count > 0) return this.#keep(gate);
+    try {
+      const own = await getRecord(region, ImageRecord, ownKey({ name, version }));
+      const found = own === undefined ? await this.#index.find({ name, version }) : undefined;
+      const image = own?.record ?? (found?.regions === undefined ? found : undefined);
+      if (image !== undefined) await this.#removeUnused(image, own);
+      else await region.commit({ conditions: [gate], operations: [put(gate.key, { state: 'removed' })] });
+    } catch (error) {
+      this.#kit.log.warn({ err: error, image: name, version }, 'an image is still to be removed; remove it again');
     }
   }
 
-  /** Until the signal: ends what managers that died were at. Never rejects. */
+  /** Until the signal: ends what managers that died were at, and here what is cancelled elsewhere. Never rejects. */
   async run(signal: AbortSignal): Promise<void> {
-    await follow(
-      this.#kit,
-      { store: this.#kit.region, prefix: runPrefix, schema: RunRecord, signal },
-      { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
-    );
+    const { region: store } = this.#kit;
+    const abort = ({ key }: { readonly key: string }): void => this.#abort(key.slice(cancelPrefix.length));
+    await Promise.all([
+      follow(
+        this.#kit,
+        { store, prefix: runPrefix, schema: Mark, signal },
+        { all: () => this.#recoverAdds(), put: () => {}, removed: (key) => this.#left(key) },
+      ),
+      follow(
+        this.#kit,
+        { store, prefix: cancelPrefix, schema: Mark, signal },
+        { all: (cancels) => cancels.forEach(abort), put: abort, removed: () => {} },
+      ),
+    ]);
   }
 
   /** By whoever was at it: it has ended, or that manager is taken for dead, which may be this one. */
@@ -423,8 +489,9 @@ export class Images {
   }
 
   /** Ends what the manager left that began to bring an image, where none is at it. */
-  async #recoverAdd({ key, record: { operation: id, ...more }, modRevision }: Kept<ImageAddRecord>): Promise<void> {
+  async #recoverAdd({ key, record, modRevision }: Kept<ImageAddRecord>): Promise<void> {
     const { region } = this.#kit;
+    const { operation: id } = record;
     const [, name, version] = key.split('/') as [string, string, string];
     const image = { name, version };
     const taken = await this.#lease.under((leaseId) =>
@@ -433,20 +500,21 @@ export class Images {
           { key, modRevision },
           { key: runKey(image), exists: false },
         ],
-        operations: [put(key, { operation: id, ...more }), put(runKey(image), {}, leaseId)],
+        operations: [put(key, record), put(runKey(image), {}, leaseId)],
       }),
     );
     if (!taken.committed) return;
     const found = await this.#operations.find(id);
+    const fence = { key, modRevision: taken.revision };
     const isHere = await this.#isHere(image, id);
-    if (!isHere) await this.#drop(image, id);
+    if (!isHere) await this.#drop(image, id, fence);
     const error = { code: 'UNAVAILABLE', detail: 'the manager stopped meanwhile; ask for it again' };
     // The other region was not asked to remove its copy, or not heard.
     const isDone = isHere && found?.record.kind !== 'image.migrate';
     const outcome = isDone ? addedOutcome : ({ state: 'failed', error } as const);
     const isOpen = found !== undefined && !isFinished(found.record);
     const { operations } = isOpen ? await this.#operations.change(found.record, outcome) : { operations: [] };
-    await this.#end(image, { key, modRevision: taken.revision }, operations, true);
+    await this.#end(image, record, { fence, operations, isSettled: true });
   }
 
   /** Whether all of it is here, and under its name. */
@@ -481,13 +549,16 @@ export class Images {
     await Promise.all(running.map(({ end }) => end));
   }
 
+  /** By what the region has; where that is none, of before regions kept what they have. */
   async #newest(account: string, name: string): Promise<string | undefined> {
-    const { entries } = await entriesOf(this.#kit.region, `${ownPrefix}${name}/`);
-    const before = (await this.#index.list(name)).filter(({ record }) => record.regions === undefined);
-    return [...entries.map((entry) => kept(ImageRecord, entry)), ...before]
-      .filter(({ record }) => record.account === account)
-      .toSorted((a, b) => b.record.createdAtMs - a.record.createdAtMs || b.createRevision - a.createRevision)[0]?.record
-      .version;
+    const { entries } = await entriesOf(this.#kit.region, `${ownImagePrefix}${name}/`);
+    const newestOf = (images: readonly Kept<ImageRecord>[]): string | undefined =>
+      images
+        .filter(({ record }) => record.account === account)
+        .toSorted((a, b) => b.record.createdAtMs - a.record.createdAtMs || b.createRevision - a.createRevision)[0]
+        ?.record.version;
+    const own = newestOf(entries.map((entry) => kept(ImageRecord, entry)));
+    return own ?? newestOf((await this.#index.list(name)).filter(({ record }) => record.regions === undefined));
   }
 
   async #highestNumber(name: string): Promise<number> {
@@ -503,7 +574,8 @@ export class Images {
   }
 }
 
-const RunRecord = z.looseObject({});
+/** That something is so: all there is to it is its key. */
+const Mark = z.looseObject({});
 
 const stateOf = ({ value }: { readonly value: Uint8Array }): unknown =>
   (JSON.parse(new TextDecoder().decode(value)) as { readonly state?: unknown }).state;

@@ -12,6 +12,7 @@ import { DayLease } from './day-lease.ts';
 import { Disks } from './disks.ts';
 import { Drains } from './drains.ts';
 import { Fencing } from './fencing.ts';
+import { tellingGlobal } from './global-store.ts';
 import { Hosts } from './hosts.ts';
 import { Idempotency } from './idempotency.ts';
 import { Images } from './images.ts';
@@ -100,7 +101,7 @@ export class Manager implements AsyncDisposable {
     const own = ownHostOf(options);
     this.kit = {
       region,
-      global,
+      global: tellingGlobal(global, region),
       host,
       images,
       connected: options.connected ?? (() => new Map(own === undefined ? [] : [[own, host]])),
@@ -159,7 +160,7 @@ export class Manager implements AsyncDisposable {
     });
     this.drains = new Drains(this.kit, { hosts: this.hosts, moves: this.moves, operations: this.operations });
     this.idempotency = new Idempotency(this.kit, region, lease);
-    this.globalIdempotency = new Idempotency(this.kit, global, new DayLease(global, this.kit));
+    this.globalIdempotency = new Idempotency(this.kit, this.kit.global, new DayLease(this.kit.global, this.kit));
   }
 
   /** StoreError. The stores, the images and the host stay the caller's, and must outlive it. */

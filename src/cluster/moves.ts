@@ -14,6 +14,9 @@ import { type Kept, type Kit, put, remove, unchanged } from './kit.ts';
 import { ApiError } from './problem.ts';
 import { mayRun, reported, statusKey } from './vms.ts';
 
+/** Of a VM: for so many moves what was recorded of it stays to be seen by its account. */
+const staysKept = 32;
+
 export interface Move {
   /** In the transaction: why nothing of it runs where it was. */
   readonly conditions: readonly Condition[];
@@ -59,6 +62,7 @@ export class Moves {
         ...(seat.uid !== undefined && { uid: seat.uid }),
         holds: [...seat.holds],
         epoch: epoch + 1,
+        stays: staysUntil(this.#kit.wallMs(), record),
       };
       const outcome = await region.commit({
         conditions: [
@@ -89,6 +93,12 @@ export class Moves {
     return to;
   }
 }
+
+/** Where it was until now, and before. */
+const staysUntil = (untilMs: number, { stays = [], host = ownHost, createdAtMs }: VmRecord): VmRecord['stays'] => {
+  const fromMs = stays.at(-1)?.untilMs ?? createdAtMs;
+  return [...stays, { host, fromMs, untilMs }].slice(-staysKept);
+};
 
 /** What is told of it until its new host does. */
 const handedOver = (status: VmStatusRecord, { desired, generation }: VmRecord, words: string): VmStatusRecord => {

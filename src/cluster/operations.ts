@@ -14,6 +14,7 @@ const keyOf = (id: string): string => `${operationPrefix}${id}`;
 export const vmOperationPrefix = (vm: string): string => `vmoperation/${vm}/`;
 const vmOperationKey = ({ id, target }: OperationRecord): string => `${vmOperationPrefix(target.name)}${id}`;
 
+/** How many of a VM are looked at in one go, and may wait for its host at most. */
 export const someOfVm = 20;
 
 export const isFinished = ({ state }: OperationRecord): boolean => state !== 'pending' && state !== 'running';
@@ -105,6 +106,16 @@ export class Operations {
       page.entries.map((entry) => this.find(keyText(entry.key).slice(vmOperationPrefix(vm).length))),
     );
     return found.filter((operation) => operation !== undefined);
+  }
+
+  /** That one more may wait for the VM's host. TOO_MANY_REQUESTS. */
+  async checkRoom(vm: string): Promise<void> {
+    const { count } = await this.#kit.region.count(prefixRange(vmOperationPrefix(vm)));
+    if (count >= someOfVm)
+      throw new ApiError(
+        'TOO_MANY_REQUESTS',
+        `${count} operations of the VM "${vm}" wait for its host already; wait for the last of them, or delete the VM`,
+      );
   }
 
   /** Oldest first. */

@@ -26,21 +26,37 @@ const crashing = (store: Store, at: { left: number; after: boolean }): Store =>
     },
   });
 
+const kitOf = (region: Store, global: Store): Kit => ({
+  region,
+  global,
+  host: {} as HostPort,
+  images: {} as ImagePort,
+  connected: () => new Map(),
+  regionName: 'local',
+  wallMs: Date.now,
+  randomBytes,
+  log: pino({ level: 'silent' }),
+});
+
+test('Outbox applies what waits when the store that it goes to was restored', async (t) => {
+  const { directory, keyFile } = temporaryStore(t);
+  createKeyFile(keyFile);
+  await using stores = await openStores({ directory, keyFile });
+  const { region, global } = stores;
+  const kit = kitOf(region, global);
+  const read = { epoch: region.epoch, globalEpoch: global.epoch - 1, revision: 1_000_000 };
+  await global.commit({
+    operations: [{ type: 'put', key: 'outboxread/local', value: Buffer.from(JSON.stringify(read)) }],
+  });
+  await region.commit({ operations: [outboxEntry(kit, [{ type: 'put', key: 'a', value: 'waits' }])] });
+  await new Outbox(kit).drain();
+  assert.equal(Buffer.from((await global.get('a'))!.value).toString(), 'waits');
+});
+
 test('Outbox brings every change over once and in order, wherever it crashes', async (t) => {
   const { directory, keyFile } = temporaryStore(t);
   createKeyFile(keyFile);
   await using stores = await openStores({ directory, keyFile });
-  const kitOf = (region: Store, global: Store): Kit => ({
-    region,
-    global,
-    host: {} as HostPort,
-    images: {} as ImagePort,
-    connected: () => new Map(),
-    regionName: 'local',
-    wallMs: Date.now,
-    randomBytes,
-    log: pino({ level: 'silent' }),
-  });
   const change = fc.record({ key: fc.constantFrom('a', 'b', 'c'), value: fc.option(fc.nat(999), { nil: undefined }) });
   const crash = fc.record({ left: fc.nat(4), after: fc.boolean() });
   let run = 0;

@@ -8,12 +8,16 @@
 import { OutboxReadRecord, OutboxRecord } from '../records/index.ts';
 import { type Operation, prefixRange, StoreError } from '../store/index.ts';
 import { entriesOf, getRecord, type Kit, kept, newId, pause, put, remove } from './kit.ts';
+import { isOfBefore, realign } from './realign.ts';
 
 const prefix = 'outbox/';
 /** Operations of one transaction of the global store; an entry has at most `entryOperations`. */
 const batchOperations = 80;
 export const entryOperations = 20;
 const retryMs = 500;
+
+/** How far a region's was read. */
+export const outboxReadKey = (region: string): string => `outboxread/${region}`;
 
 /** The region's half of it: an operation for the transaction that has an effect. */
 export const outboxEntry = (kit: Kit, operations: OutboxRecord['operations']): Operation =>
@@ -26,7 +30,7 @@ export class Outbox {
 
   constructor(kit: Kit) {
     this.#kit = kit;
-    this.#readKey = `outboxread/${kit.regionName}`;
+    this.#readKey = outboxReadKey(kit.regionName);
   }
 
   /** Until the signal: applies what comes. Never rejects. */
@@ -35,6 +39,7 @@ export class Outbox {
     while (!signal.aborted) {
       try {
         const from = (await region.revision()) + 1;
+        await this.#align();
         await this.drain();
         for await (const { events } of region.watch(prefixRange(prefix), { from, signal }))
           if (events.some(({ type }) => type === 'put')) await this.drain();
@@ -44,6 +49,15 @@ export class Outbox {
           log.error({ err: error }, 'applying the outbox failed; trying again');
         await pause(retryMs, signal);
       }
+    }
+  }
+
+  /** After a restore of one of the stores: whoever follows the region's entries only would not see what is missing. */
+  async #align(): Promise<void> {
+    for (;;) {
+      const read = await getRecord(this.#kit.global, OutboxReadRecord, this.#readKey);
+      if (!isOfBefore(this.#kit, read)) return;
+      await realign(this.#kit, this.#readKey, read);
     }
   }
 
@@ -72,8 +86,11 @@ export class Outbox {
   async #apply(entries: readonly { key: string; createRevision: number; record: OutboxRecord }[]): Promise<string[]> {
     const { global, region } = this.#kit;
     const read = await getRecord(global, OutboxReadRecord, this.#readKey);
-    // Another epoch: this store was restored, and how far an earlier life came says nothing. Order makes repeating safe.
-    const position = read?.record.epoch === region.epoch ? read.record.revision : 0;
+    if (read === undefined || isOfBefore(this.#kit, read)) {
+      await realign(this.#kit, this.#readKey, read);
+      return [];
+    }
+    const position = read.record.revision;
     const done: string[] = [];
     const operations = new Map<string, Operation>();
     let revision = position;
@@ -91,12 +108,11 @@ export class Outbox {
     }
     if (revision === position) return done;
     const outcome = await global.commit({
-      conditions: [
-        read === undefined
-          ? { key: this.#readKey, exists: false }
-          : { key: this.#readKey, modRevision: read.modRevision },
+      conditions: [{ key: this.#readKey, modRevision: read.modRevision }],
+      operations: [
+        ...operations.values(),
+        put(this.#readKey, { epoch: region.epoch, globalEpoch: global.epoch, revision }),
       ],
-      operations: [...operations.values(), put(this.#readKey, { epoch: region.epoch, revision })],
     });
     // Another manager was faster: what it did is seen in the next round.
     return outcome.committed ? done : [];

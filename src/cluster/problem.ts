@@ -5,6 +5,7 @@
 import { z } from '@hono/zod-openapi';
 import type { FileProblem, HostError, HostErrorCode } from '../records/index.ts';
 import { StoreError } from '../store/index.ts';
+import { GlobalStoreAway } from './global-store.ts';
 
 /** Status and title of each code. */
 export const problemCodes = {
@@ -144,6 +145,13 @@ export const toApiError = (error: unknown): ApiError => {
       return new ApiError('FULL', `${error.message}; free some room, then try again`, {}, error);
     if (error.code === 'STORE_COMPACTED')
       return new ApiError('COMPACTED', 'what the cursor or revision is of has been forgotten; start anew', {}, error);
+    if (error instanceof GlobalStoreAway)
+      return new ApiError(
+        'UNAVAILABLE',
+        'the global store, which has accounts, keys, regions, names of images and counts, gives no answer; what is this region’s alone goes on. A change may have taken effect or not: ask again with the same idempotency key',
+        { retryAfterSeconds: 1 },
+        error,
+      );
     if (error.code === 'STORE_UNAVAILABLE')
       return new ApiError(
         'UNAVAILABLE',

@@ -1,16 +1,22 @@
 /** Regions: records of the global store, by which managers find those of other regions. */
-import { RegionRecord, regionKey } from '../records/index.ts';
+import { type ImageRecord, RegionRecord, regionKey } from '../records/index.ts';
+import { limits } from '../store/index.ts';
 import type { Answer, CommitOnce } from './idempotency.ts';
+import { ImageIndex, type ImageName } from './image-index.ts';
 import { entriesOf, getRecord, type Kit, kept, put, remove } from './kit.ts';
+import { outboxReadKey } from './outbox.ts';
 import { ApiError } from './problem.ts';
+import { indexKeysOf } from './realign.ts';
 
 export type RegionWish = Pick<RegionRecord, 'name' | 'addresses' | 'authority'>;
 
 export class Regions {
   readonly #kit: Kit;
+  readonly #images: ImageIndex;
 
   constructor(kit: Kit) {
     this.#kit = kit;
+    this.#images = new ImageIndex(kit);
   }
 
   /** That of this manager, which is there from its first start. */
@@ -53,27 +59,44 @@ export class Regions {
     return told;
   }
 
-  /** Forgets one without VMs. NOT_FOUND, IN_USE, WRONG_STATE for that of this manager. */
-  async remove(name: string, accounts: readonly string[], commit: CommitOnce, answer: Answer): Promise<Answer> {
+  /**
+   * Forgets one without VMs and images; one that is lost for ever with those that it had. NOT_FOUND, IN_USE, WRONG_STATE for that
+   * of this manager.
+   */
+  async remove(name: string, isLost: boolean, commit: CommitOnce, answer: Answer): Promise<Answer> {
     if (name === this.#kit.regionName)
       throw new ApiError('WRONG_STATE', `the region "${name}" is the one that answers you; ask a manager of another`);
     const key = regionKey(name);
     const found = await getRecord(this.#kit.global, RegionRecord, key);
     if (found === undefined) throw noRegion(name);
-    for (const account of accounts) {
-      const index = `index/vm/${account}/${name}/`;
-      const { entries } = await entriesOf(this.#kit.global, index);
-      if (entries.length > 0)
-        throw new ApiError(
-          'IN_USE',
-          `the account "${account}" has ${entries.length} VMs in the region "${name}"; delete them first`,
-        );
+    const vms = await indexKeysOf(this.#kit, name);
+    const images = await this.#images.of(name);
+    if (isLost) await this.#forget(name, vms, images);
+    else {
+      if (vms.length > 0) throw inUse(name, `${vms.length} VMs`, 'delete them');
+      if (images.length > 0)
+        throw inUse(name, `${images.length} images (${images.map(textOf).join(', ')})`, 'migrate or remove them');
     }
     const conditions = [{ key, modRevision: found.modRevision }];
-    if (!(await commit({ conditions, operations: [remove(key)] }, answer)))
+    if (!(await commit({ conditions, operations: [remove(key), remove(outboxReadKey(name))] }, answer)))
       throw new ApiError('CONFLICT', `the region "${name}" was changed at the same time; try again`);
     return answer;
   }
+
+  async #forget(name: string, vms: readonly string[], images: readonly ImageRecord[]): Promise<void> {
+    for (let i = 0; i < vms.length; i += limits.operations)
+      await this.#kit.global.commit({ operations: vms.slice(i, i + limits.operations).map(remove) });
+    for (const image of images) await this.#images.removeRegion(image, name);
+    await this.#images.disclaimAll(name);
+  }
 }
+
+const textOf = ({ name, version }: ImageName): string => `${name}:${version}`;
+
+const inUse = (name: string, what: string, first: string): ApiError =>
+  new ApiError(
+    'IN_USE',
+    `the region "${name}" has ${what}; ${first} first. If it is lost for ever: porthole region rm --lost ${name}`,
+  );
 
 const noRegion = (name: string): ApiError => new ApiError('NOT_FOUND', `there is no region "${name}"`);

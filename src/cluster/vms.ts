@@ -380,7 +380,7 @@ export class Vms {
 
   /**
    * Writes what is wished for, and an operation that follows it. WRONG_STATE for an attached VM (others start it) and for one
-   * that is being deleted.
+   * that is being deleted; TOO_MANY_REQUESTS where many wait.
    */
   async request(
     account: string,
@@ -402,6 +402,8 @@ export class Vms {
         throw new ApiError('WRONG_STATE', `the VM "${name}" is being deleted`);
       if (before.kind === 'attached' && change.kind !== 'vm.delete')
         throw new ApiError('WRONG_STATE', `the VM "${name}" is attached: start and stop it where it was started`);
+      // To delete it is the way out.
+      if (change.kind !== 'vm.delete' || before.desired === 'deleted') await this.#operations.checkRoom(name);
       const generation = before.generation + 1;
       const record: VmRecord = {
         ...before,

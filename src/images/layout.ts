@@ -19,7 +19,7 @@ import {
 import { join } from 'node:path';
 import { z } from 'zod';
 import { makeSearchable, syncDirectory } from '../qemu/index.ts';
-import type { ImageRef } from '../records/index.ts';
+import type { ImageDigest, ImageRef } from '../records/index.ts';
 import { flock, LOCK_EX } from '../sys/index.ts';
 import { ImageRefusal } from './error.ts';
 import { Descriptor, type Document, indexType, type ManifestParts, partsOf, readManifest } from './manifest.ts';
@@ -42,7 +42,7 @@ export class ImageLayout {
     this.#blobs = join(directory, 'blobs/sha256');
     makeSearchable(this.#blobs);
     for (const above of [directory, join(directory, 'blobs')]) chmodSync(above, 0o711);
-    this.#alone(() => {
+    this.alone(() => {
       const marker = join(directory, 'oci-layout');
       if (!existsSync(marker)) this.#write(marker, { imageLayoutVersion: '1.0.0' });
       this.#removeUnused(this.#read());
@@ -86,7 +86,7 @@ export class ImageLayout {
   /**
    * Keeps an image under its name. `files`: those of its parts that are not here yet, by digest, which are moved here; they
    * are what their digest says, on the disk, and nobody else can change them. False, and nothing is done, when a part that was
-   * here has gone with another image.
+   * here has gone with another image. HOST_WRONG_STATE: the name is another's, which is not overwritten.
    */
   put(
     image: ImageRef,
@@ -94,7 +94,11 @@ export class ImageLayout {
     documents: readonly Document[],
     files: ReadonlyMap<string, string>,
   ): boolean {
-    return this.#alone(() => {
+    return this.alone(() => {
+      const tag = tagOf(image);
+      const { digest: there = manifest.descriptor.digest } = taggedIn(this.#read(), tag) ?? {};
+      if (there !== manifest.descriptor.digest)
+        throw new ImageRefusal('HOST_WRONG_STATE', `another image is kept as "${tag}" by now; give another version`);
       const parts = Object.values(readManifest(manifest.bytes).files);
       if (!parts.every(({ digest }) => files.has(digest) || this.has(digest))) return false;
       for (const [digest, file] of files) {
@@ -103,7 +107,6 @@ export class ImageLayout {
       }
       for (const { bytes, descriptor } of [...documents, manifest]) this.#writeBlob(descriptor.digest, bytes);
       syncDirectory(this.#blobs);
-      const tag = tagOf(image);
       const index = this.#read();
       const others = index.manifests.filter(({ annotations }) => tagIn(annotations) !== tag);
       const entry = { ...manifest.descriptor, annotations: { [refName]: tag } };
@@ -112,12 +115,12 @@ export class ImageLayout {
     });
   }
 
-  /** Drops a name, and what no other image has. */
-  remove(image: ImageRef): void {
-    this.#alone(() => {
+  /** Drops a name that has this digest, and what no other image has. */
+  remove(image: ImageDigest): void {
+    this.alone(() => {
       const index = this.#read();
+      if (taggedIn(index, tagOf(image))?.digest !== image.digest) return;
       const manifests = index.manifests.filter(({ annotations }) => tagIn(annotations) !== tagOf(image));
-      if (manifests.length === index.manifests.length) return;
       const now = { ...index, manifests };
       this.#writeIndex(now);
       this.#removeUnused(now);
@@ -169,7 +172,8 @@ export class ImageLayout {
     return join(this.#blobs, digest.replace('sha256:', ''));
   }
 
-  #alone<T>(act: () => T): T {
+  /** No other process changes the directory meanwhile. HOST_UNAVAILABLE. */
+  alone<T>(act: () => T): T {
     const lock = openSync(join(this.#directory, 'lock'), 'a', 0o600);
     try {
       const errno = flock(lock, LOCK_EX);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, utimesSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
@@ -54,14 +54,21 @@ test('ImageLibrary keeps an image as an OCI artifact when it is added, and nothi
   // The same bytes under two names at once.
   const both = [1, 2].map((version) => library.addImage({ name: 'same', version: `${version}`, source }, options));
   assert.deepEqual(await Promise.all(both), [facts, facts]);
-  await library.removeImage({ name: 'tiny', version: '1' });
-  await library.removeImage({ name: 'same', version: '1' });
+  await library.removeImage({ name: 'tiny', version: '1', digest: facts.digest });
+  await library.removeImage({ name: 'same', version: '1', digest: facts.digest });
   assert.equal((await read(library, facts.digest, manifest.layers[0].digest)).toString(), 'vmlinuz');
   const other = await library.addImage({ name: 'other', version: '1', source: kernel(directory, 'other') }, options);
   await assert.rejects(read(library, other.digest, manifest.layers[0].digest), { code: 'HOST_NOT_FOUND' });
-  await library.removeImage({ name: 'same', version: '2' });
-  await library.removeImage({ name: 'other', version: '1' });
-  await library.removeImage({ name: 'other', version: '1' });
+  await library.removeImage({ name: 'same', version: '2', digest: facts.digest });
+
+  // Whoever comes late takes nothing from another that has the name by now.
+  await assert.rejects(library.addImage({ name: 'other', version: '1', source }, options), {
+    code: 'HOST_WRONG_STATE',
+  });
+  await library.removeImage({ name: 'other', version: '1', digest: facts.digest });
+  assert.equal(await library.findImage({ name: 'other', version: '1' }), other.digest);
+  for (let n = 0; n < 2; n++) await library.removeImage({ name: 'other', version: '1', digest: other.digest });
+  assert.equal(await library.findImage({ name: 'other', version: '1' }), undefined);
   assert.deepEqual(blobs(directory), []);
   await assert.rejects(read(library, facts.digest, facts.digest), { code: 'HOST_NOT_FOUND' });
 });
@@ -117,7 +124,8 @@ test('ImageLibrary takes up images of a host of before, and drops what a process
   await using library = open();
   assert.ok(!existsSync(stray));
   assert.deepEqual(blobs(directory), kept);
-  await library.removeImage({ name: 'tiny', version: '1' });
+  const digest = (await library.findImage({ name: 'tiny', version: '1' }))!;
+  await library.removeImage({ name: 'tiny', version: '1', digest });
   assert.deepEqual(blobs(directory), []);
 });
 
@@ -136,9 +144,32 @@ test('ImageLibrary shares its directory with another, which may be opened while 
   const { digest } = await first.addImage({ name: 'tiny', version: '1', source }, options);
   const other = await second.addImage({ name: 'other', version: '1', source: kernel(directory, 'other') }, options);
   assert.equal((await read(second, digest, digest)).length, (await read(first, digest, digest)).length);
-  await second.removeImage({ name: 'tiny', version: '1' });
+  await second.removeImage({ name: 'tiny', version: '1', digest });
   await assert.rejects(read(first, digest, digest), { code: 'HOST_NOT_FOUND' });
   await read(first, other.digest, other.digest);
+});
+
+test('ImageLibrary drops what is left of another that never came back, and nothing of one that lives', async (t) => {
+  const directory = join(temporary(t), 'oci');
+  const open = (makingName: string) => new ImageLibrary({ directory, makingName, recipes: {} });
+  const age = (name: string, ms: number): void => {
+    const making = join(directory, name);
+    writeFileSync(join(making, 'left'), '');
+    const at = new Date(Date.now() - ms);
+    for (const path of readdirSync(making, { recursive: true, encoding: 'utf8' }))
+      utimesSync(join(making, path), at, at);
+  };
+  const dayMs = 24 * 60 * 60_000;
+  await using _ = open('making-lives');
+  for (const name of ['making-gone', 'making-away']) await open(name)[Symbol.asyncDispose]();
+  age('making-lives', 2 * dayMs);
+  age('making-gone', 2 * dayMs);
+  age('making-away', dayMs / 2);
+  await open('making-own')[Symbol.asyncDispose]();
+  assert.deepEqual(
+    ['lives', 'gone', 'away', 'own'].filter((name) => existsSync(join(directory, `making-${name}`))),
+    ['lives', 'away', 'own'],
+  );
 });
 
 /** Bytes of a library, in pieces that others of the same fetch come between. */
@@ -185,7 +216,7 @@ test('ImageLibrary names no image of which a part went while the rest of it was 
     {
       blob: async (image, blob, at) => {
         // After manifest and config: the kernel is there.
-        if (++asked === 3) await to.removeImage({ name: 'a', version: '1' });
+        if (++asked === 3) await to.removeImage({ name: 'a', version: '1', digest: alone.digest });
         return from.blob(image, blob, at);
       },
     },

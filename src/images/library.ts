@@ -1,6 +1,6 @@
 /** The images of a region in a directory: made from files here, given to hosts by digest. */
 import { createHash } from 'node:crypto';
-import { createReadStream, linkSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
+import { closeSync, createReadStream, linkSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { checkRoom, type ImageSource, ImageStore, type ImageWork, QemuError, type StoredImage } from '../qemu/index.ts';
@@ -24,6 +24,7 @@ import type {
 import { ImageRefusal } from './error.ts';
 import { fetchBlob, fetchDocument } from './fetch.ts';
 import { ImageLayout, tagOf } from './layout.ts';
+import { claimMaking, forgetMakings, keepComingMs } from './making.ts';
 import {
   configOf,
   type Descriptor,
@@ -52,9 +53,6 @@ export interface ImageLibraryOptions {
   readonly before?: string | undefined;
 }
 
-/** How long what came of a copy that broke off waits for the next try. */
-const keepComingMs = 24 * 60 * 60_000;
-
 export class ImageLibrary implements ImagePort, AsyncDisposable {
   readonly #options: ImageLibraryOptions;
   readonly #layout: ImageLayout;
@@ -65,6 +63,7 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
   /** Where in it something is on its way. */
   readonly #copying = new Set<string>();
   readonly #links: string;
+  readonly #claim: number;
   #adding = 0;
 
   constructor(options: ImageLibraryOptions) {
@@ -72,6 +71,11 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     this.#options = options;
     this.#layout = new ImageLayout(directory);
     const making = join(directory, makingName);
+    this.#claim = this.#layout.alone(() => {
+      const claim = claimMaking(making);
+      forgetMakings(directory);
+      return claim;
+    });
     this.#made = new ImageStore({ directory: making, sandboxUid, gid });
     this.#forgetMade();
     this.#coming = join(making, 'coming');
@@ -85,6 +89,7 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#made.close();
+    closeSync(this.#claim);
   }
 
   async addImage({ source, ...image }: ImageRequest, { signal, progress }: ProgressOptions): Promise<ImageFacts> {
@@ -140,7 +145,11 @@ export class ImageLibrary implements ImagePort, AsyncDisposable {
     }
   }
 
-  async removeImage(image: ImageRef): Promise<void> {
+  async findImage(image: ImageRef): Promise<string | undefined> {
+    return this.#layout.find(image);
+  }
+
+  async removeImage(image: ImageDigest): Promise<void> {
     this.#layout.remove(image);
   }
 

@@ -108,15 +108,17 @@ export interface ImagePort extends ImageBytes {
   ): Promise<Upload | PartialUpload>;
   /** HOST_NOT_FOUND. */
   findUpload(account: string, id: string): Promise<Upload | PartialUpload>;
-  /** Checks, converts and keeps an image. Tells `progress` at most a few times a second. */
+  /** Checks, converts and keeps an image. HOST_WRONG_STATE: the name has another. Tells `progress` at most a few times a second. */
   addImage(request: ImageRequest, options: ProgressOptions): Promise<ImageFacts>;
   /**
-   * Keeps an image that is elsewhere, verified; one that broke off is gone on with. HOST_INVALID, HOST_FULL, what the source
-   * throws but HOST_UNAVAILABLE: then it is asked again.
+   * Keeps an image that is elsewhere, verified; one that broke off is gone on with. HOST_INVALID, HOST_FULL, HOST_WRONG_STATE
+   * (the name has another), what the source throws but HOST_UNAVAILABLE: then it is asked again.
    */
   copyImage(image: ImageDigest, from: ImageBytes, options: ProgressOptions): Promise<void>;
-  /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already. */
-  removeImage(image: ImageRef, options?: CallOptions): Promise<void>;
+  /** The digest of what it has under a name; undefined where it has nothing. */
+  findImage(image: ImageRef): Promise<string | undefined>;
+  /** Forgets the bytes of an image that no VM uses. Nothing happens when they are gone already, or the name has others by now. */
+  removeImage(image: ImageDigest, options?: CallOptions): Promise<void>;
   /** Takes up what was kept by the host before images were kept here; undefined where it is not there. */
   adoptImage(image: ImageDigest): Promise<ImageFacts | undefined>;
 }

@@ -32,6 +32,7 @@
  * | region | `batch/ID`, `batchitem/ID/VM` | managers | `BatchRecord`, `BatchItemRecord`: a request about many VMs |
  * | region | `batchcancel/ID` | managers | that no more of its VMs are to be asked for |
  * | region | `batchrun/ID` | managers | which of them sees to it, under a lease: another takes over |
+ * | region | `opening/KIND/ACCOUNT/N` | managers | the operation that is one of so many of an account at once |
  * | region | `account/NAME` | managers | `AccountRecord`, as the global store has it |
  * | region | `key/ID` | managers | `KeyCopyRecord`: the key as the global store has it, or that it was revoked |
  * | region | `session/HASH` | managers | `SessionRecord`: a page of the console that is signed in; HASH is SHA-256 of its id, in hex |
@@ -39,6 +40,7 @@
  * | region | `regionimage/NAME/VERSION` | managers | `ImageRecord`: the region has its bytes, as `ImagePort` has them |
  * | region | `imageadd/NAME/VERSION` | managers | `ImageAddRecord`: the operation that brings it to the region |
  * | region | `imagerun/NAME/VERSION` | managers | that one of them is at it, under a lease: another ends what it leaves |
+ * | region | `imagecancel/ID` | managers | that the operation which brings an image is to end, wherever it runs |
  * | global | `imageclaim/NAME/VERSION` | managers | the region and the operation that are about to add it |
  * | region | `prefixes` | managers | `PrefixesRecord`: which addresses the region has to give |
  * | region | `address/ipv4/HEX`, `address/ipv6/HEX`, `address/udp/HEX/PORT` | managers | the VM that has it, or had it until lately: then under a lease |
@@ -302,8 +304,13 @@ export const LeavingRecord = z.looseObject({
 });
 export type LeavingRecord = z.infer<typeof LeavingRecord>;
 
-/** Without an account: of a manager of before. */
-export const ImageAddRecord = z.looseObject({ operation: z.string(), account: z.string().optional() });
+/** Without an account or an opening: of a manager of before. */
+export const ImageAddRecord = z.looseObject({
+  operation: z.string(),
+  account: z.string().optional(),
+  /** Goes with it. */
+  opening: z.string().optional(),
+});
 export type ImageAddRecord = z.infer<typeof ImageAddRecord>;
 
 export const accountKey = (account: string): string => `account/${account}`;
@@ -366,6 +373,8 @@ export const VmRecord = z.looseObject({
   stateless: z.boolean().optional(),
   /** Rises whenever it goes to another host. Missing: 1. */
   epoch: z.int().positive().optional(),
+  /** Hosts that it has left, the last ones: what they recorded of it then is believed. Missing: none is known. */
+  stays: z.array(z.looseObject({ host: vmName, fromMs: millis, untilMs: millis })).optional(),
   /** It is stopped, at this generation, in order to go to another host; then it is to run there, or to be as it was: off. */
   moving: z.looseObject({ generation: z.int().positive(), runs: z.boolean() }).optional(),
   /** Its host has not been heard of for as long as its lease, and it is not started elsewhere. */
@@ -500,6 +509,8 @@ export const BatchRecord = z.looseObject({
   account: z.string(),
   action: z.enum(batchActions),
   only: VmScopeRecord.optional(),
+  /** The key that goes with it: it is one of so many of the account. Missing: of a manager of before. */
+  opening: z.string().optional(),
   /** Of `create`: what is asked for, as the manager that was asked has it; names and spec with placeholders. */
   create: z.looseObject({ wish: z.record(z.string(), z.unknown()), count: z.int(), firstIndex: z.int() }).optional(),
   /** Of the others: which VMs. Looked for once: what matches later is none of it. */
@@ -558,7 +569,13 @@ export const OutboxRecord = z.looseObject({
 export type OutboxRecord = z.infer<typeof OutboxRecord>;
 
 /** How far the global store has read a region's outbox. */
-export const OutboxReadRecord = z.looseObject({ epoch: z.int(), revision: z.int().nonnegative() });
+export const OutboxReadRecord = z.looseObject({
+  epoch: z.int(),
+  revision: z.int().nonnegative(),
+  /** That of the global store; missing where none was restored since. */
+  globalEpoch: z.int().optional(),
+});
+export type OutboxReadRecord = z.infer<typeof OutboxReadRecord>;
 
 export const roles = ['admin', 'operator', 'viewer'] as const;
 export type Role = (typeof roles)[number];

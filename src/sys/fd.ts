@@ -56,7 +56,8 @@ export function setNonBlocking(fd: number, nonBlocking: boolean): number {
   return result(libc.fcntl(fd, F_SETFL, nonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK));
 }
 
-/** flock(2): for one process alone, until the descriptor is closed; or at once -EAGAIN. */
+/** flock(2): with others that want no more, or for one process alone, until the descriptor is closed; or at once -EAGAIN. */
+export const LOCK_SH = 1;
 export const LOCK_EX = 2;
 export const LOCK_NB = 4;
 

@@ -232,7 +232,7 @@ const auditFilter = {
 };
 const AuditRecordMessage = z.object({
   timeMs: time,
-  vm: text,
+  vm: z.string().max(64),
   way: text,
   operation: text,
   path: text,

@@ -4,9 +4,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
+import { setImmediate as turn } from 'node:timers/promises';
 import { AuditStore } from '../../src/host/audit-store.ts';
 import { HostAudit } from '../../src/host/host-audit.ts';
-import type { HostPort } from '../../src/records/index.ts';
+import { type AuditEvent, decodeRecord, encodeRecord, type HostPort, VmRecord } from '../../src/records/index.ts';
 import type { AuditRecord } from '../../src/tree/index.ts';
 import { hostCalls } from '../../src/uplink/host-calls.ts';
 import { until } from '../until.ts';
@@ -51,6 +52,12 @@ const logsFor = (t: TestContext) => {
 
 const hostOf = (log: AuditStore): HostPort =>
   new HostAudit(log, { drain: () => {}, ended: new AbortController().signal }) as Partial<HostPort> as HostPort;
+
+const changeVm = async ({ stores: { region } }: TestApi, name: string, fields: Partial<VmRecord>): Promise<void> => {
+  const key = `vm/${name}`;
+  const record = decodeRecord(VmRecord, key, (await region.get(key))!.value);
+  await region.commit({ operations: [{ type: 'put', key, value: encodeRecord({ ...record, ...fields }) }] });
+};
 
 const tcp = { tcp: { host: '127.0.0.1', port: 0 } };
 
@@ -162,7 +169,7 @@ test('queryAudit is held up by no host that does not get on, or is out of order'
     answers.push(answer);
     return (await ask(path)) as unknown as Events;
   };
-  const first = await asked('/v1/audit?limit=100', { events: [], next: { atMs: 1, sequence: 1 } });
+  const first = await asked('/v1/audit?limit=100', { events: [event(1, 1)], next: { atMs: 1, sequence: 1 } });
   assert.ok(first.next !== undefined && first.missing.length === 0);
   for (const answer of [
     { events: [], next: { atMs: 1, sequence: 1 } },
@@ -181,6 +188,24 @@ test('queryAudit is held up by no host that does not get on, or is out of order'
       ['h1'],
     );
   }
+  // One that finds nothing is asked on, for a while.
+  const slow = (found: number) => {
+    hostile.audit = async ({ after }) => {
+      const sequence = (after?.sequence ?? 0) + 1;
+      const at = { atMs: sequence, sequence };
+      return { events: sequence === found ? [event(sequence, sequence)] : [], next: at };
+    };
+  };
+  for (const found of [50, Number.POSITIVE_INFINITY]) {
+    slow(found);
+    const { events, missing, next } = (await ask('/v1/audit?limit=100')) as unknown as Events;
+    const isFound = found === 50;
+    assert.deepEqual(
+      events.map(({ host }) => host),
+      [isFound ? 'h1' : 'local'],
+    );
+    assert.deepEqual([missing.length, next !== undefined], [isFound ? 0 : 1, isFound]);
+  }
   for (const atMs of [9e15, -1]) {
     const answer = { events: [{ ...event(0, 1), atMs }] };
     assert.equal(hostCalls.audit.answer.safeParse(answer).success, false);
@@ -193,7 +218,12 @@ test('queryAudit shows an account the VMs that are its own, on whichever host, a
     ['local', clock.log()],
     ['h1', clock.log()],
   ]);
-  const connected = () => new Map([...logs].map(([name, log]) => [name, hostOf(log)]));
+  /** That leaves it to whoever asks for which VMs it is asked. */
+  const lax = (log: AuditStore): HostPort => {
+    const { audit } = hostOf(log);
+    return { audit: (query) => audit({ ...query, vms: undefined }) } as Partial<HostPort> as HostPort;
+  };
+  const connected = () => new Map([...logs].map(([name, log]) => [name, lax(log)]));
   const api = await startApi(t, { listen: tcp, manager: { connected } });
   await addHost(api.stores.region, 'h1');
   await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
@@ -213,6 +243,12 @@ test('queryAudit shows an account the VMs that are its own, on whichever host, a
   await make('db');
   await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'theirs', kind: 'attached' } });
   const now = Date.now() + 1;
+  const hourMs = 3_600_000;
+  const place = async (name: string, host: string, stays: VmRecord['stays']): Promise<void> =>
+    changeVm(api, name, { host, ...(stays && { stays }) });
+  await place('web-1', 'local', [{ host: 'h1', fromMs: keptSince, untilMs: now }]);
+  await place('db', 'h1', [{ host: 'local', fromMs: now + hourMs, untilMs: now + 2 * hourMs }]);
+  await place('theirs', 'h1', undefined);
   const put = (host: string, vm: string, account: string | undefined, timeMs: number, uid: number): void => {
     logs.get(host)!.append([recordOf(vm, timeMs, uid)], account === undefined ? {} : { account });
   };
@@ -225,6 +261,10 @@ test('queryAudit shows an account the VMs that are its own, on whichever host, a
   put('h1', 'web-1', 'team', keptSince - 1, 6);
   put('h1', 'gone', 'team', now, 7);
   put('local', 'web-1', undefined, now, 8);
+  // Of hosts that the VM has left by then, that did not have it yet, and that never had it.
+  put('h1', 'web-1', 'team', now + hourMs, 9);
+  put('local', 'db', 'team', now, 10);
+  put('local', 'theirs', 'default', now, 11);
   const uids = async (ask: (path: string) => Promise<Json>, query: string): Promise<number[]> =>
     (await pagesOf(ask, query))
       .flatMap(({ events }) => events.map((event) => (event as unknown as { readonly uid: number }).uid))
@@ -238,7 +278,48 @@ test('queryAudit shows an account the VMs that are its own, on whichever host, a
     assert.deepEqual(await uids(scoped, `regions=${regions}`), [1, 2]);
     const ofDefault = asker(api, await keyOf({ vms: { names: ['theirs'] } }));
     assert.deepEqual(await uids(ofDefault, `regions=${regions}`), [4]);
-    assert.deepEqual(await uids(asker(api), `regions=${regions}`), [1, 2, 3, 4, 5, 6, 7, 8]);
+    assert.deepEqual(await uids(asker(api), `regions=${regions}`), [1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9]);
   }
   assert.deepEqual(await uids(asker(api, key), 'regions=all&vm=theirs'), []);
+});
+
+test('followAudit shows an account its VM alone, until that leaves the host', async (t) => {
+  const api = await startApi(t, { listen: tcp });
+  const body = { name: 'k', role: 'viewer', vms: { names: ['web'] } };
+  const key = String((await api.ask({ method: 'POST', path: '/v1/keys', body })).json['text']);
+  for (const name of ['web', 'db'])
+    await api.ask({ method: 'POST', path: '/v1/vms', body: { name, kind: 'attached' } });
+  const left = Promise.withResolvers<void>();
+  const event = (id: number, vm: string): AuditEvent => ({
+    id: String(id),
+    atMs: id,
+    record: recordOf(vm, Date.now() + 60_000, id),
+  });
+  let isEnded = false;
+  api.host.followAudit = async () =>
+    (async function* () {
+      try {
+        yield event(1, 'db');
+        yield event(2, 'web');
+        await left.promise;
+        for (let id = 3; id < 1000; id++) {
+          yield event(id, 'web');
+          await turn();
+        }
+      } finally {
+        isEnded = true;
+      }
+    })();
+  const whole = http({ url: api.server.url!, path: '/v1/audit/stream?vm=web', key });
+  await until('the stream', async () =>
+    /^porthole_api_streams\S* 1$/m.test((await api.ask({ path: '/metrics' })).text),
+  );
+  await changeVm(api, 'web', { host: 'h1' });
+  left.resolve();
+  const { text } = await whole;
+  assert.deepEqual(
+    [...text.matchAll(/^id: (\d+)$/gm)].map(([, id]) => id),
+    ['2'],
+  );
+  assert.ok(isEnded);
 });

@@ -61,7 +61,7 @@ test('many VMs are made, stopped, started and deleted by one operation each', as
   assert.deepEqual([nothing['state'], nothing['total']], ['succeeded', 0]);
   await ended(api, await asked(api, '/v1/vm-actions', { action: 'delete', selector: { all: true } }));
   assert.deepEqual(await listed(api), []);
-  const left = (await keysOf(api.stores.region)).filter((key) => /^(batch|batchrun|slot|hostvm)\//.test(key));
+  const left = (await keysOf(api.stores.region)).filter((key) => /^(batch|batchrun|opening|slot|hostvm)\//.test(key));
   assert.deepEqual(left, []);
 });
 
@@ -106,6 +106,41 @@ test('what a cancelled operation has not asked for yet is never asked for', asyn
   assert.equal((await listed(api)).length, count('done'));
   assert.equal(operation['state'], count('cancelled') > 0 ? 'cancelled' : 'succeeded');
   assert.equal((await api.ask({ method: 'POST', path: `${path}/cancel` })).status, 409);
+});
+
+test('an account has so many requests open at once, over many VMs and over one', async (t) => {
+  const api = await startApi(t, { obeys: false });
+  const begin = async (name: string): Promise<number> =>
+    (await api.ask({ method: 'POST', path: '/v1/vms', body: { name, kind: 'attached', count: 1 } })).status;
+  const begun = await Promise.all(Array.from({ length: 36 }, (_, n) => begin(`many-${n}`)));
+  assert.equal(begun.filter((status) => status === 202).length, 32);
+  const refused = await api.ask({
+    method: 'POST',
+    path: '/v1/vm-actions',
+    body: { action: 'stop', selector: { all: true } },
+  });
+  assert.equal(refused.json['code'], 'TOO_MANY_REQUESTS');
+  assert.match(String(refused.json['detail']), /"default" has 32 requests .* wait for one of them, or cancel one/);
+
+  await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', recipe: 'tiny' } });
+  await until('the image', async () => (await api.ask({ path: '/v1/images/tiny/1' })).status === 200);
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { ...many, name: 'one', count: undefined } });
+  const request = async (what: string): Promise<number> =>
+    (await api.ask({ method: 'POST', path: `/v1/vms/one/${what}` })).status;
+  for (let n = 1; n < 20; n++) assert.equal(await request('reboot'), 202);
+  assert.equal(await request('stop'), 429);
+  const remove = async (): Promise<number> => (await api.ask({ method: 'DELETE', path: '/v1/vms/one' })).status;
+  assert.deepEqual([await remove(), await remove()], [202, 429]);
+
+  const stop = new AbortController();
+  const obeying = api.host.obey(api.stores.region, stop.signal);
+  const open = async (): Promise<string[]> =>
+    (await keysOf(api.stores.region)).filter((key) => /^(opening|vmoperation)\//.test(key));
+  await until('all to have ended', async () => (await open()).length === 0);
+  assert.equal(await begin('later'), 202);
+  await until('that too', async () => (await open()).length === 0);
+  stop.abort();
+  await obeying;
 });
 
 completesOnceTest(inSqlite, 50);

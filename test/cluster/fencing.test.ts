@@ -124,6 +124,10 @@ test('VMs that may start elsewhere leave a host whose lease has run out, and the
   await until('the other to be lost', async () => (await status('stays')) === 'lost');
   const moved = await vm('moves');
   assert.equal(moved.epoch, 2);
+  assert.deepEqual(
+    moved.stays?.map(({ host, fromMs }) => ({ host, fromMs })),
+    [{ host: 'h1', fromMs: moves.createdAtMs }],
+  );
   assert.equal(moved.generation, moves.generation);
   assert.notEqual(moved.uid, undefined);
   const one = { vcpus: 1, memoryMiB: 256, diskBytes: 0 };

@@ -25,6 +25,7 @@ import type {
   ImageDigest,
   ImageFacts,
   ImagePort,
+  ImageRef,
   ImageRequest,
   IncomingUpload,
   ProgressOptions,
@@ -164,7 +165,8 @@ export class TestHost implements HostPort, ImagePort {
   readonly vms = new Map<string, TestVm>();
   readonly audits = new Feed<AuditEvent>();
   readonly auditProblems: AuditProblem[] = [];
-  readonly images = new Set<string>();
+  /** Digests by NAME/VERSION. */
+  readonly images = new Map<string, string>();
   /** By digest. */
   readonly blobs = new Map<string, Buffer>();
   /** Uploads that were opened and not disposed of; and what came. */
@@ -334,16 +336,21 @@ export class TestHost implements HostPort, ImagePort {
 
   async addImage(request: ImageRequest, options: ProgressOptions) {
     const facts = await this.addImageWith(request, options);
-    this.images.add(`${request.name}/${request.version}`);
+    this.images.set(`${request.name}/${request.version}`, facts.digest);
     return facts;
   }
 
-  async removeImage({ name, version }: { name: string; version: string }) {
-    this.images.delete(`${name}/${version}`);
+  async findImage({ name, version }: ImageRef) {
+    return this.images.get(`${name}/${version}`);
   }
 
-  async copyImage({ name, version }: { name: string; version: string }) {
-    this.images.add(`${name}/${version}`);
+  async removeImage({ name, version, digest }: ImageDigest) {
+    const key = `${name}/${version}`;
+    if (this.images.get(key) === digest) this.images.delete(key);
+  }
+
+  async copyImage({ name, version, digest }: ImageDigest) {
+    this.images.set(`${name}/${version}`, digest);
   }
 
   async adoptImage(): Promise<ImageFacts | undefined> {

@@ -6,8 +6,9 @@ import { join } from 'node:path';
 import { type TestContext, test } from 'node:test';
 import { pino } from 'pino';
 import { Manager } from '../../src/cluster/index.ts';
+import { entriesOf } from '../../src/cluster/kit.ts';
 import { ImageLibrary } from '../../src/images/index.ts';
-import { type BlobBytes, encodeRecord, type ImagePort } from '../../src/records/index.ts';
+import { type BlobBytes, encodeRecord, type ImageDigest, type ImagePort } from '../../src/records/index.ts';
 import type { Store } from '../../src/store/index.ts';
 import { temporaryStore } from '../store/temporary.ts';
 import { until } from '../until.ts';
@@ -106,7 +107,7 @@ test('a name and version is given to one image, whichever regions add it at once
   assert.equal(await add(loser), 'succeeded');
 });
 
-test('an account stays while an image of its is on its way to a region', async (t) => {
+test('an account stays while images of its are on their way to a region, of which there are so many at once', async (t) => {
   const api = await startApi(t, tcp);
   await api.ask({ method: 'POST', path: '/v1/accounts', body: { name: 'team' } });
   const made = await api.ask({
@@ -121,18 +122,24 @@ test('an account stays while an image of its is on its way to a region', async (
     await going.promise;
     return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
   };
-  const body = { name: 'tiny', version: '1', recipe: 'tiny' };
-  const begun = await api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
-  assert.equal(begun.status, 202, begun.text);
+  const most = 32;
+  const versions = Array.from({ length: most }, (_, n) => String(n + 1));
+  const begin = (version: string) => {
+    const body = { name: 'tiny', version, recipe: 'tiny' };
+    return api.ask({ method: 'POST', path: '/v1/images', url: api.server.url!, key, body });
+  };
+  for (const begun of await Promise.all(versions.map(begin))) assert.equal(begun.status, 202, begun.text);
+  assert.equal((await begin('more')).json['code'], 'TOO_MANY_REQUESTS');
   const gone = () => api.ask({ method: 'DELETE', path: '/v1/accounts/team' });
   const refused = await gone();
   assert.equal(refused.json?.['code'], 'IN_USE');
-  assert.match(String(refused.json['detail']), /has 1 images on their way to the region "local"/);
+  assert.match(String(refused.json['detail']), /has 32 images on their way to the region "local"/);
   going.resolve();
-  const image = { path: '/v1/images/tiny/1', url: api.server.url!, key };
-  await until('the image', async () => (await api.ask(image)).status === 200);
-  await until('its end', async () => (await gone()).text.includes('1 versions of images'));
-  assert.equal((await api.ask({ ...image, method: 'DELETE' })).status, 204);
+  await until('their end', async () => (await gone()).text.includes('32 versions of images'));
+  for (const version of versions) {
+    const path = `/v1/images/tiny/${version}`;
+    assert.equal((await api.ask({ method: 'DELETE', path, url: api.server.url!, key })).status, 204);
+  }
   assert.equal((await gone()).status, 204);
 });
 
@@ -159,6 +166,15 @@ test('an image of before regions kept them is used as it was, and is the regionâ
   const later = await create(here, 'web-2', { name: 'tiny', version: '1' });
   assert.equal(later.json['vm']!['image']!['digest'], digest);
 });
+
+/** By a manager without a server. Its answer's body is the operation's id. */
+const addAt = (manager: Manager, region: Store) =>
+  manager.images.add(
+    'default',
+    { name: 'tiny', version: '1', source: { kind: 'recipe', recipe: 'tiny' } },
+    async (transaction) => (await region.commit(transaction)).committed,
+    (operation) => ({ status: 202, headers: {}, body: operation.id }),
+  );
 
 /** A store whose leases are not kept alive while that is said. */
 const forgetting = (store: Store, forgets: () => boolean): Store =>
@@ -190,13 +206,7 @@ test('what a manager is at is left to it by those that start, and ended by other
     await going.promise;
     return { digest: `sha256:${'1'.repeat(64)}`, sizeBytes: 1, virtualSizeBytes: 1 };
   };
-  const source = { kind: 'recipe', recipe: 'tiny' } as const;
-  const { body: id } = await other.images.add(
-    'default',
-    { name: 'tiny', version: '1', source },
-    async (transaction) => (await stores.region.commit(transaction)).committed,
-    (operation) => ({ status: 202, headers: {}, body: operation.id }),
-  );
+  const { body: id } = await addAt(other, stores.region);
   const operation = () => api.ask({ path: `/v1/operations/${id}` });
   await (await open(stores.region)).close();
   assert.equal((await operation()).json['state'], 'running');
@@ -206,10 +216,58 @@ test('what a manager is at is left to it by those that start, and ended by other
   // It was not dead, and comes too late.
   await until('it to be told', () => isEnded);
   going.resolve();
-  await until('it to be over', () => !other.images.runs(String(id)));
+  await other.images.close();
   assert.equal((await operation()).json['state'], 'failed');
   assert.equal(await regionsOf(api), 404);
   assert.equal(await add(api), 'succeeded');
+  assert.deepEqual((await entriesOf(stores.region, 'opening/')).entries, []);
+});
+
+test('an image that one manager brings is cancelled at another', async (t) => {
+  const api = await startApi(t);
+  const { stores, host } = api;
+  const { region, global } = stores;
+  const log = pino({ level: 'silent' });
+  await using other = await Manager.open({ region, global, host, images: host, log });
+  host.addImageWith = async (_, { signal }) =>
+    new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason as Error)));
+  const { body: id } = await addAt(other, stores.region);
+  const path = `/v1/operations/${id}`;
+  const cancel = { method: 'POST', path: `${path}/cancel` };
+  assert.equal((await api.ask(cancel)).status, 202);
+  await until('its end', async () => String((await api.ask({ path })).json['state']) === 'cancelled');
+  const again = await api.ask(cancel);
+  assert.equal(again.json['code'], 'WRONG_STATE');
+  assert.deepEqual((await entriesOf(region, 'imagecancel/')).entries, []);
+});
+
+test('an image that is added anew while a late manager removes the one before it stays', async (t) => {
+  const api = await startApi(t);
+  const { stores, host } = api;
+  const log = pino({ level: 'silent' });
+  assert.equal(await add(api), 'succeeded');
+  const late = Promise.withResolvers<void>();
+  const slow: ImagePort = Object.create(host, {
+    removeImage: {
+      value: async (image: ImageDigest) => {
+        await late.promise;
+        await host.removeImage(image);
+      },
+    },
+  });
+  const { region, global } = stores;
+  await using other = await Manager.open({ region, global, host, images: slow, log });
+  const removing = other.images.remove('default', 'tiny', '1');
+  await until('it to have begun', async () => (await region.get('imageremoval/tiny/1')) !== undefined);
+  assert.equal(await remove(api), 'removed');
+  const digest = `sha256:${'2'.repeat(64)}`;
+  host.addImageWith = async () => ({ digest, sizeBytes: 1, virtualSizeBytes: 1 });
+  assert.equal(await add(api), 'succeeded');
+  late.resolve();
+  await removing;
+  assert.equal(host.images.get('tiny/1'), digest);
+  assert.deepEqual(await regionsOf(api), ['local']);
+  assert.equal((await create(api, 'web')).status, 202);
 });
 
 test('a manager starts where an image that a killed one had brought has lost its name to another', async (t) => {
@@ -324,4 +382,36 @@ test('an image is copied between regions by digest, goes on where that broke off
   target.blob = blob;
   assert.equal(await copy(here), 'succeeded');
   assert.ok(target.offsets.at(-1)! > 0, `${target.offsets}`);
+});
+
+test('a region is forgotten when it has no images, or is lost with them', async (t) => {
+  const { here, eu } = await regions(t);
+  await add(eu, '1');
+  await add(eu, '2');
+  assert.equal(await ended(here, '/v1/images/tiny/1/copy', { from: 'eu' }), 'succeeded');
+  const remove = async (query = ''): Promise<string> => {
+    const { status, text } = await here.ask({ method: 'DELETE', path: `/v1/regions/eu${query}` });
+    return `${status} ${text}`;
+  };
+  assert.match(
+    await remove(),
+    /^409 .*the region \\"eu\\" has 2 images \(tiny:1, tiny:2\); migrate or remove them first/,
+  );
+  await eu.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached', count: 120 } });
+  const counts = async (): Promise<string> => (await here.ask({ path: '/v1/counts' })).text;
+  await until('the VMs to be counted', async () => (await counts()).includes('"count":120'));
+  assert.match(
+    await remove(),
+    /^409 .*has 120 VMs; delete them first. If it is lost for ever: porthole region rm --lost eu/,
+  );
+  await eu.server.close();
+  await eu.manager.close();
+  const claim = { type: 'put', value: Buffer.from('{"region":"eu","operation":"op"}') } as const;
+  await here.stores.global.commit({ operations: [{ ...claim, key: 'imageclaim/adding/1' }] });
+  assert.match(await remove('?lost=true'), /^204/);
+  assert.equal(await here.stores.global.get('imageclaim/adding/1'), undefined);
+  assert.doesNotMatch(await counts(), /"eu"/);
+  assert.deepEqual(await regionsOf(here), ['local']);
+  assert.equal((await here.ask({ path: '/v1/images/tiny/2' })).status, 404, 'its name is free');
+  assert.equal(await here.stores.global.get('outboxread/eu'), undefined);
 });

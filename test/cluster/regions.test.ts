@@ -5,7 +5,7 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { test } from 'node:test';
-import { type Store, StoreError } from '../../src/store/index.ts';
+import { keyText, prefixRange, type Store, StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { http, readEvents } from './http.ts';
@@ -179,6 +179,8 @@ test('a region that is cut off goes on with its keys and revokes them, and all a
   );
   await there.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached' } });
   await until('the VM', () => there.host.vms.has('web'));
+  await there.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', version: '1', recipe: 'tiny' } });
+  await until('the image', async () => (await there.stores.region.get('regionimage/tiny/1')) !== undefined);
 
   line.cut();
   await until('word of it', () => there.logged.some(({ prefix }) => prefix === 'key/'));
@@ -189,6 +191,11 @@ test('a region that is cut off goes on with its keys and revokes them, and all a
   assert.equal((await there.ask(set)).status, 200);
   const more = await there.ask({ method: 'POST', path: '/v1/keys', body: { name: 'more', role: 'viewer' } });
   assert.equal(more.status, 503, more.text);
+  assert.match(String(more.json['detail']), /^the global store, .* gives no answer/);
+  const newest = { name: 'new', type: 'nano', image: { name: 'tiny' } };
+  const created = await there.ask({ method: 'POST', path: '/v1/vms', body: newest });
+  assert.equal(created.status, 202, created.text);
+  assert.equal((await there.ask({ path: '/healthz' })).status, 200);
 
   assert.equal(await statusOf(there, kept.key, `/v1/keys/${revokedThere.id}`, 'DELETE'), 204);
   assert.equal(await statusOf(there, revokedThere.key), 401);
@@ -234,4 +241,39 @@ test('nobody but a manager can say who asks', async (t) => {
     'Peer x.y',
   ])
     assert.equal(await status(wrong), 401, wrong);
+});
+
+test('counts and images are what the region has after one of the stores was restored', async (t) => {
+  const api = await startApi(t);
+  const { region, global } = api.stores;
+  await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'tiny', version: '1', recipe: 'tiny' } });
+  await api.ask({ method: 'POST', path: '/v1/vms', body: { name: 'web', kind: 'attached', count: 100 } });
+  const counts = async (): Promise<string> => (await api.ask({ path: '/v1/counts' })).text;
+  await until('the counts', async () => (await counts()).includes('"count":100'));
+  await until('the image', async () => (await global.get('image/tiny/1')) !== undefined);
+  const all = async (): Promise<string[]> =>
+    (await global.range(prefixRange('index/vm/'))).entries.map(({ key }) => keyText(key));
+  const [right, image] = [await all(), await global.get('image/tiny/1')];
+
+  // As of a snapshot: without what came since, and with what went.
+  const gone = right.slice(10);
+  await global.commit({ operations: gone.map((key) => ({ type: 'delete', key })) });
+  const stale = { name: 'stale', regions: ['local'] };
+  const record = { ...JSON.parse(Buffer.from(image!.value).toString()), ...stale } as object;
+  await global.commit({
+    operations: [
+      { type: 'delete', key: 'image/tiny/1' },
+      { type: 'put', key: 'image/stale/1', value: Buffer.from(JSON.stringify(record)) },
+      { type: 'put', key: right[0]!.replace('web', 'old'), value: Buffer.from('{"name":"old"}') },
+    ],
+  });
+  const read = JSON.parse(Buffer.from((await global.get('outboxread/local'))!.value).toString()) as object;
+  const before = Buffer.from(JSON.stringify({ ...read, globalEpoch: global.epoch - 1 }));
+  await global.commit({ operations: [{ type: 'put', key: 'outboxread/local', value: before }] });
+  await api.restart();
+  await until('the counts to be right', async () => (await counts()).includes('"count":100'));
+  assert.deepEqual(await all(), right);
+  assert.deepEqual((await api.ask({ path: '/v1/images/tiny/1' })).json['regions'] as unknown, ['local']);
+  assert.equal((await api.ask({ path: '/v1/images/stale/1' })).status, 404);
+  assert.equal(await region.get('regionimage/stale/1'), undefined);
 });

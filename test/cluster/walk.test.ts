@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { problemCodes } from '../../src/cluster/problem.ts';
 import { HostRefusal } from '../../src/host/host-error.ts';
-import { StoreError } from '../../src/store/index.ts';
+import { hostLeftKey, hostLeftPrefix } from '../../src/records/index.ts';
+import { prefixRange, StoreError } from '../../src/store/index.ts';
 import { until } from '../until.ts';
 import { startApi, type TestApi } from './api.ts';
 import { addHost, imageElsewhere } from './hosts.ts';
@@ -431,7 +432,8 @@ test('every operation gives the answers that are its own', async (t) => {
   assert.equal((await ok(200, { path: '/v1/regions/local' })).json['isHere'], true);
   assert.equal((await ok(200, { path: '/v1/regions' })).json['regions']!['length'] as unknown, 2);
   await expect(api, 404, 'NOT_FOUND', { path: '/v1/regions/none' });
-  await ok(204, { method: 'DELETE', path: '/v1/regions/eu' });
+  await expect(api, 409, 'IN_USE', { method: 'DELETE', path: '/v1/regions/eu' });
+  await ok(204, { method: 'DELETE', path: '/v1/regions/eu?lost=true' });
   await ok(200, { method: 'PUT', path: '/v1/prefixes', body: { ipv4: ['10.20.0.0/30'] } });
   await expect(api, 400, 'BAD_REQUEST', { method: 'PUT', path: '/v1/prefixes', body: { ipv4: ['10.20.0.1/30'] } });
   assert.deepEqual((await ok(200, { path: '/v1/prefixes' })).json, { ipv4: ['10.20.0.0/30'], ipv6: [], dns: [] });
@@ -460,7 +462,17 @@ test('every operation gives the answers that are its own', async (t) => {
   const drain = { method: 'POST', path: '/v1/hosts/other/drain' };
   const draining = `/v1/operations/${String((await ok(202, drain)).json['operation']!['id'])}`;
   await until('it to be empty', async () => `${(await api.ask({ path: draining })).json['state']}` === 'succeeded');
+  const { region: store } = api.stores;
+  for (const tens of [0, 1])
+    await store.commit({
+      operations: Array.from({ length: 90 }, (_, i) => ({
+        type: 'put',
+        key: hostLeftKey('other', `left-${90 * tens + i}`),
+        value: new Uint8Array(),
+      })),
+    });
   await ok(204, { method: 'DELETE', path: '/v1/hosts/other' });
+  assert.deepEqual((await store.range(prefixRange(hostLeftPrefix('other')))).entries, []);
   await expect(api, 404, 'NOT_FOUND', drain);
   const joining = { method: 'POST', path: '/v1/join-keys', body: { host: 'h7' } };
   const joinKey = await ok(201, joining);

@@ -1,11 +1,12 @@
 /** A manager and several hosts as processes of their own on this machine, each of which can be cut off, stopped and killed. */
-import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import type { TestContext } from 'node:test';
 import type { HostEvent } from '../../src/cli/host-daemon.ts';
 import type { ManagerEvent } from '../../src/cli/manager-daemon.ts';
 import { until } from '../until.ts';
 import { UpMachine } from './machine.ts';
+import { type Qemu, qemuIn } from './one-life.ts';
 import { Daemon, Proxy } from './region-machine.ts';
 
 /** The shortest that there is. */
@@ -24,33 +25,9 @@ export class FleetHost {
 
   /** The QEMU of a VM on this host. */
   qemuOf(vm: string): Qemu | undefined {
-    const argument = path.join(this.directory, 'run/vms', vm, 'qemu/qmp.sock');
-    return readdirSync('/proc')
-      .filter((name) => /^\d+$/.test(name))
-      .map((name) => qemuAt(Number(name)))
-      .find((qemu) => qemu?.command.includes(argument));
+    return qemuIn(path.join(this.directory, 'run'), vm);
   }
 }
-
-export interface Qemu {
-  readonly pid: number;
-  /** As the kernel says: milliseconds of the boot clock. */
-  readonly beganAtMs: number;
-  readonly command: string;
-}
-
-/** That process, if it is one and runs. */
-export const qemuAt = (pid: number): Qemu | undefined => {
-  try {
-    const stat = readFileSync(`/proc/${pid}/stat`, 'latin1');
-    if (!stat.includes('(qemu')) return undefined;
-    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ');
-    const command = readFileSync(`/proc/${pid}/cmdline`, 'latin1');
-    return fields[0] === 'Z' ? undefined : { pid, beganAtMs: Number(fields[19]) * 10, command };
-  } catch {
-    return undefined;
-  }
-};
 
 export class FleetMachine extends UpMachine {
   manager: Daemon<ManagerEvent> | undefined;

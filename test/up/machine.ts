@@ -11,12 +11,12 @@ import type { TestContext } from 'node:test';
 import { Up, type UpEvent, type UpOptions } from '../../src/cli/up.ts';
 import { Client } from '../../src/cluster/index.ts';
 import { until } from '../until.ts';
+import { type Begun, consoleOf, done, typeTo, untilReady } from './guests.ts';
+
+export { bootLimitMs } from './guests.ts';
 
 const porthole = path.join(import.meta.dirname, '../../porthole');
 const tinyRecipe = path.join(import.meta.dirname, '../../images/tiny/recipe.ts');
-/** A guest boots in about 3 s where nothing else runs. */
-export const bootLimitMs = 120_000;
-
 export class UpMachine {
   readonly directory = mkdtempSync(path.join(tmpdir(), 'ph-up-'));
   readonly events: UpEvent[] = [];
@@ -165,10 +165,8 @@ export class UpMachine {
   }
 
   /** Follows an operation to its end; fails with its error. */
-  async done(begun: { readonly id: string } | { readonly operation: { readonly id: string } }): Promise<void> {
-    const operation = 'operation' in begun ? begun.operation : begun;
-    const { state, error } = await this.client.finished(operation.id, { signal: AbortSignal.timeout(bootLimitMs) });
-    assert.equal(state, 'succeeded', `${error?.code}: ${error?.detail}`);
+  done(begun: Begun): Promise<void> {
+    return done(this.client, begun);
   }
 
   async tinyImage(): Promise<void> {
@@ -180,33 +178,16 @@ export class UpMachine {
   }
 
   console(name: string): Promise<string> {
-    return this.client.raw('getConsole', { params: { name } }).then(({ bytes }) => bytes.toString());
+    return consoleOf(this.client, name);
   }
 
   /** Runs one line in the guest's shell on its console; gives back what it printed. */
-  async type(name: string, line: string): Promise<string> {
-    const id = Math.random().toString(36).slice(2);
-    const [begin, mark] = [`begin-${id}`, `done-${id}`];
-    // The echo of what is typed, which may come more than once, has quotes within the marks.
-    const say = (word: string): string => `echo ${word.slice(0, 4)}''${word.slice(4)}`;
-    const typed = `${say(begin)}; ${line}${line.endsWith('&') ? '' : ';'} ${say(mark)}\n`;
-    const before = (await this.console(name)).length;
-    await this.client.call('writeConsole', { params: { name }, body: Buffer.from(typed) });
-    let printed = '';
-    const ended = async () => {
-      printed = (await this.console(name)).slice(before);
-      return printed.includes(mark);
-    };
-    await until(`"${line}" to end in the guest`, ended, bootLimitMs).catch((error: Error) => {
-      error.message += `; its console says since: ${JSON.stringify(printed.slice(-2000))}`;
-      throw error;
-    });
-    const start = printed.indexOf('\n', printed.indexOf(begin)) + 1;
-    return printed.slice(start, printed.indexOf(mark)).replaceAll('\r', '');
+  type(name: string, line: string): Promise<string> {
+    return typeTo(this.client, name, line);
   }
 
-  async untilReady(name: string): Promise<void> {
-    await until(`the guest of ${name}`, async () => /tiny: ready[^]*# /.test(await this.console(name)), bootLimitMs);
+  untilReady(name: string): Promise<void> {
+    return untilReady(this.client, name);
   }
 }
 

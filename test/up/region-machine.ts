@@ -19,8 +19,8 @@ export class Daemon<E extends { readonly event: string }> {
   readonly child: ChildProcess;
   said = '';
 
-  constructor(program: string, args: readonly string[]) {
-    this.child = spawn(program, [...args, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  constructor(program: string, args: readonly string[], env: NodeJS.ProcessEnv = process.env) {
+    this.child = spawn(program, [...args, '--json'], { stdio: ['ignore', 'pipe', 'pipe'], env });
     createInterface({ input: this.child.stdout! }).on('line', (line) => this.events.push(JSON.parse(line) as E));
     this.child.stderr!.setEncoding('utf8').on('data', (text: string) => {
       this.said += text;

@@ -191,12 +191,14 @@ ${examples('porthole region network --ipv4 10.20.0.0/16 --ipv6 fd00:20::/64', 'p
       printed(shell, json === true ? { json } : {}, prefixes, prefixesShown(prefixes));
     });
 
-  apiCommand(region, 'rm', 'forget regions that have no virtual machines')
+  apiCommand(region, 'rm', 'forget regions that have no virtual machines and no images')
     .argument('<region...>', 'their names')
+    .option('--lost', 'with the machines and images that they had: of regions whose stores are gone for ever')
     .addHelpText('after', examples('porthole region rm eu'))
-    .action(async (names: readonly string[]) => {
+    .action(async (names: readonly string[], { lost }: { readonly lost?: true }) => {
       const api = shell.api();
-      for (const name of names) await api.call('removeRegion', { params: { region: name } });
+      const query = lost && { query: { lost: 'true' } as const };
+      for (const name of names) await api.call('removeRegion', { params: { region: name }, ...query });
     });
 };
 

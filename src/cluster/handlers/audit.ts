@@ -1,10 +1,10 @@
 /** The audit: of the hosts of one region or of all, followed, and checked. */
 import { z } from '@hono/zod-openapi';
-import type { AuditEvent, VmRecord } from '../../records/index.ts';
+import { type AuditEvent, decodeRecord, ownHost, VmRecord } from '../../records/index.ts';
 import { type Missing, reasonOf } from '../audit.ts';
 import { merged, type Place, type Placed, type PlacedPage, readPlace, writePlace } from '../audit-merge.ts';
 import { checkVm, type Identity, seesCluster } from '../identity.ts';
-import type { Kept } from '../kit.ts';
+import { getRecord, type Kept } from '../kit.ts';
 import { ApiError } from '../problem.ts';
 import * as routes from '../routes/index.ts';
 import { parseTreePath } from '../tree-path.ts';
@@ -136,6 +136,8 @@ const serveQuery = (api: Api): void => {
   });
 };
 
+const isAt = ({ record: { host = ownHost } }: Kept<VmRecord>, now: VmRecord): boolean => (now.host ?? ownHost) === host;
+
 const serveFollow = (api: Api): void => {
   const { manager } = api;
   const { host } = manager.kit;
@@ -155,7 +157,10 @@ const serveFollow = (api: Api): void => {
     return manager.vms.find(identity.account, vm);
   };
 
-  /** Aborts when the VM is gone: another may have its name from then on, which is perhaps of another account. */
+  /**
+   * Aborts when the VM is gone, as another may have its name from then on, which is perhaps of another account, and when it has
+   * left the host: what that tells of it from then on is not believed.
+   */
   const untilGone = (vm: Kept<VmRecord> | undefined, signal: AbortSignal): AbortSignal => {
     if (vm === undefined) return signal;
     const gone = new AbortController();
@@ -163,7 +168,8 @@ const serveFollow = (api: Api): void => {
     const watch = async (): Promise<void> => {
       const range = { start: vm.key, end: `${vm.key}\0` };
       for await (const { events } of manager.kit.region.watch(range, { from: vm.modRevision + 1, signal: both }))
-        if (events.some(({ type }) => type === 'delete')) return;
+        for (const event of events)
+          if (event.type === 'delete' || !isAt(vm, decodeRecord(VmRecord, vm.key, event.entry.value))) return;
     };
     // A watch that breaks ends the stream as well: whoever follows comes back, and is asked again.
     watch()
@@ -173,8 +179,11 @@ const serveFollow = (api: Api): void => {
   };
 
   /** Also when what is at the host is newer than what was heard of the store. */
-  const isThere = async (vm: Kept<VmRecord> | undefined): Promise<boolean> =>
-    vm === undefined || (await manager.kit.region.get(vm.key))?.createRevision === vm.createRevision;
+  const isThere = async (vm: Kept<VmRecord> | undefined): Promise<boolean> => {
+    if (vm === undefined) return true;
+    const now = await getRecord(manager.kit.region, VmRecord, vm.key);
+    return now?.createRevision === vm.createRevision && isAt(vm, now.record);
+  };
 
   serve(api, routes.followAudit, async (c) => {
     const { path, ...filter } = c.req.valid('query');
@@ -191,6 +200,7 @@ const serveFollow = (api: Api): void => {
         try {
           for await (const event of events) {
             if (!(await isThere(vm))) return;
+            if (vm !== undefined && event.record.vm !== vm.record.name) continue;
             if (event.record.timeMs >= beginning) yield { event: 'audit', id: event.id, data: eventView(event) };
           }
         } catch (error) {

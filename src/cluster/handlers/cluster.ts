@@ -93,7 +93,7 @@ const limitsOf = (
   );
 
 const serveRegions = (api: Api): void => {
-  const { regions, accounts, globalIdempotency, kit } = api.manager;
+  const { regions, globalIdempotency, kit } = api.manager;
 
   const regionView = ({ name, addresses, authority, addedAtMs }: RegionRecord) => ({
     name,
@@ -127,9 +127,9 @@ const serveRegions = (api: Api): void => {
 
   serve(api, routes.removeRegion, async (c) => {
     const { region } = c.req.valid('param');
-    const names = (await accounts.list()).map(({ name }) => name);
+    const { lost } = c.req.valid('query');
     const once = await onceRequest(c);
-    return send(await globalIdempotency.run(once, (commit) => regions.remove(region, names, commit, noContent)));
+    return send(await globalIdempotency.run(once, (commit) => regions.remove(region, lost, commit, noContent)));
   });
 };
 
@@ -201,7 +201,7 @@ const serveHosts = (api: Api): void => {
     const { host: name } = c.req.valid('param');
     const once = await onceRequest(c);
     const answer = await idempotency.run(once, async (commit) => {
-      if (await commit(await hosts.removal(name), noContent)) return noContent;
+      if (await hosts.remove(name, (removal) => commit(removal, noContent))) return noContent;
       throw changedMeanwhile(name);
     });
     return send(answer);

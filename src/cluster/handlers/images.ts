@@ -203,19 +203,25 @@ export const serveImages = (api: Api): void => {
 /** As fast as they are taken. `broke`: ends the connection, so that fewer bytes than were told are no whole answer. */
 const streamOf = (bytes: AsyncIterable<Uint8Array>, broke: (error: unknown) => void): ReadableStream<Uint8Array> => {
   const iterator = bytes[Symbol.asyncIterator]();
+  let isCancelled = false;
   return new ReadableStream(
     {
       pull: async (controller) => {
         try {
           const { done, value } = await iterator.next();
+          if (isCancelled) return;
           if (done === true) controller.close();
           else controller.enqueue(value);
         } catch (error) {
+          if (isCancelled) return;
           broke(error);
           controller.close();
         }
       },
-      cancel: async () => void (await iterator.return?.()),
+      cancel: async () => {
+        isCancelled = true;
+        await iterator.return?.();
+      },
     },
     { highWaterMark: 0 },
   );

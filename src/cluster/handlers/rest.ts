@@ -89,16 +89,16 @@ const serveOperations = (api: Api): void => {
       const { record, key, modRevision } = await operations.get(identityOf(c), id);
       if (isFinished(record)) throw new ApiError('WRONG_STATE', `the operation "${id}" has finished: ${record.state}`);
       if (record.kind.startsWith('vms.')) return batches.cancel(id, commit, accepted(record));
-      if (record.kind.startsWith('image.') || record.kind === 'key.rotate') {
-        const worker = record.kind === 'key.rotate' ? upkeep : images;
-        if (!worker.runs(id))
+      if (record.kind.startsWith('image.')) return images.cancel(record, commit, accepted(record));
+      if (record.kind === 'key.rotate') {
+        if (!upkeep.runs(id))
           throw new ApiError(
             'WRONG_STATE',
             `the operation "${id}" does not run at the manager that was asked; ask the one that was asked to begin it`,
           );
         // A manager that ends between the two ends the work too.
         await commit({ conditions: [], operations: [] }, accepted(record));
-        worker.cancel(id);
+        upkeep.cancel(id);
         return accepted(record);
       }
       const instead = insteadOf[record.kind];
@@ -212,7 +212,8 @@ const serveHost = (api: Api): void => {
   });
 
   serve(api, routes.getHealth, async () => {
-    await Promise.all([kit.region.get('health'), kit.global.get('health')]);
+    // Without the global store the region goes on, and its managers with it.
+    await kit.region.get('health');
     return reply(routes.getHealth, 200, { status: 'ok' });
   });
 };

@@ -1,7 +1,7 @@
 import { createRoute, z } from '@hono/zod-openapi';
 import { vmTypes } from '../../records/index.ts';
 import { isSafeAddress } from '../safe-address.ts';
-import { body, changing, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
+import { body, changing, Flag, IdempotencyHeaders, json, problems, security, Time, VmName } from './common.ts';
 import { Labels } from './new-vm.ts';
 import { OperationShape } from './vms.ts';
 
@@ -197,11 +197,17 @@ export const removeRegion = createRoute({
   method: 'delete',
   path: '/v1/regions/{region}',
   tags: ['Regions'],
-  summary: 'Forget a region that has no VMs',
+  summary: 'Forget a region that has no VMs and no images, or that is lost',
+  description:
+    'With `lost`, VMs and images of it are forgotten too. Only for a region whose stores are gone: nothing of it may run any more.',
   'x-access': 'admin',
   'x-scope': 'cluster',
   security,
-  request: { params: RegionParams, headers: IdempotencyHeaders },
+  request: {
+    params: RegionParams,
+    query: z.strictObject({ lost: Flag }),
+    headers: IdempotencyHeaders,
+  },
   responses: {
     204: { description: 'It is forgotten.' },
     ...problems('NOT_FOUND', 'IN_USE', 'WRONG_STATE', 'CONFLICT', ...changing),

@@ -313,7 +313,7 @@ export const getHealth = createRoute({
   method: 'get',
   path: '/healthz',
   tags: ['Server'],
-  summary: 'Whether the server can read its stores',
+  summary: 'Whether the server can read the region’s store',
   'x-access': 'none',
   'x-scope': 'self',
   responses: { 200: json(z.object({ status: z.literal('ok') }), 'It can.'), ...problems() },

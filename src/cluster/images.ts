@@ -274,6 +274,7 @@ export class Images {
       let outcome: Partial<OperationRecord> = addedOutcome;
       let isSettled = true;
       try {
+        signal.throwIfAborted();
         await work(operation, fence, signal, telling.progress);
       } catch (error) {
         if (error instanceof Overtaken) throw error;

@@ -241,6 +241,16 @@ test('an image that one manager brings is cancelled at another', async (t) => {
   assert.deepEqual((await entriesOf(region, 'imagecancel/')).entries, []);
 });
 
+test('a manager that is closed before the work of an image has begun does not begin it', async (t) => {
+  const api = await startApi(t);
+  api.host.addImageWith = (_, { signal }) =>
+    new Promise((_resolve, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)));
+  const { json } = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
+  await api.restart();
+  const { json: operation } = await api.ask({ path: `/v1/operations/${String(json['id'])}` });
+  assert.equal(`${operation['state']}`, 'cancelled');
+});
+
 test('an image that is added anew while a late manager removes the one before it stays', async (t) => {
   const api = await startApi(t);
   const { stores, host } = api;

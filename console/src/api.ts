@@ -6,6 +6,7 @@ import type { Problem, ProblemCode } from '../../src/cluster/problem.ts';
 export type { ResultOf };
 export type Vm = ResultOf<'getVm'>;
 export type Operation = ResultOf<'getOperation'>;
+export type TreeEntry = Extract<ResultOf<'readMetadata'>, { entries: unknown }>['entries'][number];
 
 /** A refusal of the server, or OFFLINE: it could not be asked. `message` is for people. */
 export class ApiError extends Error {
@@ -69,6 +70,10 @@ const refusal = async (answer: Response): Promise<ApiError> => {
     answer.status,
   );
 };
+
+/** An answer that is no JSON: bytes, or YAML. ApiError, or the reason of the signal. */
+export const ask = <K extends OperationId>(operation: K, input: Input<K>): Promise<Response> =>
+  send(operation, input, {});
 
 /** What the operation answers. ApiError, or the reason of the signal. */
 export const call = async <K extends OperationId>(operation: K, input: Input<K> = {}): Promise<ResultOf<K>> => {

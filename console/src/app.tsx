@@ -116,7 +116,8 @@ const Page = (): JSX.Element => {
   const here = found(address);
   const isFirst = useRef(true);
   useEffect(() => {
-    document.title = `${here?.view.title ?? 'Not found'} – Porthole`;
+    const name = here?.params['name'];
+    document.title = `${name === undefined ? '' : `${name}: `}${here?.view.title ?? 'Not found'} – Porthole`;
     // Whoever follows a link with the keyboard or a screen reader goes on at the new view.
     if (!isFirst.current) main.current?.focus();
     isFirst.current = false;

@@ -31,9 +31,13 @@ export interface TableProps<T> {
   readonly keyOf: (row: T) => string;
   readonly sort: Sort;
   readonly onSort: (sort: Sort) => void;
-  readonly selected: ReadonlySet<string>;
-  readonly onSelect: (selected: ReadonlySet<string>) => void;
+  /** Without: rows are opened, and not selected. */
+  readonly selected?: ReadonlySet<string>;
+  readonly onSelect?: (selected: ReadonlySet<string>) => void;
+  /** By a click on a row, or Enter. */
   readonly onOpen?: (row: T) => void;
+  /** By Enter alone: a click is on a link in the row. */
+  readonly onEnter?: (row: T) => void;
   readonly empty: ComponentChildren;
 }
 
@@ -47,10 +51,14 @@ const rowHeight = { wide: 36, narrow: 60 } as const;
 /** Rows in the page above and below those that are seen. */
 const overscan = 8;
 
+const none: ReadonlySet<string> = new Set();
+
 const compare = (a: string | number, b: string | number): number => (a < b ? -1 : a > b ? 1 : 0);
 
 export function Table<T>(props: TableProps<T>): JSX.Element {
-  const { label, columns, rows, keyOf, sort, onSort, selected, onSelect, onOpen, empty } = props;
+  const { label, columns, rows, keyOf, sort, onSort, selected = none, onSelect: select, onOpen, empty } = props;
+  const onEnter = props.onEnter ?? onOpen;
+  const onSelect = select ?? (() => undefined);
   const id = useId();
   const grid = useRef<HTMLDivElement>(null);
   const [view, setView] = useState({ top: 0, height: 600 });
@@ -129,12 +137,12 @@ export function Table<T>(props: TableProps<T>): JSX.Element {
     else if (event.key === ' ' && row !== undefined) toggle(keyOf(row));
     else if (event.key === 'a' && (event.ctrlKey || event.metaKey)) all();
     else if (event.key === 'Escape') onSelect(new Set());
-    else if (event.key === 'Enter' && row !== undefined && onOpen) onOpen(row);
+    else if (event.key === 'Enter' && row !== undefined && onEnter) onEnter(row);
     else return;
     event.preventDefault();
   };
 
-  const tracks = `2.25rem ${columns.map(({ width }) => width).join(' ')}`;
+  const tracks = `${select ? '2.25rem ' : ''}${columns.map(({ width }) => width).join(' ')}`;
   return (
     <div
       class="table"
@@ -142,22 +150,24 @@ export function Table<T>(props: TableProps<T>): JSX.Element {
       ref={grid}
       tabIndex={0}
       aria-label={label}
-      aria-multiselectable="true"
+      aria-multiselectable={select !== undefined}
       aria-rowcount={sorted.length + 1}
       aria-activedescendant={activeIndex >= 0 ? `${id}-${active}` : undefined}
       onKeyDown={onKeyDown}
     >
       <div role="rowgroup" class="table-head">
         <div role="row" aria-rowindex={1} class="table-row" style={{ gridTemplateColumns: tracks }}>
-          <div role="columnheader" class="select-cell">
-            <input
-              type="checkbox"
-              aria-label="Select all"
-              checked={isAll}
-              disabled={sorted.length === 0}
-              onChange={() => (isAll ? onSelect(new Set()) : all())}
-            />
-          </div>
+          {select && (
+            <div role="columnheader" class="select-cell">
+              <input
+                type="checkbox"
+                aria-label="Select all"
+                checked={isAll}
+                disabled={sorted.length === 0}
+                onChange={() => (isAll ? onSelect(new Set()) : all())}
+              />
+            </div>
+          )}
           {columns.map(({ id: column, title, sortBy }) => {
             const isSorted = sort.column === column;
             const direction = sort.isDescending ? 'descending' : 'ascending';
@@ -195,7 +205,8 @@ export function Table<T>(props: TableProps<T>): JSX.Element {
               tracks={tracks}
               isSelected={selected.has(key)}
               isActive={key === active}
-              onToggle={() => toggle(key)}
+              onToggle={select && (() => toggle(key))}
+              onOpen={onOpen && (() => onOpen(row))}
               onActive={() => setActive(key)}
             />
           );
@@ -224,7 +235,8 @@ interface RowProps<T> {
   readonly tracks: string;
   readonly isSelected: boolean;
   readonly isActive: boolean;
-  readonly onToggle: () => void;
+  readonly onToggle: (() => void) | undefined;
+  readonly onOpen: (() => void) | undefined;
   readonly onActive: () => void;
 }
 
@@ -245,20 +257,25 @@ function Row<T>({
       id={id}
       role="row"
       aria-rowindex={index + 2}
-      aria-selected={isSelected}
-      class={`table-row${isActive ? ' active' : ''}`}
+      aria-selected={on.onToggle ? isSelected : undefined}
+      class={`table-row${isActive ? ' active' : ''}${on.onOpen ? ' opens' : ''}`}
       style={{ top: `${index * height}px`, height: `${height}px`, gridTemplateColumns: tracks }}
-      onClick={on.onActive}
+      onClick={() => {
+        on.onActive();
+        on.onOpen?.();
+      }}
     >
-      <div role="gridcell" class="select-cell">
-        <input
-          type="checkbox"
-          tabIndex={-1}
-          aria-label={`Select ${name}`}
-          checked={isSelected}
-          onChange={on.onToggle}
-        />
-      </div>
+      {on.onToggle && (
+        <div role="gridcell" class="select-cell">
+          <input
+            type="checkbox"
+            tabIndex={-1}
+            aria-label={`Select ${name}`}
+            checked={isSelected}
+            onChange={on.onToggle}
+          />
+        </div>
+      )}
       {columns.map((column) => (
         <div role="gridcell" key={column.id} class={column.isNarrow ? 'first-line' : 'second-line'}>
           {column.cell(row)}

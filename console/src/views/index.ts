@@ -15,6 +15,12 @@ export interface View {
 
 export const views: readonly View[] = [
   { pattern: '/vms', title: 'VMs', inMenu: true, load: () => import('./vms.tsx') },
+  { pattern: '/vms/{name}', title: 'VM', inMenu: false, load: () => import('./vm.tsx') },
+  { pattern: '/vms/{name}/metadata', title: 'Metadata', inMenu: false, load: () => import('./metadata.tsx') },
+  { pattern: '/vms/{name}/policy', title: 'Policy', inMenu: false, load: () => import('./policy.tsx') },
+  { pattern: '/audit', title: 'Audit', inMenu: true, load: () => import('./audit.tsx') },
+  { pattern: '/images', title: 'Images', inMenu: true, load: () => import('./images.tsx') },
+  { pattern: '/operations', title: 'Operations', inMenu: true, load: () => import('./operations.tsx') },
 ];
 
 /** Where `/` leads. */

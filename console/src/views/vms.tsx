@@ -2,7 +2,7 @@ import type { JSX } from 'preact';
 import { useMemo, useState } from 'preact/hooks';
 import { call, type Vm } from '../api.ts';
 import { vms } from '../live.ts';
-import { query, setQuery } from '../router.ts';
+import { navigate, query, setQuery } from '../router.ts';
 import { may } from '../session.ts';
 import { VmBadge } from '../ui/badge.tsx';
 import { Dialog } from '../ui/dialog.tsx';
@@ -15,7 +15,11 @@ const columns: readonly Column<Vm>[] = [
     id: 'name',
     title: 'Name',
     width: 'minmax(11rem, 2fr)',
-    cell: ({ name }) => <span title={name}>{name}</span>,
+    cell: ({ name }) => (
+      <a href={`/vms/${encodeURIComponent(name)}`} title={name} tabIndex={-1}>
+        {name}
+      </a>
+    ),
     sortBy: ({ name }) => name,
     isNarrow: true,
   },
@@ -165,6 +169,7 @@ export default function VmsView(): JSX.Element {
         onSort={({ column, isDescending }) => setQuery({ sort: `${isDescending ? '-' : ''}${column}` })}
         selected={names}
         onSelect={setSelected}
+        onEnter={({ name }) => navigate(`/vms/${encodeURIComponent(name)}`)}
         empty={
           all.length === 0 ? (
             <Empty title="No VMs yet">

@@ -1,5 +1,5 @@
 import { test } from 'node:test';
-import { inspect, openPage, stage } from './stage.ts';
+import { inspect, openPage, stage, tinyImage } from './stage.ts';
 
 const spec = `porthole: 1
 metadata: { secrets: { db: hunter2 } }
@@ -34,9 +34,8 @@ export const listTests = (): void => {
   });
 
   test('images and operations are listed, and an image that is used is not removed', async (t) => {
-    const { machine } = await stage();
-    const { client } = machine;
-    await machine.tinyImage();
+    const { client } = (await stage()).machine;
+    await tinyImage();
     const user = { name: 'user', type: 'nano', image: { name: 'tiny' }, start: false } as const;
     await client.call('createVm', { body: user });
     t.after(() => client.call('deleteVm', { params: { name: 'user' } }));

@@ -36,6 +36,14 @@ export const stage = (): Promise<Stage> => {
   return begun;
 };
 
+let image: Promise<void> | undefined;
+/** The image that VMs are made from; it stays. */
+export const tinyImage = async (): Promise<void> => {
+  const { machine } = await stage();
+  image ??= machine.tinyImage();
+  return image;
+};
+
 const begin = async (): Promise<Stage> => {
   const built = spawnSync(process.execPath, ['scripts/console.ts'], { cwd: root, encoding: 'utf8' });
   assert.equal(built.status, 0, built.stderr);

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Page } from 'playwright-core';
-import { inspect, openPage, stage } from './stage.ts';
+import { inspect, openPage, stage, tinyImage } from './stage.ts';
 
 const rowOf = (page: Page, name: string) =>
   page.getByRole('row').filter({ has: page.getByRole('checkbox', { name: `Select ${name}`, exact: true }) });
@@ -9,9 +9,8 @@ const hostile = `<img src=x onerror="document.title='owned'">`;
 
 export const vmsTests = (): void => {
   test('VMs are listed live, filtered, sorted, stopped, started and deleted', async (t) => {
-    const { machine } = await stage();
-    const { client } = machine;
-    await machine.tinyImage();
+    const { client } = (await stage()).machine;
+    await tinyImage();
     const page = await openPage(t);
     await page.getByText('No VMs yet').waitFor();
     await inspect(page, 'vms-empty');

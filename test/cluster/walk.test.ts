@@ -315,6 +315,7 @@ test('every operation gives the answers that are its own', async (t) => {
     await expect(api, 400, 'BAD_PATH', asked('path=none'));
     await expect(api, 404, 'VM_NOT_FOUND', { ...asked('path=/'), path: asked('path=/').path.replace('web-1', 'none') });
     if (method === 'GET') continue;
+    await expect(api, 415, 'WRONG_MEDIA_TYPE', { method, path, body: otherPolicy });
     const refused = await expect(api, 422, 'BAD_SPEC', asked('path=/', badPolicy));
     assert.ok(JSON.stringify(refused.json['problems']).includes('"line":2'), refused.text);
   }

@@ -57,6 +57,8 @@ export const PolicyViewShape = z
 
 const viewed = json(PolicyViewShape, 'A page, as of now; pages of one revision belong together.');
 const refused = ['VM_NOT_FOUND', 'PATH_NOT_FOUND', 'NOT_DIRECTORY', 'BAD_PATH'] as const;
+/** Of a policy in the body. */
+const refusedToo = [...refused, 'BAD_SPEC', 'TOO_LARGE', 'WRONG_MEDIA_TYPE'] as const;
 
 export const viewPolicy = createRoute({
   operationId: 'viewPolicy',
@@ -84,7 +86,7 @@ export const previewView = createRoute({
   'x-scope': 'vm',
   security,
   request: { params: VmParams, query: ViewQuery, body: yamlBody },
-  responses: { 200: viewed, ...problems(...refused, 'BAD_SPEC') },
+  responses: { 200: viewed, ...problems(...refusedToo) },
 });
 
 export const PolicyPreviewShape = z
@@ -137,6 +139,6 @@ export const previewPolicy = createRoute({
   request: { params: VmParams, query: z.strictObject(page), body: yamlBody },
   responses: {
     200: json(PolicyPreviewShape, 'The difference.'),
-    ...problems(...refused, 'BAD_SPEC'),
+    ...problems(...refusedToo),
   },
 });

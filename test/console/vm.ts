@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { Page } from 'playwright-core';
-import { inspect, openPage, stage } from './stage.ts';
+import { inspect, openPage, stage, tinyImage } from './stage.ts';
 
 const hostile = `<img src=x onerror="document.title='owned'">\u202e`;
 const spec = `porthole: 1
@@ -110,5 +110,29 @@ export const vmTests = (): void => {
       query: { path: '/secrets/db', uid: 1000 },
     });
     assert.equal(explained.read.allowed, false);
+  });
+
+  test('the console of a VM is live, and what is typed comes to its machine', async (t) => {
+    const { machine } = await stage();
+    const { client } = machine;
+    await tinyImage();
+    const vm = { name: 'shell', type: 'nano', image: { name: 'tiny' }, stopGraceSeconds: 1 } as const;
+    await machine.done(await client.call('createVm', { body: vm }));
+    t.after(async () => machine.done(await client.call('deleteVm', { params: { name: 'shell' } })));
+    await machine.untilReady('shell');
+    const page = await openPage(t, { at: '/vms/shell/console' });
+    await page.getByText('Live: what you type').waitFor();
+    const terminal = page.getByRole('region', { name: 'Console of shell' });
+    await terminal.getByRole('textbox').focus();
+    // Colors by number, and a title and a link that a guest would like to give.
+    const shown = String.raw`\033[38;2;9;200;9mpain\033[0mted\033]0;owned\007\033]8;;http://evil.example\007x\033]8;;\007`;
+    await page.keyboard.type(`printf '${shown} '; echo $((6 * 7))-done`);
+    await page.keyboard.press('Enter');
+    await terminal.getByText('paintedx 42-done').first().waitFor({ state: 'attached' });
+    assert.equal(await page.title(), 'shell: Console – Porthole');
+    assert.equal(await terminal.getByRole('link').count(), 0);
+    await inspect(page, 'vm-console');
+    await page.keyboard.press('Shift+Tab');
+    assert.equal(await page.locator(':focus').getAttribute('class'), null);
   });
 };

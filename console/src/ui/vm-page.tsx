@@ -12,6 +12,7 @@ import { complain, tell } from './toasts.tsx';
 
 const tabs = [
   { at: '', title: 'Summary' },
+  { at: '/console', title: 'Console' },
   { at: '/metadata', title: 'Metadata' },
   { at: '/policy', title: 'Policy' },
 ] as const;

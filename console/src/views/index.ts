@@ -16,6 +16,7 @@ export interface View {
 export const views: readonly View[] = [
   { pattern: '/vms', title: 'VMs', inMenu: true, load: () => import('./vms.tsx') },
   { pattern: '/vms/{name}', title: 'VM', inMenu: false, load: () => import('./vm.tsx') },
+  { pattern: '/vms/{name}/console', title: 'Console', inMenu: false, load: () => import('./console.tsx') },
   { pattern: '/vms/{name}/metadata', title: 'Metadata', inMenu: false, load: () => import('./metadata.tsx') },
   { pattern: '/vms/{name}/policy', title: 'Policy', inMenu: false, load: () => import('./policy.tsx') },
   { pattern: '/audit', title: 'Audit', inMenu: true, load: () => import('./audit.tsx') },

@@ -1,4 +1,3 @@
-import '@xterm/xterm/css/xterm.css';
 import { Terminal } from '@xterm/xterm';
 import type { JSX } from 'preact';
 import { useEffect, useRef, useState } from 'preact/hooks';

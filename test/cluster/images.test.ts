@@ -244,7 +244,11 @@ test('an image that one manager brings is cancelled at another', async (t) => {
 test('a manager that is closed before the work of an image has begun does not begin it', async (t) => {
   const api = await startApi(t);
   api.host.addImageWith = (_, { signal }) =>
-    new Promise((_resolve, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)));
+    new Promise((_resolve, reject) => {
+      const end = (): void => reject(signal!.reason);
+      if (signal!.aborted) end();
+      else signal!.addEventListener('abort', end);
+    });
   const { json } = await api.ask({ method: 'POST', path: '/v1/images', body: { name: 'slow', recipe: 'tiny' } });
   await api.restart();
   const { json: operation } = await api.ask({ path: `/v1/operations/${String(json['id'])}` });
